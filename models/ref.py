@@ -1,0 +1,49 @@
+"""What MODEL means on a command line or in `load`: the built-in model, or a path to a GGUF file.
+
+Checks headers, which are untrusted, before llama.cpp sees the file: it ends the process on some malformed ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from .errors import ModelError, NotFound
+from .gguf import Header, read_header
+
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on disk: its name in the API, its weights, and the projector that gives it eyes or ears."""
+
+    id: str
+    weights: Path
+    header: Header
+    projector: Path | None
+
+
+def resolve(model: str | Path, projector: str | Path | None = None, name: str | None = None) -> ModelFiles:
+    """Finds and checks a model's files. Raises `NotFound` or `ModelError` with what to do about it."""
+    if str(model) == BUILTIN:
+        folder = _builtin_folder()
+        weights, eyes = folder / "text-Q8_0.gguf", Path(projector) if projector else folder / "mmproj-Q8_0.gguf"
+    else:
+        weights, eyes = Path(model).expanduser(), Path(projector).expanduser() if projector else None
+        if not weights.exists():
+            raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
+    header = read_header(weights)
+    if header.is_projector:
+        raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
+    if eyes is not None:
+        if not eyes.exists():
+            raise NotFound(f"there is no projector {eyes}", "mmproj")
+        if not read_header(eyes).is_projector:
+            raise ModelError(f"{eyes.name} is not a projector (its general.type is not mmproj)", "mmproj")
+    return ModelFiles(name or (BUILTIN if str(model) == BUILTIN else weights.stem), weights, header, eyes)
+
+
+def _builtin_folder() -> Path:
+    return Path(str(resources.files("galago.models.builtin")))

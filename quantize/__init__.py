@@ -1,0 +1,1 @@
+"""The quantization toolkit: makes smaller variants of a model. Knows no HTTP."""

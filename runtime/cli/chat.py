@@ -1,0 +1,101 @@
+"""`galago chat`: a conversation in the terminal, with pictures and sounds by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ...models.errors import GalagoError
+from ..local import LocalModel, read_media
+from ..values import Message, Part, Request, Sampling, Text
+from . import options
+
+_HELP = """/image FILE   add a picture to your next message
+/audio FILE   add a sound to your next message
+/clear        forget the conversation
+/bye          leave (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+def chat(
+    model: options.Model,
+    system: options.System = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    mmproj: options.Projector = None,
+    ctx: options.ContextLength = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = -1,
+) -> None:
+    """Talk with a model in the terminal."""
+    from ..local import load
+
+    show = options.progress_line("loading")
+    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+        sampling = Sampling(temperature, top_p, top_k, min_p, seed)
+        _Conversation(loaded, system, sampling, max_tokens).run()
+
+
+class _Conversation:
+    def __init__(self, model: LocalModel, system: str | None, sampling: Sampling, max_tokens: int | None) -> None:
+        self._model = model
+        self._opening = [] if system is None else [Message("system", (Text(system),))]
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._history: list[Message] = []
+        self._media: list[Part] = []
+
+    def run(self) -> None:
+        if sys.stdin.isatty():
+            print(f"{self._model.info.id}: {self._model.info.description}\n{_HELP}")
+        while (line := _ask()) is not None:
+            try:
+                if not self._take(line.strip()):
+                    return
+            except GalagoError as error:
+                print(f"galago: {error.message}", file=sys.stderr)
+
+    def _take(self, line: str) -> bool:
+        """Acts on one line; false ends the conversation."""
+        command, _, rest = line.partition(" ")
+        if command == "/image":
+            self._media.append(read_media("image", Path(rest.strip())))
+        elif command == "/audio":
+            self._media.append(read_media("audio", Path(rest.strip())))
+        elif command == "/clear":
+            self._history, self._media = [], []
+        elif command in ("/bye", "/exit", "/quit"):
+            return False
+        elif command.startswith("/"):
+            print(_HELP)
+        elif line:
+            self._answer(line)
+        return True
+
+    def _answer(self, line: str) -> None:
+        from .run import tell
+
+        question = Message("user", (*self._media, Text(line)))
+        messages = (*self._opening, *self._history, question)
+        said: list[str] = []
+        with self._model.stream(Request(messages, self._sampling, self._max_tokens)) as answer:
+            try:
+                for piece in answer:
+                    said.append(piece)
+                    print(piece, end="", flush=True)
+                print()
+                tell(answer.reply, stats=False)
+            except KeyboardInterrupt:
+                print(" (stopped)")
+        self._media = []
+        self._history += [question, Message("assistant", (Text("".join(said)),))]
+
+
+def _ask() -> str | None:
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None

@@ -1,0 +1,75 @@
+"""`galago`: finds the command and runs it. Loads nothing else, so that `--help` answers at once.
+
+Exit codes: 0 done, 1 refused with one line that says why, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib import metadata
+
+from ...models.errors import GalagoError
+
+COMMANDS = {
+    "run": "Answer one prompt, with pictures and sounds",
+    "chat": "Talk with a model in the terminal",
+    "serve": "Serve an OpenAI-shaped API on this machine",
+    "doctor": "Check this machine and its llama.cpp build",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if name in ("--version", "-V"):
+        print(f"galago {metadata.version('galago')}")
+        return 0
+    if name not in COMMANDS:
+        print(f"galago: there is no command {name!r}; see galago --help", file=sys.stderr)
+        return 2
+    return _run(name, arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    import typer
+
+    module = importlib.import_module(f".{name}", __package__)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(getattr(module, name))
+    try:
+        code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
+    except GalagoError as error:
+        print(f"galago: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+            raise
+        error.show()  # click's own usage errors
+        return int(error.exit_code)
+    return int(code or 0)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "galago: small multimodal models on your own device",
+            "",
+            "Usage: galago COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "galago COMMAND --help tells more; galago --version names the release.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`galago run`: one prompt, one answer, streamed to standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...models.errors import ConfigError
+from . import options
+
+
+def run(
+    model: options.Model,
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from standard input", metavar="PROMPT")],
+    image: Annotated[list[Path] | None, typer.Option(help="a picture; may be repeated", metavar="FILE")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="a sound; may be repeated", metavar="FILE")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
+    ] = None,
+    system: options.System = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    mmproj: options.Projector = None,
+    ctx: options.ContextLength = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = -1,
+    stats: Annotated[bool, typer.Option("--stats", help="print token counts and speed to standard error")] = False,
+) -> None:
+    """Answer one prompt, with pictures and sounds."""
+    from ..local import load
+
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    schema = None if json_schema is None else _schema(json_schema)
+    show = options.progress_line("loading")
+    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+        chat: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
+        if system is not None:
+            chat.insert(0, {"role": "system", "content": system})
+        with loaded.chat(
+            chat,
+            stream=True,
+            image=image or (),
+            audio=audio or (),
+            json_schema=schema,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            stop=stop or (),
+        ) as answer:
+            for piece in answer:
+                print(piece, end="", flush=True)
+        print()
+        tell(answer.reply, stats)
+
+
+def tell(reply: Any, stats: bool) -> None:
+    """What a user must know of an answer beside its text."""
+    for warning in reply.warnings:
+        print(f"galago: {warning}", file=sys.stderr)
+    if reply.finish_reason == "length":
+        print("galago: the answer was cut off, for lack of tokens", file=sys.stderr)
+    if stats:
+        used, times = reply.usage, reply.timings
+        rate = times.tokens_per_second(used.completion_tokens)
+        print(
+            f"time to first token {times.first_token * 1000:.0f} ms, "
+            f"{'too short for a rate' if rate is None else f'{rate:.0f} tokens per second'} "
+            f"({used.prompt_tokens} tokens read, {used.completion_tokens} answered)",
+            file=sys.stderr,
+        )
+
+
+def _schema(path: Path) -> Any:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", "json-schema") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", "json-schema") from error
+    if not isinstance(schema, dict | bool):
+        raise ConfigError(f"{path} is not a JSON schema, which is an object", "json-schema")
+    return schema
+
+

@@ -1,0 +1,238 @@
+"""The Python face: one model in this process, for scripts. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
+
+from ..models.errors import EngineError, InvalidRequest
+from .values import (
+    Audio,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    Image,
+    Message,
+    ModelInfo,
+    Part,
+    Request,
+    Role,
+    Sampling,
+    Started,
+    Text,
+    Timings,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from .service import Service
+    from .stream import Stream
+
+Media: TypeAlias = str | Path | bytes
+"""A file's path, or the bytes of one."""
+
+Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
+
+_ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer. `str(reply)` is its text; `finish_reason` "length" means it was cut off."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ReplyStream:
+    """An answer while it is made: iterate over its pieces of text, then read `reply`. Closing it ends the work."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._pieces: list[str] = []
+        self._warnings: tuple[str, ...] = ()
+        self._reply: Reply | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for event in self._stream:
+            match event:
+                case Started(warnings=warnings):
+                    self._warnings = warnings
+                case Delta(text=text):
+                    self._pieces.append(text)
+                    yield text
+                case Failed(error=error):
+                    raise error
+                case Finished(reason=reason, usage=usage, timings=timings):
+                    self._reply = Reply("".join(self._pieces), reason, usage, timings, self._warnings)
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer, once the iteration has ended."""
+        if self._reply is None:
+            raise EngineError("the answer is not finished: iterate over the stream to its end first")
+        return self._reply
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> ReplyStream:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+class ChatOptions(TypedDict, total=False):
+    """What `chat` takes. Media stand before the prompt's text, in the last user message."""
+
+    image: Media | Sequence[Media]
+    audio: Media | Sequence[Media]
+    system: str
+    json_schema: dict[str, Any] | bool | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    seed: int | None
+    stop: str | Sequence[str]
+    ignore_eos: bool
+
+
+class LocalModel:
+    """A loaded model. May be used from several threads; close it, or use it as a context manager."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is, and which senses it has."""
+        return self._service.models()[0]
+
+    @overload
+    def chat(self, prompt: Chat, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]) -> Reply: ...
+
+    @overload
+    def chat(self, prompt: Chat, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> ReplyStream: ...
+
+    def chat(self, prompt: Chat, *, stream: bool = False, **options: Unpack[ChatOptions]) -> Reply | ReplyStream:
+        """Answers a prompt, or a chat given as `{"role": ..., "content": ...}` messages.
+
+        With `stream=True` the answer comes piece by piece, as a `ReplyStream`. Settings left out are the model's own.
+        """
+        pieces = self.stream(_request(prompt, **options))
+        if stream:
+            return pieces
+        for _ in pieces:
+            pass
+        return pieces.reply
+
+    def stream(self, request: Request) -> ReplyStream:
+        """Answers a request that was put together by hand: any roles, media in any place."""
+        return ReplyStream(self._service.generate(None, request))
+
+    def close(self) -> None:
+        """Frees the model. Answers still being made end with an error."""
+        self._service.close()
+
+    def __enter__(self) -> LocalModel:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def load(
+    model: str | Path,
+    *,
+    mmproj: str | Path | None = None,
+    ctx: int | None = None,
+    threads: int | None = None,
+    slots: int = 4,
+    gpu_layers: int = -1,
+    progress: Callable[[float], None] | None = None,
+) -> LocalModel:
+    """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
+
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `progress`
+    is called with the fraction of the weights loaded. Raises `GalagoError`.
+    """
+    from ..models.ref import resolve
+    from .config import ModelConfig
+    from .service import Service
+
+    service = Service(resolve(model, mmproj), ModelConfig(ctx, threads, slots, gpu_layers), progress)
+    service.load()
+    return LocalModel(service)
+
+
+def _request(
+    prompt: Chat,
+    *,
+    image: Media | Sequence[Media] = (),
+    audio: Media | Sequence[Media] = (),
+    system: str | None = None,
+    json_schema: dict[str, Any] | bool | None = None,
+    max_tokens: int | None = None,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
+    **sampling: Any,
+) -> Request:
+    return Request(
+        messages=_messages(prompt, system, _media(image, audio)),
+        sampling=Sampling(**sampling),
+        max_tokens=max_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        ignore_eos=ignore_eos,
+        json_schema=json_schema,
+    )
+
+
+def read_media(kind: Literal["image", "audio"], path: Path) -> Image | Audio:
+    """A picture or sound file as a part of a message. Raises `MediaError`."""
+    from .prompt.media import MediaLimits, read_media_file
+
+    data = read_media_file(path.expanduser(), MediaLimits())
+    return Image(data, str(path)) if kind == "image" else Audio(data, str(path))
+
+
+def _media(image: Media | Iterable[Media], audio: Media | Iterable[Media]) -> tuple[Part, ...]:
+    pictures = [Image(m) if isinstance(m, bytes) else read_media("image", Path(m)) for m in _several(image)]
+    sounds = [Audio(m) if isinstance(m, bytes) else read_media("audio", Path(m)) for m in _several(audio)]
+    return (*pictures, *sounds)
+
+
+def _several(media: Media | Iterable[Media]) -> list[Media]:
+    return [media] if isinstance(media, str | Path | bytes) else list(media)
+
+
+def _messages(
+    prompt: Chat, system: str | None, media: tuple[Part, ...]
+) -> tuple[Message, ...]:
+    chat = [Message("user", (Text(prompt),))] if isinstance(prompt, str) else [_message(m) for m in prompt]
+    if media:
+        last = next((i for i in reversed(range(len(chat))) if chat[i].role == "user"), None)
+        if last is None:
+            raise InvalidRequest("pictures and sounds need a user message to stand in", "prompt")
+        chat[last] = Message("user", (*media, *chat[last].parts))
+    if system is not None:
+        chat.insert(0, Message("system", (Text(system),)))
+    return tuple(chat)
+
+
+def _message(message: Mapping[str, Any]) -> Message:
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES or not isinstance(content, str) or len(message) != 2:
+        raise InvalidRequest(f"a message is {{'role': {'|'.join(_ROLES)}, 'content': text}}, not {message!r}", "prompt")
+    return Message(role, (Text(content),))

@@ -1,0 +1,161 @@
+"""One loaded model: weights, projector, chat template and engine, closed in reverse order. Knows no HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..models.errors import ModelError, PromptTooLong
+from ..models.ref import ModelFiles
+from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
+from .engine.engine import Engine
+from .native.backend import NativeBackend
+from .native.context import BATCH, Context
+from .native.projector import Projector
+from .native.sampler import Constraint, Sampler
+from .native.weights import Weights
+from .output.grammar import GrammarCompiler
+from .prompt.chat import PromptBuilder
+from .prompt.media import MediaLimits
+from .prompt.template import ChatTemplate
+from .stream import Stream
+from .values import ModelInfo, Prompt, Request, Sampling
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""For a file without a template: what llama.cpp falls back to as well."""
+
+
+class Model:
+    """A model that answers. `progress`, if given, is called with the fraction of the weights loaded."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        config: ModelConfig | None = None,
+        limits: MediaLimits | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        config = config or ModelConfig()
+        threads = config.threads or default_threads()
+        self._closers: list[Callable[[], None]] = []
+        try:
+            weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
+            self._closers.append(weights.close)
+            self._projector = self._load_projector(files, threads, config)
+            self.context_length = _context_length(config, weights)
+            context = Context(weights, self.context_length, config.slots, threads)
+            self._engine = Engine(NativeBackend(weights, context), config.slots, context.cells, BATCH)
+            self._closers.append(self._engine.close)
+            source = files.header.chat_template or CHATML
+            template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
+            self._prompts = PromptBuilder(weights, self._projector, template, source, limits or MediaLimits())
+            self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
+            self._defaults = _recommended_sampling(weights)
+        except BaseException:
+            self.close()
+            raise
+        self.info = self._describe(files)
+
+    def close(self) -> None:
+        """Ends what is still running, with an error on its streams, and frees everything."""
+        while self._closers:
+            self._closers.pop()()
+
+    def generate(self, request: Request) -> Stream:
+        """Prepares a request's prompt (which may take seconds where it has media) and starts answering it."""
+        arrived = time.perf_counter()
+        constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
+        prompt = self._prompts.build(request.messages)
+        room = self.context_length - prompt.cells
+        if room < 1:
+            raise PromptTooLong(
+                f"the prompt has {prompt.cells} tokens and the context holds {self.context_length}, of which one must "
+                "be left for an answer; shorten the messages or load the model with a larger context",
+                "messages",
+            )
+        max_tokens = min(request.max_tokens or room, room)
+        if request.max_tokens is not None and request.max_tokens > room:
+            note = f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds"
+            prompt = replace(prompt, warnings=(*prompt.warnings, note))
+        return self._submit(request, prompt, constraint, max_tokens, arrived)
+
+    def _submit(
+        self, request: Request, prompt: Prompt, constraint: Constraint | None, max_tokens: int, arrived: float
+    ) -> Stream:
+        ends_at = frozenset() if request.ignore_eos else self._weights.end_tokens
+        banned = self._weights.end_tokens if request.ignore_eos else frozenset()
+        sampling = _filled(request.sampling, self._defaults)
+        sampler = Sampler(self._weights.vocab_size, sampling, banned, constraint)
+        stream = Stream()
+        try:
+            cancel = self._engine.submit(
+                prompt,
+                sampler=sampler,
+                max_tokens=max_tokens,
+                ends_at=ends_at,
+                stop=request.stop,
+                sink=stream.put,
+                arrived=arrived,
+            )
+        except BaseException:
+            sampler.close()
+            raise
+        stream.on_close(cancel)
+        return stream
+
+    def _load_projector(self, files: ModelFiles, threads: int, config: ModelConfig) -> Projector | None:
+        if files.projector is None:
+            return None
+        projector = Projector(files.projector, self._weights, threads, BATCH, use_gpu=config.gpu_layers != 0)
+        self._closers.append(projector.close)
+        return projector
+
+    def _describe(self, files: ModelFiles) -> ModelInfo:
+        return ModelInfo(
+            id=files.id,
+            description=self._weights.description,
+            context_length=self.context_length,
+            parameters=self._weights.parameters,
+            size_bytes=self._weights.size_bytes,
+            vision=self._projector is not None and self._projector.vision,
+            audio=self._projector is not None and self._projector.audio,
+            created=int(files.weights.stat().st_mtime),
+        )
+
+
+def _context_length(config: ModelConfig, weights: Weights) -> int:
+    trained = weights.context_length
+    if config.context_length is None:
+        return min(trained, DEFAULT_CONTEXT)
+    if config.context_length > trained:
+        raise ModelError(
+            f"{weights.path.name} was trained for a context of {trained} tokens, not {config.context_length}", "ctx"
+        )
+    return config.context_length
+
+
+def _recommended_sampling(weights: Weights) -> Sampling:
+    """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
+    top_k = weights.metadata_number("general.sampling.top_k")
+    return Sampling(
+        temperature=weights.metadata_number("general.sampling.temp") or 0.0,
+        top_p=weights.metadata_number("general.sampling.top_p"),
+        top_k=None if top_k is None else int(top_k),
+        min_p=weights.metadata_number("general.sampling.min_p"),
+    )
+
+
+def _filled(asked: Sampling, defaults: Sampling) -> Sampling:
+    return Sampling(
+        temperature=defaults.temperature if asked.temperature is None else asked.temperature,
+        top_p=defaults.top_p if asked.top_p is None else asked.top_p,
+        top_k=defaults.top_k if asked.top_k is None else asked.top_k,
+        min_p=defaults.min_p if asked.min_p is None else asked.min_p,
+        seed=asked.seed,
+    )
+
+

@@ -1,0 +1,90 @@
+"""The computing state of one model: KV cache and step execution. Knows rows and sequence numbers, no requests."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.errors import EngineError, ModelError
+from ..values import MediaSpan, Row
+from .batch import TokenBatch
+from .library import llama, mtmd, take_errors
+from .projector import EncodedChunk
+from .weights import Weights
+
+BATCH = 512
+"""Rows per llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
+
+
+class Context:
+    """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all."""
+
+    def __init__(self, weights: Weights, cells: int, slots: int, threads: int) -> None:
+        params = llama.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = BATCH
+        params.n_seq_max = slots
+        params.n_outputs_max = slots  # one answer token per sequence; the default reserves logits for a whole batch
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = threads
+        take_errors()
+        self.handle = llama.llama_init_from_model(weights.handle, params)
+        if not self.handle:
+            raise ModelError(
+                f"llama.cpp cannot make a context of {cells} tokens for {weights.path.name}: "
+                f"{take_errors() or 'no reason given'}; try a smaller --ctx",
+                str(weights.path),
+            )
+        self._memory = llama.llama_get_memory(self.handle)
+        self._vocab_size = weights.vocab_size
+        self._batch = TokenBatch(BATCH)
+        self.cells: int = llama.llama_n_ctx_seq(self.handle)
+        self.threads = threads
+
+    def close(self) -> None:
+        if self.handle:
+            llama.llama_free(self.handle)
+            self.handle = None
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Computes a step of at most `BATCH` token rows."""
+        self._check(llama.llama_decode(self.handle, self._batch.fill(rows)))
+
+    def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
+        """Computes all rows of an encoded picture or sound."""
+        chunk = media.payload
+        assert isinstance(chunk, EncodedChunk)
+        end = llama.llama_pos(0)
+        code = mtmd.mtmd_helper_decode_image_chunk(
+            chunk.projector.handle,
+            self.handle,
+            chunk.handle,
+            chunk.embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            position,
+            sequence,
+            BATCH,
+            ctypes.byref(end),
+            mtmd.mtmd_helper_post_decode_callback(0),
+            None,
+        )
+        self._check(code)
+
+    def _check(self, code: int) -> None:
+        if code == 1:
+            raise EngineError("the KV cache has no room for this step")
+        if code != 0:
+            raise EngineError(f"llama.cpp failed to compute a step (code {code}): {take_errors() or 'no reason given'}")
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """Logits of a row of the last step that asked for them: a writable view, valid until the next step."""
+        pointer = llama.llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise EngineError(f"llama.cpp has no logits for row {row}")
+        return np.ctypeslib.as_array(pointer, (self._vocab_size,))
+
+    def forget(self, sequence: int) -> None:
+        """Frees every cell of a sequence."""
+        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)

@@ -1,0 +1,64 @@
+"""What llama.cpp was built for and what it finds on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from llama_cpp._ggml import libggml
+
+from .library import llama
+
+_KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}  # enum ggml_backend_dev_type in ggml-backend.h
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device ggml can compute on; memory in bytes."""
+
+    name: str
+    description: str
+    kind: str
+    free_memory: int
+    total_memory: int
+
+
+def compiled_for_gpu() -> bool:
+    """Whether a GPU backend is compiled in, be there a GPU or not."""
+    return bool(llama.llama_supports_gpu_offload())
+
+
+def backends() -> list[str]:
+    """Names of the backends compiled in or loaded."""
+    count = _function("ggml_backend_reg_count", ctypes.c_size_t)()
+    get = _function("ggml_backend_reg_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = _function("ggml_backend_reg_name", ctypes.c_char_p, ctypes.c_void_p)
+    return [name(get(i)).decode() for i in range(count)]
+
+
+def devices() -> list[Device]:
+    """Every device ggml sees, the CPU among them."""
+    count = _function("ggml_backend_dev_count", ctypes.c_size_t)()
+    get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    return [_device(get(i)) for i in range(count)]
+
+
+def _device(handle: int) -> Device:
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    size = ctypes.POINTER(ctypes.c_size_t)
+    _function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)(handle, free, total)
+    text = ctypes.c_char_p
+    return Device(
+        name=_function("ggml_backend_dev_name", text, ctypes.c_void_p)(handle).decode(),
+        description=_function("ggml_backend_dev_description", text, ctypes.c_void_p)(handle).decode().strip(),
+        kind=_KINDS.get(_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(handle), "unknown"),
+        free_memory=free.value,
+        total_memory=total.value,
+    )
+
+
+def _function(name: str, result: Any, *arguments: Any) -> Any:
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function

@@ -1,0 +1,54 @@
+"""Loads the llama.cpp libraries once, and keeps what they log for our error messages."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections import deque
+
+from ...models.errors import ConfigError
+from ..config import prepare_native_environment, wants_native_log
+
+prepare_native_environment()
+try:
+    from llama_cpp import llama_cpp as llama
+    from llama_cpp import mtmd_cpp as mtmd
+except (ImportError, OSError, RuntimeError) as error:
+    raise ConfigError(
+        f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
+    ) from error
+
+_LOG_WARN, _LOG_ERROR, _LOG_CONTINUED = 3, 4, 5  # enum ggml_log_level in ggml.h
+
+_recent: deque[str] = deque(maxlen=8)
+_level = 0
+
+
+def _log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    global _level
+    if level != _LOG_CONTINUED:
+        _level = level
+    line = text.decode("utf-8", "replace").strip()
+    if _level >= _LOG_ERROR and line:
+        _recent.append(line)
+    if wants_native_log():
+        sys.stderr.write(text.decode("utf-8", "replace"))
+
+
+_callback = llama.llama_log_callback(_log)
+llama.llama_log_set(_callback, ctypes.c_void_p(0))
+mtmd.mtmd_log_set(_callback, ctypes.c_void_p(0))
+mtmd.mtmd_helper_log_set(_callback, ctypes.c_void_p(0))
+llama.llama_backend_init()
+
+
+def take_errors() -> str:
+    """The last errors llama.cpp logged, joined, and forget them; empty where it said nothing."""
+    text = "; ".join(_recent)
+    _recent.clear()
+    return text
+
+
+def build_info() -> str:
+    """Version of llama.cpp and the CPU features and backends it was compiled with, in its own words."""
+    return f"{llama.llama_version().decode()} | {llama.llama_print_system_info().decode()}"

@@ -1,0 +1,163 @@
+"""One loaded text model: its weights, vocabulary and metadata. Knows no context and no request."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from ...models.errors import ModelError
+from .library import llama, take_errors
+
+Progress = Callable[[float], None]
+
+
+class Weights:
+    """A model file mapped into memory. Close it after every context made from it."""
+
+    def __init__(self, path: Path, gpu_layers: int = -1, progress: Progress | None = None) -> None:
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+
+        def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+            if progress is not None:
+                progress(fraction)
+            return True
+
+        callback = llama.llama_progress_callback(report)
+        params.progress_callback = callback
+        take_errors()
+        self.path = path
+        self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or 'no reason given'}", str(path))
+        self.vocab = llama.llama_model_get_vocab(self.handle)
+        self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        if self.handle:
+            llama.llama_model_free(self.handle)
+            self.handle = None
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of context the model was trained for."""
+        return int(llama.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def embedding_width(self) -> int:
+        """Floats per media embedding row; wider than the model itself where a projector feeds several layers."""
+        return int(llama.llama_model_n_embd_inp(self.handle))
+
+    @property
+    def parameters(self) -> int:
+        return int(llama.llama_model_n_params(self.handle))
+
+    @property
+    def size_bytes(self) -> int:
+        return int(llama.llama_model_size(self.handle))
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        llama.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids of `text`, without any begin-of-text token added."""
+        data = text.encode("utf-8", "replace")
+        if not data:
+            return []
+        room = len(data) + 8
+        while True:
+            tokens = (llama.llama_token * room)()
+            count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, parse_special)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for in an answer; control tokens are empty."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token, special=not self._is_control(token))
+        return piece
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self.vocab, token))
+
+    def text_of(self, token: int) -> str:
+        """A token as it stands in a chat template, control tokens included; empty for an id that is not one."""
+        if not 0 <= token < self.vocab_size:
+            return ""
+        return self._read_piece(token, special=True).decode("utf-8", "replace")
+
+    @property
+    def bos(self) -> int:
+        """The begin-of-text token, or -1."""
+        return int(llama.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> int:
+        return int(llama.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(llama.llama_vocab_get_add_bos(self.vocab)) and self.bos >= 0
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        return frozenset(t for t in range(self.vocab_size) if llama.llama_vocab_is_eog(self.vocab, t))
+
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts that llama.cpp's tokenizer turns into control tokens wherever it parses special tokens."""
+        return self._texts_with(llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN)
+
+    @cached_property
+    def user_defined_texts(self) -> tuple[str, ...]:
+        """Texts that always become one token: `<think>` and its kin, in some models also runs of white space."""
+        return self._texts_with(llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def _texts_with(self, attributes: int) -> tuple[str, ...]:
+        get = llama.llama_vocab_get_attr
+        tokens = (t for t in range(self.vocab_size) if get(self.vocab, t) & attributes)
+        return tuple(text for text in map(self.text_of, tokens) if text)
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value in llama.cpp's printed form."""
+        buffer = ctypes.create_string_buffer(256)
+        count = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if count >= 0 else None
+
+    def metadata_number(self, key: str) -> float | None:
+        value = self.metadata(key)
+        return float(value) if value is not None and re.fullmatch(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", value) else None
+
+    def grammar_vocabulary(self) -> tuple[list[bytes], int]:
+        """Every token's bytes as llguidance wants them, special ones marked by a leading 0xFF, and the end token."""
+        special = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
+        pieces = []
+        for token in range(self.vocab_size):
+            piece = self._read_piece(token, special=True)
+            marked = bool(llama.llama_vocab_get_attr(self.vocab, token) & special)
+            pieces.append(b"\xff" + piece if marked else piece)
+        return pieces, self.eos
+
+    def tokenizer_pointers(self) -> tuple[int, int]:
+        """Addresses of the vocabulary and of llama.cpp's tokenize function, for llguidance to call."""
+        function = ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value
+        return int(self.vocab), int(function or 0)

@@ -1,0 +1,77 @@
+"""Enforces a JSON schema on an answer, token by token, with llguidance. Knows no requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.errors import EngineError, InvalidRequest
+
+
+class Grammar:
+    """One answer's progress through a grammar; a `Constraint` for the sampler."""
+
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
+        self._vocab_size = vocab_size
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        """Sets the logits of every token the grammar does not allow next to minus infinity."""
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if self._matcher.is_error():
+            raise EngineError(f"the grammar cannot go on: {self._matcher.get_error()}")
+        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size]
+        logits[allowed == 0] = -np.inf
+
+    def accept(self, token: int) -> None:
+        """Takes note of the token that was chosen."""
+        if not self._matcher.consume_token(token):
+            raise EngineError(f"the grammar refuses a token it allowed: {self._matcher.get_error()}")
+
+
+class GrammarCompiler:
+    """Compiles schemas for one vocabulary, which is handed over only when the first schema comes."""
+
+    def __init__(
+        self, vocabulary: Callable[[], tuple[list[bytes], int]], pointers: Callable[[], tuple[int, int]]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._pointers = pointers
+        self._tokenizer: Any = None
+        self._vocab_size = 0
+
+    def json(self, schema: dict[str, Any] | bool) -> Grammar:
+        """A grammar for JSON text that the schema allows, spaced as `json.dumps` does.
+
+        Raises `InvalidRequest` naming what cannot be enforced: a schema is enforced whole or refused.
+        """
+        from llguidance import LLMatcher
+
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(
+                json.dumps(schema),
+                overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+            )
+            matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0)
+        except ValueError as error:
+            raise InvalidRequest(f"the JSON schema cannot be enforced: {error}", "json_schema") from error
+        if matcher.is_error():
+            raise InvalidRequest(f"the JSON schema cannot be enforced: {matcher.get_error()}", "json_schema")
+        return Grammar(matcher, self._vocab_size)
+
+    def _load_tokenizer(self) -> Any:
+        from llguidance import LLTokenizer
+
+        if self._tokenizer is None:
+            tokens, end = self._vocabulary()
+            vocab, tokenize = self._pointers()
+            self._vocab_size = len(tokens)
+            self._tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+                tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
+            )
+        return self._tokenizer

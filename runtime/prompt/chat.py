@@ -1,0 +1,145 @@
+"""Makes a model's prompt from chat messages. User text never becomes a control token, whatever it contains.
+
+The chat template sees every message as it is, except that texts which the tokenizer would turn into control tokens are
+broken by a character that stands nowhere else; after rendering, the prompt is cut there and at the media, and tokenized
+piece by piece. So the template's own control tokens are parsed, a user's are not, and ordinary text is tokenized as
+everywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ...models.errors import InvalidRequest, SenseMissing, TemplateError
+from ..native.projector import Piece, Projector
+from ..native.weights import Weights
+from ..values import Audio, Image, MediaSpan, Message, Prompt, Text
+from .media import MediaLimits, decode_audio, decode_image
+from .template import ChatTemplate
+
+T = TypeVar("T")
+
+_NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+"""Code points that Unicode reserves for use inside one program; no text in any language contains them."""
+
+
+class PromptBuilder:
+    """Turns messages into prompts for one model."""
+
+    def __init__(
+        self, weights: Weights, projector: Projector | None, template: ChatTemplate, source: str, limits: MediaLimits
+    ) -> None:
+        self._weights = weights
+        self._projector = projector
+        self._template = template
+        self._limits = limits
+        self._dangerous = _pattern(weights, source)
+
+    def build(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a chat. Decodes and encodes its media, which may take seconds."""
+        break_mark, media_mark = _unused_characters(messages)
+        rendered = self._template.render(
+            [{"role": m.role, "content": self._content(m, break_mark, media_mark)} for m in messages]
+        )
+        media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
+        texts = rendered.split(media_mark)
+        if len(texts) != len(media) + 1:
+            raise InvalidRequest(
+                f"the model's chat template kept {len(texts) - 1} of {len(media)} pictures and sounds in these messages"
+            )
+        warnings: list[str] = []
+        pieces: list[Piece] = [self._tokens(texts[0], break_mark)]
+        for part, text in zip(media, texts[1:], strict=True):
+            pieces += self._encode(part, warnings)
+            pieces.append(self._tokens(text, break_mark))
+        joined = self._with_bos(_joined(pieces))
+        if not joined or isinstance(joined[-1], MediaSpan):
+            raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
+        return Prompt(joined, tuple(warnings))
+
+    def _content(self, message: Message, break_mark: str, media_mark: str) -> str:
+        text = "".join(part.text if isinstance(part, Text) else media_mark for part in message.parts)
+        return break_up(text, self._dangerous, break_mark)
+
+    def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
+        pieces = (self._weights.tokenize(piece, parse_special=True) for piece in text.split(break_mark))
+        return tuple(token for piece in pieces for token in piece)
+
+    def _with_bos(self, pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+        bos = self._weights.bos
+        if not self._weights.adds_bos or (pieces and isinstance(pieces[0], tuple) and pieces[0][0] == bos):
+            return pieces
+        return _joined([(bos,), *pieces])
+
+    def _encode(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
+        projector = self._projector
+        if isinstance(part, Image):
+            if projector is None or not projector.vision:
+                raise SenseMissing(_missing("see pictures", projector), part.source)
+            picture = _naming(part, lambda: decode_image(part.data, self._limits))
+            warnings += [f"{part.source}: {note}" for note in picture.notes]
+            return _naming(part, lambda: projector.encode_picture(picture.pixels))
+        if projector is None or not projector.audio:
+            raise SenseMissing(_missing("hear sounds", projector), part.source)
+        sound = _naming(part, lambda: decode_audio(part.data, projector.sample_rate, self._limits))
+        warnings += [f"{part.source}: {note}" for note in sound.notes]
+        return _naming(part, lambda: projector.encode_sound(sound.samples))
+
+
+def break_up(text: str, dangerous: re.Pattern[str] | None, mark: str) -> str:
+    """Puts `mark` behind the first character of each match, until what stands between marks holds none any more."""
+    while dangerous is not None:
+        broken = dangerous.sub(lambda match: match[0][0] + mark + match[0][1:], text)
+        if broken == text:
+            break
+        text = broken
+    return text
+
+
+def _pattern(weights: Weights, template_source: str) -> re.Pattern[str] | None:
+    """What must not reach the tokenizer in one piece: control tokens, and user-defined ones the template speaks in.
+
+    Other user-defined tokens (runs of spaces and newlines in Gemma, HTML tags) are ordinary text.
+    """
+    spoken = (t for t in weights.user_defined_texts if t.strip() and t in template_source)
+    texts = {t for t in (*weights.control_texts, *spoken) if len(t) > 1}
+    return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))) if texts else None
+
+
+def _unused_characters(messages: Iterable[Message]) -> tuple[str, str]:
+    used = {c for m in messages for part in m.parts if isinstance(part, Text) for c in part.text if c in _NONCHARACTERS}
+    free = [c for c in _NONCHARACTERS if c not in used]
+    if len(free) < 2:
+        raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")
+    return free[0], free[1]
+
+
+def _joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+    """The same pieces, neighbouring tokens in one tuple, empty ones left out."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, MediaSpan):
+            joined.append(piece)
+        elif piece and joined and isinstance(joined[-1], tuple):
+            joined[-1] += piece
+        elif piece:
+            joined.append(piece)
+    return tuple(joined)
+
+
+def _missing(sense: str, projector: Projector | None) -> str:
+    if projector is None:
+        return f"this model cannot {sense}: it was loaded without a projector (--mmproj)"
+    return f"this model cannot {sense}: its projector {projector.path.name} has no encoder for them"
+
+
+def _naming(part: Image | Audio, action: Callable[[], T]) -> T:
+    """Runs `action`; an error that names no field gets the one this media came from."""
+    try:
+        return action()
+    except InvalidRequest as error:
+        if error.param is None:
+            error.param = part.source
+        raise

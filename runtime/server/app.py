@@ -1,0 +1,114 @@
+"""Puts routes, guards and error shapes together, and runs them. Loads the model while the port answers already."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
+from ..config import ServerConfig
+from ..service import Service
+from . import convert, errors, wire
+from .chat import ChatEndpoint
+from .guards import Guard
+
+
+def build(service: Service, config: ServerConfig) -> Starlette:
+    """The application, over a service that is loaded by whoever runs it."""
+
+    async def health(_request: Request) -> Response:
+        status = "ok" if service.ready else "loading"
+        return Response(wire.encode(wire.Health(status)), 200 if service.ready else 503, media_type="application/json")
+
+    async def list_models(_request: Request) -> Response:
+        cards = [convert.model_card(info) for info in service.models()]
+        return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
+
+    async def show_model(request: Request) -> Response:
+        name = request.path_params["id"]
+        for info in service.models():
+            if info.id == name:
+                return Response(wire.encode(convert.model_card(info)), media_type="application/json")
+        raise NotFound(f"there is no model {name!r} here", "model")
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/v1/models", list_models),
+            Route("/v1/models/{id:path}", show_model),
+            Route("/v1/chat/completions", ChatEndpoint(service, config.strict), methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, config=config)],
+        exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
+    )
+
+
+async def _galago_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, GalagoError)
+    return errors.response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 405:
+        return errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
+    return errors.response(NotFound(f"there is no {where} here"))
+
+
+async def _unforeseen(_request: Request, error: Exception) -> Response:
+    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+
+
+def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:
+    """Runs until interrupted. `say` gets a line when the port is open and when the model is ready.
+
+    Raises what kept the model from loading, and `ConfigError` where the port cannot be had.
+    """
+    listener = _listen(config)
+    settings = uvicorn.Config(
+        build(service, config), log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=3
+    )
+    server = uvicorn.Server(settings)
+    failures: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            service.load()
+            say(f"{service.model_id} is ready")
+        except BaseException as error:  # raised again below, on the thread that can report it
+            failures.append(error)
+            server.should_exit = True
+
+    say(f"listening on {_url(listener)}")
+    threading.Thread(target=load, name="galago-load", daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        service.close()
+    if failures:
+        raise failures[0]
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}", "port") from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,152 @@
+"""`POST /v1/chat/completions`, streamed and not. I/O only; shapes and conversion stand beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from ...models.errors import EngineError, GalagoError
+from ..service import Service
+from ..stream import Stream
+from ..values import Delta, Failed, Finished, Started
+from . import convert, errors, fields, wire
+
+T = TypeVar("T")
+
+
+class ChatEndpoint:
+    """Answers chats with one service."""
+
+    def __init__(self, service: Service, strict: bool) -> None:
+        self._service = service
+        self._strict = strict
+
+    async def __call__(self, request: Request) -> Response:
+        raw = convert.decode_object(await request.body())
+        chat = convert.chat_request(raw)
+        warnings = fields.check(raw, self._strict)
+        stream = await self._start(chat, request)
+        answer = _Answer(self._service.model_id, warnings)
+        if chat.stream:
+            wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
+            return await _streamed(answer, stream, wants_usage)
+        completion = await _unless_gone(request, answer.whole(stream))
+        return Response(wire.encode(completion), media_type="application/json")
+
+    async def _start(self, chat: wire.ChatRequest, request: Request) -> Stream:
+        """Prepares the prompt on a thread of its own, because decoding and encoding media may take seconds."""
+        work = asyncio.ensure_future(
+            asyncio.to_thread(lambda: self._service.generate(chat.model, convert.to_request(chat)))
+        )
+        try:
+            return await _unless_gone(request, asyncio.shield(work))
+        except asyncio.CancelledError:
+            work.add_done_callback(_close_result)
+            raise
+
+
+class _Answer:
+    """One completion on its way out: the fields that all of its shapes share."""
+
+    def __init__(self, model: str, warnings: list[str]) -> None:
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self._warnings = warnings
+
+    async def whole(self, stream: Stream) -> wire.ChatCompletion:
+        text: list[str] = []
+        async for event in stream:
+            match event:
+                case Started(warnings=warnings):
+                    self._warnings += warnings
+                case Delta(text=piece):
+                    text.append(piece)
+                case Failed(error=error):
+                    raise error
+                case Finished():
+                    return wire.ChatCompletion(
+                        id=self._id,
+                        created=self._created,
+                        model=self._model,
+                        choices=[wire.Choice(wire.AnswerMessage("".join(text)), event.reason)],
+                        usage=convert.usage(event.usage),
+                        timings=convert.timings(event),
+                        warnings=self._warnings or wire.UNSET,
+                    )
+        raise EngineError("the answer ended without a reason")
+
+    async def chunks(self, stream: Stream, wants_usage: bool) -> AsyncIterator[wire.ChatChunk]:
+        usage = None if wants_usage else wire.UNSET
+        async for event in stream:
+            match event:
+                case Started(warnings=warnings):
+                    self._warnings += warnings
+                    first = self._chunk(wire.ChunkDelta(role="assistant", content=""), usage=usage)
+                    first.warnings = self._warnings or wire.UNSET
+                    yield first
+                case Delta(text=piece):
+                    yield self._chunk(wire.ChunkDelta(content=piece), usage=usage)
+                case Failed(error=error):
+                    raise error
+                case Finished():
+                    last = self._chunk(wire.ChunkDelta(), event.reason, usage=usage)
+                    last.timings = convert.timings(event)
+                    yield last
+                    if wants_usage:
+                        yield self._envelope([], convert.usage(event.usage))
+
+    def _chunk(
+        self, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | wire.UnsetType
+    ) -> wire.ChatChunk:
+        return self._envelope([wire.ChunkChoice(delta, reason)], usage)
+
+    def _envelope(self, choices: list[wire.ChunkChoice], usage: wire.Usage | None | wire.UnsetType) -> wire.ChatChunk:
+        return wire.ChatChunk(self._id, self._created, self._model, choices, usage)
+
+
+async def _streamed(answer: _Answer, stream: Stream, wants_usage: bool) -> StreamingResponse:
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async with contextlib.aclosing(answer.chunks(stream, wants_usage)) as chunks:
+                async for chunk in chunks:
+                    yield b"data: " + wire.encode(chunk) + b"\n\n"
+            yield b"data: [DONE]\n\n"
+        except GalagoError as error:  # the status line is out already, so the error travels as an event
+            yield b"data: " + wire.encode(errors.body(error)) + b"\n\n"
+        finally:
+            stream.close()
+
+    return StreamingResponse(body(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Awaits `work`; cancels it when the client hangs up first."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise asyncio.CancelledError
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _close_result(work: asyncio.Future[Stream]) -> None:
+    if not work.cancelled() and work.exception() is None:
+        work.result().close()

@@ -1,0 +1,123 @@
+"""What becomes of every field of a request: honoured, inert, unsupported, or unknown. Nothing is dropped in silence.
+
+Honoured fields are those of the wire type. The tables below name the others that a known client sends; whatever stands
+in neither is unknown: a warning in the answer, or an error in strict mode.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ...models.errors import UnsupportedField
+from . import wire
+
+ANY = object()
+
+INERT: dict[type, dict[str, object]] = {
+    wire.ChatRequest: {
+        "metadata": ANY,
+        "prompt_cache_key": ANY,
+        "prompt_cache_retention": ANY,
+        "safety_identifier": ANY,
+        "service_tier": ANY,
+        "user": ANY,
+    },
+    wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
+}
+"""Accepted without effect, because they ask for nothing a local model could do otherwise."""
+
+UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
+    wire.ChatRequest: {
+        "audio": (),
+        "frequency_penalty": (0,),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "grammar": (),
+        "keep_alive": (),
+        "logit_bias": ({},),
+        "logprobs": (False,),
+        "modalities": (["text"],),
+        "n": (1,),
+        "parallel_tool_calls": (True, False),
+        "prediction": (),
+        "presence_penalty": (0,),
+        "reasoning_effort": ("none",),
+        "repeat_penalty": (1,),
+        "store": (False,),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "top_logprobs": (0,),
+        "verbosity": ("medium",),
+        "web_search_options": (),
+    },
+    wire.AssistantMessage: {"tool_calls": ([],)},
+    wire.StreamOptions: {"include_obfuscation": (False,)},
+}
+"""Meaningful, and not offered yet: an error, unless the value is null or one that asks for nothing."""
+
+
+def check(raw: dict[str, Any], strict: bool) -> list[str]:
+    """Sorts every field of a chat request that the wire types do not hold; returns the warnings for unknown ones.
+
+    Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
+    """
+    unknown = [path for path in _unheld(raw, wire.ChatRequest, "")]
+    if strict and unknown:
+        raise UnsupportedField(f"unknown field {unknown[0]}", unknown[0])
+    return [f"unknown field {path} was ignored" for path in unknown]
+
+
+def _unheld(raw: object, kind: Any, path: str) -> Iterator[str]:
+    if isinstance(raw, list):
+        item = next((typing.get_args(k)[0] for k in _alternatives(kind) if typing.get_origin(k) is list), None)
+        for i, value in enumerate(raw) if item is not None else ():
+            yield from _unheld(value, item, f"{path}[{i}]")
+    elif isinstance(raw, dict):
+        struct = _struct_for(raw, kind)
+        if struct is not None:
+            yield from _unheld_fields(raw, struct, path)
+
+
+def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str) -> Iterator[str]:
+    hints = typing.get_type_hints(struct)
+    for name, value in raw.items():
+        where = f"{path}.{name}" if path else name
+        if name in hints:
+            yield from _unheld(value, hints[name], where)
+        elif name != struct.__struct_config__.tag_field and not _accepted(struct, name, value, where):
+            yield where
+
+
+def _accepted(struct: type, name: str, value: object, where: str) -> bool:
+    inert = INERT.get(struct, {}).get(name, msgspec.UNSET)
+    if inert is ANY or (inert is not msgspec.UNSET and value == inert):
+        return True
+    harmless = UNSUPPORTED.get(struct, {}).get(name)
+    if harmless is None:
+        return False
+    if value is not None and value not in harmless:
+        raise UnsupportedField(f"{where} is not supported here", where)
+    return True
+
+
+def _struct_for(raw: dict[str, Any], kind: Any) -> type[msgspec.Struct] | None:
+    """The struct of a union that the tag in `raw` names, or the only one there is."""
+    for candidate in _alternatives(kind):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            config = candidate.__struct_config__
+            if config.tag_field is None or raw.get(config.tag_field) == config.tag:
+                return candidate
+    return None
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) is typing.Annotated:
+        return _alternatives(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return typing.get_args(kind)
+    return (kind,)

@@ -1,0 +1,198 @@
+"""The JSON shapes of the HTTP API, as clients send and receive them. Holds no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+encode = msgspec.json.Encoder().encode
+
+
+class ImageURL(Struct):
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class InputAudio(Struct):
+    data: str
+    format: str
+
+
+class TextPart(Struct, tag="text"):
+    text: str
+
+
+class ImagePart(Struct, tag="image_url"):
+    image_url: ImageURL
+
+
+class AudioPart(Struct, tag="input_audio"):
+    input_audio: InputAudio
+
+
+class SystemMessage(Struct, tag_field="role", tag="system"):
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class DeveloperMessage(Struct, tag_field="role", tag="developer"):
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class UserMessage(Struct, tag_field="role", tag="user"):
+    content: str | list[TextPart | ImagePart | AudioPart]
+    name: str | None = None
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+
+
+ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage
+
+
+class StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class TextFormat(Struct, tag="text"):
+    pass
+
+
+class JsonObjectFormat(Struct, tag="json_object"):
+    pass
+
+
+class JsonSchema(Struct):
+    schema: dict[str, Any] | bool
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, tag="json_schema"):
+    json_schema: JsonSchema
+
+
+class ChatRequest(Struct):
+    """`POST /v1/chat/completions`: the fields that are honoured. The others stand in `fields.py`."""
+
+    messages: list[ChatMessage]
+    model: str | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class PromptDetails(Struct):
+    cached_tokens: int
+    audio_tokens: int
+    image_tokens: int
+
+
+class Usage(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class Timings(Struct):
+    """Milliseconds from the request's arrival: prompt prepared, first token, last token; and the rate after the first."""
+
+    prepared_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_per_second: float | None
+
+
+class AnswerMessage(Struct):
+    content: str
+    role: str = "assistant"
+    refusal: str | None = None
+
+
+class Choice(Struct):
+    message: AnswerMessage
+    finish_reason: str
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatCompletion(Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    timings: Timings
+    warnings: list[str] | UnsetType = UNSET
+    object: str = "chat.completion"
+
+
+class ChunkDelta(Struct, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(Struct):
+    delta: ChunkDelta
+    finish_reason: str | None = None
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatChunk(Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+    object: str = "chat.completion.chunk"
+
+
+class ModelCard(Struct):
+    id: str
+    created: int
+    context_length: int
+    input_modalities: list[str]
+    parameters: int
+    size_bytes: int
+    description: str
+    object: str = "model"
+    owned_by: str = "galago"
+
+
+class ModelList(Struct):
+    data: list[ModelCard]
+    object: str = "list"
+
+
+class Health(Struct):
+    status: str
+
+
+class ErrorBody(Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(Struct):
+    error: ErrorBody

@@ -1,0 +1,75 @@
+"""What the server, the command line and scripts hold: a model behind its name. Knows no wire format."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..models.errors import NotFound, NotReady
+from ..models.ref import ModelFiles
+from .config import ModelConfig
+from .model import Model
+from .stream import Stream
+from .values import Failed, Message, ModelInfo, Request, Text
+
+
+class Service:
+    """Answers requests for one model, from when `load` has returned until `close`."""
+
+    def __init__(
+        self, files: ModelFiles, config: ModelConfig, progress: Callable[[float], None] | None = None
+    ) -> None:
+        self.model_id = files.id
+        self._files = files
+        self._config = config
+        self._progress = progress
+        self._model: Model | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def load(self) -> None:
+        """Loads the model and makes a first token with it. Raises what went wrong."""
+        model = Model(self._files, self._config, progress=self._progress)
+        try:
+            _make_a_token(model)
+        except BaseException:
+            model.close()
+            raise
+        with self._lock:
+            self._model = None if self._closed else model
+        if self._model is None:
+            model.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a token can be made."""
+        return self._model is not None
+
+    def models(self) -> list[ModelInfo]:
+        return [self._loaded().info]
+
+    def generate(self, model: str | None, request: Request) -> Stream:
+        """Starts answering. `model` `None` means the one there is."""
+        loaded = self._loaded()
+        if model is not None and model != self.model_id:
+            raise NotFound(f"there is no model {model!r} here; the one served is {self.model_id!r}", "model")
+        return loaded.generate(request)
+
+    def close(self) -> None:
+        with self._lock:
+            model, self._model, self._closed = self._model, None, True
+        if model is not None:
+            model.close()
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
+        return self._model
+
+
+def _make_a_token(model: Model) -> None:
+    """Proves that the model computes; what it says does not matter."""
+    stream = model.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1))
+    for event in stream:
+        if isinstance(event, Failed):
+            raise event.error

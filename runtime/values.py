@@ -1,0 +1,203 @@
+"""The frozen values that travel between the parts of the runtime: messages and requests in, events out.
+
+Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a process is one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ..models.errors import GalagoError, InvalidRequest
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+MAX_STOPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An encoded picture (PNG, JPEG, ...), not yet decoded. `source` names the field or file it came from."""
+
+    data: bytes
+    source: str = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """An encoded sound file (WAV, FLAC, ...), not yet decoded. `source` names the field or file it came from."""
+
+    data: bytes
+    source: str = "audio"
+
+
+Part: TypeAlias = Text | Image | Audio
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; `None` means what the model's file recommends, else greedy.
+
+    Applied in the order top_k, top_p, min_p, temperature. `temperature` 0 takes the likeliest token.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0, 100)
+        _check("top_p", self.top_p, 0, 1)
+        _check("top_k", self.top_k, 0, 2**31 - 1, whole=True)
+        _check("min_p", self.min_p, 0, 1)
+        _check("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat to answer. `max_tokens` `None` means as many as the context still holds."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    json_schema: dict[str, Any] | bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise InvalidRequest("there is no message to answer", "messages")
+        _check("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
+        if len(self.stop) > MAX_STOPS:
+            raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
+
+
+def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    kinds = int if whole else (int, float)
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high):
+        kind = "a whole number" if whole else "a number"
+        raise InvalidRequest(f"{name} is {value!r}, and must be {kind} from {low} to {high}", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request; `cached_tokens`, `image_tokens` and `audio_tokens` are parts of `prompt_tokens`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    image_tokens: int = 0
+    audio_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds from the request's arrival: until its prompt is ready, its first token, and its last."""
+
+    prepared: float
+    first_token: float
+    total: float
+
+    def tokens_per_second(self, tokens: int) -> float | None:
+        """The rate after the first token, or `None` where fewer than two tokens were made."""
+        seconds = self.total - self.first_token
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt is accepted; `warnings` says what did not go quite as asked."""
+
+    prompt_tokens: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    error: GalagoError
+
+
+Event: TypeAlias = Started | Delta | Finished | Failed
+"""What a stream carries: one `Started`, any number of `Delta`, then exactly one `Finished` or `Failed`."""
+
+Sink: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is and can take."""
+
+    id: str
+    description: str
+    context_length: int
+    parameters: int
+    size_bytes: int
+    vision: bool
+    audio: bool
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpan:
+    """An encoded picture or sound inside a prompt: `cells` of context, `positions` of RoPE, embeddings in `payload`.
+
+    The engine only counts it; `payload` is understood by the backend that made it.
+    """
+
+    kind: Literal["image", "audio"]
+    cells: int
+    positions: int
+    payload: object
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids and media in the order the model reads them. Ends with at least one token."""
+
+    pieces: tuple[tuple[int, ...] | MediaSpan, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        return sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in self.pieces)
+
+    def media_cells(self, kind: Literal["image", "audio"]) -> int:
+        return sum(p.cells for p in self.pieces if isinstance(p, MediaSpan) and p.kind == kind)
+
+
+class Row(NamedTuple):
+    """One token to compute in a step: its place in its sequence, and whether its logits are wanted."""
+
+    token: int
+    position: int
+    sequence: int
+    wants_logits: bool

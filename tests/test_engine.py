@@ -1,0 +1,200 @@
+"""The engine over a fake backend: scheduling, fairness, cancellation, failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fakes import END, FakeBackend, FakeSampler, picture, prompt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galago.models.errors import EngineError, NotReady
+from galago.runtime.engine.engine import Engine
+from galago.runtime.stream import Stream
+from galago.runtime.values import Delta, Event, Failed, Finished, Prompt, Started
+
+Submit = Callable[..., Stream]
+
+
+def submit_to(engine: Engine, what: Prompt, **options: Any) -> Stream:
+    stream = Stream()
+    settings: dict[str, Any] = {"max_tokens": 5, "ends_at": frozenset({END}), "stop": ()} | options
+    cancel = engine.submit(what, sampler=FakeSampler(), sink=stream.put, arrived=time.perf_counter(), **settings)
+    stream.on_close(cancel)
+    return stream
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(e.text for e in events if isinstance(e, Delta))
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def engine(backend: FakeBackend) -> Iterator[Engine]:
+    engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch, queue_length=2)
+    yield engine
+    backend.gate.set()
+    engine.close()
+
+
+def test_an_answer_begins_with_started_and_ends_with_finished(engine: Engine) -> None:
+    events = list(submit_to(engine, prompt(1, 2, 3)))
+    assert events[0] == Started(3)
+    assert text_of(events) == "4 5 6 7 8 "
+    assert isinstance(events[-1], Finished) and events[-1].reason == "length"
+    assert (events[-1].usage.prompt_tokens, events[-1].usage.completion_tokens) == (3, 5)
+
+
+def test_an_end_token_stops_the_answer_and_is_not_shown(engine: Engine) -> None:
+    events = list(submit_to(engine, prompt(END - 2), max_tokens=50))
+    assert text_of(events) == f"{END - 1} "
+    assert isinstance(events[-1], Finished) and events[-1].reason == "stop"
+
+
+def test_a_stop_string_ends_the_answer(engine: Engine) -> None:
+    events = list(submit_to(engine, prompt(1), max_tokens=50, stop=("4",)))
+    assert text_of(events) == "2 3 "
+    assert isinstance(events[-1], Finished) and events[-1].reason == "stop"
+
+
+def test_media_and_tokens_are_computed_in_order(engine: Engine, backend: FakeBackend) -> None:
+    events = list(submit_to(engine, prompt(1, picture(16), 2, picture(9), 3)))
+    assert text_of(events).startswith("4 5")
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert (finished.usage.prompt_tokens, finished.usage.image_tokens) == (28, 25)
+    kinds = ["tokens" if isinstance(s, list) else "media" for s in backend.steps[:5]]
+    assert kinds == ["tokens", "media", "tokens", "media", "tokens"]
+
+
+def test_a_long_prompt_is_computed_in_batches(engine: Engine, backend: FakeBackend) -> None:
+    list(submit_to(engine, prompt(*range(20)), max_tokens=1))
+    assert [len(s) for s in backend.steps if isinstance(s, list)] == [8, 8, 4]
+
+
+def test_two_requests_share_steps(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    streams = [submit_to(engine, prompt(1), max_tokens=9), submit_to(engine, prompt(50), max_tokens=9)]
+    backend.gate.set()
+    answers = [text_of(list(s)) for s in streams]
+    assert answers == [" ".join(map(str, range(2, 11))) + " ", " ".join(map(str, range(51, 60))) + " "]
+    assert any(len({row.sequence for row in s}) == 2 for s in backend.steps if isinstance(s, list))
+
+
+def test_a_running_answer_goes_on_while_a_long_prompt_is_read(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    short = submit_to(engine, prompt(1), max_tokens=12)
+    long = submit_to(engine, prompt(*[60] * 40), max_tokens=1)
+    backend.gate.set()
+    list(short), list(long)
+    mixed = [s for s in backend.steps if isinstance(s, list) and {r.sequence for r in s} == {0, 1}]
+    assert len(mixed) >= 5
+
+
+def test_a_third_request_waits_for_a_slot(engine: Engine) -> None:
+    streams = [submit_to(engine, prompt(n)) for n in (1, 20, 40)]
+    assert [text_of(list(s)).split()[0] for s in streams] == ["2", "21", "41"]
+
+
+def test_a_full_queue_is_refused_at_once(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    streams = [submit_to(engine, prompt(n)) for n in range(4)]
+    with pytest.raises(NotReady):
+        submit_to(engine, prompt(5))
+    backend.gate.set()
+    for stream in streams:
+        assert isinstance(list(stream)[-1], Finished)
+    assert isinstance(list(submit_to(engine, prompt(5)))[-1], Finished)
+
+
+def test_closing_a_stream_stops_its_work_within_a_step(engine: Engine, backend: FakeBackend) -> None:
+    stream = submit_to(engine, prompt(1), max_tokens=80, ends_at=frozenset())
+    for event in stream:
+        if isinstance(event, Delta):
+            backend.gate.clear()
+            break
+    stream.close()
+    backend.gate.set()
+    before = len(backend.steps)
+    list(submit_to(engine, prompt(3), max_tokens=1))
+    assert len(backend.steps) <= before + 3
+    assert not backend.held
+
+
+def test_a_failing_step_fails_its_requests_and_the_next_one_works(engine: Engine, backend: FakeBackend) -> None:
+    backend.fail_at_step = 2
+    events = list(submit_to(engine, prompt(1), max_tokens=20))
+    assert isinstance(events[-1], Failed) and "fake" in events[-1].error.message
+    backend.fail_at_step = None
+    assert isinstance(list(submit_to(engine, prompt(1)))[-1], Finished)
+
+
+def test_a_full_cache_sets_the_youngest_aside_and_loses_nothing() -> None:
+    backend = FakeBackend(cells=40)
+    engine = Engine(backend, slots=3, cells=40, batch=8)
+    try:
+        streams = [submit_to(engine, prompt(n), max_tokens=20, ends_at=frozenset()) for n in (100, 200, 300)]
+        answers = [text_of(list(s)).split() for s in streams]
+    finally:
+        engine.close()
+    assert answers == [[str(n + i) for i in range(1, 21)] for n in (100, 200, 300)]
+
+
+def test_closing_the_engine_fails_what_is_running_and_closes_the_backend(backend: FakeBackend) -> None:
+    engine = Engine(backend, slots=1, cells=backend.cells, batch=8)
+    backend.gate.clear()
+    stream = submit_to(engine, prompt(1), max_tokens=80, ends_at=frozenset())
+    threading.Timer(0.05, backend.gate.set).start()
+    engine.close()
+    assert isinstance(list(stream)[-1], Failed)
+    assert backend.closed
+    with pytest.raises(EngineError):
+        submit_to(engine, prompt(1))
+
+
+def test_samplers_are_closed_when_their_request_ends(engine: Engine) -> None:
+    sampler, stream = FakeSampler(), Stream()
+    engine.submit(
+        prompt(1),
+        sampler=sampler,
+        max_tokens=1,
+        ends_at=frozenset(),
+        stop=(),
+        sink=stream.put,
+        arrived=time.perf_counter(),
+    )
+    list(stream)
+    assert sampler.closed
+
+
+REQUESTS = st.lists(
+    st.tuples(st.lists(st.one_of(st.just(-1), st.integers(0, 30)), min_size=0, max_size=12), st.integers(1, 12)),
+    min_size=1,
+    max_size=7,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(REQUESTS, st.integers(1, 4), st.sampled_from([48, 64, 200]))
+def test_any_mix_of_requests_is_answered_as_if_alone(requests: list[Any], slots: int, cells: int) -> None:
+    backend = FakeBackend(cells=cells)
+    engine = Engine(backend, slots=slots, cells=cells, batch=8)
+    try:
+        streams = []
+        for pieces, max_tokens in requests:
+            what = prompt(*(picture(2) if p < 0 else p for p in pieces), 10)
+            streams.append((submit_to(engine, what, max_tokens=max_tokens, ends_at=frozenset()), max_tokens))
+        for stream, max_tokens in streams:
+            events = list(stream)
+            assert text_of(events).split() == [str(10 + i) for i in range(1, max_tokens + 1)]
+            assert sum(isinstance(e, Finished | Failed) for e in events) == 1
+    finally:
+        engine.close()

@@ -1,0 +1,125 @@
+"""Chat templates are untrusted code: they render within bounds, or are refused."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from galago.models.errors import GalagoError, ModelError, TemplateError
+from galago.runtime.prompt.template import ChatTemplate
+
+HELLO: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_messages_are_rendered_in_order() -> None:
+    messages = [{"role": "system", "content": "be brief"}, *HELLO]
+    assert ChatTemplate(CHATML).render(messages) == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_content_is_not_rendered_as_a_template() -> None:
+    assert "{{ 7 * 7 }}" in ChatTemplate(CHATML).render([{"role": "user", "content": "{{ 7 * 7 }}"}])
+
+
+def test_begin_and_end_tokens_are_known() -> None:
+    assert ChatTemplate("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "<s>", "</s>").render(HELLO) == (
+        "<s>hello</s>"
+    )
+
+
+def test_a_template_that_wants_typed_parts_gets_them() -> None:
+    source = (
+        "{% for m in messages %}{% for part in m['content'] %}{% if part is mapping %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}"
+    )
+    assert ChatTemplate(source).render(HELLO) == "hello"
+
+
+def test_what_the_template_refuses_is_reported_in_its_words() -> None:
+    source = "{% if messages[0].role != 'system' %}{{ raise_exception('a system message must come first') }}{% endif %}"
+    with pytest.raises(TemplateError, match="a system message must come first"):
+        ChatTemplate(source).render(HELLO)
+
+
+def test_a_template_that_does_not_compile_is_a_broken_model() -> None:
+    with pytest.raises(ModelError, match="cannot be compiled"):
+        ChatTemplate("{% for m in messages %}")
+
+
+def test_a_huge_template_is_refused() -> None:
+    with pytest.raises(ModelError, match="at most"):
+        ChatTemplate("x" * (1 << 20))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{% for c in ''.__class__.__base__.__subclasses__() %}{{ c }}{% endfor %}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ messages.__class__.__init__.__globals__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__globals__['json'] }}",
+        "{{ (messages|map(attribute='__class__')|list)[0].__mro__ }}",
+        "{{ '%s'|format(messages)|attr('__class__') }}",
+    ],
+)
+def test_a_template_cannot_reach_into_python(source: str) -> None:
+    try:
+        rendered = ChatTemplate(source).render(HELLO)
+    except GalagoError:
+        return
+    assert "<class" not in rendered and "builtin" not in rendered and "uid=" not in rendered
+
+
+def test_a_template_cannot_change_the_messages() -> None:
+    messages = [dict(HELLO[0])]
+    with pytest.raises(TemplateError):
+        ChatTemplate("{{ messages.append(1) }}").render(messages)
+    assert messages == HELLO
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ 10000000000 * 'x' }}",
+        "{{ [1] * 10000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ 'x'.ljust(10000000000) }}",
+        "{{ '{:>10000000000}'.format('x') }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '%10000000000d' | format(1) }}",
+        "{{ 'x' | center(10000000000) }}",
+        "{{ 'x\ny' | indent(10000000000) }}",
+        "{% for a in range(99999) %}{% for b in range(99) %}{{ 'xxxxxxxxxx' * 9999 }}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_cannot_run_or_grow_without_end(source: str) -> None:
+    started = time.process_time()
+    with pytest.raises((TemplateError, ModelError)):
+        ChatTemplate(source).render(HELLO)
+    assert time.process_time() - started < 20
+
+
+def test_ordinary_arithmetic_and_repetition_are_allowed() -> None:
+    source = "{{ '-' * 20 }}{{ 7 % 2 }}{{ 3 * 4 }}{{ 'a' | indent(2) }}{{ '%s!' | format(messages[0].content) }}"
+    assert ChatTemplate(source).render(HELLO) == "-" * 20 + "112ahello!"
+
+
+def test_tojson_keeps_text_readable() -> None:
+    assert ChatTemplate("{{ messages[0] | tojson }}").render([{"role": "user", "content": "\u00e9<"}]) == (
+        '{"role": "user", "content": "\u00e9<"}'
+    )

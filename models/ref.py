@@ -29,12 +29,14 @@ def resolve(model: str | Path, projector: str | Path | None = None, name: str | 
     """Finds and checks a model's files. Raises `NotFound` or `ModelError` with what to do about it."""
     if str(model) == BUILTIN:
         folder = _builtin_folder()
-        weights, eyes = folder / "text-Q8_0.gguf", Path(projector) if projector else folder / "mmproj-Q8_0.gguf"
+        weights = folder / "text-Q8_0.gguf"
+        projector = projector or folder / "mmproj-Q8_0.gguf"
     else:
-        weights, eyes = Path(model).expanduser(), Path(projector).expanduser() if projector else None
+        weights = Path(model).expanduser()
         if not weights.exists():
             raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
     header = read_header(weights)
+    eyes = Path(projector).expanduser() if projector else None
     if header.is_projector:
         raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
     if eyes is not None:

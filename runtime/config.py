@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 
@@ -73,8 +74,6 @@ class ServerConfig:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, without port or brackets, can only mean this machine."""
-    import ipaddress
-
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

@@ -58,22 +58,29 @@ class ReplyStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._pieces: list[str] = []
+        self._said: list[str] = []
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
+        self._pieces = self._read()
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> ReplyStream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _read(self) -> Iterator[str]:
         for event in self._stream:
             match event:
                 case Started(warnings=warnings):
                     self._warnings = warnings
                 case Delta(text=text):
-                    self._pieces.append(text)
+                    self._said.append(text)
                     yield text
                 case Failed(error=error):
                     raise error
                 case Finished(reason=reason, usage=usage, timings=timings):
-                    self._reply = Reply("".join(self._pieces), reason, usage, timings, self._warnings)
+                    self._reply = Reply("".join(self._said), reason, usage, timings, self._warnings)
 
     @property
     def reply(self) -> Reply:
@@ -217,9 +224,7 @@ def _several(media: Media | Iterable[Media]) -> list[Media]:
     return [media] if isinstance(media, str | Path | bytes) else list(media)
 
 
-def _messages(
-    prompt: Chat, system: str | None, media: tuple[Part, ...]
-) -> tuple[Message, ...]:
+def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tuple[Message, ...]:
     chat = [Message("user", (Text(prompt),))] if isinstance(prompt, str) else [_message(m) for m in prompt]
     if media:
         last = next((i for i in reversed(range(len(chat))) if chat[i].role == "user"), None)

@@ -45,10 +45,10 @@ class Model:
         try:
             weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
             self._closers.append(weights.close)
-            self._projector = self._load_projector(files, threads, config)
             self.context_length = _context_length(config, weights)
+            self._projector = self._load_projector(files, threads, config)
             context = Context(weights, self.context_length, config.slots, threads)
-            self._engine = Engine(NativeBackend(weights, context), config.slots, context.cells, BATCH)
+            self._engine = Engine(NativeBackend(weights, context), config.slots, context.cells, context.batch)
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
             template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
@@ -110,7 +110,8 @@ class Model:
     def _load_projector(self, files: ModelFiles, threads: int, config: ModelConfig) -> Projector | None:
         if files.projector is None:
             return None
-        projector = Projector(files.projector, self._weights, threads, BATCH, use_gpu=config.gpu_layers != 0)
+        largest = min(BATCH, self.context_length)
+        projector = Projector(files.projector, self._weights, threads, largest, use_gpu=config.gpu_layers != 0)
         self._closers.append(projector.close)
         return projector
 
@@ -157,5 +158,3 @@ def _filled(asked: Sampling, defaults: Sampling) -> Sampling:
         min_p=defaults.min_p if asked.min_p is None else asked.min_p,
         seed=asked.seed,
     )
-
-

@@ -16,9 +16,7 @@ from .values import Failed, Message, ModelInfo, Request, Text
 class Service:
     """Answers requests for one model, from when `load` has returned until `close`."""
 
-    def __init__(
-        self, files: ModelFiles, config: ModelConfig, progress: Callable[[float], None] | None = None
-    ) -> None:
+    def __init__(self, files: ModelFiles, config: ModelConfig, progress: Callable[[float], None] | None = None) -> None:
         self.model_id = files.id
         self._files = files
         self._config = config

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import END, FakeBackend, FakeSampler, picture, prompt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import END, FakeBackend, FakeSampler, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
 from galago.runtime.stream import Stream

@@ -145,7 +145,9 @@ def _rebuild(flags: str) -> str:
     script = Path(__file__).resolve().parents[2] / "scripts" / "bootstrap"
     if script.exists():
         return f"{prefix}scripts/bootstrap --rebuild"
-    return f"{prefix}pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+    return (
+        f"{prefix}pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+    )
 
 
 def report(machine: Machine, findings: Findings) -> str:
@@ -154,10 +156,8 @@ def report(machine: Machine, findings: Findings) -> str:
     rows = [
         ("Galago", f"{metadata.version('galago')}, Python {sys.version.split()[0]}, {machine.system}"),
         ("Processor", f"{machine.processor}: {' '.join(machine.features) or 'no known vector features'}"),
-        (
-            "Cores",
-            f"{machine.physical_cores} physical, {machine.logical_cores} logical; Galago uses {default_threads()} threads",
-        ),
+        ("Cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical"),
+        ("Threads", f"{default_threads()} unless told otherwise"),
         ("Memory", f"{machine.available_memory / gib:.1f} of {machine.total_memory / gib:.1f} GiB available"),
         ("llama.cpp", _build_line(findings)),
         ("GPU", _gpu_line(findings)),
@@ -170,7 +170,9 @@ def _build_line(findings: Findings) -> str:
     if not findings.build:
         return f"cannot be loaded ({findings.unloadable})"
     version, _, features = findings.build.partition(" | ")
-    enabled = [part.split(" = ")[0].split(": ")[-1].strip() for part in features.split("|") if part.strip().endswith("1")]
+    enabled = [
+        part.split(" = ")[0].split(": ")[-1].strip() for part in features.split("|") if part.strip().endswith("1")
+    ]
     return f"{version} (llama-cpp-python {metadata.version('llama-cpp-python')}), built with {' '.join(enabled)}"
 
 

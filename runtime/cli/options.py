@@ -25,7 +25,9 @@ TopP = Annotated[float | None, typer.Option(help="likeliest tokens that make up 
 TopK = Annotated[int | None, typer.Option(help="this many likeliest tokens; 0: all", metavar="N")]
 MinP = Annotated[float | None, typer.Option(help="tokens at least this share as likely as the best", metavar="X")]
 Seed = Annotated[int | None, typer.Option(help="makes a sampled answer repeatable", metavar="N")]
-Stop = Annotated[list[str] | None, typer.Option(help="end the answer before this text; may be repeated", metavar="TEXT")]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="end the answer before this text; may be repeated", metavar="TEXT")
+]
 
 
 def progress_line(label: str) -> Callable[[float], None] | None:

@@ -93,5 +93,3 @@ def _schema(path: Path) -> Any:
     if not isinstance(schema, dict | bool):
         raise ConfigError(f"{path} is not a JSON schema, which is an object", "json-schema")
     return schema
-
-

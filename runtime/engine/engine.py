@@ -40,7 +40,7 @@ class Backend(Protocol):
 
 
 class Engine:
-    """`submit` from any thread; events reach the request's sink on the engine's thread, one `Finished` or `Failed` last.
+    """`submit` from any thread; events reach the request's sink on the engine's, a `Finished` or `Failed` last.
 
     `slots` requests run at once, `queue` more may wait, and all share `cells` tokens of context.
     """

@@ -1,4 +1,4 @@
-"""Decides which sequences hold a slot and which rows go into the next step. Pure policy: no clock, no thread, no ctypes."""
+"""Decides which sequences hold a slot and which rows go into the next step. Pure policy: no clock, thread or ctypes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The one door to llama.cpp: handles that close, return codes that become our errors. Knows no requests and no policy."""
+"""The one door to llama.cpp: handles that close, return codes that become our errors. Knows no requests, no policy."""

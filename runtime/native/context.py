@@ -16,7 +16,7 @@ from .projector import EncodedChunk
 from .weights import Weights
 
 BATCH = 512
-"""Rows per llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
+"""Rows per step and llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
 
 
 class Context:
@@ -40,7 +40,8 @@ class Context:
             )
         self._memory = llama.llama_get_memory(self.handle)
         self._vocab_size = weights.vocab_size
-        self._batch = TokenBatch(BATCH)
+        self.batch: int = llama.llama_n_batch(self.handle)
+        self._batch = TokenBatch(self.batch)
         self.cells: int = llama.llama_n_ctx_seq(self.handle)
         self.threads = threads
 
@@ -50,7 +51,9 @@ class Context:
             self.handle = None
 
     def decode(self, rows: Sequence[Row]) -> None:
-        """Computes a step of at most `BATCH` token rows."""
+        """Computes a step of at most `batch` token rows."""
+        if len(rows) > self.batch:  # llama.cpp asserts it, and so ends the process
+            raise EngineError(f"a step of {len(rows)} rows is larger than the batch of {self.batch}")
         self._check(llama.llama_decode(self.handle, self._batch.fill(rows)))
 
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
@@ -65,7 +68,7 @@ class Context:
             chunk.embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
             position,
             sequence,
-            BATCH,
+            self.batch,
             ctypes.byref(end),
             mtmd.mtmd_helper_post_decode_callback(0),
             None,

@@ -18,7 +18,9 @@ except (ImportError, OSError, RuntimeError) as error:
         f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
     ) from error
 
-_LOG_WARN, _LOG_ERROR, _LOG_CONTINUED = 3, 4, 5  # enum ggml_log_level in ggml.h
+__all__ = ["build_info", "llama", "mtmd", "take_errors"]
+
+_LOG_ERROR, _LOG_CONTINUED = 4, 5  # enum ggml_log_level in ggml.h
 
 _recent: deque[str] = deque(maxlen=8)
 _level = 0

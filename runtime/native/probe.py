@@ -1,4 +1,4 @@
-"""A program of its own (`python -m galago.runtime.native.probe MODEL NAME=FTYPE...`) that computes with each weight type.
+"""A program of its own that computes with each weight type: `python -m galago.runtime.native.probe MODEL NAME=FTYPE...`
 
 A build made for another CPU, or by a compiler with a fault, dies here instead of in the user's process. Writes one JSON
 line about the build, then before and after each type one line, so that the reader knows which type it died of.

@@ -71,7 +71,7 @@ class GrammarCompiler:
             tokens, end = self._vocabulary()
             vocab, tokenize = self._pointers()
             self._vocab_size = len(tokens)
-            self._tokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+            self._tokenizer = LLTokenizer.from_llamacpp(
                 tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
             )
         return self._tokenizer

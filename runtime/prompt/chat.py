@@ -24,6 +24,8 @@ T = TypeVar("T")
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
 
+_STRUCTURAL = re.compile(r"\||think|reason|tool|function", re.IGNORECASE)
+
 
 class PromptBuilder:
     """Turns messages into prompts for one model."""
@@ -99,12 +101,14 @@ def break_up(text: str, dangerous: re.Pattern[str] | None, mark: str) -> str:
 
 
 def _pattern(weights: Weights, template_source: str) -> re.Pattern[str] | None:
-    """What must not reach the tokenizer in one piece: control tokens, and user-defined ones the template speaks in.
+    """What must not reach the tokenizer in one piece: control tokens, and user-defined ones that structure a chat.
 
-    Other user-defined tokens (runs of spaces and newlines in Gemma, HTML tags) are ordinary text.
+    Other user-defined tokens (in Gemma runs of spaces and newlines, and HTML tags) are ordinary text.
     """
-    spoken = (t for t in weights.user_defined_texts if t.strip() and t in template_source)
-    texts = {t for t in (*weights.control_texts, *spoken) if len(t) > 1}
+    structural = (
+        t for t in weights.user_defined_texts if t.strip() and (t in template_source or _STRUCTURAL.search(t))
+    )
+    texts = {t for t in (*weights.control_texts, *structural) if len(t) > 1}
     return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))) if texts else None
 
 

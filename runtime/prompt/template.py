@@ -121,7 +121,7 @@ class ChatTemplate:
 
 
 def _line_budget() -> Any:
-    """A trace function that ends a rendering which runs too long. Counts lines, so it does not depend on the machine."""
+    """A trace function that ends a rendering which runs too long; counts lines, so that every machine agrees."""
     left = MAX_LINES_RUN
 
     def trace(_frame: FrameType, event: str, _argument: object) -> Any:

@@ -45,7 +45,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route("/health", health),
             Route("/v1/models", list_models),
             Route("/v1/models/{id:path}", show_model),
-            Route("/v1/chat/completions", ChatEndpoint(service, config.strict), methods=["POST"]),
+            Route("/v1/chat/completions", ChatEndpoint(service, config.strict).complete, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, config=config)],
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
@@ -66,6 +66,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(_request: Request, error: Exception) -> Response:
+    """The answer; uvicorn writes the traceback to standard error."""
     return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
 
 
@@ -105,7 +106,9 @@ def _listen(config: ServerConfig) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}", "port") from error
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror or error}", "port"
+        ) from error
     return listener
 
 

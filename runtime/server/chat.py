@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TypeVar
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -28,7 +29,7 @@ class ChatEndpoint:
         self._service = service
         self._strict = strict
 
-    async def __call__(self, request: Request) -> Response:
+    async def complete(self, request: Request) -> Response:
         raw = convert.decode_object(await request.body())
         chat = convert.chat_request(raw)
         warnings = fields.check(raw, self._strict)
@@ -79,18 +80,18 @@ class _Answer:
                         choices=[wire.Choice(wire.AnswerMessage("".join(text)), event.reason)],
                         usage=convert.usage(event.usage),
                         timings=convert.timings(event),
-                        warnings=self._warnings or wire.UNSET,
+                        warnings=self._warnings or UNSET,
                     )
         raise EngineError("the answer ended without a reason")
 
-    async def chunks(self, stream: Stream, wants_usage: bool) -> AsyncIterator[wire.ChatChunk]:
-        usage = None if wants_usage else wire.UNSET
+    async def chunks(self, stream: Stream, wants_usage: bool) -> AsyncGenerator[wire.ChatChunk, None]:
+        usage = None if wants_usage else UNSET
         async for event in stream:
             match event:
                 case Started(warnings=warnings):
                     self._warnings += warnings
                     first = self._chunk(wire.ChunkDelta(role="assistant", content=""), usage=usage)
-                    first.warnings = self._warnings or wire.UNSET
+                    first.warnings = self._warnings or UNSET
                     yield first
                 case Delta(text=piece):
                     yield self._chunk(wire.ChunkDelta(content=piece), usage=usage)
@@ -103,12 +104,10 @@ class _Answer:
                     if wants_usage:
                         yield self._envelope([], convert.usage(event.usage))
 
-    def _chunk(
-        self, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | wire.UnsetType
-    ) -> wire.ChatChunk:
+    def _chunk(self, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | UnsetType) -> wire.ChatChunk:
         return self._envelope([wire.ChunkChoice(delta, reason)], usage)
 
-    def _envelope(self, choices: list[wire.ChunkChoice], usage: wire.Usage | None | wire.UnsetType) -> wire.ChatChunk:
+    def _envelope(self, choices: list[wire.ChunkChoice], usage: wire.Usage | None | UnsetType) -> wire.ChatChunk:
         return wire.ChatChunk(self._id, self._created, self._model, choices, usage)
 
 

@@ -14,6 +14,7 @@ from .. import values
 from . import wire
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
 _DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
 _ROLES: dict[type, values.Role] = {
     wire.SystemMessage: "system",
@@ -43,8 +44,11 @@ def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
 
 
 def _invalid(message: str) -> InvalidRequest:
-    where = _PATH.search(message)
-    param = where[1] if where else None
+    """msgspec's words, with the path of the field at fault as the API names it."""
+    where, missing = _PATH.search(message), _MISSING.search(message)
+    path = [where[1]] if where else []
+    path += [missing[1]] if missing else []
+    param = ".".join(path) or None
     text = message[: where.start()] if where else message
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
@@ -108,7 +112,9 @@ def _base64(data: str, source: str) -> bytes:
         raise MediaError(f"{source} is not valid base64: {error}", source) from error
 
 
-def _schema(form: wire.TextFormat | wire.JsonObjectFormat | wire.JsonSchemaFormat | None) -> dict[str, Any] | bool | None:
+def _schema(
+    form: wire.TextFormat | wire.JsonObjectFormat | wire.JsonSchemaFormat | None,
+) -> dict[str, Any] | bool | None:
     if isinstance(form, wire.JsonSchemaFormat):
         return form.json_schema.schema
     return {"type": "object"} if isinstance(form, wire.JsonObjectFormat) else None

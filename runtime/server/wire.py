@@ -111,7 +111,7 @@ class Usage(Struct):
 
 
 class Timings(Struct):
-    """Milliseconds from the request's arrival: prompt prepared, first token, last token; and the rate after the first."""
+    """Milliseconds from the request's arrival to prompt prepared, first token, last token; the rate after the first."""
 
     prepared_ms: float
     first_token_ms: float

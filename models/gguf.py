@@ -1,0 +1,442 @@
+"""Reads the header of a GGUF file that nobody has vouched for: metadata, tensor table, and where the data lies.
+
+Knows the file format (versions 2 and 3, little endian) and which headers llama.cpp would refuse or abort on. Does not
+know what a model is good for, how much memory it takes, or what a tensor holds: no weight is ever read.
+
+Format: ggml/include/gguf.h. The checks follow ggml/src/gguf.cpp, with bounds of our own where that file has none.
+The file is read in blocks instead of mapped, because a mapped file that shrinks kills the process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeGuard, TypeVar
+
+from .errors import GGUFError
+
+MAX_HEADER = 256 << 20  # bytes; vocabularies of 262,000 tokens need about 20 MiB
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 18
+MAX_KEY_BYTES = 65535  # the specification's own limit
+MAX_NAME_BYTES = 63  # GGML_MAX_NAME - 1
+MAX_DIMS = 4  # GGML_MAX_DIMS
+MAX_ALIGNMENT = 1 << 16
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h; more, or none, aborts the process
+SMALL_ARRAY = 64  # longer arrays are counted, not kept
+
+_MAGIC = b"GGUF"
+_BLOCK = 1 << 20
+_INT64_MAX = (1 << 63) - 1
+_STRING, _ARRAY = 8, 9
+_MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one character, type, one byte of value
+_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8  # name length, number of dimensions, type, offset
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+# enum gguf_type in ggml/include/gguf.h -> struct code
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+# enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
+# The gaps are types that llama.cpp has removed.
+GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}  # fmt: skip
+
+_LOOKS_LIKE = (
+    (b"PK\x03\x04", "a zip archive or PyTorch checkpoint"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"ggjt", "a GGML file from before GGUF; convert the model again"),
+    (b"tjgg", "a GGML file from before GGUF; convert the model again"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """An array too long to keep: `type` is its elements' enum gguf_type, `count` their number."""
+
+    type: int
+    count: int
+
+
+Scalar = int | float | str
+Value = Scalar | tuple[Scalar, ...] | ArrayInfo
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One row of the tensor table.
+
+    `shape` has the fastest dimension first, as ggml counts; `offset` is in bytes from the header's `data_offset`;
+    `nbytes` is None where `type` is not in `GGML_TYPES`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    nbytes: int | None
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def type_name(self) -> str:
+        return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else f"type {self.type}"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says about itself. `data_offset` and `file_size` are in bytes from the start of the file."""
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+    data_offset: int
+    file_size: int
+
+    def get(self, key: str, default: T) -> Value | T:
+        return self.metadata.get(key, default)
+
+    @property
+    def architecture(self) -> str:
+        return self._text("general.architecture") or ""
+
+    @property
+    def name(self) -> str:
+        """The model's name for itself, else the file's name without its ending."""
+        return self._text("general.name") or self.path.stem
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether this is the eyes or ears of a model (an mmproj file) and no language model."""
+        return self._text("general.type") == "mmproj" or self.architecture == "clip"
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens the model was trained for; None where the file does not say."""
+        return self._count(f"{self.architecture}.context_length")
+
+    @property
+    def embedding_length(self) -> int | None:
+        """Width of a token's embedding; None where the file does not say, as in projectors."""
+        return self._count(f"{self.architecture}.embedding_length")
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source, as untrusted as the file."""
+        return self._text("tokenizer.chat_template")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in all tensors."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    def _text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def _count(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        return value if _is_int(value) and value > 0 else None
+
+
+def read_header(path: Path) -> Header:
+    """Reads and checks the header of the GGUF file at `path`, without reading a weight.
+
+    Raises GGUFError, with `param` the path, for a file that is missing, is not GGUF, is truncated, or whose header
+    claims what cannot be true. Takes memory in proportion to what the file holds, never to what it claims.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise _error(path, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
+        with path.open("rb") as file:
+            return _read(_Cursor(file, path))
+    except FileNotFoundError:
+        raise _error(path, "there is no such file") from None
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror or error}") from error
+
+
+class _Cursor:
+    """A position in the file that only moves forward, with every length checked before it is read."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.path = path
+        self.size = file.seek(0, 2)
+        self._file = file
+        self._block = b""
+        self._base = 0
+        self._at = 0
+
+    @property
+    def position(self) -> int:
+        return self._base + self._at
+
+    def take(self, count: int) -> bytes:
+        if self._at + count > len(self._block):
+            self._load(count)
+        self._at += count
+        return self._block[self._at - count : self._at]
+
+    def peek(self, count: int) -> bytes:
+        """Up to `count` bytes from here on, fewer at the end of the file."""
+        if self._at + count > len(self._block):
+            self._load(0)
+        return self._block[self._at : self._at + count]
+
+    def skip(self, count: int) -> None:
+        self._at += count
+        if self._at > len(self._block):
+            self._load(0)
+
+    def u32(self) -> int:
+        return int(_U32.unpack(self.take(4))[0])
+
+    def u64(self) -> int:
+        return int(_U64.unpack(self.take(8))[0])
+
+    def string(self, limit: int = MAX_HEADER) -> bytes:
+        length = self.u64()
+        if length > limit:
+            raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
+        return self.take(length)
+
+    def skip_strings(self, count: int) -> None:
+        # The one hot loop: vocabularies have half a million strings, so the cursor lives in local names.
+        unpack, block, at = _U64.unpack_from, self._block, self._at
+        for _ in range(count):
+            if at + 8 > len(block):
+                self._at = at
+                self._load(8)
+                block, at = self._block, 0
+            at += 8 + unpack(block, at)[0]
+        self._at = at
+        self._load(0)
+
+    def check_count(self, what: str, count: int, least_bytes: int, limit: int) -> None:
+        """Refuses a count that the rest of the file cannot hold, before anything loops or allocates over it."""
+        if count > limit:
+            raise self.error(f"it claims {count} {what}, at most {limit} are allowed")
+        if count * least_bytes > self.size - self.position:
+            raise self.error(f"file is truncated or damaged: {count} {what} cannot fit into its {self.size} bytes")
+
+    def error(self, problem: str) -> GGUFError:
+        return _error(self.path, problem)
+
+    def _load(self, count: int) -> None:
+        """Moves the block to the position; at least `count` bytes are in it afterwards."""
+        position = self.position
+        if position + count > self.size:
+            raise self.error(
+                f"file is truncated or damaged: its header goes on past its end at byte {self.size}; download it again"
+            )
+        if position + count > MAX_HEADER:
+            raise self.error(f"its header is larger than {MAX_HEADER >> 20} MiB")
+        self._file.seek(position)
+        self._block, self._base, self._at = self._file.read(max(count, _BLOCK)), position, 0
+        if len(self._block) < count:
+            raise self.error("file became shorter while it was read")
+
+
+def _read(cursor: _Cursor) -> Header:
+    version = _read_version(cursor)
+    tensor_count, key_count = cursor.u64(), cursor.u64()
+    metadata = _read_metadata(cursor, key_count)
+    alignment = _alignment(cursor, metadata)
+    _check_layers(cursor, metadata)
+    tensors = _read_tensors(cursor, tensor_count)
+    data_offset = _pad(cursor.position, alignment) if tensors else cursor.position
+    _check_regions(cursor, tensors, data_offset, alignment)
+    return Header(cursor.path, version, metadata, tensors, data_offset, cursor.size)
+
+
+def _read_version(cursor: _Cursor) -> int:
+    start = cursor.peek(64)
+    if not start.startswith(_MAGIC):
+        raise cursor.error(f"not a GGUF file; it looks like {_describe(start)}")
+    cursor.skip(len(_MAGIC))
+    version = cursor.u32()
+    if version and version & 0xFFFF == 0:
+        raise cursor.error("it is a big-endian GGUF file, which is not supported; convert it to little endian")
+    if version not in (2, 3):
+        raise cursor.error(f"it has GGUF version {version}; versions 2 and 3 are supported")
+    return version
+
+
+def _describe(start: bytes) -> str:
+    """Names what the first bytes of a file that is not GGUF look like."""
+    if not start:
+        return "an empty file; download it again"
+    for magic, name in _LOOKS_LIKE:
+        if start.startswith(magic):
+            return name
+    if start[8:10] == b'{"' and len(start) > 9:
+        return "safetensors; convert it to GGUF"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "an HTML or XML page, such as a login or error page saved under this name"
+    return "nothing known: it begins with " + start[:8].hex(" ")
+
+
+def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
+    cursor.check_count("keys", count, _MIN_KEY_BYTES, MAX_KEYS)
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key = _name(cursor, "key", MAX_KEY_BYTES)
+        if not key or key in metadata:
+            raise cursor.error(f"the key {_shown(key)} stands twice" if key else "it has a key without a name")
+        metadata[key] = _read_value(cursor, key)
+    return metadata
+
+
+def _read_value(cursor: _Cursor, key: str) -> Value:
+    kind = cursor.u32()
+    if kind == _ARRAY:
+        return _read_array(cursor, key)
+    if kind == _STRING:
+        return cursor.string().decode(errors="replace")
+    return _scalars(cursor, key, kind, 1)[0]
+
+
+def _read_array(cursor: _Cursor, key: str) -> Value:
+    kind, count = cursor.u32(), cursor.u64()
+    what = f"values under the key {_shown(key)}"
+    if kind == _STRING:
+        cursor.check_count(what, count, 8, MAX_HEADER)
+        if count <= SMALL_ARRAY:
+            return tuple(cursor.string().decode(errors="replace") for _ in range(count))
+        cursor.skip_strings(count)
+        return ArrayInfo(kind, count)
+    width = struct.calcsize(_code(cursor, key, kind))
+    cursor.check_count(what, count, width, MAX_HEADER)
+    if count <= SMALL_ARRAY:
+        return _scalars(cursor, key, kind, count)
+    cursor.skip(count * width)
+    return ArrayInfo(kind, count)
+
+
+def _scalars(cursor: _Cursor, key: str, kind: int, count: int) -> tuple[Scalar, ...]:
+    layout = struct.Struct(f"<{count}{_code(cursor, key, kind)}")
+    return layout.unpack(cursor.take(layout.size))
+
+
+def _code(cursor: _Cursor, key: str, kind: int) -> str:
+    if kind == _ARRAY:
+        raise cursor.error(f"the key {_shown(key)} holds an array of arrays, which llama.cpp does not read")
+    if kind not in _SCALARS:
+        raise cursor.error(f"the key {_shown(key)} has the unknown type {kind}")
+    return _SCALARS[kind]
+
+
+def _alignment(cursor: _Cursor, metadata: Mapping[str, Value]) -> int:
+    value = metadata.get("general.alignment", 32)
+    if not _is_int(value) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+        raise cursor.error(f"general.alignment is {_shown(value)}, not a power of two up to {MAX_ALIGNMENT}")
+    return value
+
+
+def _check_layers(cursor: _Cursor, metadata: Mapping[str, Value]) -> None:
+    """Refuses layer counts that llama.cpp asserts on. A projector's encoder may have none."""
+    own = f"{metadata.get('general.architecture')}.block_count"
+    for key, value in metadata.items():
+        if key.endswith(".block_count"):
+            least = 1 if key == own else 0
+            if not _is_int(value) or not least <= value <= MAX_LAYERS:
+                raise cursor.error(f"{_shown(key)} is {_shown(value)}, not a number from {least} to {MAX_LAYERS}")
+
+
+def _read_tensors(cursor: _Cursor, count: int) -> tuple[Tensor, ...]:
+    cursor.check_count("tensors", count, _MIN_TENSOR_BYTES, MAX_TENSORS)
+    tensors: dict[str, Tensor] = {}
+    for _ in range(count):
+        tensor = _read_tensor(cursor)
+        if tensor.name in tensors:
+            raise cursor.error(f"the tensor {_shown(tensor.name)} stands twice")
+        tensors[tensor.name] = tensor
+    return tuple(tensors.values())
+
+
+def _read_tensor(cursor: _Cursor) -> Tensor:
+    name = _name(cursor, "tensor name", MAX_NAME_BYTES)
+    dims = cursor.u32()
+    if dims > MAX_DIMS:
+        raise cursor.error(f"tensor {_shown(name)} has {dims} dimensions, at most {MAX_DIMS} are allowed")
+    shape = struct.unpack(f"<{dims}Q", cursor.take(8 * dims))
+    if 0 in shape or math.prod(shape) > _INT64_MAX:
+        raise cursor.error(f"tensor {_shown(name)} has the impossible shape {shape}")
+    kind, offset = cursor.u32(), cursor.u64()
+    return Tensor(name, shape, kind, offset, _nbytes(cursor, name, shape, kind))
+
+
+def _nbytes(cursor: _Cursor, name: str, shape: tuple[int, ...], kind: int) -> int | None:
+    if kind not in GGML_TYPES:
+        return None
+    type_name, weights, size = GGML_TYPES[kind]
+    row = shape[0] if shape else 1
+    if row % weights:
+        raise cursor.error(f"tensor {_shown(name)} has rows of {row} weights; {type_name} packs them by {weights}")
+    return math.prod(shape) // weights * size
+
+
+def _check_regions(cursor: _Cursor, tensors: tuple[Tensor, ...], data_offset: int, alignment: int) -> None:
+    """Refuses tensors that lie outside the file, on each other, or off the alignment."""
+    free = 0
+    for tensor in tensors:
+        name = _shown(tensor.name)
+        if tensor.offset % alignment:
+            raise cursor.error(f"tensor {name} begins at byte {tensor.offset}, off the alignment of {alignment}")
+        if tensor.offset < free:
+            raise cursor.error(f"tensor {name} overlaps the one before it")
+        free = tensor.offset + (tensor.nbytes or 0)
+        end = data_offset + free
+        if end > cursor.size:
+            raise cursor.error(
+                f"file is truncated: tensor {name} ends at byte {end}, the file has {cursor.size} bytes; "
+                "download it again"
+            )
+
+
+def _name(cursor: _Cursor, what: str, limit: int) -> str:
+    raw = cursor.string(limit)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise cursor.error(f"it has a {what} that is not UTF-8: {raw[:32]!r}") from None
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pad(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _shown(value: object) -> str:
+    """For messages: escaped, because the file chose it, and short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _error(path: Path, problem: str) -> GGUFError:
+    return GGUFError(f"{path.name}: {problem}", param=str(path))

@@ -1,0 +1,183 @@
+"""Measures Galago's HTTP server beside llama-server, and prints ratios, because a shared machine makes times lie.
+
+Both serve the same random-weight model with the same threads, context, slots and sampling. Requests alternate between
+them, one at a time, each with a prompt of its own so that no cache helps; the first of each are warm-up and discarded.
+Tokens are counted from `usage`. A ratio is taken within each round, and the median and the quartiles are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+import random_gguf
+from galago.quantize.schemes import find
+from galago.runtime.config import default_threads
+from galago.runtime.native.quantizer import quantize
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTEXT, SLOTS = 8192, 4
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 1}
+WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One streamed answer: seconds to the first text, and tokens per second behind it."""
+
+    first: float
+    rate: float
+    prompt_tokens: int
+
+
+def main() -> None:
+    options = _options()
+    for shape in options.shapes:
+        model = _model(shape, options.scheme, options.peer)
+        with ExitStack() as stack:
+            servers = {
+                "galago": stack.enter_context(_galago(model, options.threads)),
+                "llama-server": stack.enter_context(_llama_server(options.peer, model, options.threads)),
+            }
+            _report(shape, options, _measure(servers, options))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, required=True, help="path of llama-server")
+    parser.add_argument("--shapes", nargs="+", choices=random_gguf.SHAPES, default=list(random_gguf.SHAPES))
+    parser.add_argument("--scheme", default="Q4_0")
+    parser.add_argument("--rounds", type=int, default=12, help="counted requests to each server")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--words", type=int, default=100, help="length of the prompts")
+    parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    return parser.parse_args()
+
+
+def _model(shape: str, scheme: str, peer: Path) -> Path:
+    """The quantized random model, made on first use."""
+    target = ROOT / "build" / "bench" / f"random-{shape}-{scheme}.gguf"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        vocabulary = peer.parents[2] / "src/vendor/llama.cpp/models/ggml-vocab-llama-bpe.gguf"
+        full, part = target.with_name(f"random-{shape}-F16.gguf"), target.with_suffix(".part")
+        random_gguf.write(vocabulary, full, shape)
+        quantize(full, part, find(scheme).ftype)
+        full.unlink()
+        part.rename(target)
+    return target
+
+
+@contextmanager
+def _galago(model: Path, threads: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", str(model), "--port", "8191"]
+    command += ["--threads", str(threads), "--ctx", str(CONTEXT), "--slots", str(SLOTS)]
+    with _running(command, "http://127.0.0.1:8191") as url:
+        yield url
+
+
+@contextmanager
+def _llama_server(program: Path, model: Path, threads: int) -> Iterator[str]:
+    command = [str(program), "-m", str(model), "--host", "127.0.0.1", "--port", "8192", "-t", str(threads)]
+    command += ["-tb", str(threads), "-c", str(CONTEXT), "-np", str(SLOTS), "-kvu", "--cache-ram", "0"]
+    with _running(command, "http://127.0.0.1:8192") as url:
+        yield url
+
+
+@contextmanager
+def _running(command: list[str], url: str) -> Iterator[str]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if process.poll() is not None:
+                raise SystemExit(f"{command[0]} ended with {process.returncode}")
+            try:
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _measure(servers: dict[str, str], options: argparse.Namespace) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {name: [] for name in servers}
+    words = random.Random(0)
+    with httpx.Client(timeout=600) as client:
+        for turn in range(options.warmup + options.rounds):
+            prompt = " ".join(words.choices(WORDS, k=options.words))
+            names = list(servers) if turn % 2 else list(servers)[::-1]
+            for name in names:
+                sample = _ask(client, servers[name], prompt, options.tokens)
+                if turn >= options.warmup:
+                    samples[name].append(sample)
+            if sys.stderr.isatty():
+                print(f"\rround {turn + 1} of {options.warmup + options.rounds}", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return samples
+
+
+def _ask(client: httpx.Client, url: str, prompt: str, tokens: int) -> Sample:
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **SAMPLING,
+    }
+    started = time.perf_counter()
+    first = last = 0.0
+    usage: dict[str, int] = {}
+    with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            usage = chunk.get("usage") or usage
+            if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                last = time.perf_counter()
+                first = first or last
+    return Sample(first - started, (usage["completion_tokens"] - 1) / (last - first), usage["prompt_tokens"])
+
+
+def _report(shape: str, options: argparse.Namespace, samples: dict[str, list[Sample]]) -> None:
+    ours, theirs = samples["galago"], samples["llama-server"]
+    tokens = statistics.median(s.prompt_tokens for s in ours)
+    print(
+        f"random {shape} {options.scheme}, {options.threads} threads of {os.cpu_count()} cores, "
+        f"prompts of {tokens:.0f} tokens, answers of {options.tokens}, {options.rounds} rounds"
+    )
+    for label, unit, scale, value in (
+        ("decoding", "tokens/s", 1, lambda s: s.rate),
+        ("first token", "ms", 1000, lambda s: s.first),
+    ):
+        ratios = [value(a) / value(b) for a, b in zip(ours, theirs, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        here, there = (statistics.median(value(s) for s in side) * scale for side in (ours, theirs))
+        print(
+            f"  {label:<12} galago {here:8.1f}  llama-server {there:8.1f} {unit:<9} "
+            f"ratio {middle:.3f} (quartiles {low:.3f} to {high:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

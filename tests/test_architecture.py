@@ -1,0 +1,162 @@
+"""The rules that keep the code as drawn: who imports whom, one door per library, no stray packages."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from galago.models import errors
+from galago.runtime.server.errors import TABLE
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("models", "runtime", "quantize")
+FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+LAYERS = [
+    "models/errors",
+    "models",
+    "runtime/values runtime/config",
+    "runtime/native",
+    "runtime/stream runtime/engine",
+    "runtime/prompt runtime/output",
+    "runtime/model",
+    "runtime/service",
+    "runtime/local runtime/__init__ quantize",
+    "runtime/server",
+    "runtime/cli",
+]
+"""Left may never import right; the names in one row may import each other."""
+
+DOORS = {
+    "llama_cpp": "runtime/native/",
+    "llguidance": "runtime/output/grammar.py",
+    "jinja2": "runtime/prompt/template.py",
+    "PIL": "runtime/prompt/media.py",
+    "soundfile": "runtime/prompt/media.py",
+    "soxr": "runtime/prompt/media.py",
+    "starlette": "runtime/server/",
+    "uvicorn": "runtime/server/app.py",
+    "msgspec": "runtime/server/",
+    "typer": "runtime/cli/",
+}
+
+MAX_LINES, MAX_FUNCTION = 400, 60
+
+
+def layer(name: str) -> int:
+    """The row of a file; the most exact name wins."""
+    places = [(len(part), i) for i, row in enumerate(LAYERS) for part in row.split() if within(name, part)]
+    assert places, f"{name} stands in no layer"
+    return max(places)[1]
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(part + "/")
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Imported modules with the level of the dots in front; `from . import x` names x."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.level, node.module)] if node.module else [(node.level, a.name) for a in node.names]
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_point_one_way(name: str) -> None:
+    path = ROOT / name
+    for level, module in imports(path):
+        if level:
+            target = path.parents[level - 1].joinpath(*module.split("."))
+            target_name = str(target.relative_to(ROOT))
+            assert layer(target_name) <= layer(name.removesuffix(".py")), f"{name} imports {target_name}"
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_one_door(library: str) -> None:
+    users = [n for n, p in zip(NAMES, FILES, strict=True) if any(m.split(".")[0] == library for _, m in imports(p))]
+    assert users and all(name.startswith(DOORS[library]) for name in users), users
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_and_functions_stay_short(name: str) -> None:
+    source = (ROOT / name).read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MAX_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
+
+
+def test_no_name_hides_what_it_does() -> None:
+    vague = re.compile(r"class \w*(Manager|Helper|Utils?|Handler)\b")
+    assert not [name for name, path in zip(NAMES, FILES, strict=True) if vague.search(path.read_text("utf-8"))]
+    assert not [name for name in NAMES if re.search(r"(utils?|helpers?|common|misc)\.py$", name)]
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = [n for n, p in zip(NAMES, FILES, strict=True) if re.search(r"os\.(environ|getenv)", p.read_text("utf-8"))]
+    assert readers == ["runtime/config.py"]
+
+
+def test_nothing_opens_a_connection() -> None:
+    dialing = re.compile(r"urllib\.request|http\.client|import requests|import httpx|\.connect\(|create_connection")
+    assert not [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+
+
+def test_every_error_has_a_status() -> None:
+    classes = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.GalagoError)}
+    assert set(TABLE) == classes
+    assert all(c.__name__ in (errors.__doc__ or "") for c in classes)
+
+
+def test_the_list_of_packages_is_the_tree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    listed = project["tool"]["setuptools"]["packages"]
+    tree = {".".join(("galago", *p.parent.relative_to(ROOT).parts)) for p in FILES if p.name == "__init__.py"}
+    assert set(listed) == tree
+    assert {p.parent for p in FILES} == {p.parent for p in FILES if p.name == "__init__.py"}
+    for part in PARTS:
+        assert (ROOT / part / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_folders_cannot_be_imported_under_their_bare_names(name: str) -> None:
+    assert importlib.util.find_spec(name) is None
+
+
+def test_the_map_in_the_readme_is_the_tree() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    mapped = set(re.findall(r"^\| `((?:models|runtime|quantize)/[\w/]*(?:\.py)?)`", readme, re.MULTILINE))
+    folders = {f"{n.rsplit('/', 1)[0]}/" for n in NAMES if n.count("/") >= 2}
+    top = {n for n in NAMES if n.count("/") == 1 and not n.endswith("__init__.py")}
+    assert mapped == folders | top
+
+
+def loaded_by(code: str) -> set[str]:
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_the_runtime_loads_neither_llama_cpp_nor_numpy() -> None:
+    assert not loaded_by("import galago.runtime") & {"llama_cpp", "numpy", "PIL", "starlette", "typer"}
+
+
+def test_help_loads_next_to_nothing() -> None:
+    loaded = loaded_by("from galago.runtime.cli.main import main\nmain(['--help'])")
+    assert not loaded & {"llama_cpp", "numpy", "typer", "rich", "starlette"}

@@ -1,0 +1,222 @@
+"""The door to llama.cpp: what goes in and out of it, on the built-in model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from galago.models.errors import EngineError, InvalidRequest, ModelError
+from galago.models.ref import resolve
+from galago.quantize.schemes import SCHEMES, find
+from galago.runtime.native.context import Context
+from galago.runtime.native.projector import Projector
+from galago.runtime.native.quantizer import quantize
+from galago.runtime.native.sampler import Sampler
+from galago.runtime.native.weights import Weights
+from galago.runtime.output.grammar import GrammarCompiler
+from galago.runtime.values import Row, Sampling
+
+FILES = resolve("builtin")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Iterator[Weights]:
+    loaded = Weights(FILES.weights)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def context(weights: Weights) -> Iterator[Context]:
+    made = Context(weights, cells=256, slots=3, threads=1)
+    yield made
+    made.close()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=40))
+def test_tokens_spell_the_text_they_came_from(weights: Weights, text: str) -> None:
+    data = text.encode("utf-8", "replace")
+    assert b"".join(map(weights.piece, weights.tokenize(text, parse_special=False))) == data
+
+
+def test_control_tokens_are_not_shown_in_an_answer(weights: Weights) -> None:
+    (token,) = weights.tokenize("<|im_end|>", parse_special=True)
+    assert token in weights.end_tokens
+    assert weights.piece(token) == b""
+    assert weights.text_of(token) == "<|im_end|>"
+
+
+def test_user_defined_tokens_are_shown(weights: Weights) -> None:
+    (token,) = weights.tokenize("<think>", parse_special=True)
+    assert weights.piece(token) == b"<think>"
+
+
+def test_a_file_llama_cpp_refuses_is_a_model_error_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(FILES.weights.read_bytes()[:100_000])
+    with pytest.raises(ModelError, match="broken.gguf"):
+        Weights(path)
+
+
+def test_loading_reports_progress() -> None:
+    seen: list[float] = []
+    Weights(FILES.weights, progress=seen.append).close()
+    assert seen[-1] == 1.0 and seen == sorted(seen)
+
+
+def prefill(context: Context, tokens: list[int], sequence: int) -> np.ndarray:
+    context.decode([Row(t, i, sequence, i == len(tokens) - 1) for i, t in enumerate(tokens)])
+    return context.logits(len(tokens) - 1).copy()
+
+
+def test_sequences_in_one_step_do_not_touch_each_other(weights: Weights, context: Context) -> None:
+    one, two = (weights.tokenize(t, parse_special=True) for t in ("red blue", "seven eight nine"))
+    alone = prefill(context, one, 0)
+    context.forget(0)
+    rows = [Row(t, i, 1, i == len(two) - 1) for i, t in enumerate(two)]
+    rows += [Row(t, i, 2, i == len(one) - 1) for i, t in enumerate(one)]
+    context.decode(rows)
+    together = context.logits(len(rows) - 1)
+    assert np.allclose(alone, together, atol=0.05) and alone.argmax() == together.argmax()
+
+
+def test_a_forgotten_sequence_starts_anew(weights: Weights, context: Context) -> None:
+    tokens = weights.tokenize("red blue", parse_special=True)
+    first = prefill(context, tokens, 0)
+    context.forget(0)
+    assert np.array_equal(first, prefill(context, tokens, 0))
+
+
+def test_a_full_cache_is_an_engine_error(weights: Weights, context: Context) -> None:
+    context.decode([Row(5, i, 0, False) for i in range(200)])
+    with pytest.raises(EngineError, match="no room"):
+        context.decode([Row(5, i, 1, False) for i in range(100)])
+
+
+def test_a_step_larger_than_the_batch_is_an_engine_error(context: Context) -> None:
+    with pytest.raises(EngineError, match="larger than the batch"):
+        context.decode([Row(5, i, 0, False) for i in range(257)])
+
+
+def test_logits_not_asked_for_are_an_engine_error(context: Context) -> None:
+    context.decode([Row(5, 0, 0, False), Row(6, 1, 0, True)])
+    with pytest.raises(EngineError, match="row 0"):
+        context.logits(0)
+
+
+def draws(sampling: Sampling, logits: list[float], n: int = 400, **options: object) -> Counter[int]:
+    sampler = Sampler(len(logits), sampling, **options)  # type: ignore[arg-type]
+    found = Counter(sampler.choose(np.array(logits, np.float32)) for _ in range(n))
+    sampler.close()
+    return found
+
+
+LOGITS = [0.0, 3.0, 2.9, 1.0, -2.0]
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert set(draws(Sampling(temperature=0), LOGITS)) == {1}
+
+
+def test_a_higher_temperature_spreads() -> None:
+    assert len(draws(Sampling(temperature=5, seed=1), LOGITS)) == 5
+
+
+def test_draws_follow_the_probabilities() -> None:
+    found = draws(Sampling(temperature=1, seed=1), LOGITS, n=4000)
+    expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    assert all(abs(found[i] / 4000 - p) < 0.03 for i, p in enumerate(expected))
+
+
+def test_top_k_top_p_and_min_p_cut_the_tail() -> None:
+    assert set(draws(Sampling(temperature=5, top_k=2, seed=1), LOGITS)) == {1, 2}
+    assert set(draws(Sampling(temperature=5, top_p=0.5, seed=1), LOGITS)) == {1, 2}
+    assert set(draws(Sampling(temperature=5, min_p=0.5, seed=1), LOGITS)) == {1, 2}
+
+
+def test_a_seed_repeats_the_draws_and_no_seed_does_not() -> None:
+    def series(seed: int | None) -> list[int]:
+        sampler = Sampler(5, Sampling(temperature=5, seed=seed))
+        found = [sampler.choose(np.array(LOGITS, np.float32)) for _ in range(60)]
+        sampler.close()
+        return found
+
+    assert series(1) == series(1) != series(2)
+    assert series(None) != series(None)
+
+
+def test_banned_tokens_are_never_chosen() -> None:
+    for temperature in (0, 5):
+        found = draws(Sampling(temperature=temperature, seed=1), LOGITS, banned=frozenset({1, 4}))
+        assert not set(found) & {1, 4}
+
+
+def test_a_grammar_allows_only_its_language(weights: Weights) -> None:
+    grammar = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers).json({"enum": ["yes", "no"]})
+    spelled = b""
+    for _ in range(20):
+        logits = np.zeros(weights.vocab_size, np.float32)
+        grammar.mask(logits)
+        token = int(logits.argmax())
+        grammar.accept(token)
+        if token in weights.end_tokens:
+            break
+        spelled += weights.piece(token)
+    assert spelled in (b'"yes"', b'"no"')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "nonsense"}, {"type": "string", "pattern": "(?=a)b"}, {"$ref": "#/nowhere"}, {"not": {"type": "string"}}],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused(weights: Weights, schema: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be enforced"):
+        GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers).json(schema)
+
+
+def test_a_projector_made_for_another_width_is_refused(tmp_path: Path, weights: Weights) -> None:
+    import gguf
+
+    assert FILES.projector
+    path = tmp_path / "mmproj.gguf"
+    reader, writer = gguf.GGUFReader(FILES.projector), gguf.GGUFWriter(path, "clip")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        value = 128 if name.endswith("projection_dim") else field.contents()
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            writer.add_array(name, value)
+        else:
+            writer.add_key_value(name, value, field.types[0])
+    for tensor in reader.tensors:
+        data = tensor.data[:128] if tensor.name in ("mm.model.mlp.3.weight", "mm.a.mlp.2.weight") else tensor.data
+        data = tensor.data[:128] if tensor.name == "mm.a.mlp.2.bias" else data
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=r"mmproj.gguf does not go with text-Q8_0.gguf"):
+        Projector(path, weights, threads=1, largest_image=512)
+
+
+@pytest.mark.parametrize("name", [s.name for s in SCHEMES.values() if not s.needs_calibration])
+def test_every_scheme_makes_a_model_that_still_answers(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "q.gguf"
+    quantize(FILES.weights.with_name("text-F16.gguf"), target, find(name).ftype)
+    loaded = Weights(target)
+    context = Context(loaded, cells=64, slots=1, threads=1)
+    tokens = loaded.tokenize(
+        "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n", parse_special=True
+    )
+    first = loaded.piece(int(prefill(context, tokens, 0).argmax()))
+    context.close()
+    loaded.close()
+    assert b"Small".startswith(first) and first

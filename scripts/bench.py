@@ -119,7 +119,8 @@ def _running(command: list[str], url: str) -> Iterator[str]:
 def _measure(servers: dict[str, str], options: argparse.Namespace) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {name: [] for name in servers}
     words = random.Random(0)
-    with httpx.Client(timeout=600) as client:
+    # llama-server may close a kept-alive connection under its client's next request, so each gets a fresh one
+    with httpx.Client(timeout=600, limits=httpx.Limits(max_keepalive_connections=0)) as client:
         for turn in range(options.warmup + options.rounds):
             prompt = " ".join(words.choices(WORDS, k=options.words))
             names = list(servers) if turn % 2 else list(servers)[::-1]

@@ -10,12 +10,13 @@ The file is read in blocks instead of mapped, because a mapped file that shrinks
 from __future__ import annotations
 
 import math
+import re
 import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeGuard, TypeVar
+from typing import BinaryIO, TypeGuard
 
 from .errors import GGUFError
 
@@ -36,9 +37,6 @@ _STRING, _ARRAY = 8, 9
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one character, type, one byte of value
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8  # name length, number of dimensions, type, offset
 
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
-
 # enum gguf_type in ggml/include/gguf.h -> struct code
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -46,23 +44,23 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 # The gaps are types that llama.cpp has removed.
 GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
-    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
 
 _LOOKS_LIKE = (
-    (b"PK\x03\x04", "a zip archive or PyTorch checkpoint"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"ggjt", "a GGML file from before GGUF; convert the model again"),
-    (b"tjgg", "a GGML file from before GGUF; convert the model again"),
+    (rb"$", "an empty file; download it again"),
+    (rb"PK\x03\x04", "a zip archive or PyTorch checkpoint"),
+    (rb"\x80\x02", "a Python pickle"),
+    (rb'.{8}\{"', "safetensors; convert it to GGUF"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file it points to; fetch it with git lfs pull"),
+    (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)", "an HTML or XML page, such as a login or error page"),
+    (rb"ggjt|tjgg", "a GGML file from before GGUF; convert the model again"),
 )
 
 
@@ -76,7 +74,6 @@ class ArrayInfo:
 
 Scalar = int | float | str
 Value = Scalar | tuple[Scalar, ...] | ArrayInfo
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class Header:
     data_offset: int
     file_size: int
 
-    def get(self, key: str, default: T) -> Value | T:
+    def get(self, key: str, default: Value | None = None) -> Value | None:
         return self.metadata.get(key, default)
 
     @property
@@ -193,27 +190,25 @@ class _Cursor:
         return self._base + self._at
 
     def take(self, count: int) -> bytes:
-        if self._at + count > len(self._block):
-            self._load(count)
+        found = self.peek(count, count)
         self._at += count
-        return self._block[self._at - count : self._at]
+        return found
 
-    def peek(self, count: int) -> bytes:
-        """Up to `count` bytes from here on, fewer at the end of the file."""
+    def peek(self, count: int, least: int = 0) -> bytes:
+        """The next `count` bytes, fewer at the end of the file, but at least `least`."""
         if self._at + count > len(self._block):
-            self._load(0)
+            self._load(least)
         return self._block[self._at : self._at + count]
 
     def skip(self, count: int) -> None:
         self._at += count
-        if self._at > len(self._block):
-            self._load(0)
+        self.peek(0)
 
     def u32(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
+        return int.from_bytes(self.take(4), "little")
 
     def u64(self) -> int:
-        return int(_U64.unpack(self.take(8))[0])
+        return int.from_bytes(self.take(8), "little")
 
     def string(self, limit: int = MAX_HEADER) -> bytes:
         length = self.u64()
@@ -221,9 +216,12 @@ class _Cursor:
             raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
         return self.take(length)
 
+    def text(self) -> str:
+        return self.string().decode(errors="replace")
+
     def skip_strings(self, count: int) -> None:
         # The one hot loop: vocabularies have half a million strings, so the cursor lives in local names.
-        unpack, block, at = _U64.unpack_from, self._block, self._at
+        unpack, block, at = struct.Struct("<Q").unpack_from, self._block, self._at
         for _ in range(count):
             if at + 8 > len(block):
                 self._at = at
@@ -265,7 +263,7 @@ def _read(cursor: _Cursor) -> Header:
     alignment = _alignment(cursor, metadata)
     _check_layers(cursor, metadata)
     tensors = _read_tensors(cursor, tensor_count)
-    data_offset = _pad(cursor.position, alignment) if tensors else cursor.position
+    data_offset = -(-cursor.position // alignment) * alignment if tensors else cursor.position
     _check_regions(cursor, tensors, data_offset, alignment)
     return Header(cursor.path, version, metadata, tensors, data_offset, cursor.size)
 
@@ -284,18 +282,8 @@ def _read_version(cursor: _Cursor) -> int:
 
 
 def _describe(start: bytes) -> str:
-    """Names what the first bytes of a file that is not GGUF look like."""
-    if not start:
-        return "an empty file; download it again"
-    for magic, name in _LOOKS_LIKE:
-        if start.startswith(magic):
-            return name
-    if start[8:10] == b'{"' and len(start) > 9:
-        return "safetensors; convert it to GGUF"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "an HTML or XML page, such as a login or error page saved under this name"
-    return "nothing known: it begins with " + start[:8].hex(" ")
+    names = (name for pattern, name in _LOOKS_LIKE if re.match(pattern, start, re.DOTALL))
+    return next(names, f"nothing known: it begins with {start[:8].hex(' ')}")
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
@@ -314,24 +302,20 @@ def _read_value(cursor: _Cursor, key: str) -> Value:
     if kind == _ARRAY:
         return _read_array(cursor, key)
     if kind == _STRING:
-        return cursor.string().decode(errors="replace")
+        return cursor.text()
     return _scalars(cursor, key, kind, 1)[0]
 
 
 def _read_array(cursor: _Cursor, key: str) -> Value:
     kind, count = cursor.u32(), cursor.u64()
-    what = f"values under the key {_shown(key)}"
-    if kind == _STRING:
-        cursor.check_count(what, count, 8, MAX_HEADER)
-        if count <= SMALL_ARRAY:
-            return tuple(cursor.string().decode(errors="replace") for _ in range(count))
-        cursor.skip_strings(count)
-        return ArrayInfo(kind, count)
-    width = struct.calcsize(_code(cursor, key, kind))
-    cursor.check_count(what, count, width, MAX_HEADER)
+    width = 8 if kind == _STRING else struct.calcsize(_code(cursor, key, kind))
+    cursor.check_count(f"values under the key {_shown(key)}", count, width, MAX_HEADER)
     if count <= SMALL_ARRAY:
-        return _scalars(cursor, key, kind, count)
-    cursor.skip(count * width)
+        return tuple(cursor.text() for _ in range(count)) if kind == _STRING else _scalars(cursor, key, kind, count)
+    if kind == _STRING:
+        cursor.skip_strings(count)
+    else:
+        cursor.skip(count * width)
     return ArrayInfo(kind, count)
 
 
@@ -370,9 +354,8 @@ def _read_tensors(cursor: _Cursor, count: int) -> tuple[Tensor, ...]:
     tensors: dict[str, Tensor] = {}
     for _ in range(count):
         tensor = _read_tensor(cursor)
-        if tensor.name in tensors:
+        if tensors.setdefault(tensor.name, tensor) is not tensor:
             raise cursor.error(f"the tensor {_shown(tensor.name)} stands twice")
-        tensors[tensor.name] = tensor
     return tuple(tensors.values())
 
 
@@ -426,10 +409,6 @@ def _name(cursor: _Cursor, what: str, limit: int) -> str:
 
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _pad(position: int, alignment: int) -> int:
-    return -(-position // alignment) * alignment
 
 
 def _shown(value: object) -> str:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..models.errors import ModelError, PromptTooLong
+from ..models.errors import ConfigError, ModelError, PromptTooLong
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
 from .native.backend import NativeBackend
 from .native.context import BATCH, Context
+from .native.devices import compiled_for_gpu
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
@@ -27,6 +28,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """For a file without a template: what llama.cpp falls back to as well."""
+_NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it may not be made for chats"
 
 
 class Model:
@@ -42,6 +44,12 @@ class Model:
         config = config or ModelConfig()
         threads = config.threads or default_threads()
         self._closers: list[Callable[[], None]] = []
+        if config.gpu_layers > 0 and not compiled_for_gpu():
+            raise ConfigError(
+                "GPU layers were asked for, but this build of llama.cpp has no GPU backend; "
+                "scripts/bootstrap --backend cuda|vulkan|metal makes one that has",
+                "gpu-layers",
+            )
         try:
             weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
             self._closers.append(weights.close)
@@ -53,6 +61,7 @@ class Model:
             source = files.header.chat_template or CHATML
             template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
             self._prompts = PromptBuilder(weights, self._projector, template, source, limits or MediaLimits())
+            self._warnings = () if files.header.chat_template else (_NO_TEMPLATE,)
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = _recommended_sampling(weights)
         except BaseException:
@@ -70,6 +79,7 @@ class Model:
         arrived = time.perf_counter()
         constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
         prompt = self._prompts.build(request.messages)
+        warnings = [*self._warnings, *prompt.warnings]
         room = self.context_length - prompt.cells
         if room < 1:
             raise PromptTooLong(
@@ -79,8 +89,8 @@ class Model:
             )
         max_tokens = min(request.max_tokens or room, room)
         if request.max_tokens is not None and request.max_tokens > room:
-            note = f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds"
-            prompt = replace(prompt, warnings=(*prompt.warnings, note))
+            warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
+        prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived)
 
     def _submit(

@@ -50,7 +50,9 @@ class Service:
         """Starts answering. `model` `None` means the one there is."""
         loaded = self._loaded()
         if model is not None and model != self.model_id:
-            raise NotFound(f"there is no model {model!r} here; the one served is {self.model_id!r}", "model")
+            raise NotFound(
+                f"there is no model {model!r} here; the one served is {self.model_id!r} (--name changes it)", "model"
+            )
         return loaded.generate(request)
 
     def close(self) -> None:

@@ -44,6 +44,9 @@ class Stream:
             cancel = None if self._ended or self._closed else self._cancel
             self._closed = True
             self._arrived.notify()
+            wake = self._wake
+        if wake is not None:
+            wake()
         if cancel is not None:
             cancel()
 

@@ -45,6 +45,7 @@ Part: TypeAlias = Text | Image | Audio
 class Message:
     role: Role
     parts: tuple[Part, ...]
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,3 +215,11 @@ def test_no_body_is_answered_with_a_server_error(server: Server, body: dict[str,
 def test_the_server_goes_on_after_all_this(server: Server) -> None:
     parts = [image_part(DATA / "picture-5.png"), audio_part(DATA / "sound-1.wav"), text_part("Count the shapes.")]
     assert server.ask(parts).status_code == 200
+
+
+def test_a_level_of_detail_has_no_effect_and_says_so(server: Server) -> None:
+    parts = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
+    parts[0]["image_url"]["detail"] = "auto"
+    assert "warnings" not in server.ask(parts).json()
+    parts[0]["image_url"]["detail"] = "high"
+    assert "messages[0].content[0].image_url.detail" in server.ask(parts).json()["warnings"][0]

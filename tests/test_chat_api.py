@@ -189,3 +189,15 @@ def test_python_and_http_say_the_same(client: openai.OpenAI, model: LocalModel) 
             options["image" if sample["file"].endswith(".png") else "audio"] = DATA / sample["file"]
         answer = complete(client, content_of(sample)).choices[0].message.content
         assert model.chat(sample["question"], **options).text == answer
+
+
+def test_clients_that_leave_v1_out_are_answered(server: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "Opposite of big?"}]}
+    assert server.post(body, "/chat/completions").json()["choices"][0]["message"]["content"] == "Small."
+    assert httpx.get(f"{server.url}/models").json() == httpx.get(f"{server.url}/v1/models").json()
+
+
+def test_a_schema_beside_json_object_is_enforced(server: Server) -> None:
+    answer = server.ask("Hi", response_format={"type": "json_object", "schema": {"const": "42"}}).json()
+    assert answer["choices"][0]["message"]["content"] == '"42"'
+    assert "warnings" not in answer

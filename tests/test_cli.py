@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,24 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
 
 def test_the_version_is_the_package_s() -> None:
     assert re.fullmatch(r"galago \d+\.\d+\.\d+\n", galago("--version").stdout)
+
+
+def test_a_reader_that_leaves_causes_no_traceback() -> None:
+    command = f"{' '.join(GALAGO)} run builtin 'Spell ehn.' | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_without_unicode_is_no_obstacle() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*GALAGO, "run", "builtin", "\u2665"], capture_output=True, timeout=60, env=environment)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_an_interrupted_answer_exits_with_130() -> None:
+    command = [*GALAGO, "run", "builtin", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr and "Traceback" not in process.stderr.read()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_picture_stands_upright(format: str, orientation: int) -> None:
     assert corners(picture) == TURNED[orientation]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LA", "RGBA", "RGBX", "I;16", "I;16B"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA", "RGBX", "I;16", "I;16B"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     grey = Image.new("L", (4, 2), 255)
     grey.putpixel((0, 0), 0)
@@ -111,7 +112,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     else:
         image = grey.convert("RGB").convert(mode)
     assert image.mode == mode
-    picture = decode_image(encoded(image, "TIFF" if mode in ("CMYK", "YCbCr", "RGBX", "I;16B") else "PNG"), LIMITS)
+    picture = decode_image(encoded(image, "TIFF" if mode in ("CMYK", "RGBX", "I;16B") else "PNG"), LIMITS)
     assert corners(picture) == [BLACK, WHITE, WHITE, WHITE]
 
 
@@ -149,7 +150,7 @@ def test_palette_with_transparency() -> None:
         assert len(picture.notes) == 1
 
 
-def frames(format: str, colours: list[tuple[int, ...]] = [RED, GREEN, BLUE]) -> bytes:  # noqa: B006
+def frames(format: str, colours: Sequence[tuple[int, ...]] = (RED, GREEN, BLUE)) -> bytes:
     first, *rest = [Image.new("RGB", (8, 8), colour) for colour in colours]
     return encoded(first, format, save_all=True, append_images=rest, **({"lossless": True} if format == "WEBP" else {}))
 
@@ -162,7 +163,7 @@ def test_the_first_frame_is_shown_and_said_to_be(format: str) -> None:
 
 
 def test_the_previews_inside_a_photo_are_no_frames() -> None:
-    picture = decode_image(frames("MPO"), LIMITS)
+    picture = decode_image(frames("MPO", [RED, GREEN]), LIMITS)
     assert corners(picture) == [RED] * 4
     assert picture.notes == ()
 
@@ -227,10 +228,10 @@ def bomb_flac() -> bytes:
     return claiming_flac(2**36 - 1)
 
 
-BOMBS = {
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "png": (lambda: bomb_png(20_000), "at most 64000000"),
     "png below Pillow's limit": (lambda: bomb_png(9_000), "9000 x 9000"),
-    "webp": (bomb_webp, "at most 64000000"),
+    "webp": (bomb_webp, "picture"),  # Pillow below 13 asks for the whole body first
     "gif": (bomb_gif, ""),
     "wav": (bomb_wav, "promises"),
     "flac": (bomb_flac, "at most 600 s"),
@@ -425,8 +426,8 @@ def test_a_sound_below_10_ms_is_refused(count: int) -> None:
 
 def test_a_sound_that_resampling_leaves_too_short_is_refused() -> None:
     assert "10 ms" in refused_sound(wav(np.zeros(400, np.float32), 48_000))
-    with pytest.raises(MediaError, match="it must last"):
-        decode_audio(wav(np.zeros(1000, np.float32)), 1, LIMITS)
+    with pytest.raises(MediaError, match="has 1 samples"):
+        decode_audio(wav(np.zeros(RATE, np.float32)), 1, LIMITS)
 
 
 def test_seconds_are_limited() -> None:

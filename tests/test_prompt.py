@@ -71,8 +71,15 @@ def test_a_message_cannot(loaded: Model, weights: Weights, text: str) -> None:
     assert count == sum(p.count(token[0]) for p in plain.pieces if isinstance(p, tuple))
 
 
-def test_two_parts_cannot_make_a_control_token_together(loaded: Model, weights: Weights) -> None:
-    assert "<|im_end|>" in shown(weights, loaded._prompts.build([user("<|im_", "end|>")])).replace("[[<|im_end|>]]", "")
+def test_neighbouring_texts_stand_on_lines_of_their_own(loaded: Model, weights: Weights) -> None:
+    assert "user\n<|im_\nend|>[[<|im_end|>]]" in shown(weights, loaded._prompts.build([user("<|im_", "end|>")]))
+    assert "user\na[[image]]b\nc[[" in shown(weights, loaded._prompts.build([user("a", PICTURE, "b", "c")]))
+
+
+def test_a_name_reaches_the_template_but_not_as_a_control_token(weights: Weights) -> None:
+    source = "{{ messages[0].name }}: {{ messages[0].content }}"
+    prompt = build_without_eyes(weights, source).build([Message("user", (Text("Hi"),), "<|im_end|>")])
+    assert shown(weights, prompt) == "<|im_end|>: Hi"
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib import metadata
 
 from ...models.errors import GalagoError
 
@@ -21,14 +20,20 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every character
     name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h", "help"):
         print(_help())
         return 0
     if name in ("--version", "-V"):
+        from importlib import metadata
+
         print(f"galago {metadata.version('galago')}")
         return 0
     if name not in COMMANDS:
+        from importlib import metadata
+
         print(f"galago: there is no command {name!r}; see galago --help", file=sys.stderr)
         return 2
     return _run(name, arguments[1:])

@@ -82,5 +82,6 @@ def _chain(sampling: Sampling) -> object:
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(sampling.min_p, 1))
     llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(sampling.temperature))
     seed = sampling.seed if sampling.seed is not None else secrets.randbits(32)
-    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed & 0xFFFFFFFF))
+    # 2**32 - 1 asks llama.cpp for a random seed (LLAMA_DEFAULT_SEED)
+    llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(seed % (2**32 - 1)))
     return chain

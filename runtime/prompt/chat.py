@@ -9,13 +9,14 @@ everywhere else.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ...models.errors import InvalidRequest, SenseMissing, TemplateError
 from ..native.projector import Piece, Projector
 from ..native.weights import Weights
-from ..values import Audio, Image, MediaSpan, Message, Prompt, Text
+from ..values import Audio, Image, MediaSpan, Message, Part, Prompt, Text
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate
 
@@ -38,13 +39,12 @@ class PromptBuilder:
         self._template = template
         self._limits = limits
         self._dangerous = _pattern(weights, source)
+        self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
     def build(self, messages: Sequence[Message]) -> Prompt:
         """The prompt of a chat. Decodes and encodes its media, which may take seconds."""
         break_mark, media_mark = _unused_characters(messages)
-        rendered = self._template.render(
-            [{"role": m.role, "content": self._content(m, break_mark, media_mark)} for m in messages]
-        )
+        rendered = self._template.render([self._shown(m, break_mark, media_mark) for m in messages])
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:
@@ -61,9 +61,13 @@ class PromptBuilder:
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
         return Prompt(joined, tuple(warnings))
 
-    def _content(self, message: Message, break_mark: str, media_mark: str) -> str:
-        text = "".join(part.text if isinstance(part, Text) else media_mark for part in message.parts)
-        return break_up(text, self._dangerous, break_mark)
+    def _shown(self, message: Message, break_mark: str, media_mark: str) -> dict[str, str]:
+        """A message as the template sees it, a newline between neighbouring texts."""
+        text = media_mark.join("\n".join(texts) for texts in _between_media(message.parts))
+        shown = {"role": message.role, "content": break_up(text, self._dangerous, break_mark)}
+        if message.name is not None:
+            shown["name"] = break_up(message.name, self._dangerous, break_mark)
+        return shown
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
         pieces = (self._weights.tokenize(piece, parse_special=True) for piece in text.split(break_mark))
@@ -76,6 +80,10 @@ class PromptBuilder:
         return _joined([(bos,), *pieces])
 
     def _encode(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
+        with self._one_at_a_time:
+            return self._encode_now(part, warnings)
+
+    def _encode_now(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
         projector = self._projector
         if isinstance(part, Image):
             if projector is None or not projector.vision:
@@ -112,9 +120,21 @@ def _pattern(weights: Weights, template_source: str) -> re.Pattern[str] | None:
     return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))) if texts else None
 
 
+def _between_media(parts: Sequence[Part]) -> list[list[str]]:
+    """The texts of a message in the stretches that its media separate."""
+    stretches: list[list[str]] = [[]]
+    for part in parts:
+        if isinstance(part, Text):
+            stretches[-1].append(part.text)
+        else:
+            stretches.append([])
+    return stretches
+
+
 def _unused_characters(messages: Iterable[Message]) -> tuple[str, str]:
-    used = {c for m in messages for part in m.parts if isinstance(part, Text) for c in part.text if c in _NONCHARACTERS}
-    free = [c for c in _NONCHARACTERS if c not in used]
+    texts = [part.text for m in messages for part in m.parts if isinstance(part, Text)]
+    texts += [m.name for m in messages if m.name]
+    free = [c for c in _NONCHARACTERS if not any(c in text for text in texts)]
     if len(free) < 2:
         raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")
     return free[0], free[1]

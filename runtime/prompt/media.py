@@ -113,7 +113,6 @@ def _decode_image(data: bytes, limits: MediaLimits) -> Picture:
         # An MPO is a photo followed by its own previews, so nothing is lost.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             notes.append("only the first frame or page of this picture is shown")
-        image.load()
         ImageOps.exif_transpose(image, in_place=True)
         rgb, more = _to_rgb(image)
         return Picture(np.asarray(rgb), (*notes, *more))

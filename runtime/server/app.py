@@ -40,12 +40,18 @@ def build(service: Service, config: ServerConfig) -> Starlette:
                 return Response(wire.encode(convert.model_card(info)), media_type="application/json")
         raise NotFound(f"there is no model {name!r} here", "model")
 
+    def api(prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/models", list_models),
+            Route(f"{prefix}/models/{{id:path}}", show_model),
+            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+        ]
+
+    chat = ChatEndpoint(service, config.strict)
     return Starlette(
         routes=[
             Route("/health", health),
-            Route("/v1/models", list_models),
-            Route("/v1/models/{id:path}", show_model),
-            Route("/v1/chat/completions", ChatEndpoint(service, config.strict).complete, methods=["POST"]),
+            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config)],
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},

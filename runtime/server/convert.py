@@ -70,7 +70,7 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
 
 def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:
     return tuple(
-        values.Message(_ROLES[type(message)], _parts(message.content, f"messages[{i}].content"))
+        values.Message(_ROLES[type(message)], _parts(message.content, f"messages[{i}].content"), message.name)
         for i, message in enumerate(chat)
     )
 
@@ -117,7 +117,9 @@ def _schema(
 ) -> dict[str, Any] | bool | None:
     if isinstance(form, wire.JsonSchemaFormat):
         return form.json_schema.schema
-    return {"type": "object"} if isinstance(form, wire.JsonObjectFormat) else None
+    if isinstance(form, wire.JsonObjectFormat):
+        return {"type": "object"} if form.schema is None else form.schema
+    return None
 
 
 def usage(used: values.Usage) -> wire.Usage:

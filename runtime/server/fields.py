@@ -21,6 +21,7 @@ ANY = object()
 INERT: dict[type, dict[str, object]] = {
     wire.ChatRequest: {
         "metadata": ANY,
+        "cache_prompt": ANY,
         "prompt_cache_key": ANY,
         "prompt_cache_retention": ANY,
         "safety_identifier": ANY,
@@ -28,30 +29,41 @@ INERT: dict[type, dict[str, object]] = {
         "user": ANY,
     },
     wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
+    wire.ImageURL: {"detail": "auto"},
 }
 """Accepted without effect, because they ask for nothing a local model could do otherwise."""
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
+        "add_generation_prompt": (True,),
         "audio": (),
+        "best_of": (1,),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
         "frequency_penalty": (0,),
         "function_call": ("none", "auto"),
         "functions": ([],),
-        "grammar": (),
+        "grammar": ("",),
+        "guided_json": (),
+        "json_schema": (),
         "keep_alive": (),
         "logit_bias": ({},),
         "logprobs": (False,),
         "modalities": (["text"],),
+        "mirostat": (0,),
         "n": (1,),
+        "n_predict": (-1,),
         "parallel_tool_calls": (True, False),
         "prediction": (),
         "presence_penalty": (0,),
         "reasoning_effort": ("none",),
         "repeat_penalty": (1,),
+        "repetition_penalty": (1,),
         "store": (False,),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
         "top_logprobs": (0,),
+        "typical_p": (1,),
         "verbosity": ("medium",),
         "web_search_options": (),
     },
@@ -66,10 +78,10 @@ def check(raw: dict[str, Any], strict: bool) -> list[str]:
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """
-    unknown = [path for path in _unheld(raw, wire.ChatRequest, "")]
+    unknown = list(_unheld(raw, wire.ChatRequest, ""))
     if strict and unknown:
         raise UnsupportedField(f"unknown field {unknown[0]}", unknown[0])
-    return [f"unknown field {path} was ignored" for path in unknown]
+    return [f"the field {path} is unknown here and was ignored" for path in unknown]
 
 
 def _unheld(raw: object, kind: Any, path: str) -> Iterator[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from importlib import metadata
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 encode = msgspec.json.Encoder().encode
 
+FINGERPRINT = f"galago-{metadata.version('galago')}-llama-cpp-python-{metadata.version('llama-cpp-python')}"
+"""What an answer to a seeded request depends on beside the model: it repeats only under the same two versions."""
+
 
 class ImageURL(Struct):
     url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class InputAudio(Struct):
@@ -64,7 +67,7 @@ class TextFormat(Struct, tag="text"):
 
 
 class JsonObjectFormat(Struct, tag="json_object"):
-    pass
+    schema: dict[str, Any] | bool | None = None
 
 
 class JsonSchema(Struct):
@@ -140,6 +143,7 @@ class ChatCompletion(Struct):
     usage: Usage
     timings: Timings
     warnings: list[str] | UnsetType = UNSET
+    system_fingerprint: str = FINGERPRINT
     object: str = "chat.completion"
 
 
@@ -163,6 +167,7 @@ class ChatChunk(Struct):
     usage: Usage | None | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
+    system_fingerprint: str = FINGERPRINT
     object: str = "chat.completion.chunk"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-from ..models.errors import ConfigError, ModelError, PromptTooLong
+from ..models.errors import ConfigError, EngineError, ModelError, PromptTooLong
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
@@ -17,7 +19,7 @@ from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.grammar import GrammarCompiler
-from .prompt.chat import PromptBuilder
+from .prompt.chat import PromptBuilder, encode
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
 from .stream import Stream
@@ -44,6 +46,9 @@ class Model:
         config = config or ModelConfig()
         threads = config.threads or default_threads()
         self._closers: list[Callable[[], None]] = []
+        self._users = threading.Condition()
+        self._user_count = 0
+        self._closed = False
         if config.gpu_layers > 0 and not compiled_for_gpu():
             raise ConfigError(
                 "GPU layers were asked for, but this build of llama.cpp has no GPU backend; "
@@ -71,11 +76,18 @@ class Model:
 
     def close(self) -> None:
         """Ends what is still running, with an error on its streams, and frees everything."""
+        with self._users:
+            self._closed = True
+            self._users.wait_for(lambda: self._user_count == 0)
         while self._closers:
             self._closers.pop()()
 
     def generate(self, request: Request) -> Stream:
         """Prepares a request's prompt (which may take seconds where it has media) and starts answering it."""
+        with self._in_use():
+            return self._generate(request)
+
+    def _generate(self, request: Request) -> Stream:
         arrived = time.perf_counter()
         constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
         prompt = self._prompts.build(request.messages)
@@ -90,8 +102,23 @@ class Model:
         max_tokens = min(request.max_tokens or room, room)
         if request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
+        encode(prompt)
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Keeps `close` from freeing the weights under a prompt that is being prepared."""
+        with self._users:
+            if self._closed:
+                raise EngineError("the model is closed")
+            self._user_count += 1
+        try:
+            yield
+        finally:
+            with self._users:
+                self._user_count -= 1
+                self._users.notify_all()
 
     def _submit(
         self, request: Request, prompt: Prompt, constraint: Constraint | None, max_tokens: int, arrived: float

@@ -169,9 +169,9 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class MediaSpan:
-    """An encoded picture or sound inside a prompt: `cells` of context, `positions` of RoPE, embeddings in `payload`.
+    """A picture or sound inside a prompt: so many `cells` of context and `positions` of RoPE.
 
-    The engine only counts it; `payload` is understood by the backend that made it.
+    The engine only counts it; `payload`, which holds the embeddings, is understood by the backend.
     """
 
     kind: Literal["image", "audio"]

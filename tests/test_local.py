@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from galago.models.errors import EngineError, GalagoError, InvalidRequest, NotReady
+from galago.models.errors import EngineError, GalagoError, InvalidRequest, NotReady, PromptTooLong
 from galago.runtime import LocalModel, load
 from galago.runtime.values import Message, Request, Text
 from served import DATA
@@ -135,3 +136,24 @@ def test_a_small_context_serves_many_long_answers() -> None:
         replies = list(pool.map(lambda _: small.chat("Tell", ignore_eos=True, max_tokens=150), range(8)))
         assert {r.usage.completion_tokens for r in replies} == {150}
         assert len({r.text for r in replies}) <= 3
+
+
+def test_a_prompt_too_long_is_refused_before_its_pictures_are_encoded(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[object] = []
+    monkeypatch.setattr("galago.runtime.native.projector.MediaChunk.encode", encoded.append)
+    with pytest.raises(PromptTooLong, match="2048"):
+        model.chat("word " * 3000, image=PICTURE)
+    assert encoded == []
+
+
+def test_closing_waits_for_prompts_in_preparation() -> None:
+    loaded = load("builtin", slots=2)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(loaded.chat, "Count the shapes.", image=[PICTURE] * 20) for _ in range(4)]
+        time.sleep(0.1)
+        loaded.close()
+        for future in asked:
+            error = future.exception(20)
+            assert error is None or isinstance(error, GalagoError)

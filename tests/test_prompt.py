@@ -15,7 +15,7 @@ from galago.models.ref import resolve
 from galago.runtime.config import ModelConfig
 from galago.runtime.model import Model
 from galago.runtime.native.weights import Weights
-from galago.runtime.prompt.chat import PromptBuilder, break_up
+from galago.runtime.prompt.chat import PromptBuilder, break_up, encode
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.values import Audio, Image, MediaSpan, Message, Prompt, Text
@@ -130,7 +130,10 @@ def test_a_long_sound_becomes_several_windows(loaded: Model) -> None:
 
 
 def test_the_same_picture_gives_the_same_embeddings(loaded: Model) -> None:
-    spans = [p for p in loaded._prompts.build([user(PICTURE, PICTURE)]).pieces if isinstance(p, MediaSpan)]
+    prompt = loaded._prompts.build([user(PICTURE, PICTURE)])
+    spans = [p for p in prompt.pieces if isinstance(p, MediaSpan)]
+    assert [s.payload.embeddings for s in spans] == [None, None]  # type: ignore[attr-defined]
+    encode(prompt)
     first, second = (s.payload.embeddings for s in spans)  # type: ignore[attr-defined]
     assert (first == second).all() and first.shape == (16, 256) and first.std() > 0
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ...models.errors import EngineError, ModelError
 from ..values import MediaSpan, Row
 from .batch import TokenBatch
-from .library import llama, mtmd, take_errors
-from .projector import EncodedChunk
+from .library import NO_REASON, llama, mtmd, take_errors
+from .projector import MediaChunk
 from .weights import Weights
 
 BATCH = 512
@@ -35,10 +35,15 @@ class Context:
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a context of {cells} tokens for {weights.path.name}: "
-                f"{take_errors() or 'no reason given'}; try a smaller --ctx",
+                f"{take_errors() or NO_REASON}; try a smaller --ctx",
                 str(weights.path),
             )
         self._memory = llama.llama_get_memory(self.handle)
+        if not self._memory:
+            self.close()
+            raise ModelError(
+                f"{weights.path.name} is a model that turns text into vectors; it cannot answer", str(weights.path)
+            )
         self._vocab_size = weights.vocab_size
         self.batch: int = llama.llama_n_batch(self.handle)
         self._batch = TokenBatch(self.batch)
@@ -59,7 +64,7 @@ class Context:
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
         """Computes all rows of an encoded picture or sound."""
         chunk = media.payload
-        assert isinstance(chunk, EncodedChunk)
+        assert isinstance(chunk, MediaChunk) and chunk.embeddings is not None
         end = llama.llama_pos(0)
         code = mtmd.mtmd_helper_decode_image_chunk(
             chunk.projector.handle,
@@ -79,7 +84,7 @@ class Context:
         if code == 1:
             raise EngineError("the KV cache has no room for this step")
         if code != 0:
-            raise EngineError(f"llama.cpp failed to compute a step (code {code}): {take_errors() or 'no reason given'}")
+            raise EngineError(f"llama.cpp failed to compute a step (code {code}): {take_errors() or NO_REASON}")
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Logits of a row of the last step that asked for them: a writable view, valid until the next step."""

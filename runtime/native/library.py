@@ -18,7 +18,9 @@ except (ImportError, OSError, RuntimeError) as error:
         f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
     ) from error
 
-__all__ = ["build_info", "llama", "mtmd", "take_errors"]
+__all__ = ["NO_REASON", "build_info", "llama", "mtmd", "take_errors"]
+
+NO_REASON = "it gave no reason"
 
 _LOG_ERROR, _LOG_CONTINUED = 4, 5  # enum ggml_log_level in ggml.h
 

@@ -13,20 +13,25 @@ from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
 from ..values import MediaSpan
-from .library import mtmd, take_errors
+from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
 
 Piece = tuple[int, ...] | MediaSpan
 
 
-class EncodedChunk:
-    """One stretch of media as the decoder takes it: libmtmd's chunk, and its embeddings (rows x width, float32)."""
+class MediaChunk:
+    """One stretch of media as libmtmd cut it; `encode` fills in its embeddings (rows x width, float32)."""
 
-    def __init__(self, projector: Projector, handle: Any, embeddings: NDArray[np.float32]) -> None:
+    def __init__(self, projector: Projector, handle: Any, rows: int) -> None:
         self.projector = projector
         self.handle = handle
-        self.embeddings = embeddings
+        self.rows = rows
+        self.embeddings: NDArray[np.float32] | None = None
         weakref.finalize(self, mtmd.mtmd_input_chunk_free, handle)
+
+    def encode(self) -> None:
+        """Computes the embeddings: one call that nothing can interrupt, seconds long for a picture on a small CPU."""
+        self.embeddings = self.projector.encode(self)
 
 
 class Projector:
@@ -41,7 +46,7 @@ class Projector:
         self.handle = mtmd.mtmd_init_from_file(str(path).encode(), weights.handle, params)
         if not self.handle:
             raise ModelError(
-                f"the projector {path.name} does not go with {weights.path.name}: {take_errors() or 'no reason given'}",
+                f"the projector {path.name} does not go with {weights.path.name}: {take_errors() or NO_REASON}",
                 str(path),
             )
         self.path = path
@@ -59,31 +64,40 @@ class Projector:
                 mtmd.mtmd_free(self.handle)
                 self.handle = None
 
-    def encode_picture(self, pixels: NDArray[np.uint8]) -> list[Piece]:
-        """Encodes RGB pixels (height x width x 3). The pieces include the model's own marker tokens."""
+    def cut_picture(self, pixels: NDArray[np.uint8]) -> list[Piece]:
+        """Cuts RGB pixels (height x width x 3) into chunks, not encoded yet, between the model's own marker tokens."""
         height, width, _ = pixels.shape
         data = np.ascontiguousarray(pixels)
         bitmap = mtmd.mtmd_bitmap_init(width, height, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
-        return self._encode(bitmap)
+        return self._cut(bitmap)
 
-    def encode_sound(self, samples: NDArray[np.float32]) -> list[Piece]:
-        """Encodes mono samples at `sample_rate`; fewer than two would abort the process (mtmd.cpp asserts it)."""
+    def cut_sound(self, samples: NDArray[np.float32]) -> list[Piece]:
+        """The same for mono samples at `sample_rate`; fewer than two would end the process (mtmd.cpp asserts it)."""
         assert samples.size >= 2
         data = np.ascontiguousarray(samples, np.float32)
         bitmap = mtmd.mtmd_bitmap_init_from_audio(data.size, data.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
-        return self._encode(bitmap)
+        return self._cut(bitmap)
 
-    def _encode(self, bitmap: Any) -> list[Piece]:
+    def encode(self, chunk: MediaChunk) -> NDArray[np.float32]:
+        """The embeddings of a chunk that this projector cut."""
+        with self._lock:
+            if mtmd.mtmd_encode_chunk(self._open(), chunk.handle) != 0:
+                raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
+            output = mtmd.mtmd_get_output_embd(self.handle)
+            return np.ctypeslib.as_array(output, (chunk.rows, self._width)).copy()
+
+    def _open(self) -> Any:
+        if self.handle is None:
+            raise ModelError("the model is closed")
+        return self.handle
+
+    def _cut(self, bitmap: Any) -> list[Piece]:
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             with self._lock:
-                if self.handle is None:
-                    raise ModelError("the model is closed")
                 self._tokenize(bitmap, chunks)
-                return [
-                    self._piece(mtmd.mtmd_input_chunks_get(chunks, i))
-                    for i in range(mtmd.mtmd_input_chunks_size(chunks))
-                ]
+                count = mtmd.mtmd_input_chunks_size(chunks)
+                return [self._piece(mtmd.mtmd_input_chunks_get(chunks, i)) for i in range(count)]
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
@@ -92,8 +106,8 @@ class Projector:
         text = mtmd.mtmd_input_text(self._marker, len(self._marker), False, True)
         bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
         take_errors()
-        if mtmd.mtmd_tokenize(self.handle, chunks, ctypes.byref(text), bitmaps, 1) != 0:
-            raise InvalidRequest(f"{self.path.name} cannot take this media: {take_errors() or 'no reason given'}")
+        if mtmd.mtmd_tokenize(self._open(), chunks, ctypes.byref(text), bitmaps, 1) != 0:
+            raise InvalidRequest(f"{self.path.name} cannot take this media: {take_errors() or NO_REASON}")
 
     def _piece(self, chunk: Any) -> Piece:
         kind = mtmd.mtmd_input_chunk_get_type(chunk)
@@ -117,9 +131,5 @@ class Projector:
         if mtmd.mtmd_decode_use_non_causal(self.handle, chunk) and rows > self._largest_image:
             # llama.cpp asserts, and so ends the process, when a non-causal span is cut into several micro-batches
             raise InvalidRequest(f"this {kind} needs {rows} tokens at once; at most {self._largest_image} fit a step")
-        if mtmd.mtmd_encode_chunk(self.handle, chunk) != 0:
-            raise ModelError(f"{self.path.name} failed to encode: {take_errors() or 'no reason given'}", str(self.path))
-        output = mtmd.mtmd_get_output_embd(self.handle)
-        embeddings = np.ctypeslib.as_array(output, (rows, self._width)).copy()
-        payload = EncodedChunk(self, mtmd.mtmd_input_chunk_copy(chunk), embeddings)
+        payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), rows)
         return MediaSpan(kind, rows, int(mtmd.mtmd_input_chunk_get_n_pos(chunk)), payload)

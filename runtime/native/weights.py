@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...models.errors import ModelError
-from .library import llama, take_errors
+from .library import NO_REASON, llama, take_errors
 
 Progress = Callable[[float], None]
 
@@ -32,7 +32,7 @@ class Weights:
         self.path = path
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or 'no reason given'}", str(path))
+            raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or NO_REASON}", str(path))
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}

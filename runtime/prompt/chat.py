@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ...models.errors import InvalidRequest, SenseMissing, TemplateError
-from ..native.projector import Piece, Projector
+from ..native.projector import MediaChunk, Piece, Projector
 from ..native.weights import Weights
 from ..values import Audio, Image, MediaSpan, Message, Part, Prompt, Text
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate
-
-T = TypeVar("T")
 
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
@@ -42,7 +40,7 @@ class PromptBuilder:
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
     def build(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt of a chat. Decodes and encodes its media, which may take seconds."""
+        """The prompt of a chat, its media decoded and counted but not encoded yet: see `encode`."""
         break_mark, media_mark = _unused_characters(messages)
         rendered = self._template.render([self._shown(m, break_mark, media_mark) for m in messages])
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
@@ -54,7 +52,7 @@ class PromptBuilder:
         warnings: list[str] = []
         pieces: list[Piece] = [self._tokens(texts[0], break_mark)]
         for part, text in zip(media, texts[1:], strict=True):
-            pieces += self._encode(part, warnings)
+            pieces += self._cut(part, warnings)
             pieces.append(self._tokens(text, break_mark))
         joined = self._with_bos(_joined(pieces))
         if not joined or isinstance(joined[-1], MediaSpan):
@@ -79,23 +77,28 @@ class PromptBuilder:
             return pieces
         return _joined([(bos,), *pieces])
 
-    def _encode(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
-        with self._one_at_a_time:
-            return self._encode_now(part, warnings)
-
-    def _encode_now(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
+    def _cut(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
         projector = self._projector
         if isinstance(part, Image):
             if projector is None or not projector.vision:
                 raise SenseMissing(_missing("see pictures", projector), part.source)
-            picture = _naming(part, lambda: decode_image(part.data, self._limits))
-            warnings += [f"{part.source}: {note}" for note in picture.notes]
-            return _naming(part, lambda: projector.encode_picture(picture.pixels))
+            with _naming(part), self._one_at_a_time:
+                picture = decode_image(part.data, self._limits)
+                warnings += [f"{part.source}: {note}" for note in picture.notes]
+                return projector.cut_picture(picture.pixels)
         if projector is None or not projector.audio:
             raise SenseMissing(_missing("hear sounds", projector), part.source)
-        sound = _naming(part, lambda: decode_audio(part.data, projector.sample_rate, self._limits))
-        warnings += [f"{part.source}: {note}" for note in sound.notes]
-        return _naming(part, lambda: projector.encode_sound(sound.samples))
+        with _naming(part), self._one_at_a_time:
+            sound = decode_audio(part.data, projector.sample_rate, self._limits)
+            warnings += [f"{part.source}: {note}" for note in sound.notes]
+            return projector.cut_sound(sound.samples)
+
+
+def encode(prompt: Prompt) -> None:
+    """Computes the embeddings of a prompt's media, which may take seconds."""
+    for piece in prompt.pieces:
+        if isinstance(piece, MediaSpan) and isinstance(piece.payload, MediaChunk):
+            piece.payload.encode()
 
 
 def break_up(text: str, dangerous: re.Pattern[str] | None, mark: str) -> str:
@@ -159,10 +162,11 @@ def _missing(sense: str, projector: Projector | None) -> str:
     return f"this model cannot {sense}: its projector {projector.path.name} has no encoder for them"
 
 
-def _naming(part: Image | Audio, action: Callable[[], T]) -> T:
-    """Runs `action`; an error that names no field gets the one this media came from."""
+@contextmanager
+def _naming(part: Image | Audio) -> Iterator[None]:
+    """An error inside that names no field gets the one this media came from."""
     try:
-        return action()
+        yield
     except InvalidRequest as error:
         if error.param is None:
             error.param = part.source

@@ -32,7 +32,6 @@ SMALL_ARRAY = 64  # longer arrays are counted, not kept
 
 _MAGIC = b"GGUF"
 _BLOCK = 1 << 20
-_INT64_MAX = (1 << 63) - 1
 _STRING, _ARRAY = 8, 9
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # length, one character, type, one byte of value
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8  # name length, number of dimensions, type, offset
@@ -80,8 +79,8 @@ Value = Scalar | tuple[Scalar, ...] | ArrayInfo
 class Tensor:
     """One row of the tensor table.
 
-    `shape` has the fastest dimension first, as ggml counts; `offset` is in bytes from the header's `data_offset`;
-    `nbytes` is None where `type` is not in `GGML_TYPES`.
+    `shape` is fastest dimension first; `offset` is in bytes from `Header.data_offset`; `nbytes` is None if `type` is
+    not in `GGML_TYPES`.
     """
 
     name: str
@@ -89,10 +88,6 @@ class Tensor:
     type: int
     offset: int
     nbytes: int | None
-
-    @property
-    def parameters(self) -> int:
-        return math.prod(self.shape)
 
     @property
     def type_name(self) -> str:
@@ -145,7 +140,7 @@ class Header:
     @property
     def parameters(self) -> int:
         """Number of weights in all tensors."""
-        return sum(tensor.parameters for tensor in self.tensors)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     def _text(self, key: str) -> str | None:
         value = self.metadata.get(key)
@@ -168,8 +163,6 @@ def read_header(path: Path) -> Header:
             raise _error(path, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
         with path.open("rb") as file:
             return _read(_Cursor(file, path))
-    except FileNotFoundError:
-        raise _error(path, "there is no such file") from None
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -204,20 +197,17 @@ class _Cursor:
         self._at += count
         self.peek(0)
 
-    def u32(self) -> int:
-        return int.from_bytes(self.take(4), "little")
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "little")
 
-    def u64(self) -> int:
-        return int.from_bytes(self.take(8), "little")
-
-    def string(self, limit: int = MAX_HEADER) -> bytes:
-        length = self.u64()
+    def text(self, limit: int = MAX_HEADER, errors: str = "replace") -> str:
+        length = self.number(8)
         if length > limit:
             raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
-        return self.take(length)
-
-    def text(self) -> str:
-        return self.string().decode(errors="replace")
+        try:
+            return self.take(length).decode(errors=errors)
+        except UnicodeDecodeError:
+            raise self.error("it has a name that is not UTF-8") from None
 
     def skip_strings(self, count: int) -> None:
         # The one hot loop: vocabularies have half a million strings, so the cursor lives in local names.
@@ -245,9 +235,7 @@ class _Cursor:
         """Moves the block to the position; at least `count` bytes are in it afterwards."""
         position = self.position
         if position + count > self.size:
-            raise self.error(
-                f"file is truncated or damaged: its header goes on past its end at byte {self.size}; download it again"
-            )
+            raise self.error(f"file is truncated or damaged: its header goes past byte {self.size}; download it again")
         if position + count > MAX_HEADER:
             raise self.error(f"its header is larger than {MAX_HEADER >> 20} MiB")
         self._file.seek(position)
@@ -258,7 +246,7 @@ class _Cursor:
 
 def _read(cursor: _Cursor) -> Header:
     version = _read_version(cursor)
-    tensor_count, key_count = cursor.u64(), cursor.u64()
+    tensor_count, key_count = cursor.number(8), cursor.number(8)
     metadata = _read_metadata(cursor, key_count)
     alignment = _alignment(cursor, metadata)
     _check_layers(cursor, metadata)
@@ -273,7 +261,7 @@ def _read_version(cursor: _Cursor) -> int:
     if not start.startswith(_MAGIC):
         raise cursor.error(f"not a GGUF file; it looks like {_describe(start)}")
     cursor.skip(len(_MAGIC))
-    version = cursor.u32()
+    version = cursor.number(4)
     if version and version & 0xFFFF == 0:
         raise cursor.error("it is a big-endian GGUF file, which is not supported; convert it to little endian")
     if version not in (2, 3):
@@ -290,7 +278,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
     cursor.check_count("keys", count, _MIN_KEY_BYTES, MAX_KEYS)
     metadata: dict[str, Value] = {}
     for _ in range(count):
-        key = _name(cursor, "key", MAX_KEY_BYTES)
+        key = cursor.text(MAX_KEY_BYTES, "strict")
         if not key or key in metadata:
             raise cursor.error(f"the key {_shown(key)} stands twice" if key else "it has a key without a name")
         metadata[key] = _read_value(cursor, key)
@@ -298,7 +286,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
 
 
 def _read_value(cursor: _Cursor, key: str) -> Value:
-    kind = cursor.u32()
+    kind = cursor.number(4)
     if kind == _ARRAY:
         return _read_array(cursor, key)
     if kind == _STRING:
@@ -307,7 +295,7 @@ def _read_value(cursor: _Cursor, key: str) -> Value:
 
 
 def _read_array(cursor: _Cursor, key: str) -> Value:
-    kind, count = cursor.u32(), cursor.u64()
+    kind, count = cursor.number(4), cursor.number(8)
     width = 8 if kind == _STRING else struct.calcsize(_code(cursor, key, kind))
     cursor.check_count(f"values under the key {_shown(key)}", count, width, MAX_HEADER)
     if count <= SMALL_ARRAY:
@@ -325,10 +313,9 @@ def _scalars(cursor: _Cursor, key: str, kind: int, count: int) -> tuple[Scalar, 
 
 
 def _code(cursor: _Cursor, key: str, kind: int) -> str:
-    if kind == _ARRAY:
-        raise cursor.error(f"the key {_shown(key)} holds an array of arrays, which llama.cpp does not read")
     if kind not in _SCALARS:
-        raise cursor.error(f"the key {_shown(key)} has the unknown type {kind}")
+        what = "an array of arrays" if kind == _ARRAY else f"the unknown type {kind}"
+        raise cursor.error(f"the key {_shown(key)} holds {what}")
     return _SCALARS[kind]
 
 
@@ -360,14 +347,14 @@ def _read_tensors(cursor: _Cursor, count: int) -> tuple[Tensor, ...]:
 
 
 def _read_tensor(cursor: _Cursor) -> Tensor:
-    name = _name(cursor, "tensor name", MAX_NAME_BYTES)
-    dims = cursor.u32()
+    name = cursor.text(MAX_NAME_BYTES, "strict")
+    dims = cursor.number(4)
     if dims > MAX_DIMS:
         raise cursor.error(f"tensor {_shown(name)} has {dims} dimensions, at most {MAX_DIMS} are allowed")
     shape = struct.unpack(f"<{dims}Q", cursor.take(8 * dims))
-    if 0 in shape or math.prod(shape) > _INT64_MAX:
+    if 0 in shape or math.prod(shape) >= 1 << 63:
         raise cursor.error(f"tensor {_shown(name)} has the impossible shape {shape}")
-    kind, offset = cursor.u32(), cursor.u64()
+    kind, offset = cursor.number(4), cursor.number(8)
     return Tensor(name, shape, kind, offset, _nbytes(cursor, name, shape, kind))
 
 
@@ -397,14 +384,6 @@ def _check_regions(cursor: _Cursor, tensors: tuple[Tensor, ...], data_offset: in
                 f"file is truncated: tensor {name} ends at byte {end}, the file has {cursor.size} bytes; "
                 "download it again"
             )
-
-
-def _name(cursor: _Cursor, what: str, limit: int) -> str:
-    raw = cursor.string(limit)
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise cursor.error(f"it has a {what} that is not UTF-8: {raw[:32]!r}") from None
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -55,7 +55,7 @@ def array(name: str, kind: int, values: Sequence[object], count: int | None = No
     return head + b"".join(element(kind, value) for value in values)
 
 
-def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+def tensor(name: str | bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
     return text(name) + u32(len(shape)) + b"".join(u64(n) for n in shape) + u32(kind) + u64(offset)
 
 
@@ -168,9 +168,9 @@ def test_scalars_without_dimensions_and_other_alignments(tmp_path: Path) -> None
     assert len(crafted) < data_offset
     header = read_bytes(tmp_path, crafted.ljust(data_offset + 256 + 24, b"\0"))
     assert header.data_offset == data_offset
-    assert [(t.shape, t.nbytes, t.parameters, t.type_name) for t in header.tensors] == [
-        ((), 4, 1, "F32"),
-        ((2, 3), 24, 6, "F32"),
+    assert [(t.shape, t.nbytes, t.type_name) for t in header.tensors] == [
+        ((), 4, "F32"),
+        ((2, 3), 24, "F32"),
     ]
 
 
@@ -390,6 +390,7 @@ BAD = {
     "an unknown element type": (Crafted([text("a") + u32(9) + u32(99) + u64(0)]), "unknown type 99"),
     "an array of arrays": (Crafted([text("a") + u32(9) + u32(9) + u64(1) + bytes(12)]), "array of arrays"),
     "the same tensor twice": (Crafted(tensors=[tensor("t", (1,)), tensor("t", (1,), 0, 32)]), "twice"),
+    "a tensor name that is not UTF-8": (Crafted(tensors=[tensor(b"\xff", (1,))]), "UTF-8"),
     "a tensor name that is too long": (Crafted(tensors=[tensor("t" * 64, (1,))]), "at most 63"),
     "five dimensions": (Crafted(tensors=[tensor("t", (1,) * 5)]), "5 dimensions"),
     "a dimension of zero": (Crafted(tensors=[tensor("t", (4, 0))]), "impossible shape"),
@@ -433,7 +434,7 @@ def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
 
 
 LOOKS_LIKE = {
-    "safetensors": u64(20) + b'{"__metadata__":{}}',
+    "safetensors": u64(10) + b'{"__metadata__":{}}',
     "zip": b"PK\x03\x04" + bytes(20),
     "pickle": b"\x80\x02}q\x00.",
     "HTML": b"\n <!DOCTYPE html><html>",
@@ -456,7 +457,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(GGUFError, match="directory"):
         read_header(folder)
-    with pytest.raises(GGUFError, match="no such file"):
+    with pytest.raises(GGUFError, match="No such file"):
         read_header(tmp_path / "missing.gguf")
     with pytest.raises(GGUFError, match="cannot be read"):
         read_header(tmp_path / ("x" * 5000))

@@ -27,8 +27,8 @@ from ...models.errors import MediaError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF")  # as libsndfile names them
-MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
-MAX_CHANNELS = 64
+MIN_RATE, MAX_RATE = 1_000, 192_000  # Hz; with MAX_CHANNELS it bounds what ten minutes of sound take to decode
+MAX_CHANNELS = 16
 SHORTEST = 0.01  # seconds; libmtmd aborts the process on 0 or 1 sample
 
 _ACCEPTED_PICTURES = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted"

@@ -86,22 +86,22 @@ class ChatTemplate:
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._wants_parts = self._needs_typed_content()
 
-    def render(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for messages of `role` and string `content`."""
+    def render(self, messages: list[Message], *, tools: list[dict[str, Any]] | None = None) -> str:
+        """The prompt for messages of `role` and string `content`, ready for an answer."""
         if self._wants_parts:
             messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        return self._run(messages, add_generation_prompt)
+        return self._run(messages, tools)
 
     def _needs_typed_content(self) -> bool:
         """Whether the template drops content that is a string, and wants a list of typed parts."""
         probe = "galago-probe"
         try:
-            return probe not in self._run([{"role": "user", "content": probe}], True)
+            return probe not in self._run([{"role": "user", "content": probe}], None)
         except TemplateError:
             return False
 
-    def _run(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        values = {**self._constants, "messages": messages, "add_generation_prompt": add_generation_prompt}
+    def _run(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str:
+        values = {**self._constants, "messages": messages, "tools": tools, "add_generation_prompt": True}
         previous = sys.gettrace()
         sys.settrace(_line_budget())
         try:

@@ -1,0 +1,167 @@
+"""Puts questions together to chats: in one sense or several, over one or more turns, with system prompts and tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from . import pictures, speech, text
+from .lexicon import COLORS, NAMES, NUMBERS, PLACES, SHAPES
+from .split import Split
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels, and what is true of them: labels that help an encoder to learn, beside the questions."""
+
+    pixels: pictures.Pixels
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Samples at 16 kHz, and the words said in them."""
+
+    samples: speech.Samples
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    role: str
+    parts: tuple[str | Picture | Clip, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A chat that waits for `answer`. `task` is named sense/task."""
+
+    task: str
+    turns: tuple[Turn, ...]
+    answer: str
+    tools: tuple[dict[str, object], ...] = ()
+
+
+@dataclass
+class Maker:
+    """Makes samples of one split. `clip` gives an utterance and its samples, from wherever clips are kept."""
+
+    rng: Random
+    split: Split
+    clip: Callable[[Random], tuple[str, speech.Samples]]
+    shares: dict[str, float] = field(default_factory=lambda: {"image": 4, "text": 3, "audio": 2, "both": 1, "mixed": 1})
+
+    def sample(self) -> Sample:
+        sense = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
+        made: Sample = getattr(self, sense)()
+        if self.rng.random() < 0.1:
+            made = self._behind_another(made)
+        if self.rng.random() < 0.1:
+            system = self.rng.choice(("You are a helpful assistant.", "Answer briefly.", "Be brief and correct."))
+            made = Sample(made.task, (Turn("system", (system,)), *made.turns), made.answer, made.tools)
+        return made
+
+    def text(self) -> Sample:
+        if self.rng.random() < 0.03:
+            return self.tool()
+        names = list(text.TASKS)
+        name = self.rng.choices(names, [text.TASKS[n][0] for n in names])[0]
+        asked, answer = text.TASKS[name][1](self.rng, self.split)
+        return Sample(f"text/{name}", (Turn("user", (asked,)),), answer)
+
+    def image(self) -> Sample:
+        if self.rng.random() < 0.35:
+            scene = pictures.text_scene(self.rng, self.split)
+            task, asked, answer = pictures.ask_about_text(self.rng, scene)
+        else:
+            scene = pictures.shapes_scene(self.rng, self.split)
+            task, asked, answer = pictures.ask_about_shapes(self.rng, scene)
+        return Sample(f"image/{task}", (self._shown(_picture(scene), asked),), answer)
+
+    def audio(self) -> Sample:
+        if self.rng.random() < 0.04:
+            clip, asked = Clip(speech.silence(self.rng), ()), "What was said?"
+            return Sample("audio/silence", (self._shown(clip, asked),), "Nothing was said.")
+        words, samples = self.clip(self.rng)
+        task, asked, answer = speech.ask(self.rng, words)
+        return Sample(f"audio/{task}", (self._shown(self._heard(words, samples), asked),), answer)
+
+    def both(self) -> Sample:
+        """A picture and a spoken word that says what to look for."""
+        scene = pictures.shapes_scene(self.rng, self.split)
+        words, samples = self.clip(self.rng)
+        heard = self._heard(words, samples)
+        said = words.split()
+        color, shape = next((w for w in said if w in COLORS), None), next((w for w in said if w in SHAPES), None)
+        picture = _picture(scene)
+        if color or shape:
+            found = any((not color or s.color == color) and (not shape or s.name == shape) for s in scene.shapes)
+            return Sample(
+                "both/is_it_there", (Turn("user", (picture, heard, "Is it there?")),), "Yes." if found else "No."
+            )
+        task, asked, answer = pictures.ask_about_shapes(self.rng, scene)
+        if self.rng.random() < 0.5:
+            asked, answer = self.rng.choice(("What was said?", "What do you hear?")), words.capitalize() + "."
+            task = "transcribe"
+        media = (picture, heard) if self.rng.random() < 0.5 else (heard, picture)
+        return Sample(f"both/{task}", (Turn("user", (*media, asked)),), answer)
+
+    def mixed(self) -> Sample:
+        """Two pictures in one chat: in one message, or in one turn after another."""
+        first, second = (pictures.shapes_scene(self.rng, self.split, most=3) for _ in range(2))
+        if self.rng.random() < 0.5:
+            which = self.rng.randrange(2)
+            asked = f"How many shapes are in the {('first', 'second')[which]} picture?"
+            answer = NUMBERS[len((first, second)[which].shapes)].capitalize() + "."
+            return Sample("image/two_pictures", (Turn("user", (_picture(first), _picture(second), asked)),), answer)
+        _, asked, answer = pictures.ask_about_shapes(self.rng, first)
+        task, again, right = pictures.ask_about_shapes(self.rng, second)
+        turns = (
+            self._shown(_picture(first), asked),
+            Turn("assistant", (answer,)),
+            self._shown(_picture(second), again),
+        )
+        return Sample(f"image/{task}", turns, right)
+
+    def tool(self) -> Sample:
+        """A question that one of the given tools can answer: the answer is a call."""
+        place, name = self.rng.choice(PLACES), self.rng.choice(NAMES)
+        calls = (
+            ("get_weather", "city", name, f"What is the weather in {name}?"),
+            ("turn_on", "room", place, f"Turn on the light in the {place}."),
+            ("send_message", "to", name, f"Send a message to {name}."),
+        )
+        which = self.rng.choice(calls)
+        tools = tuple(_tool(name, argument) for name, argument, *_ in sorted({which, self.rng.choice(calls)}))
+        call = {"name": which[0], "arguments": {which[1]: which[2]}}
+        answer = f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
+        return Sample("text/tool", (Turn("user", (which[3],)),), answer, tools)
+
+    def _shown(self, media: Picture | Clip, asked: str) -> Turn:
+        """Most people show first and ask then; some do it the other way round."""
+        return Turn("user", (media, asked) if self.rng.random() < 0.7 else (asked, media))
+
+    def _heard(self, words: str, samples: speech.Samples) -> Clip:
+        return Clip(speech.disturb(self.rng, samples), tuple(words.split()))
+
+    def _behind_another(self, sample: Sample) -> Sample:
+        earlier = self.text()
+        while earlier.tools:
+            earlier = self.text()
+        return Sample(
+            sample.task,
+            (*earlier.turns, Turn("assistant", (earlier.answer,)), *sample.turns),
+            sample.answer,
+            sample.tools,
+        )
+
+
+def _picture(scene: pictures.Scene) -> Picture:
+    return Picture(scene.pixels, pictures.facts(scene))
+
+
+def _tool(name: str, argument: str) -> dict[str, object]:
+    parameters = {"type": "object", "properties": {argument: {"type": "string"}}, "required": [argument]}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}

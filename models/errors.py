@@ -16,6 +16,7 @@ class stands in `runtime/server/errors.py`, the exit code in `runtime/cli`.
     ├── MethodNotAllowed        the route exists, the method does not
     ├── TooLarge                the request body is larger than the limit
     ├── NotReady                the model is still loading, or the queue is full
+    ├── Cancelled               the caller went away before there was an answer
     ├── ModelError              a weight file that cannot be used
     │   └── GGUFError           its header is malformed
     ├── ConfigError             a setting that contradicts another or the machine
@@ -79,6 +80,10 @@ class TooLarge(GalagoError):
 
 
 class NotReady(GalagoError):
+    pass
+
+
+class Cancelled(GalagoError):
     pass
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .errors import ModelError, NotFound
+from .errors import ConfigError, ModelError, NotFound
 from .gguf import Header, read_header
 
 BUILTIN = "builtin"
@@ -17,16 +17,21 @@ BUILTIN = "builtin"
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on disk: its name in the API, its weights, and the projector that gives it eyes or ears."""
+    """A model on disk: its name in the API, its weights, and the projector that gives it eyes or ears.
+
+    `trusted` files came with Galago; any other may be damaged or malicious.
+    """
 
     id: str
     weights: Path
     header: Header
     projector: Path | None
+    trusted: bool = False
 
 
 def resolve(model: str | Path, projector: str | Path | None = None, name: str | None = None) -> ModelFiles:
     """Finds and checks a model's files. Raises `NotFound` or `ModelError` with what to do about it."""
+    trusted = str(model) == BUILTIN and projector is None
     if str(model) == BUILTIN:
         folder = _builtin_folder()
         weights = folder / "text-Q8_0.gguf"
@@ -44,7 +49,10 @@ def resolve(model: str | Path, projector: str | Path | None = None, name: str | 
             raise NotFound(f"there is no projector {eyes}", "mmproj")
         if not read_header(eyes).is_projector:
             raise ModelError(f"{eyes.name} is not a projector (its general.type is not mmproj)", "mmproj")
-    return ModelFiles(name or (BUILTIN if str(model) == BUILTIN else weights.stem), weights, header, eyes)
+    if name == "":
+        raise ConfigError("a model's name cannot be empty", "name")
+    own = BUILTIN if str(model) == BUILTIN else weights.stem
+    return ModelFiles(name or own, weights, header, eyes, trusted)
 
 
 def _builtin_folder() -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+import platformdirs
 import psutil
 
 from ..models.errors import ConfigError
@@ -25,14 +27,15 @@ class ModelConfig:
     """How a model is loaded.
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
-    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once; `gpu_layers` -1 means all that a compiled-in
-    GPU backend takes, 0 keeps everything on the CPU.
+    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
+    -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU.
     """
 
     context_length: int | None = None
     threads: int | None = None
     slots: int = 4
     gpu_layers: int = -1
+    queue: int = 64
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -41,6 +44,8 @@ class ModelConfig:
             raise ConfigError(f"{self.threads} threads is not possible; use 1 to 512", "threads")
         if not 1 <= self.slots <= 64:
             raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
+        if self.gpu_layers < -1:
+            raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,6 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     strict: bool = False
     max_body_bytes: int = 64 * 1024 * 1024
-    max_queue: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -84,6 +88,11 @@ def is_loopback(host: str) -> bool:
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
+
+
+def cache_folder() -> Path:
+    """Where Galago keeps what it can do without."""
+    return platformdirs.user_cache_path("galago", appauthor=False)
 
 
 def wants_native_log() -> bool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .service import Service
     from .stream import Stream
 
-Media: TypeAlias = str | Path | bytes
+Media: TypeAlias = str | Path | bytes | bytearray | memoryview
 """A file's path, or the bytes of one."""
 
 Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -102,9 +102,9 @@ class ReplyStream:
 class ChatOptions(TypedDict, total=False):
     """What `chat` takes. Media stand before the prompt's text, in the last user message."""
 
-    image: Media | Sequence[Media]
-    audio: Media | Sequence[Media]
-    system: str
+    image: Media | Sequence[Media] | None
+    audio: Media | Sequence[Media] | None
+    system: str | None
     json_schema: dict[str, Any] | bool | None
     max_tokens: int | None
     temperature: float | None
@@ -112,7 +112,7 @@ class ChatOptions(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     seed: int | None
-    stop: str | Sequence[str]
+    stop: str | Sequence[str] | None
     ignore_eos: bool
 
 
@@ -187,20 +187,24 @@ def load(
 def _request(
     prompt: Chat,
     *,
-    image: Media | Sequence[Media] = (),
-    audio: Media | Sequence[Media] = (),
+    image: Media | Sequence[Media] | None = None,
+    audio: Media | Sequence[Media] | None = None,
     system: str | None = None,
     json_schema: dict[str, Any] | bool | None = None,
     max_tokens: int | None = None,
-    stop: str | Sequence[str] = (),
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
     ignore_eos: bool = False,
-    **sampling: Any,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
-        sampling=Sampling(**sampling),
+        sampling=Sampling(temperature, top_p, top_k, min_p, seed),
         max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         ignore_eos=ignore_eos,
         json_schema=json_schema,
     )
@@ -214,18 +218,36 @@ def read_media(kind: Literal["image", "audio"], path: Path) -> Image | Audio:
     return Image(data, str(path)) if kind == "image" else Audio(data, str(path))
 
 
-def _media(image: Media | Iterable[Media], audio: Media | Iterable[Media]) -> tuple[Part, ...]:
-    pictures = [Image(m) if isinstance(m, bytes) else read_media("image", Path(m)) for m in _several(image)]
-    sounds = [Audio(m) if isinstance(m, bytes) else read_media("audio", Path(m)) for m in _several(audio)]
-    return (*pictures, *sounds)
+def _media(image: Media | Iterable[Media] | None, audio: Media | Iterable[Media] | None) -> tuple[Part, ...]:
+    pictures = [_part("image", medium) for medium in _several("image", image)]
+    return (*pictures, *(_part("audio", medium) for medium in _several("audio", audio)))
 
 
-def _several(media: Media | Iterable[Media]) -> list[Media]:
-    return [media] if isinstance(media, str | Path | bytes) else list(media)
+def _several(kind: str, media: Media | Iterable[Media] | None) -> list[Media]:
+    if media is None:
+        return []
+    if isinstance(media, str | Path | bytes | bytearray | memoryview):
+        return [media]
+    if isinstance(media, list | tuple):
+        return list(media)
+    raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(media).__name__}", kind)
+
+
+def _part(kind: Literal["image", "audio"], medium: Media) -> Image | Audio:
+    if isinstance(medium, bytes | bytearray | memoryview):
+        return Image(bytes(medium)) if kind == "image" else Audio(bytes(medium))
+    if isinstance(medium, str | Path):
+        return read_media(kind, Path(medium))
+    raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(medium).__name__}", kind)
 
 
 def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tuple[Message, ...]:
-    chat = [Message("user", (Text(prompt),))] if isinstance(prompt, str) else [_message(m) for m in prompt]
+    if isinstance(prompt, str):
+        chat = [Message("user", (Text(prompt),))]
+    elif isinstance(prompt, list | tuple):
+        chat = [_message(m) for m in prompt]
+    else:
+        raise InvalidRequest(f"a prompt is a text or a list of messages, not {type(prompt).__name__}", "prompt")
     if media:
         last = next((i for i in reversed(range(len(chat))) if chat[i].role == "user"), None)
         if last is None:
@@ -236,8 +258,9 @@ def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tupl
     return tuple(chat)
 
 
-def _message(message: Mapping[str, Any]) -> Message:
-    role, content = message.get("role"), message.get("content")
-    if role not in _ROLES or not isinstance(content, str) or len(message) != 2:
+def _message(message: object) -> Message:
+    role = message.get("role") if isinstance(message, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if role not in _ROLES or not isinstance(content, str) or message != {"role": role, "content": content}:
         raise InvalidRequest(f"a message is {{'role': {'|'.join(_ROLES)}, 'content': text}}, not {message!r}", "prompt")
     return Message(role, (Text(content),))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..models.errors import ConfigError, EngineError, ModelError, PromptTooLong
+from ..models.errors import ConfigError, EngineError, InvalidRequest, ModelError
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
@@ -23,6 +23,7 @@ from .prompt.chat import PromptBuilder, encode
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
 from .stream import Stream
+from .trial import try_out
 from .values import ModelInfo, Prompt, Request, Sampling
 
 CHATML = (
@@ -55,20 +56,25 @@ class Model:
                 "scripts/bootstrap --backend cuda|vulkan|metal makes one that has",
                 "gpu-layers",
             )
+        try_out(files)
         try:
             weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
             self._closers.append(weights.close)
             self.context_length = _context_length(config, weights)
             self._projector = self._load_projector(files, threads, config)
             context = Context(weights, self.context_length, config.slots, threads)
-            self._engine = Engine(NativeBackend(weights, context), config.slots, context.cells, context.batch)
+            self._engine = Engine(
+                NativeBackend(weights, context), config.slots, context.cells, context.batch, config.queue
+            )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
             template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
-            self._prompts = PromptBuilder(weights, self._projector, template, source, limits or MediaLimits())
-            self._warnings = () if files.header.chat_template else (_NO_TEMPLATE,)
+            self._prompts = PromptBuilder(
+                weights, self._projector, template, source, limits or MediaLimits(), self.context_length
+            )
+            self._warnings = [] if files.header.chat_template else [_NO_TEMPLATE]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
-            self._defaults = _recommended_sampling(weights)
+            self._defaults = self._recommended_sampling(weights)
         except BaseException:
             self.close()
             raise
@@ -82,27 +88,26 @@ class Model:
         while self._closers:
             self._closers.pop()()
 
-    def generate(self, request: Request) -> Stream:
-        """Prepares a request's prompt (which may take seconds where it has media) and starts answering it."""
-        with self._in_use():
-            return self._generate(request)
+    def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
+        """Prepares a request's prompt (which may take seconds where it has media) and starts answering it.
 
-    def _generate(self, request: Request) -> Stream:
+        `cancelled` is asked between two steps of the preparation; raises `Cancelled` when it says so.
+        """
+        with self._in_use():
+            return self._generate(request, lambda: self._closed or cancelled())
+
+    def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
         constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
-        prompt = self._prompts.build(request.messages)
+        prompt = self._prompts.build(request.messages, cancelled)
         warnings = [*self._warnings, *prompt.warnings]
         room = self.context_length - prompt.cells
-        if room < 1:
-            raise PromptTooLong(
-                f"the prompt has {prompt.cells} tokens and the context holds {self.context_length}, of which one must "
-                "be left for an answer; shorten the messages or load the model with a larger context",
-                "messages",
-            )
         max_tokens = min(request.max_tokens or room, room)
         if request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
-        encode(prompt)
+        if request.ignore_eos and constraint is not None:
+            warnings.append("ignore_eos has no effect beside a JSON schema, which says where the answer ends")
+        encode(prompt, cancelled)
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived)
 
@@ -123,8 +128,9 @@ class Model:
     def _submit(
         self, request: Request, prompt: Prompt, constraint: Constraint | None, max_tokens: int, arrived: float
     ) -> Stream:
-        ends_at = frozenset() if request.ignore_eos else self._weights.end_tokens
-        banned = self._weights.end_tokens if request.ignore_eos else frozenset()
+        endless = request.ignore_eos and constraint is None
+        ends_at = frozenset() if endless else self._weights.end_tokens
+        banned = self._weights.end_tokens if endless else frozenset()
         sampling = _filled(request.sampling, self._defaults)
         sampler = Sampler(self._weights.vocab_size, sampling, banned, constraint)
         stream = Stream()
@@ -152,10 +158,21 @@ class Model:
         self._closers.append(projector.close)
         return projector
 
+    def _recommended_sampling(self, weights: Weights) -> Sampling:
+        """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
+        temperature, top_p, top_k, min_p = (
+            weights.metadata_number(f"general.sampling.{name}") for name in ("temp", "top_p", "top_k", "min_p")
+        )
+        try:
+            return Sampling(temperature or 0.0, top_p, None if top_k is None else int(top_k), min_p)
+        except InvalidRequest as error:
+            self._warnings.append(f"the model's file recommends impossible settings, which were ignored: {error}")
+            return Sampling(0.0)
+
     def _describe(self, files: ModelFiles) -> ModelInfo:
         return ModelInfo(
             id=files.id,
-            description=self._weights.description,
+            description=f"{_printable(files.header.name)}, {_rounded(self._weights.parameters)}, {self._weights.type}",
             context_length=self.context_length,
             parameters=self._weights.parameters,
             size_bytes=self._weights.size_bytes,
@@ -176,15 +193,16 @@ def _context_length(config: ModelConfig, weights: Weights) -> int:
     return config.context_length
 
 
-def _recommended_sampling(weights: Weights) -> Sampling:
-    """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
-    top_k = weights.metadata_number("general.sampling.top_k")
-    return Sampling(
-        temperature=weights.metadata_number("general.sampling.temp") or 0.0,
-        top_p=weights.metadata_number("general.sampling.top_p"),
-        top_k=None if top_k is None else int(top_k),
-        min_p=weights.metadata_number("general.sampling.min_p"),
-    )
+def _printable(text: str) -> str:
+    """A name from an untrusted file, fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
+
+
+def _rounded(parameters: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit} parameters"
+    return f"{parameters} parameters"
 
 
 def _filled(asked: Sampling, defaults: Sampling) -> Sampling:

@@ -13,6 +13,10 @@ from .stream import Stream
 from .values import Failed, Message, ModelInfo, Request, Text
 
 
+def _never() -> bool:
+    return False
+
+
 class Service:
     """Answers requests for one model, from when `load` has returned until `close`."""
 
@@ -46,14 +50,14 @@ class Service:
     def models(self) -> list[ModelInfo]:
         return [self._loaded().info]
 
-    def generate(self, model: str | None, request: Request) -> Stream:
-        """Starts answering. `model` `None` means the one there is."""
+    def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = _never) -> Stream:
+        """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
         loaded = self._loaded()
         if model is not None and model != self.model_id:
             raise NotFound(
                 f"there is no model {model!r} here; the one served is {self.model_id!r} (--name changes it)", "model"
             )
-        return loaded.generate(request)
+        return loaded.generate(request, cancelled)
 
     def close(self) -> None:
         with self._lock:

@@ -102,7 +102,7 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     (
         "a schema that cannot be enforced",
         {"messages": HI, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
-        "json_schema",
+        "response_format",
     ),
     ("unknown response format", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type"),
     ("two answers", {"messages": HI, "n": 2}, "n"),

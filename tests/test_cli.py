@@ -143,3 +143,25 @@ def test_an_interrupted_answer_exits_with_130() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr and "Traceback" not in process.stderr.read()
+
+
+def test_a_picture_that_cannot_be_read_does_not_stay_in_the_conversation() -> None:
+    done = galago("chat", "builtin", stdin=f"/image {__file__}\nWhat?\nOpposite of big?\n/image\n")
+    assert "cannot be read as a picture" in done.stderr and "/image FILE" in done.stderr
+    assert done.stdout == "Small.\n"
+
+
+def test_outputs_that_are_closed_or_full_are_no_crash() -> None:
+    for command in (f"{' '.join(GALAGO)} --help >&-", f"{' '.join(GALAGO)} run builtin hi >&-"):
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr
+    if Path("/dev/full").exists():
+        command = f"{' '.join(GALAGO)} run builtin hi >/dev/full"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "Traceback" not in done.stderr and "No space" in done.stderr
+
+
+def test_a_schema_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    schema = tmp_path / "deep.json"
+    schema.write_text("[" * 100_000)
+    assert "is not JSON" in galago("run", "builtin", "Hi", "--json-schema", schema, code=1).stderr

@@ -93,6 +93,9 @@ def test_what_the_model_is(model: LocalModel) -> None:
         ({"image": b"text"}, "image"),
         ({"audio": b""}, "audio"),
         ({"json_schema": {"type": "x"}}, "json_schema"),
+        ({"json_schema": {"enum": {1}}}, "json_schema"),
+        ({"image": 5}, "image"),
+        ({"audio": [None]}, "audio"),
     ],
 )
 def test_a_wrong_value_names_its_field(model: LocalModel, options: Any, param: str) -> None:
@@ -157,3 +160,13 @@ def test_closing_waits_for_prompts_in_preparation() -> None:
         for future in asked:
             error = future.exception(20)
             assert error is None or isinstance(error, GalagoError)
+
+
+def test_a_schema_ends_an_answer_that_was_to_have_no_end(model: LocalModel) -> None:
+    reply = model.chat("Hi", json_schema={"enum": [1]}, ignore_eos=True)
+    assert (reply.text, reply.finish_reason) == ("1", "stop")
+    assert "ignore_eos" in reply.warnings[0]
+
+
+def test_a_model_is_described_in_words(model: LocalModel) -> None:
+    assert model.info.description.endswith("2.49M parameters, Q8_0")

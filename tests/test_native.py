@@ -220,3 +220,16 @@ def test_every_scheme_makes_a_model_that_still_answers(tmp_path: Path, name: str
     context.close()
     loaded.close()
     assert b"Small".startswith(first) and first
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-5, 1e-38, 1e-40, 1e-45])
+def test_a_very_low_temperature_is_as_good_as_none(temperature: float) -> None:
+    assert set(draws(Sampling(temperature=temperature, seed=1), LOGITS, n=20)) == {1}
+
+
+def test_where_everything_is_forbidden_nothing_is_chosen() -> None:
+    for temperature in (0, 1):
+        sampler = Sampler(5, Sampling(temperature=temperature), banned=frozenset(range(5)))
+        with pytest.raises(EngineError, match="everything is forbidden"):
+            sampler.choose(np.array(LOGITS, np.float32))
+        sampler.close()

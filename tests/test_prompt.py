@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from galago.models.errors import InvalidRequest, SenseMissing
+from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing
 from galago.models.ref import resolve
 from galago.runtime.config import ModelConfig
 from galago.runtime.model import Model
@@ -151,7 +152,7 @@ def test_what_was_lost_of_a_picture_is_a_warning(loaded: Model) -> None:
 
 
 def build_without_eyes(weights: Weights, source: str) -> PromptBuilder:
-    return PromptBuilder(weights, None, ChatTemplate(source), source, MediaLimits())
+    return PromptBuilder(weights, None, ChatTemplate(source), source, MediaLimits(), 2048)
 
 
 def test_a_model_without_eyes_says_so(weights: Weights) -> None:
@@ -172,3 +173,34 @@ def test_a_prompt_that_ends_with_media_or_nothing_is_an_error(weights: Weights) 
 def test_text_that_uses_every_noncharacter_is_refused(loaded: Model) -> None:
     with pytest.raises(InvalidRequest, match="noncharacters"):
         loaded._prompts.build([user("".join(chr(c) for c in range(0xFDD0, 0xFDF0)))])
+
+
+def test_a_flood_of_control_tokens_takes_no_flood_of_time(loaded: Model) -> None:
+    started = time.process_time()
+    with pytest.raises(PromptTooLong):
+        loaded._prompts.build([user("x")] * 40_000)
+    assert time.process_time() - started < 8
+
+
+def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded._weights, "tokenize", None)
+    with pytest.raises(PromptTooLong, match="at least"):
+        loaded._prompts.build([user("x" * 5_000_000)])
+
+
+def test_too_many_pictures_are_refused_before_they_are_decoded(loaded: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("galago.runtime.prompt.chat.decode_image", None)
+    with pytest.raises(PromptTooLong, match="at least"):
+        loaded._prompts.build([user(*[PICTURE] * 3000)])
+
+
+def test_preparation_ends_when_nobody_waits_any_more(loaded: Model) -> None:
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        loaded._prompts.build([user(*[PICTURE] * 50)], cancelled)
+    assert len(asked) == 4

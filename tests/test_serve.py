@@ -70,7 +70,7 @@ def test_loopback_names_are_answered(server: Server, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["", "192.168.1.5", "127.0.0.1.evil.example", "localhost.evil.example", "evil.example:8080", "[::2]"]
+    "host", ["", "192.168.1.5", "127.0.0.1.evil", "localhost.evil.example", "evil.example:8080", "[::1]evil", "[::2]"]
 )
 def test_other_names_are_not(server: Server, host: str) -> None:
     assert httpx.get(f"{server.url}/health", headers={"Host": host}).status_code == 403
@@ -259,3 +259,92 @@ def test_interrupting_the_server_ends_it_cleanly() -> None:
         running.process.terminate()
         running.process.wait(20)
         assert not [line for line in running.lines if "Traceback" in line]
+
+
+def test_a_second_origin_is_looked_at_too(server: Server) -> None:
+    headers = [("Origin", server.url), ("Origin", "https://evil.example")]
+    assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 403
+
+
+def stream_lines(url: str, into: list[str]) -> None:
+    body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as answer:
+        into.extend(line for line in answer.iter_lines() if line)
+
+
+def test_stopping_the_server_ends_every_stream_with_an_error() -> None:
+    service = Service(resolve("builtin"), ModelConfig())
+    service.load()
+    Counted(service)
+    answers: list[list[str]] = [[] for _ in range(6)]
+    with in_process(service, ServerConfig()) as url:
+        threads = [threading.Thread(target=stream_lines, args=(url, answer)) for answer in answers]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        service.close()
+        for thread in threads:
+            thread.join(10)
+    for answer in answers:
+        assert "the model was closed" in json.loads(answer[-1].removeprefix("data: "))["error"]["message"]
+
+
+def test_clients_that_hang_up_and_an_end_in_mid_stream_leave_no_traceback() -> None:
+    with serving() as running:
+        running.wait_until_ready()
+        body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True}
+        for options in ({}, {"stream": True}):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{running.url}/v1/chat/completions", json=body | options, timeout=0.05)
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as half:
+            half.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n\r\n{{".encode())
+        said: list[str] = []
+        reader = threading.Thread(target=stream_lines, args=(running.url, said))
+        reader.start()
+        time.sleep(0.1)
+        running.process.terminate()
+        begun = time.monotonic()
+        running.process.wait(20)
+        reader.join(10)
+        assert time.monotonic() - begun < 3
+        assert not [line for line in running.lines if "Traceback" in line or "ERROR" in line], running.lines
+
+
+def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from galago.runtime.native.projector import MediaChunk
+
+    encoded: list[float] = []
+    encode = MediaChunk.encode
+
+    def slow(chunk: MediaChunk) -> None:
+        encoded.append(time.monotonic())
+        time.sleep(0.05)
+        encode(chunk)
+
+    monkeypatch.setattr(MediaChunk, "encode", slow)
+    service = Service(resolve("builtin"), ModelConfig())
+    service.load()
+    parts = [*[image_part(DATA / "picture-5.png")] * 100, text_part("Count the shapes.")]
+    with in_process(service, ServerConfig()) as url:
+        with pytest.raises(httpx.ReadTimeout):
+            body = {"messages": [{"role": "user", "content": parts}]}
+            httpx.post(f"{url}/v1/chat/completions", json=body, timeout=httpx.Timeout(5, read=0.5))
+        gone = time.monotonic()
+        time.sleep(0.7)
+        assert 0 < len(encoded) < 40
+        assert encoded[-1] < gone + 0.3
+
+
+def test_many_parts_do_not_hold_up_other_clients(server: Server) -> None:
+    many = [{"type": "text", "text": "x"}] * 200_000
+    thread = threading.Thread(target=server.ask, args=(many,))
+    thread.start()
+    slowest = 0.0
+    while thread.is_alive():
+        begun = time.monotonic()
+        assert httpx.get(f"{server.url}/health", timeout=30).status_code == 200
+        slowest = max(slowest, time.monotonic() - begun)
+    assert slowest < 2

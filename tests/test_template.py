@@ -104,6 +104,17 @@ def test_a_template_cannot_change_the_messages() -> None:
         "{{ 'x' | center(10000000000) }}",
         "{{ 'x\ny' | indent(10000000000) }}",
         "{% for a in range(99999) %}{% for b in range(99) %}{{ 'xxxxxxxxxx' * 9999 }}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=9) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(30) %}{% set ns.x = ns.x|replace('a', 'aaaa') %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(30) %}{% set ns.x = ns.x.replace('a', 'aaaa') %}{% endfor %}",
+        "{% set x = 'a' * 9999 * 9999 * 20 %}{{ x }}",
+        "{% set x = 'a' * 9999 %}{{ range(99999) | map('string') | join(x) }}",
+        "{% set x = 'a' * 9999 %}{{ x.join(['b'] * 99999) }}",
+        "{{ messages | tojson(indent=99999999999) }}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
@@ -115,6 +126,9 @@ def test_a_template_cannot_run_or_grow_without_end(source: str) -> None:
 
 
 def test_ordinary_arithmetic_and_repetition_are_allowed() -> None:
+    assert ChatTemplate("{{ 'a' ~ 1 ~ none ~ ['b','c']|join('-') ~ 'xx'|replace('x','y') }}").render(HELLO) == (
+        "a1Noneb-cyy"
+    )
     source = "{{ '-' * 20 }}{{ 7 % 2 }}{{ 3 * 4 }}{{ 'a' | indent(2) }}{{ '%s!' | format(messages[0].content) }}"
     assert ChatTemplate(source).render(HELLO) == "-" * 20 + "112ahello!"
 

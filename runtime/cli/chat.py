@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
+from typing import Literal
 
-from ...models.errors import GalagoError
+from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing
 from ..local import LocalModel, read_media
 from ..values import Message, Part, Request, Sampling, Text
 from . import options
 
+with contextlib.suppress(ImportError):  # not on Windows; gives `input` arrow keys and a history
+    import readline  # noqa: F401
+
 _HELP = """/image FILE   add a picture to your next message
 /audio FILE   add a sound to your next message
 /clear        forget the conversation
-/bye          leave (or Ctrl-D); Ctrl-C stops an answer"""
+/bye          leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
 
 def chat(
@@ -55,16 +60,19 @@ class _Conversation:
             try:
                 if not self._take(line.strip()):
                     return
+            except PromptTooLong as error:
+                print(f"galago: {error.message}; /clear forgets the conversation", file=sys.stderr)
+            except (MediaError, SenseMissing) as error:
+                self._media = []
+                print(f"galago: {error.message}", file=sys.stderr)
             except GalagoError as error:
                 print(f"galago: {error.message}", file=sys.stderr)
 
     def _take(self, line: str) -> bool:
         """Acts on one line; false ends the conversation."""
         command, _, rest = line.partition(" ")
-        if command == "/image":
-            self._media.append(read_media("image", Path(rest.strip())))
-        elif command == "/audio":
-            self._media.append(read_media("audio", Path(rest.strip())))
+        if command in ("/image", "/audio"):
+            self._attach("image" if command == "/image" else "audio", rest.strip())
         elif command == "/clear":
             self._history, self._media = [], []
         elif command in ("/bye", "/exit", "/quit"):
@@ -74,6 +82,13 @@ class _Conversation:
         elif line:
             self._answer(line)
         return True
+
+    def _attach(self, kind: Literal["image", "audio"], path: str) -> None:
+        if not path:
+            raise MediaError(f"name the file: /{kind} FILE")
+        self._media.append(read_media(kind, Path(path)))
+        if sys.stdin.isatty():
+            print(f"{path} goes with your next message")
 
     def _answer(self, line: str) -> None:
         from .run import tell
@@ -91,11 +106,18 @@ class _Conversation:
             except KeyboardInterrupt:
                 print(" (stopped)")
         self._media = []
-        self._history += [question, Message("assistant", (Text("".join(said)),))]
+        if said:
+            self._history += [question, Message("assistant", (Text("".join(said)),))]
 
 
 def _ask() -> str | None:
-    try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
-        return None
+    """The next line; `None` at the end of the input. Ctrl-C only drops the line that was being typed."""
+    while True:
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            if sys.stdin.isatty():
+                print()
+            return None
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D or /bye leaves)")

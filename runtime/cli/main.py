@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 refused with one line that says why, 2 wrong usage, 130 in
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import sys
 
 from ...models.errors import GalagoError
@@ -19,22 +21,36 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs a command line and returns its exit code. Says every failure in one line."""
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except GalagoError as error:
+        return _fail(error.message)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the answer, such as `head`, has left
+        _silence()
+        return 1
+    except OSError as error:
+        _silence()
+        return _fail(str(error))
+
+
+def _dispatch(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know every character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know every character
     name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h", "help"):
-        print(_help())
+        print(_help(), flush=True)
         return 0
     if name in ("--version", "-V"):
         from importlib import metadata
 
-        print(f"galago {metadata.version('galago')}")
+        print(f"galago {metadata.version('galago')}", flush=True)
         return 0
     if name not in COMMANDS:
-        from importlib import metadata
-
-        print(f"galago: there is no command {name!r}; see galago --help", file=sys.stderr)
+        _fail(f"there is no command {name!r}; see galago --help")
         return 2
     return _run(name, arguments[1:])
 
@@ -47,17 +63,23 @@ def _run(name: str, arguments: list[str]) -> int:
     app.command()(getattr(module, name))
     try:
         code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
-    except GalagoError as error:
-        print(f"galago: {error.message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
         error.show()  # click's own usage errors
         return int(error.exit_code)
     return int(code or 0)
+
+
+def _fail(message: str) -> int:
+    if sys.stderr is not None:
+        print(f"galago: {message}", file=sys.stderr)
+    return 1
+
+
+def _silence() -> None:
+    """Keeps the interpreter from writing what is left to an output that is gone."""
+    sys.stdout = open(os.devnull, "w")
 
 
 def _help() -> str:

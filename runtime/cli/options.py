@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="builtin, or the path of a GGUF file", metavar="MODEL")]
+Model = Annotated[str, typer.Argument(help="builtin, or the path of a GGUF file")]
 Projector = Annotated[
     Path | None, typer.Option("--mmproj", help="projector that gives the model eyes or ears", metavar="FILE")
 ]
@@ -35,7 +36,11 @@ def progress_line(label: str) -> Callable[[float], None] | None:
     if not sys.stderr.isatty():
         return None
 
+    begin = time.monotonic()
+
     def show(fraction: float) -> None:
+        if time.monotonic() - begin < 0.3:  # what is done at once needs no progress
+            return
         text = "" if fraction >= 1 else f"{label} {fraction:4.0%}"
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()

@@ -15,7 +15,7 @@ from . import options
 
 def run(
     model: options.Model,
-    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from standard input", metavar="PROMPT")],
+    prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from standard input")],
     image: Annotated[list[Path] | None, typer.Option(help="a picture; may be repeated", metavar="FILE")] = None,
     audio: Annotated[list[Path] | None, typer.Option(help="a sound; may be repeated", metavar="FILE")] = None,
     json_schema: Annotated[
@@ -88,7 +88,7 @@ def _schema(path: Path) -> Any:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "json-schema") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}", "json-schema") from error
     if not isinstance(schema, dict | bool):
         raise ConfigError(f"{path} is not a JSON schema, which is an object", "json-schema")

@@ -9,11 +9,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models.errors import EngineError
 from ..values import Sampling
 from .library import llama
 
 Logits = NDArray[np.float32]
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # struct llama_token_data
+
+
+COLDEST = 1e-4
+"""Below this temperature the likeliest token is taken: dividing by much less overflows a 32-bit float."""
 
 
 class Constraint(Protocol):
@@ -38,7 +43,8 @@ class Sampler:
     ) -> None:
         self._banned = np.fromiter(banned, np.int64)
         self._constraint = constraint
-        self._chain = _chain(sampling) if sampling.temperature else None
+        greedy = (sampling.temperature or 0) < COLDEST
+        self._chain = None if greedy else _chain(sampling)
         if self._chain is not None:
             self._ids = np.arange(vocab_size, dtype=np.int32)
             self._candidates = np.zeros(vocab_size, _CANDIDATE)
@@ -54,6 +60,8 @@ class Sampler:
         if self._constraint is not None:
             self._constraint.mask(logits)
         token = int(logits.argmax()) if self._chain is None else self._draw(logits)
+        if logits[token] == -np.inf:
+            raise EngineError("no token may come next: everything is forbidden")
         if self._constraint is not None:
             self._constraint.accept(token)
         return token

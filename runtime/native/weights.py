@@ -61,10 +61,10 @@ class Weights:
         return int(llama.llama_model_size(self.handle))
 
     @property
-    def description(self) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        llama.llama_model_desc(self.handle, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+    def type(self) -> str:
+        """How the weights are stored, as llama.cpp names it: Q8_0, Q4_K - Medium."""
+        name = llama.llama_ftype_name(llama.llama_model_ftype(self.handle))
+        return name.decode() if name else "unknown type"
 
     def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids of `text`, without any begin-of-text token added."""
@@ -131,6 +131,11 @@ class Weights:
     def user_defined_texts(self) -> tuple[str, ...]:
         """Texts that always become one token: `<think>` and its kin, in some models also runs of white space."""
         return self._texts_with(llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token: a text has at least its bytes divided by this as tokens."""
+        return max(len(self._read_piece(token, special=True)) for token in range(self.vocab_size))
 
     def _texts_with(self, attributes: int) -> tuple[str, ...]:
         get = llama.llama_vocab_get_attr

@@ -24,14 +24,19 @@ class Grammar:
         """Sets the logits of every token the grammar does not allow next to minus infinity."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot go on: {self._matcher.get_error()}")
+            raise EngineError(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
         allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size]
         logits[allowed == 0] = -np.inf
 
     def accept(self, token: int) -> None:
         """Takes note of the token that was chosen."""
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the grammar refuses a token it allowed: {self._matcher.get_error()}")
+            raise EngineError(f"the grammar refuses a token it allowed: {_first_line(self._matcher.get_error())}")
+
+
+def _first_line(text: str) -> str:
+    """llguidance puts a dump of its parser's state behind the reason."""
+    return text.split("\n", 1)[0]
 
 
 class GrammarCompiler:
@@ -58,10 +63,12 @@ class GrammarCompiler:
                 overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
             )
             matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0)
-        except ValueError as error:
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {error}", "json_schema") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = _first_line(str(error))
+            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema") from error
         if matcher.is_error():
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {matcher.get_error()}", "json_schema")
+            reason = _first_line(matcher.get_error())
+            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema")
         return Grammar(matcher, self._vocab_size)
 
     def _load_tokenizer(self) -> Any:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from ...models.errors import InvalidRequest, SenseMissing, TemplateError
+from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
 from ..native.projector import MediaChunk, Piece, Projector
 from ..native.weights import Weights
 from ..values import Audio, Image, MediaSpan, Message, Part, Prompt, Text
@@ -23,6 +23,7 @@ from .template import ChatTemplate
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
 
+_LONG = 1_000_000
 _STRUCTURAL = re.compile(r"\||think|reason|tool|function", re.IGNORECASE)
 
 
@@ -30,8 +31,15 @@ class PromptBuilder:
     """Turns messages into prompts for one model."""
 
     def __init__(
-        self, weights: Weights, projector: Projector | None, template: ChatTemplate, source: str, limits: MediaLimits
+        self,
+        weights: Weights,
+        projector: Projector | None,
+        template: ChatTemplate,
+        source: str,
+        limits: MediaLimits,
+        context_length: int,
     ) -> None:
+        self._context_length = context_length
         self._weights = weights
         self._projector = projector
         self._template = template
@@ -39,8 +47,11 @@ class PromptBuilder:
         self._dangerous = _pattern(weights, source)
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
-    def build(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt of a chat, its media decoded and counted but not encoded yet: see `encode`."""
+    def build(self, messages: Sequence[Message], cancelled: Callable[[], bool] = lambda: False) -> Prompt:
+        """The prompt of a chat, its media decoded and counted but not encoded yet: see `encode`.
+
+        Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
+        """
         break_mark, media_mark = _unused_characters(messages)
         rendered = self._template.render([self._shown(m, break_mark, media_mark) for m in messages])
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
@@ -49,15 +60,33 @@ class PromptBuilder:
             raise InvalidRequest(
                 f"the model's chat template kept {len(texts) - 1} of {len(media)} pictures and sounds in these messages"
             )
+        if len(rendered) > _LONG:  # spares the tokenizer a text that cannot fit whatever its tokens are
+            self._check_room(len(rendered) // self._weights.longest_piece, len(media) + 1)
+        tokens = [self._tokens(text, break_mark) for text in texts]
+        cells = sum(map(len, tokens))
+        self._check_room(cells, len(media))
         warnings: list[str] = []
-        pieces: list[Piece] = [self._tokens(texts[0], break_mark)]
-        for part, text in zip(media, texts[1:], strict=True):
-            pieces += self._cut(part, warnings)
-            pieces.append(self._tokens(text, break_mark))
+        pieces: list[Piece] = [tokens[0]]
+        for i, part in enumerate(media):
+            stop_if(cancelled)
+            cut = self._cut(part, warnings)
+            cells += sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in cut)
+            self._check_room(cells, len(media) - i - 1)
+            pieces += [*cut, tokens[i + 1]]
         joined = self._with_bos(_joined(pieces))
         if not joined or isinstance(joined[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
         return Prompt(joined, tuple(warnings))
+
+    def _check_room(self, cells: int, uncounted: int) -> None:
+        """Refuses a prompt of so many tokens, beside media that have one each at the least."""
+        if cells + uncounted >= self._context_length:
+            raise PromptTooLong(
+                f"the prompt has {'at least ' if uncounted else ''}{cells + uncounted} tokens and the context holds "
+                f"{self._context_length}, of which one must be left for an answer; shorten the messages or load the "
+                "model with a larger context",
+                "messages",
+            )
 
     def _shown(self, message: Message, break_mark: str, media_mark: str) -> dict[str, str]:
         """A message as the template sees it, a newline between neighbouring texts."""
@@ -68,8 +97,9 @@ class PromptBuilder:
         return shown
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
-        pieces = (self._weights.tokenize(piece, parse_special=True) for piece in text.split(break_mark))
-        return tuple(token for piece in pieces for token in piece)
+        """Tokenizes stretch by stretch: llama.cpp takes quadratic time over many control tokens in one text."""
+        pieces = (stretch for piece in text.split(break_mark) for stretch in _stretches(piece, self._dangerous))
+        return tuple(token for piece in pieces for token in self._weights.tokenize(piece, parse_special=True))
 
     def _with_bos(self, pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
         bos = self._weights.bos
@@ -94,11 +124,23 @@ class PromptBuilder:
             return projector.cut_sound(sound.samples)
 
 
-def encode(prompt: Prompt) -> None:
-    """Computes the embeddings of a prompt's media, which may take seconds."""
+def encode(prompt: Prompt, cancelled: Callable[[], bool] = lambda: False) -> None:
+    """Computes the embeddings of a prompt's media, which may take seconds each."""
     for piece in prompt.pieces:
         if isinstance(piece, MediaSpan) and isinstance(piece.payload, MediaChunk):
+            stop_if(cancelled)
             piece.payload.encode()
+
+
+def stop_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("nobody waits for this answer any more")
+
+
+def _stretches(text: str, controls: re.Pattern[str] | None) -> Iterator[str]:
+    """The text cut before each control token."""
+    starts = [0, *(match.start() for match in controls.finditer(text))] if controls else [0]
+    return (text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 def break_up(text: str, dangerous: re.Pattern[str] | None, mark: str) -> str:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import FrameType
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -22,44 +24,84 @@ from ...models.errors import ModelError, TemplateError
 
 MAX_SOURCE = 512 * 1024
 MAX_OUTPUT = 64 * 1024 * 1024
+MAX_WIDTH = 9999
 MAX_LINES_RUN = 2_000_000
 """Lines of compiled template code one rendering may run: about a second; real templates run a few per message."""
 
 Message = dict[str, Any]
+_FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
+
+
+class _CodeGenerator(CodeGenerator):
+    """Jinja's compiler, except that `~` asks the environment, as the other operators do."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.join((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with a bound on everything that makes a long text from a short one."""
+    """Jinja's sandbox, with a bound on everything that makes much from little."""
 
-    intercepted_binops = frozenset(["*", "**", "%"])
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+    code_generator_class = _CodeGenerator
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" or (operator == "%" and isinstance(left, str)):
             raise TemplateError(f"the model's chat template uses the operator {operator}, which is not allowed")
-        if operator == "*" and isinstance(left, str | list | tuple):
-            _check_bounded(right)
-        if operator == "*" and isinstance(right, str | list | tuple):
-            _check_bounded(left)
+        if operator == "+":
+            _check_size(_size(left) + _size(right))
+        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
+            _check_size(MAX_OUTPUT if left.bit_length() + right.bit_length() > 128 else 0)
+        elif operator == "*":
+            _check_size(_size(left) * max(0, right) if isinstance(right, int) else left * _size(right))
         return super().call_binop(context, operator, left, right)
 
+    def join(self, parts: Sequence[Any]) -> str:
+        texts = [str(part) for part in parts]
+        _check_size(sum(map(len, texts)))
+        return "".join(texts)
+
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        bound = getattr(function, "__wrapped__", function)
+        owner = getattr(bound, "__self__", None)
         if isinstance(owner, str):
-            _check_bounded(owner if function.__name__ == "format" else None, *args, *kwargs.values())
+            _check_text_call(bound.__name__, owner, *args, *kwargs.values())
         return super().call(context, function, *args, **kwargs)
 
 
-def _check_bounded(*arguments: object) -> None:
-    """Refuses a width or count beyond any honest use, as a number or inside a format string."""
-    for argument in arguments:
-        too_wide = isinstance(argument, str) and re.search(r"\d{5,}", argument)
-        if too_wide or (isinstance(argument, int) and argument > 9999):
+def _size(value: object) -> int:
+    """In characters; an item of a list takes as much memory as many."""
+    return len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list | tuple) else 0
+
+
+def _check_size(size: int) -> None:
+    if size >= MAX_OUTPUT:
+        raise TemplateError(f"the model's chat template makes a value of more than {MAX_OUTPUT} characters")
+
+
+def _check_text_call(name: str, text: str, *arguments: Any) -> None:
+    """Refuses what would make a text grow beyond any honest use: widths, and replacing or joining by long texts."""
+    pattern = (text,) if name == "format" else ()
+    for argument in (*pattern, *arguments):
+        if isinstance(argument, int) and argument > MAX_WIDTH:
             raise TemplateError("the model's chat template asks for a text of unreasonable width")
+        if name in ("format", "format_map") and isinstance(argument, str) and re.search(r"\d{5,}", argument):
+            raise TemplateError("the model's chat template asks for a text of unreasonable width")
+    if name == "replace" and len(arguments) >= 2:
+        _check_size(len(text) + (text.count(str(arguments[0]))) * len(str(arguments[1])))
+    if name == "join" and arguments and isinstance(arguments[0], list | tuple):
+        _check_size(sum(len(str(item)) + len(text) for item in arguments[0]))
 
 
-def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is checked as the method of texts of that name."""
+
     def checked(value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_bounded(*args, *kwargs.values())
+        _check_text_call(name, str(value) if isinstance(value, str) else "", *args, *kwargs.values())
         return function(value, *args, **kwargs)
 
     return checked
@@ -72,16 +114,18 @@ class ChatTemplate:
         if len(source) > MAX_SOURCE:
             raise ModelError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are read")
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        for name in ("batch", "center", "indent", "slice"):
-            environment.filters[name] = _bounded(environment.filters[name])
+        for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
+            environment.filters[name] = _bounded(name, environment.filters[name])
         environment.globals.pop("lipsum")
         environment.filters["format"] = _format
+        environment.filters["join"] = _join
+        environment.filters["replace"] = _replace
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._wants_parts = self._needs_typed_content()
@@ -114,7 +158,7 @@ class ChatTemplate:
             return "".join(pieces)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
-        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+        except _FAILURES as error:
             raise TemplateError(f"the model's chat template fails on these messages: {error}") from error
         finally:
             sys.settrace(previous)
@@ -136,11 +180,23 @@ def _line_budget() -> Any:
 
 
 def _format(pattern: str, *args: Any, **kwargs: Any) -> str:
-    _check_bounded(str(pattern), *args, *kwargs.values())
+    _check_text_call("format", str(pattern), *args, *kwargs.values())
     return str(pattern) % (kwargs or args)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _join(values: Any, separator: str = "", attribute: str | None = None) -> str:
+    items = [str(value if attribute is None else value[attribute]) for value in values]
+    _check_size(sum(map(len, items)) + len(separator) * len(items))
+    return separator.join(items)
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    _check_text_call("replace", str(text), old, new)
+    return str(text).replace(old, new, count)
+
+
+def _tojson(value: Any, indent: int | None = None, **_ignored: Any) -> str:
+    _check_text_call("tojson", "", indent)
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -85,7 +87,7 @@ def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) ->
     settings = uvicorn.Config(
         build(service, config), log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=3
     )
-    server = uvicorn.Server(settings)
+    server = _Server(settings, service)
     failures: list[BaseException] = []
 
     def load() -> None:
@@ -107,13 +109,26 @@ def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) ->
         raise failures[0]
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, which on its way out first ends the answers still being made, each with an error its client can read."""
+
+    def __init__(self, settings: uvicorn.Config, service: Service) -> None:
+        super().__init__(settings)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._service.close)
+        await super().shutdown(sockets)
+
+
 def _listen(config: ServerConfig) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(
-            f"cannot listen on {config.host} port {config.port}: {error.strerror or error}", "port"
+            f"cannot listen on {config.host} port {config.port}: {reason}; choose another --host or --port", "port"
         ) from error
     return listener
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from ...models.errors import EngineError, GalagoError
+from ...models.errors import Cancelled, EngineError, GalagoError, InvalidRequest
 from ..service import Service
 from ..stream import Stream
 from ..values import Delta, Failed, Finished, Started
@@ -30,10 +31,11 @@ class ChatEndpoint:
         self._strict = strict
 
     async def complete(self, request: Request) -> Response:
-        raw = convert.decode_object(await request.body())
-        chat = convert.chat_request(raw)
-        warnings = fields.check(raw, self._strict)
-        stream = await self._start(chat, request)
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            raise Cancelled("the client went away while it sent the request") from None
+        chat, warnings, stream = await self._start(body, request)
         answer = _Answer(self._service.model_id, warnings)
         if chat.stream:
             wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
@@ -41,16 +43,28 @@ class ChatEndpoint:
         completion = await _unless_gone(request, answer.whole(stream))
         return Response(wire.encode(completion), media_type="application/json")
 
-    async def _start(self, chat: wire.ChatRequest, request: Request) -> Stream:
-        """Prepares the prompt on a thread of its own, because decoding and encoding media may take seconds."""
-        work = asyncio.ensure_future(
-            asyncio.to_thread(lambda: self._service.generate(chat.model, convert.to_request(chat)))
-        )
+    async def _start(self, body: bytes, request: Request) -> tuple[wire.ChatRequest, list[str], Stream]:
+        """Reads the request and prepares its prompt on a thread, because either may take seconds."""
+        gone = threading.Event()
+        work = asyncio.ensure_future(asyncio.to_thread(self._prepare, body, gone))
         try:
             return await _unless_gone(request, asyncio.shield(work))
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Cancelled):
+            gone.set()
             work.add_done_callback(_close_result)
             raise
+
+    def _prepare(self, body: bytes, gone: threading.Event) -> tuple[wire.ChatRequest, list[str], Stream]:
+        raw = convert.decode_object(body)
+        chat = convert.chat_request(raw)
+        warnings = fields.check(raw, self._strict)
+        try:
+            stream = self._service.generate(chat.model, convert.to_request(chat), gone.is_set)
+        except InvalidRequest as error:
+            if error.param == "json_schema":
+                error.param = "response_format"
+            raise
+        return chat, warnings, stream
 
 
 class _Answer:
@@ -127,13 +141,13 @@ async def _streamed(answer: _Answer, stream: Stream, wants_usage: bool) -> Strea
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Awaits `work`; cancels it when the client hangs up first."""
+    """Awaits `work`; cancels it and raises `Cancelled` when the client hangs up first."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise asyncio.CancelledError
+            raise Cancelled("the client went away")
         return working.result()
     finally:
         working.cancel()
@@ -146,6 +160,6 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _close_result(work: asyncio.Future[Stream]) -> None:
+def _close_result(work: asyncio.Future[tuple[wire.ChatRequest, list[str], Stream]]) -> None:
     if not work.cancelled() and work.exception() is None:
-        work.result().close()
+        work.result()[2].close()

@@ -15,6 +15,13 @@ from . import wire
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
+_INVALID_TAG = re.compile(r"Invalid value '(.*)'")
+_ACCEPTED = {
+    "].role": "system, developer, user and assistant",
+    "].type": "text and, from a user, image_url and input_audio",
+    "response_format.type": "text, json_object and json_schema",
+}
+"""By the end of a field's path, what it may say."""
 _DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
 _ROLES: dict[type, values.Role] = {
     wire.SystemMessage: "system",
@@ -50,6 +57,10 @@ def _invalid(message: str) -> InvalidRequest:
     path += [missing[1]] if missing else []
     param = ".".join(path) or None
     text = message[: where.start()] if where else message
+    if param and (unknown := _INVALID_TAG.fullmatch(text)):
+        accepted = next((names for ending, names in _ACCEPTED.items() if param.endswith(ending)), None)
+        if accepted:
+            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {accepted} are", param)
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 

@@ -23,6 +23,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.MethodNotAllowed: (405, _INVALID, "method_not_allowed"),
     errors.TooLarge: (413, _INVALID, "request_too_large"),
     errors.NotReady: (503, _SERVER, "not_ready"),
+    errors.Cancelled: (499, _INVALID, "client_closed_request"),  # nobody reads it; nginx's number for the log
     errors.ModelError: (500, _SERVER, "model_error"),
     errors.GGUFError: (500, _SERVER, "model_error"),
     errors.ConfigError: (500, _SERVER, "configuration_error"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -32,6 +33,9 @@ INERT: dict[type, dict[str, object]] = {
     wire.ImageURL: {"detail": "auto"},
 }
 """Accepted without effect, because they ask for nothing a local model could do otherwise."""
+
+HINTS: dict[type, frozenset[str]] = {wire.ImageURL: frozenset({"detail"})}
+"""Known, harmless and without effect here: a warning, in strict mode too."""
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
@@ -73,36 +77,52 @@ UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
 """Meaningful, and not offered yet: an error, unless the value is null or one that asks for nothing."""
 
 
+MAX_WARNINGS = 20
+
+
 def check(raw: dict[str, Any], strict: bool) -> list[str]:
-    """Sorts every field of a chat request that the wire types do not hold; returns the warnings for unknown ones.
+    """Sorts every field of a chat request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """
-    unknown = list(_unheld(raw, wire.ChatRequest, ""))
-    if strict and unknown:
-        raise UnsupportedField(f"unknown field {unknown[0]}", unknown[0])
-    return [f"the field {path} is unknown here and was ignored" for path in unknown]
+    warnings: list[str] = []
+    for path, struct, name in _unheld(raw, wire.ChatRequest, ""):
+        if name in HINTS.get(struct, ()):
+            warnings.append(f"the field {path} has no effect here")
+        elif strict:
+            raise UnsupportedField(f"unknown field {path}", path)
+        else:
+            warnings.append(f"the field {path} is unknown here and was ignored")
+    left = len(warnings) - MAX_WARNINGS
+    return [*warnings[:MAX_WARNINGS], f"and {left} more fields were ignored"] if left > 0 else warnings
 
 
-def _unheld(raw: object, kind: Any, path: str) -> Iterator[str]:
+Unheld = tuple[str, type, str]
+"""A field no wire type holds: its path, the struct it stands in, its name."""
+
+
+def _unheld(raw: object, kind: Any, path: str) -> Iterator[Unheld]:
     if isinstance(raw, list):
-        item = next((typing.get_args(k)[0] for k in _alternatives(kind) if typing.get_origin(k) is list), None)
+        item = _item_kind(kind)
         for i, value in enumerate(raw) if item is not None else ():
-            yield from _unheld(value, item, f"{path}[{i}]")
+            if isinstance(value, list | dict):
+                yield from _unheld(value, item, f"{path}[{i}]")
     elif isinstance(raw, dict):
         struct = _struct_for(raw, kind)
         if struct is not None:
             yield from _unheld_fields(raw, struct, path)
 
 
-def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str) -> Iterator[str]:
-    hints = typing.get_type_hints(struct)
+def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str) -> Iterator[Unheld]:
+    hints = _hints(struct)
     for name, value in raw.items():
-        where = f"{path}.{name}" if path else name
         if name in hints:
-            yield from _unheld(value, hints[name], where)
-        elif name != struct.__struct_config__.tag_field and not _accepted(struct, name, value, where):
-            yield where
+            if isinstance(value, list | dict):
+                yield from _unheld(value, hints[name], f"{path}.{name}" if path else name)
+        elif name != struct.__struct_config__.tag_field:
+            where = f"{path}.{name}" if path else name
+            if not _accepted(struct, name, value, where):
+                yield where, struct, name
 
 
 def _accepted(struct: type, name: str, value: object, where: str) -> bool:
@@ -119,17 +139,28 @@ def _accepted(struct: type, name: str, value: object, where: str) -> bool:
 
 def _struct_for(raw: dict[str, Any], kind: Any) -> type[msgspec.Struct] | None:
     """The struct of a union that the tag in `raw` names, or the only one there is."""
-    for candidate in _alternatives(kind):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            config = candidate.__struct_config__
-            if config.tag_field is None or raw.get(config.tag_field) == config.tag:
-                return candidate
+    for struct in _structs(kind):
+        config = struct.__struct_config__
+        if config.tag_field is None or raw.get(config.tag_field) == config.tag:
+            return struct
     return None
 
 
+@cache
+def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return typing.get_type_hints(struct)
+
+
+@cache
+def _item_kind(kind: Any) -> Any:
+    """What a list of this kind holds, or `None` where it is not one."""
+    return next((typing.get_args(k)[0] for k in _alternatives(kind) if typing.get_origin(k) is list), None)
+
+
+@cache
+def _structs(kind: Any) -> tuple[type[msgspec.Struct], ...]:
+    return tuple(k for k in _alternatives(kind) if isinstance(k, type) and issubclass(k, msgspec.Struct))
+
+
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    if typing.get_origin(kind) is typing.Annotated:
-        return _alternatives(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return typing.get_args(kind)
-    return (kind,)
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

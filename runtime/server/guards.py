@@ -42,9 +42,9 @@ class Guard:
         host = headers.get("host", "")
         if not self._host_allowed(host):
             raise Forbidden(f"this server does not answer to the host {host!r}; allow it with --allow-host", "Host")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise Forbidden(f"pages of {origin!r} may not use this server", "Origin")
+        for origin in headers.getlist("origin"):
+            if urlsplit(origin).netloc != host:
+                raise Forbidden(f"pages of {origin!r} may not use this server", "Origin")
         if self._config.api_key is not None and path not in _OPEN:
             self._check_key(headers.get("authorization", ""))
         length = headers.get("content-length", "0")
@@ -84,7 +84,8 @@ class Guard:
 
 def _without_port(host: str) -> str:
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        name, _, port = host[1:].partition("]")
+        return name if not port or port.startswith(":") else host
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 

@@ -1,0 +1,44 @@
+"""A program of its own (`python -m galago.runtime.native.trial MODEL [PROJECTOR]`) that loads files and uses them once.
+
+llama.cpp ends the process on some damaged files; then it ends this one. Says nothing: what matters is how it exits.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ...models.errors import GalagoError
+from ..values import MediaSpan, Row
+from .context import BATCH, Context
+from .projector import MediaChunk, Piece, Projector
+from .weights import Weights
+
+
+def main(model: str, projector: str | None = None) -> None:
+    weights = Weights(Path(model), gpu_layers=0)
+    context = Context(weights, cells=256, slots=1, threads=1)
+    context.decode([Row(0, 0, 0, False), Row(1, 1, 0, True)])
+    if projector is not None:
+        _use(Projector(Path(projector), weights, threads=1, largest_image=BATCH, use_gpu=False))
+
+
+def _use(projector: Projector) -> None:
+    """Encodes a grey picture and a second of silence, as far as there are eyes and ears."""
+    pieces: list[Piece] = []
+    if projector.vision:
+        pieces += projector.cut_picture(np.full((64, 64, 3), 128, np.uint8))
+    if projector.audio:
+        pieces += projector.cut_sound(np.zeros(projector.sample_rate, np.float32))
+    for piece in pieces:
+        if isinstance(piece, MediaSpan) and isinstance(piece.payload, MediaChunk):
+            piece.payload.encode()
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except GalagoError as error:
+        sys.exit(error.message)

@@ -1,0 +1,79 @@
+"""Tries an unknown model in a child process first, because llama.cpp ends the process on some damaged files.
+
+Files that passed are remembered by place, size and time, and are not tried again. Knows nothing of what a file holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from ..models.errors import ModelError
+from ..models.ref import ModelFiles
+from .config import cache_folder
+
+_REMEMBERED = 200
+_TIMEOUT = 1800.0
+
+
+def try_out(files: ModelFiles) -> None:
+    """Raises `ModelError` where loading or using the files would end this process. Takes as long as loading them."""
+    key = _key(files)
+    if files.trusted or key in _passed():
+        return
+    command = [sys.executable, "-m", "galago.runtime.native.trial", str(files.weights)]
+    command += [str(files.projector)] if files.projector else []
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT:.0f} s", "model") from None
+    if done.returncode < 0:
+        names = f"{files.weights.name} with {files.projector.name}" if files.projector else files.weights.name
+        raise ModelError(
+            f"llama.cpp crashes on {names} (killed by {_name(-done.returncode)}): the file is damaged or not made for "
+            "this version; download it again, or see what `galago doctor` says",
+            "model",
+        )
+    if done.returncode == 0:  # other failures are told by the real load, which knows them better
+        _remember(key)
+
+
+def _key(files: ModelFiles) -> str:
+    parts = [metadata.version("llama-cpp-python")]
+    for path in (files.weights, files.projector):
+        if path is not None:
+            stat = path.stat()
+            parts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    return " | ".join(parts)
+
+
+def _list() -> Path:
+    return cache_folder() / "tried.json"
+
+
+def _passed() -> list[str]:
+    try:
+        keys = json.loads(_list().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+
+
+def _remember(key: str) -> None:
+    with contextlib.suppress(OSError):  # a cache folder that cannot be written only costs another trial
+        _list().parent.mkdir(parents=True, exist_ok=True)
+        part = _list().with_suffix(".part")
+        part.write_text(json.dumps([*_passed(), key][-_REMEMBERED:]), encoding="utf-8")
+        part.replace(_list())
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

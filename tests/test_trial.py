@@ -1,0 +1,66 @@
+"""Files that would end the process are met in a child first, and files that passed are remembered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galago.models.errors import ModelError
+from galago.models.ref import resolve
+from galago.runtime import trial
+
+BUILTIN = resolve("builtin")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(trial, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "tried.json"
+
+
+def damaged_projector(folder: Path) -> Path:
+    """One tensor has another name: llama.cpp reads through a null pointer."""
+    assert BUILTIN.projector
+    path = folder / "damaged.gguf"
+    data = BUILTIN.projector.read_bytes()
+    path.write_bytes(data.replace(b"v.blk.2.attn_k.weight", b"v.flk.2.attn_k.weight"))
+    return path
+
+
+def test_a_file_that_crashes_llama_cpp_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"crashes on text-Q8_0.gguf with damaged.gguf \(killed by SIG"):
+        trial.try_out(resolve("builtin", damaged_projector(tmp_path)))
+
+
+def test_the_command_line_survives_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "run", "builtin", "Hi", "--mmproj"]
+    done = subprocess.run([*command, damaged_projector(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "damaged.gguf" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_what_passed_is_remembered_until_it_changes(tmp_path: Path, own_cache: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(BUILTIN.weights.read_bytes())
+    trial.try_out(resolve(path))
+    (key,) = json.loads(own_cache.read_text())
+    trial.try_out(resolve(path))
+    assert json.loads(own_cache.read_text()) == [key]
+    path.touch()
+    trial.try_out(resolve(path))
+    assert len(json.loads(own_cache.read_text())) == 2
+
+
+def test_a_damaged_list_is_no_obstacle(tmp_path: Path, own_cache: Path) -> None:
+    own_cache.parent.mkdir()
+    own_cache.write_text("{")
+    trial.try_out(resolve(BUILTIN.weights))
+    assert len(json.loads(own_cache.read_text())) == 1
+
+
+def test_the_model_that_ships_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.subprocess, "run", None)
+    trial.try_out(BUILTIN)

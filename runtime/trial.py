@@ -26,7 +26,7 @@ def try_out(files: ModelFiles) -> None:
     key = _key(files)
     if files.trusted or key in _passed():
         return
-    command = [sys.executable, "-m", "galago.runtime.native.trial", str(files.weights)]
+    command = [sys.executable, "-P", "-m", "galago.runtime.native.trial", str(files.weights)]
     command += [str(files.projector)] if files.projector else []
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)

@@ -64,3 +64,13 @@ def test_a_damaged_list_is_no_obstacle(tmp_path: Path, own_cache: Path) -> None:
 def test_the_model_that_ships_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial.subprocess, "run", None)
     trial.try_out(BUILTIN)
+
+
+def test_a_folder_named_galago_where_one_stands_does_not_get_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "galago" / "runtime").mkdir(parents=True)
+    command = ["-c", "import sys; from galago.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"]
+    arguments = ["run", "builtin", "Hi", "--mmproj", str(damaged_projector(tmp_path))]
+    done = subprocess.run(
+        [sys.executable, "-P", *command, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 1 and "crashes on" in done.stderr

@@ -107,7 +107,7 @@ def _death(status: int) -> str:
 
 def run_probe(schemes: Sequence[Scheme]) -> tuple[list[dict[str, Any]], int, str]:
     """The real probe, over the built-in model."""
-    command = [sys.executable, "-m", "galago.runtime.native.probe", str(resolve(BUILTIN).weights)]
+    command = [sys.executable, "-P", "-m", "galago.runtime.native.probe", str(resolve(BUILTIN).weights)]
     command += [f"{s.name}={s.ftype}" for s in schemes]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)

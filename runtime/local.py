@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -39,18 +38,25 @@ Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
 _ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer. `str(reply)` is its text; `finish_reason` "length" means it was cut off."""
+class Reply(str):
+    """A whole answer: a text, with what it took to make it. `finish_reason` "length" means it was cut off."""
 
-    text: str
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return self.text
+    def __new__(
+        cls, text: str, finish_reason: FinishReason, usage: Usage, timings: Timings, warnings: tuple[str, ...] = ()
+    ) -> Reply:
+        reply = super().__new__(cls, text)
+        reply.finish_reason, reply.usage, reply.timings, reply.warnings = finish_reason, usage, timings, warnings
+        return reply
+
+    @property
+    def text(self) -> str:
+        """The text alone."""
+        return str.__str__(self)
 
 
 class ReplyStream:

@@ -19,7 +19,8 @@ PICTURE, SOUND = DATA / "picture-5.png", DATA / "sound-1.wav"
 
 def test_an_answer_is_text_with_its_figures(model: LocalModel) -> None:
     reply = model.chat("Opposite of big?")
-    assert (str(reply), reply.text, reply.finish_reason) == ("Small.", "Small.", "stop")
+    assert (reply, str(reply), reply.text, reply.finish_reason) == ("Small.", "Small.", "Small.", "stop")
+    assert type(reply.text) is str and "mall" in reply
     assert reply.usage.completion_tokens > 1 and reply.warnings == ()
     assert 0 < reply.timings.prepared < reply.timings.first_token <= reply.timings.total
 

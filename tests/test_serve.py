@@ -293,9 +293,10 @@ def test_clients_that_hang_up_and_an_end_in_mid_stream_leave_no_traceback() -> N
     with serving() as running:
         running.wait_until_ready()
         body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True}
-        for options in ({}, {"stream": True}):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(f"{running.url}/v1/chat/completions", json=body | options, timeout=0.05)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=httpx.Timeout(5, read=0.05))
+        with httpx.stream("POST", f"{running.url}/v1/chat/completions", json=body | {"stream": True}) as answer:
+            assert next(answer.iter_lines())
         host, port = running.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as half:
             half.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n\r\n{{".encode())
@@ -339,7 +340,7 @@ def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
 
 
 def test_many_parts_do_not_hold_up_other_clients(server: Server) -> None:
-    many = [{"type": "text", "text": "x"}] * 200_000
+    many = [{"type": "text", "text": "x"}] * 100_000
     thread = threading.Thread(target=server.ask, args=(many,))
     thread.start()
     slowest = 0.0

@@ -14,6 +14,7 @@ import pytest
 
 from galago.models import errors
 from galago.runtime.server.errors import TABLE
+from galago.runtime.server.wire import ChatRequest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("models", "runtime", "quantize")
@@ -147,6 +148,17 @@ def test_the_map_in_the_readme_is_the_tree() -> None:
     folders = {f"{n.rsplit('/', 1)[0]}/" for n in NAMES if n.count("/") >= 2}
     top = {n for n in NAMES if n.count("/") == 1 and not n.endswith("__init__.py")}
     assert mapped == folders | top
+
+
+def test_the_readme_names_every_variable_that_is_read() -> None:
+    read = set(re.findall(r"GALAGO_[A-Z_]+", (ROOT / "runtime/config.py").read_text("utf-8")))
+    told = set(re.findall(r"^\| `(GALAGO_[A-Z_]+)`", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+    assert read == told
+
+
+def test_the_readme_names_every_field_that_is_honoured() -> None:
+    row = re.search(r"^\| honoured \| (.*) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert row and set(re.findall(r"`(\w+)`", row[1])) == set(ChatRequest.__struct_fields__)
 
 
 def loaded_by(code: str) -> set[str]:

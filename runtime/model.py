@@ -132,21 +132,17 @@ class Model:
         ends_at = frozenset() if endless else self._weights.end_tokens
         banned = self._weights.end_tokens if endless else frozenset()
         sampling = _filled(request.sampling, self._defaults)
-        sampler = Sampler(self._weights.vocab_size, sampling, banned, constraint)
+        sampler = Sampler(sampling, banned, constraint)
         stream = Stream()
-        try:
-            cancel = self._engine.submit(
-                prompt,
-                sampler=sampler,
-                max_tokens=max_tokens,
-                ends_at=ends_at,
-                stop=request.stop,
-                sink=stream.put,
-                arrived=arrived,
-            )
-        except BaseException:
-            sampler.close()
-            raise
+        cancel = self._engine.submit(
+            prompt,
+            sampler=sampler,
+            max_tokens=max_tokens,
+            ends_at=ends_at,
+            stop=request.stop,
+            sink=stream.put,
+            arrived=arrived,
+        )
         stream.on_close(cancel)
         return stream
 

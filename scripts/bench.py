@@ -1,8 +1,9 @@
 """Measures Galago's HTTP server beside llama-server, and prints ratios, because a shared machine makes times lie.
 
-Both serve the same random-weight model with the same threads, context, slots and sampling. Requests alternate between
-them, one at a time, each with a prompt of its own so that no cache helps; the first of each are warm-up and discarded.
-Tokens are counted from `usage`. A ratio is taken within each round, and the median and the quartiles are shown.
+Both serve the same random-weight model with the same threads, context, slots and sampling. Rounds alternate between
+them: so many clients ask at once, each with a prompt of its own so that no cache helps; the first rounds are warm-up
+and discarded. Tokens are counted from `usage`. A ratio is taken within each round; the median and the quartiles are
+shown.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -34,8 +37,18 @@ WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One streamed answer: when its first and last text came, in seconds after it was asked for, and its tokens."""
+
+    first: float
+    last: float
+    tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One streamed answer: seconds to the first text, and tokens per second behind it."""
+    """One round: the median time to the first text, and the tokens per second of all clients from the first on."""
 
     first: float
     rate: float
@@ -51,7 +64,8 @@ def main() -> None:
                 "galago": stack.enter_context(_galago(model, options.threads)),
                 "llama-server": stack.enter_context(_llama_server(options.peer, model, options.threads)),
             }
-            _report(shape, options, _measure(servers, options))
+            for clients in options.clients:
+                _report(shape, clients, options, _measure(servers, clients, options))
 
 
 def _options() -> argparse.Namespace:
@@ -59,7 +73,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, required=True, help="path of llama-server")
     parser.add_argument("--shapes", nargs="+", choices=random_gguf.SHAPES, default=list(random_gguf.SHAPES))
     parser.add_argument("--scheme", default="Q4_0")
-    parser.add_argument("--rounds", type=int, default=12, help="counted requests to each server")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1], help="how many ask at once")
+    parser.add_argument("--rounds", type=int, default=12, help="counted rounds of each server")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--words", type=int, default=100, help="length of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
@@ -116,16 +131,18 @@ def _running(command: list[str], url: str) -> Iterator[str]:
         process.wait(30)
 
 
-def _measure(servers: dict[str, str], options: argparse.Namespace) -> dict[str, list[Sample]]:
+def _measure(servers: dict[str, str], clients: int, options: argparse.Namespace) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {name: [] for name in servers}
     words = random.Random(0)
     # llama-server may close a kept-alive connection under its client's next request, so each gets a fresh one
-    with httpx.Client(timeout=600, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(timeout=600, limits=limits) as client, ThreadPoolExecutor(clients) as pool:
         for turn in range(options.warmup + options.rounds):
-            prompt = " ".join(words.choices(WORDS, k=options.words))
+            prompts = [" ".join(words.choices(WORDS, k=options.words)) for _ in range(clients)]
             names = list(servers) if turn % 2 else list(servers)[::-1]
             for name in names:
-                sample = _ask(client, servers[name], prompt, options.tokens)
+                ask = partial(_ask, client, servers[name], options.tokens)
+                sample = _round(list(pool.map(ask, prompts)))
                 if turn >= options.warmup:
                     samples[name].append(sample)
             if sys.stderr.isatty():
@@ -135,7 +152,13 @@ def _measure(servers: dict[str, str], options: argparse.Namespace) -> dict[str, 
     return samples
 
 
-def _ask(client: httpx.Client, url: str, prompt: str, tokens: int) -> Sample:
+def _round(answers: list[Answer]) -> Sample:
+    begin, end = min(a.first for a in answers), max(a.last for a in answers)
+    tokens = sum(a.tokens - 1 for a in answers)
+    return Sample(statistics.median(a.first for a in answers), tokens / (end - begin), answers[0].prompt_tokens)
+
+
+def _ask(client: httpx.Client, url: str, tokens: int, prompt: str) -> Answer:
     body = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
@@ -157,14 +180,14 @@ def _ask(client: httpx.Client, url: str, prompt: str, tokens: int) -> Sample:
             if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
                 last = time.perf_counter()
                 first = first or last
-    return Sample(first - started, (usage["completion_tokens"] - 1) / (last - first), usage["prompt_tokens"])
+    return Answer(first - started, last - started, usage["completion_tokens"], usage["prompt_tokens"])
 
 
-def _report(shape: str, options: argparse.Namespace, samples: dict[str, list[Sample]]) -> None:
+def _report(shape: str, clients: int, options: argparse.Namespace, samples: dict[str, list[Sample]]) -> None:
     ours, theirs = samples["galago"], samples["llama-server"]
     tokens = statistics.median(s.prompt_tokens for s in ours)
     print(
-        f"random {shape} {options.scheme}, {options.threads} threads of {os.cpu_count()} cores, "
+        f"random {shape} {options.scheme}, {clients} at once, {options.threads} threads of {os.cpu_count()} cores, "
         f"prompts of {tokens:.0f} tokens, answers of {options.tokens}, {options.rounds} rounds"
     )
     for label, unit, scale, value in (

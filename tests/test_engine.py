@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import END, FakeBackend, FakeSampler, picture, prompt
+from fakes import END, FakeBackend, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
 from galago.runtime.stream import Stream
@@ -23,7 +23,7 @@ Submit = Callable[..., Stream]
 def submit_to(engine: Engine, what: Prompt, **options: Any) -> Stream:
     stream = Stream()
     settings: dict[str, Any] = {"max_tokens": 5, "ends_at": frozenset({END}), "stop": ()} | options
-    cancel = engine.submit(what, sampler=FakeSampler(), sink=stream.put, arrived=time.perf_counter(), **settings)
+    cancel = engine.submit(what, sampler=None, sink=stream.put, arrived=time.perf_counter(), **settings)
     stream.on_close(cancel)
     return stream
 
@@ -158,21 +158,6 @@ def test_closing_the_engine_fails_what_is_running_and_closes_the_backend(backend
     assert backend.closed
     with pytest.raises(EngineError):
         submit_to(engine, prompt(1))
-
-
-def test_samplers_are_closed_when_their_request_ends(engine: Engine) -> None:
-    sampler, stream = FakeSampler(), Stream()
-    engine.submit(
-        prompt(1),
-        sampler=sampler,
-        max_tokens=1,
-        ends_at=frozenset(),
-        stop=(),
-        sink=stream.put,
-        arrived=time.perf_counter(),
-    )
-    list(stream)
-    assert sampler.closed
 
 
 REQUESTS = st.lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from galago.models.errors import EngineError, InvalidRequest, ModelError
 from galago.models.ref import resolve
 from galago.quantize.schemes import SCHEMES, find
 from galago.runtime.native.context import Context
+from galago.runtime.native.library import llama
 from galago.runtime.native.projector import Projector
 from galago.runtime.native.quantizer import quantize
-from galago.runtime.native.sampler import Sampler
+from galago.runtime.native.sampler import Sampler, survivors
 from galago.runtime.native.weights import Weights
 from galago.runtime.output.grammar import GrammarCompiler
 from galago.runtime.values import Row, Sampling
@@ -112,9 +114,8 @@ def test_logits_not_asked_for_are_an_engine_error(context: Context) -> None:
 
 
 def draws(sampling: Sampling, logits: list[float], n: int = 400, **options: object) -> Counter[int]:
-    sampler = Sampler(len(logits), sampling, **options)  # type: ignore[arg-type]
+    sampler = Sampler(sampling, **options)  # type: ignore[arg-type]
     found = Counter(sampler.choose(np.array(logits, np.float32)) for _ in range(n))
-    sampler.close()
     return found
 
 
@@ -143,10 +144,8 @@ def test_top_k_top_p_and_min_p_cut_the_tail() -> None:
 
 def test_a_seed_repeats_the_draws_and_no_seed_does_not() -> None:
     def series(seed: int | None) -> list[int]:
-        sampler = Sampler(5, Sampling(temperature=5, seed=seed))
-        found = [sampler.choose(np.array(LOGITS, np.float32)) for _ in range(60)]
-        sampler.close()
-        return found
+        sampler = Sampler(Sampling(temperature=5, seed=seed))
+        return [sampler.choose(np.array(LOGITS, np.float32)) for _ in range(60)]
 
     assert series(1) == series(1) != series(2)
     assert series(None) != series(None)
@@ -229,7 +228,45 @@ def test_a_very_low_temperature_is_as_good_as_none(temperature: float) -> None:
 
 def test_where_everything_is_forbidden_nothing_is_chosen() -> None:
     for temperature in (0, 1):
-        sampler = Sampler(5, Sampling(temperature=temperature), banned=frozenset(range(5)))
+        sampler = Sampler(Sampling(temperature=temperature), banned=frozenset(range(5)))
         with pytest.raises(EngineError, match="everything is forbidden"):
             sampler.choose(np.array(LOGITS, np.float32))
-        sampler.close()
+
+
+def llama_survivors(values: list[float], sampling: Sampling) -> set[int]:
+    """What llama.cpp's own samplers leave."""
+    array = (llama.llama_token_data * len(values))(*((i, v, 0.0) for i, v in enumerate(values)))
+    data = llama.llama_token_data_array(data=array, size=len(values), selected=-1, sorted=False)
+    samplers = [
+        llama.llama_sampler_init_top_k(sampling.top_k or 0),
+        llama.llama_sampler_init_top_p(1.0 if sampling.top_p is None else sampling.top_p, 1),
+        llama.llama_sampler_init_min_p(sampling.min_p or 0.0, 1),
+    ]
+    for sampler in samplers:
+        llama.llama_sampler_apply(sampler, ctypes.byref(data))
+        llama.llama_sampler_free(sampler)
+    return {data.data[i].id for i in range(data.size)}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(-400, 400), min_size=1, max_size=60, unique=True),
+    st.none() | st.integers(0, 70),
+    st.none() | st.sampled_from([0.05, 0.37, 0.5, 0.81, 0.93, 1.0]),
+    st.none() | st.sampled_from([0.0, 0.011, 0.053, 0.47, 1.0]),
+)
+def test_what_survives_is_what_llama_cpp_leaves(
+    tenths: list[int], top_k: int | None, top_p: float | None, min_p: float | None
+) -> None:
+    values = [t / 10 for t in tenths]  # far enough apart that float32 rounding decides nothing
+    sampling = Sampling(temperature=1, top_k=top_k, top_p=top_p, min_p=min_p)
+    left = survivors(np.array(values, np.float32), sampling)
+    assert set(range(len(values)) if left is None else left.tolist()) == llama_survivors(values, sampling)
+
+
+def test_forbidden_tokens_never_survive() -> None:
+    logits = np.array([1, -np.inf, 0.5, -np.inf], np.float32)
+    for sampling in (Sampling(top_k=4), Sampling(top_p=0.999), Sampling(min_p=1e-9)):
+        left = survivors(logits, sampling)
+        assert left is not None and set(left.tolist()) == {0, 2}
+    assert set(draws(Sampling(temperature=3, seed=1), logits.tolist())) == {0, 2}

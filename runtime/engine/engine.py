@@ -180,7 +180,6 @@ class Engine:
         slot = self._scheduler.remove(sequence)
         if slot is not None:
             self._backend.forget(slot)
-        sequence.sampler.close()
         self._admitted.release()
         if event is not None:
             sequence.sink(event)

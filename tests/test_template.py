@@ -137,3 +137,15 @@ def test_tojson_keeps_text_readable() -> None:
     assert ChatTemplate("{{ messages[0] | tojson }}").render([{"role": "user", "content": "\u00e9<"}]) == (
         '{"role": "user", "content": "\u00e9<"}'
     )
+
+
+def test_tojson_takes_what_templates_of_transformers_give_it() -> None:
+    source = "{{ {'b': 1, 'a': '\u00e9'} | tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}"
+    assert ChatTemplate(source).render(HELLO) == '{"a":"\\u00e9","b":1}'
+    assert ChatTemplate("{{ [1] | tojson(indent=2) }}").render(HELLO) == "[\n  1\n]"
+
+
+def test_bounded_filters_keep_the_parameters_of_jinja() -> None:
+    source = "{{ ['a', 'b'] | join(d='-') }}{{ messages | join(attribute='role') }}"
+    assert ChatTemplate(source).render(HELLO) == "a-buser"
+    assert ChatTemplate("{{ 'xx' | replace('x', 'y', count=1) }}").render(HELLO) == "yx"

@@ -184,20 +184,28 @@ def _format(pattern: str, *args: Any, **kwargs: Any) -> str:
     return str(pattern) % (kwargs or args)
 
 
-def _join(values: Any, separator: str = "", attribute: str | None = None) -> str:
+def _join(values: Any, d: str = "", attribute: str | None = None) -> str:
+    """Jinja's filter, with its names of parameters."""
     items = [str(value if attribute is None else value[attribute]) for value in values]
-    _check_size(sum(map(len, items)) + len(separator) * len(items))
-    return separator.join(items)
+    _check_size(sum(map(len, items)) + len(d) * len(items))
+    return d.join(items)
 
 
-def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
     _check_text_call("replace", str(text), old, new)
-    return str(text).replace(old, new, count)
+    return str(text).replace(old, new, -1 if count is None else count)
 
 
-def _tojson(value: Any, indent: int | None = None, **_ignored: Any) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers defines it for chat templates, where text stays readable and nothing is escaped for HTML."""
     _check_text_call("tojson", "", indent)
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

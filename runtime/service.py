@@ -13,10 +13,6 @@ from .stream import Stream
 from .values import Failed, Message, ModelInfo, Request, Text
 
 
-def _never() -> bool:
-    return False
-
-
 class Service:
     """Answers requests for one model, from when `load` has returned until `close`."""
 
@@ -50,7 +46,7 @@ class Service:
     def models(self) -> list[ModelInfo]:
         return [self._loaded().info]
 
-    def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = _never) -> Stream:
+    def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
         loaded = self._loaded()
         if model is not None and model != self.model_id:

@@ -5,7 +5,7 @@ Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -180,16 +180,25 @@ class MediaSpan:
     payload: object
 
 
+Piece: TypeAlias = tuple[int, ...] | MediaSpan
+"""A stretch of a prompt: token ids, or media."""
+
+
+def count_cells(pieces: Iterable[Piece]) -> int:
+    """Cells of context that pieces of a prompt take."""
+    return sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in pieces)
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids and media in the order the model reads them. Ends with at least one token."""
 
-    pieces: tuple[tuple[int, ...] | MediaSpan, ...]
+    pieces: tuple[Piece, ...]
     warnings: tuple[str, ...] = ()
 
     @property
     def cells(self) -> int:
-        return sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in self.pieces)
+        return count_cells(self.pieces)
 
     def media_cells(self, kind: Literal["image", "audio"]) -> int:
         return sum(p.cells for p in self.pieces if isinstance(p, MediaSpan) and p.kind == kind)

@@ -4,8 +4,9 @@
     scripts/train_builtin.py train --minutes 10 --finish      lets the learning rate fall, beside the checkpoint
     scripts/train_builtin.py export                  writes F16 and Q8_0 pairs and compares them with PyTorch
 
-A step's batch depends on the seed and the step's number alone, so a rerun sees the same samples. Speech comes from a
-store of clips that is spoken on the first run (espeak-ng and flite; about 3 minutes for 12,000).
+A group of batches depends on the seed and its number alone, so a rerun sees the same samples; going on from a
+checkpoint begins with the next group. Speech comes from a store of clips that is spoken on the first run (espeak-ng and
+flite; two to three minutes for 12,000).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from galago.quantize.schemes import find
 from galago.runtime.native.quantizer import quantize
 from omni.agreement import compare
 from omni.batches import GROUP, IGNORED, Batch, Source, stream
-from omni.config import Config
+from omni.config import CHUNK_TOKENS, Config
 from omni.export import export
 from omni.network import Omni
 from omni.tokenizer import learn
@@ -70,7 +72,7 @@ class Training:
     """The network with its optimizer, and how far it has come."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.config = options, Config()
+        self.config = Config()
         self.device = torch.device(options.device)
         self.net = Omni(self.config, len(FACTS), len(SPOKEN)).to(self.device)
         matrices = [p for p in self.net.parameters() if p.ndim >= 2]
@@ -129,8 +131,8 @@ class Training:
         heard = self.net.ear(torch.from_numpy(batch.sounds).to(self.device), chunks)
         said = self.net.words(heard).float().log_softmax(-1).transpose(0, 1)
         words, counts = (torch.from_numpy(a).to(self.device) for a in (batch.words, batch.word_counts))
-        loss = F.ctc_loss(said, words, chunks * 13, counts, zero_infinity=True)
-        real = torch.arange(heard.shape[1], device=self.device) < (chunks * 13)[:, None]
+        loss = F.ctc_loss(said, words, chunks * CHUNK_TOKENS, counts, zero_infinity=True)
+        real = torch.arange(heard.shape[1], device=self.device) < (chunks * CHUNK_TOKENS)[:, None]
         return heard[real], loss
 
 
@@ -174,7 +176,8 @@ def evaluate(training: Training, source: Source) -> dict[str, Any]:
     make = source.open()
     right: dict[str, list[bool]] = defaultdict(list)
     loss = []
-    for batch, samples in itertools.chain.from_iterable(make(i) for i in range(DEV_SAMPLES // (source.size * GROUP))):
+    groups = -(-DEV_SAMPLES // (source.size * GROUP))
+    for batch, samples in itertools.chain.from_iterable(map(make, range(groups))):
         answer, _, _, logits = training.losses(batch)
         loss.append(float(answer))
         guess, targets = logits.argmax(-1).cpu().numpy(), batch.targets
@@ -228,8 +231,6 @@ def _export_pair(net: Omni, options: argparse.Namespace) -> None:
 
 def _corpus(seed: int) -> list[str]:
     """Questions and answers to learn the vocabulary's merges from."""
-    from random import Random
-
     rng = Random(seed)
     silent = Maker(rng, Split.TRAIN, lambda _: ("", np.zeros(16_000, np.float32)), {"text": 1, "image": 1})
     samples: list[Sample] = [silent.sample() for _ in range(4000)]

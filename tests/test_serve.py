@@ -78,11 +78,7 @@ def test_other_names_are_not(server: Server, host: str) -> None:
 
 def test_pages_of_other_origins_are_refused(server: Server) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:1"):
-        answer = (
-            server.ask("Hi", headers={})
-            if origin is None
-            else httpx.post(f"{server.url}/v1/chat/completions", json={}, headers={"Origin": origin})
-        )
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json={}, headers={"Origin": origin})
         assert answer.status_code == 403
     preflight = httpx.options(
         f"{server.url}/v1/chat/completions",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from ..values import MediaSpan, Row
+from ..values import MediaSpan, Row, count_cells
 from .sequence import Sequence
 
 SHARED_PREFILL = 128
@@ -70,7 +70,7 @@ class Scheduler:
         while self.waiting and self._free_slots:
             sequence = self.waiting[0]
             ahead = HEADROOM * (len(self.running) + 1)
-            if self.running and self._promised() + _needs(sequence) + ahead > self._cells:
+            if self.running and self._promised() + count_cells(sequence.pending) + ahead > self._cells:
                 return
             self.waiting.popleft()
             sequence.slot = self._free_slots.pop()
@@ -110,7 +110,7 @@ class Scheduler:
 
     def _promised(self) -> int:
         """Cells that the running sequences hold or will hold once their prompts are computed."""
-        return sum(s.cells + _needs(s) for s in self.running)
+        return sum(s.cells + count_cells(s.pending) for s in self.running)
 
     def _free(self, sequence: Sequence) -> int:
         assert sequence.slot is not None
@@ -127,7 +127,3 @@ def _append(step: TokenStep, sequence: Sequence, limit: int) -> int:
         step.rows[-1] = step.rows[-1]._replace(wants_logits=True)
         step.answers.append((len(step.rows) - 1, sequence))
     return len(tokens)
-
-
-def _needs(sequence: Sequence) -> int:
-    return sum(p.cells if isinstance(p, MediaSpan) else len(p) for p in sequence.pending)

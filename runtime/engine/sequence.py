@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..values import MediaSpan, Prompt, Sink
+from ..values import MediaSpan, Piece, Prompt, Sink
 from .text import AnswerText
 
 
@@ -27,7 +27,7 @@ class Sequence:
     position: int = 0
     answer: list[int] = field(default_factory=list)
     first_token: float | None = None
-    pending: deque[tuple[int, ...] | MediaSpan] = field(default_factory=deque)
+    pending: deque[Piece] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.rewind()

@@ -17,7 +17,6 @@ class TokenBatch:
     """A `llama_batch` of token rows over arrays that are allocated once and refilled for every step."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
         self._token = np.zeros(capacity, np.int32)
         self._position = np.zeros(capacity, np.int32)
         self._sequence = np.zeros(capacity, np.int32)

@@ -48,7 +48,6 @@ class Context:
         self.batch: int = llama.llama_n_batch(self.handle)
         self._batch = TokenBatch(self.batch)
         self.cells: int = llama.llama_n_ctx_seq(self.handle)
-        self.threads = threads
 
     def close(self) -> None:
         if self.handle:

@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
-from ..values import MediaSpan
+from ..values import MediaSpan, Piece
 from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
-
-Piece = tuple[int, ...] | MediaSpan
 
 
 class MediaChunk:

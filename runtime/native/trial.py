@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import GalagoError
-from ..values import MediaSpan, Row
+from ..values import MediaSpan, Piece, Row
 from .context import BATCH, Context
-from .projector import MediaChunk, Piece, Projector
+from .projector import MediaChunk, Projector
 from .weights import Weights
 
 

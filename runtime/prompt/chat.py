@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
-from ..native.projector import MediaChunk, Piece, Projector
+from ..native.projector import MediaChunk, Projector
 from ..native.weights import Weights
-from ..values import Audio, Image, MediaSpan, Message, Part, Prompt, Text
+from ..values import Audio, Image, MediaSpan, Message, Part, Piece, Prompt, Text, count_cells
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate
 
@@ -61,28 +61,29 @@ class PromptBuilder:
                 f"the model's chat template kept {len(texts) - 1} of {len(media)} pictures and sounds in these messages"
             )
         if len(rendered) > _LONG:  # spares the tokenizer a text that cannot fit whatever its tokens are
-            self._check_room(len(rendered) // self._weights.longest_piece, len(media) + 1)
+            self._check_room(len(rendered) // self._weights.longest_piece + len(media), exact=False)
         tokens = [self._tokens(text, break_mark) for text in texts]
         cells = sum(map(len, tokens))
-        self._check_room(cells, len(media))
+        self._check_room(cells + len(media), exact=not media)
         warnings: list[str] = []
         pieces: list[Piece] = [tokens[0]]
         for i, part in enumerate(media):
             stop_if(cancelled)
             cut = self._cut(part, warnings)
-            cells += sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in cut)
-            self._check_room(cells, len(media) - i - 1)
+            cells += count_cells(cut)
+            left = len(media) - i - 1
+            self._check_room(cells + left, exact=not left)
             pieces += [*cut, tokens[i + 1]]
         joined = self._with_bos(_joined(pieces))
         if not joined or isinstance(joined[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
         return Prompt(joined, tuple(warnings))
 
-    def _check_room(self, cells: int, uncounted: int) -> None:
-        """Refuses a prompt of so many tokens, beside media that have one each at the least."""
-        if cells + uncounted >= self._context_length:
+    def _check_room(self, cells: int, *, exact: bool) -> None:
+        """Refuses a prompt of so many tokens; media not counted yet have one each at the least."""
+        if cells >= self._context_length:
             raise PromptTooLong(
-                f"the prompt has {'at least ' if uncounted else ''}{cells + uncounted} tokens and the context holds "
+                f"the prompt has {'' if exact else 'at least '}{cells} tokens and the context holds "
                 f"{self._context_length}, of which one must be left for an answer; shorten the messages or load the "
                 "model with a larger context",
                 "messages",

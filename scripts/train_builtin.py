@@ -6,7 +6,7 @@
 
 A group of batches depends on the seed and its number alone, so a rerun sees the same samples; going on from a
 checkpoint begins with the next group. Speech comes from a store of clips that is spoken on the first run (espeak-ng and
-flite; two to three minutes for 12,000).
+flite; five minutes for 24,000).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from torch.nn import functional as F
 from galago.quantize.schemes import find
 from galago.runtime.native.quantizer import quantize
 from omni.agreement import compare
-from omni.batches import GROUP, IGNORED, Batch, Source, stream
+from omni.batches import GROUP, IGNORED, Batch, Group, Source, stream
 from omni.config import CHUNK_TOKENS, Config
 from omni.export import export
 from omni.network import Omni
@@ -38,11 +39,11 @@ from omni.tokenizer import learn
 from world import Maker, Sample, Split
 from world import text as world_text
 from world.lexicon import BEYOND, SPOKEN
-from world.pictures import FACTS
+from world.pictures import FACTS, MARKS
 
-WARMUP, DEV_SAMPLES = 300, 1500
-FACTS_WEIGHT, WORDS_WEIGHT = 20.0, 0.3
-"""Of the labelling losses beside that of the answers; the mean over hundreds of labels makes the first one small."""
+WARMUP, DEV_SAMPLES, FIRST_REPORT = 200, 1500, 20_000
+FACTS_WEIGHT, MARKS_WEIGHT, WORDS_WEIGHT = 10.0, 30.0, 0.3
+"""Of the labelling losses beside that of the answers; the mean over hundreds of labels makes the first two small."""
 
 
 def main() -> None:
@@ -58,14 +59,27 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/builtin"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--finish", action="store_true", help="let the learning rate fall to nothing over this run")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch, padding included")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is twice that")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clips", type=int, default=12_000)
+    parser.add_argument("--clips", type=int, default=24_000)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
     parser.add_argument("--threads", type=int, default=1, help="threads PyTorch computes with")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
+
+
+class Losses(NamedTuple):
+    """Of the answers, of the pictures' labels as a whole and in place, of the words said; and the answers' logits."""
+
+    answer: Tensor
+    facts: Tensor
+    marks: Tensor
+    words: Tensor
+    logits: Tensor
+
+
+_labelled = F.binary_cross_entropy_with_logits
 
 
 class Training:
@@ -74,54 +88,62 @@ class Training:
     def __init__(self, options: argparse.Namespace) -> None:
         self.config = Config()
         self.device = torch.device(options.device)
-        self.net = Omni(self.config, len(FACTS), len(SPOKEN)).to(self.device)
-        matrices = [p for p in self.net.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.net.parameters() if p.ndim < 2]
+        self.half = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        self.net = Omni(self.config, len(FACTS), len(MARKS), len(SPOKEN)).to(self.device)
+        inner, matrices, vectors = [], [], []
+        for name, parameter in self.net.named_parameters():
+            (vectors if parameter.ndim < 2 else inner if "blk" in name else matrices).append(parameter)
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95))
-        self.step = self.samples = 0
+        self.optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(inner, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(groups, betas=(0.9, 0.95)),
+        )
+        self.step = self.samples = self.group = 0
 
     def load(self, path: Path) -> None:
         saved = torch.load(path, map_location=self.device, weights_only=True)
         self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.samples = saved["step"], saved["samples"]
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.samples, self.group = saved["step"], saved["samples"], saved["group"] + 1
 
     def save(self, path: Path) -> None:
-        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        torch.save(state | {"step": self.step, "samples": self.samples}, path.with_suffix(".part"))
+        state = {"net": self.net.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+        torch.save(state | {"step": self.step, "samples": self.samples, "group": self.group}, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
 
-    def learn(self, batch: Batch, rate: float) -> dict[str, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            answer, facts, words, _ = self.losses(batch)
-            loss = answer + FACTS_WEIGHT * facts + WORDS_WEIGHT * words
-        self.optimizer.zero_grad(set_to_none=True)
+    def learn(self, batch: Batch, rate: float) -> Losses:
+        for optimizer, scale in zip(self.optimizers, (2, 1), strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            losses = self.losses(batch)
+            loss = losses.answer + FACTS_WEIGHT * losses.facts + MARKS_WEIGHT * losses.marks
+            loss = loss + WORDS_WEIGHT * losses.words
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
-        self.samples += len(batch.tokens)
-        return {"answer": answer.item(), "facts": facts.item(), "words": words.item()}
+        return losses
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss of the answers, of the pictures' labels, of the words said; and the answers' logits."""
-        images, facts = self._see(batch)
+    def losses(self, batch: Batch) -> Losses:
+        images, facts, marks = self._see(batch)
         sounds, words = self._hear(batch)
         tokens, targets = (torch.from_numpy(a).to(self.device) for a in (batch.tokens, batch.targets))
         logits = self.net(self.net.embed(tokens, images, sounds))
         answer = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
-        return answer, facts, words, logits
+        return Losses(answer, facts, marks, words, logits)
 
-    def _see(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _see(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         zero = torch.zeros((), device=self.device)
         if not len(batch.pictures):
-            return torch.zeros(0, device=self.device), zero
+            return torch.zeros(0, device=self.device), zero, zero
         seen = self.net.eye(torch.from_numpy(batch.pictures).to(self.device))
-        labels = self.net.facts(seen.flatten(1)).float()
-        return seen, F.binary_cross_entropy_with_logits(labels, torch.from_numpy(batch.facts).to(self.device))
+        whole, parts = self.net.facts(seen.flatten(1)).float(), self.net.marks(seen).float()
+        facts, marks = (torch.from_numpy(labels).to(self.device) for labels in (batch.facts, batch.marks))
+        return seen, _labelled(whole, facts), _labelled(parts, marks)
 
     def _hear(self, batch: Batch) -> tuple[Tensor, Tensor]:
         zero = torch.zeros((), device=self.device)
@@ -146,27 +168,47 @@ def train(options: argparse.Namespace) -> None:
         print(f"going on from {training.samples} samples", flush=True)
     development = _development(options, training.config)
     source = replace(development, split=Split.TRAIN, clip_count=options.clips)
-    batches = stream(source, -(-training.step // GROUP), options.workers)
     begin = said = saved = time.monotonic()
-    while (passed := (time.monotonic() - begin) / 60) < options.minutes:
+    for batch, samples in _batches(training, stream(source, training.group, options.workers)):
+        passed = (time.monotonic() - begin) / 60
+        if passed > options.minutes:
+            break
         rate = options.rate * min(1, (training.step + 1) / WARMUP)
         if options.finish:
             rate *= 1 - passed / options.minutes
-        losses = training.learn(next(batches), rate)
-        if not math.isfinite(losses["answer"]):
-            raise SystemExit(f"the loss is {losses['answer']} at step {training.step}; the last checkpoint stands")
+        losses = training.learn(batch, rate)
+        training.samples += len(samples)
+        if not torch.isfinite(losses.answer):
+            raise SystemExit(f"the loss is {losses.answer} at step {training.step}; the last checkpoint stands")
         if time.monotonic() - said > 30:
-            shown = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+            shown = ", ".join(f"{name} {getattr(losses, name).item():.3f}" for name in Losses._fields[:-1])
             print(f"{passed:.1f} min, step {training.step}, {training.samples} samples: {shown}", flush=True)
             said = time.monotonic()
         if time.monotonic() - saved > 300 and not options.finish:
             training.save(checkpoint)
             saved = time.monotonic()
+        if _doubled(training.samples, training.samples - len(samples)):
+            _report(training, development, log)
     training.save(options.out / "finished.pt" if options.finish else checkpoint)
-    entry = evaluate(training, development)
+    _report(training, development, log, finish=options.finish)
+
+
+def _batches(training: Training, groups: Iterator[Group]) -> Iterator[tuple[Batch, list[Sample]]]:
+    for group in groups:
+        yield from group
+        training.group += 1
+
+
+def _doubled(now: int, before: int) -> bool:
+    """Whether training has come to 20,000 samples, or 40,000, 80,000 and so on."""
+    return now >= FIRST_REPORT and math.log2(now / FIRST_REPORT) // 1 > math.log2(max(before, 1) / FIRST_REPORT) // 1
+
+
+def _report(training: Training, development: Source, log: Path, finish: bool = False) -> None:
+    entry = {"samples": training.samples, "finish": finish} | evaluate(training, development)
     with log.open("a") as out:
-        out.write(json.dumps({"samples": training.samples, "finish": options.finish} | entry) + "\n")
-    print(json.dumps(entry, indent=1))
+        out.write(json.dumps(entry) + "\n")
+    print(json.dumps(entry), flush=True)
 
 
 @torch.no_grad()
@@ -176,12 +218,12 @@ def evaluate(training: Training, source: Source) -> dict[str, Any]:
     make = source.open()
     right: dict[str, list[bool]] = defaultdict(list)
     loss = []
-    groups = -(-DEV_SAMPLES // (source.size * GROUP))
-    for batch, samples in itertools.chain.from_iterable(map(make, range(groups))):
-        answer, _, _, logits = training.losses(batch)
-        loss.append(float(answer))
-        guess, targets = logits.argmax(-1).cpu().numpy(), batch.targets
-        exact = ((guess == targets) | (targets == IGNORED)).all(1)
+    for batch, samples in itertools.chain.from_iterable(map(make, range(-(-DEV_SAMPLES // GROUP)))):
+        losses = training.losses(batch)
+        loss.append(float(losses.answer))
+        guess, targets = losses.logits.argmax(-1).cpu().numpy()[: len(samples)], batch.targets[: len(samples)]
+        earlier = np.arange(targets.shape[1]) < batch.last[:, None]
+        exact = ((guess == targets) | (targets == IGNORED) | earlier).all(1)
         for sample, ok in zip(samples, exact, strict=True):
             right[sample.task].append(bool(ok))
             right[sample.task.split("/")[0]].append(bool(ok))
@@ -199,7 +241,7 @@ def _development(options: argparse.Namespace, config: Config) -> Source:
         clip_count=options.clips // 10,
         split=Split.DEV,
         seed=options.seed,
-        size=options.batch,
+        size=options.tokens,
     )
 
 
@@ -213,7 +255,7 @@ def write_files(options: argparse.Namespace) -> None:
     make = _development(options, training.config).open()
     batch, samples = make(0)[0]
     with torch.no_grad():
-        logits = training.losses(batch)[3]
+        logits = training.losses(batch).logits
     agreement = compare(logits, batch, samples, options.out / "text-F16.gguf", options.out / "mmproj-F16.gguf")
     report = {
         "samples": training.samples,

@@ -18,36 +18,56 @@ from galago.runtime.native.weights import Weights
 from galago.runtime.prompt.template import ChatTemplate
 from world import Clip, Maker, Picture, Sample, Split, Turn, speech
 from world.lexicon import SPOKEN
-from world.pictures import FACTS
+from world.pictures import FACTS, MARKS
 
-from .config import CHUNK_TOKENS, Config
+from .config import CHUNK_FRAMES, CHUNK_TOKENS, Config
 from .export import TEMPLATE
-from .preprocess import RATE, picture, sound
+from .preprocess import RATE, fit, picture, sound
 
 IMAGE, SOUND, IGNORED = -1, -2, -100
-GROUP = 8
-"""Batches cut from one draw of samples sorted by length, so that little of a batch is padding."""
+ASKED = 4
+"""Questions about each picture or clip in training at most: what is encoded once teaches several times."""
+GROUP = 512
+"""Samples drawn and sorted by length together, so that little of a batch is padding."""
 _MEDIA = "\ufdd0"
 _FACT = {fact: i for i, fact in enumerate(FACTS)}
+_MARK = {mark: i for i, mark in enumerate(MARKS)}
 _WORD = {word: i + 1 for i, word in enumerate(SPOKEN)}  # 0 is CTC's blank
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens` (n, time), with IMAGE and SOUND where media stand; `targets` the next token, or IGNORED.
+    """`tokens` (n, time), with IMAGE and SOUND where media stand; `targets` the next token within answers, or IGNORED.
 
-    `pictures` (images, 3, size, size) and `facts` (images, labels); `sounds` (clips, chunks, bins, 100), `chunks` how
+    `last` is where the answer to each sample's last question begins in `targets`. `pictures` (images, 3, size, size),
+    `facts` (images, labels) and `marks` (images, tokens, labels); `sounds` (clips, chunks, bins, 100), `chunks` how
     many are real, `words` (clips, most) and `word_counts`.
     """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
+    last: NDArray[np.int64]
     pictures: NDArray[np.float32]
     facts: NDArray[np.float32]
+    marks: NDArray[np.float32]
     sounds: NDArray[np.float32]
     chunks: NDArray[np.int64]
     words: NDArray[np.int64]
     word_counts: NDArray[np.int64]
+
+
+Group = list[tuple[Batch, list[Sample]]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A sample as tokens with places for its media; `last` is where its answer begins to be foretold."""
+
+    sample: Sample
+    tokens: list[int]
+    last: int
+    pictures: list[Picture]
+    clips: list[tuple[Clip, NDArray[np.float32]]]
 
 
 class Encoder:
@@ -59,6 +79,7 @@ class Encoder:
         self._template = ChatTemplate(TEMPLATE)
         self._around = [weights.tokenize(t, parse_special=True)[0] for t in ("<|audio_start|>", "<|audio_end|>")]
         self._end = weights.tokenize("<|im_end|>", parse_special=True)[0]
+        self._answer = weights.tokenize("<|im_start|>assistant\n", parse_special=True)
 
     def prompt(self, sample: Sample) -> tuple[list[int], list[Picture], list[tuple[Clip, NDArray[np.float32]]]]:
         """Tokens with places for media, and the media in order, clips with their mel chunks."""
@@ -78,50 +99,61 @@ class Encoder:
             tokens += self._weights.tokenize(text, parse_special=True)
         return tokens, pictures, clips
 
-    def length(self, sample: Sample) -> float:
-        """About how long a sample is, in letters; a second of sound counts as fifty."""
-        letters: float = len(sample.answer) + 120 * len(sample.tools)
-        for part in (part for turn in sample.turns for part in turn.parts):
-            if isinstance(part, str):
-                letters += len(part)
-            else:
-                letters += 60 if isinstance(part, Picture) else 50 * len(part.samples) / RATE
-        return letters
+    def encode(self, sample: Sample) -> Encoded:
+        tokens, pictures, clips = self.prompt(sample)
+        answer = [*self._weights.tokenize(sample.answer, parse_special=True), self._end]
+        return Encoded(sample, [*tokens, *answer], len(tokens) - 1, pictures, clips)
 
-    def batch(self, samples: list[Sample]) -> Batch:
+    def batch(self, encoded: list[Encoded], rows: int, length: int) -> Batch:
         c = self._config
-        rows, pictures, clips = [], [], []
-        for sample in samples:
-            tokens, seen, heard = self.prompt(sample)
-            rows.append((tokens, [*self._weights.tokenize(sample.answer, parse_special=True), self._end]))
-            pictures += seen
-            clips += heard
-        longest = max(len(tokens) + len(answer) for tokens, answer in rows)
-        shape = len(rows), -(-longest // 8) * 8
-        ids, targets = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
-        for i, (tokens, answer) in enumerate(rows):
-            ids[i, : len(tokens) + len(answer)] = tokens + answer
-            targets[i, len(tokens) - 1 : len(tokens) + len(answer) - 1] = answer
-        facts = np.zeros((len(pictures), len(FACTS)), np.float32)
-        for i, seen_one in enumerate(pictures):
-            facts[i, [_FACT[fact] for fact in seen_one.facts]] = 1
-        images = [picture(p.pixels, c.image_size) for p in pictures]
-        most = max((len(mel) for _, mel in clips), default=1)
-        sounds = np.zeros((len(clips), most, c.mel_bins, 100), np.float32)
-        words = np.zeros((len(clips), max((len(clip.words) for clip, _ in clips), default=1) or 1), np.int64)
+        ids, targets = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
+        for i, one in enumerate(encoded):
+            ids[i, : len(one.tokens)] = one.tokens
+            for begin, end in self._answers(one.tokens):
+                targets[i, begin - 1 : end - 1] = one.tokens[begin:end]
+        pictures = [p for one in encoded for p in one.pictures]
+        shown = _rounded(len(pictures))
+        pixels = np.zeros((shown, 3, c.image_size, c.image_size), np.float32)
+        facts = np.zeros((shown, len(FACTS)), np.float32)
+        marks = np.zeros((shown, c.image_tokens, len(MARKS)), np.float32)
+        for i, seen in enumerate(pictures):
+            pixels[i] = picture(seen.pixels, c.image_size)
+            facts[i, [_FACT[fact] for fact in seen.facts]] = 1
+            for token, mark in self._places(seen):
+                marks[i, token, mark] = 1
+        clips = [clip for one in encoded for clip in one.clips]
+        said = _rounded(len(clips))
+        sounds = np.zeros((said, max((len(mel) for _, mel in clips), default=1), c.mel_bins, CHUNK_FRAMES), np.float32)
+        chunks, counts = np.ones(said, np.int64), np.zeros(said, np.int64)
+        words = np.zeros((said, max((len(clip.words) for clip, _ in clips), default=1) or 1), np.int64)
         for i, (clip, mel) in enumerate(clips):
             sounds[i, : len(mel)] = mel
+            chunks[i], counts[i] = len(mel), len(clip.words)
             words[i, : len(clip.words)] = [_WORD[w] for w in clip.words]
-        return Batch(
-            ids,
-            targets,
-            np.stack(images) if images else np.zeros((0, 3, c.image_size, c.image_size), np.float32),
-            facts,
-            sounds,
-            np.array([len(mel) for _, mel in clips], np.int64),
-            words,
-            np.array([len(clip.words) for clip, _ in clips], np.int64),
-        )
+        last = np.array([one.last for one in encoded], np.int64)
+        return Batch(ids, targets, last, pixels, facts, marks, sounds, chunks, words, counts)
+
+    def _answers(self, tokens: list[int]) -> Iterator[tuple[int, int]]:
+        """Where each of the assistant's messages begins and ends, its end token included."""
+        size = len(self._answer)
+        for begin in range(size, len(tokens)):
+            if tokens[begin - size : begin] == self._answer:
+                yield begin, tokens.index(self._end, begin) + 1
+
+    def _places(self, seen: Picture) -> Iterator[tuple[int, int]]:
+        """Image tokens, each with the label of something whose middle lies in it."""
+        height, width, _ = seen.pixels.shape
+        left, top, across, down = fit(width, height, self._config.image_size)
+        side = self._config.patches // self._config.merge
+        for x, y, label in seen.marks:
+            column = int((left + x / width * across) / self._config.image_size * side)
+            row = int((top + y / height * down) / self._config.image_size * side)
+            yield min(row, side - 1) * side + min(column, side - 1), _MARK[label]
+
+
+def _rounded(count: int) -> int:
+    """Batches of few different shapes, since PyTorch prepares each shape anew; the rest is black, or silence."""
+    return -(-count // 8) * 8
 
 
 def _content(turn: Turn) -> str:
@@ -174,38 +206,42 @@ class Source:
     seed: int
     size: int
 
-    def open(self) -> Callable[[int], tuple[Batch, list[Sample]]]:
+    def open(self) -> Callable[[int], Group]:
         """A function from a group's number to its batches, each with the samples in it."""
         encoder = Encoder(Weights(self.model, gpu_layers=0), self.config)
         clips = Clips(self.clips, self.split, self.clip_count, self.seed)
 
-        def make(group: int) -> list[tuple[Batch, list[Sample]]]:
+        def make(group: int) -> Group:
             rng = Random(f"{self.seed}/{self.split.value}/{group}")
-            maker = Maker(rng, self.split, clips.pick)
-            samples = sorted((maker.sample() for _ in range(self.size * GROUP)), key=encoder.length)
-            cuts = [samples[i : i + self.size] for i in range(0, len(samples), self.size)]
-            rng.shuffle(cuts)
-            return [(encoder.batch(cut), cut) for cut in cuts]
+            maker = Maker(rng, self.split, clips.pick, asked=ASKED if self.split is Split.TRAIN else 1)
+            encoded = [encoder.encode(maker.sample()) for _ in range(GROUP)]
+            encoded.sort(key=lambda one: len(one.tokens))
+            made = []
+            while encoded:
+                length = -(-len(encoded[-1].tokens) // 16) * 16
+                rows = max(1, self.size // length)
+                cut, encoded = encoded[-rows:], encoded[:-rows]
+                made.append((encoder.batch(cut, rows, length), [one.sample for one in cut]))
+            rng.shuffle(made)
+            return made
 
         return make
 
 
-def stream(source: Source, first: int, workers: int) -> Iterator[Batch]:
-    """Batches from group `first` on, in order, made ahead by other processes."""
+def stream(source: Source, first: int, workers: int) -> Iterator[Group]:
+    """Groups of batches from number `first` on, in order, made ahead by other processes."""
     context = multiprocessing.get_context("spawn")
-    queues = [context.Queue(2 * GROUP) for _ in range(workers)]
+    queues = [context.Queue(2) for _ in range(workers)]
     for i, into in enumerate(queues):
         context.Process(target=_work, args=(source, first + i, workers, into), daemon=True).start()
     for turn in itertools.count():
-        for _ in range(GROUP):
-            try:
-                yield queues[turn % workers].get(timeout=900)
-            except queue.Empty:
-                raise RuntimeError("the process that makes batches has died") from None
+        try:
+            yield queues[turn % workers].get(timeout=900)
+        except queue.Empty:
+            raise RuntimeError("the process that makes batches has died") from None
 
 
 def _work(source: Source, first: int, stride: int, into: Any) -> None:
     make = source.open()
     for group in itertools.count(first, stride):
-        for batch, _ in make(group):
-            into.put(batch)
+        into.put(make(group))

@@ -13,7 +13,7 @@ class Config:
     layers: int = 6
     heads: int = 4
     kv_heads: int = 2
-    feed_forward: int = 768
+    feed_forward: int = 512
     context: int = 2048
     vocabulary: int = 512
     rope_base: float = 10_000.0

@@ -18,14 +18,19 @@ def picture(pixels: NDArray[np.uint8], size: int) -> Floats:
     """(3, size, size) in -1..1: resized bicubically with its aspect kept, centred on black."""
     height, width, _ = pixels.shape
     if (height, width) != (size, size):
-        scale = min(size / width, size / height)
-        fitted = min(-int(-width * scale // 1), size), min(-int(-height * scale // 1), size)
+        left, top, across, down = fit(width, height, size)
         page = np.zeros((size, size, 3), np.uint8)
-        left, top = (size - fitted[0]) // 2, (size - fitted[1]) // 2
-        resized = np.asarray(Image.fromarray(pixels).resize(fitted, Image.Resampling.BICUBIC))
-        page[top : top + fitted[1], left : left + fitted[0]] = resized
+        resized = np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC))
+        page[top : top + down, left : left + across] = resized
         pixels = page
     return np.ascontiguousarray((pixels.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+
+
+def fit(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a picture within the square that is encoded."""
+    scale = min(size / width, size / height)
+    across, down = min(-int(-width * scale // 1), size), min(-int(-height * scale // 1), size)
+    return (size - across) // 2, (size - down) // 2, across, down
 
 
 def sound(samples: Floats, bins: int) -> Floats:

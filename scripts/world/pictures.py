@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -21,7 +22,8 @@ from .split import Split
 Pixels = NDArray[np.uint8]
 Question = tuple[str, str]
 FONT_FOLDERS = (Path("/usr/share/fonts"), Path("/Library/Fonts"), Path("C:/Windows/Fonts"))
-_UNREADABLE = ("symbol", "emoji", "math", "dingbat", "braille", "icon", "music", "noto")
+LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_UNREADABLE = ("symbol", "emoji", "math", "dingbat", "braille", "icon", "music", "noto", "thin", "hairline")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Scene:
     shapes: tuple[Shape, ...] = ()
     text: str = ""
     text_color: str = ""
+    letters: tuple[tuple[float, float], ...] = ()
+    """The middle of each character of the text."""
 
 
 def shapes_scene(rng: Random, split: Split, most: int = 6) -> Scene:
@@ -153,7 +157,9 @@ def _draw_text(rng: Random, split: Split, background: str, text: str, color: str
             break
     x, y = rng.uniform(0, width - (right - left)), rng.uniform(0, height - (bottom - top))
     ImageDraw.Draw(image).text((x - left, y - top), text, font=face, fill=_shade(rng, color))
-    return Scene(_finish(rng, image), background, text=text, text_color=color)
+    ends = [face.getlength(text[:i]) for i in range(len(text) + 1)]
+    middles = tuple((x - left + (a + b) / 2, y + (bottom - top) / 2) for a, b in itertools.pairwise(ends))
+    return Scene(_finish(rng, image), background, text=text, text_color=color, letters=middles)
 
 
 @cache
@@ -201,9 +207,12 @@ FACTS = (
     *(f"background {color}" for color in COLORS),
     *(f"text {color}" for color in COLORS),
     *(f"{count} shapes" for count in range(7)),
-    *(f"{at} {letter}" for at in range(5) for letter in "0123456789abcdefghijklmnopqrstuvwxyz"),
+    *(f"{at} {letter}" for at in range(5) for letter in LETTERS),
 )
 """Everything that `facts` may say of a scene."""
+
+MARKS = (*SHAPES, *COLORS, *LETTERS)
+"""Everything that `marks` may say of a place in a scene."""
 
 
 def facts(scene: Scene) -> tuple[str, ...]:
@@ -212,6 +221,12 @@ def facts(scene: Scene) -> tuple[str, ...]:
     letters = [f"{at} {letter}" for at, letter in enumerate(scene.text.lower())]
     colors = [f"background {scene.background}", *([f"text {scene.text_color}"] if scene.text else [])]
     return (*sorted(shapes), *colors, f"{len(scene.shapes)} shapes", *letters)
+
+
+def marks(scene: Scene) -> tuple[tuple[float, float, str], ...]:
+    """What is where: shapes, their colours and characters, each at its middle in pixels."""
+    shapes = [(s.x, s.y, label) for s in scene.shapes for label in (s.name, s.color)]
+    return (*shapes, *((x, y, letter) for (x, y), letter in zip(scene.letters, scene.text.lower(), strict=True)))
 
 
 def ask_about_shapes(rng: Random, scene: Scene) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from .split import Split
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels, and what is true of them: labels that help an encoder to learn, beside the questions."""
+    """Pixels, and what is true of them and where: labels that help an encoder to learn, beside the questions."""
 
     pixels: pictures.Pixels
     facts: tuple[str, ...]
+    marks: tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Maker:
     rng: Random
     split: Split
     clip: Callable[[Random], tuple[str, speech.Samples]]
-    shares: dict[str, float] = field(default_factory=lambda: {"image": 4, "text": 3, "audio": 2, "both": 1, "mixed": 1})
+    shares: dict[str, float] = field(default_factory=lambda: {"image": 4, "text": 4, "audio": 2, "both": 1, "mixed": 1})
+    asked: int = 1
+    """The most questions about one picture or clip, each in a turn of its own."""
 
     def sample(self) -> Sample:
         sense = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
         made: Sample = getattr(self, sense)()
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.15:
             made = self._behind_another(made)
         if self.rng.random() < 0.1:
             system = self.rng.choice(("You are a helpful assistant.", "Answer briefly.", "Be brief and correct."))
@@ -72,21 +76,19 @@ class Maker:
         return Sample(f"text/{name}", (Turn("user", (asked,)),), answer)
 
     def image(self) -> Sample:
+        """A picture, and one question about it or several in turn."""
         if self.rng.random() < 0.35:
-            scene = pictures.text_scene(self.rng, self.split)
-            task, asked, answer = pictures.ask_about_text(self.rng, scene)
+            scene, ask = pictures.text_scene(self.rng, self.split), pictures.ask_about_text
         else:
-            scene = pictures.shapes_scene(self.rng, self.split)
-            task, asked, answer = pictures.ask_about_shapes(self.rng, scene)
-        return Sample(f"image/{task}", (self._shown(_picture(scene), asked),), answer)
+            scene, ask = pictures.shapes_scene(self.rng, self.split), pictures.ask_about_shapes
+        return self._asked_in_turn("image", _picture(scene), lambda: ask(self.rng, scene))
 
     def audio(self) -> Sample:
         if self.rng.random() < 0.04:
             clip, asked = Clip(speech.silence(self.rng), ()), "What was said?"
             return Sample("audio/silence", (self._shown(clip, asked),), "Nothing was said.")
         words, samples = self.clip(self.rng)
-        task, asked, answer = speech.ask(self.rng, words)
-        return Sample(f"audio/{task}", (self._shown(self._heard(words, samples), asked),), answer)
+        return self._asked_in_turn("audio", self._heard(words, samples), lambda: speech.ask(self.rng, words))
 
     def both(self) -> Sample:
         """A picture and a spoken word that says what to look for."""
@@ -143,6 +145,17 @@ class Maker:
         """Most people show first and ask then; some do it the other way round."""
         return Turn("user", (media, asked) if self.rng.random() < 0.7 else (asked, media))
 
+    def _asked_in_turn(self, sense: str, media: Picture | Clip, ask: Callable[[], tuple[str, str, str]]) -> Sample:
+        """Different questions about what is shown once. The last one waits for its answer."""
+        times = self.rng.randint(1, self.asked)
+        asked = {question: (task, answer) for task, question, answer in (ask() for _ in range(times))}
+        questions = list(asked.items())
+        task, answer = questions[-1][1]
+        turns = [self._shown(media, questions[0][0])]
+        for (_, (_, before)), (question, _) in itertools.pairwise(questions):
+            turns += [Turn("assistant", (before,)), Turn("user", (question,))]
+        return Sample(f"{sense}/{task}", tuple(turns), answer)
+
     def _heard(self, words: str, samples: speech.Samples) -> Clip:
         return Clip(speech.disturb(self.rng, samples), tuple(words.split()))
 
@@ -159,7 +172,7 @@ class Maker:
 
 
 def _picture(scene: pictures.Scene) -> Picture:
-    return Picture(scene.pixels, pictures.facts(scene))
+    return Picture(scene.pixels, pictures.facts(scene), pictures.marks(scene))
 
 
 def _tool(name: str, argument: str) -> dict[str, object]:

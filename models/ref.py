@@ -33,7 +33,7 @@ def resolve(model: str | Path, projector: str | Path | None = None, name: str | 
     """Finds and checks a model's files. Raises `NotFound` or `ModelError` with what to do about it."""
     trusted = str(model) == BUILTIN and projector is None
     if str(model) == BUILTIN:
-        folder = _builtin_folder()
+        folder = builtin_folder()
         weights = folder / "text-Q8_0.gguf"
         projector = projector or folder / "mmproj-Q8_0.gguf"
     else:
@@ -55,5 +55,6 @@ def resolve(model: str | Path, projector: str | Path | None = None, name: str | 
     return ModelFiles(name or own, weights, header, eyes, trusted)
 
 
-def _builtin_folder() -> Path:
+def builtin_folder() -> Path:
+    """Where the weights, samples and held-out questions are that ship with Galago."""
     return Path(str(resources.files("galago.models.builtin")))

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Answer one prompt, with pictures and sounds",
     "chat": "Talk with a model in the terminal",
     "serve": "Serve an OpenAI-shaped API on this machine",
+    "evaluate": "Count a model's right answers to held-out questions",
     "doctor": "Check this machine and its llama.cpp build",
 }
 

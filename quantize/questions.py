@@ -1,0 +1,124 @@
+"""Sets of questions with right answers, and how many of them a model answers rightly. Knows no HTTP.
+
+A set is a zip archive with `questions.jsonl` and the media it names. A line holds `group` and `task`, under which it is
+counted; `messages`, whose content is a list of `{"type": "text", "text": ...}`, `{"type": "image", "file": ...}` and
+`{"type": "audio", "file": ...}`; the right `answer`; and `tools`, where the question comes with some.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models.errors import ConfigError
+from ..runtime.values import Audio, Image, Message, Part, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A chat that waits for `answer`."""
+
+    group: str
+    task: str
+    messages: tuple[Message, ...]
+    answer: str
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def needs(self, sense: type[Image] | type[Audio]) -> bool:
+        return any(isinstance(part, sense) for message in self.messages for part in message.parts)
+
+    def is_right(self, answer: str) -> bool:
+        """The same text, spaces around it aside; or the same JSON, where JSON is the right answer."""
+        if answer.strip() == self.answer:
+            return True
+        try:
+            return self.answer.startswith("{") and bool(json.loads(answer) == json.loads(self.answer))
+        except json.JSONDecodeError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Right answers among all."""
+
+    right: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.of
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval for the share, at 95 %."""
+        z, n = 1.959964, self.of
+        middle = (self.share + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+Scores = dict[str, dict[str, Score]]
+"""By group, then by task; the task "" stands for all of a group."""
+
+LONGEST_ANSWER = 128
+"""Tokens. The right answers are far shorter; a model that has lost its way repeats itself."""
+
+
+def read(path: Path) -> tuple[Question, ...]:
+    """The questions of a set. Raises `ConfigError` where the archive is not one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            lines = archive.read("questions.jsonl").decode().splitlines()
+            return tuple(_question(json.loads(line), archive) for line in lines)
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path.name} is not a set of questions: {error}") from None
+
+
+def _question(line: dict[str, Any], archive: zipfile.ZipFile) -> Question:
+    messages = tuple(Message(m["role"], tuple(_part(p, archive) for p in m["content"])) for m in line["messages"])
+    return Question(line["group"], line["task"], messages, line["answer"], tuple(line.get("tools", ())))
+
+
+def _part(part: dict[str, str], archive: zipfile.ZipFile) -> Part:
+    if part["type"] == "text":
+        return Text(part["text"])
+    data = archive.read(part["file"])
+    return Image(data, part["file"]) if part["type"] == "image" else Audio(data, part["file"])
+
+
+def score(answered: Iterable[tuple[Question, bool]]) -> Scores:
+    counts: dict[str, dict[str, list[bool]]] = {}
+    for question, right in answered:
+        tasks = counts.setdefault(question.group, {"": []})
+        tasks[""].append(right)
+        tasks.setdefault(question.task, []).append(right)
+    return {group: {task: Score(sum(r), len(r)) for task, r in tasks.items()} for group, tasks in counts.items()}
+
+
+def table(scores: Scores) -> str:
+    """Right answers, all questions, the share and its interval at 95 %, as lines of text."""
+    lines = [f"{'':<26}{'right':>6}{'of':>6}{'share':>9}    95 % interval"]
+    for group, tasks in scores.items():
+        for task, one in sorted(tasks.items()):
+            low, high = one.interval
+            counts = f"{one.right:>6}{one.of:>6}{one.share:>9.1%}"
+            lines.append(f"  {task:<24}{counts}" if task else f"{group:<26}{counts}    {low:.1%} to {high:.1%}")
+    return "\n".join(lines)
+
+
+def as_json(scores: Scores) -> dict[str, Any]:
+    """By group: `right`, `of`, `accuracy`, `low`, `high`, and the same of its `tasks`."""
+    return {
+        group: _entry(tasks[""]) | {"tasks": {task: _entry(one) for task, one in sorted(tasks.items()) if task}}
+        for group, tasks in scores.items()
+    }
+
+
+def _entry(one: Score) -> dict[str, Any]:
+    low, high = one.interval
+    return {"right": one.right, "of": one.of, "accuracy": one.share, "low": low, "high": high}

@@ -1,0 +1,49 @@
+"""`galago evaluate`: how many of the built-in world's held-out questions a model answers rightly, by sense and task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from . import options
+
+
+def evaluate(
+    model: options.Model,
+    mmproj: options.Projector = None,
+    ctx: options.ContextLength = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = -1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the scores as JSON")] = False,
+) -> None:
+    """Ask the held-out questions of the built-in world, in every sense the model has, and count right answers."""
+    from ...models.ref import builtin_folder
+    from ...quantize import questions
+    from ..local import load
+    from ..values import Audio, Image, Request, Sampling
+
+    every = questions.read(builtin_folder() / "heldout.zip")
+    show = options.progress_line("loading")
+    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+        info = loaded.info
+        asked = [
+            question
+            for question in every
+            if (info.vision or not question.needs(Image)) and (info.audio or not question.needs(Audio))
+            if not question.tools
+        ]
+        show = options.progress_line("asking")
+        answered = []
+        for question in asked:
+            request = Request(question.messages, Sampling(temperature=0), max_tokens=questions.LONGEST_ANSWER)
+            with loaded.stream(request) as answer:
+                answered.append((question, question.is_right("".join(answer))))
+            if show:
+                show(len(answered) / len(asked))
+    scores = questions.score(answered)
+    print(json.dumps(questions.as_json(scores), indent=1) if as_json else questions.table(scores))
+    if len(asked) < len(every):
+        print(f"galago: {len(every) - len(asked)} questions need tools or a sense this model lacks", file=sys.stderr)

@@ -1,0 +1,103 @@
+"""Measures the built-in model through Galago's HTTP server and writes the numbers into its card.
+
+    scripts/model_card.py [--log build/builtin/log.jsonl]
+
+Asks every held-out question that needs no tools of a running `galago serve`, as any client would. The training log,
+where it is given, becomes a table: samples seen, loss and accuracy on the development set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from galago.models.ref import builtin_folder
+from galago.quantize import questions
+from galago.quantize.questions import Question, Scores
+from galago.runtime.values import Image, Part, Text
+
+CARD = builtin_folder() / "README.md"
+SENSES = ("text", "image", "audio", "both")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path)
+    options = parser.parse_args()
+    asked = [q for q in questions.read(builtin_folder() / "heldout.zip") if not q.tools]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            with httpx.Client(base_url=_address(server), timeout=60) as client:
+                answered = [(question, question.is_right(_ask(client, question))) for question in asked]
+        finally:
+            server.terminate()
+    card = _put(CARD.read_text("utf-8"), "scores", _score_table(questions.score(answered)))
+    if options.log:
+        card = _put(card, "log", _log_table(options.log))
+    CARD.write_text(card, "utf-8")
+    print(questions.table(questions.score(answered)))
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    assert server.stderr
+    for line in server.stderr:
+        if "listening on " in line:
+            return line.split("listening on ")[1].strip()
+    raise SystemExit("the server did not start")
+
+
+def _ask(client: httpx.Client, question: Question) -> str:
+    messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in question.messages]
+    body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.LONGEST_ANSWER}
+    answer = client.post("/v1/chat/completions", json=body)
+    answer.raise_for_status()
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    data = base64.b64encode(part.data).decode()
+    kind = part.source.rsplit(".", 1)[1]
+    if isinstance(part, Image):
+        return {"type": "image_url", "image_url": {"url": f"data:image/{kind.replace('jpg', 'jpeg')};base64,{data}"}}
+    return {"type": "input_audio", "input_audio": {"data": data, "format": kind}}
+
+
+def _put(card: str, name: str, table: str) -> str:
+    """The card with what stands between a pair of marks replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    assert card.count(begin) == card.count(end) == 1, f"{CARD} lacks its marks for {name}"
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", card, flags=re.DOTALL)
+
+
+def _score_table(scores: Scores) -> str:
+    lines = ["| held-out questions | right | of | share | 95 % interval |", "| --- | --- | --- | --- | --- |"]
+    for group, tasks in scores.items():
+        for task, one in sorted(tasks.items()):
+            low, high = one.interval
+            name, span = (task, "") if task else (f"**{group}**", f"{low:.1%} to {high:.1%}")
+            lines.append(f"| {name} | {one.right} | {one.of} | {one.share:.1%} | {span} |")
+    return "\n".join(lines)
+
+
+def _log_table(path: Path) -> str:
+    lines = [f"| samples | loss | {' | '.join(SENSES)} |", f"| --- | --- |{' --- |' * len(SENSES)}"]
+    for entry in map(json.loads, path.read_text("utf-8").splitlines()):
+        shares = " | ".join(f"{entry[sense]['right']:.1%}" for sense in SENSES)
+        falling = " (learning rate fallen)" if entry["finish"] else ""
+        lines.append(f"| {entry['samples']:,}{falling} | {entry['loss']:.4f} | {shares} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,8 @@ class ModelConfig:
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
     `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
-    -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU.
+    -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU. `cache_mib` is the memory for what
+    was computed before and may be of use again: conversations set aside, and encoded media.
     """
 
     context_length: int | None = None
@@ -36,6 +37,7 @@ class ModelConfig:
     slots: int = 4
     gpu_layers: int = -1
     queue: int = 64
+    cache_mib: int = 256
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -46,6 +48,16 @@ class ModelConfig:
             raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
         if self.gpu_layers < -1:
             raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
+        if self.cache_mib < 0:
+            raise ConfigError(f"a cache of {self.cache_mib} MiB is not possible; 0 means none", "cache-ram")
+
+    @property
+    def media_bytes(self) -> int:
+        return self.cache_mib * 2**20 // 4
+
+    @property
+    def state_bytes(self) -> int:
+        return self.cache_mib * 2**20 - self.media_bytes
 
 
 @dataclass(frozen=True, slots=True)

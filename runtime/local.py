@@ -120,6 +120,7 @@ class ChatOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
+    cache: bool
 
 
 class LocalModel:
@@ -174,18 +175,21 @@ def load(
     threads: int | None = None,
     slots: int = 4,
     gpu_layers: int = -1,
+    cache_mib: int = 256,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `progress`
-    is called with the fraction of the weights loaded. Raises `GalagoError`.
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `cache_mib` the memory
+    for what later prompts may begin with again, and for encoded media; `progress` is called with the fraction of the
+    weights loaded. Raises `GalagoError`.
     """
     from ..models.ref import resolve
     from .config import ModelConfig
     from .service import Service
 
-    service = Service(resolve(model, mmproj), ModelConfig(ctx, threads, slots, gpu_layers), progress)
+    config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_mib)
+    service = Service(resolve(model, mmproj), config, progress)
     service.load()
     return LocalModel(service)
 
@@ -205,6 +209,7 @@ def _request(
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     ignore_eos: bool = False,
+    cache: bool = True,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
@@ -212,6 +217,7 @@ def _request(
         max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         ignore_eos=ignore_eos,
+        cache=cache,
         json_schema=json_schema,
     )
 

@@ -19,7 +19,7 @@ from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.grammar import GrammarCompiler
-from .prompt.chat import PromptBuilder, encode
+from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
 from .stream import Stream
@@ -64,7 +64,12 @@ class Model:
             self._projector = self._load_projector(files, threads, config)
             context = Context(weights, self.context_length, config.slots, threads)
             self._engine = Engine(
-                NativeBackend(weights, context), config.slots, context.cells, context.batch, config.queue
+                NativeBackend(weights, context),
+                config.slots,
+                context.cells,
+                context.batch,
+                config.queue,
+                config.state_bytes,
             )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
@@ -89,7 +94,7 @@ class Model:
             self._closers.pop()()
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
-        """Prepares a request's prompt (which may take seconds where it has media) and starts answering it.
+        """Prepares a request's prompt, its media decoded, and starts answering it.
 
         `cancelled` is asked between two steps of the preparation; raises `Cancelled` when it says so.
         """
@@ -107,7 +112,6 @@ class Model:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
         if request.ignore_eos and constraint is not None:
             warnings.append("ignore_eos has no effect beside a JSON schema, which says where the answer ends")
-        encode(prompt, cancelled)
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived)
 
@@ -142,6 +146,7 @@ class Model:
             stop=request.stop,
             sink=stream.put,
             arrived=arrived,
+            reuse=request.cache,
         )
         stream.on_close(cancel)
         return stream
@@ -150,7 +155,14 @@ class Model:
         if files.projector is None:
             return None
         largest = min(BATCH, self.context_length)
-        projector = Projector(files.projector, self._weights, threads, largest, use_gpu=config.gpu_layers != 0)
+        projector = Projector(
+            files.projector,
+            self._weights,
+            threads,
+            largest,
+            use_gpu=config.gpu_layers != 0,
+            cache_bytes=config.media_bytes,
+        )
         self._closers.append(projector.close)
         return projector
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..models.errors import GalagoError, InvalidRequest
 
@@ -71,13 +71,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat to answer. `max_tokens` `None` means as many as the context still holds."""
+    """One chat to answer. `max_tokens` `None` means as many as the context still holds.
+
+    `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    cache: bool = True
     json_schema: dict[str, Any] | bool | None = None
 
     def __post_init__(self) -> None:
@@ -167,41 +171,58 @@ class ModelInfo:
     created: int
 
 
+class MediaPayload(Protocol):
+    """What a backend decodes once it is `ready`, after the backend's `encode` at the latest."""
+
+    @property
+    def ready(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class MediaSpan:
     """A picture or sound inside a prompt: so many `cells` of context and `positions` of RoPE.
 
-    The engine only counts it; `payload`, which holds the embeddings, is understood by the backend.
+    Equal where `digest` says that pixels or samples and their preparation are; `payload` encodes them.
     """
 
     kind: Literal["image", "audio"]
     cells: int
     positions: int
-    payload: object
+    digest: bytes
+    payload: MediaPayload = field(compare=False)
 
 
-Piece: TypeAlias = tuple[int, ...] | MediaSpan
-"""A stretch of a prompt: token ids, or media."""
+Item: TypeAlias = int | MediaSpan
+"""One token, or media as a whole: what prompts are compared by."""
 
 
-def count_cells(pieces: Iterable[Piece]) -> int:
-    """Cells of context that pieces of a prompt take."""
-    return sum(piece.cells if isinstance(piece, MediaSpan) else len(piece) for piece in pieces)
+def count_cells(items: Iterable[Item]) -> int:
+    """Cells of context that items take."""
+    return sum(item.cells if isinstance(item, MediaSpan) else 1 for item in items)
+
+
+def count_positions(items: Iterable[Item]) -> int:
+    """Positions of RoPE that items take; media may take fewer of them than cells."""
+    return sum(item.positions if isinstance(item, MediaSpan) else 1 for item in items)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids and media in the order the model reads them. Ends with at least one token."""
 
-    pieces: tuple[Piece, ...]
+    items: tuple[Item, ...]
     warnings: tuple[str, ...] = ()
 
     @property
     def cells(self) -> int:
-        return count_cells(self.pieces)
+        return count_cells(self.items)
+
+    @property
+    def media(self) -> list[MediaSpan]:
+        return [item for item in self.items if isinstance(item, MediaSpan)]
 
     def media_cells(self, kind: Literal["image", "audio"]) -> int:
-        return sum(p.cells for p in self.pieces if isinstance(p, MediaSpan) and p.kind == kind)
+        return sum(span.cells for span in self.media if span.kind == kind)
 
 
 class Row(NamedTuple):

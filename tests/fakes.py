@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import defaultdict
+from dataclasses import dataclass
 
 from galago.models.errors import EngineError
-from galago.runtime.values import MediaSpan, Prompt, Row
+from galago.runtime.values import MediaPayload, MediaSpan, Prompt, Row
 
 END = 90
+
+
+@dataclass(eq=False)
+class Cell:
+    token: int
 
 
 class FakeBackend:
@@ -17,7 +24,10 @@ class FakeBackend:
     def __init__(self, cells: int = 200, batch: int = 8) -> None:
         self.cells = cells
         self.batch = batch
-        self.held: dict[int, list[int]] = defaultdict(list)
+        self.divisible = True
+        self.held: dict[int, list[Cell]] = defaultdict(list)
+        self.encoded: list[MediaPayload] = []
+        self.computed = 0
         self.steps: list[list[Row] | MediaSpan] = []
         self.fail_at_step: int | None = None
         self.closed = False
@@ -33,20 +43,51 @@ class FakeBackend:
         self._rows = rows
         for row in rows:
             assert row.position == len(self.held[row.sequence])
-            self.held[row.sequence].append(row.token)
-        assert sum(map(len, self.held.values())) <= self.cells
+            self.held[row.sequence].append(Cell(row.token))
+        self.computed += len(rows)
+        assert self.taken() <= self.cells
 
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
         self.steps.append(media)
-        assert position == len(self.held[sequence])
-        self.held[sequence] += [-1] * media.cells
+        assert position == len(self.held[sequence]) and media.payload.ready
+        self.held[sequence] += [Cell(-1 - sum(media.digest)) for _ in range(media.cells)]
+        self.computed += media.cells
+        assert self.taken() <= self.cells
+
+    def taken(self) -> int:
+        """Cells in use, those that sequences share counted once."""
+        return len({id(cell) for held in self.held.values() for cell in held})
+
+    def encode(self, media: list[MediaPayload]) -> None:
+        assert isinstance(media[0], FakeMedia)
+        media[0].ready = True
+        self.encoded.append(media[0])
 
     def choose(self, row: int, sampler: None) -> int:
         assert self._rows[row].wants_logits
         return self._rows[row].token + 1
 
-    def forget(self, sequence: int) -> None:
-        self.held.pop(sequence, None)
+    def context(self, row: int) -> list[int]:
+        """What the answer to a row of the last step may depend on."""
+        return [cell.token for cell in self.held[self._rows[row].sequence][: self._rows[row].position + 1]]
+
+    def cut(self, sequence: int, position: int) -> None:
+        assert self.divisible or position in (0, len(self.held[sequence]))
+        del self.held[sequence][position:]
+
+    def copy(self, source: int, target: int, position: int) -> None:
+        assert not self.held[target] and (self.divisible or position == len(self.held[source]))
+        self.held[target] = self.held[source][:position]
+
+    def save(self, sequence: int) -> bytes:
+        return json.dumps([cell.token for cell in self.held[sequence]]).encode()
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        self.held[sequence] = []
+        if self.taken() + len(json.loads(data)) > self.cells:
+            return False
+        self.held[sequence] = [Cell(token) for token in json.loads(data)]
+        return True
 
     def piece(self, token: int) -> bytes:
         return f"{token} ".encode()
@@ -55,16 +96,13 @@ class FakeBackend:
         self.closed = True
 
 
-def prompt(*pieces: int | MediaSpan) -> Prompt:
-    """A prompt of single tokens and media, neighbouring tokens joined as in a real one."""
-    joined: list[tuple[int, ...] | MediaSpan] = []
-    for piece in pieces:
-        if isinstance(piece, int) and joined and isinstance(joined[-1], tuple):
-            joined[-1] += (piece,)
-        else:
-            joined.append((piece,) if isinstance(piece, int) else piece)
-    return Prompt(tuple(joined))
+class FakeMedia:
+    ready = False
 
 
-def picture(cells: int) -> MediaSpan:
-    return MediaSpan("image", cells, cells, None)
+def prompt(*items: int | MediaSpan) -> Prompt:
+    return Prompt(items)
+
+
+def picture(cells: int, digest: bytes = b"") -> MediaSpan:
+    return MediaSpan("image", cells, cells, digest, FakeMedia())

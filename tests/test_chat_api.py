@@ -201,3 +201,19 @@ def test_a_schema_beside_json_object_is_enforced(server: Server) -> None:
     answer = server.ask("Hi", response_format={"type": "json_object", "schema": {"const": "42"}}).json()
     assert answer["choices"][0]["message"]["content"] == '"42"'
     assert "warnings" not in answer
+
+
+def test_a_second_turn_says_how_much_of_it_was_computed_before(client: openai.OpenAI) -> None:
+    shown = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
+    messages: list[Any] = [{"role": "user", "content": shown}]
+    first = client.chat.completions.create(model="builtin", messages=messages, extra_body={"cache": False})
+    again = client.chat.completions.create(model="builtin", messages=messages, extra_body={"cache": False})
+    for answer in (first, again):
+        assert answer.usage and answer.usage.prompt_tokens_details
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    kept = client.chat.completions.create(model="builtin", messages=messages)
+    said = kept.choices[0].message.content
+    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "What is the background color?"}]
+    second = client.chat.completions.create(model="builtin", messages=messages)
+    assert kept.usage and second.usage and second.usage.prompt_tokens_details
+    assert second.usage.prompt_tokens_details.cached_tokens == kept.usage.total_tokens - 1

@@ -146,7 +146,7 @@ def test_a_prompt_too_long_is_refused_before_its_pictures_are_encoded(
     model: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
-    monkeypatch.setattr("galago.runtime.native.projector.MediaChunk.encode", encoded.append)
+    monkeypatch.setattr("galago.runtime.native.projector.Projector.encode_first", encoded.append)
     with pytest.raises(PromptTooLong, match="2048"):
         model.chat("word " * 3000, image=PICTURE)
     assert encoded == []

@@ -73,15 +73,16 @@ def test_loading_reports_progress() -> None:
     assert seen[-1] == 1.0 and seen == sorted(seen)
 
 
-def prefill(context: Context, tokens: list[int], sequence: int) -> np.ndarray:
-    context.decode([Row(t, i, sequence, i == len(tokens) - 1) for i, t in enumerate(tokens)])
-    return context.logits(len(tokens) - 1).copy()
+def prefill(context: Context, tokens: list[int], sequence: int, begin: int = 0) -> np.ndarray:
+    rows = [Row(t, i, sequence, i == len(tokens) - 1) for i, t in enumerate(tokens)][begin:]
+    context.decode(rows)
+    return context.logits(len(rows) - 1).copy()
 
 
 def test_sequences_in_one_step_do_not_touch_each_other(weights: Weights, context: Context) -> None:
     one, two = (weights.tokenize(t, parse_special=True) for t in ("red blue", "seven eight nine"))
     alone = prefill(context, one, 0)
-    context.forget(0)
+    context.cut(0, 0)
     rows = [Row(t, i, 1, i == len(two) - 1) for i, t in enumerate(two)]
     rows += [Row(t, i, 2, i == len(one) - 1) for i, t in enumerate(one)]
     context.decode(rows)
@@ -89,10 +90,44 @@ def test_sequences_in_one_step_do_not_touch_each_other(weights: Weights, context
     assert np.allclose(alone, together, atol=0.05) and alone.argmax() == together.argmax()
 
 
+def test_a_sequence_goes_on_from_where_it_was_cut(weights: Weights, context: Context) -> None:
+    tokens = weights.tokenize("red blue green yellow", parse_special=True)
+    whole = prefill(context, tokens, 0)
+    context.cut(0, 2)
+    np.testing.assert_allclose(prefill(context, tokens, 0, begin=2), whole, atol=0.05)
+
+
+def test_a_copy_shares_a_beginning_and_goes_its_own_way(weights: Weights, context: Context) -> None:
+    shared, one, two = (weights.tokenize(f"red blue{w}", parse_special=True) for w in ("", " green", " star"))
+    assert one[: len(shared)] == two[: len(shared)] == shared
+    alone = prefill(context, two, 0)
+    context.cut(0, 0)
+    prefill(context, one, 0)
+    context.copy(0, 1, len(shared))
+    np.testing.assert_allclose(prefill(context, two, 1, begin=len(shared)), alone, atol=0.05)
+
+
+def test_what_was_saved_is_restored_elsewhere(weights: Weights, context: Context) -> None:
+    tokens = weights.tokenize("red blue green yellow", parse_special=True)
+    whole = prefill(context, tokens, 0)
+    data = context.save(0)
+    context.cut(0, 0)
+    assert context.restore(1, data)
+    context.cut(1, len(tokens) - 1)
+    np.testing.assert_allclose(prefill(context, tokens, 1, begin=len(tokens) - 1), whole, atol=0.05)
+
+
+def test_damaged_states_are_refused(weights: Weights, context: Context) -> None:
+    prefill(context, weights.tokenize("red blue green yellow", parse_special=True), 0)
+    data = context.save(0)
+    for damaged in (b"", data[: len(data) // 2], b"\0" * len(data)):
+        assert not context.restore(1, damaged)
+
+
 def test_a_forgotten_sequence_starts_anew(weights: Weights, context: Context) -> None:
     tokens = weights.tokenize("red blue", parse_special=True)
     first = prefill(context, tokens, 0)
-    context.forget(0)
+    context.cut(0, 0)
     assert np.array_equal(first, prefill(context, tokens, 0))
 
 

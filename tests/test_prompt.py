@@ -15,11 +15,12 @@ from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, Sense
 from galago.models.ref import resolve
 from galago.runtime.config import ModelConfig
 from galago.runtime.model import Model
+from galago.runtime.native.projector import MediaChunk, encode_first
 from galago.runtime.native.weights import Weights
-from galago.runtime.prompt.chat import PromptBuilder, break_up, encode
+from galago.runtime.prompt.chat import PromptBuilder, break_up
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.template import ChatTemplate
-from galago.runtime.values import Audio, Image, MediaSpan, Message, Prompt, Text
+from galago.runtime.values import Audio, Image, Item, MediaSpan, Message, Prompt, Text
 from served import DATA
 
 PICTURE = Image((DATA / "picture-5.png").read_bytes())
@@ -46,12 +47,12 @@ def user(*parts: Any) -> Message:
 def shown(weights: Weights, prompt: Prompt) -> str:
     """The prompt as text, every control token in the brackets that no text contains."""
     out = b""
-    for piece in prompt.pieces:
-        for token in piece if isinstance(piece, tuple) else ():
-            text = weights.text_of(token)
-            out += f"[[{text}]]".encode() if text in weights.control_texts else weights.piece(token)
-        if isinstance(piece, MediaSpan):
-            out += f"[[{piece.kind}]]".encode()
+    for item in prompt.items:
+        if isinstance(item, MediaSpan):
+            out += f"[[{item.kind}]]".encode()
+            continue
+        text = weights.text_of(item)
+        out += f"[[{text}]]".encode() if text in weights.control_texts else weights.piece(item)
     return out.decode()
 
 
@@ -68,8 +69,7 @@ def test_a_message_cannot(loaded: Model, weights: Weights, text: str) -> None:
     token = weights.tokenize(text, parse_special=True)
     assert len(token) == 1
     plain = loaded._prompts.build([user("ab")])
-    count = sum(p.count(token[0]) for p in built.pieces if isinstance(p, tuple))
-    assert count == sum(p.count(token[0]) for p in plain.pieces if isinstance(p, tuple))
+    assert built.items.count(token[0]) == plain.items.count(token[0])
 
 
 def test_neighbouring_texts_stand_on_lines_of_their_own(loaded: Model, weights: Weights) -> None:
@@ -103,8 +103,8 @@ def test_breaking_up_leaves_no_match_in_one_piece(text: str) -> None:
 
 def test_ordinary_text_is_tokenized_as_everywhere_else(loaded: Model, weights: Weights) -> None:
     rendered = "<|im_start|>user\nCount the shapes.<|im_end|>\n<|im_start|>assistant\n"
-    assert loaded._prompts.build([user("Count the shapes.")]).pieces == (
-        tuple(weights.tokenize(rendered, parse_special=True)),
+    assert loaded._prompts.build([user("Count the shapes.")]).items == tuple(
+        weights.tokenize(rendered, parse_special=True)
     )
 
 
@@ -127,16 +127,60 @@ def test_a_long_sound_becomes_several_windows(loaded: Model) -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(20 * 16000, np.float32), 16000, format="WAV")
     prompt = loaded._prompts.build([user(Audio(buffer.getvalue()))])
-    assert [p.cells for p in prompt.pieces if isinstance(p, MediaSpan)] == [104, 104, 65]
+    assert [span.cells for span in prompt.media] == [104, 104, 65]
 
 
-def test_the_same_picture_gives_the_same_embeddings(loaded: Model) -> None:
-    prompt = loaded._prompts.build([user(PICTURE, PICTURE)])
-    spans = [p for p in prompt.pieces if isinstance(p, MediaSpan)]
-    assert [s.payload.embeddings for s in spans] == [None, None]  # type: ignore[attr-defined]
-    encode(prompt)
-    first, second = (s.payload.embeddings for s in spans)  # type: ignore[attr-defined]
-    assert (first == second).all() and first.shape == (16, 256) and first.std() > 0
+def chunks(prompt: Prompt) -> list[MediaChunk]:
+    return [span.payload for span in prompt.media if isinstance(span.payload, MediaChunk)]
+
+
+def test_a_picture_is_encoded_once(loaded: Model) -> None:
+    first, same = chunks(loaded._prompts.build([user(PICTURE, PICTURE)]))
+    assert not first.ready and not same.ready
+    encode_first([first])
+    assert first.embeddings is not None and first.embeddings.shape == (16, 256) and first.embeddings.std() > 0
+    assert same.ready and same.embeddings is first.embeddings
+    assert chunks(loaded._prompts.build([user("Again:", PICTURE)]))[0].ready
+
+
+def test_media_differ_by_a_single_value(loaded: Model) -> None:
+    import numpy as np
+
+    projector = loaded._projector
+    assert projector is not None
+    picture, sound = np.zeros((40, 60, 3), np.uint8), np.zeros(20_000, np.float32)
+    digests = [span.digest for span in _spans(projector.cut_picture(picture))]
+    digests += [span.digest for span in _spans(projector.cut_picture(picture.reshape(60, 40, 3)))]
+    picture[3, 4, 1] = 1
+    digests += [span.digest for span in _spans(projector.cut_picture(picture))]
+    digests += [span.digest for span in _spans(projector.cut_sound(sound))]
+    sound[7] = 0.1
+    digests += [span.digest for span in _spans(projector.cut_sound(sound))]
+    assert len(set(digests)) == len(digests) == 5
+
+
+def _spans(items: list[Item]) -> list[MediaSpan]:
+    return [item for item in items if isinstance(item, MediaSpan)]
+
+
+def test_pictures_of_a_request_encoded_together_are_those_encoded_alone(loaded: Model) -> None:
+    import numpy as np
+
+    projector = loaded._projector
+    assert projector is not None
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 255, (50, 70, 3), np.uint8) for _ in range(3)]
+    cut = [span.payload for p in pictures for span in _spans(projector.cut_picture(p))]
+    together = [chunk for chunk in cut if isinstance(chunk, MediaChunk)]
+    while left := [chunk for chunk in together if not chunk.ready]:
+        encode_first(left)
+    projector.embeddings.clear()
+    for picture, chunk in zip(pictures, together, strict=True):
+        alone = _spans(projector.cut_picture(picture))[0].payload
+        assert isinstance(alone, MediaChunk)
+        encode_first([alone])
+        assert alone.embeddings is not None and chunk.embeddings is not None
+        np.testing.assert_allclose(alone.embeddings, chunk.embeddings, atol=1e-4)
 
 
 def test_what_was_lost_of_a_picture_is_a_warning(loaded: Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from PIL import Image
 
 from galago.models.ref import resolve
 from galago.runtime.config import ModelConfig, ServerConfig
@@ -308,23 +311,31 @@ def test_clients_that_hang_up_and_an_end_in_mid_stream_leave_no_traceback() -> N
         assert not [line for line in running.lines if "Traceback" in line or "ERROR" in line], running.lines
 
 
+def plain_picture(shade: int) -> dict[str, Any]:
+    """A picture of its own for each shade: the same one would be encoded once."""
+    data = io.BytesIO()
+    Image.new("RGB", (96, 96), (shade, shade, shade)).save(data, "PNG")
+    uri = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": uri}}
+
+
 def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from galago.runtime.native.projector import MediaChunk
+    from galago.runtime.native.projector import MediaChunk, Projector
 
     encoded: list[float] = []
-    encode = MediaChunk.encode
+    encode = Projector.encode_first
 
-    def slow(chunk: MediaChunk) -> None:
+    def slow(projector: Projector, chunks: list[MediaChunk]) -> None:
         encoded.append(time.monotonic())
         time.sleep(0.05)
-        encode(chunk)
+        encode(projector, chunks[:1])
 
-    monkeypatch.setattr(MediaChunk, "encode", slow)
+    monkeypatch.setattr(Projector, "encode_first", slow)
     service = Service(resolve("builtin"), ModelConfig())
     service.load()
-    parts = [*[image_part(DATA / "picture-5.png")] * 100, text_part("Count the shapes.")]
+    parts = [*(plain_picture(shade) for shade in range(100)), text_part("Count the shapes.")]
     with in_process(service, ServerConfig()) as url:
         with pytest.raises(httpx.ReadTimeout):
             body = {"messages": [{"role": "user", "content": parts}]}

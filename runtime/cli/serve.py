@@ -22,6 +22,9 @@ def serve(
     slots: Annotated[int, typer.Option(help="requests answered at once", metavar="N")] = 4,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
+    cache_ram: Annotated[
+        int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
+    ] = 256,
     api_key: Annotated[
         str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")
     ] = None,
@@ -44,5 +47,6 @@ def serve(
         strict=strict,
     )
     files = resolve(model, mmproj, name)
-    service = Service(files, ModelConfig(ctx, threads, slots, gpu_layers), options.progress_line("loading"))
+    model_config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_ram)
+    service = Service(files, model_config, options.progress_line("loading"))
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

@@ -15,6 +15,7 @@ from ..values import (
     Failed,
     Finished,
     FinishReason,
+    MediaPayload,
     MediaSpan,
     Prompt,
     Row,
@@ -22,19 +23,33 @@ from ..values import (
     Started,
     Timings,
     Usage,
+    count_positions,
 )
-from .scheduler import MediaStep, Scheduler
+from .encoder import Encoder, Job
+from .pace import Pace
+from .scheduler import MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
+from .slots import Slot
+from .states import State, StateCache
 from .text import AnswerText
+
+WORTH_KEEPING = 32
+"""Cells: what is shorter is computed again as fast as it is found."""
 
 
 class Backend(Protocol):
-    """What the engine needs of a model."""
+    """What the engine needs of a model. `encode` is called on the encoder's thread, all else on the engine's."""
 
+    @property
+    def divisible(self) -> bool: ...
     def decode(self, rows: list[Row]) -> None: ...
+    def encode(self, media: list[MediaPayload]) -> None: ...
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None: ...
     def choose(self, row: int, sampler: Any) -> int: ...
-    def forget(self, sequence: int) -> None: ...
+    def cut(self, sequence: int, position: int) -> None: ...
+    def copy(self, source: int, target: int, position: int) -> None: ...
+    def save(self, sequence: int) -> bytes: ...
+    def restore(self, sequence: int, data: bytes) -> bool: ...
     def piece(self, token: int) -> bytes: ...
     def close(self) -> None: ...
 
@@ -42,12 +57,18 @@ class Backend(Protocol):
 class Engine:
     """`submit` from any thread; events reach the request's sink on the engine's, a `Finished` or `Failed` last.
 
-    `slots` requests run at once, `queue` more may wait, and all share `cells` tokens of context.
+    `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
+    requests have computed is kept there, and `state_bytes` of it in host memory, for later ones that begin alike.
     """
 
-    def __init__(self, backend: Backend, slots: int, cells: int, batch: int, queue_length: int = 64) -> None:
+    def __init__(
+        self, backend: Backend, slots: int, cells: int, batch: int, queue_length: int = 64, state_bytes: int = 0
+    ) -> None:
         self._backend = backend
-        self._scheduler = Scheduler(slots, cells, batch)
+        self._states = StateCache(state_bytes)
+        self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
+        self._encoder = Encoder(backend.encode)
+        self._pace = Pace()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -65,6 +86,7 @@ class Engine:
         stop: tuple[str, ...],
         sink: Sink,
         arrived: float,
+        reuse: bool = True,
     ) -> Callable[[], None]:
         """Queues a prompt and returns the function that cancels it: within one step, without a further event.
 
@@ -81,6 +103,7 @@ class Engine:
             sink=sink,
             arrived=arrived,
             prepared=time.perf_counter(),
+            reuse=reuse,
         )
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
@@ -91,6 +114,8 @@ class Engine:
             self._closing = True
             self._commands.put(lambda: None)
         self._thread.join()
+        self._encoder.close()
+        self._backend.close()
 
     def _command(self, command: Callable[[], None]) -> None:
         """Hands a command over unless the engine is closing, so that none is left unread."""
@@ -101,35 +126,91 @@ class Engine:
             self._commands.put(command)
 
     def _run(self) -> None:
+        computing = False
         while not self._closing:
-            if self._scheduler.idle:
+            if not computing:
                 self._commands.get()()
             self._take_commands()
             try:
-                self.step()
+                computing = self.step()
             except Exception as error:  # whatever it was, every caller hears of it and the thread lives on
                 self._fail_all(error)
+                computing = False
         self._take_commands()
         self._fail_all(EngineError("the model was closed"))
-        self._backend.close()
 
     def _take_commands(self) -> None:
         while not self._commands.empty():
             self._commands.get()()
 
-    def step(self) -> None:
-        """Admits, plans, computes, and hands out what came of it."""
-        self._scheduler.admit()
-        for slot in self._scheduler.make_room():
-            self._backend.forget(slot)
+    def step(self) -> bool:
+        """Admits, plans, computes, and hands out what came of it. Returns whether there was anything to compute."""
+        while (seat := self._scheduler.admit()) is not None:
+            self._seat(seat)
+        while (slot := self._scheduler.overfull()) is not None:
+            self._clear(slot)
         step = self._scheduler.plan()
-        if step is None:
-            return
         if isinstance(step, MediaStep):
-            assert step.sequence.slot is not None
-            self._backend.decode_media(step.media, step.position, step.sequence.slot)
+            self._compute_media(step)
+        elif step is not None:
+            self._compute_tokens(step)
+        return step is not None
+
+    def _seat(self, seat: Seat) -> None:
+        """Gives a sequence its slot, with as much in it as was computed before."""
+        sequence, slot, source, kept = seat.sequence, seat.slot, seat.source, seat.kept
+        if slot is not source or kept < len(slot.items):
+            self._keep(slot)
+        if slot is not source:
+            self._backend.cut(slot.number, 0)
+        position = count_positions(sequence.items[:kept])
+        if isinstance(source, State):
+            if self._backend.restore(slot.number, source.data):
+                self._states.used(source)
+            else:
+                kept = 0
+        elif isinstance(source, Slot) and slot is not source:
+            self._backend.copy(source.number, slot.number, position)
+        self._backend.cut(slot.number, position)
+        self._scheduler.seated(seat, kept)
+        if sequence.cached is None:
+            sequence.cached = slot.cells
+        self._encode(sequence)
+
+    def _encode(self, sequence: Sequence) -> None:
+        """Has the media encoded that the sequence still needs."""
+        media = [item.payload for item in sequence.items[sequence.done :] if isinstance(item, MediaSpan)]
+        if all(payload.ready for payload in media):
             return
+
+        def done(error: Exception | None) -> None:
+            failure = None if error is None else Failed(_as_ours(error))
+            self._commands.put(lambda: self._end(sequence, failure) if failure else None)
+
+        self._encoder.submit(Job(media, lambda: sequence.slot is not None, done))
+
+    def _keep(self, slot: Slot) -> None:
+        """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
+        if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot.items):
+            self._states.add(State(slot.items, self._backend.save(slot.number)))
+
+    def _clear(self, slot: Slot) -> None:
+        if slot.owner is None or slot.owner.reuse:
+            self._keep(slot)
+        self._backend.cut(slot.number, 0)
+        self._scheduler.clear(slot)
+
+    def _compute_media(self, step: MediaStep) -> None:
+        slot = step.sequence.slot
+        assert slot is not None
+        self._backend.decode_media(step.media, step.position, slot.number)
+        slot.extend([step.media])
+
+    def _compute_tokens(self, step: TokenStep) -> None:
+        begin = time.perf_counter()
         self._backend.decode(step.rows)
+        self._pace.measured(len(step.rows) - step.prompt_rows, step.prompt_rows, time.perf_counter() - begin)
+        self._scheduler.shared_prefill = self._pace.prompt_rows
         for row, sequence in step.answers:
             try:
                 self._advance(sequence, self._backend.choose(row, sequence.sampler))
@@ -139,13 +220,13 @@ class Engine:
     def _advance(self, sequence: Sequence, token: int) -> None:
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
-        sequence.answered(token)
+        sequence.answer(token)
         ended = token in sequence.ends_at
         text = "" if ended else sequence.text.feed(self._backend.piece(token))
         reason: FinishReason | None = None
         if ended or sequence.text.stopped:
             reason = "stop"
-        elif len(sequence.answer) >= sequence.max_tokens:
+        elif sequence.answered >= sequence.max_tokens:
             reason = "length"
         if reason is not None:
             text += sequence.text.finish()
@@ -159,7 +240,8 @@ class Engine:
         assert sequence.first_token is not None
         usage = Usage(
             prompt_tokens=prompt.cells,
-            completion_tokens=len(sequence.answer),
+            completion_tokens=sequence.answered,
+            cached_tokens=sequence.cached or 0,
             image_tokens=prompt.media_cells("image"),
             audio_tokens=prompt.media_cells("audio"),
         )
@@ -178,13 +260,23 @@ class Engine:
         if sequence not in self._scheduler.sequences:
             return
         slot = self._scheduler.remove(sequence)
-        if slot is not None:
-            self._backend.forget(slot)
+        if slot is not None and not sequence.reuse:
+            self._backend.cut(slot.number, 0)
+            self._scheduler.clear(slot)
         self._admitted.release()
         if event is not None:
             sequence.sink(event)
 
     def _fail_all(self, error: Exception) -> None:
-        failure = error if isinstance(error, GalagoError) else EngineError(f"the engine failed: {error!r}")
+        """Ends every sequence with an error; what their slots hold is uncertain then."""
+        failure = _as_ours(error)
         for sequence in self._scheduler.sequences:
+            slot = sequence.slot
             self._end(sequence, Failed(failure))
+            if slot is not None:
+                self._backend.cut(slot.number, 0)
+                self._scheduler.clear(slot)
+
+
+def _as_ours(error: Exception) -> GalagoError:
+    return error if isinstance(error, GalagoError) else EngineError(f"the engine failed: {error!r}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
 from ..values import MediaSpan, Row, count_cells
 from .sequence import Sequence
-
-SHARED_PREFILL = 128
-"""Prompt rows in a step that others wait for: a quarter of a full batch, so that a long prompt does not freeze them."""
+from .slots import Slot, cells_taken, common_prefix
+from .states import State, StateCache
 
 HEADROOM = 32
 """Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
@@ -21,6 +21,7 @@ class TokenStep:
 
     rows: list[Row]
     answers: list[tuple[int, Sequence]]
+    prompt_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,37 @@ class MediaStep:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A sequence's new slot, and where the first `kept` of its items are computed already."""
+
+    sequence: Sequence
+    slot: Slot
+    source: Slot | State | None
+    kept: int
+
+
 class Scheduler:
     """Sequences wait in order of arrival, run in slots, and share `cells` tokens of KV cache.
 
-    The cache may be promised more than once over: when it runs full, the youngest sequence is set aside and computed
-    again later, its answer so far kept.
+    A slot keeps what it holds until another sequence needs the place: one that begins alike continues it. The cache
+    may be promised more than once over: when it runs full, idle slots are cleared, then the youngest sequences set
+    aside, to be continued from `states` or computed again. `divisible` says whether a slot's end can be cut off;
+    recurrent models can only be continued where they stand.
     """
 
-    def __init__(self, slots: int, cells: int, batch: int) -> None:
+    def __init__(self, slots: int, cells: int, batch: int, states: StateCache, divisible: bool = True) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self._free_slots = list(range(slots))[::-1]
+        self.shared_prefill = batch
+        """Prompt rows at most in a step that running answers wait for; set by whoever measures how long they take."""
+        self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
         self._batch = batch
+        self._states = states
+        self._divisible = divisible
         self._media_last = False
+        self._uses = itertools.count(1)
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -56,74 +74,117 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> int | None:
-        """Takes a sequence out; returns the slot whose cells are now free, if it held one."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-            return self._free(sequence)
+    def remove(self, sequence: Sequence) -> Slot | None:
+        """Takes a sequence out; returns the slot it leaves, with all that is computed there."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        return None
+            return None
+        self.running.remove(sequence)
+        slot = sequence.slot
+        assert slot is not None
+        slot.owner = sequence.slot = None
+        slot.last_used = next(self._uses)
+        return slot
 
-    def admit(self) -> None:
-        """Gives free slots to the first in line, as long as their prompts fit beside what is computed already."""
-        while self.waiting and self._free_slots:
-            sequence = self.waiting[0]
+    def admit(self) -> Seat | None:
+        """A slot for the first in line, if there is one and its prompt fits beside what is running."""
+        free = [slot for slot in self._slots if slot.owner is None]
+        if not self.waiting or not free:
+            return None
+        sequence = self.waiting[0]
+        source, kept = self._best_source(sequence)
+        if self.running:
+            runs = [run for s in self.running if s.slot for run in s.slot.runs]
+            shared = source.runs if isinstance(source, Slot) and source.owner else []
+            new = count_cells(sequence.items[kept:] if shared else sequence.items)
             ahead = HEADROOM * (len(self.running) + 1)
-            if self.running and self._promised() + count_cells(sequence.pending) + ahead > self._cells:
-                return
-            self.waiting.popleft()
-            sequence.slot = self._free_slots.pop()
-            self.running.append(sequence)
+            if cells_taken(runs) + self._pending() + new + ahead > self._cells:
+                return None
+        self.waiting.popleft()
+        return Seat(sequence, self._place(free, source, kept), source, kept)
 
-    def make_room(self) -> list[int]:
-        """Sets the youngest sequences aside until the next step fits; returns the slots to clear."""
-        cleared = []
-        while len(self.running) > 1 and self._promised() + len(self.running) > self._cells:
-            youngest = self.running.pop()
-            cleared.append(self._free(youngest))
-            youngest.rewind()
-            self.waiting.appendleft(youngest)
-        return cleared
+    def _best_source(self, sequence: Sequence) -> tuple[Slot | State | None, int]:
+        """Where most of the sequence is computed already; its last item never counts, since its logits are wanted."""
+        if not sequence.reuse:
+            return None, 0
+        wanted = sequence.items[:-1]
+        source: Slot | State | None
+        source, most = self._states.best(wanted, whole=not self._divisible)
+        for slot in self._slots:
+            shared = common_prefix(slot.items, wanted)
+            if shared >= most and shared and (self._divisible or shared == len(slot.items)):
+                source, most = slot, shared
+        return source, most
+
+    @staticmethod
+    def _place(free: list[Slot], source: Slot | State | None, kept: int) -> Slot:
+        """The source itself where nothing of it is lost; else the slot that was used least recently."""
+        if isinstance(source, Slot) and source.owner is None and len(source.items) == kept:
+            return source
+        others = [slot for slot in free if slot is not source] or free
+        return min(others, key=lambda slot: slot.last_used if slot.items else -1)
+
+    def seated(self, seat: Seat, kept: int) -> None:
+        """Notes that a sequence holds its slot, with `kept` of its items computed there."""
+        runs = seat.source.runs if isinstance(seat.source, Slot) else ()
+        seat.slot.take(seat.sequence.items[:kept], tuple(runs))
+        seat.slot.owner, seat.sequence.slot = seat.sequence, seat.slot
+        self.running.append(seat.sequence)
+
+    def overfull(self) -> Slot | None:
+        """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""
+        runs = [run for slot in self._slots for run in slot.runs]
+        if cells_taken(runs) + self._pending() + len(self.running) <= self._cells:
+            return None
+        idle = [slot for slot in self._slots if slot.owner is None and slot.items]
+        if idle:
+            return min(idle, key=lambda slot: slot.last_used)
+        return self.running[-1].slot if len(self.running) > 1 else None
+
+    def clear(self, slot: Slot) -> None:
+        """Notes that a slot holds nothing any more. Its owner, if it has one, waits first in line to go on."""
+        owner = slot.owner
+        if owner is not None:
+            self.remove(owner)
+            self.waiting.appendleft(owner)
+        slot.take(())
 
     def plan(self) -> TokenStep | MediaStep | None:
         """The next step: token rows and media take turns, because llama.cpp takes one kind at a time."""
-        media = next((s for s in self.running if s.next_media is not None), None)
+        media = next((s for s in self.running if s.next_media is not None and s.next_media.payload.ready), None)
         tokens = any(s.next_media is None for s in self.running)
         if media is not None and not (self._media_last and tokens):
             self._media_last = True
-            position = media.position
-            return MediaStep(media, media.take_media(), position)
+            assert media.slot is not None and media.next_media is not None
+            return MediaStep(media, media.next_media, media.slot.position)
         self._media_last = False
         return self._token_step() if tokens else None
 
     def _token_step(self) -> TokenStep:
-        step = TokenStep([], [])
+        rows: list[Row] = []
+        answers: list[tuple[int, Sequence]] = []
         decoding = [s for s in self.running if s.decoding]
         for sequence in decoding:
-            _append(step, sequence, 1)
-        budget = min(SHARED_PREFILL, self._batch - len(decoding)) if decoding else self._batch
+            _append(rows, answers, sequence, 1)
+        budget = min(self.shared_prefill, self._batch - len(decoding)) if decoding else self._batch
         for sequence in self.running:
             if budget > 0 and sequence not in decoding and sequence.next_media is None:
-                budget -= _append(step, sequence, budget)
-        return step
+                budget -= _append(rows, answers, sequence, budget)
+        return TokenStep(rows, answers, len(rows) - len(decoding))
 
-    def _promised(self) -> int:
-        """Cells that the running sequences hold or will hold once their prompts are computed."""
-        return sum(s.cells + count_cells(s.pending) for s in self.running)
-
-    def _free(self, sequence: Sequence) -> int:
-        assert sequence.slot is not None
-        self._free_slots.append(sequence.slot)
-        return sequence.slot
+    def _pending(self) -> int:
+        """Cells that the running sequences still need for what they hold of prompt and answer."""
+        return sum(s.pending_cells for s in self.running)
 
 
-def _append(step: TokenStep, sequence: Sequence, limit: int) -> int:
-    assert sequence.slot is not None
-    position = sequence.position
-    tokens, answers = sequence.take_tokens(limit)
-    step.rows.extend(Row(token, position + i, sequence.slot, False) for i, token in enumerate(tokens))
-    if answers:
-        step.rows[-1] = step.rows[-1]._replace(wants_logits=True)
-        step.answers.append((len(step.rows) - 1, sequence))
+def _append(rows: list[Row], answers: list[tuple[int, Sequence]], sequence: Sequence, limit: int) -> int:
+    slot = sequence.slot
+    assert slot is not None
+    tokens = sequence.next_tokens(limit)
+    last = sequence.done + len(tokens) == len(sequence.items)
+    rows.extend(Row(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
+    if last:
+        rows[-1] = rows[-1]._replace(wants_logits=True)
+        answers.append((len(rows) - 1, sequence))
+    slot.extend(tokens)
     return len(tokens)

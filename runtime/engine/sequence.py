@@ -1,18 +1,22 @@
-"""One request on its way through the engine: what is still to be computed, and what has been answered so far."""
+"""One request on its way through the engine: what it consists of, and where it stands."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
-from ..values import MediaSpan, Piece, Prompt, Sink
+from ..values import Item, MediaSpan, Prompt, Sink, count_cells
+from .slots import Slot
 from .text import AnswerText
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Belongs to the engine's thread. `sampler` and the media in `pending` are understood by the backend only."""
+    """Belongs to the engine's thread. `sampler` and the payload of media are understood by the backend only.
+
+    `items` are the prompt's and those of the answer so far; the first ones of them are computed, in `slot`.
+    """
 
     prompt: Prompt
     sampler: Any
@@ -22,52 +26,40 @@ class Sequence:
     sink: Sink
     prepared: float
     arrived: float
-    slot: int | None = None
-    cells: int = 0
-    position: int = 0
-    answer: list[int] = field(default_factory=list)
+    reuse: bool = True
+    items: list[Item] = field(init=False)
+    slot: Slot | None = None
+    cached: int | None = None
+    answered: int = 0
     first_token: float | None = None
-    pending: deque[Piece] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.rewind()
+        self.items = list(self.prompt.items)
 
-    def rewind(self) -> None:
-        """Starts over with nothing computed, keeping the answer so far: after the slot was taken away."""
-        self.pending = deque(piece for piece in self.prompt.pieces if piece)
-        if self.answer:
-            self.pending.append(tuple(self.answer))
-        self.cells = self.position = 0
-        self.slot = None
+    @property
+    def done(self) -> int:
+        """How many items are computed."""
+        return 0 if self.slot is None else len(self.slot.items)
+
+    @property
+    def pending_cells(self) -> int:
+        return count_cells(self.items[self.done :])
 
     @property
     def next_media(self) -> MediaSpan | None:
-        piece = self.pending[0]
-        return piece if isinstance(piece, MediaSpan) else None
+        item = self.items[self.done]
+        return item if isinstance(item, MediaSpan) else None
 
     @property
     def decoding(self) -> bool:
         """Whether only the last answered token is still to be computed."""
-        return len(self.pending) == 1 and self.next_media is None and len(self.pending[0]) == 1  # type: ignore[arg-type]
+        return self.done == len(self.items) - 1 and self.next_media is None
 
-    def take_tokens(self, limit: int) -> tuple[tuple[int, ...], bool]:
-        """Up to `limit` tokens to compute next, and whether they are the last ones before an answer token."""
-        piece = self.pending.popleft()
-        assert not isinstance(piece, MediaSpan)
-        taken, rest = piece[:limit], piece[limit:]
-        if rest:
-            self.pending.appendleft(rest)
-        self.cells += len(taken)
-        self.position += len(taken)
-        return taken, not self.pending
+    def next_tokens(self, limit: int) -> list[int]:
+        """Up to `limit` tokens to compute next."""
+        ahead = self.items[self.done : self.done + limit]
+        return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
 
-    def take_media(self) -> MediaSpan:
-        media = self.pending.popleft()
-        assert isinstance(media, MediaSpan)
-        self.cells += media.cells
-        self.position += media.positions
-        return media
-
-    def answered(self, token: int) -> None:
-        self.answer.append(token)
-        self.pending.append((token,))
+    def answer(self, token: int) -> None:
+        self.items.append(token)
+        self.answered += 1

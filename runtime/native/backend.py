@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..values import MediaPayload
 from .context import Context
+from .projector import MediaChunk, encode_first
 from .sampler import Sampler
 from .weights import Weights
 
@@ -14,8 +16,15 @@ class NativeBackend:
         self._context = context
         self.decode = context.decode
         self.decode_media = context.decode_media
-        self.forget = context.forget
+        self.cut = context.cut
+        self.copy = context.copy
+        self.save = context.save
+        self.restore = context.restore
         self.piece = weights.piece
+        self.divisible = not weights.recurrent
+
+    def encode(self, media: list[MediaPayload]) -> None:
+        encode_first([chunk for chunk in media if isinstance(chunk, MediaChunk)])
 
     def choose(self, row: int, sampler: Sampler) -> int:
         return sampler.choose(self._context.logits(row))

@@ -92,6 +92,23 @@ class Context:
             raise EngineError(f"llama.cpp has no logits for row {row}")
         return np.ctypeslib.as_array(pointer, (self._vocab_size,))
 
-    def forget(self, sequence: int) -> None:
-        """Frees every cell of a sequence."""
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def cut(self, sequence: int, position: int) -> None:
+        """Frees the cells of a sequence from a position on. Models with a recurrent state only take 0, or its end."""
+        if not llama.llama_memory_seq_rm(self._memory, sequence, position, -1):
+            raise EngineError(f"llama.cpp cannot cut this model's memory at position {position}")
+
+    def copy(self, source: int, target: int, position: int) -> None:
+        """Lets an empty sequence share another one's cells up to a position."""
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, position)
+
+    def save(self, sequence: int) -> bytes:
+        """What a sequence's cells hold, for `restore`."""
+        size = llama.llama_state_seq_get_size(self.handle, sequence)
+        data = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data(self.handle, data, size, sequence)
+        return memoryview(data)[:written].tobytes()
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        """Gives a sequence the cells that were saved; `False` where llama.cpp has no room for them or refuses them."""
+        source = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        return bool(data) and llama.llama_state_seq_set_data(self.handle, source, len(data), sequence) == len(data)

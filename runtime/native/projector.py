@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import threading
 import weakref
+from collections import OrderedDict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,30 +15,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
-from ..values import MediaSpan, Piece
+from ..values import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
 
 
 class MediaChunk:
-    """One stretch of media as libmtmd cut it; `encode` fills in its embeddings (rows x width, float32)."""
+    """One stretch of media as libmtmd cut it, with its embeddings (rows x width, float32) once they are computed."""
 
-    def __init__(self, projector: Projector, handle: Any, rows: int) -> None:
+    def __init__(self, projector: Projector, handle: Any, rows: int, digest: bytes) -> None:
         self.projector = projector
         self.handle = handle
         self.rows = rows
+        self.digest = digest
         self.embeddings: NDArray[np.float32] | None = None
         weakref.finalize(self, mtmd.mtmd_input_chunk_free, handle)
 
-    def encode(self) -> None:
-        """Computes the embeddings: one call that nothing can interrupt, seconds long for a picture on a small CPU."""
-        self.embeddings = self.projector.encode(self)
+    @property
+    def ready(self) -> bool:
+        """Whether the embeddings are there, or have been computed for another chunk meanwhile."""
+        if self.embeddings is None:
+            self.embeddings = self.projector.embeddings.get(self.digest)
+        return self.embeddings is not None
+
+
+class EmbeddingCache:
+    """Embeddings of pictures and sounds seen lately, at most `limit` bytes of them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, digest: bytes) -> NDArray[np.float32] | None:
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+            return self._kept.get(digest)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
+
+    def put(self, digest: bytes, embeddings: NDArray[np.float32]) -> None:
+        with self._lock:
+            if digest not in self._kept:
+                self._kept[digest] = embeddings
+                self._size += embeddings.nbytes
+            while self._size > self._limit:
+                self._size -= self._kept.popitem(last=False)[1].nbytes
+
+
+def encode_first(chunks: list[MediaChunk]) -> None:
+    """Computes the embeddings of the first chunk, and of those behind it that its projector takes at once.
+
+    One call that nothing can interrupt, seconds long for a picture on a small CPU.
+    """
+    chunks[0].projector.encode_first(chunks)
 
 
 class Projector:
     """A loaded mmproj file. One thread at a time encodes; the others wait."""
 
-    def __init__(self, path: Path, weights: Weights, threads: int, largest_image: int, use_gpu: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        weights: Weights,
+        threads: int,
+        largest_image: int,
+        use_gpu: bool = True,
+        cache_bytes: int = 0,
+    ) -> None:
         params = mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.use_gpu = use_gpu
@@ -54,6 +106,7 @@ class Projector:
         self._marker: bytes = mtmd.mtmd_get_marker(self.handle) or mtmd.mtmd_default_marker()
         self._width = weights.embedding_width
         self._largest_image = largest_image
+        self.embeddings = EmbeddingCache(cache_bytes)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -62,40 +115,47 @@ class Projector:
                 mtmd.mtmd_free(self.handle)
                 self.handle = None
 
-    def cut_picture(self, pixels: NDArray[np.uint8]) -> list[Piece]:
+    def cut_picture(self, pixels: NDArray[np.uint8]) -> list[Item]:
         """Cuts RGB pixels (height x width x 3) into chunks, not encoded yet, between the model's own marker tokens."""
         height, width, _ = pixels.shape
         data = np.ascontiguousarray(pixels)
         bitmap = mtmd.mtmd_bitmap_init(width, height, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
-        return self._cut(bitmap)
+        return self._cut(bitmap, _digest(data))
 
-    def cut_sound(self, samples: NDArray[np.float32]) -> list[Piece]:
+    def cut_sound(self, samples: NDArray[np.float32]) -> list[Item]:
         """The same for mono samples at `sample_rate`; fewer than two would end the process (mtmd.cpp asserts it)."""
         assert samples.size >= 2
         data = np.ascontiguousarray(samples, np.float32)
         bitmap = mtmd.mtmd_bitmap_init_from_audio(data.size, data.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
-        return self._cut(bitmap)
+        return self._cut(bitmap, _digest(data))
 
-    def encode(self, chunk: MediaChunk) -> NDArray[np.float32]:
-        """The embeddings of a chunk that this projector cut."""
+    def encode_first(self, chunks: list[MediaChunk]) -> None:
         with self._lock:
-            if mtmd.mtmd_encode_chunk(self._open(), chunk.handle) != 0:
-                raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
-            output = mtmd.mtmd_get_output_embd(self.handle)
-            return np.ctypeslib.as_array(output, (chunk.rows, self._width)).copy()
+            batch = mtmd.mtmd_batch_init(self._open())
+            try:
+                fits = list(takewhile(lambda chunk: mtmd.mtmd_batch_add_chunk(batch, chunk.handle) == 0, chunks))
+                if not fits or mtmd.mtmd_batch_encode(batch) != 0:
+                    raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
+                for chunk in fits:
+                    output = mtmd.mtmd_batch_get_output_embd(batch, chunk.handle)
+                    chunk.embeddings = np.ctypeslib.as_array(output, (chunk.rows, self._width)).copy()
+                    self.embeddings.put(chunk.digest, chunk.embeddings)
+            finally:
+                mtmd.mtmd_batch_free(batch)
 
     def _open(self) -> Any:
         if self.handle is None:
             raise ModelError("the model is closed")
         return self.handle
 
-    def _cut(self, bitmap: Any) -> list[Piece]:
+    def _cut(self, bitmap: Any, digest: bytes) -> list[Item]:
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             with self._lock:
                 self._tokenize(bitmap, chunks)
                 count = mtmd.mtmd_input_chunks_size(chunks)
-                return [self._piece(mtmd.mtmd_input_chunks_get(chunks, i)) for i in range(count)]
+                cut = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(count)]
+                return [item for i, chunk in enumerate(cut) for item in self._items(chunk, digest + bytes([i % 256]))]
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
@@ -107,11 +167,11 @@ class Projector:
         if mtmd.mtmd_tokenize(self._open(), chunks, ctypes.byref(text), bitmaps, 1) != 0:
             raise InvalidRequest(f"{self.path.name} cannot take this media: {take_errors() or NO_REASON}")
 
-    def _piece(self, chunk: Any) -> Piece:
+    def _items(self, chunk: Any, digest: bytes) -> list[Item]:
         kind = mtmd.mtmd_input_chunk_get_type(chunk)
         if kind == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
-            return self._marker_tokens(chunk)
-        return self._span(chunk, "image" if kind == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE else "audio")
+            return list(self._marker_tokens(chunk))
+        return [self._span(chunk, "image" if kind == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE else "audio", digest)]
 
     def _marker_tokens(self, chunk: Any) -> tuple[int, ...]:
         count = ctypes.c_size_t(0)
@@ -124,10 +184,15 @@ class Projector:
             )
         return ids
 
-    def _span(self, chunk: Any, kind: Literal["image", "audio"]) -> MediaSpan:
+    def _span(self, chunk: Any, kind: Literal["image", "audio"], digest: bytes) -> MediaSpan:
         rows = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         if mtmd.mtmd_decode_use_non_causal(self.handle, chunk) and rows > self._largest_image:
             # llama.cpp asserts, and so ends the process, when a non-causal span is cut into several micro-batches
             raise InvalidRequest(f"this {kind} needs {rows} tokens at once; at most {self._largest_image} fit a step")
-        payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), rows)
-        return MediaSpan(kind, rows, int(mtmd.mtmd_input_chunk_get_n_pos(chunk)), payload)
+        payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), rows, digest)
+        return MediaSpan(kind, rows, int(mtmd.mtmd_input_chunk_get_n_pos(chunk)), digest, payload)
+
+
+def _digest(data: NDArray[Any]) -> bytes:
+    """What decoded pixels or samples are known by: the preparation that follows is the projector's, always the same."""
+    return hashlib.blake2b(data.data, digest_size=16, key=f"{data.dtype} {data.shape}".encode()).digest()

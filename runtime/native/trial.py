@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import GalagoError
-from ..values import MediaSpan, Piece, Row
+from ..values import Item, MediaSpan, Row
 from .context import BATCH, Context
-from .projector import MediaChunk, Projector
+from .projector import MediaChunk, Projector, encode_first
 from .weights import Weights
 
 
@@ -27,14 +27,14 @@ def main(model: str, projector: str | None = None) -> None:
 
 def _use(projector: Projector) -> None:
     """Encodes a grey picture and a second of silence, as far as there are eyes and ears."""
-    pieces: list[Piece] = []
+    items: list[Item] = []
     if projector.vision:
-        pieces += projector.cut_picture(np.full((64, 64, 3), 128, np.uint8))
+        items += projector.cut_picture(np.full((64, 64, 3), 128, np.uint8))
     if projector.audio:
-        pieces += projector.cut_sound(np.zeros(projector.sample_rate, np.float32))
-    for piece in pieces:
-        if isinstance(piece, MediaSpan) and isinstance(piece.payload, MediaChunk):
-            piece.payload.encode()
+        items += projector.cut_sound(np.zeros(projector.sample_rate, np.float32))
+    for item in items:
+        if isinstance(item, MediaSpan) and isinstance(item.payload, MediaChunk):
+            encode_first([item.payload])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ class Weights:
         return int(llama.llama_model_n_ctx_train(self.handle))
 
     @property
+    def recurrent(self) -> bool:
+        """Whether a sequence is remembered as a state that cannot be cut back, wholly or in some layers."""
+        return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
+
+    @property
     def embedding_width(self) -> int:
         """Floats per media embedding row; wider than the model itself where a projector feeds several layers."""
         return int(llama.llama_model_n_embd_inp(self.handle))

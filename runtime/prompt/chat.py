@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
-from ..native.projector import MediaChunk, Projector
+from ..native.projector import Projector
 from ..native.weights import Weights
-from ..values import Audio, Image, MediaSpan, Message, Part, Piece, Prompt, Text, count_cells
+from ..values import Audio, Image, Item, MediaSpan, Message, Part, Prompt, Text, count_cells
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate
 
@@ -48,7 +48,7 @@ class PromptBuilder:
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
     def build(self, messages: Sequence[Message], cancelled: Callable[[], bool] = lambda: False) -> Prompt:
-        """The prompt of a chat, its media decoded and counted but not encoded yet: see `encode`.
+        """The prompt of a chat, its media decoded and counted but not encoded yet.
 
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
@@ -66,18 +66,20 @@ class PromptBuilder:
         cells = sum(map(len, tokens))
         self._check_room(cells + len(media), exact=not media)
         warnings: list[str] = []
-        pieces: list[Piece] = [tokens[0]]
+        items: list[Item] = [*tokens[0]]
         for i, part in enumerate(media):
-            stop_if(cancelled)
+            if cancelled():
+                raise Cancelled("nobody waits for this answer any more")
             cut = self._cut(part, warnings)
             cells += count_cells(cut)
             left = len(media) - i - 1
             self._check_room(cells + left, exact=not left)
-            pieces += [*cut, tokens[i + 1]]
-        joined = self._with_bos(_joined(pieces))
-        if not joined or isinstance(joined[-1], MediaSpan):
+            items += [*cut, *tokens[i + 1]]
+        if self._weights.adds_bos and items[:1] != [self._weights.bos]:
+            items.insert(0, self._weights.bos)
+        if not items or isinstance(items[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
-        return Prompt(joined, tuple(warnings))
+        return Prompt(tuple(items), tuple(warnings))
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least."""
@@ -102,13 +104,7 @@ class PromptBuilder:
         pieces = (stretch for piece in text.split(break_mark) for stretch in _stretches(piece, self._dangerous))
         return tuple(token for piece in pieces for token in self._weights.tokenize(piece, parse_special=True))
 
-    def _with_bos(self, pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
-        bos = self._weights.bos
-        if not self._weights.adds_bos or (pieces and isinstance(pieces[0], tuple) and pieces[0][0] == bos):
-            return pieces
-        return _joined([(bos,), *pieces])
-
-    def _cut(self, part: Image | Audio, warnings: list[str]) -> list[Piece]:
+    def _cut(self, part: Image | Audio, warnings: list[str]) -> list[Item]:
         projector = self._projector
         if isinstance(part, Image):
             if projector is None or not projector.vision:
@@ -123,19 +119,6 @@ class PromptBuilder:
             sound = decode_audio(part.data, projector.sample_rate, self._limits)
             warnings += [f"{part.source}: {note}" for note in sound.notes]
             return projector.cut_sound(sound.samples)
-
-
-def encode(prompt: Prompt, cancelled: Callable[[], bool] = lambda: False) -> None:
-    """Computes the embeddings of a prompt's media, which may take seconds each."""
-    for piece in prompt.pieces:
-        if isinstance(piece, MediaSpan) and isinstance(piece.payload, MediaChunk):
-            stop_if(cancelled)
-            piece.payload.encode()
-
-
-def stop_if(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled("nobody waits for this answer any more")
 
 
 def _stretches(text: str, controls: re.Pattern[str] | None) -> Iterator[str]:
@@ -184,19 +167,6 @@ def _unused_characters(messages: Iterable[Message]) -> tuple[str, str]:
     if len(free) < 2:
         raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")
     return free[0], free[1]
-
-
-def _joined(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
-    """The same pieces, neighbouring tokens in one tuple, empty ones left out."""
-    joined: list[Piece] = []
-    for piece in pieces:
-        if isinstance(piece, MediaSpan):
-            joined.append(piece)
-        elif piece and joined and isinstance(joined[-1], tuple):
-            joined[-1] += piece
-        elif piece:
-            joined.append(piece)
-    return tuple(joined)
 
 
 def _missing(sense: str, projector: Projector | None) -> str:

@@ -75,6 +75,7 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         max_tokens=next(iter(limits), None),
         stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
         ignore_eos=bool(chat.ignore_eos),
+        cache=chat.cache is not False,
         json_schema=_schema(chat.response_format),
     )
 

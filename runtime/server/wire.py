@@ -95,6 +95,7 @@ class ChatRequest(Struct):
     seed: int | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
+    cache: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from galago.runtime.native.context import BATCH, Context
-from galago.runtime.native.projector import Projector
+from galago.runtime.native.projector import Projector, encode_first
 from galago.runtime.native.weights import Weights
 from galago.runtime.values import MediaSpan, Row
 from world import Picture, Sample
@@ -31,7 +31,7 @@ def compare(logits: torch.Tensor, batch: Batch, samples: list[Sample], text: Pat
         for a, b in zip(ours, theirs, strict=True):
             gap = np.abs(a - b)
             seen[sample.task.split("/")[0]].append((gap.max(), gap.mean(), a.argmax() == b.argmax()))
-        context.forget(0)
+        context.cut(0, 0)
     context.close()
     eyes.close()
     weights.close()
@@ -75,5 +75,5 @@ def _spans(projector: Projector, part: Any) -> list[MediaSpan]:
     pieces = projector.cut_picture(part.pixels) if isinstance(part, Picture) else projector.cut_sound(part.samples)
     spans = [piece for piece in pieces if isinstance(piece, MediaSpan)]
     for span in spans:
-        span.payload.encode()  # type: ignore[attr-defined]
+        encode_first([span.payload])
     return spans

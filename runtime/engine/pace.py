@@ -1,0 +1,38 @@
+"""How many rows of a prompt fit into a step without keeping running answers waiting. Knows only durations."""
+
+from __future__ import annotations
+
+INTERVALS = 2.5
+"""How long a step that also reads a prompt may take, in usual steps of answers alone."""
+
+FEWEST, FIRST = 8, 32
+"""Rows: at least, lest a long prompt never end; and as long as nothing was measured."""
+
+_NEW = 0.2
+"""Weight of a new measurement in the running averages."""
+
+
+class Pace:
+    """Learns from each step how long a row of a prompt takes, and a step without any."""
+
+    def __init__(self) -> None:
+        self._step: float | None = None
+        self._row: float | None = None
+
+    def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
+        if not prompt_rows:
+            self._step = _averaged(self._step, seconds)
+        elif not answer_rows:
+            self._row = _averaged(self._row, seconds / prompt_rows)
+        elif self._step is not None:
+            self._row = _averaged(self._row, max(seconds - self._step, 0) / prompt_rows)
+
+    @property
+    def prompt_rows(self) -> int:
+        if self._step is None or self._row is None:
+            return FIRST
+        return max(FEWEST, int((INTERVALS - 1) * self._step / max(self._row, 1e-9)))
+
+
+def _averaged(old: float | None, new: float) -> float:
+    return new if old is None else old + _NEW * (new - old)

@@ -29,7 +29,8 @@ class ModelConfig:
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
     `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
     -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU. `cache_mib` is the memory for what
-    was computed before and may be of use again: conversations set aside, and encoded media.
+    was computed before and may be of use again: conversations set aside, and encoded media. `cache_folder` keeps it
+    over restarts, at most `cache_disk_mib` of it; none by default, because it holds what people write.
     """
 
     context_length: int | None = None
@@ -38,6 +39,8 @@ class ModelConfig:
     gpu_layers: int = -1
     queue: int = 64
     cache_mib: int = 256
+    cache_folder: Path | None = None
+    cache_disk_mib: int = 4096
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -48,8 +51,9 @@ class ModelConfig:
             raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
         if self.gpu_layers < -1:
             raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
-        if self.cache_mib < 0:
-            raise ConfigError(f"a cache of {self.cache_mib} MiB is not possible; 0 means none", "cache-ram")
+        for size, name in ((self.cache_mib, "cache-ram"), (self.cache_disk_mib, "cache-disk")):
+            if size < 0:
+                raise ConfigError(f"a cache of {size} MiB is not possible; 0 means none", name)
 
     @property
     def media_bytes(self) -> int:

@@ -176,19 +176,20 @@ def load(
     slots: int = 4,
     gpu_layers: int = -1,
     cache_mib: int = 256,
+    cache_dir: Path | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `cache_mib` the memory
-    for what later prompts may begin with again, and for encoded media; `progress` is called with the fraction of the
-    weights loaded. Raises `GalagoError`.
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting. `cache_mib` is the memory
+    for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
+    restarts. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
     """
     from ..models.ref import resolve
     from .config import ModelConfig
     from .service import Service
 
-    config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_mib)
+    config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_mib, cache_folder=cache_dir)
     service = Service(resolve(model, mmproj), config, progress)
     service.load()
     return LocalModel(service)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ..models.errors import ConfigError, EngineError, InvalidRequest, ModelError
+from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
+from .engine.states import StateCache
 from .native.backend import NativeBackend
 from .native.context import BATCH, Context
 from .native.devices import compiled_for_gpu
+from .native.library import build_info
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
@@ -22,6 +27,7 @@ from .output.grammar import GrammarCompiler
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
+from .store import Store
 from .stream import Stream
 from .trial import try_out
 from .values import ModelInfo, Prompt, Request, Sampling
@@ -61,6 +67,7 @@ class Model:
             weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
             self._closers.append(weights.close)
             self.context_length = _context_length(config, weights)
+            self._store = self._open_store(files, config)
             self._projector = self._load_projector(files, threads, config)
             context = Context(weights, self.context_length, config.slots, threads)
             self._engine = Engine(
@@ -69,7 +76,7 @@ class Model:
                 context.cells,
                 context.batch,
                 config.queue,
-                config.state_bytes,
+                StateCache(config.state_bytes, self._store),
             )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
@@ -162,9 +169,20 @@ class Model:
             largest,
             use_gpu=config.gpu_layers != 0,
             cache_bytes=config.media_bytes,
+            store=self._store,
         )
         self._closers.append(projector.close)
         return projector
+
+    def _open_store(self, files: ModelFiles, config: ModelConfig) -> Store | None:
+        """The cache folder, as far as its files are of this very model, computed by this very build."""
+        if config.cache_folder is None:
+            return None
+        made_by = [fingerprint(path) for path in (files.weights, files.projector) if path] + [build_info()]
+        key = hashlib.blake2b("\0".join(made_by).encode(), digest_size=16).hexdigest()
+        store = Store(config.cache_folder, key, config.cache_disk_mib * 2**20, tell)
+        self._closers.append(store.close)
+        return store
 
     def _recommended_sampling(self, weights: Weights) -> Sampling:
         """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
@@ -199,6 +217,11 @@ def _context_length(config: ModelConfig, weights: Weights) -> int:
             f"{weights.path.name} was trained for a context of {trained} tokens, not {config.context_length}", "ctx"
         )
     return config.context_length
+
+
+def tell(line: str) -> None:
+    """Says on standard error what nobody in particular has asked for."""
+    print(f"galago: {line}", file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:

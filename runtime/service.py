@@ -69,7 +69,7 @@ class Service:
 
 def _make_a_token(model: Model) -> None:
     """Proves that the model computes; what it says does not matter."""
-    stream = model.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1))
+    stream = model.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False))
     for event in stream:
         if isinstance(event, Failed):
             raise event.error

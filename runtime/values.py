@@ -192,6 +192,13 @@ class MediaSpan:
     payload: MediaPayload = field(compare=False)
 
 
+class _Gone:
+    ready = False
+
+
+GONE: MediaPayload = _Gone()
+"""In place of a payload that is not needed any more, so that it does not take memory."""
+
 Item: TypeAlias = int | MediaSpan
 """One token, or media as a whole: what prompts are compared by."""
 

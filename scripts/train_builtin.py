@@ -6,7 +6,7 @@
 
 A group of batches depends on the seed and its number alone, so a rerun sees the same samples; going on from a
 checkpoint begins with the next group. Speech comes from a store of clips that is spoken on the first run (espeak-ng and
-flite; five minutes for 24,000).
+flite; three minutes for 16,000).
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/builtin"))
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--finish", action="store_true", help="let the learning rate fall to nothing over this run")
-    parser.add_argument("--tokens", type=int, default=6144, help="tokens in a batch, padding included")
+    parser.add_argument("--tokens", type=int, default=3072, help="tokens in a batch, padding included")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is twice that")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clips", type=int, default=24_000)
+    parser.add_argument("--clips", type=int, default=16_000)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
     parser.add_argument("--threads", type=int, default=1, help="threads PyTorch computes with")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

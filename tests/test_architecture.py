@@ -25,6 +25,7 @@ LAYERS = [
     "models/errors",
     "models",
     "runtime/values runtime/config",
+    "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",
     "runtime/prompt runtime/output runtime/trial",

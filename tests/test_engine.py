@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fakes import END, FakeBackend, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
+from galago.runtime.engine.states import StateCache
 from galago.runtime.stream import Stream
 from galago.runtime.values import Delta, Event, Failed, Finished, MediaSpan, Prompt, Started
 
@@ -188,7 +189,7 @@ def test_a_beginning_is_shared_with_an_answer_that_is_still_running(engine: Engi
 
 def test_another_talk_leaves_the_first_one_to_be_continued() -> None:
     backend = FakeBackend(cells=200)
-    engine = Engine(backend, slots=1, cells=200, batch=8, state_bytes=10_000)
+    engine = Engine(backend, slots=1, cells=200, batch=8, states=StateCache(10_000))
     try:
         for first, cached in ((0, 0), (100, 0), (0, 39), (100, 39)):
             what = prompt(*range(first, first + 40))
@@ -199,7 +200,7 @@ def test_another_talk_leaves_the_first_one_to_be_continued() -> None:
 
 def test_states_beyond_the_memory_for_them_are_dropped_oldest_first() -> None:
     backend = FakeBackend(cells=200)
-    engine = Engine(backend, slots=1, cells=200, batch=8, state_bytes=500)  # a state of 40 cells takes 150 to 200 bytes
+    engine = Engine(backend, slots=1, cells=200, batch=8, states=StateCache(500))  # two or three of them
     try:
         for first in (0, 100, 200, 300, 400):
             finished(submit_to(engine, prompt(*range(first, first + 40)), max_tokens=1))
@@ -325,7 +326,7 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
 ) -> None:
     backend = Remembering(cells=cells)
     backend.divisible = divisible
-    engine = Engine(backend, slots=slots, cells=cells, batch=8, state_bytes=state_bytes)
+    engine = Engine(backend, slots=slots, cells=cells, batch=8, states=StateCache(state_bytes))
     try:
         streams = []
         for beginning, rest, max_tokens, wait in requests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,10 @@ def serve(
     cache_ram: Annotated[
         int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
     ] = 256,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="also keep them here, over restarts; yours alone to read", metavar="DIR")
+    ] = None,
+    cache_disk: Annotated[int, typer.Option(help="most that --cache-dir may hold", metavar="MIB")] = 4096,
     api_key: Annotated[
         str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")
     ] = None,
@@ -47,6 +52,8 @@ def serve(
         strict=strict,
     )
     files = resolve(model, mmproj, name)
-    model_config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_ram)
+    model_config = ModelConfig(
+        ctx, threads, slots, gpu_layers, cache_mib=cache_ram, cache_folder=cache_dir, cache_disk_mib=cache_disk
+    )
     service = Service(files, model_config, options.progress_line("loading"))
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

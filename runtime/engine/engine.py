@@ -58,14 +58,20 @@ class Engine:
     """`submit` from any thread; events reach the request's sink on the engine's, a `Finished` or `Failed` last.
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
-    requests have computed is kept there, and `state_bytes` of it in host memory, for later ones that begin alike.
+    requests have computed is kept there, and in `states`, for later ones that begin alike.
     """
 
     def __init__(
-        self, backend: Backend, slots: int, cells: int, batch: int, queue_length: int = 64, state_bytes: int = 0
+        self,
+        backend: Backend,
+        slots: int,
+        cells: int,
+        batch: int,
+        queue_length: int = 64,
+        states: StateCache | None = None,
     ) -> None:
         self._backend = backend
-        self._states = StateCache(state_bytes)
+        self._states = StateCache(0) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
@@ -159,16 +165,15 @@ class Engine:
     def _seat(self, seat: Seat) -> None:
         """Gives a sequence its slot, with as much in it as was computed before."""
         sequence, slot, source, kept = seat.sequence, seat.slot, seat.source, seat.kept
+        data = self._states.read(source) if isinstance(source, State) else None  # before others may displace it
         if slot is not source or kept < len(slot.items):
             self._keep(slot)
         if slot is not source:
             self._backend.cut(slot.number, 0)
         position = count_positions(sequence.items[:kept])
         if isinstance(source, State):
-            if self._backend.restore(slot.number, source.data):
-                self._states.used(source)
-            else:
-                kept = 0
+            if data is None or not self._backend.restore(slot.number, data):
+                kept = position = 0
         elif isinstance(source, Slot) and slot is not source:
             self._backend.copy(source.number, slot.number, position)
         self._backend.cut(slot.number, position)
@@ -192,7 +197,7 @@ class Engine:
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
         if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot.items):
-            self._states.add(State(slot.items, self._backend.save(slot.number)))
+            self._states.add(State(list(slot.items), self._backend.save(slot.number)))
 
     def _clear(self, slot: Slot) -> None:
         if slot.owner is None or slot.owner.reuse:
@@ -263,6 +268,8 @@ class Engine:
         if slot is not None and not sequence.reuse:
             self._backend.cut(slot.number, 0)
             self._scheduler.clear(slot)
+        elif slot is not None and self._states.lasting and slot.cells >= WORTH_KEEPING:
+            self._states.store(State(list(slot.items), self._backend.save(slot.number)))
         self._admitted.release()
         if event is not None:
             sequence.sink(event)

@@ -100,7 +100,6 @@ class Scheduler:
             ahead = HEADROOM * (len(self.running) + 1)
             if cells_taken(runs) + self._pending() + new + ahead > self._cells:
                 return None
-        self.waiting.popleft()
         return Seat(sequence, self._place(free, source, kept), source, kept)
 
     def _best_source(self, sequence: Sequence) -> tuple[Slot | State | None, int]:
@@ -128,6 +127,7 @@ class Scheduler:
         """Notes that a sequence holds its slot, with `kept` of its items computed there."""
         runs = seat.source.runs if isinstance(seat.source, Slot) else ()
         seat.slot.take(seat.sequence.items[:kept], tuple(runs))
+        self.waiting.remove(seat.sequence)
         seat.slot.owner, seat.sequence.slot = seat.sequence, seat.slot
         self.running.append(seat.sequence)
 

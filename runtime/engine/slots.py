@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..values import Item, count_cells, count_positions
+from ..values import GONE, Item, count_cells, count_positions
 
 if TYPE_CHECKING:
     from . import sequence
@@ -58,14 +58,7 @@ class Slot:
 
 def _bare(item: Item) -> Item:
     """Media without its payload: a slot keeps what it needs to compare, for as long as nobody takes it."""
-    return item if isinstance(item, int) else replace(item, payload=_GONE)
-
-
-class _Gone:
-    ready = False
-
-
-_GONE = _Gone()
+    return item if isinstance(item, int) else replace(item, payload=GONE)
 
 
 def cells_taken(runs: Iterable[Run]) -> int:

@@ -1,63 +1,107 @@
-"""Sequences set aside in host memory, found again by what they begin with. Knows no llama.cpp."""
+"""Sequences set aside in host memory, and on disk where there is a store, found again by what they begin with."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
 
-from ..values import Item
+from ..store import Store
+from ..values import GONE, Item, MediaSpan
 from .slots import common_prefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """The cells of some items as llama.cpp saved them."""
+    """The cells of some items as llama.cpp saved them: in memory, or in a file."""
 
     items: list[Item]
-    data: bytes
+    data: bytes = field(default=b"", repr=False)
+    path: Path | None = None
 
 
 class StateCache:
-    """At most `limit` bytes of states, those used least recently dropped first."""
+    """At most `limit` bytes of states in memory, those used least recently dropped first; a store bounds itself."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, store: Store | None = None) -> None:
         self.limit = limit
         self.size = 0
-        self._states: list[State] = []
+        self._kept: list[State] = []
+        self._store = store
+        self._stored = [] if store is None else [_stored(e.about, e.path) for e in store.entries("state")]
 
-    def __len__(self) -> int:
-        return len(self._states)
+    @property
+    def lasting(self) -> bool:
+        """Whether states outlive the process."""
+        return self._store is not None
 
     def add(self, state: State) -> None:
-        """Keeps a state, instead of those that it continues."""
-        for old in [s for s in self._states if self._continues(state.items, s.items)]:
+        """Keeps a state in memory, instead of those that it continues."""
+        for old in [s for s in self._kept if _continues(state.items, s.items)]:
             self._drop(old)
-        self._states.append(state)
+        self._kept.append(state)
         self.size += len(state.data)
         while self.size > self.limit:
-            self._drop(self._states[0])
+            self._drop(self._kept[0])
+
+    def store(self, state: State) -> None:
+        """Writes a state to the store, instead of those that it continues."""
+        assert self._store is not None
+        for old in [s for s in self._stored if s.path and _continues(state.items, s.items)]:
+            assert old.path is not None
+            self._stored.remove(old)
+            old.path.unlink(missing_ok=True)
+        about = {"items": [_noted(item) for item in state.items]}
+        name = blake2b(json.dumps(about).encode()).hexdigest()
+        self._store.put("state", name, about, state.data)
+        self._stored.append(State(state.items, path=self._store.path("state", name)))
 
     def holds(self, items: Sequence[Item]) -> bool:
-        """Whether some state begins with all of these items."""
-        return any(self._continues(s.items, items) for s in self._states)
+        """Whether some state in memory begins with all of these items."""
+        return any(_continues(s.items, items) for s in self._kept)
 
     def best(self, items: Sequence[Item], whole: bool) -> tuple[State | None, int]:
         """The state that shares most of its beginning with `items`, and how many; `whole` ones only, if asked."""
         best, most = None, 0
-        for state in self._states:
+        for state in (*self._kept, *self._stored):
             shared = common_prefix(state.items, items)
             if shared > most and (shared == len(state.items) or not whole):
                 best, most = state, shared
         return best, most
 
-    def used(self, state: State) -> None:
-        self._states.remove(state)
-        self._states.append(state)
+    def read(self, state: State) -> bytes | None:
+        """A state's data, or `None` where its file is gone or damaged."""
+        if state.path is None:
+            self._kept.remove(state)
+            self._kept.append(state)
+            return state.data
+        data = self._store.read(state.path) if self._store else None
+        if data is None:
+            self._stored.remove(state)
+        return data
 
     def _drop(self, state: State) -> None:
-        self._states.remove(state)
+        self._kept.remove(state)
         self.size -= len(state.data)
 
-    @staticmethod
-    def _continues(longer: Sequence[Item], shorter: Sequence[Item]) -> bool:
-        return common_prefix(longer, shorter) == len(shorter)
+
+def _continues(longer: Sequence[Item], shorter: Sequence[Item]) -> bool:
+    return common_prefix(longer, shorter) == len(shorter)
+
+
+def _noted(item: Item) -> Any:
+    return item if isinstance(item, int) else [item.kind, item.cells, item.positions, item.digest.hex()]
+
+
+def _stored(about: dict[str, Any], path: Path) -> State:
+    items: list[Item] = []
+    for noted in about["items"]:
+        if isinstance(noted, list):
+            kind, cells, positions, digest = noted
+            items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), GONE))
+        else:
+            items.append(noted)
+    return State(items, path=path)

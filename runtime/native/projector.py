@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
+from ..store import Store
 from ..values import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
@@ -28,7 +29,7 @@ class MediaChunk:
         self.handle = handle
         self.rows = rows
         self.digest = digest
-        self.embeddings: NDArray[np.float32] | None = None
+        self.embeddings = projector.embeddings.find(digest, projector.width)
         weakref.finalize(self, mtmd.mtmd_input_chunk_free, handle)
 
     @property
@@ -40,10 +41,11 @@ class MediaChunk:
 
 
 class EmbeddingCache:
-    """Embeddings of pictures and sounds seen lately, at most `limit` bytes of them."""
+    """Embeddings of pictures and sounds seen lately: at most `limit` bytes of them in memory, others in a store."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, store: Store | None = None) -> None:
         self._limit = limit
+        self._store = store
         self._size = 0
         self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,12 +56,27 @@ class EmbeddingCache:
                 self._kept.move_to_end(digest)
             return self._kept.get(digest)
 
+    def find(self, digest: bytes, width: int) -> NDArray[np.float32] | None:
+        """In memory or in the store."""
+        found = self.get(digest)
+        if found is None and self._store is not None:
+            data = self._store.read(self._store.path("media", digest.hex()))
+            if data is not None:
+                found = np.frombuffer(data, np.float32).reshape(-1, width)
+                self._keep(digest, found)
+        return found
+
     def clear(self) -> None:
         with self._lock:
             self._kept.clear()
             self._size = 0
 
     def put(self, digest: bytes, embeddings: NDArray[np.float32]) -> None:
+        self._keep(digest, embeddings)
+        if self._store is not None:
+            self._store.put("media", digest.hex(), {}, embeddings.tobytes())
+
+    def _keep(self, digest: bytes, embeddings: NDArray[np.float32]) -> None:
         with self._lock:
             if digest not in self._kept:
                 self._kept[digest] = embeddings
@@ -87,6 +104,7 @@ class Projector:
         largest_image: int,
         use_gpu: bool = True,
         cache_bytes: int = 0,
+        store: Store | None = None,
     ) -> None:
         params = mtmd.mtmd_context_params_default()
         params.n_threads = threads
@@ -104,9 +122,9 @@ class Projector:
         self.audio = bool(mtmd.mtmd_support_audio(self.handle))
         self.sample_rate = int(mtmd.mtmd_get_audio_sample_rate(self.handle)) if self.audio else 0
         self._marker: bytes = mtmd.mtmd_get_marker(self.handle) or mtmd.mtmd_default_marker()
-        self._width = weights.embedding_width
+        self.width = weights.embedding_width
         self._largest_image = largest_image
-        self.embeddings = EmbeddingCache(cache_bytes)
+        self.embeddings = EmbeddingCache(cache_bytes, store)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -138,7 +156,7 @@ class Projector:
                     raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
                 for chunk in fits:
                     output = mtmd.mtmd_batch_get_output_embd(batch, chunk.handle)
-                    chunk.embeddings = np.ctypeslib.as_array(output, (chunk.rows, self._width)).copy()
+                    chunk.embeddings = np.ctypeslib.as_array(output, (chunk.rows, self.width)).copy()
                     self.embeddings.put(chunk.digest, chunk.embeddings)
             finally:
                 mtmd.mtmd_batch_free(batch)

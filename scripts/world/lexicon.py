@@ -55,7 +55,7 @@ BEYOND = (
 UNKNOWN = "I don't know."
 
 
-SPOKEN = tuple(dict.fromkeys((*NUMBERS, *COLORS, *SHAPES, *COMMANDS, *SHORT_WORDS)))
+SPOKEN = tuple(dict.fromkeys((*NUMBERS, *COLORS, *SHAPES, *COMMANDS)))
 """Every word that may be said in a clip."""
 
 

@@ -19,7 +19,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from .lexicon import COLORS, COMMANDS, NUMBERS, SHAPES, SHORT_WORDS, number
+from .lexicon import COLORS, COMMANDS, NUMBERS, SHAPES, number
 from .split import Split
 
 Samples = NDArray[np.float32]
@@ -103,9 +103,9 @@ def disturb(rng: Random, samples: Samples) -> Samples:
 
 
 def utterance(rng: Random, split: Split) -> str:
-    """What is said: digits, a colour and a shape, commands, a few words."""
+    """What is said: digits, a colour, a colour and a shape, commands, a number."""
     while True:
-        match rng.randrange(6):
+        match rng.randrange(5):
             case 0:
                 words = " ".join(rng.choices(NUMBERS[:10], k=rng.choice((1, 1, 2, 3, 4, 5))))
             case 1:
@@ -114,10 +114,8 @@ def utterance(rng: Random, split: Split) -> str:
                 words = rng.choice(list(COLORS))
             case 3:
                 words = " ".join(rng.choices(COMMANDS, k=rng.choice((1, 1, 2, 3))))
-            case 4:
-                words = rng.choice(NUMBERS[10:])
             case _:
-                words = " ".join(rng.choices(SHORT_WORDS, k=rng.choice((1, 1, 2, 3))))
+                words = rng.choice(NUMBERS[10:])
         if " " not in words or split.holds("said", words):
             return words
 

@@ -108,22 +108,9 @@ def spell(rng: Random, split: Split) -> Question:
     return rng.choice((f"Spell {word}.", f"How do you spell {word}?")), "-".join(word)
 
 
-def upper(rng: Random, split: Split) -> Question:
-    word = _word(rng, split)
-    return rng.choice((f"Write {word} in capital letters.", f"Uppercase: {word}")), word.upper()
-
-
 def repeat(rng: Random, split: Split) -> Question:
     words = " ".join(_word(rng, split) for _ in range(rng.randint(1, 4)))
     return rng.choice((f"Repeat: {words}", f"Say: {words}", f"Repeat after me: {words}")), words
-
-
-def letters(rng: Random, split: Split) -> Question:
-    word = _word(rng, split)
-    if rng.random() < 0.5:
-        return f"How many letters are in {word}?", NUMBERS[len(word)].capitalize() + "."
-    first = rng.random() < 0.5
-    return f"What is the {'first' if first else 'last'} letter of {word}?", word[0 if first else -1]
 
 
 def story(rng: Random, split: Split) -> Question:
@@ -169,10 +156,8 @@ TASKS: dict[str, tuple[float, Callable[[Random, Split], Question]]] = {
     "after_before": (1.0, after_before),
     "opposite": (0.8, opposite),
     "animal": (0.3, animal),
-    "spell": (1.5, spell),
-    "upper": (1.5, upper),
+    "spell": (1.0, spell),
     "repeat": (1.5, repeat),
-    "letters": (1.5, letters),
     "story": (1.5, story),
     "item_as_json": (1.0, item_as_json),
     "beyond": (0.8, beyond),

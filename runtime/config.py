@@ -6,6 +6,7 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import platformdirs
 import psutil
@@ -14,6 +15,9 @@ from ..models.errors import ConfigError
 
 DEFAULT_CONTEXT = 8192
 """Tokens of context where the model allows more: enough for a long chat, and a KV cache that fits small machines."""
+
+KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+FlashAttention: TypeAlias = Literal["auto", "on", "off"]
 
 
 def default_threads() -> int:
@@ -28,7 +32,7 @@ class ModelConfig:
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
     `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
-    -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU.
+    -1 means all that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored.
     """
 
     context_length: int | None = None
@@ -36,6 +40,8 @@ class ModelConfig:
     slots: int = 4
     gpu_layers: int = -1
     queue: int = 64
+    kv_type: KVType = "f16"
+    flash_attention: FlashAttention = "auto"
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -46,6 +52,20 @@ class ModelConfig:
             raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
         if self.gpu_layers < -1:
             raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
+        _check_choice(self.kv_type, KVType, "kv-type")
+        _check_choice(self.flash_attention, FlashAttention, "flash-attention")
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise ConfigError(f"a KV cache of {self.kv_type} needs flash attention; leave it on", "flash-attention")
+
+    @property
+    def certain_flash_attention(self) -> bool:
+        """Whether flash attention is used whatever the device; "auto" leaves it to llama.cpp."""
+        return self.flash_attention == "on" or self.kv_type != "f16"
+
+
+def _check_choice(value: str, choices: object, name: str) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"{value!r} is no {name}; use {', '.join(get_args(choices))}", name)
 
 
 @dataclass(frozen=True, slots=True)

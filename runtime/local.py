@@ -27,6 +27,7 @@ from .values import (
 )
 
 if TYPE_CHECKING:
+    from .config import FlashAttention, KVType
     from .service import Service
     from .stream import Stream
 
@@ -120,6 +121,7 @@ class ChatOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
+    lora: Sequence[float] | None
 
 
 class LocalModel:
@@ -174,18 +176,23 @@ def load(
     threads: int | None = None,
     slots: int = 4,
     gpu_layers: int = -1,
+    kv_type: KVType = "f16",
+    flash_attention: FlashAttention = "auto",
+    lora: Sequence[str | Path] = (),
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `progress`
-    is called with the fraction of the weights loaded. Raises `GalagoError`.
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `kv_type` how the context
+    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`; `progress` is called with
+    the fraction of the weights loaded. Raises `GalagoError`.
     """
     from ..models.ref import resolve
     from .config import ModelConfig
     from .service import Service
 
-    service = Service(resolve(model, mmproj), ModelConfig(ctx, threads, slots, gpu_layers), progress)
+    config = ModelConfig(ctx, threads, slots, gpu_layers, kv_type=kv_type, flash_attention=flash_attention)
+    service = Service(resolve(model, mmproj, lora=lora), config, progress)
     service.load()
     return LocalModel(service)
 
@@ -205,6 +212,7 @@ def _request(
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     ignore_eos: bool = False,
+    lora: Sequence[float] | None = None,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
@@ -213,6 +221,7 @@ def _request(
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         ignore_eos=ignore_eos,
         json_schema=json_schema,
+        lora=None if lora is None else tuple(lora),
     )
 
 

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..models.errors import ConfigError, EngineError, InvalidRequest, ModelError
+from ..models.errors import EngineError, InvalidRequest, ModelError
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
+from .native.adapter import Adapter
 from .native.backend import NativeBackend
 from .native.context import BATCH, Context
-from .native.devices import compiled_for_gpu
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.grammar import GrammarCompiler
+from .placement import Placement, place
 from .prompt.chat import PromptBuilder, encode
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
@@ -50,19 +51,24 @@ class Model:
         self._users = threading.Condition()
         self._user_count = 0
         self._closed = False
-        if config.gpu_layers > 0 and not compiled_for_gpu():
-            raise ConfigError(
-                "GPU layers were asked for, but this build of llama.cpp has no GPU backend; "
-                "scripts/bootstrap --backend cuda|vulkan|metal makes one that has",
-                "gpu-layers",
-            )
+        placement = place(files, config)
         try_out(files)
         try:
-            weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
+            weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
             self._closers.append(weights.close)
             self.context_length = _context_length(config, weights)
-            self._projector = self._load_projector(files, threads, config)
-            context = Context(weights, self.context_length, config.slots, threads)
+            self._projector = self._load_projector(files, threads, placement)
+            adapters = self._load_adapters(files)
+            context = Context(
+                weights,
+                self.context_length,
+                config.slots,
+                threads,
+                config.kv_type,
+                config.flash_attention,
+                adapters,
+            )
+            context.use_adapters(self._scales)
             self._engine = Engine(
                 NativeBackend(weights, context), config.slots, context.cells, context.batch, config.queue
             )
@@ -72,7 +78,7 @@ class Model:
             self._prompts = PromptBuilder(
                 weights, self._projector, template, source, limits or MediaLimits(), self.context_length
             )
-            self._warnings = [] if files.header.chat_template else [_NO_TEMPLATE]
+            self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
         except BaseException:
@@ -146,11 +152,19 @@ class Model:
         stream.on_close(cancel)
         return stream
 
-    def _load_projector(self, files: ModelFiles, threads: int, config: ModelConfig) -> Projector | None:
+    def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
+        adapters = []
+        for file in files.adapters:
+            adapters.append(Adapter(file.path, self._weights))
+            self._closers.append(adapters[-1].close)
+        self._scales = tuple(file.scale for file in files.adapters)
+        return adapters
+
+    def _load_projector(self, files: ModelFiles, threads: int, placement: Placement) -> Projector | None:
         if files.projector is None:
             return None
         largest = min(BATCH, self.context_length)
-        projector = Projector(files.projector, self._weights, threads, largest, use_gpu=config.gpu_layers != 0)
+        projector = Projector(files.projector, self._weights, threads, largest, use_gpu=placement.projector)
         self._closers.append(projector.close)
         return projector
 
@@ -175,6 +189,7 @@ class Model:
             vision=self._projector is not None and self._projector.vision,
             audio=self._projector is not None and self._projector.audio,
             created=int(files.weights.stat().st_mtime),
+            warnings=tuple(self._warnings),
         )
 
 

@@ -71,7 +71,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat to answer. `max_tokens` `None` means as many as the context still holds."""
+    """One chat to answer. `max_tokens` `None` means as many as the context still holds.
+
+    `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
@@ -79,6 +82,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     json_schema: dict[str, Any] | bool | None = None
+    lora: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -88,6 +92,8 @@ class Request:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
+        for scale in self.lora or ():
+            _check("lora", scale, -100, 100)
 
 
 def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
@@ -155,7 +161,7 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
 
     id: str
     description: str
@@ -165,6 +171,7 @@ class ModelInfo:
     vision: bool
     audio: bool
     created: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

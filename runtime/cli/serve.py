@@ -22,6 +22,9 @@ def serve(
     slots: Annotated[int, typer.Option(help="requests answered at once", metavar="N")] = 4,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
+    kv_type: options.KVTypeOption = "f16",
+    flash_attention: options.FlashAttentionOption = "auto",
+    lora: options.Lora = None,
     api_key: Annotated[
         str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")
     ] = None,
@@ -43,6 +46,7 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
     )
-    files = resolve(model, mmproj, name)
-    service = Service(files, ModelConfig(ctx, threads, slots, gpu_layers), options.progress_line("loading"))
+    files = resolve(model, mmproj, name, lora or ())
+    settings = ModelConfig(ctx, threads, slots, gpu_layers, kv_type=kv_type, flash_attention=flash_attention)
+    service = Service(files, settings, options.progress_line("loading"))
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

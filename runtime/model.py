@@ -68,7 +68,6 @@ class Model:
                 config.flash_attention,
                 adapters,
             )
-            context.use_adapters(self._scales)
             self._engine = Engine(
                 NativeBackend(weights, context), config.slots, context.cells, context.batch, config.queue
             )
@@ -104,6 +103,7 @@ class Model:
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
+        adapters = self._adapters_for(request)
         constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
         prompt = self._prompts.build(request.messages, cancelled)
         warnings = [*self._warnings, *prompt.warnings]
@@ -115,7 +115,16 @@ class Model:
             warnings.append("ignore_eos has no effect beside a JSON schema, which says where the answer ends")
         encode(prompt, cancelled)
         prompt = replace(prompt, warnings=tuple(warnings))
-        return self._submit(request, prompt, constraint, max_tokens, arrived)
+        return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
+
+    def _adapters_for(self, request: Request) -> tuple[float, ...]:
+        if request.lora is None:
+            return self._scales
+        missing = len(self._scales) - len(request.lora)
+        if missing < 0:
+            loaded = f"this model was loaded with {len(self._scales)} adapters, counted from 0"
+            raise InvalidRequest(f"lora names adapter {len(request.lora) - 1}, and {loaded}", "lora")
+        return request.lora + (0.0,) * missing
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -132,7 +141,13 @@ class Model:
                 self._users.notify_all()
 
     def _submit(
-        self, request: Request, prompt: Prompt, constraint: Constraint | None, max_tokens: int, arrived: float
+        self,
+        request: Request,
+        prompt: Prompt,
+        constraint: Constraint | None,
+        max_tokens: int,
+        arrived: float,
+        adapters: tuple[float, ...],
     ) -> Stream:
         endless = request.ignore_eos and constraint is None
         ends_at = frozenset() if endless else self._weights.end_tokens
@@ -148,6 +163,7 @@ class Model:
             stop=request.stop,
             sink=stream.put,
             arrived=arrived,
+            adapters=adapters,
         )
         stream.on_close(cancel)
         return stream

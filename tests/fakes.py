@@ -19,10 +19,14 @@ class FakeBackend:
         self.batch = batch
         self.held: dict[int, list[int]] = defaultdict(list)
         self.steps: list[list[Row] | MediaSpan] = []
+        self.adapters: list[tuple[float, ...]] = []
         self.fail_at_step: int | None = None
         self.closed = False
         self.gate = threading.Event()
         self.gate.set()
+
+    def use_adapters(self, scales: tuple[float, ...]) -> None:
+        self.adapters.append(scales)
 
     def decode(self, rows: list[Row]) -> None:
         assert self.gate.wait(10)

@@ -14,6 +14,7 @@ from galago.models import fit
 from galago.models.fit import PROJECTOR_SCRATCH, RESERVE, Needs, Plan
 from galago.models.gguf import Header, read_header
 from galago.models.ref import resolve
+from galago.runtime.native.context import BATCH
 from galago.runtime.native.library import llama
 
 GIB = 1 << 30
@@ -130,7 +131,7 @@ def simulated(path: Path, cells: int, kv_type: int, log: pytest.CaptureFixture[s
     """Weights, KV cache and working memory in llama.cpp's own figures, without allocating them."""
     model_params, params = llama.llama_model_default_params(), llama.llama_context_default_params()
     model_params.no_alloc, model_params.load_mode, model_params.n_gpu_layers = True, 0, 0
-    params.n_ctx, params.n_batch, params.n_ubatch = cells, 512, 512
+    params.n_ctx, params.n_batch, params.n_ubatch = cells, BATCH, BATCH
     params.n_seq_max, params.n_outputs_max, params.kv_unified = 4, 4, True
     params.type_k = params.type_v = kv_type
     params.flash_attn_type = 0 if kv_type == llama.GGML_TYPE_F16 else 1
@@ -154,6 +155,7 @@ def test_the_figures_are_llama_cpp_s_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert fit._BATCH_ROWS == BATCH
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
     for header in [FILES.header, *headers.values()]:
         for cells in (1000, 2048):

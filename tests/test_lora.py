@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import adapters
@@ -12,13 +14,14 @@ import gguf
 import numpy as np
 import pytest
 
-from galago.models.errors import ConfigError, GGUFError, ModelError, NotFound
+from galago.models.errors import ConfigError, GGUFError, InvalidRequest, ModelError, NotFound
 from galago.models.ref import MAX_ADAPTERS, AdapterFile, resolve
-from galago.runtime import load
+from galago.runtime import LocalModel, load
 from galago.runtime.native.adapter import Adapter
 from galago.runtime.native.context import Context
 from galago.runtime.native.weights import Weights
 from galago.runtime.values import Row
+from served import Server, serving
 
 FILES = resolve("builtin")
 QUESTION = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
@@ -148,12 +151,13 @@ def test_an_adapter_that_would_end_the_process_is_met_in_a_child(tmp_path: Path,
         load("builtin", slots=1, lora=[tmp_path / "bad.gguf"])
 
 
-def test_an_adapter_applies_as_it_was_loaded(folder: Path) -> None:
-    one = folder / "one.gguf"
-    with load("builtin", slots=1, ctx=256, lora=[f"{one}:0"]) as still, load("builtin", slots=1, ctx=256) as plain:
-        assert still.chat("Opposite of big?") == plain.chat("Opposite of big?") == "Small."
-    with load("builtin", slots=1, ctx=256, lora=[one]) as changed:
-        assert changed.chat("Opposite of big?", max_tokens=20) != "Small."
+def test_an_adapter_applies_as_it_was_loaded(folder: Path, model: LocalModel) -> None:
+    def said(scale: str) -> str:
+        with load("builtin", slots=1, ctx=256, threads=1, lora=[f"{folder / 'one.gguf'}:{scale}"]) as loaded:
+            return str(loaded.chat("Opposite of big?", max_tokens=20))
+
+    assert said("0") == model.chat("Opposite of big?").text == "Small."
+    assert said("1") != "Small."
 
 
 def test_an_adapter_on_the_command_line(folder: Path) -> None:
@@ -162,3 +166,44 @@ def test_an_adapter_on_the_command_line(folder: Path) -> None:
     assert done.stdout == "Small.\n"
     done = subprocess.run([*command, "none.gguf"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr == "galago: there is no adapter none.gguf\n"
+
+
+def test_requests_under_different_scales_each_say_what_they_say_alone(folder: Path) -> None:
+    """Two at a time, because rows that share a step round otherwise than alone."""
+    scales: list[tuple[float, ...] | None] = [None, (0.0,), (1.0,), (0.0, 1.0), (0.7, -0.4)]
+    files = [f"{folder / 'one.gguf'}:0.3", folder / "two.gguf"]
+    with load("builtin", slots=2, ctx=512, threads=1, lora=files) as model:
+
+        def said(lora: tuple[float, ...] | None) -> str:
+            return str(model.chat("Opposite of big?", lora=lora, max_tokens=12, ignore_eos=True))
+
+        alone = [said(lora) for lora in scales]
+        assert len(set(alone)) == len(scales) and said((1.0, 0.0)) == alone[2]
+        with ThreadPoolExecutor(2) as pool:
+            for i, j in combinations(range(len(scales)), 2):
+                assert list(pool.map(said, (scales[i], scales[j]))) == [alone[i], alone[j]]
+
+
+def test_a_request_that_names_an_adapter_that_is_not_there_is_refused(model: LocalModel) -> None:
+    with pytest.raises(InvalidRequest, match="lora names adapter 1, and this model was loaded with 0 adapters"):
+        model.chat("Hi", lora=[0, 1])
+    with pytest.raises(InvalidRequest, match="lora is nan"):
+        model.chat("Hi", lora=[float("nan")])
+
+
+def test_scales_over_http(folder: Path) -> None:
+    def said(running: Server, **fields: object) -> str:
+        answer = running.ask("Opposite of big?", max_tokens=24, ignore_eos=True, **fields).json()
+        assert "warnings" not in answer, answer
+        return str(answer["choices"][0]["message"]["content"])
+
+    one, two = folder / "one.gguf", folder / "two.gguf"
+    with serving("--lora", f"{one}:0.3", "--lora", str(two), "--ctx", "256") as running:
+        running.wait_until_ready()
+        loaded, first = said(running), said(running, lora=[{"id": 0, "scale": 1}])
+        assert said(running, lora=[]) == said(running, lora=None) == loaded
+        assert said(running, lora=[{"id": 1, "scale": 0}, {"id": 0, "scale": 1.0}]) == first != loaded
+        assert said(running, lora=[{"id": 1, "scale": 1}]) not in (first, loaded)
+        for wrong in ([{"id": 2, "scale": 1}], [{"id": -1, "scale": 1}], [{"id": 10**9, "scale": 1}], [{"id": 0}], 5):
+            refused = running.ask("Hi", lora=wrong)
+            assert refused.status_code == 400 and refused.json()["error"]["param"].startswith("lora")

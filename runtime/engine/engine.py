@@ -31,6 +31,7 @@ from .text import AnswerText
 class Backend(Protocol):
     """What the engine needs of a model."""
 
+    def use_adapters(self, scales: tuple[float, ...]) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None: ...
     def choose(self, row: int, sampler: Any) -> int: ...
@@ -65,6 +66,7 @@ class Engine:
         stop: tuple[str, ...],
         sink: Sink,
         arrived: float,
+        adapters: tuple[float, ...] = (),
     ) -> Callable[[], None]:
         """Queues a prompt and returns the function that cancels it: within one step, without a further event.
 
@@ -80,6 +82,7 @@ class Engine:
             text=AnswerText(stop),
             sink=sink,
             arrived=arrived,
+            adapters=adapters,
             prepared=time.perf_counter(),
         )
         self._command(lambda: self._start(sequence))
@@ -125,6 +128,7 @@ class Engine:
         step = self._scheduler.plan()
         if step is None:
             return
+        self._backend.use_adapters(step.adapters)
         if isinstance(step, MediaStep):
             assert step.sequence.slot is not None
             self._backend.decode_media(step.media, step.position, step.sequence.slot)

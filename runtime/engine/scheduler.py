@@ -21,6 +21,7 @@ class TokenStep:
 
     rows: list[Row]
     answers: list[tuple[int, Sequence]]
+    adapters: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class MediaStep:
     sequence: Sequence
     media: MediaSpan
     position: int
+
+    @property
+    def adapters(self) -> tuple[float, ...]:
+        return self.sequence.adapters
 
 
 class Scheduler:
@@ -43,7 +48,7 @@ class Scheduler:
         self._free_slots = list(range(slots))[::-1]
         self._cells = cells
         self._batch = batch
-        self._media_last = False
+        self._media_last: dict[tuple[float, ...], bool] = {}
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -87,23 +92,36 @@ class Scheduler:
         return cleared
 
     def plan(self) -> TokenStep | MediaStep | None:
-        """The next step: token rows and media take turns, because llama.cpp takes one kind at a time."""
-        media = next((s for s in self.running if s.next_media is not None), None)
-        tokens = any(s.next_media is None for s in self.running)
-        if media is not None and not (self._media_last and tokens):
-            self._media_last = True
+        """The next step. Token rows and media take turns, because llama.cpp takes one kind at a time; so do sequences
+        under different adapters, because it applies them to a whole step."""
+        if not self.running:
+            return None
+        adapters, media_last = self._take_turn()
+        group = [s for s in self.running if s.adapters == adapters]
+        media = next((s for s in group if s.next_media is not None), None)
+        tokens = any(s.next_media is None for s in group)
+        self._media_last[adapters] = media is not None and not (media_last and tokens)
+        if media is not None and self._media_last[adapters]:
             position = media.position
             return MediaStep(media, media.take_media(), position)
-        self._media_last = False
-        return self._token_step() if tokens else None
+        return self._token_step(group)
 
-    def _token_step(self) -> TokenStep:
-        step = TokenStep([], [])
-        decoding = [s for s in self.running if s.decoding]
+    def _take_turn(self) -> tuple[tuple[float, ...], bool]:
+        """The adapters that have waited longest, and whether their last step was media."""
+        present = dict.fromkeys(s.adapters for s in self.running)
+        waited = {adapters: last for adapters, last in self._media_last.items() if adapters in present}
+        self._media_last = waited | {adapters: False for adapters in present if adapters not in waited}
+        adapters = next(iter(self._media_last))
+        return adapters, self._media_last.pop(adapters)
+
+    def _token_step(self, group: list[Sequence]) -> TokenStep:
+        step = TokenStep([], [], group[0].adapters)
+        decoding = [s for s in group if s.decoding]
+        shared = any(s.decoding for s in self.running)
         for sequence in decoding:
             _append(step, sequence, 1)
-        budget = min(SHARED_PREFILL, self._batch - len(decoding)) if decoding else self._batch
-        for sequence in self.running:
+        budget = min(SHARED_PREFILL, self._batch - len(decoding)) if shared else self._batch
+        for sequence in group:
             if budget > 0 and sequence not in decoding and sequence.next_media is None:
                 budget -= _append(step, sequence, budget)
         return step

@@ -12,7 +12,10 @@ from .text import AnswerText
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Belongs to the engine's thread. `sampler` and the media in `pending` are understood by the backend only."""
+    """Belongs to the engine's thread. `sampler` and the media in `pending` are understood by the backend only.
+
+    `adapters` are the strengths of the model's adapters, under which all of it is computed.
+    """
 
     prompt: Prompt
     sampler: Any
@@ -22,6 +25,7 @@ class Sequence:
     sink: Sink
     prepared: float
     arrived: float
+    adapters: tuple[float, ...] = ()
     slot: int | None = None
     cells: int = 0
     position: int = 0

@@ -1,10 +1,12 @@
-"""What MODEL means on a command line or in `load`: the built-in model, or a path to a GGUF file.
+"""What MODEL means on a command line or in `load`: the built-in model, or a path to a GGUF file; and what goes with it.
 
 Checks headers, which are untrusted, before llama.cpp sees the file: it ends the process on some malformed ones.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,11 +15,20 @@ from .errors import ConfigError, ModelError, NotFound
 from .gguf import Header, read_header
 
 BUILTIN = "builtin"
+MAX_ADAPTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """A LoRA adapter on disk, and how strongly it applies to requests that do not say."""
+
+    path: Path
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on disk: its name in the API, its weights, and the projector that gives it eyes or ears.
+    """A model on disk: its name in the API, its weights, the projector that gives it eyes or ears, and its adapters.
 
     `trusted` files came with Galago; any other may be damaged or malicious.
     """
@@ -27,11 +38,17 @@ class ModelFiles:
     header: Header
     projector: Path | None
     trusted: bool = False
+    adapters: tuple[AdapterFile, ...] = ()
 
 
-def resolve(model: str | Path, projector: str | Path | None = None, name: str | None = None) -> ModelFiles:
-    """Finds and checks a model's files. Raises `NotFound` or `ModelError` with what to do about it."""
-    trusted = str(model) == BUILTIN and projector is None
+def resolve(
+    model: str | Path, projector: str | Path | None = None, name: str | None = None, lora: Sequence[str | Path] = ()
+) -> ModelFiles:
+    """Finds and checks a model's files; adapters are given as `FILE[:SCALE]`.
+
+    Raises `NotFound` or `ModelError` with what to do about it.
+    """
+    trusted = str(model) == BUILTIN and projector is None and not lora
     if str(model) == BUILTIN:
         folder = builtin_folder()
         weights = folder / "text-Q8_0.gguf"
@@ -52,7 +69,43 @@ def resolve(model: str | Path, projector: str | Path | None = None, name: str | 
     if name == "":
         raise ConfigError("a model's name cannot be empty", "name")
     own = BUILTIN if str(model) == BUILTIN else weights.stem
-    return ModelFiles(name or own, weights, header, eyes, trusted)
+    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header))
+
+
+def _adapters(lora: Sequence[str | Path], model: Header) -> tuple[AdapterFile, ...]:
+    if len(lora) > MAX_ADAPTERS:
+        raise ConfigError(f"{len(lora)} adapters were given; at most {MAX_ADAPTERS} are allowed", "lora")
+    return tuple(_adapter(str(given), model) for given in lora)
+
+
+def _adapter(given: str, model: Header) -> AdapterFile:
+    path, scale = Path(given).expanduser(), 1.0
+    if not path.exists():
+        name, _, number = given.rpartition(":")
+        try:
+            path, scale = Path(name).expanduser(), float(number)
+        except ValueError:
+            raise NotFound(f"there is no adapter {given}", "lora") from None
+    if not path.exists():
+        raise NotFound(f"there is no adapter {path}", "lora")
+    if not math.isfinite(scale):
+        raise ConfigError(f"an adapter cannot have the scale {scale}", "lora")
+    _check_adapter(read_header(path), model)
+    return AdapterFile(path, scale)
+
+
+def _check_adapter(header: Header, model: Header) -> None:
+    """llama.cpp ends the process where one of these keys is no text or no number."""
+    name = header.path.name
+    if (header.get("general.type"), header.get("adapter.type")) != ("adapter", "lora"):
+        raise ModelError(f"{name} is not a LoRA adapter (its general.type and adapter.type do not say so)", "lora")
+    if header.architecture != model.architecture:
+        architectures = f"{header.architecture!r:.40}, and {model.path.name} is {model.architecture!r:.40}"
+        raise ModelError(f"the adapter {name} is made for {architectures}", "lora")
+    if not isinstance(header.get("adapter.lora.alpha", 0.0), float):
+        raise ModelError(f"{name}: adapter.lora.alpha is not a number with a fraction", "lora")
+    if header.get("adapter.alora.invocation_tokens") is not None:
+        raise ModelError(f"{name} is an activated LoRA (aLoRA), which is not supported", "lora")
 
 
 def builtin_folder() -> Path:

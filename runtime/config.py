@@ -6,6 +6,7 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import platformdirs
 import psutil
@@ -14,6 +15,9 @@ from ..models.errors import ConfigError
 
 DEFAULT_CONTEXT = 8192
 """Tokens of context where the model allows more: enough for a long chat, and a KV cache that fits small machines."""
+
+KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
+FlashAttention: TypeAlias = Literal["auto", "on", "off"]
 
 
 def default_threads() -> int:
@@ -28,9 +32,10 @@ class ModelConfig:
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
     `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
-    -1 means all that a compiled-in GPU backend takes, 0 keeps everything on the CPU. `cache_mib` is the memory for what
-    was computed before and may be of use again: conversations set aside, and encoded media. `cache_folder` keeps it
-    over restarts, at most `cache_disk_mib` of it; none by default, because it holds what people write.
+    -1 means all that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored.
+    `cache_mib` is the memory for what was computed before and may be of use again: conversations set aside, and encoded
+    media. `cache_folder` keeps it over restarts, at most `cache_disk_mib` of it; none by default, because it holds what
+    people write.
     """
 
     context_length: int | None = None
@@ -41,6 +46,8 @@ class ModelConfig:
     cache_mib: int = 256
     cache_folder: Path | None = None
     cache_disk_mib: int = 4096
+    kv_type: KVType = "f16"
+    flash_attention: FlashAttention = "auto"
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -54,6 +61,15 @@ class ModelConfig:
         for size, name in ((self.cache_mib, "cache-ram"), (self.cache_disk_mib, "cache-disk")):
             if size < 0:
                 raise ConfigError(f"a cache of {size} MiB is not possible; 0 means none", name)
+        _check_choice(self.kv_type, KVType, "kv-type")
+        _check_choice(self.flash_attention, FlashAttention, "flash-attention")
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise ConfigError(f"a KV cache of {self.kv_type} needs flash attention; leave it on", "flash-attention")
+
+    @property
+    def certain_flash_attention(self) -> bool:
+        """Whether flash attention is used whatever the device; "auto" leaves it to llama.cpp."""
+        return self.flash_attention == "on" or self.kv_type != "f16"
 
     @property
     def media_bytes(self) -> int:
@@ -62,6 +78,11 @@ class ModelConfig:
     @property
     def state_bytes(self) -> int:
         return self.cache_mib * 2**20 - self.media_bytes
+
+
+def _check_choice(value: str, choices: object, name: str) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"{value!r} is no {name}; use {', '.join(get_args(choices))}", name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from .values import (
 )
 
 if TYPE_CHECKING:
+    from .config import FlashAttention, KVType
     from .service import Service
     from .stream import Stream
 
@@ -121,6 +122,7 @@ class ChatOptions(TypedDict, total=False):
     stop: str | Sequence[str] | None
     ignore_eos: bool
     cache: bool
+    lora: Sequence[float] | None
 
 
 class LocalModel:
@@ -177,11 +179,15 @@ def load(
     gpu_layers: int = -1,
     cache_mib: int = 256,
     cache_dir: Path | None = None,
+    kv_type: KVType = "f16",
+    flash_attention: FlashAttention = "auto",
+    lora: Sequence[str | Path] = (),
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting. `cache_mib` is the memory
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `kv_type` how the context
+    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`. `cache_mib` is the memory
     for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
     restarts. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
     """
@@ -189,8 +195,17 @@ def load(
     from .config import ModelConfig
     from .service import Service
 
-    config = ModelConfig(ctx, threads, slots, gpu_layers, cache_mib=cache_mib, cache_folder=cache_dir)
-    service = Service(resolve(model, mmproj), config, progress)
+    config = ModelConfig(
+        ctx,
+        threads,
+        slots,
+        gpu_layers,
+        cache_mib=cache_mib,
+        cache_folder=cache_dir,
+        kv_type=kv_type,
+        flash_attention=flash_attention,
+    )
+    service = Service(resolve(model, mmproj, lora=lora), config, progress)
     service.load()
     return LocalModel(service)
 
@@ -211,6 +226,7 @@ def _request(
     stop: str | Sequence[str] | None = None,
     ignore_eos: bool = False,
     cache: bool = True,
+    lora: Sequence[float] | None = None,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
@@ -220,6 +236,7 @@ def _request(
         ignore_eos=ignore_eos,
         cache=cache,
         json_schema=json_schema,
+        lora=None if lora is None else tuple(lora),
     )
 
 

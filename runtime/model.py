@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ..models.errors import ConfigError, EngineError, InvalidRequest, ModelError
+from ..models.errors import EngineError, InvalidRequest, ModelError
 from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
 from .engine.states import StateCache
+from .native.adapter import Adapter
 from .native.backend import NativeBackend
 from .native.context import BATCH, Context
-from .native.devices import compiled_for_gpu
 from .native.library import build_info
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.grammar import GrammarCompiler
+from .placement import Placement, place
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
@@ -56,20 +57,24 @@ class Model:
         self._users = threading.Condition()
         self._user_count = 0
         self._closed = False
-        if config.gpu_layers > 0 and not compiled_for_gpu():
-            raise ConfigError(
-                "GPU layers were asked for, but this build of llama.cpp has no GPU backend; "
-                "scripts/bootstrap --backend cuda|vulkan|metal makes one that has",
-                "gpu-layers",
-            )
+        placement = place(files, config)
         try_out(files)
         try:
-            weights = self._weights = Weights(files.weights, config.gpu_layers, progress)
+            weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
             self._closers.append(weights.close)
             self.context_length = _context_length(config, weights)
             self._store = self._open_store(files, config)
-            self._projector = self._load_projector(files, threads, config)
-            context = Context(weights, self.context_length, config.slots, threads)
+            self._projector = self._load_projector(files, threads, config, placement)
+            adapters = self._load_adapters(files)
+            context = Context(
+                weights,
+                self.context_length,
+                config.slots,
+                threads,
+                config.kv_type,
+                config.flash_attention,
+                adapters,
+            )
             self._engine = Engine(
                 NativeBackend(weights, context),
                 config.slots,
@@ -84,7 +89,7 @@ class Model:
             self._prompts = PromptBuilder(
                 weights, self._projector, template, source, limits or MediaLimits(), self.context_length
             )
-            self._warnings = [] if files.header.chat_template else [_NO_TEMPLATE]
+            self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
         except BaseException:
@@ -110,6 +115,7 @@ class Model:
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
+        adapters = self._adapters_for(request)
         constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
         prompt = self._prompts.build(request.messages, cancelled)
         warnings = [*self._warnings, *prompt.warnings]
@@ -120,7 +126,16 @@ class Model:
         if request.ignore_eos and constraint is not None:
             warnings.append("ignore_eos has no effect beside a JSON schema, which says where the answer ends")
         prompt = replace(prompt, warnings=tuple(warnings))
-        return self._submit(request, prompt, constraint, max_tokens, arrived)
+        return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
+
+    def _adapters_for(self, request: Request) -> tuple[float, ...]:
+        if request.lora is None:
+            return self._scales
+        missing = len(self._scales) - len(request.lora)
+        if missing < 0:
+            loaded = f"this model was loaded with {len(self._scales)} adapters, counted from 0"
+            raise InvalidRequest(f"lora names adapter {len(request.lora) - 1}, and {loaded}", "lora")
+        return request.lora + (0.0,) * missing
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -137,7 +152,13 @@ class Model:
                 self._users.notify_all()
 
     def _submit(
-        self, request: Request, prompt: Prompt, constraint: Constraint | None, max_tokens: int, arrived: float
+        self,
+        request: Request,
+        prompt: Prompt,
+        constraint: Constraint | None,
+        max_tokens: int,
+        arrived: float,
+        adapters: tuple[float, ...],
     ) -> Stream:
         endless = request.ignore_eos and constraint is None
         ends_at = frozenset() if endless else self._weights.end_tokens
@@ -154,11 +175,22 @@ class Model:
             sink=stream.put,
             arrived=arrived,
             reuse=request.cache,
+            adapters=adapters,
         )
         stream.on_close(cancel)
         return stream
 
-    def _load_projector(self, files: ModelFiles, threads: int, config: ModelConfig) -> Projector | None:
+    def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
+        adapters = []
+        for file in files.adapters:
+            adapters.append(Adapter(file.path, self._weights))
+            self._closers.append(adapters[-1].close)
+        self._scales = tuple(file.scale for file in files.adapters)
+        return adapters
+
+    def _load_projector(
+        self, files: ModelFiles, threads: int, config: ModelConfig, placement: Placement
+    ) -> Projector | None:
         if files.projector is None:
             return None
         largest = min(BATCH, self.context_length)
@@ -167,7 +199,7 @@ class Model:
             self._weights,
             threads,
             largest,
-            use_gpu=config.gpu_layers != 0,
+            use_gpu=placement.projector,
             cache_bytes=config.media_bytes,
             store=self._store,
         )
@@ -178,7 +210,9 @@ class Model:
         """The cache folder, as far as its files are of this very model, computed by this very build."""
         if config.cache_folder is None:
             return None
-        made_by = [fingerprint(path) for path in (files.weights, files.projector) if path] + [build_info()]
+        paths = (files.weights, files.projector, *(adapter.path for adapter in files.adapters))
+        made_by = [fingerprint(path) if path else "" for path in paths]
+        made_by += [config.kv_type, config.flash_attention, build_info()]
         key = hashlib.blake2b("\0".join(made_by).encode(), digest_size=16).hexdigest()
         store = Store(config.cache_folder, key, config.cache_disk_mib * 2**20, tell)
         self._closers.append(store.close)
@@ -205,6 +239,7 @@ class Model:
             vision=self._projector is not None and self._projector.vision,
             audio=self._projector is not None and self._projector.audio,
             created=int(files.weights.stat().st_mtime),
+            warnings=tuple(self._warnings),
         )
 
 

@@ -27,13 +27,13 @@ def try_out(files: ModelFiles) -> None:
     if files.trusted or key in _passed():
         return
     command = [sys.executable, "-P", "-m", "galago.runtime.native.trial", str(files.weights)]
-    command += [str(files.projector)] if files.projector else []
+    command += [str(files.projector or ""), *(str(adapter.path) for adapter in files.adapters)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
         raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT:.0f} s", "model") from None
     if done.returncode < 0:
-        names = f"{files.weights.name} with {files.projector.name}" if files.projector else files.weights.name
+        names = " with ".join(path.name for path in _paths(files))
         raise ModelError(
             f"llama.cpp crashes on {names} (killed by {_name(-done.returncode)}): the file is damaged or not made for "
             "this version; download it again, or see what `galago doctor` says",
@@ -45,11 +45,15 @@ def try_out(files: ModelFiles) -> None:
 
 def _key(files: ModelFiles) -> str:
     parts = [metadata.version("llama-cpp-python")]
-    for path in (files.weights, files.projector):
-        if path is not None:
-            stat = path.stat()
-            parts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    for path in _paths(files):
+        stat = path.stat()
+        parts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
     return " | ".join(parts)
+
+
+def _paths(files: ModelFiles) -> list[Path]:
+    projector = [files.projector] if files.projector else []
+    return [files.weights, *projector, *(adapter.path for adapter in files.adapters)]
 
 
 def _list() -> Path:

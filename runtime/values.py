@@ -74,6 +74,7 @@ class Request:
     """One chat to answer. `max_tokens` `None` means as many as the context still holds.
 
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
+    `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     """
 
     messages: tuple[Message, ...]
@@ -83,6 +84,7 @@ class Request:
     ignore_eos: bool = False
     cache: bool = True
     json_schema: dict[str, Any] | bool | None = None
+    lora: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -92,6 +94,8 @@ class Request:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
+        for scale in self.lora or ():
+            _check("lora", scale, -100, 100)
 
 
 def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
@@ -159,7 +163,7 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
 
     id: str
     description: str
@@ -169,6 +173,7 @@ class ModelInfo:
     vision: bool
     audio: bool
     created: int
+    warnings: tuple[str, ...] = ()
 
 
 class MediaPayload(Protocol):

@@ -29,10 +29,14 @@ class FakeBackend:
         self.encoded: list[MediaPayload] = []
         self.computed = 0
         self.steps: list[list[Row] | MediaSpan] = []
+        self.adapters: list[tuple[float, ...]] = []
         self.fail_at_step: int | None = None
         self.closed = False
         self.gate = threading.Event()
         self.gate.set()
+
+    def use_adapters(self, scales: tuple[float, ...]) -> None:
+        self.adapters.append(scales)
 
     def decode(self, rows: list[Row]) -> None:
         assert self.gate.wait(10)
@@ -59,9 +63,10 @@ class FakeBackend:
         return len({id(cell) for held in self.held.values() for cell in held})
 
     def encode(self, media: list[MediaPayload]) -> None:
-        assert isinstance(media[0], FakeMedia)
-        media[0].ready = True
-        self.encoded.append(media[0])
+        for one in media:
+            assert isinstance(one, FakeMedia)
+            one.ready = True
+        self.encoded += media
 
     def choose(self, row: int, sampler: None) -> int:
         assert self._rows[row].wants_logits

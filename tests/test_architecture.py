@@ -28,7 +28,7 @@ LAYERS = [
     "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",
-    "runtime/prompt runtime/output runtime/trial",
+    "runtime/prompt runtime/output runtime/trial runtime/placement",
     "runtime/model",
     "runtime/service",
     "runtime/local runtime/__init__ quantize",

@@ -77,6 +77,7 @@ def test_a_cut_answer_says_so() -> None:
         (["builtin", "Hi", "--threads", "0"], "threads"),
         (["builtin", "Hi", "--json-schema", __file__], "is not JSON"),
         (["builtin", "x " * 3000], "the prompt has"),
+        (["builtin", "Hi", "--kv-type", "q8_0", "--flash-attention", "off"], "needs flash attention"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_1(arguments: list[str], words: str) -> None:
@@ -87,7 +88,14 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(arguments: list[str], words:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["run", "builtin"], ["run", "builtin", "Hi", "--no-such"], ["dance"], ["serve", "--port", "x"]],
+    [
+        ["run"],
+        ["run", "builtin"],
+        ["run", "builtin", "Hi", "--no-such"],
+        ["dance"],
+        ["serve", "--port", "x"],
+        ["chat", "builtin", "--kv-type", "q9"],
+    ],
 )
 def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
     assert galago(*arguments, code=2).stderr

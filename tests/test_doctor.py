@@ -12,9 +12,9 @@ import pytest
 
 from galago.models.device import Machine, this_machine
 from galago.quantize.schemes import SCHEMES, Scheme
-from galago.runtime.cli.doctor import Findings, examine, remedy, report, run_probe
+from galago.runtime.cli.doctor import Findings, examine, remedy, report, run_probe, warning
 
-BUILD = {"build": "0.5 | CPU : AVX = 1 | AVX2 = 0 | ", "backends": ["CPU"], "gpu": False, "devices": []}
+BUILD = {"build": "0.5 | CPU : AVX = 1 | AVX2 = 0 | ", "backends": ["CPU"], "gpu_backends": [], "devices": []}
 SOME = [SCHEMES[name] for name in ("F16", "Q8_0", "Q4_0", "Q4_K_M")]
 
 
@@ -87,20 +87,21 @@ def test_a_library_that_dies_while_it_loads_is_told_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "devices", "words"),
+    ("backends", "devices", "words"),
     [
-        (False, [], "no backend compiled in"),
-        (True, [], "none found, though"),
+        ([], [], "no backend compiled in"),
+        (["CUDA"], [], "none found, though CUDA is"),
         (
-            True,
+            ["CUDA"],
             [{"kind": "GPU", "name": "CUDA0", "description": "Card", "free_memory": 1 << 30, "total_memory": 2 << 30}],
             "CUDA0 Card, 1.0 of 2.0 GiB free",
         ),
     ],
 )
-def test_the_gpu_is_reported(gpu: bool, devices: list[dict[str, Any]], words: str) -> None:
-    findings = Findings(build="0.5 | ", backends=["CUDA"], compiled_for_gpu=gpu, devices=devices)
+def test_the_gpu_is_reported(backends: list[str], devices: list[dict[str, Any]], words: str) -> None:
+    findings = Findings(build="0.5 | ", backends=["CPU", *backends], gpu_backends=backends, devices=devices)
     assert words in report(machine(), findings)
+    assert ("finds no GPU" in warning(findings)) == (backends != [] and devices == [])
 
 
 def test_the_real_child_computes_right() -> None:

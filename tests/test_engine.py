@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from fakes import END, FakeBackend, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
+from galago.runtime.engine.scheduler import Scheduler, TokenStep
+from galago.runtime.engine.sequence import Sequence
 from galago.runtime.engine.states import StateCache
+from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
 from galago.runtime.values import Delta, Event, Failed, Finished, MediaSpan, Prompt, Started
 
@@ -245,7 +248,7 @@ def test_a_picture_that_is_being_encoded_stops_nobody(engine: Engine, backend: F
     def slow(media: list[Any]) -> None:
         begun.set()
         assert go_on.wait(10)
-        backend.encode(media)
+        backend.encode(media[:1])
 
     engine._encoder._encode = slow
     seen = submit_to(engine, prompt(1, picture(9), 2), max_tokens=1)
@@ -261,7 +264,7 @@ def test_a_picture_nobody_waits_for_is_not_encoded(engine: Engine, backend: Fake
     def slow(media: list[Any]) -> None:
         begun.set()
         assert go_on.wait(10)
-        backend.encode(media)
+        backend.encode(media[:1])
 
     engine._encoder._encode = slow
     first = submit_to(engine, prompt(1, picture(9), 2), max_tokens=1)
@@ -341,3 +344,84 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
             assert sum(isinstance(e, Finished | Failed) for e in events) == 1
     finally:
         engine.close()
+
+
+def rows_by_adapters(backend: FakeBackend) -> list[tuple[tuple[float, ...], set[int]]]:
+    """For each step the adapters it was computed under, and its sequences."""
+    steps = [s for s in backend.steps if isinstance(s, list)]
+    return [(a, {row.sequence for row in s}) for a, s in zip(backend.adapters, steps, strict=True)]
+
+
+def test_requests_under_different_adapters_take_turns_and_never_share_a_step() -> None:
+    backend = FakeBackend()
+    backend.gate.clear()
+    engine = Engine(backend, slots=3, cells=backend.cells, batch=backend.batch)
+    streams = [submit_to(engine, prompt(1, 2), max_tokens=9, adapters=scales) for scales in ((1.0,), (0.5,), (1.0,))]
+    backend.gate.set()
+    assert [text_of(list(s)) for s in streams] == ["3 4 5 6 7 8 9 10 11 "] * 3
+    engine.close()
+    found = rows_by_adapters(backend)
+    assert all(len(sequences) == 1 or adapters == (1.0,) for adapters, sequences in found)
+    assert ((1.0,), {0, 2}) in found
+    both = [adapters for adapters, _ in found][2:16]
+    assert both == [both[0], both[1]] * 7 and both[0] != both[1]
+
+
+def test_what_was_computed_under_other_adapters_is_not_reused() -> None:
+    backend = FakeBackend()
+    engine = Engine(backend, slots=1, cells=backend.cells, batch=backend.batch, states=StateCache(10_000))
+    try:
+        for scales, cached in (((1.0,), 0), ((0.5,), 0), ((), 0), ((0.5,), 39), ((1.0,), 39)):
+            what = prompt(*range(40))
+            assert finished(submit_to(engine, what, max_tokens=1, adapters=scales)).usage.cached_tokens == cached
+    finally:
+        engine.close()
+
+
+def test_media_under_one_adapter_does_not_keep_another_s_answer_waiting() -> None:
+    backend = FakeBackend()
+    backend.gate.clear()
+    engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch)
+    pictures = [picture(4, bytes([i])) for i in range(6)]
+    backend.encode([p.payload for p in pictures])
+    streams = [
+        submit_to(engine, prompt(1), max_tokens=12, adapters=(0.0,)),
+        submit_to(engine, prompt(*pictures, 1), max_tokens=2, adapters=(1.0,)),
+    ]
+    backend.gate.set()
+    assert [len(text_of(list(s)).split()) for s in streams] == [12, 2]
+    engine.close()
+    kinds = [isinstance(step, list) for step in backend.steps]
+    assert not any(one is two is False for one, two in zip(kinds, kinds[1:], strict=False))
+
+
+def test_a_long_prompt_under_one_adapter_is_cut_for_answers_under_another() -> None:
+    scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
+    scheduler.shared_prefill = 100
+    answering, reading = sequence(prompt(1), (0.0,)), sequence(prompt(*range(2000)), (1.0,))
+    scheduler.add(answering)
+    scheduler.add(reading)
+    while (seat := scheduler.admit()) is not None:
+        scheduler.seated(seat, seat.kept)
+    sizes = []
+    for _ in range(4):
+        step = scheduler.plan()
+        assert isinstance(step, TokenStep)
+        sizes.append((step.adapters, len(step.rows)))
+        for _row, done in step.answers:
+            done.answer(0)
+    assert sizes == [((0.0,), 1), ((1.0,), 100)] * 2
+
+
+def sequence(what: Prompt, scales: tuple[float, ...]) -> Sequence:
+    return Sequence(
+        prompt=what,
+        sampler=None,
+        max_tokens=5,
+        ends_at=frozenset(),
+        text=AnswerText(()),
+        sink=lambda event: None,
+        prepared=0,
+        arrived=0,
+        adapters=scales,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from galago.models.errors import EngineError, GalagoError, InvalidRequest, NotReady, PromptTooLong
+from galago.models.errors import ConfigError, EngineError, GalagoError, InvalidRequest, NotReady, PromptTooLong
 from galago.runtime import LocalModel, load
 from galago.runtime.values import Message, Request, Text
 from served import DATA
@@ -171,3 +171,23 @@ def test_a_schema_ends_an_answer_that_was_to_have_no_end(model: LocalModel) -> N
 
 def test_a_model_is_described_in_words(model: LocalModel) -> None:
     assert model.info.description.endswith("2.49M parameters, Q8_0")
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+def test_every_kv_type_answers(kv_type: Any) -> None:
+    with load("builtin", ctx=512, slots=1, kv_type=kv_type) as small:
+        assert small.chat("Count the shapes.", image=PICTURE).text == "Four."
+        assert small.chat("Opposite of big?").text == "Small."
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kv_type": "q8_0", "flash_attention": "off"}, "needs flash attention"),
+        ({"kv_type": "q5_1"}, "use f16, q8_0, q4_0"),
+        ({"flash_attention": "yes"}, "use auto, on, off"),
+    ],
+)
+def test_settings_of_the_kv_cache_that_cannot_be(options: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load("builtin", **options)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shapes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galago.models.errors import EngineError, InvalidRequest, ModelError
 from galago.models.ref import resolve
 from galago.quantize.schemes import SCHEMES, find
+from galago.runtime.config import KVType
 from galago.runtime.native.context import Context
 from galago.runtime.native.library import llama
 from galago.runtime.native.projector import Projector
@@ -305,3 +308,53 @@ def test_forbidden_tokens_never_survive() -> None:
         left = survivors(logits, sampling)
         assert left is not None and set(left.tolist()) == {0, 2}
     assert set(draws(Sampling(temperature=3, seed=1), logits.tolist())) == {0, 2}
+
+
+def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
+    """Kullback-Leibler divergence in nats."""
+    one, other = (x.astype(np.float64) - np.logaddexp.reduce(x.astype(np.float64)) for x in (reference, logits))
+    return float((np.exp(one) * (one - other)).sum())
+
+
+@pytest.mark.parametrize(("kv_type", "per_value"), [("f16", 2.0), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
+def test_a_smaller_kv_cache_says_nearly_the_same(
+    weights: Weights,
+    kv_type: KVType,
+    per_value: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    question = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
+    tokens = weights.tokenize(question, parse_special=True)
+    plain = Context(weights, cells=2048, slots=1, threads=1)
+    reference = prefill(plain, tokens, 0)
+    plain.close()
+    monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
+    capsys.readouterr()
+    small = Context(weights, cells=2048, slots=1, threads=1, kv_type=kv_type)
+    told = re.search(r"size = +([\d.]+) MiB \( *2048 cells", capsys.readouterr().err)
+    monkeypatch.delenv("GALAGO_NATIVE_LOG")
+    logits = prefill(small, tokens, 0)
+    small.close()
+    values = 2048 * 4 * 2 * 128  # cells, layers, keys and values, width of two heads
+    assert told and float(told[1]) == pytest.approx(values * per_value / (1 << 20), abs=0.01)
+    assert divergence(reference, logits) <= {"f16": 0, "q8_0": 1e-5, "q4_0": 1e-3}[kv_type]
+
+
+def test_flash_attention_changes_next_to_nothing(weights: Weights) -> None:
+    found = []
+    for choice in ("auto", "on", "off"):
+        made = Context(weights, cells=256, slots=1, threads=1, flash_attention=choice)
+        found.append(prefill(made, weights.tokenize("red blue", parse_special=True), 0))
+        made.close()
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[1], found[2])
+    assert np.allclose(found[1], found[2], atol=0.2)
+
+
+def test_a_head_that_a_kv_type_cannot_hold_is_a_model_error(tmp_path: Path) -> None:
+    path = shapes.write(tmp_path / "odd.gguf", shapes.Shape(80, 1, 2, 2, 160, 64, "F16", tied=True))
+    odd = Weights(path)
+    Context(odd, cells=256, slots=1, threads=1).close()
+    with pytest.raises(ModelError, match="does not divide n_embd_head_k=40; try a smaller --ctx or --kv-type f16"):
+        Context(odd, cells=256, slots=1, threads=1, kv_type="q8_0")
+    odd.close()

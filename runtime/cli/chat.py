@@ -34,12 +34,12 @@ def chat(
     ctx: options.ContextLength = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
+    kv_type: options.KVTypeOption = "f16",
+    flash_attention: options.FlashAttentionOption = "auto",
+    lora: options.Lora = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    from ..local import load
-
-    show = options.progress_line("loading")
-    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora) as loaded:
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         _Conversation(loaded, system, sampling, max_tokens).run()
 
@@ -102,7 +102,7 @@ class _Conversation:
                     said.append(piece)
                     print(piece, end="", flush=True)
                 print()
-                tell(answer.reply, stats=False)
+                tell(answer.reply, False, self._model.info.warnings)
             except KeyboardInterrupt:
                 print(" (stopped)")
         self._media = []

@@ -37,7 +37,7 @@ class Findings:
 
     build: str = ""
     backends: list[str] = field(default_factory=list)
-    compiled_for_gpu: bool = False
+    gpu_backends: list[str] = field(default_factory=list)
     devices: list[dict[str, Any]] = field(default_factory=list)
     worked: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -57,7 +57,10 @@ def doctor(
     if advice:
         print(advice if check else f"\n{advice}")
         return 1
-    if not check:
+    worry = warning(findings)
+    if worry:
+        print(worry if check else f"\n{worry}")
+    elif not check:
         print("\nEverything works.")
     return 0
 
@@ -87,7 +90,7 @@ def examine(schemes: Sequence[Scheme], probe: Probe) -> Findings:
 def _note(findings: Findings, line: dict[str, Any]) -> None:
     if "build" in line:
         findings.build, findings.backends = line["build"], line["backends"]
-        findings.compiled_for_gpu, findings.devices = line["gpu"], line["devices"]
+        findings.gpu_backends, findings.devices = line["gpu_backends"], line["devices"]
     elif "done" in line:
         divergence = line["divergence"]
         if divergence is None or divergence > MAX_DIVERGENCE:
@@ -177,16 +180,32 @@ def _build_line(findings: Findings) -> str:
 
 
 def _gpu_line(findings: Findings) -> str:
-    gpus = [d for d in findings.devices if "GPU" in d["kind"]]
+    gpus = _gpus(findings)
     if gpus:
         gib = 1024**3
         return "; ".join(
             f"{d['name']} {d['description']}, {d['free_memory'] / gib:.1f} of {d['total_memory'] / gib:.1f} GiB free"
             for d in gpus
         )
-    if findings.compiled_for_gpu:
-        return f"none found, though {', '.join(findings.backends)} is compiled in: models run on the CPU"
+    if findings.gpu_backends:
+        return f"none found, though {', '.join(findings.gpu_backends)} is compiled in: models run on the CPU"
     return "no backend compiled in (scripts/bootstrap --backend cuda|vulkan|metal adds one)"
+
+
+def warning(findings: Findings) -> str:
+    """What works, but not as it could: a GPU backend without a GPU. Empty where there is nothing of the kind."""
+    if not findings.gpu_backends or _gpus(findings):
+        return ""
+    names = ", ".join(findings.gpu_backends)
+    return (
+        f"Warning: this build computes with {names}, which finds no GPU: everything runs on the CPU.\n"
+        "Check the GPU's driver and that this user may use it; without a GPU, build for the CPU:\n"
+        "  scripts/bootstrap --backend cpu"
+    )
+
+
+def _gpus(findings: Findings) -> list[dict[str, Any]]:
+    return [device for device in findings.devices if "GPU" in device["kind"]]
 
 
 def _products_line(findings: Findings) -> str:

@@ -22,12 +22,10 @@ def evaluate(
     """Ask the held-out questions of the built-in world, in every sense the model has, and count right answers."""
     from ...models.ref import builtin_folder
     from ...quantize import questions
-    from ..local import load
     from ..values import Audio, Image, Request, Sampling
 
     every = questions.read(builtin_folder() / "heldout.zip")
-    show = options.progress_line("loading")
-    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers) as loaded:
         info = loaded.info
         asked = [
             question

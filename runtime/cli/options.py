@@ -1,14 +1,19 @@
-"""Options that several commands share, and the progress line they show. Loads no model code by itself."""
+"""Options that several commands share, and how they load a model. Imports no model code by itself."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..config import FlashAttention, KVType
+
+if TYPE_CHECKING:
+    from ..local import LocalModel
 
 Model = Annotated[str, typer.Argument(help="builtin, or the path of a GGUF file")]
 Projector = Annotated[
@@ -18,7 +23,12 @@ ContextLength = Annotated[
     int | None, typer.Option("--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N")
 ]
 Threads = Annotated[int | None, typer.Option(help="CPU threads  [default: physical cores]", metavar="N")]
-GpuLayers = Annotated[int, typer.Option(help="layers on the GPU, where the build has one; -1: all", metavar="N")]
+GpuLayers = Annotated[int, typer.Option(help="layers on the GPU; -1: all that fit, where there is one", metavar="N")]
+KVTypeOption = Annotated[KVType, typer.Option("--kv-type", help="how the context is stored: smaller or more exact")]
+FlashAttentionOption = Annotated[FlashAttention, typer.Option("--flash-attention", help="auto: where it works")]
+Lora = Annotated[
+    list[str] | None, typer.Option(help="LoRA adapter and its strength; may be repeated", metavar="FILE[:SCALE]")
+]
 System = Annotated[str | None, typer.Option(help="system message", metavar="TEXT")]
 MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens", metavar="N")]
 Temperature = Annotated[float | None, typer.Option(help="0: always the likeliest token", metavar="X")]
@@ -29,6 +39,36 @@ Seed = Annotated[int | None, typer.Option(help="makes a sampled answer repeatabl
 Stop = Annotated[
     list[str] | None, typer.Option(help="end the answer before this text; may be repeated", metavar="TEXT")
 ]
+
+
+def load(
+    model: str,
+    mmproj: Path | None,
+    ctx: int | None,
+    threads: int | None,
+    gpu_layers: int,
+    kv_type: KVType = "f16",
+    flash_attention: FlashAttention = "auto",
+    lora: Sequence[str] | None = None,
+) -> LocalModel:
+    """The model for a command that asks one question at a time; says on standard error what is amiss with it."""
+    from ..local import load as load_model
+
+    loaded = load_model(
+        model,
+        mmproj=mmproj,
+        ctx=ctx,
+        threads=threads,
+        slots=1,
+        gpu_layers=gpu_layers,
+        kv_type=kv_type,
+        flash_attention=flash_attention,
+        lora=lora or (),
+        progress=progress_line("loading"),
+    )
+    for warning in loaded.info.warnings:
+        print(f"galago: {warning}", file=sys.stderr)
+    return loaded
 
 
 def progress_line(label: str) -> Callable[[float], None] | None:

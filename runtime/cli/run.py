@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,16 +34,16 @@ def run(
     ctx: options.ContextLength = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
+    kv_type: options.KVTypeOption = "f16",
+    flash_attention: options.FlashAttentionOption = "auto",
+    lora: options.Lora = None,
     stats: Annotated[bool, typer.Option("--stats", help="print token counts and speed to standard error")] = False,
 ) -> None:
     """Answer one prompt, with pictures and sounds."""
-    from ..local import load
-
     if prompt == "-":
         prompt = sys.stdin.read()
     schema = None if json_schema is None else _schema(json_schema)
-    show = options.progress_line("loading")
-    with load(model, mmproj=mmproj, ctx=ctx, threads=threads, slots=1, gpu_layers=gpu_layers, progress=show) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora) as loaded:
         chat: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
         if system is not None:
             chat.insert(0, {"role": "system", "content": system})
@@ -63,13 +64,14 @@ def run(
             for piece in answer:
                 print(piece, end="", flush=True)
         print()
-        tell(answer.reply, stats)
+        tell(answer.reply, stats, loaded.info.warnings)
 
 
-def tell(reply: Any, stats: bool) -> None:
-    """What a user must know of an answer beside its text."""
+def tell(reply: Any, stats: bool, told: Sequence[str]) -> None:
+    """What a user must know of an answer beside its text, without the warnings already told."""
     for warning in reply.warnings:
-        print(f"galago: {warning}", file=sys.stderr)
+        if warning not in told:
+            print(f"galago: {warning}", file=sys.stderr)
     if reply.finish_reason == "length":
         print("galago: the answer was cut off, for lack of tokens", file=sys.stderr)
     if stats:

@@ -30,6 +30,9 @@ def serve(
         Path | None, typer.Option(help="also keep them here, over restarts; yours alone to read", metavar="DIR")
     ] = None,
     cache_disk: Annotated[int, typer.Option(help="most that --cache-dir may hold", metavar="MIB")] = 4096,
+    kv_type: options.KVTypeOption = "f16",
+    flash_attention: options.FlashAttentionOption = "auto",
+    lora: options.Lora = None,
     api_key: Annotated[
         str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")
     ] = None,
@@ -51,9 +54,17 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
     )
-    files = resolve(model, mmproj, name)
-    model_config = ModelConfig(
-        ctx, threads, slots, gpu_layers, cache_mib=cache_ram, cache_folder=cache_dir, cache_disk_mib=cache_disk
+    files = resolve(model, mmproj, name, lora or ())
+    settings = ModelConfig(
+        ctx,
+        threads,
+        slots,
+        gpu_layers,
+        cache_mib=cache_ram,
+        cache_folder=cache_dir,
+        cache_disk_mib=cache_disk,
+        kv_type=kv_type,
+        flash_attention=flash_attention,
     )
-    service = Service(files, model_config, options.progress_line("loading"))
+    service = Service(files, settings, options.progress_line("loading"))
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

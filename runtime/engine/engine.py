@@ -42,6 +42,7 @@ class Backend(Protocol):
 
     @property
     def divisible(self) -> bool: ...
+    def use_adapters(self, scales: tuple[float, ...]) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...
     def encode(self, media: list[MediaPayload]) -> None: ...
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None: ...
@@ -93,6 +94,7 @@ class Engine:
         sink: Sink,
         arrived: float,
         reuse: bool = True,
+        adapters: tuple[float, ...] = (),
     ) -> Callable[[], None]:
         """Queues a prompt and returns the function that cancels it: within one step, without a further event.
 
@@ -108,6 +110,7 @@ class Engine:
             text=AnswerText(stop),
             sink=sink,
             arrived=arrived,
+            adapters=adapters,
             prepared=time.perf_counter(),
             reuse=reuse,
         )
@@ -156,11 +159,14 @@ class Engine:
         while (slot := self._scheduler.overfull()) is not None:
             self._clear(slot)
         step = self._scheduler.plan()
+        if step is None:
+            return False
+        self._backend.use_adapters(step.adapters)
         if isinstance(step, MediaStep):
             self._compute_media(step)
-        elif step is not None:
+        else:
             self._compute_tokens(step)
-        return step is not None
+        return True
 
     def _seat(self, seat: Seat) -> None:
         """Gives a sequence its slot, with as much in it as was computed before."""
@@ -196,8 +202,8 @@ class Engine:
 
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
-        if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot.items):
-            self._states.add(State(list(slot.items), self._backend.save(slot.number)))
+        if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot):
+            self._states.add(State(list(slot.items), slot.adapters, self._backend.save(slot.number)))
 
     def _clear(self, slot: Slot) -> None:
         if slot.owner is None or slot.owner.reuse:
@@ -269,7 +275,7 @@ class Engine:
             self._backend.cut(slot.number, 0)
             self._scheduler.clear(slot)
         elif slot is not None and self._states.lasting and slot.cells >= WORTH_KEEPING:
-            self._states.store(State(list(slot.items), self._backend.save(slot.number)))
+            self._states.store(State(list(slot.items), slot.adapters, self._backend.save(slot.number)))
         self._admitted.release()
         if event is not None:
             sequence.sink(event)

@@ -21,7 +21,8 @@ class TokenStep:
 
     rows: list[Row]
     answers: list[tuple[int, Sequence]]
-    prompt_rows: int = 0
+    prompt_rows: int
+    adapters: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class MediaStep:
     sequence: Sequence
     media: MediaSpan
     position: int
+
+    @property
+    def adapters(self) -> tuple[float, ...]:
+        return self.sequence.adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,8 @@ class Scheduler:
         self._batch = batch
         self._states = states
         self._divisible = divisible
-        self._media_last = False
-        self._uses = itertools.count(1)
+        self._turns: dict[tuple[tuple[float, ...], bool], int] = {}
+        self._count = itertools.count(1)
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -83,7 +88,7 @@ class Scheduler:
         slot = sequence.slot
         assert slot is not None
         slot.owner = sequence.slot = None
-        slot.last_used = next(self._uses)
+        slot.last_used = next(self._count)
         return slot
 
     def admit(self) -> Seat | None:
@@ -108,9 +113,9 @@ class Scheduler:
             return None, 0
         wanted = sequence.items[:-1]
         source: Slot | State | None
-        source, most = self._states.best(wanted, whole=not self._divisible)
+        source, most = self._states.best(wanted, sequence.adapters, whole=not self._divisible)
         for slot in self._slots:
-            shared = common_prefix(slot.items, wanted)
+            shared = common_prefix(slot.items, wanted) if slot.adapters == sequence.adapters else 0
             if shared >= most and shared and (self._divisible or shared == len(slot.items)):
                 source, most = slot, shared
         return source, most
@@ -128,6 +133,7 @@ class Scheduler:
         runs = seat.source.runs if isinstance(seat.source, Slot) else ()
         seat.slot.take(seat.sequence.items[:kept], tuple(runs))
         self.waiting.remove(seat.sequence)
+        seat.slot.adapters = seat.sequence.adapters
         seat.slot.owner, seat.sequence.slot = seat.sequence, seat.slot
         self.running.append(seat.sequence)
 
@@ -150,27 +156,35 @@ class Scheduler:
         slot.take(())
 
     def plan(self) -> TokenStep | MediaStep | None:
-        """The next step: token rows and media take turns, because llama.cpp takes one kind at a time."""
-        media = next((s for s in self.running if s.next_media is not None and s.next_media.payload.ready), None)
-        tokens = any(s.next_media is None for s in self.running)
-        if media is not None and not (self._media_last and tokens):
-            self._media_last = True
-            assert media.slot is not None and media.next_media is not None
-            return MediaStep(media, media.next_media, media.slot.position)
-        self._media_last = False
-        return self._token_step() if tokens else None
+        """The next step. Token rows and media take turns, because llama.cpp takes one kind at a time; so do sequences
+        under different adapters, because it applies them to a whole step."""
+        kinds: dict[tuple[tuple[float, ...], bool], list[Sequence]] = {}
+        for sequence in self.running:
+            media = sequence.next_media
+            if media is None or media.payload.ready:
+                kinds.setdefault((sequence.adapters, media is not None), []).append(sequence)
+        if not kinds:
+            return None
+        kind = min(kinds, key=lambda kind: self._turns.get(kind, 0))
+        self._turns = {k: turn for k, turn in self._turns.items() if k in kinds} | {kind: next(self._count)}
+        sequence = kinds[kind][0]
+        if sequence.next_media is None:
+            return self._token_step(kinds[kind])
+        assert sequence.slot is not None
+        return MediaStep(sequence, sequence.next_media, sequence.slot.position)
 
-    def _token_step(self) -> TokenStep:
+    def _token_step(self, group: list[Sequence]) -> TokenStep:
         rows: list[Row] = []
         answers: list[tuple[int, Sequence]] = []
-        decoding = [s for s in self.running if s.decoding]
+        decoding = [s for s in group if s.decoding]
+        most = self.shared_prefill if any(s.decoding for s in self.running) else self._batch
+        budget = min(most, self._batch - len(decoding))
         for sequence in decoding:
             _append(rows, answers, sequence, 1)
-        budget = min(self.shared_prefill, self._batch - len(decoding)) if decoding else self._batch
-        for sequence in self.running:
-            if budget > 0 and sequence not in decoding and sequence.next_media is None:
+        for sequence in group:
+            if budget > 0 and sequence not in decoding:
                 budget -= _append(rows, answers, sequence, budget)
-        return TokenStep(rows, answers, len(rows) - len(decoding))
+        return TokenStep(rows, answers, len(rows) - len(decoding), group[0].adapters)
 
     def _pending(self) -> int:
         """Cells that the running sequences still need for what they hold of prompt and answer."""

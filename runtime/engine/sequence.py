@@ -15,7 +15,8 @@ from .text import AnswerText
 class Sequence:
     """Belongs to the engine's thread. `sampler` and the payload of media are understood by the backend only.
 
-    `items` are the prompt's and those of the answer so far; the first ones of them are computed, in `slot`.
+    `items` are the prompt's and those of the answer so far; the first ones of them are computed, in `slot`. `adapters`
+    are the strengths of the model's adapters, under which all of it is computed.
     """
 
     prompt: Prompt
@@ -27,6 +28,7 @@ class Sequence:
     prepared: float
     arrived: float
     reuse: bool = True
+    adapters: tuple[float, ...] = ()
     items: list[Item] = field(init=False)
     slot: Slot | None = None
     cached: int | None = None

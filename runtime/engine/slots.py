@@ -29,6 +29,7 @@ class Slot:
 
     number: int
     owner: sequence.Sequence | None = None
+    adapters: tuple[float, ...] = ()
     items: list[Item] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     cells: int = 0

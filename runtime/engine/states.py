@@ -11,14 +11,15 @@ from typing import Any
 
 from ..store import Store
 from ..values import GONE, Item, MediaSpan
-from .slots import common_prefix
+from .slots import Slot, common_prefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """The cells of some items as llama.cpp saved them: in memory, or in a file."""
+    """The cells of some items, computed under some strengths of the model's adapters: in memory, or in a file."""
 
     items: list[Item]
+    adapters: tuple[float, ...]
     data: bytes = field(default=b"", repr=False)
     path: Path | None = None
 
@@ -40,7 +41,7 @@ class StateCache:
 
     def add(self, state: State) -> None:
         """Keeps a state in memory, instead of those that it continues."""
-        for old in [s for s in self._kept if _continues(state.items, s.items)]:
+        for old in [s for s in self._kept if _continues(state, s)]:
             self._drop(old)
         self._kept.append(state)
         self.size += len(state.data)
@@ -50,24 +51,24 @@ class StateCache:
     def store(self, state: State) -> None:
         """Writes a state to the store, instead of those that it continues."""
         assert self._store is not None
-        for old in [s for s in self._stored if s.path and _continues(state.items, s.items)]:
+        for old in [s for s in self._stored if _continues(state, s)]:
             assert old.path is not None
             self._stored.remove(old)
             old.path.unlink(missing_ok=True)
-        about = {"items": [_noted(item) for item in state.items]}
+        about = {"items": [_noted(item) for item in state.items], "adapters": state.adapters}
         name = blake2b(json.dumps(about).encode()).hexdigest()
         self._store.put("state", name, about, state.data)
-        self._stored.append(State(state.items, path=self._store.path("state", name)))
+        self._stored.append(State(state.items, state.adapters, path=self._store.path("state", name)))
 
-    def holds(self, items: Sequence[Item]) -> bool:
-        """Whether some state in memory begins with all of these items."""
-        return any(_continues(s.items, items) for s in self._kept)
+    def holds(self, slot: Slot) -> bool:
+        """Whether some state in memory begins with all that a slot holds."""
+        return any(_continues(state, slot) for state in self._kept)
 
-    def best(self, items: Sequence[Item], whole: bool) -> tuple[State | None, int]:
+    def best(self, items: Sequence[Item], adapters: tuple[float, ...], whole: bool) -> tuple[State | None, int]:
         """The state that shares most of its beginning with `items`, and how many; `whole` ones only, if asked."""
         best, most = None, 0
         for state in (*self._kept, *self._stored):
-            shared = common_prefix(state.items, items)
+            shared = common_prefix(state.items, items) if state.adapters == adapters else 0
             if shared > most and (shared == len(state.items) or not whole):
                 best, most = state, shared
         return best, most
@@ -88,8 +89,9 @@ class StateCache:
         self.size -= len(state.data)
 
 
-def _continues(longer: Sequence[Item], shorter: Sequence[Item]) -> bool:
-    return common_prefix(longer, shorter) == len(shorter)
+def _continues(longer: State, shorter: State | Slot) -> bool:
+    same = longer.adapters == shorter.adapters
+    return same and common_prefix(longer.items, shorter.items) == len(shorter.items)
 
 
 def _noted(item: Item) -> Any:
@@ -104,4 +106,4 @@ def _stored(about: dict[str, Any], path: Path) -> State:
             items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), GONE))
         else:
             items.append(noted)
-    return State(items, path=path)
+    return State(items, tuple(about["adapters"]), path=path)

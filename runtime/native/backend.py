@@ -14,6 +14,7 @@ class NativeBackend:
 
     def __init__(self, weights: Weights, context: Context) -> None:
         self._context = context
+        self.use_adapters = context.use_adapters
         self.decode = context.decode
         self.decode_media = context.decode_media
         self.cut = context.cut

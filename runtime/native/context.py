@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError, ModelError
+from ..config import FlashAttention, KVType
 from ..values import MediaSpan, Row
+from .adapter import Adapter
 from .batch import TokenBatch
 from .library import NO_REASON, llama, mtmd, take_errors
 from .projector import MediaChunk
@@ -18,24 +20,38 @@ from .weights import Weights
 BATCH = 512
 """Rows per step and llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
 
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type in llama.h
+
 
 class Context:
     """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all."""
 
-    def __init__(self, weights: Weights, cells: int, slots: int, threads: int) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        cells: int,
+        slots: int,
+        threads: int,
+        kv_type: KVType = "f16",
+        flash_attention: FlashAttention = "auto",
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
         params.n_seq_max = slots
         params.n_outputs_max = slots  # one answer token per sequence; the default reserves logits for a whole batch
         params.kv_unified = True
+        params.type_k = params.type_v = _KV_TYPES[kv_type]
+        params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         take_errors()
         self.handle = llama.llama_init_from_model(weights.handle, params)
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a context of {cells} tokens for {weights.path.name}: "
-                f"{take_errors() or NO_REASON}; try a smaller --ctx",
+                f"{take_errors() or NO_REASON}; try a smaller --ctx{'' if kv_type == 'f16' else ' or --kv-type f16'}",
                 str(weights.path),
             )
         self._memory = llama.llama_get_memory(self.handle)
@@ -47,12 +63,26 @@ class Context:
         self._vocab_size = weights.vocab_size
         self.batch: int = llama.llama_n_batch(self.handle)
         self._batch = TokenBatch(self.batch)
+        self._adapters = adapters
+        self._scales: tuple[float, ...] = ()
         self.cells: int = llama.llama_n_ctx_seq(self.handle)
 
     def close(self) -> None:
         if self.handle:
             llama.llama_free(self.handle)
             self.handle = None
+
+    def use_adapters(self, scales: tuple[float, ...]) -> None:
+        """Applies the adapters in these strengths from the next step on; those beyond the scales given, not at all.
+
+        All rows of a step share them. Costs nothing while they stay the same, else the next step is laid out anew.
+        """
+        if scales != self._scales:
+            count = len(self._adapters)
+            handles = (llama.llama_adapter_lora_p_ctypes * count)(*(adapter.handle for adapter in self._adapters))
+            strengths = (ctypes.c_float * count)(*scales)
+            llama.llama_set_adapters_lora(self.handle, handles, count, strengths)
+            self._scales = scales
 
     def decode(self, rows: Sequence[Row]) -> None:
         """Computes a step of at most `batch` token rows."""

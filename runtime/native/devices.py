@@ -8,9 +8,11 @@ from typing import Any
 
 from llama_cpp._ggml import libggml
 
-from .library import llama
+from . import library  # noqa: F401  (prepares the environment, and starts llama.cpp's backends)
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}  # enum ggml_backend_dev_type in ggml-backend.h
+
+_CPU_BACKENDS = ("CPU", "BLAS", "ZenDNN", "RPC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,9 @@ class Device:
     total_memory: int
 
 
-def compiled_for_gpu() -> bool:
-    """Whether a GPU backend is compiled in, be there a GPU or not."""
-    return bool(llama.llama_supports_gpu_offload())
+def gpu_backends() -> list[str]:
+    """Names of the GPU backends compiled in, be there a GPU or not (`llama_supports_gpu_offload` asks for one)."""
+    return [name for name in backends() if name not in _CPU_BACKENDS]
 
 
 def backends() -> list[str]:
@@ -42,6 +44,12 @@ def devices() -> list[Device]:
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)()
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     return [_device(get(i)) for i in range(count)]
+
+
+def gpus() -> list[Device]:
+    """The devices llama.cpp puts layers on, in its order: graphics cards, or integrated ones where there are none."""
+    found = devices()
+    return [d for d in found if d.kind == _KINDS[1]] or [d for d in found if d.kind == _KINDS[2]]
 
 
 def _device(handle: int) -> Device:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..values import Row
 from .context import Context
-from .devices import backends, compiled_for_gpu, devices
+from .devices import backends, devices, gpu_backends
 from .library import build_info
 from .quantizer import quantize
 from .weights import Weights
@@ -28,7 +28,7 @@ TEXT = "<|im_start|>user\nWhat day comes after Wednesday?<|im_end|>\n<|im_start|
 
 def main(arguments: list[str]) -> None:
     model, *types = arguments
-    _say(build=build_info(), backends=backends(), gpu=compiled_for_gpu(), devices=[asdict(d) for d in devices()])
+    _say(build=build_info(), backends=backends(), gpu_backends=gpu_backends(), devices=[asdict(d) for d in devices()])
     with tempfile.TemporaryDirectory() as folder:
         reference = _log_probabilities(Path(model), F32, Path(folder))
         for item in types:

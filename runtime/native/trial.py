@@ -1,4 +1,4 @@
-"""A program of its own (`python -m galago.runtime.native.trial MODEL [PROJECTOR]`) that loads files and uses them once.
+"""A program (`python -m galago.runtime.native.trial MODEL PROJECTOR ADAPTER...`) that loads files and uses them once.
 
 llama.cpp ends the process on some damaged files; then it ends this one. Says nothing: what matters is how it exits.
 """
@@ -12,16 +12,20 @@ import numpy as np
 
 from ...models.errors import GalagoError
 from ..values import Item, MediaSpan, Row
+from .adapter import Adapter
 from .context import BATCH, Context
 from .projector import MediaChunk, Projector, encode_first
 from .weights import Weights
 
 
-def main(model: str, projector: str | None = None) -> None:
+def main(model: str, projector: str, *adapters: str) -> None:
+    """`projector` is empty where there is none."""
     weights = Weights(Path(model), gpu_layers=0)
-    context = Context(weights, cells=256, slots=1, threads=1)
+    loaded = [Adapter(Path(adapter), weights) for adapter in adapters]
+    context = Context(weights, cells=256, slots=1, threads=1, adapters=loaded)
+    context.use_adapters((1.0,) * len(loaded))
     context.decode([Row(0, 0, 0, False), Row(1, 1, 0, True)])
-    if projector is not None:
+    if projector:
         _use(Projector(Path(projector), weights, threads=1, largest_image=BATCH, use_gpu=False))
 
 

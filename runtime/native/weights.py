@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,11 +15,21 @@ Progress = Callable[[float], None]
 
 
 class Weights:
-    """A model file mapped into memory. Close it after every context made from it."""
+    """A model file mapped into memory. Close it after every context made from it.
 
-    def __init__(self, path: Path, gpu_layers: int = -1, progress: Progress | None = None) -> None:
+    `split` says how many of the layers on the GPU go to each of several; left out, llama.cpp deals them out.
+    """
+
+    def __init__(
+        self, path: Path, gpu_layers: int = -1, progress: Progress | None = None, split: Sequence[int] = ()
+    ) -> None:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        if gpu_layers == 0:  # or llama.cpp still takes GPU memory, to compute long prompts there
+            params.split_mode, params.main_gpu = llama.LLAMA_SPLIT_MODE_NONE, -1
+        if split:
+            self._split = (ctypes.c_float * llama.LLAMA_MAX_DEVICES)(*split)  # llama.cpp keeps the pointer
+            params.tensor_split = self._split
 
         def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
             if progress is not None:

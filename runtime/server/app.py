@@ -93,6 +93,8 @@ def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) ->
     def load() -> None:
         try:
             service.load()
+            for warning in service.models()[0].warnings:
+                say(f"warning: {warning}")
             say(f"{service.model_id} is ready")
         except BaseException as error:  # raised again below, on the thread that can report it
             failures.append(error)

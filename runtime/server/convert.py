@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ...models.errors import InvalidRequest, MediaError
+from ...models.ref import MAX_ADAPTERS
 from .. import values
 from . import wire
 
@@ -77,7 +78,19 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         ignore_eos=bool(chat.ignore_eos),
         cache=chat.cache is not False,
         json_schema=_schema(chat.response_format),
+        lora=_scales(chat.lora),
     )
+
+
+def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
+    """Strengths in the order of the adapters. As in llama-server: those not named get 0, an empty list asks nothing."""
+    if not lora:
+        return None
+    for i, adapter in enumerate(lora):
+        if not 0 <= adapter.id < MAX_ADAPTERS:
+            raise InvalidRequest(f"lora[{i}].id is {adapter.id}, and there is no such adapter", "lora")
+    named = {adapter.id: adapter.scale for adapter in lora}
+    return tuple(named.get(i, 0.0) for i in range(max(named) + 1))
 
 
 def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:

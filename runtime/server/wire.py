@@ -81,6 +81,11 @@ class JsonSchemaFormat(Struct, tag="json_schema"):
     json_schema: JsonSchema
 
 
+class LoraScale(Struct):
+    id: int
+    scale: float
+
+
 class ChatRequest(Struct):
     """`POST /v1/chat/completions`: the fields that are honoured. The others stand in `fields.py`."""
 
@@ -96,6 +101,7 @@ class ChatRequest(Struct):
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
     cache: bool | None = None
+    lora: list[LoraScale] | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -31,8 +31,9 @@ class ModelConfig:
     """How a model is loaded.
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
-    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
-    -1 means all that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored.
+    `DEFAULT_CONTEXT`); `threads` pins their number, which is otherwise chosen from measured steps; `slots` is how many
+    requests are answered at once, `queue` how many more may wait; `gpu_layers` -1 means all that fit on the GPUs there
+    are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored.
     `cache_mib` is the memory for what was computed before and may be of use again: conversations set aside, and encoded
     media. `cache_folder` keeps it over restarts, at most `cache_disk_mib` of it; none by default, because it holds what
     people write.

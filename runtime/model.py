@@ -15,6 +15,7 @@ from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
+from .engine.governor import Governor
 from .engine.states import StateCache
 from .native.adapter import Adapter
 from .native.backend import NativeBackend
@@ -82,6 +83,7 @@ class Model:
                 context.batch,
                 config.queue,
                 StateCache(config.state_bytes, self._store),
+                Governor(threads) if config.threads is None else None,
             )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML

@@ -26,6 +26,7 @@ from ..values import (
     count_positions,
 )
 from .encoder import Encoder, Job
+from .governor import Governor
 from .pace import Pace
 from .scheduler import MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
@@ -42,6 +43,7 @@ class Backend(Protocol):
 
     @property
     def divisible(self) -> bool: ...
+    def use_threads(self, threads: int) -> None: ...
     def use_adapters(self, scales: tuple[float, ...]) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...
     def encode(self, media: list[MediaPayload]) -> None: ...
@@ -59,7 +61,8 @@ class Engine:
     """`submit` from any thread; events reach the request's sink on the engine's, a `Finished` or `Failed` last.
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
-    requests have computed is kept there, and in `states`, for later ones that begin alike.
+    requests have computed is kept there, and in `states`, for later ones that begin alike. A `governor` chooses the
+    number of threads for each step.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class Engine:
         batch: int,
         queue_length: int = 64,
         states: StateCache | None = None,
+        governor: Governor | None = None,
     ) -> None:
         self._backend = backend
         self._states = StateCache(0) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
+        self._governor = governor
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -218,9 +223,15 @@ class Engine:
         slot.extend([step.media])
 
     def _compute_tokens(self, step: TokenStep) -> None:
+        answers, prompts = len(step.rows) - step.prompt_rows, step.prompt_rows
+        if self._governor is not None:
+            self._backend.use_threads(self._governor.threads(answers, prompts))
         begin = time.perf_counter()
         self._backend.decode(step.rows)
-        self._pace.measured(len(step.rows) - step.prompt_rows, step.prompt_rows, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self._pace.measured(answers, prompts, seconds)
+        if self._governor is not None:
+            self._governor.measured(answers, prompts, seconds)
         self._scheduler.shared_prefill = self._pace.prompt_rows
         for row, sequence in step.answers:
             try:

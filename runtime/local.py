@@ -1,4 +1,4 @@
-"""The Python face: one model in this process, for scripts. Knows no HTTP."""
+"""The Python face: one model, for scripts. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -174,18 +174,20 @@ def load(
     threads: int | None = None,
     slots: int = 4,
     gpu_layers: int = -1,
+    isolated: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
     `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `progress`
-    is called with the fraction of the weights loaded. Raises `GalagoError`.
+    is called with the fraction of the weights loaded. An `isolated` model lives in a process of its own: where
+    llama.cpp crashes, this one goes on, and the model is loaded again. Raises `GalagoError`.
     """
     from ..models.ref import resolve
     from .config import ModelConfig
     from .service import Service
 
-    service = Service(resolve(model, mmproj), ModelConfig(ctx, threads, slots, gpu_layers), progress)
+    service = Service(resolve(model, mmproj), ModelConfig(ctx, threads, slots, gpu_layers), progress, isolated=isolated)
     service.load()
     return LocalModel(service)
 

@@ -37,6 +37,8 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 class Model:
     """A model that answers. `progress`, if given, is called with the fraction of the weights loaded."""
 
+    ready = True
+
     def __init__(
         self,
         files: ModelFiles,

@@ -28,6 +28,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="further Host name to answer to; may be repeated", metavar="HOST")
     ] = None,
+    hang_limit: Annotated[
+        float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
+    ] = 30.0,
     strict: Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")] = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
@@ -44,5 +47,6 @@ def serve(
         strict=strict,
     )
     files = resolve(model, mmproj, name)
-    service = Service(files, ModelConfig(ctx, threads, slots, gpu_layers), options.progress_line("loading"))
+    model_config = ModelConfig(ctx, threads, slots, gpu_layers, hang_limit=hang_limit)
+    service = Service(files, model_config, options.progress_line("loading"), isolated=True)
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

@@ -68,7 +68,7 @@ ENDLESS = ask("Tell", ignore_eos=True)
 
 @contextmanager
 def working(files: ModelFiles = BUILTIN, **config: Any) -> Iterator[Worker]:
-    worker = Worker(files, ModelConfig(**config))
+    worker = Worker(files, ModelConfig(**{"threads": 1} | config))
     try:
         yield worker
     finally:
@@ -78,7 +78,7 @@ def working(files: ModelFiles = BUILTIN, **config: Any) -> Iterator[Worker]:
 @pytest.fixture(scope="module")
 def calm() -> Iterator[Worker]:
     """A worker that no test ends."""
-    with working() as worker:
+    with working(threads=None) as worker:
         yield worker
 
 
@@ -314,7 +314,7 @@ def test_a_request_that_crashes_the_worker_twice_alone_is_refused_and_no_other()
 
 
 def test_a_request_that_finishes_between_two_crashes_is_not_refused() -> None:
-    long = ask("Tell", ignore_eos=True, max_tokens=300)
+    long = ask("Tell", ignore_eos=True, max_tokens=1000)
     with working() as worker:
         crash(worker, request=long)
         assert isinstance(last(worker.generate(long)), Finished)
@@ -375,13 +375,16 @@ def test_closing_ends_streams_and_the_process() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["restarting", "hanging"])
-def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(number: signal.Signals) -> None:
+def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_GRACE", 0.5)
     with working() as worker:
         child = process(worker)
         child.send_signal(number)
         begin = time.monotonic()
         worker.close()
-        assert time.monotonic() - begin < 4
+        assert time.monotonic() - begin < 1.5
         assert not child.is_running()
 
 
@@ -448,7 +451,7 @@ def streamed(url: str, ends: list[str], until: float) -> None:
 
 
 def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
-    with serving() as running:
+    with serving("--threads", "1") as running:
         running.wait_until_ready()
         ends: list[list[str]] = [[] for _ in range(8)]
         until = time.monotonic() + 4

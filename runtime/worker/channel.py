@@ -55,3 +55,4 @@ class Channel:
                 self._connection.send_bytes(msgpack.encode([Raw(data) for data in batch if data is not None]))
             except OSError:
                 return
+            del batch  # it may hold pictures, and the next one may be hours away

@@ -33,6 +33,7 @@ from .messages import (
     Progress,
     Refused,
     Stop,
+    ToWorker,
     decode,
 )
 
@@ -65,7 +66,8 @@ class Answers:
         self._model: Model | None = None
         self._jobs: dict[int, Job] = {}
 
-    def take(self, message: object) -> None:
+    def take(self, message: ToWorker) -> bool:
+        """Returns `False` when that was the last one."""
         match message:
             case Load():
                 self._pool.submit(self._load, message)
@@ -75,8 +77,12 @@ class Answers:
             case Cancel(number) if number in self._jobs:
                 self._jobs[number].leave()
                 self._refuse(number, Cancelled("nobody waits for this answer any more"))
+            case Stop():
+                self._close()
+                return False
+        return True
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Ends what is running, with an error on its streams. While the model loads, the process ends at once."""
         if self._model is None:
             os._exit(0)
@@ -133,15 +139,11 @@ def main(handle: int) -> None:
     threading.Thread(target=_beat, args=(channel,), name="galago-beat", daemon=True).start()
     answers = Answers(channel)
     try:
-        while True:
-            for message in channel.receive():
-                if isinstance(message, Stop):
-                    answers.close()
-                    channel.close()
-                    return
-                answers.take(message)
+        while all(map(answers.take, channel.receive())):
+            pass
     except (EOFError, OSError):
-        os._exit(0)
+        os._exit(0)  # nobody is left to say anything to, and the model may be deep in its work
+    channel.close()
 
 
 if __name__ == "__main__":

@@ -99,9 +99,8 @@ class Worker:
                 closed = self._closed
             if not closed:
                 self._take_note(calls)
-            end = "the model was closed" if closed else f"the model's process {self._child.end}"
             for call in calls:
-                call.fail(EngineError(end) if closed else EngineCrashed(end))
+                call.fail(EngineError("the model was closed") if closed else self._crashed())
             if not self._start_again():
                 return
 
@@ -116,6 +115,9 @@ class Worker:
         pause = _pause(self._crashes)
         when = f"in {pause:g} s" if pause else "now"
         _say(f"the worker of {self._name} {self._child.end}; it is started again {when}")
+
+    def _crashed(self) -> EngineCrashed:
+        return EngineCrashed(f"the model's process {self._child.end}; it is started again, so try again in a moment")
 
     def _start_again(self) -> bool:
         """Returns when a child answers again, with `True`, or after `close`."""

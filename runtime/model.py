@@ -24,7 +24,7 @@ from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
 from .stream import Stream
 from .trial import try_out
-from .values import ModelInfo, Prompt, Request, Sampling
+from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -35,7 +35,7 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Model:
-    """A model that answers. `progress`, if given, is called with the fraction of the weights loaded."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
 
     ready = True
 
@@ -77,6 +77,7 @@ class Model:
             self._warnings = [] if files.header.chat_template else [_NO_TEMPLATE]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
+            self._make_a_token()
         except BaseException:
             self.close()
             raise
@@ -147,6 +148,12 @@ class Model:
         )
         stream.on_close(cancel)
         return stream
+
+    def _make_a_token(self) -> None:
+        """Proves that the model computes; what it says does not matter."""
+        for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1)):
+            if isinstance(event, Failed):
+                raise event.error
 
     def _load_projector(self, files: ModelFiles, threads: int, config: ModelConfig) -> Projector | None:
         if files.projector is None:

@@ -10,7 +10,7 @@ from ..models.errors import NotFound, NotReady
 from ..models.ref import ModelFiles
 from .config import ModelConfig
 from .stream import Stream
-from .values import Failed, Message, ModelInfo, Request, Text
+from .values import ModelInfo, Request
 
 if TYPE_CHECKING:
     from .model import Model
@@ -41,13 +41,8 @@ class Service:
         self._closed = False
 
     def load(self) -> None:
-        """Loads the model and makes a first token with it. Raises what went wrong."""
+        """Loads the model. Raises what went wrong."""
         model = self._open()
-        try:
-            _make_a_token(model)
-        except BaseException:
-            model.close()
-            raise
         with self._lock:
             self._model = None if self._closed else model
         if self._model is None:
@@ -90,11 +85,3 @@ class Service:
         if self._model is None:
             raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
         return self._model
-
-
-def _make_a_token(model: Model | Worker) -> None:
-    """Proves that the model computes; what it says does not matter."""
-    stream = model.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1))
-    for event in stream:
-        if isinstance(event, Failed):
-            raise event.error

@@ -68,7 +68,7 @@ class Child:
                     return info
                 case NotLoaded(error):
                     raise error
-        raise EngineCrashed(f"the process that loads {self._name} {self.end}")
+        raise EngineCrashed(f"the process that loads {self._name} {self.end}; see what `galago doctor` says")
 
     def listen(self, finished: Callable[[Call], None]) -> list[Call]:
         """Passes on what the child says until it ends, and returns the calls that have no end yet."""

@@ -32,7 +32,7 @@ from .prompt.template import ChatTemplate
 from .store import Store
 from .stream import Stream
 from .trial import try_out
-from .values import ModelInfo, Prompt, Request, Sampling
+from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -43,7 +43,9 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Model:
-    """A model that answers. `progress`, if given, is called with the fraction of the weights loaded."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
+
+    ready = True
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Model:
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
+            self._make_a_token()
         except BaseException:
             self.close()
             raise
@@ -181,6 +184,12 @@ class Model:
         )
         stream.on_close(cancel)
         return stream
+
+    def _make_a_token(self) -> None:
+        """Proves that the model computes; what it says does not matter."""
+        for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False)):
+            if isinstance(event, Failed):
+                raise event.error
 
     def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
         adapters = []

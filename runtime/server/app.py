@@ -119,7 +119,9 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._service.close)
+        closing = threading.Thread(target=self._service.close)  # the loop's own threads may all wait for the model
+        closing.start()
+        await asyncio.to_thread(closing.join)
         await super().shutdown(sockets)
 
 

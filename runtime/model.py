@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import psutil
+
 from ..models.errors import EngineError, InvalidRequest, ModelError
 from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
@@ -32,7 +34,7 @@ from .prompt.template import ChatTemplate
 from .store import Store
 from .stream import Stream
 from .trial import try_out
-from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Text
+from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Stats, Text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -85,6 +87,7 @@ class Model:
                 context.batch,
                 config.queue,
                 StateCache(config.state_bytes, self._store),
+                threads,
                 Governor(threads) if config.threads is None else None,
             )
             self._closers.append(self._engine.close)
@@ -109,6 +112,10 @@ class Model:
             self._users.wait_for(lambda: self._user_count == 0)
         while self._closers:
             self._closers.pop()()
+
+    def stats(self) -> Stats:
+        """What it is doing and has done, and the memory of this process."""
+        return replace(self._engine.stats(), memory_bytes=psutil.Process().memory_info().rss)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Prepares a request's prompt, its media decoded, and starts answering it.
@@ -190,6 +197,7 @@ class Model:
         for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False)):
             if isinstance(event, Failed):
                 raise event.error
+        self._engine.count_anew()
 
     def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
         adapters = []

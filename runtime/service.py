@@ -10,7 +10,7 @@ from ..models.errors import NotFound, NotReady
 from ..models.ref import ModelFiles
 from .config import ModelConfig
 from .stream import Stream
-from .values import ModelInfo, Request
+from .values import ModelInfo, Request, Stats
 
 if TYPE_CHECKING:
     from .model import Model
@@ -56,6 +56,10 @@ class Service:
 
     def models(self) -> list[ModelInfo]:
         return [self._loaded().info]
+
+    def stats(self) -> list[tuple[str, Stats]]:
+        """What each model is doing and has done."""
+        return [(self.model_id, self._loaded().stats())]
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""

@@ -120,7 +120,8 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_nothing_opens_a_connection() -> None:
     dialing = re.compile(r"urllib\.request|http\.client|import requests|import httpx|\.connect\(|create_connection")
-    assert not [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+    dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+    assert dialers == ["runtime/cli/ps.py"]  # asks the server that runs here
 
 
 def test_every_error_has_a_status() -> None:

@@ -15,9 +15,22 @@ from ...models.errors import Cancelled, EngineCrashed, GalagoError
 from ..config import worker_environment
 from ..stream import Stream
 from ..trial import signal_name
-from ..values import Failed, Finished, ModelInfo
+from ..values import Failed, Finished, ModelInfo, Stats
 from .channel import Channel
-from .messages import Accepted, Cancel, FromWorker, Generate, Happened, Load, Loaded, NotLoaded, Progress, Refused, Stop
+from .messages import (
+    Accepted,
+    Beat,
+    Cancel,
+    FromWorker,
+    Generate,
+    Happened,
+    Load,
+    Loaded,
+    NotLoaded,
+    Progress,
+    Refused,
+    Stop,
+)
 
 _COMMAND = (sys.executable, "-P", "-m", "galago.runtime.worker.program")
 _POLL = 0.05  # seconds; how soon it is noticed that a caller has left
@@ -55,6 +68,8 @@ class Child:
         self._calls: dict[int, Call] = {}
         self._gate = threading.Lock()
         self._over = False
+        self.stats = Stats()
+        """What it last said of itself."""
         self.end = ""
         """How it ended, in words, once it has."""
 
@@ -74,6 +89,8 @@ class Child:
         """Passes on what the child says until it ends, and returns the calls that have no end yet."""
         for message in self._incoming:
             match message:
+                case Beat(stats):
+                    self.stats = stats
                 case Accepted(number) if number in self._calls:
                     self._calls[number].answered.set()
                 case Happened(number, event) if number in self._calls:

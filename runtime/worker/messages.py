@@ -19,7 +19,7 @@ from ...models.errors import GalagoError, InvalidRequest
 from ...models.ref import AdapterFile
 from .. import values
 from ..config import ModelConfig
-from ..values import Event, ModelInfo
+from ..values import Event, ModelInfo, Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """From the worker, once a second: it lives."""
+    """From the worker, once a second: it lives, and what it does."""
+
+    stats: Stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
     *(values.Text, values.Image, values.Audio, values.Message, values.Sampling, values.Request),
     *(values.Usage, values.Timings, values.Started, values.Delta, values.Finished, values.Failed),
-    *(values.ModelInfo, AdapterFile, ModelConfig),
+    *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}
 _NUMBERS = {kind: number for number, kind in enumerate(_CLASSES)}

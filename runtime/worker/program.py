@@ -18,7 +18,7 @@ from ...models.errors import Cancelled, GalagoError
 from ...models.gguf import read_header
 from ...models.ref import ModelFiles
 from ..stream import Stream
-from ..values import Event, Failed, Finished
+from ..values import Event, Failed, Finished, Stats
 from .channel import Channel
 from .child import inherited
 from .messages import (
@@ -88,6 +88,9 @@ class Answers:
             os._exit(0)
         self._model.close()
 
+    def stats(self) -> Stats:
+        return Stats() if self._model is None else self._model.stats()
+
     def _load(self, load: Load) -> None:
         try:
             from ..model import Model
@@ -96,6 +99,7 @@ class Answers:
             files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters)
             self._model = Model(files, load.config, progress=lambda done: self._channel.send(Progress(done)))
             self._channel.send(Loaded(self._model.info))
+            self._channel.send(Beat(self.stats()))
         except Exception as error:
             self._channel.send(NotLoaded(_told(error)))
 
@@ -129,16 +133,16 @@ def _told(error: Exception) -> GalagoError:
     return GalagoError(f"unforeseen: {type(error).__name__}")
 
 
-def _beat(channel: Channel) -> None:
+def _beat(channel: Channel, answers: Answers) -> None:
     while True:
-        channel.send(Beat())
+        channel.send(Beat(answers.stats()))
         time.sleep(1)
 
 
 def main(handle: int) -> None:
     channel = Channel(inherited(handle))
-    threading.Thread(target=_beat, args=(channel,), name="galago-beat", daemon=True).start()
     answers = Answers(channel)
+    threading.Thread(target=_beat, args=(channel, answers), name="galago-beat", daemon=True).start()
     try:
         while all(map(answers.take, channel.receive())):
             pass

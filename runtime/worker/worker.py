@@ -12,12 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from ...models.errors import EngineCrashed, EngineError, InvalidRequest, NotReady
 from ...models.ref import ModelFiles
 from ..config import ModelConfig
 from ..stream import Stream
-from ..values import ModelInfo, Request
+from ..values import ModelInfo, Request, Stats
 from .child import Call, Child, stop_if
 from .messages import Load, encode
 
@@ -41,7 +42,7 @@ class Worker:
         self._progress = progress
         self._changed = threading.Condition()
         self._closed = False
-        self._crashes = 0
+        self._crashes = self._restarts = 0
         self._blame: Counter[bytes] = Counter()
         self._child = Child(self._load)
         try:
@@ -57,6 +58,10 @@ class Worker:
     def ready(self) -> bool:
         """Whether there is a process that answers."""
         return self._ready
+
+    def stats(self) -> Stats:
+        """What its process said last, at most a second ago, and how often that was started again."""
+        return replace(self._child.stats, restarts=self._restarts)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """As `Model.generate`; waits a while for a process that is being started again, and then raises `NotReady`."""
@@ -114,6 +119,7 @@ class Worker:
         if len(calls) == 1:
             self._blame[calls[0].digest] += 1
         self._crashes += 1
+        self._restarts += 1
         pause = _pause(self._crashes)
         when = f"in {pause:g} s" if pause else "now"
         _say(f"the worker of {self._name} {self._child.end}; it is started again {when}")

@@ -60,7 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--finish", action="store_true", help="let the learning rate fall to nothing over this run")
     parser.add_argument("--tokens", type=int, default=3072, help="tokens in a batch, padding included")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is twice that")
+    parser.add_argument("--rate", type=float, default=4e-4, help="learning rate of AdamW; Muon's is twice that")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clips", type=int, default=16_000)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import queue
@@ -242,6 +243,14 @@ def stream(source: Source, first: int, workers: int) -> Iterator[Group]:
 
 
 def _work(source: Source, first: int, stride: int, into: Any) -> None:
+    into.cancel_join_thread()
     make = source.open()
+    parent = multiprocessing.parent_process()
     for group in itertools.count(first, stride):
-        into.put(make(group))
+        made = make(group)
+        while parent is None or parent.is_alive():
+            with contextlib.suppress(queue.Full):
+                into.put(made, timeout=10)
+                break
+        else:
+            return

@@ -27,11 +27,10 @@ import httpx
 
 import random_gguf
 from galago.quantize.schemes import find
-from galago.runtime.config import default_threads
 from galago.runtime.native.quantizer import quantize
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTEXT, SLOTS = 8192, 4
+CONTEXT, SLOTS = 8192, 8
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 1}
 WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
 
@@ -48,7 +47,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """One round: the median time to the first text, and the tokens per second of all clients from the first on."""
+    """One round: the median time to the first text, and tokens per second: one client's from its first text on, or
+    those of several from when they asked."""
 
     first: float
     rate: float
@@ -60,6 +60,8 @@ def main() -> None:
     for shape in options.shapes:
         model = _model(shape, options.scheme, options.peer)
         with ExitStack() as stack:
+            if options.busy:
+                stack.enter_context(_busy())
             servers = {
                 "galago": stack.enter_context(_galago(model, options.threads)),
                 "llama-server": stack.enter_context(_llama_server(options.peer, model, options.threads)),
@@ -78,7 +80,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--words", type=int, default=100, help="length of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, help="of both; each chooses for itself otherwise")
+    parser.add_argument("--busy", action="store_true", help="beside one busy process for each core")
     return parser.parse_args()
 
 
@@ -97,17 +100,30 @@ def _model(shape: str, scheme: str, peer: Path) -> Path:
 
 
 @contextmanager
-def _galago(model: Path, threads: int) -> Iterator[str]:
+def _busy() -> Iterator[None]:
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@contextmanager
+def _galago(model: Path, threads: int | None) -> Iterator[str]:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", str(model), "--port", "8191"]
-    command += ["--threads", str(threads), "--ctx", str(CONTEXT), "--slots", str(SLOTS)]
+    command += ["--ctx", str(CONTEXT), "--slots", str(SLOTS)]
+    command += [] if threads is None else ["--threads", str(threads)]
     with _running(command, "http://127.0.0.1:8191") as url:
         yield url
 
 
 @contextmanager
-def _llama_server(program: Path, model: Path, threads: int) -> Iterator[str]:
-    command = [str(program), "-m", str(model), "--host", "127.0.0.1", "--port", "8192", "-t", str(threads)]
-    command += ["-tb", str(threads), "-c", str(CONTEXT), "-np", str(SLOTS), "-kvu", "--cache-ram", "0"]
+def _llama_server(program: Path, model: Path, threads: int | None) -> Iterator[str]:
+    command = [str(program), "-m", str(model), "--host", "127.0.0.1", "--port", "8192"]
+    command += ["-c", str(CONTEXT), "-np", str(SLOTS), "-kvu", "--cache-ram", "0"]
+    command += [] if threads is None else ["-t", str(threads), "-tb", str(threads)]
     with _running(command, "http://127.0.0.1:8192") as url:
         yield url
 
@@ -153,9 +169,11 @@ def _measure(servers: dict[str, str], clients: int, options: argparse.Namespace)
 
 
 def _round(answers: list[Answer]) -> Sample:
-    begin, end = min(a.first for a in answers), max(a.last for a in answers)
-    tokens = sum(a.tokens - 1 for a in answers)
-    return Sample(statistics.median(a.first for a in answers), tokens / (end - begin), answers[0].prompt_tokens)
+    if len(answers) == 1:
+        rate = (answers[0].tokens - 1) / (answers[0].last - answers[0].first)
+    else:
+        rate = sum(a.tokens for a in answers) / max(a.last for a in answers)
+    return Sample(statistics.median(a.first for a in answers), rate, answers[0].prompt_tokens)
 
 
 def _ask(client: httpx.Client, url: str, tokens: int, prompt: str) -> Answer:
@@ -187,11 +205,12 @@ def _report(shape: str, clients: int, options: argparse.Namespace, samples: dict
     ours, theirs = samples["galago"], samples["llama-server"]
     tokens = statistics.median(s.prompt_tokens for s in ours)
     print(
-        f"random {shape} {options.scheme}, {clients} at once, {options.threads} threads of {os.cpu_count()} cores, "
+        f"random {shape} {options.scheme}, {clients} at once, {options.threads or 'own choice of'} threads, "
+        f"{os.cpu_count()} cores{', all busy' if options.busy else ''}, "
         f"prompts of {tokens:.0f} tokens, answers of {options.tokens}, {options.rounds} rounds"
     )
     for label, unit, scale, value in (
-        ("decoding", "tokens/s", 1, lambda s: s.rate),
+        ("decoding" if clients == 1 else "in all", "tokens/s", 1, lambda s: s.rate),
         ("first token", "ms", 1000, lambda s: s.first),
     ):
         ratios = [value(a) / value(b) for a, b in zip(ours, theirs, strict=True)]

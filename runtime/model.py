@@ -15,6 +15,7 @@ from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
+from .engine.guess import MOST
 from .engine.states import StateCache
 from .native.adapter import Adapter
 from .native.backend import NativeBackend
@@ -74,6 +75,7 @@ class Model:
                 config.kv_type,
                 config.flash_attention,
                 adapters,
+                guesses=0 if weights.recurrent else MOST,
             )
             self._engine = Engine(
                 NativeBackend(weights, context),

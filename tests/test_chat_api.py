@@ -38,7 +38,8 @@ def test_streaming_says_the_same(client: openai.OpenAI, sample: dict[str, str]) 
 
 
 def test_a_sampled_answer_is_the_same_streamed_and_not_for_one_seed(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {"temperature": 1.5, "seed": 7, "max_tokens": 40, "extra_body": {"ignore_eos": True, "cache": False}}
+    extra = {"ignore_eos": True, "cache": False}
+    options: dict[str, Any] = {"temperature": 1.5, "seed": 7, "max_tokens": 40, "extra_body": extra}
     whole = complete(client, "Spell ehn.", **options).choices[0].message.content
     pieces = complete(client, "Spell ehn.", stream=True, **options)
     assert "".join(c.choices[0].delta.content or "" for c in pieces) == whole

@@ -27,7 +27,7 @@ from ..values import (
 )
 from .encoder import Encoder, Job
 from .pace import Pace
-from .scheduler import MediaStep, Scheduler, Seat, TokenStep
+from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
@@ -220,15 +220,35 @@ class Engine:
     def _compute_tokens(self, step: TokenStep) -> None:
         begin = time.perf_counter()
         self._backend.decode(step.rows)
-        self._pace.measured(len(step.rows) - step.prompt_rows, step.prompt_rows, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self._pace.measured(len(step.rows) - step.prompt_rows, step.prompt_rows, seconds)
         self._scheduler.shared_prefill = self._pace.prompt_rows
-        for row, sequence in step.answers:
-            try:
-                self._advance(sequence, self._backend.choose(row, sequence.sampler))
-            except GalagoError as error:
-                self._end(sequence, Failed(error))
+        if not step.prompt_rows:
+            self._scheduler.odds.measured(len(step.rows), seconds)
+        for answer in step.answers:
+            self._answer(answer)
 
-    def _advance(self, sequence: Sequence, token: int) -> None:
+    def _answer(self, answer: Answer) -> None:
+        """Chooses a token, and the next one as long as the guesses are right; then cuts off the wrong ones."""
+        sequence, slot = answer.sequence, answer.sequence.slot
+        assert slot is not None
+        end: Event | None = None
+        try:
+            for row, guessed in enumerate([*answer.guess, None], answer.row):
+                token = self._backend.choose(row, sequence.sampler)
+                end = self._advance(sequence, token)
+                if end is not None or token != guessed:
+                    break
+        except GalagoError as error:
+            end = Failed(error)
+        if answer.guess:
+            slot.cut(len(sequence.items) - 1)
+            self._backend.cut(slot.number, slot.position)
+        if end is not None:
+            self._end(sequence, end)
+
+    def _advance(self, sequence: Sequence, token: int) -> Finished | None:
+        """Adds a token to an answer; returns how that ends it, if it does."""
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         sequence.answer(token)
@@ -243,8 +263,9 @@ class Engine:
             text += sequence.text.finish()
         if text:
             sequence.sink(Delta(text))
-        if reason is not None:
-            self._end(sequence, self._finished(sequence, "stop" if sequence.text.stopped else reason))
+        if reason is None:
+            return None
+        return self._finished(sequence, "stop" if sequence.text.stopped else reason)
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> Finished:
         prompt, arrived = sequence.prompt, sequence.arrived

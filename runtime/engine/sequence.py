@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..values import Item, MediaSpan, Prompt, Sink, count_cells
+from .guess import Echo
 from .slots import Slot
 from .text import AnswerText
 
@@ -30,6 +31,7 @@ class Sequence:
     reuse: bool = True
     adapters: tuple[float, ...] = ()
     items: list[Item] = field(init=False)
+    echo: Echo = field(init=False)
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0
@@ -37,6 +39,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.items = list(self.prompt.items)
+        self.echo = Echo(self.items)
 
     @property
     def done(self) -> int:
@@ -64,4 +67,5 @@ class Sequence:
 
     def answer(self, token: int) -> None:
         self.items.append(token)
+        self.echo.add(token)
         self.answered += 1

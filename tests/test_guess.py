@@ -1,0 +1,142 @@
+"""Guesses from what was said before, and when they are worth computing."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import picture
+from galago.runtime.engine.guess import MOST, Echo, Odds, Offer
+
+
+def test_what_followed_the_last_tokens_is_guessed() -> None:
+    assert Echo([1, 2, 3, 4, 5, 6, 9, 1, 2, 3]).guess(3) == [4, 5, 6]
+
+
+def test_three_tokens_count_for_more_than_two_and_later_for_more_than_earlier() -> None:
+    assert Echo([1, 2, 3, 4, 9, 2, 3, 5, 8, 1, 2, 3]).guess(1) == [4]
+    assert Echo([1, 2, 3, 4, 1, 2, 3, 5, 8, 1, 2, 3]).guess(1) == [5]
+
+
+def test_nothing_new_is_guessed() -> None:
+    for items in ([1], [1, 1], [1, 2, 3, 4], [5, 1, 6, 1]):
+        assert Echo(items).guess(8) == []
+
+
+def test_a_repetition_is_guessed_to_go_on_repeating() -> None:
+    assert Echo([7, 1, 2, 3, 1, 2, 3]).guess(8) == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
+def test_media_is_neither_guessed_nor_looked_beyond() -> None:
+    assert Echo([1, 2, 3, 4, picture(3), 5, 1, 2]).guess(8) == [3, 4]
+    assert Echo([picture(3), 2, 3, picture(3), 2]).guess(8) == []
+
+
+def test_the_chance_follows_whether_guesses_are_right() -> None:
+    echo = Echo([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3])
+    first = echo.chance
+    for token in (4, 5, 6):
+        echo.add(token)
+    right = echo.chance
+    echo.add(1)
+    assert first < right and echo.chance < right
+
+
+def test_a_guess_goes_on_where_the_last_one_was_right() -> None:
+    echo = Echo([1, 2, 3, 4, 5, 2, 3, 9, 1, 2, 3])
+    echo.add(4)
+    assert echo.guess(2) == [5, 2]
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=40), st.integers(0, 8))
+def test_a_guess_is_never_longer_than_asked_and_of_tokens_that_came_before(
+    items: list[int], added: list[int], most: int
+) -> None:
+    echo = Echo(items)
+    for token in added:
+        echo.add(token)
+    guess = echo.guess(most)
+    assert len(guess) <= most and set(guess) <= {*items, *added}
+    assert 0 < echo.chance < 1
+
+
+def measured(*seconds: float, first: int = 1) -> Odds:
+    odds = Odds()
+    for rows, each in enumerate(seconds, first):
+        odds.measured(rows, each)
+    return odds
+
+
+FLAT, STEEP = [1.0] * 9, [float(n) for n in range(1, 10)]
+
+
+def test_where_rows_cost_nothing_all_likely_guesses_are_computed() -> None:
+    assert measured(*FLAT).lengths(1, [Offer(8, 0.9)], MOST) == [8]
+
+
+def test_where_every_row_costs_a_step_none_is() -> None:
+    assert measured(*STEEP).lengths(1, [Offer(8, 0.99)], MOST) == [0]
+
+
+def test_unlikely_guesses_are_not_computed() -> None:
+    seconds = [1 + 0.2 * n for n in range(9)]
+    assert measured(*seconds).lengths(1, [Offer(8, 0.1)], MOST) == [0]
+    assert measured(*seconds).lengths(1, [Offer(8, 0.95)], MOST) == [8]
+
+
+def test_rows_that_come_for_free_are_used_and_no_more() -> None:
+    """Kernels that compute four rows at a time make steps of that shape."""
+    odds = measured(1, 1.05, 1.05, 1.1, 2, 2, 2, 2.1, 3)
+    assert odds.lengths(1, [Offer(8, 0.8)], MOST) == [3]
+
+
+def test_likelier_guesses_come_first() -> None:
+    odds = measured(2, 2, 2, 2.1, 4, 4, 4, first=2)
+    assert odds.lengths(2, [Offer(8, 0.3), Offer(8, 0.95)], MOST) == [0, 3]
+
+
+def test_guesses_keep_to_the_room_there_is() -> None:
+    assert sum(measured(*FLAT, *FLAT).lengths(2, [Offer(8, 0.9), Offer(8, 0.9)], 5)) == 5
+
+
+def test_with_nothing_measured_nothing_is_guessed() -> None:
+    assert Odds().lengths(1, [Offer(8, 0.9)], MOST) == [0]
+
+
+def test_a_number_of_rows_is_tried_once_and_again_after_a_while() -> None:
+    odds = measured(1.0)
+    lengths = []
+    for _ in range(1000):
+        (length,) = odds.lengths(1, [Offer(8, 0.5)], MOST)
+        odds.measured(1 + length, 1.0 + length)
+        lengths.append(length)
+    assert set(lengths) == set(range(9))
+    assert 1.0 - lengths.count(0) / 1000 < 0.03
+
+
+def test_guesses_fade_out_as_more_answers_run() -> None:
+    computed = []
+    for running in (1, 2, 4, 8, 16):
+        odds, total = Odds(), 0
+        for _ in range(200):
+            lengths = odds.lengths(running, [Offer(8, 0.7)] * running, MOST)
+            rows = running + sum(lengths)
+            odds.measured(rows, max(4.0, rows))
+            total += sum(lengths)
+        computed.append(total / 200)
+    assert computed[0] > 2 > 0.2 > computed[-1]
+    assert computed == sorted(computed, reverse=True)
+
+
+def test_an_answer_that_does_not_repeat_itself_is_left_alone() -> None:
+    """Tokens in an order of chance: some pairs come again, and what followed them is hardly ever right."""
+    tokens, odds = random.Random(1), Odds()
+    echo, wasted = Echo([]), 0
+    for _ in range(2000):
+        (length,) = odds.lengths(1, [Offer(len(echo.guess(MOST)), echo.chance)], MOST)
+        odds.measured(1 + length, 1.0 + 0.1 * length)
+        wasted += length
+        echo.add(tokens.randrange(30))
+    assert wasted * 0.1 / 2000 < 0.03

@@ -21,6 +21,7 @@ class stands in `runtime/server/errors.py`, the exit code in `runtime/cli`.
     │   └── GGUFError           its header is malformed
     ├── ConfigError             a setting that contradicts another or the machine
     └── EngineError             llama.cpp failed while computing
+        └── EngineCrashed       its process ended before the answer did
 """
 
 from __future__ import annotations
@@ -100,4 +101,8 @@ class ConfigError(GalagoError):
 
 
 class EngineError(GalagoError):
+    pass
+
+
+class EngineCrashed(EngineError):
     pass

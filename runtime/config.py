@@ -31,11 +31,12 @@ class ModelConfig:
     """How a model is loaded.
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
-    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once, `queue` how many more may wait; `gpu_layers`
-    -1 means all that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored.
-    `cache_mib` is the memory for what was computed before and may be of use again: conversations set aside, and encoded
-    media. `cache_folder` keeps it over restarts, at most `cache_disk_mib` of it; none by default, because it holds what
-    people write.
+    `DEFAULT_CONTEXT`); `threads` pins their number, which is otherwise chosen from measured steps; `slots` is how many
+    requests are answered at once, `queue` how many more may wait; `gpu_layers` -1 means all that fit on the GPUs there
+    are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored. `cache_mib` is the memory for what was
+    computed before and may be of use again: conversations set aside, and encoded media. `cache_folder` keeps it over
+    restarts, at most `cache_disk_mib` of it; none by default, because it holds what people write. A model in a process
+    of its own that gives no sign of life for `hang_limit` seconds is ended and loaded again.
     """
 
     context_length: int | None = None
@@ -48,6 +49,7 @@ class ModelConfig:
     cache_disk_mib: int = 4096
     kv_type: KVType = "f16"
     flash_attention: FlashAttention = "auto"
+    hang_limit: float = 30.0
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
@@ -65,6 +67,8 @@ class ModelConfig:
         _check_choice(self.flash_attention, FlashAttention, "flash-attention")
         if self.kv_type != "f16" and self.flash_attention == "off":
             raise ConfigError(f"a KV cache of {self.kv_type} needs flash attention; leave it on", "flash-attention")
+        if not 2 <= self.hang_limit <= 86400:
+            raise ConfigError(f"a hang limit of {self.hang_limit:g} s is not possible; use 2 to 86400", "hang-limit")
 
     @property
     def certain_flash_attention(self) -> bool:
@@ -143,3 +147,14 @@ def prepare_native_environment() -> None:
     Without GGML_NO_BACKTRACE an assertion starts gdb where it is installed, and the process hangs instead of dying.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a process that does nothing but run llama.cpp; what the user has set stays.
+
+    OpenMP's threads wait for each other by spinning. Where another program takes their cores, spinning without bound
+    makes decoding fifteen times slower; with a bound it is a tenth slower where none does. GNU's runtime counts turns,
+    LLVM's milliseconds.
+    """
+    spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+    return {"GGML_NO_BACKTRACE": "1"} | spin | dict(os.environ)

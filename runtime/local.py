@@ -1,4 +1,4 @@
-"""The Python face: one model in this process, for scripts. Knows no HTTP."""
+"""The Python face: one model, for scripts. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -182,6 +182,7 @@ def load(
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str | Path] = (),
+    isolated: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
@@ -189,7 +190,8 @@ def load(
     `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `kv_type` how the context
     is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`. `cache_mib` is the memory
     for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
-    restarts. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
+    restarts. An `isolated` model lives in a process of its own: where llama.cpp crashes, this one goes on, and the
+    model is loaded again. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
     """
     from ..models.ref import resolve
     from .config import ModelConfig
@@ -205,7 +207,7 @@ def load(
         kv_type=kv_type,
         flash_attention=flash_attention,
     )
-    service = Service(resolve(model, mmproj, lora=lora), config, progress)
+    service = Service(resolve(model, mmproj, lora=lora), config, progress, isolated=isolated)
     service.load()
     return LocalModel(service)
 

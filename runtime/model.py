@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import psutil
+
 from ..models.errors import EngineError, InvalidRequest, ModelError
 from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
+from .engine.governor import Governor
 from .engine.guess import MOST
 from .engine.states import StateCache
 from .native.adapter import Adapter
@@ -32,7 +35,7 @@ from .prompt.template import ChatTemplate
 from .store import Store
 from .stream import Stream
 from .trial import try_out
-from .values import ModelInfo, Prompt, Request, Sampling
+from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Stats, Text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -43,7 +46,9 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Model:
-    """A model that answers. `progress`, if given, is called with the fraction of the weights loaded."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
+
+    ready = True
 
     def __init__(
         self,
@@ -84,6 +89,8 @@ class Model:
                 context.batch,
                 config.queue,
                 StateCache(config.state_bytes, self._store),
+                threads,
+                Governor(threads) if config.threads is None else None,
             )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
@@ -94,6 +101,7 @@ class Model:
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
+            self._make_a_token()
         except BaseException:
             self.close()
             raise
@@ -106,6 +114,10 @@ class Model:
             self._users.wait_for(lambda: self._user_count == 0)
         while self._closers:
             self._closers.pop()()
+
+    def stats(self) -> Stats:
+        """What it is doing and has done, and the memory of this process."""
+        return replace(self._engine.stats(), memory_bytes=psutil.Process().memory_info().rss)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Prepares a request's prompt, its media decoded, and starts answering it.
@@ -181,6 +193,13 @@ class Model:
         )
         stream.on_close(cancel)
         return stream
+
+    def _make_a_token(self) -> None:
+        """Proves that the model computes; what it says does not matter."""
+        for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False)):
+            if isinstance(event, Failed):
+                raise event.error
+        self._engine.count_anew()
 
     def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
         adapters = []

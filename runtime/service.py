@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..models.errors import NotFound, NotReady
 from ..models.ref import ModelFiles
 from .config import ModelConfig
-from .model import Model
 from .stream import Stream
-from .values import Failed, Message, ModelInfo, Request, Text
+from .values import ModelInfo, Request, Stats
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .worker.worker import Worker
 
 
 class Service:
-    """Answers requests for one model, from when `load` has returned until `close`."""
+    """Answers requests for one model, from when `load` has returned until `close`.
 
-    def __init__(self, files: ModelFiles, config: ModelConfig, progress: Callable[[float], None] | None = None) -> None:
+    An `isolated` model lives in a process of its own, and this one loads no llama.cpp.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        config: ModelConfig,
+        progress: Callable[[float], None] | None = None,
+        *,
+        isolated: bool = False,
+    ) -> None:
         self.model_id = files.id
         self._files = files
         self._config = config
         self._progress = progress
-        self._model: Model | None = None
+        self._isolated = isolated
+        self._model: Model | Worker | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def load(self) -> None:
-        """Loads the model and makes a first token with it. Raises what went wrong."""
-        model = Model(self._files, self._config, progress=self._progress)
-        try:
-            _make_a_token(model)
-        except BaseException:
-            model.close()
-            raise
+        """Loads the model. Raises what went wrong."""
+        model = self._open()
         with self._lock:
             self._model = None if self._closed else model
         if self._model is None:
@@ -41,10 +51,15 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether a token can be made."""
-        return self._model is not None
+        model = self._model
+        return model is not None and model.ready
 
     def models(self) -> list[ModelInfo]:
         return [self._loaded().info]
+
+    def stats(self) -> list[tuple[str, Stats]]:
+        """What each model is doing and has done."""
+        return [(self.model_id, self._loaded().stats())]
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
@@ -61,15 +76,16 @@ class Service:
         if model is not None:
             model.close()
 
-    def _loaded(self) -> Model:
+    def _open(self) -> Model | Worker:
+        if self._isolated:
+            from .worker.worker import Worker
+
+            return Worker(self._files, self._config, self._progress)
+        from .model import Model
+
+        return Model(self._files, self._config, progress=self._progress)
+
+    def _loaded(self) -> Model | Worker:
         if self._model is None:
             raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
         return self._model
-
-
-def _make_a_token(model: Model) -> None:
-    """Proves that the model computes; what it says does not matter."""
-    stream = model.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False))
-    for event in stream:
-        if isinstance(event, Failed):
-            raise event.error

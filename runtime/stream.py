@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from .values import Event, Failed, Finished
+from .values import Event, Failed, Finished, Sink
 
 
 class Stream:
@@ -19,6 +19,7 @@ class Stream:
         self._arrived = threading.Condition()
         self._wake: Callable[[], None] | None = None
         self._cancel: Callable[[], None] | None = None
+        self._sink: Sink | None = None
         self._ended = False
         self._closed = False
 
@@ -26,10 +27,19 @@ class Stream:
         """Called by the engine."""
         with self._arrived:
             self._events.append(event)
+            if self._sink is not None:
+                self._sink(self._take())
             self._arrived.notify()
             wake = self._wake
         if wake is not None:
             wake()
+
+    def forward(self, sink: Sink) -> None:
+        """Hands every event to `sink`, on the thread that puts it, in place of a reader."""
+        with self._arrived:
+            while self._events:
+                sink(self._take())
+            self._sink = sink
 
     def on_close(self, cancel: Callable[[], None]) -> None:
         """Names what to call when the reader leaves before the end; called at once where it has left already."""

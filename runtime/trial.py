@@ -35,8 +35,8 @@ def try_out(files: ModelFiles) -> None:
     if done.returncode < 0:
         names = " with ".join(path.name for path in _paths(files))
         raise ModelError(
-            f"llama.cpp crashes on {names} (killed by {_name(-done.returncode)}): the file is damaged or not made for "
-            "this version; download it again, or see what `galago doctor` says",
+            f"llama.cpp crashes on {names} (killed by {signal_name(-done.returncode)}): the file is damaged or not "
+            "made for this version; download it again, or see what `galago doctor` says",
             "model",
         )
     if done.returncode == 0:  # other failures are told by the real load, which knows them better
@@ -76,7 +76,8 @@ def _remember(key: str) -> None:
         part.replace(_list())
 
 
-def _name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """The signal's name as people write it: SIGKILL."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -35,6 +35,9 @@ class FakeBackend:
         self.gate = threading.Event()
         self.gate.set()
 
+    def use_threads(self, threads: int) -> None:
+        self.threads = threads
+
     def use_adapters(self, scales: tuple[float, ...]) -> None:
         self.adapters.append(scales)
 

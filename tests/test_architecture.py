@@ -30,6 +30,7 @@ LAYERS = [
     "runtime/stream runtime/engine",
     "runtime/prompt runtime/output runtime/trial runtime/placement",
     "runtime/model",
+    "runtime/worker",
     "runtime/service",
     "runtime/local runtime/__init__ quantize",
     "runtime/server",
@@ -37,7 +38,7 @@ LAYERS = [
 ]
 """Left may never import right; the names in one row may import each other."""
 
-DOORS = {
+DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
@@ -47,7 +48,7 @@ DOORS = {
     "soxr": "runtime/prompt/media.py",
     "starlette": "runtime/server/",
     "uvicorn": "runtime/server/app.py",
-    "msgspec": "runtime/server/",
+    "msgspec": ("runtime/server/", "runtime/worker/"),
     "typer": "runtime/cli/",
 }
 
@@ -119,7 +120,8 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_nothing_opens_a_connection() -> None:
     dialing = re.compile(r"urllib\.request|http\.client|import requests|import httpx|\.connect\(|create_connection")
-    assert not [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+    dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+    assert dialers == ["runtime/cli/ps.py"]  # asks the server that runs here
 
 
 def test_every_error_has_a_status() -> None:

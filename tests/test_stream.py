@@ -68,6 +68,19 @@ def test_a_stream_read_to_its_end_cancels_nothing() -> None:
     assert cancelled == []
 
 
+def test_forwarded_events_reach_the_sink_in_order_whenever_they_came() -> None:
+    stream, got = Stream(), list[Event]()
+    cancelled: list[int] = []
+    stream.on_close(lambda: cancelled.append(1))
+    stream.put(EVENTS[0])
+    stream.forward(got.append)
+    for event in EVENTS[1:]:
+        stream.put(event)
+    stream.close()
+    assert got == EVENTS
+    assert cancelled == []
+
+
 def test_closing_wakes_a_reader_that_waits() -> None:
     stream = Stream()
     threading.Timer(0.05, stream.close).start()

@@ -22,7 +22,9 @@ Projector = Annotated[
 ContextLength = Annotated[
     int | None, typer.Option("--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N")
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads  [default: physical cores]", metavar="N")]
+Threads = Annotated[
+    int | None, typer.Option(help="always so many CPU threads  [default: chosen while it runs]", metavar="N")
+]
 GpuLayers = Annotated[int, typer.Option(help="layers on the GPU; -1: all that fit, where there is one", metavar="N")]
 KVTypeOption = Annotated[KVType, typer.Option("--kv-type", help="how the context is stored: smaller or more exact")]
 FlashAttentionOption = Annotated[FlashAttention, typer.Option("--flash-attention", help="auto: where it works")]

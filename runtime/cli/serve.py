@@ -10,36 +10,48 @@ import typer
 
 from . import options
 
+ServedModel = Annotated[str, typer.Option(help="builtin, or the path of a GGUF file", metavar="MODEL")]
+Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")]
+Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
+Port = Annotated[int, typer.Option(help="port to listen on; 0: any free one", metavar="PORT")]
+Slots = Annotated[int, typer.Option(help="requests answered at once", metavar="N")]
+CacheRam = Annotated[
+    int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
+]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="also keep them here, over restarts; yours alone to read", metavar="DIR")
+]
+CacheDisk = Annotated[int, typer.Option(help="most that --cache-dir may hold", metavar="MIB")]
+Key = Annotated[str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")]
+AllowHost = Annotated[
+    list[str] | None, typer.Option(help="further Host name to answer to; may be repeated", metavar="HOST")
+]
+HangLimit = Annotated[
+    float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
+
 
 def serve(
-    model: Annotated[str, typer.Option(help="builtin, or the path of a GGUF file", metavar="MODEL")] = "builtin",
+    model: ServedModel = "builtin",
     mmproj: options.Projector = None,
-    name: Annotated[
-        str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")
-    ] = None,
-    host: Annotated[str, typer.Option(help="address to listen on", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port to listen on; 0: any free one", metavar="PORT")] = 8080,
+    name: Name = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
     ctx: options.ContextLength = None,
-    slots: Annotated[int, typer.Option(help="requests answered at once", metavar="N")] = 4,
+    slots: Slots = 4,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
-    cache_ram: Annotated[
-        int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
-    ] = 256,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="also keep them here, over restarts; yours alone to read", metavar="DIR")
-    ] = None,
-    cache_disk: Annotated[int, typer.Option(help="most that --cache-dir may hold", metavar="MIB")] = 4096,
     kv_type: options.KVTypeOption = "f16",
     flash_attention: options.FlashAttentionOption = "auto",
     lora: options.Lora = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="further Host name to answer to; may be repeated", metavar="HOST")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")] = False,
+    cache_ram: CacheRam = 256,
+    cache_dir: CacheDir = None,
+    cache_disk: CacheDisk = 4096,
+    hang_limit: HangLimit = 30.0,
+    api_key: Key = None,
+    allow_host: AllowHost = None,
+    strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
     from ...models.ref import resolve
@@ -65,6 +77,7 @@ def serve(
         cache_disk_mib=cache_disk,
         kv_type=kv_type,
         flash_attention=flash_attention,
+        hang_limit=hang_limit,
     )
-    service = Service(files, settings, options.progress_line("loading"))
+    service = Service(files, settings, options.progress_line("loading"), isolated=True)
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

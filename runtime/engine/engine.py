@@ -21,16 +21,19 @@ from ..values import (
     Row,
     Sink,
     Started,
+    Stats,
     Timings,
     Usage,
     count_positions,
 )
 from .encoder import Encoder, Job
+from .governor import Governor
 from .pace import Pace
 from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
+from .tally import Tally
 from .text import AnswerText
 
 WORTH_KEEPING = 32
@@ -42,6 +45,7 @@ class Backend(Protocol):
 
     @property
     def divisible(self) -> bool: ...
+    def use_threads(self, threads: int) -> None: ...
     def use_adapters(self, scales: tuple[float, ...]) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...
     def encode(self, media: list[MediaPayload]) -> None: ...
@@ -59,7 +63,8 @@ class Engine:
     """`submit` from any thread; events reach the request's sink on the engine's, a `Finished` or `Failed` last.
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
-    requests have computed is kept there, and in `states`, for later ones that begin alike.
+    requests have computed is kept there, and in `states`, for later ones that begin alike. A `governor` chooses the
+    number of threads for each step, which are `threads` otherwise.
     """
 
     def __init__(
@@ -70,12 +75,18 @@ class Engine:
         batch: int,
         queue_length: int = 64,
         states: StateCache | None = None,
+        threads: int = 1,
+        governor: Governor | None = None,
     ) -> None:
         self._backend = backend
         self._states = StateCache(0) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
+        self._governor = governor
+        self._threads = threads
+        self._slots = slots
+        self._tally = Tally()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -125,6 +136,20 @@ class Engine:
         self._thread.join()
         self._encoder.close()
         self._backend.close()
+
+    def stats(self) -> Stats:
+        """What it is doing and has done; from any thread, so that numbers may be a step apart."""
+        return self._tally.stats(
+            slots=self._slots,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            threads=self._threads,
+            cache_bytes=self._states.size,
+        )
+
+    def count_anew(self) -> None:
+        """Forgets what was counted so far."""
+        self._tally = Tally()
 
     def _command(self, command: Callable[[], None]) -> None:
         """Hands a command over unless the engine is closing, so that none is left unread."""
@@ -218,12 +243,20 @@ class Engine:
         slot.extend([step.media])
 
     def _compute_tokens(self, step: TokenStep) -> None:
+        prompts, guesses = step.prompt_rows, step.guessed_rows
+        answers = len(step.rows) - prompts - guesses
+        if self._governor is not None:
+            self._threads = self._governor.threads(answers, prompts, settled=guesses > 0)
+            self._backend.use_threads(self._threads)
         begin = time.perf_counter()
         self._backend.decode(step.rows)
         seconds = time.perf_counter() - begin
-        self._pace.measured(len(step.rows) - step.prompt_rows, step.prompt_rows, seconds)
+        self._pace.measured(answers, prompts, seconds)
+        self._tally.computed(seconds)
+        if self._governor is not None and not guesses:
+            self._governor.measured(answers, prompts, seconds)
         self._scheduler.shared_prefill = self._pace.prompt_rows
-        if not step.prompt_rows:
+        if not prompts:
             self._scheduler.odds.measured(len(step.rows), seconds)
         for answer in step.answers:
             self._answer(answer)
@@ -298,8 +331,15 @@ class Engine:
         elif slot is not None and self._states.lasting and slot.cells >= WORTH_KEEPING:
             self._states.store(State(list(slot.items), slot.adapters, self._backend.save(slot.number)))
         self._admitted.release()
-        if event is not None:
-            sequence.sink(event)
+        match event:
+            case Finished():
+                self._tally.finished(event)
+            case Failed():
+                self._tally.failed()
+            case None:
+                self._tally.cancelled()
+                return
+        sequence.sink(event)
 
     def _fail_all(self, error: Exception) -> None:
         """Ends every sequence with an error; what their slots hold is uncertain then."""

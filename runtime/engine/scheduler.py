@@ -37,6 +37,10 @@ class TokenStep:
     prompt_rows: int
     adapters: tuple[float, ...]
 
+    @property
+    def guessed_rows(self) -> int:
+        return sum(len(answer.guess) for answer in self.answers)
+
 
 @dataclass(frozen=True, slots=True)
 class MediaStep:

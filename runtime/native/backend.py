@@ -17,6 +17,7 @@ class NativeBackend:
         self.use_adapters = context.use_adapters
         self.decode = context.decode
         self.decode_media = context.decode_media
+        self.use_threads = context.use_threads
         self.cut = context.cut
         self.copy = context.copy
         self.save = context.save

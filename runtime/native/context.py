@@ -126,6 +126,10 @@ class Context:
             raise EngineError(f"llama.cpp has no logits for row {row}")
         return np.ctypeslib.as_array(pointer, (self._vocab_size,))
 
+    def use_threads(self, threads: int) -> None:
+        """So many threads compute the following steps."""
+        llama.llama_set_n_threads(self.handle, threads, threads)
+
     def cut(self, sequence: int, position: int) -> None:
         """Frees the cells of a sequence from a position on. Models with a recurrent state only take 0, or its end."""
         if not llama.llama_memory_seq_rm(self._memory, sequence, position, -1):

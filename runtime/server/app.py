@@ -19,7 +19,7 @@ from starlette.routing import Route
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, wire
+from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
 from .guards import Guard
 
@@ -30,6 +30,9 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def health(_request: Request) -> Response:
         status = "ok" if service.ready else "loading"
         return Response(wire.encode(wire.Health(status)), 200 if service.ready else 503, media_type="application/json")
+
+    async def show_metrics(_request: Request) -> Response:
+        return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def list_models(_request: Request) -> Response:
         cards = [convert.model_card(info) for info in service.models()]
@@ -53,6 +56,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     return Starlette(
         routes=[
             Route("/health", health),
+            Route("/metrics", show_metrics),
             *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config)],
@@ -119,7 +123,9 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._service.close)
+        closing = threading.Thread(target=self._service.close)  # the loop's own threads may all wait for the model
+        closing.start()
+        await asyncio.to_thread(closing.join)
         await super().shutdown(sockets)
 
 

@@ -28,6 +28,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.GGUFError: (500, _SERVER, "model_error"),
     errors.ConfigError: (500, _SERVER, "configuration_error"),
     errors.EngineError: (500, _SERVER, "engine_error"),
+    errors.EngineCrashed: (500, _SERVER, "engine_crashed"),
 }
 
 

@@ -1,0 +1,155 @@
+"""The program that a worker runs: loads one model and answers with it. `python -m galago.runtime.worker.program HANDLE`
+
+HANDLE is the inherited end of a connection. When the other end is gone, so is this process. Loads no llama.cpp until it
+has given its first sign of life.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ...models.errors import Cancelled, GalagoError
+from ...models.gguf import read_header
+from ...models.ref import ModelFiles
+from ..stream import Stream
+from ..values import Event, Failed, Finished, Stats
+from .channel import Channel
+from .child import inherited
+from .messages import (
+    Accepted,
+    Beat,
+    Cancel,
+    Generate,
+    Happened,
+    Load,
+    Loaded,
+    NotLoaded,
+    Progress,
+    Refused,
+    Stop,
+    ToWorker,
+    decode,
+)
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+_AT_ONCE = 32
+"""Prompts prepared at once; answers take no thread."""
+
+
+class Job:
+    """A request that is being answered. `left` says that nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+        self.stream: Stream | None = None
+
+    def leave(self) -> None:
+        self.left.set()
+        if self.stream is not None:
+            self.stream.close()
+
+
+class Answers:
+    """Does what the messages say, with one model."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "galago-prepare")
+        self._model: Model | None = None
+        self._jobs: dict[int, Job] = {}
+
+    def take(self, message: ToWorker) -> bool:
+        """Returns `False` when that was the last one."""
+        match message:
+            case Load():
+                self._pool.submit(self._load, message)
+            case Generate(number, request):
+                job = self._jobs[number] = Job()
+                self._pool.submit(self._generate, number, request, job)
+            case Cancel(number) if number in self._jobs:
+                self._jobs[number].leave()
+                self._refuse(number, Cancelled("nobody waits for this answer any more"))
+            case Stop():
+                self._close()
+                return False
+        return True
+
+    def _close(self) -> None:
+        """Ends what is running, with an error on its streams. While the model loads, the process ends at once."""
+        if self._model is None:
+            os._exit(0)
+        self._model.close()
+
+    def stats(self) -> Stats:
+        return Stats() if self._model is None else self._model.stats()
+
+    def _load(self, load: Load) -> None:
+        try:
+            from ..model import Model
+
+            header = read_header(load.weights)
+            files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters)
+            self._model = Model(files, load.config, progress=lambda done: self._channel.send(Progress(done)))
+            self._channel.send(Loaded(self._model.info))
+            self._channel.send(Beat(self.stats()))
+        except Exception as error:
+            self._channel.send(NotLoaded(_told(error)))
+
+    def _generate(self, number: int, request: bytes, job: Job) -> None:
+        try:
+            assert self._model is not None
+            job.stream = stream = self._model.generate(decode(request), job.left.is_set)
+        except Exception as error:
+            self._refuse(number, _told(error))
+            return
+        if job.left.is_set():  # it left between the last question and the stream
+            stream.close()
+        self._channel.send(Accepted(number))
+        stream.forward(lambda event: self._pass_on(number, event))
+
+    def _pass_on(self, number: int, event: Event) -> None:
+        if isinstance(event, Finished | Failed):
+            self._jobs.pop(number, None)
+        self._channel.send(Happened(number, event))
+
+    def _refuse(self, number: int, error: GalagoError) -> None:
+        self._jobs.pop(number, None)
+        self._channel.send(Refused(number, error))
+
+
+def _told(error: Exception) -> GalagoError:
+    """What the other side hears of an error; of one that nobody foresaw the rest goes to standard error."""
+    if isinstance(error, GalagoError):
+        return error
+    traceback.print_exception(error)
+    return GalagoError(f"unforeseen: {type(error).__name__}")
+
+
+def _beat(channel: Channel, answers: Answers) -> None:
+    while True:
+        channel.send(Beat(answers.stats()))
+        time.sleep(1)
+
+
+def main(handle: int) -> None:
+    channel = Channel(inherited(handle))
+    answers = Answers(channel)
+    threading.Thread(target=_beat, args=(channel, answers), name="galago-beat", daemon=True).start()
+    try:
+        while all(map(answers.take, channel.receive())):
+            pass
+    except (EOFError, OSError):
+        os._exit(0)  # nobody is left to say anything to, and the model may be deep in its work
+    channel.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

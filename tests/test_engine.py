@@ -186,7 +186,7 @@ def test_the_same_prompt_again_computes_its_last_token_only(engine: Engine, back
 
 
 def test_a_beginning_is_shared_with_an_answer_that_is_still_running(engine: Engine, backend: FakeBackend) -> None:
-    running = submit_to(engine, prompt(*range(40)), max_tokens=40, ends_at=frozenset())
+    running = iter(submit_to(engine, prompt(*range(40)), max_tokens=40, ends_at=frozenset()))
     next(e for e in running if isinstance(e, Delta))
     assert finished(submit_to(engine, prompt(*range(30), 5), max_tokens=1)).usage.cached_tokens == 30
     assert text_of(list(running)).split()[-1] == "79"

@@ -38,6 +38,11 @@ class Echo:
         self._next = self._find()
         self.chance = _FIRST_CHANCE
 
+    @property
+    def found(self) -> bool:
+        """Whether there is anything to guess by."""
+        return self._next > 0
+
     def add(self, token: int) -> None:
         if self._next:
             right = self._text[self._next] == chr(token)
@@ -85,7 +90,8 @@ class Odds:
     def lengths(self, rows: int, offers: list[Offer], most: int) -> list[int]:
         """How much of each offer to compute beside so many rows, each of which makes a token anyhow; `most` in all.
 
-        A number of rows that was never measured is taken to last no longer than fewer rows, and so gets tried.
+        A number of rows that was not measured is taken to last no longer than fewer rows, and so gets tried; smaller
+        ones come first, lest many be tried that are far too slow.
         """
         lengths = best = [0] * len(offers)
         if rows not in self._measured:
@@ -94,9 +100,12 @@ class Odds:
         tokens, best_rate = float(rows), _WORTH * rows / seconds
         ranked = sorted(((chance**i, n) for n, (size, chance) in enumerate(offers) for i in range(1, size + 1)))
         for count, (chance, n) in enumerate(ranked[: -most - 1 : -1], rows + 1):
-            seconds = self._measured.get(count, (seconds, 0))[0]
+            known = count in self._measured
+            seconds = self._measured[count][0] if known else seconds
             tokens += chance
             lengths = [length + (i == n) for i, length in enumerate(lengths)]
             if tokens / seconds > best_rate:
                 best, best_rate = lengths, tokens / seconds
+                if not known:
+                    break
         return best

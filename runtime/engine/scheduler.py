@@ -209,10 +209,11 @@ class Scheduler:
 
         Not of one that takes nothing from others: its numbers must not depend on how long steps took.
         """
-        room = min(MOST, self._batch - len(decoding), self._free_cells())
-        if not self._divisible or room <= 0:
+        may_guess = [s for s in decoding if s.reuse and s.echo.found] if self._divisible else []
+        room = min(MOST, self._batch - len(decoding), self._free_cells()) if may_guess else 0
+        if room <= 0:
             return {}
-        guesses = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in decoding if s.reuse}
+        guesses = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess}
         offers = [Offer(len(guess), s.echo.chance) for s, guess in guesses.items()]
         lengths = self.odds.lengths(len(decoding), offers, room)
         return {s: guess[:length] for (s, guess), length in zip(guesses.items(), lengths, strict=True)}

@@ -1,6 +1,7 @@
 """Measures what guessed tokens gain, as ratios of rounds with and without them that take turns.
 
-`"cache": false` also means no guesses, and the speed is taken from the first token on, so that nothing else differs.
+`"cache": false` also means no guesses; with one slot and no cache, and the speed taken from the first token on, nothing
+else differs.
 An answer at temperature 0 repeats itself before long where the weights are random; one at temperature 2 never does.
 The median of the rounds' ratios is shown, and the quartiles.
 """
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     for name in options.models:
-        with load(name, threads=options.threads) as model:
+        with load(name, threads=options.threads, slots=1, cache_mib=0) as model:
             for kind, temperature in (("repeating", 0.0), ("never repeating", 2.0)):
                 pairs = [_rates(model, temperature, turn, options.tokens) for turn in range(options.rounds + 1)][1:]
                 low, middle, high = statistics.quantiles((a / b for a, b in pairs), n=4)

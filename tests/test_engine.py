@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import END, FakeBackend, picture, prompt
+from fakes import END, Eager, FakeBackend, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
-from galago.runtime.engine.guess import MOST, Odds, Offer
+from galago.runtime.engine.guess import MOST, Odds
 from galago.runtime.engine.scheduler import Scheduler, TokenStep
 from galago.runtime.engine.sequence import Sequence
 from galago.runtime.engine.slots import Slot, cells_taken
@@ -311,17 +311,6 @@ def alone(items: list[int | MediaSpan], tokens: int) -> str:
     return "".join(f"{token} " for token in context[-tokens:])
 
 
-class Eager(Odds):
-    """Has all guesses computed that there is room for."""
-
-    def lengths(self, rows: int, offers: list[Offer], most: int) -> list[int]:
-        lengths = []
-        for offer in offers:
-            lengths.append(min(most, offer.length))
-            most -= lengths[-1]
-        return lengths
-
-
 BEGINNINGS = st.sampled_from([[], [1] * 9, [1] * 20, [1, 2] * 12, [3] * 40])
 REQUESTS = st.lists(
     st.tuples(
@@ -459,7 +448,7 @@ def test_an_answer_that_repeats_its_prompt_takes_fewer_steps() -> None:
     engine = guessing(backend)
     again = finished(submit_to(engine, prompt(*range(1, 30), 1, 2), max_tokens=20, ends_at=frozenset()))
     engine.close()
-    assert again.usage.completion_tokens == 20
+    assert (again.usage.completion_tokens, again.usage.accepted, again.usage.rejected) == (20, 16, 0)
     assert [len(step) for step in backend.steps] == [31, 9, 9, 1]
     assert [cell.token for cell in backend.held[0]] == [*range(1, 30), *range(1, 22)]
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import picture
+from fakes import Eager, picture
+from galago.models.ref import resolve
+from galago.runtime.config import ModelConfig
 from galago.runtime.engine.guess import MOST, Echo, Odds, Offer
+from galago.runtime.model import Model
+from galago.runtime.values import Delta, Event, Finished, Message, Request, Text
 
 
 def test_what_followed_the_last_tokens_is_guessed() -> None:
@@ -155,3 +161,49 @@ def test_an_answer_that_does_not_repeat_itself_is_left_alone() -> None:
         wasted += length
         echo.add(tokens.randrange(30))
     assert wasted * 0.1 / 2000 < 0.03
+
+
+@pytest.fixture(scope="module")
+def eager() -> Iterator[Model]:
+    """The built-in model, which has every guess computed; a request that takes nothing from others has none."""
+    model = Model(resolve("builtin"), ModelConfig(slots=2, threads=1))
+    model._engine._scheduler.odds = Eager()
+    yield model
+    model.close()
+
+
+def answers(model: Model, text: str, **options: Any) -> list[tuple[str, Finished]]:
+    """What the model answers with guesses, and without."""
+    found = []
+    for cache in (True, False):
+        request = Request((Message("user", (Text(text),)),), cache=cache, **options)
+        events: list[Event] = list(model.generate(request))
+        last = events[-1]
+        assert isinstance(last, Finished), last
+        found.append(("".join(e.text for e in events if isinstance(e, Delta)), last))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ignore_eos": True, "max_tokens": 200},
+        {"ignore_eos": True, "max_tokens": 200, "stop": ("44",)},
+        {"json_schema": {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 30, "maxItems": 30}},
+        {},
+    ],
+    ids=["long", "stop", "schema", "short"],
+)
+@pytest.mark.parametrize("text", ["Count to ten. Count to ten. ", "red blue red blue red blue", "Opposite of big?"])
+def test_the_model_says_the_same_with_guesses(eager: Model, text: str, options: dict[str, Any]) -> None:
+    (guessed, used), (plain, alone) = answers(eager, text, **options)
+    assert guessed == plain
+    assert (used.reason, used.usage.completion_tokens) == (alone.reason, alone.usage.completion_tokens)
+    assert alone.usage.accepted == alone.usage.rejected == 0
+    if "json_schema" in options:
+        assert used.usage.accepted > 60
+
+
+def test_guesses_are_counted_in_the_usage(eager: Model) -> None:
+    (_, used), _ = answers(eager, "Count to ten. ", ignore_eos=True, max_tokens=200)
+    assert used.usage.accepted > 10 and used.usage.rejected > 10

@@ -266,9 +266,11 @@ class Engine:
         sequence, slot = answer.sequence, answer.sequence.slot
         assert slot is not None
         end: Event | None = None
+        sequence.guessed += len(answer.guess)
         try:
             for row, guessed in enumerate([*answer.guess, None], answer.row):
                 token = self._backend.choose(row, sequence.sampler)
+                sequence.accepted += token == guessed
                 end = self._advance(sequence, token)
                 if end is not None or token != guessed:
                     break
@@ -309,6 +311,8 @@ class Engine:
             cached_tokens=sequence.cached or 0,
             image_tokens=prompt.media_cells("image"),
             audio_tokens=prompt.media_cells("audio"),
+            accepted=sequence.accepted,
+            rejected=sequence.guessed - sequence.accepted,
         )
         timings = Timings(
             prepared=sequence.prepared - arrived,

@@ -35,6 +35,8 @@ class Sequence:
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0
+    guessed: int = 0
+    accepted: int = 0
     first_token: float | None = None
 
     def __post_init__(self) -> None:

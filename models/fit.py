@@ -19,6 +19,7 @@ PROJECTOR_SCRATCH = 256 << 20
 """Working memory of a projector beside its weights: an estimate; libmtmd tells it only once it is loaded."""
 
 _BATCH_ROWS = 512  # rows that llama.cpp computes at once (`BATCH` in runtime/native/context.py)
+_GUESSES = 8  # rows with logits beside those of the slots (`MOST` in runtime/engine/guess.py)
 _CELL_STEP = 256  # llama.cpp rounds a context up to a multiple of this
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # llama.cpp keeps them on the CPU
@@ -163,7 +164,7 @@ def _scratch(header: Header, cells: int, slots: int, flash_attention: bool) -> i
     attention = heads * (_head_size(header, "key") + _head_size(header, "value"))
     values = rows * (4 * width + 3 * inner + 2 * attention)
     values += rows * cells * (2 if flash_attention else 2 + heads)
-    values += slots * _vocabulary(header)
+    values += (slots + _GUESSES) * _vocabulary(header)
     return 4 * values
 
 

@@ -18,6 +18,7 @@ from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.engine import Engine
 from .engine.governor import Governor
+from .engine.guess import MOST
 from .engine.states import StateCache
 from .native.adapter import Adapter
 from .native.backend import NativeBackend
@@ -79,6 +80,7 @@ class Model:
                 config.kv_type,
                 config.flash_attention,
                 adapters,
+                guesses=0 if weights.recurrent else MOST,
             )
             self._engine = Engine(
                 NativeBackend(weights, context),

@@ -107,13 +107,18 @@ def _check(name: str, value: object, low: float, high: float, *, whole: bool = F
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request; `cached_tokens`, `image_tokens` and `audio_tokens` are parts of `prompt_tokens`."""
+    """Tokens of one request; `cached_tokens`, `image_tokens` and `audio_tokens` are parts of `prompt_tokens`.
+
+    Of the tokens guessed ahead, those `accepted` are part of `completion_tokens`, those `rejected` were in vain.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
+    accepted: int = 0
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from galago.models.errors import EngineError
+from galago.runtime.engine.guess import Odds, Offer
 from galago.runtime.values import MediaPayload, MediaSpan, Prompt, Row
 
 END = 90
@@ -102,6 +103,17 @@ class FakeBackend:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Eager(Odds):
+    """Has all guesses computed that there is room for."""
+
+    def lengths(self, rows: int, offers: list[Offer], most: int) -> list[int]:
+        lengths = []
+        for offer in offers:
+            lengths.append(min(most, offer.length))
+            most -= lengths[-1]
+        return lengths
 
 
 class FakeMedia:

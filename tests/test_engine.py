@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import END, FakeBackend, picture, prompt
+from fakes import END, Eager, FakeBackend, picture, prompt
 from galago.models.errors import EngineError, NotReady
 from galago.runtime.engine.engine import Engine
+from galago.runtime.engine.guess import MOST, Odds
 from galago.runtime.engine.scheduler import Scheduler, TokenStep
 from galago.runtime.engine.sequence import Sequence
+from galago.runtime.engine.slots import Slot, cells_taken
 from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
@@ -184,7 +186,7 @@ def test_the_same_prompt_again_computes_its_last_token_only(engine: Engine, back
 
 
 def test_a_beginning_is_shared_with_an_answer_that_is_still_running(engine: Engine, backend: FakeBackend) -> None:
-    running = submit_to(engine, prompt(*range(40)), max_tokens=40, ends_at=frozenset())
+    running = iter(submit_to(engine, prompt(*range(40)), max_tokens=40, ends_at=frozenset()))
     next(e for e in running if isinstance(e, Delta))
     assert finished(submit_to(engine, prompt(*range(30), 5), max_tokens=1)).usage.cached_tokens == 30
     assert text_of(list(running)).split()[-1] == "79"
@@ -323,13 +325,21 @@ REQUESTS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(REQUESTS, st.integers(1, 4), st.sampled_from([72, 100, 200]), st.booleans(), st.sampled_from([0, 400, 10_000]))
+@given(
+    REQUESTS,
+    st.integers(1, 4),
+    st.sampled_from([72, 100, 200]),
+    st.booleans(),
+    st.sampled_from([0, 400, 10_000]),
+    st.sampled_from([Odds, Eager]),
+)
 def test_any_mix_of_requests_is_answered_as_if_alone(
-    requests: list[Any], slots: int, cells: int, divisible: bool, state_bytes: int
+    requests: list[Any], slots: int, cells: int, divisible: bool, state_bytes: int, odds: type[Odds]
 ) -> None:
     backend = Remembering(cells=cells)
     backend.divisible = divisible
     engine = Engine(backend, slots=slots, cells=cells, batch=8, states=StateCache(state_bytes))
+    engine._scheduler.odds = odds()
     try:
         streams = []
         for beginning, rest, max_tokens, wait in requests:
@@ -408,8 +418,8 @@ def test_a_long_prompt_under_one_adapter_is_cut_for_answers_under_another() -> N
         step = scheduler.plan()
         assert isinstance(step, TokenStep)
         sizes.append((step.adapters, len(step.rows)))
-        for _row, done in step.answers:
-            done.answer(0)
+        for answer in step.answers:
+            answer.sequence.answer(0)
     assert sizes == [((0.0,), 1), ((1.0,), 100)] * 2
 
 
@@ -425,3 +435,139 @@ def sequence(what: Prompt, scales: tuple[float, ...]) -> Sequence:
         arrived=0,
         adapters=scales,
     )
+
+
+def guessing(backend: FakeBackend, slots: int = 1) -> Engine:
+    engine = Engine(backend, slots=slots, cells=backend.cells, batch=backend.batch)
+    engine._scheduler.odds = Eager()
+    return engine
+
+
+def test_an_answer_that_repeats_its_prompt_takes_fewer_steps() -> None:
+    backend = FakeBackend(batch=32)
+    engine = guessing(backend)
+    again = finished(submit_to(engine, prompt(*range(1, 30), 1, 2), max_tokens=20, ends_at=frozenset()))
+    engine.close()
+    assert (again.usage.completion_tokens, again.usage.accepted, again.usage.rejected) == (20, 16, 0)
+    assert [len(step) for step in backend.steps] == [31, 9, 9, 1]
+    assert [cell.token for cell in backend.held[0]] == [*range(1, 30), *range(1, 22)]
+
+
+def test_wrong_guesses_leave_no_trace() -> None:
+    backend = FakeBackend(batch=32)
+    engine = guessing(backend)
+    answer = submit_to(engine, prompt(1, 2, 3, 9, 9, 9, 9, 9, 1, 2), max_tokens=6, ends_at=frozenset())
+    assert text_of(list(answer)) == "3 4 5 6 7 8 "
+    engine.close()
+    assert any(len(step) > 1 for step in backend.steps[1:])
+    assert [cell.token for cell in backend.held[0]] == [1, 2, 3, 9, 9, 9, 9, 9, 1, 2, 3, 4, 5, 6, 7]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=30),
+    st.integers(1, 40),
+    st.sampled_from([(), ("3 1",), ("0 0 ", "2")]),
+    st.sampled_from([frozenset(), frozenset({0}), frozenset({3, 4})]),
+)
+def test_guesses_change_no_event_and_nothing_that_stays(
+    items: list[int], max_tokens: int, stop: tuple[str, ...], ends_at: frozenset[int]
+) -> None:
+    found = []
+    options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "ends_at": ends_at}
+    for guessed in (True, False):
+        backend = Remembering()
+        engine = guessing(backend)
+        events = list(submit_to(engine, prompt(*items), reuse=guessed, **options))
+        engine.close()
+        last = events[-1]
+        assert isinstance(last, Finished)
+        found.append(([e for e in events if isinstance(e, Delta)], last.reason, last.usage.completion_tokens))
+        if guessed:
+            held = [cell.token for cell in backend.held[0]]
+            answer = [int(piece) for piece in alone(items, last.usage.completion_tokens).split()]
+            assert held == [*items, *answer[:-1]]
+    assert found[0] == found[1]
+
+
+def test_cells_of_wrong_guesses_are_free_again() -> None:
+    slot = Slot(0)
+    slot.extend([1, 2, 3, 4, 5])
+    slot.cut(2)
+    assert (slot.items, slot.cells, slot.position, cells_taken(slot.runs)) == ([1, 2], 2, 2, 2)
+
+
+def test_each_choice_is_made_once_and_in_order() -> None:
+    """Samplers draw from a seeded series, and grammars take note: neither may see a row that comes to nothing."""
+
+    class Drawing(FakeBackend):
+        def choose(self, row: int, sampler: Any) -> int:
+            drawn.append(len(self.context(row)))
+            return int(super().choose(row, sampler)) % 5
+
+    for odds in (Odds, Eager):
+        drawn: list[int] = []
+        backend = Drawing()
+        engine = guessing(backend)
+        engine._scheduler.odds = odds()
+        finished(submit_to(engine, prompt(1, 2, 3, 1), max_tokens=30, ends_at=frozenset()))
+        engine.close()
+        assert drawn == list(range(4, 34))
+    assert any(len(step) > 1 for step in backend.steps[1:])
+
+
+def test_what_cannot_be_cut_back_is_not_guessed() -> None:
+    backend = FakeBackend()
+    backend.divisible = False
+    engine = guessing(backend)
+    finished(submit_to(engine, prompt(1, 2, 3, 4, 5, 1), max_tokens=5))
+    engine.close()
+    assert [len(step) for step in backend.steps[1:]] == [1] * 4
+
+
+def test_a_request_whose_numbers_must_repeat_is_not_guessed() -> None:
+    backend = FakeBackend()
+    engine = guessing(backend)
+    finished(submit_to(engine, prompt(1, 2, 3, 4, 5, 1), max_tokens=5, reuse=False))
+    engine.close()
+    assert [len(step) for step in backend.steps[1:]] == [1] * 4
+
+
+def test_guesses_take_only_cells_that_nobody_needs() -> None:
+    backend = FakeBackend(cells=64, batch=32)
+    engine = guessing(backend, slots=2)
+    try:
+        kept = prompt(*range(100, 130))
+        finished(submit_to(engine, kept, max_tokens=1))
+        finished(submit_to(engine, prompt(*range(1, 13), *range(1, 13), 1, 2), max_tokens=8, ends_at=frozenset()))
+        assert finished(submit_to(engine, kept, max_tokens=1)).usage.cached_tokens == 29
+    finally:
+        engine.close()
+
+
+def test_guesses_of_all_answers_together_keep_to_their_number() -> None:
+    backend = FakeBackend(batch=32)
+    backend.gate.clear()
+    engine = guessing(backend, slots=4)
+    what = [prompt(*range(n, n + 20), n, n + 1) for n in (100, 200, 300, 400)]
+    streams = [submit_to(engine, one, max_tokens=16, ends_at=frozenset()) for one in what]
+    backend.gate.set()
+    assert [len(text_of(list(stream)).split()) for stream in streams] == [16] * 4
+    engine.close()
+    wanted = [sum(row.wants_logits for row in step) for step in backend.steps if isinstance(step, list)]
+    assert 4 < max(wanted) <= 4 + MOST
+
+
+def test_guesses_do_not_mix_with_a_prompt_that_is_read() -> None:
+    scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
+    scheduler.odds, scheduler.shared_prefill = Eager(), 100
+    for one in (sequence(prompt(*range(30), 0, 1), ()), sequence(prompt(*range(150)), ())):
+        scheduler.add(one)
+        while (seat := scheduler.admit()) is not None:
+            scheduler.seated(seat, seat.kept)
+        step = scheduler.plan()
+        assert isinstance(step, TokenStep)
+        for answer in step.answers:
+            answer.sequence.answer(2)
+    assert [len(answer.guess) for answer in step.answers] == [0]
+    assert (len(step.rows), step.prompt_rows) == (101, 100)

@@ -14,6 +14,7 @@ from galago.models import fit
 from galago.models.fit import PROJECTOR_SCRATCH, RESERVE, Needs, Plan
 from galago.models.gguf import Header, read_header
 from galago.models.ref import resolve
+from galago.runtime.engine.guess import MOST
 from galago.runtime.native.context import BATCH
 from galago.runtime.native.library import llama
 
@@ -155,7 +156,7 @@ def test_the_figures_are_llama_cpp_s_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert fit._BATCH_ROWS == BATCH
+    assert (fit._BATCH_ROWS, fit._GUESSES) == (BATCH, MOST)
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
     for header in [FILES.header, *headers.values()]:
         for cells in (1000, 2048):

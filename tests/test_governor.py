@@ -80,3 +80,10 @@ def test_the_number_is_always_possible(steps: list[tuple[int, int, float]]) -> N
         if answers + prompts:
             assert 1 <= governor.threads(answers, prompts) <= 6
             governor.measured(answers, prompts, seconds)
+
+
+def test_a_trial_touches_no_step_that_is_not_judged() -> None:
+    governor = Governor(4)
+    for _ in range(200):
+        assert governor.threads(1, 0, settled=True) == 4
+        governor.measured(1, 0, QUIET(governor.threads(1, 0)))

@@ -100,6 +100,19 @@ def test_a_sequence_goes_on_from_where_it_was_cut(weights: Weights, context: Con
     np.testing.assert_allclose(prefill(context, tokens, 0, begin=2), whole, atol=0.05)
 
 
+def test_guessed_rows_say_what_single_steps_say(weights: Weights) -> None:
+    tokens = weights.tokenize("red blue green yellow red blue green yellow", parse_special=True)[:10]
+    made = Context(weights, cells=256, slots=1, threads=1, guesses=9)
+    made.decode([Row(token, i, 0, True) for i, token in enumerate(tokens)])
+    together = [made.logits(i).copy() for i in range(10)]
+    made.cut(0, 0)
+    for i, token in enumerate(tokens):
+        made.decode([Row(token, i, 0, True)])
+        alone = made.logits(0)
+        assert np.allclose(together[i], alone, atol=0.05) and together[i].argmax() == alone.argmax()
+    made.close()
+
+
 def test_a_copy_shares_a_beginning_and_goes_its_own_way(weights: Weights, context: Context) -> None:
     shared, one, two = (weights.tokenize(f"red blue{w}", parse_special=True) for w in ("", " green", " star"))
     assert one[: len(shared)] == two[: len(shared)] == shared

@@ -29,7 +29,7 @@ from ..values import (
 from .encoder import Encoder, Job
 from .governor import Governor
 from .pace import Pace
-from .scheduler import MediaStep, Scheduler, Seat, TokenStep
+from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
@@ -243,25 +243,47 @@ class Engine:
         slot.extend([step.media])
 
     def _compute_tokens(self, step: TokenStep) -> None:
-        answers, prompts = len(step.rows) - step.prompt_rows, step.prompt_rows
+        prompts, guesses = step.prompt_rows, step.guessed_rows
+        answers = len(step.rows) - prompts - guesses
         if self._governor is not None:
-            self._threads = self._governor.threads(answers, prompts)
+            self._threads = self._governor.threads(answers, prompts, settled=guesses > 0)
             self._backend.use_threads(self._threads)
         begin = time.perf_counter()
         self._backend.decode(step.rows)
         seconds = time.perf_counter() - begin
         self._pace.measured(answers, prompts, seconds)
         self._tally.computed(seconds)
-        if self._governor is not None:
+        if self._governor is not None and not guesses:
             self._governor.measured(answers, prompts, seconds)
         self._scheduler.shared_prefill = self._pace.prompt_rows
-        for row, sequence in step.answers:
-            try:
-                self._advance(sequence, self._backend.choose(row, sequence.sampler))
-            except GalagoError as error:
-                self._end(sequence, Failed(error))
+        if not prompts:
+            self._scheduler.odds.measured(len(step.rows), seconds)
+        for answer in step.answers:
+            self._answer(answer)
 
-    def _advance(self, sequence: Sequence, token: int) -> None:
+    def _answer(self, answer: Answer) -> None:
+        """Chooses a token, and the next one as long as the guesses are right; then cuts off the wrong ones."""
+        sequence, slot = answer.sequence, answer.sequence.slot
+        assert slot is not None
+        end: Event | None = None
+        sequence.guessed += len(answer.guess)
+        try:
+            for row, guessed in enumerate([*answer.guess, None], answer.row):
+                token = self._backend.choose(row, sequence.sampler)
+                sequence.accepted += token == guessed
+                end = self._advance(sequence, token)
+                if end is not None or token != guessed:
+                    break
+        except GalagoError as error:
+            end = Failed(error)
+        if answer.guess:
+            slot.cut(len(sequence.items) - 1)
+            self._backend.cut(slot.number, slot.position)
+        if end is not None:
+            self._end(sequence, end)
+
+    def _advance(self, sequence: Sequence, token: int) -> Finished | None:
+        """Adds a token to an answer; returns how that ends it, if it does."""
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         sequence.answer(token)
@@ -276,8 +298,9 @@ class Engine:
             text += sequence.text.finish()
         if text:
             sequence.sink(Delta(text))
-        if reason is not None:
-            self._end(sequence, self._finished(sequence, "stop" if sequence.text.stopped else reason))
+        if reason is None:
+            return None
+        return self._finished(sequence, "stop" if sequence.text.stopped else reason)
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> Finished:
         prompt, arrived = sequence.prompt, sequence.arrived
@@ -288,6 +311,8 @@ class Engine:
             cached_tokens=sequence.cached or 0,
             image_tokens=prompt.media_cells("image"),
             audio_tokens=prompt.media_cells("audio"),
+            accepted=sequence.accepted,
+            rejected=sequence.guessed - sequence.accepted,
         )
         timings = Timings(
             prepared=sequence.prepared - arrived,

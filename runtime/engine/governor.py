@@ -43,6 +43,10 @@ class Dial:
     def threads(self) -> int:
         return self._ladder[self._at if self._trial is None else self._trial]
 
+    @property
+    def settled(self) -> int:
+        return self._ladder[self._at]
+
     def measured(self, cost: float) -> None:
         if self._skip:
             self._skip -= 1
@@ -91,8 +95,10 @@ class Governor:
         self._most = most
         self._dials: dict[object, Dial] = {}
 
-    def threads(self, answer_rows: int, prompt_rows: int) -> int:
-        return self._dial(answer_rows, prompt_rows).threads
+    def threads(self, answer_rows: int, prompt_rows: int, settled: bool = False) -> int:
+        """The number for such a step: one that is on trial, or, `settled`, the one in use meanwhile."""
+        dial = self._dial(answer_rows, prompt_rows)
+        return dial.settled if settled else dial.threads
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         if not prompt_rows:

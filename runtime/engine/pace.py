@@ -21,11 +21,11 @@ class Pace:
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         if not prompt_rows:
-            self._step = _averaged(self._step, seconds)
+            self._step = averaged(self._step, seconds)
         elif not answer_rows:
-            self._row = _averaged(self._row, seconds / prompt_rows)
+            self._row = averaged(self._row, seconds / prompt_rows)
         elif self._step is not None:
-            self._row = _averaged(self._row, max(seconds - self._step, 0) / prompt_rows)
+            self._row = averaged(self._row, max(seconds - self._step, 0) / prompt_rows)
 
     @property
     def prompt_rows(self) -> int:
@@ -34,5 +34,5 @@ class Pace:
         return max(FEWEST, int((INTERVALS - 1) * self._step / max(self._row, 1e-9)))
 
 
-def _averaged(old: float | None, new: float) -> float:
-    return new if old is None else old + _NEW * (new - old)
+def averaged(old: float | None, new: float, weight: float = _NEW) -> float:
+    return new if old is None else old + weight * (new - old)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..values import MediaSpan, Row, count_cells
+from .guess import MOST, Odds, Offer
 from .sequence import Sequence
 from .slots import Slot, cells_taken, common_prefix
 from .states import State, StateCache
@@ -15,14 +17,29 @@ HEADROOM = 32
 """Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
 
 
+class Answer(NamedTuple):
+    """A sequence that gets an answer token from the logits of `row`, and one more for each guess that is right.
+
+    The guessed tokens follow in the next rows.
+    """
+
+    row: int
+    sequence: Sequence
+    guess: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStep:
-    """Token rows, and for each sequence that gets an answer token the row its logits stand in."""
+    """Token rows, and the answers they lead to."""
 
     rows: list[Row]
-    answers: list[tuple[int, Sequence]]
+    answers: list[Answer]
     prompt_rows: int
     adapters: tuple[float, ...]
+
+    @property
+    def guessed_rows(self) -> int:
+        return sum(len(answer.guess) for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +77,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.shared_prefill = batch
         """Prompt rows at most in a step that running answers wait for; set by whoever measures how long they take."""
+        self.odds = Odds()
         self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
         self._batch = batch
@@ -139,8 +157,7 @@ class Scheduler:
 
     def overfull(self) -> Slot | None:
         """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""
-        runs = [run for slot in self._slots for run in slot.runs]
-        if cells_taken(runs) + self._pending() + len(self.running) <= self._cells:
+        if self._free_cells() >= 0:
             return None
         idle = [slot for slot in self._slots if slot.owner is None and slot.items]
         if idle:
@@ -175,23 +192,43 @@ class Scheduler:
 
     def _token_step(self, group: list[Sequence]) -> TokenStep:
         rows: list[Row] = []
-        answers: list[tuple[int, Sequence]] = []
+        answers: list[Answer] = []
         decoding = [s for s in group if s.decoding]
         most = self.shared_prefill if any(s.decoding for s in self.running) else self._batch
-        budget = min(most, self._batch - len(decoding))
+        limit = budget = min(most, self._batch - len(decoding))
+        guesses = self._guesses(decoding) if len(decoding) == len(group) else {}
         for sequence in decoding:
-            _append(rows, answers, sequence, 1)
+            _append(rows, answers, sequence, 1, guesses.get(sequence, []))
         for sequence in group:
             if budget > 0 and sequence not in decoding:
-                budget -= _append(rows, answers, sequence, budget)
-        return TokenStep(rows, answers, len(rows) - len(decoding), group[0].adapters)
+                budget -= _append(rows, answers, sequence, budget, [])
+        return TokenStep(rows, answers, limit - budget, group[0].adapters)
+
+    def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:
+        """What is worth guessing of each sequence, in the room that is left over.
+
+        Not of one that takes nothing from others: its numbers must not depend on how long steps took.
+        """
+        may_guess = [s for s in decoding if s.reuse and s.echo.found] if self._divisible else []
+        room = min(MOST, self._batch - len(decoding), self._free_cells()) if may_guess else 0
+        if room <= 0:
+            return {}
+        guesses = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess}
+        offers = [Offer(len(guess), s.echo.chance) for s, guess in guesses.items()]
+        lengths = self.odds.lengths(len(decoding), offers, room)
+        return {s: guess[:length] for (s, guess), length in zip(guesses.items(), lengths, strict=True)}
+
+    def _free_cells(self) -> int:
+        """Cells left when each running sequence has all it holds of prompt and answer, and one token more."""
+        runs = [run for slot in self._slots for run in slot.runs]
+        return self._cells - cells_taken(runs) - self._pending() - len(self.running)
 
     def _pending(self) -> int:
         """Cells that the running sequences still need for what they hold of prompt and answer."""
         return sum(s.pending_cells for s in self.running)
 
 
-def _append(rows: list[Row], answers: list[tuple[int, Sequence]], sequence: Sequence, limit: int) -> int:
+def _append(rows: list[Row], answers: list[Answer], sequence: Sequence, limit: int, guess: list[int]) -> int:
     slot = sequence.slot
     assert slot is not None
     tokens = sequence.next_tokens(limit)
@@ -199,6 +236,8 @@ def _append(rows: list[Row], answers: list[tuple[int, Sequence]], sequence: Sequ
     rows.extend(Row(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
     if last:
         rows[-1] = rows[-1]._replace(wants_logits=True)
-        answers.append((len(rows) - 1, sequence))
+        answers.append(Answer(len(rows) - 1, sequence, guess))
     slot.extend(tokens)
+    rows.extend(Row(token, slot.position + i, slot.number, True) for i, token in enumerate(guess))
+    slot.extend(guess)
     return len(tokens)

@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..values import Item, MediaSpan, Prompt, Sink, count_cells
+from .guess import Echo
 from .slots import Slot
 from .text import AnswerText
 
@@ -30,13 +31,17 @@ class Sequence:
     reuse: bool = True
     adapters: tuple[float, ...] = ()
     items: list[Item] = field(init=False)
+    echo: Echo = field(init=False)
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0
+    guessed: int = 0
+    accepted: int = 0
     first_token: float | None = None
 
     def __post_init__(self) -> None:
         self.items = list(self.prompt.items)
+        self.echo = Echo(self.items)
 
     @property
     def done(self) -> int:
@@ -64,4 +69,5 @@ class Sequence:
 
     def answer(self, token: int) -> None:
         self.items.append(token)
+        self.echo.add(token)
         self.answered += 1

@@ -46,6 +46,14 @@ class Slot:
             self.position += 1 if isinstance(item, int) else item.positions
         self.runs[-1] = self.runs[-1]._replace(end=self.cells)
 
+    def cut(self, count: int) -> None:
+        """Notes that the tokens computed last are gone, and `count` items left."""
+        gone = len(self.items) - count
+        del self.items[count:]
+        self.cells -= gone
+        self.position -= gone
+        self.runs[-1] = self.runs[-1]._replace(end=self.cells)
+
     def take(self, items: Sequence[Item], runs: Iterable[Run] = ()) -> None:
         """Holds these items now, the cells of `runs` as far as they reach; what follows will be cells of its own."""
         self.items = [_bare(item) for item in items]

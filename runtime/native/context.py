@@ -25,7 +25,10 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
 
 class Context:
-    """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all."""
+    """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all.
+
+    A step gives logits for a row of each sequence, and for `guesses` more.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,13 @@ class Context:
         kv_type: KVType = "f16",
         flash_attention: FlashAttention = "auto",
         adapters: Sequence[Adapter] = (),
+        guesses: int = 0,
     ) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
         params.n_seq_max = slots
-        params.n_outputs_max = slots  # one answer token per sequence; the default reserves logits for a whole batch
+        params.n_outputs_max = slots + guesses  # the default reserves logits for a whole batch
         params.kv_unified = True
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = _FLASH_ATTENTION[flash_attention]

@@ -153,6 +153,7 @@ def usage(used: values.Usage) -> wire.Usage:
         completion_tokens=used.completion_tokens,
         total_tokens=used.prompt_tokens + used.completion_tokens,
         prompt_tokens_details=wire.PromptDetails(used.cached_tokens, used.audio_tokens, used.image_tokens),
+        completion_tokens_details=wire.CompletionDetails(used.accepted, used.rejected),
     )
 
 

@@ -113,11 +113,17 @@ class PromptDetails(Struct):
     image_tokens: int
 
 
+class CompletionDetails(Struct):
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class Timings(Struct):

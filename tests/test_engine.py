@@ -407,7 +407,7 @@ def test_media_under_one_adapter_does_not_keep_another_s_answer_waiting() -> Non
 
 def test_a_long_prompt_under_one_adapter_is_cut_for_answers_under_another() -> None:
     scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
-    scheduler.shared_prefill = 100
+    scheduler.long_prefill = 100
     answering, reading = sequence(prompt(1), (0.0,)), sequence(prompt(*range(2000)), (1.0,))
     scheduler.add(answering)
     scheduler.add(reading)
@@ -560,7 +560,7 @@ def test_guesses_of_all_answers_together_keep_to_their_number() -> None:
 
 def test_guesses_do_not_mix_with_a_prompt_that_is_read() -> None:
     scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
-    scheduler.odds, scheduler.shared_prefill = Eager(), 100
+    scheduler.odds, scheduler.short_prefill = Eager(), 100
     for one in (sequence(prompt(*range(30), 0, 1), ()), sequence(prompt(*range(150)), ())):
         scheduler.add(one)
         while (seat := scheduler.admit()) is not None:
@@ -571,3 +571,26 @@ def test_guesses_do_not_mix_with_a_prompt_that_is_read() -> None:
             answer.sequence.answer(2)
     assert [len(answer.guess) for answer in step.answers] == [0]
     assert (len(step.rows), step.prompt_rows) == (101, 100)
+
+
+def test_prompts_that_wait_together_are_read_one_after_another() -> None:
+    scheduler = Scheduler(slots=4, cells=4000, batch=512, states=StateCache(0))
+    for first in (0, 1000, 2000):
+        scheduler.add(sequence(prompt(*range(first, first + 200)), ()))
+    while (seat := scheduler.admit()) is not None:
+        scheduler.seated(seat, seat.kept)
+    step = scheduler.plan()
+    assert isinstance(step, TokenStep)
+    assert (len(step.rows), len(step.answers)) == (200, 1)
+
+
+def test_only_a_long_prompt_is_kept_short_for_running_answers() -> None:
+    for length, rows in ((300, 301), (600, 41)):
+        scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
+        scheduler.short_prefill, scheduler.long_prefill = 400, 40
+        scheduler.add(sequence(prompt(5), ()))
+        scheduler.add(sequence(prompt(*range(1000, 1000 + length)), ()))
+        while (seat := scheduler.admit()) is not None:
+            scheduler.seated(seat, seat.kept)
+        step = scheduler.plan()
+        assert isinstance(step, TokenStep) and len(step.rows) == rows

@@ -255,7 +255,8 @@ class Engine:
         self._tally.computed(seconds)
         if self._governor is not None and not guesses:
             self._governor.measured(answers, prompts, seconds)
-        self._scheduler.shared_prefill = self._pace.prompt_rows
+        self._scheduler.short_prefill = self._pace.short_prompt_rows
+        self._scheduler.long_prefill = self._pace.long_prompt_rows
         if not prompts:
             self._scheduler.odds.measured(len(step.rows), seconds)
         for answer in step.answers:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-INTERVALS = 2.5
-"""How long a step that also reads a prompt may take, in usual steps of answers alone."""
+INTERVALS, MOMENT = 2.5, 0.2
+"""How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, of a short one,
+which is over before anybody minds, in seconds."""
 
 FEWEST, FIRST = 8, 32
 """Rows: at least, lest a long prompt never end; and as long as nothing was measured."""
@@ -28,10 +29,17 @@ class Pace:
             self._row = averaged(self._row, max(seconds - self._step, 0) / prompt_rows)
 
     @property
-    def prompt_rows(self) -> int:
+    def long_prompt_rows(self) -> int:
+        return self._rows(0.0)
+
+    @property
+    def short_prompt_rows(self) -> int:
+        return self._rows(MOMENT)
+
+    def _rows(self, least: float) -> int:
         if self._step is None or self._row is None:
             return FIRST
-        return max(FEWEST, int((INTERVALS - 1) * self._step / max(self._row, 1e-9)))
+        return max(FEWEST, int((max(INTERVALS * self._step, least) - self._step) / max(self._row, 1e-9)))
 
 
 def averaged(old: float | None, new: float, weight: float = _NEW) -> float:

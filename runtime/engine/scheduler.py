@@ -13,6 +13,9 @@ from .sequence import Sequence
 from .slots import Slot, cells_taken, common_prefix
 from .states import State, StateCache
 
+TOGETHER = 128
+"""Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
+
 HEADROOM = 32
 """Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
 
@@ -75,8 +78,9 @@ class Scheduler:
     def __init__(self, slots: int, cells: int, batch: int, states: StateCache, divisible: bool = True) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.shared_prefill = batch
-        """Prompt rows at most in a step that running answers wait for; set by whoever measures how long they take."""
+        self.short_prefill = self.long_prefill = batch
+        """Rows of short and long prompts at most in a step that running answers wait for; set by whoever measures how
+        long they take."""
         self.odds = Odds()
         self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
@@ -194,15 +198,20 @@ class Scheduler:
         rows: list[Row] = []
         answers: list[Answer] = []
         decoding = [s for s in group if s.decoding]
-        most = self.shared_prefill if any(s.decoding for s in self.running) else self._batch
-        limit = budget = min(most, self._batch - len(decoding))
+        awaited = any(s.decoding for s in self.running)
         guesses = self._guesses(decoding) if len(decoding) == len(group) else {}
         for sequence in decoding:
             _append(rows, answers, sequence, 1, guesses.get(sequence, []))
+        read = 0
         for sequence in group:
-            if budget > 0 and sequence not in decoding:
-                budget -= _append(rows, answers, sequence, budget, [])
-        return TokenStep(rows, answers, limit - budget, group[0].adapters)
+            if sequence in decoding or read >= TOGETHER:
+                continue
+            most = self._batch - len(rows)
+            if awaited:
+                most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
+            if most > 0:
+                read += _append(rows, answers, sequence, most, [])
+        return TokenStep(rows, answers, read, group[0].adapters)
 
     def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:
         """What is worth guessing of each sequence, in the room that is left over.

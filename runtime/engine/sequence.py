@@ -11,6 +11,9 @@ from .guess import Echo
 from .slots import Slot
 from .text import AnswerText
 
+LONG = 512
+"""Cells."""
+
 
 @dataclass(eq=False, slots=True)
 class Sequence:
@@ -51,6 +54,11 @@ class Sequence:
     @property
     def pending_cells(self) -> int:
         return count_cells(self.items[self.done :])
+
+    @property
+    def is_long(self) -> bool:
+        """Whether so much of the prompt is not computed elsewhere that others would notice how long it takes."""
+        return self.prompt.cells - (self.cached or 0) > LONG
 
     @property
     def next_media(self) -> MediaSpan | None:

@@ -1,0 +1,30 @@
+"""The pace of prompts beside running answers, on a machine that is two durations."""
+
+from __future__ import annotations
+
+from galago.runtime.engine.pace import FEWEST, FIRST, INTERVALS, MOMENT, Pace
+
+
+def learned(step: float, row: float) -> Pace:
+    pace = Pace()
+    for _ in range(50):
+        pace.measured(2, 0, step)
+        pace.measured(2, 10, step + 10 * row)
+    return pace
+
+
+def test_a_long_prompt_keeps_a_step_within_so_many_usual_ones() -> None:
+    pace = learned(step=0.012, row=0.0014)
+    assert 0.9 < (0.012 + pace.long_prompt_rows * 0.0014) / (INTERVALS * 0.012) <= 1
+
+
+def test_a_short_prompt_may_take_a_moment() -> None:
+    pace = learned(step=0.012, row=0.0014)
+    assert 0.9 < (0.012 + pace.short_prompt_rows * 0.0014) / MOMENT <= 1
+    slow = learned(step=0.2, row=0.02)
+    assert slow.short_prompt_rows == slow.long_prompt_rows
+
+
+def test_a_prompt_always_gets_on() -> None:
+    assert Pace().long_prompt_rows == FIRST
+    assert learned(step=0.01, row=10.0).long_prompt_rows == FEWEST

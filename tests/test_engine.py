@@ -594,3 +594,16 @@ def test_only_a_long_prompt_is_kept_short_for_running_answers() -> None:
             scheduler.seated(seat, seat.kept)
         step = scheduler.plan()
         assert isinstance(step, TokenStep) and len(step.rows) == rows
+
+
+def test_a_conversation_that_rests_leaves_the_cells_and_is_found_again() -> None:
+    backend = FakeBackend()
+    engine = Engine(backend, slots=2, cells=200, batch=8, states=StateCache(10_000))
+    try:
+        finished(submit_to(engine, prompt(*range(40)), max_tokens=1))
+        assert backend.taken() == 40
+        finished(submit_to(engine, prompt(*range(100, 140)), max_tokens=1))
+        assert backend.taken() == 40
+        assert finished(submit_to(engine, prompt(*range(40)), max_tokens=1)).usage.cached_tokens == 39
+    finally:
+        engine.close()

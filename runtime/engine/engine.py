@@ -87,6 +87,7 @@ class Engine:
         self._threads = threads
         self._slots = slots
         self._tally = Tally()
+        self._cell_bytes = 1.0
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -181,6 +182,7 @@ class Engine:
         """Admits, plans, computes, and hands out what came of it. Returns whether there was anything to compute."""
         while (seat := self._scheduler.admit()) is not None:
             self._seat(seat)
+            self._set_idle_aside()
         while (slot := self._scheduler.overfull()) is not None:
             self._clear(slot)
         step = self._scheduler.plan()
@@ -228,7 +230,18 @@ class Engine:
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
         if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot):
-            self._states.add(State(list(slot.items), slot.adapters, self._backend.save(slot.number)))
+            data = self._backend.save(slot.number)
+            self._cell_bytes = len(data) / slot.cells
+            self._states.add(State(list(slot.items), slot.adapters, data))
+
+    def _set_idle_aside(self) -> None:
+        """Moves what nobody continues out of the KV cache: every answer's attention goes over all cells in use.
+
+        Not where it would take more than half of the memory there is for that.
+        """
+        for slot in self._scheduler.idle_slots:
+            if WORTH_KEEPING <= slot.cells <= self._states.limit / 2 / self._cell_bytes:
+                self._clear(slot)
 
     def _clear(self, slot: Slot) -> None:
         if slot.owner is None or slot.owner.reuse:

@@ -98,6 +98,11 @@ class Scheduler:
     def idle(self) -> bool:
         return not self.running and not self.waiting
 
+    @property
+    def idle_slots(self) -> list[Slot]:
+        """Slots that hold something although nobody has them."""
+        return [slot for slot in self._slots if slot.owner is None and slot.items]
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
@@ -163,9 +168,8 @@ class Scheduler:
         """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""
         if self._free_cells() >= 0:
             return None
-        idle = [slot for slot in self._slots if slot.owner is None and slot.items]
-        if idle:
-            return min(idle, key=lambda slot: slot.last_used)
+        if self.idle_slots:
+            return min(self.idle_slots, key=lambda slot: slot.last_used)
         return self.running[-1].slot if len(self.running) > 1 else None
 
     def clear(self, slot: Slot) -> None:

@@ -233,6 +233,21 @@ def test_a_request_may_leave_and_take_nothing(engine: Engine, backend: FakeBacke
     assert finished(submit_to(engine, prompt(*range(100, 140)), max_tokens=1)).usage.cached_tokens == 0
 
 
+@pytest.mark.parametrize(("reuse", "kept"), [(True, 39), (False, 0)])
+def test_nothing_is_taken_from_a_request_that_leaves_nothing_while_it_runs(reuse: bool, kept: int) -> None:
+    scheduler = Scheduler(slots=2, cells=400, batch=512, states=StateCache(0))
+    running = sequence(prompt(*range(40)), ())
+    running.reuse = reuse
+    scheduler.add(running)
+    seat = scheduler.admit()
+    assert seat is not None
+    scheduler.seated(seat, seat.kept)
+    scheduler.plan()
+    scheduler.add(sequence(prompt(*range(40)), ()))
+    seat = scheduler.admit()
+    assert seat is not None and seat.kept == kept
+
+
 def test_what_cannot_be_cut_back_is_continued_only_as_a_whole(backend: FakeBackend) -> None:
     backend.divisible = False
     engine = Engine(backend, slots=2, cells=200, batch=8)
@@ -244,7 +259,8 @@ def test_what_cannot_be_cut_back_is_continued_only_as_a_whole(backend: FakeBacke
         engine.close()
 
 
-def test_a_picture_that_is_being_encoded_stops_nobody(engine: Engine, backend: FakeBackend) -> None:
+def slow_encoding(engine: Engine, backend: FakeBackend) -> tuple[threading.Event, threading.Event]:
+    """Set when an encode begins, and what each of them waits for."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(media: list[Any]) -> None:
@@ -253,6 +269,11 @@ def test_a_picture_that_is_being_encoded_stops_nobody(engine: Engine, backend: F
         backend.encode(media[:1])
 
     engine._encoder._encode = slow
+    return begun, go_on
+
+
+def test_a_picture_that_is_being_encoded_stops_nobody(engine: Engine, backend: FakeBackend) -> None:
+    begun, go_on = slow_encoding(engine, backend)
     seen = submit_to(engine, prompt(1, picture(9), 2), max_tokens=1)
     assert begun.wait(10)
     assert text_of(list(submit_to(engine, prompt(50), max_tokens=3))) == "51 52 53 "
@@ -261,14 +282,7 @@ def test_a_picture_that_is_being_encoded_stops_nobody(engine: Engine, backend: F
 
 
 def test_a_picture_nobody_waits_for_is_not_encoded(engine: Engine, backend: FakeBackend) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(media: list[Any]) -> None:
-        begun.set()
-        assert go_on.wait(10)
-        backend.encode(media[:1])
-
-    engine._encoder._encode = slow
+    begun, go_on = slow_encoding(engine, backend)
     first = submit_to(engine, prompt(1, picture(9), 2), max_tokens=1)
     second = submit_to(engine, prompt(1, picture(9), picture(9), 2), max_tokens=1)
     assert begun.wait(10)

@@ -142,6 +142,8 @@ class Scheduler:
         source: Slot | State | None
         source, most = self._states.best(wanted, sequence.adapters, whole=not self._divisible)
         for slot in self._slots:
+            if slot.owner is not None and not slot.owner.reuse:
+                continue
             shared = common_prefix(slot.items, wanted) if slot.adapters == sequence.adapters else 0
             if shared >= most and shared and (self._divisible or shared == len(slot.items)):
                 source, most = slot, shared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galago.runtime.engine.pace import FEWEST, FIRST, INTERVALS, MOMENT, Pace
+from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, Pace
 
 
 def learned(step: float, row: float) -> Pace:
@@ -27,4 +27,4 @@ def test_a_short_prompt_may_take_a_moment() -> None:
 
 def test_a_prompt_always_gets_on() -> None:
     assert Pace().long_prompt_rows == FIRST
-    assert learned(step=0.01, row=10.0).long_prompt_rows == FEWEST
+    assert learned(step=0.01, row=10.0).long_prompt_rows == 1

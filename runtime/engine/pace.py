@@ -6,8 +6,8 @@ INTERVALS, MOMENT = 2.5, 0.2
 """How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, of a short one,
 which is over before anybody minds, in seconds."""
 
-FEWEST, FIRST = 8, 32
-"""Rows: at least, lest a long prompt never end; and as long as nothing was measured."""
+FIRST = 32
+"""Rows, as long as nothing was measured."""
 
 _NEW = 0.2
 """Weight of a new measurement in the running averages."""
@@ -39,7 +39,7 @@ class Pace:
     def _rows(self, least: float) -> int:
         if self._step is None or self._row is None:
             return FIRST
-        return max(FEWEST, int((max(INTERVALS * self._step, least) - self._step) / max(self._row, 1e-9)))
+        return max(1, int((max(INTERVALS * self._step, least) - self._step) / max(self._row, 1e-9)))
 
 
 def averaged(old: float | None, new: float, weight: float = _NEW) -> float:

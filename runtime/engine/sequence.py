@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from ..values import Item, MediaSpan, Prompt, Sink, count_cells
+from ..values import Item, MediaSpan, Prompt, Sink
 from .guess import Echo
 from .slots import Slot
 from .text import AnswerText
@@ -19,8 +19,8 @@ LONG = 512
 class Sequence:
     """Belongs to the engine's thread. `sampler` and the payload of media are understood by the backend only.
 
-    `items` are the prompt's and those of the answer so far; the first ones of them are computed, in `slot`. `adapters`
-    are the strengths of the model's adapters, under which all of it is computed.
+    `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
+    computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed.
     """
 
     prompt: Prompt
@@ -34,6 +34,7 @@ class Sequence:
     reuse: bool = True
     adapters: tuple[float, ...] = ()
     items: list[Item] = field(init=False)
+    cells: int = field(init=False)
     echo: Echo = field(init=False)
     slot: Slot | None = None
     cached: int | None = None
@@ -44,6 +45,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.items = list(self.prompt.items)
+        self.cells = self.prompt.cells
         self.echo = Echo(self.items)
 
     @property
@@ -53,12 +55,12 @@ class Sequence:
 
     @property
     def pending_cells(self) -> int:
-        return count_cells(self.items[self.done :])
+        return self.cells - (0 if self.slot is None else self.slot.cells)
 
     @property
     def is_long(self) -> bool:
         """Whether so much of the prompt is not computed elsewhere that others would notice how long it takes."""
-        return self.prompt.cells - (self.cached or 0) > LONG
+        return self.cells - (self.cached or 0) > LONG
 
     @property
     def next_media(self) -> MediaSpan | None:
@@ -77,5 +79,6 @@ class Sequence:
 
     def answer(self, token: int) -> None:
         self.items.append(token)
+        self.cells += 1
         self.echo.add(token)
         self.answered += 1

@@ -14,25 +14,27 @@ from pathlib import Path
 
 from galago.runtime import LocalModel, load
 
-PROMPT = "Write this again, but with Jane instead of John: " + (Path(__file__).parent.parent / "LICENSE").read_text()
+from .servers import ROOT, spread
+
+PROMPT = "Write this again, but with Jane instead of John: " + (ROOT / "LICENSE").read_text()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--tokens", type=int, default=128, help="length of the answers")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
-    options = parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
     for name in options.models:
         with load(name, threads=options.threads, slots=1, cache_mib=0) as model:
             for kind, temperature in (("repeating", 0.0), ("never repeating", 2.0)):
                 pairs = [_rates(model, temperature, turn, options.tokens) for turn in range(options.rounds + 1)][1:]
-                low, middle, high = statistics.quantiles((a / b for a, b in pairs), n=4)
                 rates = [statistics.median(side) for side in zip(*pairs, strict=True)]
                 print(
                     f"{Path(name).stem} {kind}: {rates[0]:.1f} tokens/s with guesses, {rates[1]:.1f} without, "
-                    f"ratio {middle:.2f} (quartiles {low:.2f} to {high:.2f})"
+                    f"ratio {spread([a / b for a, b in pairs])}"
                 )
 
 
@@ -45,7 +47,3 @@ def _rates(model: LocalModel, temperature: float, turn: int, tokens: int) -> tup
         )
         found[guesses] = reply.timings.tokens_per_second(reply.usage.completion_tokens) or 0.0
     return found[True], found[False]
-
-
-if __name__ == "__main__":
-    main()

@@ -6,17 +6,20 @@ llama.cpp's `models/` folder.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-SHAPES = {  # embedding width, layers, heads, key-value heads, feed-forward width: of SmolLM2 and Llama 3.2
+SHAPES = {  # embedding width, layers, heads, key-value heads, feed-forward width: of SmolLM2, SmolVLM and Llama 3.2
     "135m": (576, 30, 9, 3, 1536),
+    "smolvlm500m": (960, 32, 15, 5, 2560),
     "1b": (2048, 16, 32, 8, 8192),
 }
-CONTEXT = 8192
+SEEING = ("smolvlm500m",)
+"""Shapes that come with a projector: SigLIP-B/16 at 512 pixels, of whose patches 4 by 4 make one of 64 image tokens."""
+
+CONTEXT = 16384
 TEMPLATE = (
     "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
     "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
@@ -60,6 +63,62 @@ def write(vocabulary: Path, target: Path, shape: str) -> None:
         matrix(f"{block}.ffn_gate.weight", feed_forward, width)
         matrix(f"{block}.ffn_up.weight", feed_forward, width)
         matrix(f"{block}.ffn_down.weight", width, feed_forward)
+    _finish(writer)
+
+
+def write_projector(target: Path, shape: str) -> None:
+    """Writes an F16 eye whose `nemotron_v2_vl` projector needs no marker tokens, so that any tokenizer does."""
+    side, patch, merge, width, layers, feed_forward = 512, 16, 4, 768, 12, 3072
+    merged, out = width * merge**2, SHAPES[shape][0]
+    writer = gguf.GGUFWriter(str(target), "clip")
+    writer.add_type("mmproj")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_bool("clip.use_gelu", True)
+    writer.add_string("clip.projector_type", "nemotron_v2_vl")
+    sizes = {
+        "image_size": side,
+        "patch_size": patch,
+        "embedding_length": width,
+        "feed_forward_length": feed_forward,
+        "block_count": layers,
+        "attention.head_count": 12,
+        "projection_dim": out,
+        "projector.scale_factor": merge,
+    }
+    for key, value in sizes.items():
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-6)
+    writer.add_array("clip.vision.image_mean", [0.5] * 3)
+    writer.add_array("clip.vision.image_std", [0.5] * 3)
+    random = np.random.default_rng(1)
+
+    def matrix(name: str, *size: int) -> None:
+        writer.add_tensor(name, (random.standard_normal(size, np.float32) * 0.02).astype(np.float16))
+
+    def table(name: str, *size: int) -> None:
+        writer.add_tensor(name, random.standard_normal(size, np.float32) * 0.02)
+
+    matrix("v.patch_embd.weight", width, 3, patch, patch)
+    table("v.patch_embd.bias", width)
+    table("v.position_embd.weight", (side // patch) ** 2, width)
+    table("v.class_embd", 1, width)
+    sizes_of = {"attn_q": width, "attn_k": width, "attn_v": width, "attn_out": width, "ffn_up": feed_forward}
+    for norm in ["v.post_ln", *(f"v.blk.{layer}.ln{n}" for layer in range(layers) for n in (1, 2))]:
+        writer.add_tensor(f"{norm}.weight", np.ones(width, np.float32))
+        table(f"{norm}.bias", width)
+    for block in (f"v.blk.{layer}" for layer in range(layers)):
+        for name, rows in sizes_of.items():
+            matrix(f"{block}.{name}.weight", rows, width)
+            table(f"{block}.{name}.bias", rows)
+        matrix(f"{block}.ffn_down.weight", width, feed_forward)
+        table(f"{block}.ffn_down.bias", width)
+    writer.add_tensor("mm.model.mlp.0.weight", np.ones(merged, np.float32))
+    matrix("mm.model.mlp.1.weight", 2 * out, merged)
+    matrix("mm.model.mlp.3.weight", out, 2 * out)
+    _finish(writer)
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=True)
@@ -76,12 +135,3 @@ def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
         else:
             writer.add_key_value(name, field.contents(), field.types[0])
     return len(source.fields["tokenizer.ggml.tokens"].data)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("vocabulary", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="135m")
-    options = parser.parse_args()
-    write(options.vocabulary, options.target, options.shape)

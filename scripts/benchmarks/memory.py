@@ -1,0 +1,62 @@
+"""Memory by part, as proportional set size, and the time from a cold start to the first token, beside llama-server."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+import psutil
+
+from .servers import WORDS, Server, ask, galago, llama_server, random_model, spread
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", default="135m")
+    parser.add_argument("--rounds", type=int, default=5, help="cold starts")
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def main(options: argparse.Namespace) -> None:
+    starts: dict[str, list[float]] = {"galago": [], "llama-server": []}
+    memory: dict[str, dict[str, float]] = {}
+    for turn in range(options.rounds):
+        for start in (_ours, _theirs) if turn % 2 else (_theirs, _ours):
+            begin = time.perf_counter()
+            with start(options) as server:
+                ask(server, "Hello", 1)
+                starts[server.name].append(time.perf_counter() - begin)
+                if turn == options.rounds - 1:
+                    with ThreadPoolExecutor(4) as pool:
+                        list(pool.map(lambda n, to=server: ask(to, " ".join(WORDS[n : n + 300]), 100), range(4)))
+                    memory[server.name] = _parts(server.process)
+    for name, parts in memory.items():
+        shown = ", ".join(f"{part} {mib:.0f}" for part, mib in parts.items())
+        print(f"{name}: {sum(parts.values()):.0f} MiB resident with 4 slots in use ({shown})")
+    ours, theirs = (sum(memory[name].values()) for name in starts)
+    print(f"memory ratio {ours / theirs:.3f}")
+    for name, seconds in starts.items():
+        print(f"{name}: {statistics.median(seconds):.2f} s from start to first token")
+    print(f"start ratio {spread([a / b for a, b in zip(*starts.values(), strict=True)])}")
+
+
+def _ours(options: argparse.Namespace) -> AbstractContextManager[Server]:
+    return galago(random_model(options.shape, "Q4_0"), ["--threads", options.threads, "--ctx", 8192, "--slots", 4])
+
+
+def _theirs(options: argparse.Namespace) -> AbstractContextManager[Server]:
+    flags = ["-t", options.threads, "-tb", options.threads, "-c", 8192, "-np", 4, "-kvu"]
+    return llama_server(random_model(options.shape, "Q4_0"), flags)
+
+
+def _parts(server: psutil.Process) -> dict[str, float]:
+    """MiB of each process, its share of what it maps from files apart."""
+    parts = {}
+    for number, process in enumerate([server, *server.children(recursive=True)]):
+        name = "server" if number == 0 else f"worker {number}"
+        files = sum(m.pss for m in process.memory_maps() if m.path.endswith(".gguf"))
+        parts[f"{name}: weights mapped"] = files / 2**20
+        parts[f"{name}: all else"] = (process.memory_full_info().pss - files) / 2**20
+    return {part: mib for part, mib in parts.items() if mib >= 0.5}

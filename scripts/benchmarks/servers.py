@@ -1,0 +1,223 @@
+"""Galago's server and llama-server on the same model, and a client that times every piece of their answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+from galago.quantize.schemes import find
+from galago.runtime.native.quantizer import quantize
+
+from . import random_gguf
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = ROOT / "build/peer/build/bin/llama-server"
+VOCABULARY = ROOT / "build/peer/src/vendor/llama.cpp/models/ggml-vocab-llama-bpe.gguf"
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 1}
+WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
+
+GALAGO_PORT, PEER_PORT = 8191, 8192
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model to measure with."""
+
+    name: str
+    weights: Path
+    projector: Path | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    name: str
+    url: str
+    process: psutil.Process
+
+
+@dataclass
+class Answer:
+    """When each piece of text came, on `time.perf_counter`'s clock, and what was counted."""
+
+    asked: float = 0.0
+    times: list[float] = field(default_factory=list)
+    usage: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    error: str | None = None
+
+    @property
+    def first(self) -> float:
+        """Seconds from asking to the first text."""
+        return self.times[0] - self.asked
+
+    @property
+    def last(self) -> float:
+        return self.times[-1] - self.asked
+
+    @property
+    def tokens(self) -> int:
+        return int(self.usage["completion_tokens"])
+
+
+def random_model(shape: str, scheme: str) -> Files:
+    """A quantized model of random weights, made on first use."""
+    target = ROOT / "build" / "bench" / f"random-{shape}-{scheme}.gguf"
+    projector = target.with_name(f"random-{shape}-mmproj.gguf") if shape in random_gguf.SEEING else None
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        full, part = target.with_name(f"random-{shape}-F16.gguf"), target.with_suffix(".part")
+        random_gguf.write(VOCABULARY, full, shape)
+        quantize(full, part, find(scheme).ftype)
+        full.unlink()
+        part.rename(target)
+    if projector is not None and not projector.exists():
+        random_gguf.write_projector(projector, shape)
+    return Files(f"random {shape} {scheme}", target, projector)
+
+
+def builtin() -> Files:
+    folder = ROOT / "models/builtin"
+    return Files("builtin", folder / "text-Q8_0.gguf", folder / "mmproj-Q8_0.gguf")
+
+
+@contextmanager
+def galago(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
+    command += ["--mmproj", files.projector] if files.projector else []
+    with _running("galago", [*command, *options], GALAGO_PORT) as server:
+        yield server
+
+
+@contextmanager
+def llama_server(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
+    command = [PEER, "-m", files.weights, "--host", "127.0.0.1"]
+    command += ["--mmproj", files.projector] if files.projector else []
+    with _running("llama-server", [*command, *options], PEER_PORT) as server:
+        yield server
+
+
+@contextmanager
+def _running(name: str, command: Sequence[object], port: int) -> Iterator[Server]:
+    full = [str(word) for word in (*command, "--port", port)]
+    process = psutil.Popen(full, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_ready(url, process)
+        yield Server(name, url, process)
+    finally:
+        if process.is_running():
+            process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_until_ready(url: str, process: psutil.Process, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args[0]} ended with {process.returncode}")
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.02)
+    raise SystemExit(f"{process.args[0]} was not ready after {seconds:.0f} s")
+
+
+def ask(
+    server: Server,
+    content: object,
+    tokens: int,
+    answer: Answer | None = None,
+    leave: threading.Event | None = None,
+    **fields: object,
+) -> Answer:
+    """A streamed answer to one message, or to the messages of a chat; of so many tokens, whatever the model says.
+
+    Fills an `answer` that is given, so that others can watch it grow, and leaves when told to. A failure is noted there
+    and not raised.
+    """
+    messages = content if isinstance(content, list) and "role" in content[0] else [{"role": "user", "content": content}]
+    body = {
+        "messages": messages,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **SAMPLING,
+        **fields,
+    }
+    answer = answer or Answer()
+    answer.asked = time.perf_counter()
+    # llama-server may close a kept-alive connection under its client's next request, so each gets a fresh one
+    try:
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=600) as lines:
+            if lines.status_code != 200:
+                lines.read()
+                answer.error = lines.text
+                return answer
+            for line in lines.iter_lines():
+                _read(line, answer)
+                if leave is not None and leave.is_set():
+                    break
+    except httpx.TransportError as error:
+        answer.error = repr(error)
+    return answer
+
+
+def _read(line: str, answer: Answer) -> None:
+    if not line.startswith("data: {"):
+        return
+    chunk = json.loads(line[6:])
+    if "error" in chunk:
+        answer.error = chunk["error"]["message"]
+        return
+    answer.usage = chunk.get("usage") or answer.usage
+    text = chunk["choices"] and chunk["choices"][0]["delta"].get("content")
+    if text:
+        answer.times.append(time.perf_counter())
+        answer.text += text
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and quartiles, as they are shown everywhere."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
+
+
+def picture(seed: int) -> dict[str, object]:
+    """A content part with a picture that nobody has seen before."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (512, 512, 3), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG", compress_level=1)
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"}}
+
+
+@contextmanager
+def busy_cores() -> Iterator[None]:
+    """One process for each core that does nothing but take its time."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

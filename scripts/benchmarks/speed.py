@@ -1,0 +1,105 @@
+"""Tokens per second and time to the first token, Galago beside llama-server, as ratios.
+
+Both serve the same random-weight model with the same context, slots and sampling. Rounds alternate between them: so
+many clients ask at once, each with a prompt of its own so that no cache helps; the first rounds are warm-up and
+discarded. Tokens are counted from `usage`. A ratio is taken within each round, because a shared machine makes times
+lie; the median and the quartiles are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from . import random_gguf
+from .servers import WORDS, Answer, Server, ask, busy_cores, galago, llama_server, random_model, spread
+
+CONTEXT = 8192
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round: the median time to the first text, and tokens per second: one client's from its first text on, or
+    those of several from when they asked."""
+
+    first: float
+    rate: float
+    prompt_tokens: int
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", nargs="+", choices=random_gguf.SHAPES, default=["135m", "1b"])
+    parser.add_argument("--scheme", default="Q4_0")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="how many ask at once")
+    parser.add_argument("--rounds", type=int, default=12, help="counted rounds of each server")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--words", type=int, default=100, help="length of the prompts")
+    parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
+    parser.add_argument("--threads", type=int, help="of both; each chooses for itself otherwise")
+    parser.add_argument("--busy", action="store_true", help="beside one busy process for each core")
+
+
+def main(options: argparse.Namespace) -> None:
+    for shape in options.shapes:
+        model = random_model(shape, options.scheme)
+        slots = max(options.clients)
+        ours: list[object] = ["--ctx", CONTEXT, "--slots", slots]
+        theirs: list[object] = ["-c", CONTEXT, "-np", slots, "-kvu", "--cache-ram", 0]
+        if options.threads is not None:
+            ours += ["--threads", options.threads]
+            theirs += ["-t", options.threads, "-tb", options.threads]
+        with ExitStack() as stack:
+            if options.busy:
+                stack.enter_context(busy_cores())
+            servers = [stack.enter_context(galago(model, ours)), stack.enter_context(llama_server(model, theirs))]
+            for clients in options.clients:
+                _report(model.name, clients, options, _measure(servers, clients, options))
+
+
+def _measure(servers: Sequence[Server], clients: int, options: argparse.Namespace) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
+    words = random.Random(0)
+    with ThreadPoolExecutor(clients) as pool:
+        for turn in range(options.warmup + options.rounds):
+            prompts = [" ".join(words.choices(WORDS, k=options.words)) for _ in range(clients)]
+            for server in servers if turn % 2 else servers[::-1]:
+                sample = _round(list(pool.map(lambda prompt, to=server: ask(to, prompt, options.tokens), prompts)))
+                if turn >= options.warmup:
+                    samples[server.name].append(sample)
+    return samples
+
+
+def _round(answers: list[Answer]) -> Sample:
+    if len(answers) == 1:
+        rate = (answers[0].tokens - 1) / (answers[0].last - answers[0].first)
+    else:
+        rate = sum(a.tokens for a in answers) / max(a.last for a in answers)
+    return Sample(statistics.median(a.first for a in answers), rate, answers[0].usage["prompt_tokens"])
+
+
+def _report(model: str, clients: int, options: argparse.Namespace, samples: dict[str, list[Sample]]) -> None:
+    ours, theirs = samples["galago"], samples["llama-server"]
+    tokens = statistics.median(s.prompt_tokens for s in ours)
+    print(
+        f"{model}, {clients} at once, {options.threads or 'own choice of'} threads, "
+        f"{os.cpu_count()} cores{', all busy' if options.busy else ''}, "
+        f"prompts of {tokens:.0f} tokens, answers of {options.tokens}, {options.rounds} rounds",
+        flush=True,
+    )
+    for label, unit, scale, name in (
+        ("decoding" if clients == 1 else "in all", "tokens/s", 1, "rate"),
+        ("first token", "ms", 1000, "first"),
+    ):
+        here, there = ([getattr(sample, name) * scale for sample in side] for side in (ours, theirs))
+        ratios = [a / b for a, b in zip(here, there, strict=True)]
+        print(
+            f"  {label:<12} galago {statistics.median(here):8.1f}  llama-server {statistics.median(there):8.1f} "
+            f"{unit:<9} ratio {spread(ratios)}",
+            flush=True,
+        )

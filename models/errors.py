@@ -20,8 +20,9 @@ class stands in `runtime/server/errors.py`, the exit code in `runtime/cli`.
     ├── ModelError              a weight file that cannot be used
     │   └── GGUFError           its header is malformed
     ├── ConfigError             a setting that contradicts another or the machine
-    └── EngineError             llama.cpp failed while computing
-        └── EngineCrashed       its process ended before the answer did
+    ├── EngineError             llama.cpp failed while computing
+    │   └── EngineCrashed       its process ended before the answer did
+    └── DeadlineExceeded        the answer took longer than its request allows
 """
 
 from __future__ import annotations
@@ -105,4 +106,8 @@ class EngineError(GalagoError):
 
 
 class EngineCrashed(EngineError):
+    pass
+
+
+class DeadlineExceeded(GalagoError):
     pass

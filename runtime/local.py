@@ -123,6 +123,7 @@ class ChatOptions(TypedDict, total=False):
     ignore_eos: bool
     cache: bool
     lora: Sequence[float] | None
+    timeout: float | None
 
 
 class LocalModel:
@@ -229,6 +230,7 @@ def _request(
     ignore_eos: bool = False,
     cache: bool = True,
     lora: Sequence[float] | None = None,
+    timeout: float | None = None,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
@@ -239,6 +241,7 @@ def _request(
         cache=cache,
         json_schema=json_schema,
         lora=None if lora is None else tuple(lora),
+        timeout=timeout,
     )
 
 

@@ -190,6 +190,7 @@ class Model:
             arrived=arrived,
             reuse=request.cache,
             adapters=adapters,
+            timeout=request.timeout,
         )
         stream.on_close(cancel)
         return stream

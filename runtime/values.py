@@ -75,6 +75,7 @@ class Request:
 
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
+    An answer that is not complete `timeout` seconds after its request fails.
     """
 
     messages: tuple[Message, ...]
@@ -85,6 +86,7 @@ class Request:
     cache: bool = True
     json_schema: dict[str, Any] | bool | None = None
     lora: tuple[float, ...] | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -96,6 +98,7 @@ class Request:
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             _check("lora", scale, -100, 100)
+        _check("timeout", self.timeout, 0, 86400)
 
 
 def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import END, Eager, FakeBackend, picture, prompt
-from galago.models.errors import EngineError, NotReady
+from galago.models.errors import DeadlineExceeded, EngineError, NotReady
 from galago.runtime.engine.engine import Engine
 from galago.runtime.engine.guess import MOST, Odds
 from galago.runtime.engine.scheduler import Scheduler, TokenStep
@@ -21,7 +21,7 @@ from galago.runtime.engine.slots import Slot, cells_taken
 from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
-from galago.runtime.values import Delta, Event, Failed, Finished, MediaSpan, Prompt, Started
+from galago.runtime.values import Delta, Event, Failed, Finished, MediaPayload, MediaSpan, Prompt, Row, Started
 
 Submit = Callable[..., Stream]
 
@@ -132,6 +132,27 @@ def test_closing_a_stream_stops_its_work_within_a_step(engine: Engine, backend: 
     before = len(backend.steps)
     list(submit_to(engine, prompt(3), max_tokens=1))
     assert len(backend.steps) <= before + 3
+
+
+class Slow(FakeBackend):
+    def decode(self, rows: list[Row]) -> None:
+        time.sleep(0.01)
+        super().decode(rows)
+
+    def encode(self, media: list[MediaPayload]) -> None:
+        time.sleep(0.2)
+        super().encode(media)
+
+
+@pytest.mark.parametrize("what", [prompt(1), prompt(1, picture(3), 2)], ids=["text", "while a picture is encoded"])
+def test_an_answer_fails_at_its_deadline_and_its_place_is_free_again(what: Prompt) -> None:
+    engine = Engine(Slow(), slots=1, cells=200, batch=8, queue_length=0)
+    begin = time.perf_counter()
+    last = list(submit_to(engine, what, max_tokens=150, ends_at=frozenset(), timeout=0.08))[-1]
+    assert isinstance(last, Failed) and isinstance(last.error, DeadlineExceeded) and "0.08 s" in last.error.message
+    assert time.perf_counter() - begin < 0.19
+    assert isinstance(list(submit_to(engine, prompt(1), timeout=60))[-1], Finished)
+    engine.close()
 
 
 def test_a_failing_step_fails_its_requests_and_the_next_one_works(engine: Engine, backend: FakeBackend) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
-from ...models.errors import EngineError, GalagoError, NotReady
+from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..values import (
     Delta,
     Event,
@@ -107,10 +109,12 @@ class Engine:
         arrived: float,
         reuse: bool = True,
         adapters: tuple[float, ...] = (),
+        timeout: float | None = None,
     ) -> Callable[[], None]:
         """Queues a prompt and returns the function that cancels it: within one step, without a further event.
 
-        `arrived` is the request's arrival on `time.perf_counter`'s clock. Raises `NotReady` when the queue is full.
+        `arrived` is the request's arrival on `time.perf_counter`'s clock; the answer fails `timeout` seconds after it,
+        unless it is complete. Raises `NotReady` when the queue is full.
         """
         if not self._admitted.acquire(blocking=False):
             raise NotReady("too many requests are waiting already; try again in a moment")
@@ -123,6 +127,7 @@ class Engine:
             sink=sink,
             arrived=arrived,
             adapters=adapters,
+            deadline=inf if timeout is None else arrived + timeout,
             prepared=time.perf_counter(),
             reuse=reuse,
         )
@@ -164,7 +169,7 @@ class Engine:
         computing = False
         while not self._closing:
             if not computing:
-                self._commands.get()()
+                self._wait_for_command()
             self._take_commands()
             try:
                 computing = self.step()
@@ -174,12 +179,20 @@ class Engine:
         self._take_commands()
         self._fail_all(EngineError("the model was closed"))
 
+    def _wait_for_command(self) -> None:
+        """Until there is one, or a deadline passes."""
+        deadline = min((s.deadline for s in self._scheduler.sequences), default=inf)
+        seconds = None if deadline == inf else max(deadline - time.perf_counter(), 0)
+        with contextlib.suppress(queue.Empty):
+            self._commands.get(timeout=seconds)()
+
     def _take_commands(self) -> None:
         while not self._commands.empty():
             self._commands.get()()
 
     def step(self) -> bool:
         """Admits, plans, computes, and hands out what came of it. Returns whether there was anything to compute."""
+        self._end_overdue()
         while (seat := self._scheduler.admit()) is not None:
             self._seat(seat)
             self._set_idle_aside()
@@ -194,6 +207,14 @@ class Engine:
         else:
             self._compute_tokens(step)
         return True
+
+    def _end_overdue(self) -> None:
+        now = time.perf_counter()
+        for sequence in self._scheduler.sequences:
+            if now >= sequence.deadline:
+                seconds = sequence.deadline - sequence.arrived
+                error = DeadlineExceeded(f"the answer was not complete within {seconds:g} s", "timeout")
+                self._end(sequence, Failed(error))
 
     def _seat(self, seat: Seat) -> None:
         """Gives a sequence its slot, with as much in it as was computed before."""

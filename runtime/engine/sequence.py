@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import inf
 from typing import Any
 
 from ..values import Item, MediaSpan, Prompt, Sink
@@ -20,7 +21,8 @@ class Sequence:
     """Belongs to the engine's thread. `sampler` and the payload of media are understood by the backend only.
 
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
-    computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed.
+    computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
+    `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
     prompt: Prompt
@@ -33,6 +35,7 @@ class Sequence:
     arrived: float
     reuse: bool = True
     adapters: tuple[float, ...] = ()
+    deadline: float = inf
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     echo: Echo = field(init=False)

@@ -79,6 +79,7 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         cache=chat.cache is not False,
         json_schema=_schema(chat.response_format),
         lora=_scales(chat.lora),
+        timeout=chat.timeout,
     )
 
 

@@ -29,6 +29,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.ConfigError: (500, _SERVER, "configuration_error"),
     errors.EngineError: (500, _SERVER, "engine_error"),
     errors.EngineCrashed: (500, _SERVER, "engine_crashed"),
+    errors.DeadlineExceeded: (504, _SERVER, "deadline_exceeded"),
 }
 
 

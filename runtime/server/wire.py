@@ -102,6 +102,7 @@ class ChatRequest(Struct):
     ignore_eos: bool | None = None
     cache: bool | None = None
     lora: list[LoraScale] | None = None
+    timeout: float | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -88,7 +88,7 @@ class Model:
                 context.cells,
                 context.batch,
                 config.queue,
-                StateCache(config.state_bytes, self._store),
+                StateCache(config.state_bytes, self._store, weights.recurrent),
                 threads,
                 Governor(threads) if config.threads is None else None,
             )

@@ -15,7 +15,7 @@ from fakes import END, Eager, FakeBackend, picture, prompt
 from galago.models.errors import DeadlineExceeded, EngineError, NotReady
 from galago.runtime.engine.engine import Engine
 from galago.runtime.engine.guess import MOST, Odds
-from galago.runtime.engine.scheduler import Scheduler, TokenStep
+from galago.runtime.engine.scheduler import RETREAD, Scheduler, TokenStep
 from galago.runtime.engine.sequence import Sequence
 from galago.runtime.engine.slots import Slot, cells_taken
 from galago.runtime.engine.states import StateCache
@@ -280,6 +280,36 @@ def test_what_cannot_be_cut_back_is_continued_only_as_a_whole(backend: FakeBacke
         engine.close()
 
 
+def whole_engine(backend: FakeBackend) -> Engine:
+    backend.divisible = False
+    return Engine(backend, slots=2, cells=400, batch=8, states=StateCache(100_000, whole=True))
+
+
+def test_what_cannot_be_cut_back_is_taken_up_shortly_before_the_last_answer(backend: FakeBackend) -> None:
+    engine = whole_engine(backend)
+    first = list(range(60))
+    assert finished(submit_to(engine, prompt(*first), max_tokens=5)).usage.cached_tokens == 0
+    without_its_thoughts = prompt(*first[:-2], 70, 71, 72)
+    assert finished(submit_to(engine, without_its_thoughts)).usage.cached_tokens == 60 - RETREAD
+    engine.close()
+
+
+def test_what_cannot_be_cut_back_is_taken_up_where_earlier_prompts_parted(backend: FakeBackend) -> None:
+    engine = whole_engine(backend)
+    system = range(40)
+    talks = [prompt(*system, *range(begin, begin + 30)) for begin in (100, 200, 300)]
+    cached = [finished(submit_to(engine, talk)).usage.cached_tokens for talk in talks]
+    assert cached == [0, 0, 40]
+    engine.close()
+
+
+def test_a_request_that_leaves_nothing_leaves_no_checkpoint_either(backend: FakeBackend) -> None:
+    engine = whole_engine(backend)
+    finished(submit_to(engine, prompt(*range(60)), reuse=False))
+    assert finished(submit_to(engine, prompt(*range(59), 70))).usage.cached_tokens == 0
+    engine.close()
+
+
 def slow_encoding(engine: Engine, backend: FakeBackend) -> tuple[threading.Event, threading.Event]:
     """Set when an encode begins, and what each of them waits for."""
     begun, go_on = threading.Event(), threading.Event()
@@ -373,7 +403,7 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
 ) -> None:
     backend = Remembering(cells=cells)
     backend.divisible = divisible
-    engine = Engine(backend, slots=slots, cells=cells, batch=8, states=StateCache(state_bytes))
+    engine = Engine(backend, slots=slots, cells=cells, batch=8, states=StateCache(state_bytes, whole=not divisible))
     engine._scheduler.odds = odds()
     try:
         streams = []

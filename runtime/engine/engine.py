@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..values import (
@@ -17,10 +17,8 @@ from ..values import (
     Failed,
     Finished,
     FinishReason,
-    MediaPayload,
     MediaSpan,
     Prompt,
-    Row,
     Sink,
     Started,
     Stats,
@@ -28,6 +26,7 @@ from ..values import (
     Usage,
     count_positions,
 )
+from .backend import Backend
 from .encoder import Encoder, Job
 from .governor import Governor
 from .pace import Pace
@@ -40,25 +39,6 @@ from .text import AnswerText
 
 WORTH_KEEPING = 32
 """Cells: what is shorter is computed again as fast as it is found."""
-
-
-class Backend(Protocol):
-    """What the engine needs of a model. `encode` is called on the encoder's thread, all else on the engine's."""
-
-    @property
-    def divisible(self) -> bool: ...
-    def use_threads(self, threads: int) -> None: ...
-    def use_adapters(self, scales: tuple[float, ...]) -> None: ...
-    def decode(self, rows: list[Row]) -> None: ...
-    def encode(self, media: list[MediaPayload]) -> None: ...
-    def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None: ...
-    def choose(self, row: int, sampler: Any) -> int: ...
-    def cut(self, sequence: int, position: int) -> None: ...
-    def copy(self, source: int, target: int, position: int) -> None: ...
-    def save(self, sequence: int) -> bytes: ...
-    def restore(self, sequence: int, data: bytes) -> bool: ...
-    def piece(self, token: int) -> bytes: ...
-    def close(self) -> None: ...
 
 
 class Engine:
@@ -81,7 +61,7 @@ class Engine:
         governor: Governor | None = None,
     ) -> None:
         self._backend = backend
-        self._states = StateCache(0) if states is None else states
+        self._states = StateCache(0, whole=not backend.divisible) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
@@ -206,6 +186,7 @@ class Engine:
             self._compute_media(step)
         else:
             self._compute_tokens(step)
+        self._keep_checkpoints()
         return True
 
     def _end_overdue(self) -> None:
@@ -247,6 +228,12 @@ class Engine:
             self._commands.put(lambda: self._end(sequence, failure) if failure else None)
 
         self._encoder.submit(Job(media, lambda: sequence.slot is not None, done))
+
+    def _keep_checkpoints(self) -> None:
+        for sequence in self._scheduler.running:
+            if sequence.slot is not None and sequence.done in sequence.checkpoints:
+                sequence.checkpoints.remove(sequence.done)
+                self._keep(sequence.slot)
 
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""

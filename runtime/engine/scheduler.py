@@ -16,6 +16,10 @@ from .states import State, StateCache
 TOGETHER = 128
 """Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
 
+RETREAD = 16
+"""Items at the end of a prompt that are computed again where a recurrent model's memory is taken up: the next turn may
+show the beginning of the answer differently, such as without its reasoning."""
+
 HEADROOM = 32
 """Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
 
@@ -140,7 +144,7 @@ class Scheduler:
             return None, 0
         wanted = sequence.items[:-1]
         source: Slot | State | None
-        source, most = self._states.best(wanted, sequence.adapters, whole=not self._divisible)
+        source, most = self._states.best(wanted, sequence.adapters)
         for slot in self._slots:
             if slot.owner is not None and not slot.owner.reuse:
                 continue
@@ -165,6 +169,16 @@ class Scheduler:
         seat.slot.adapters = seat.sequence.adapters
         seat.slot.owner, seat.sequence.slot = seat.sequence, seat.slot
         self.running.append(seat.sequence)
+        if not self._divisible and seat.sequence.reuse:
+            seat.sequence.checkpoints = self._checkpoints(seat.sequence, kept)
+
+    def _checkpoints(self, sequence: Sequence, kept: int) -> list[int]:
+        """Where others may want to go on from: shortly before the end, and where an earlier prompt went another way."""
+        known = self._states.common(sequence.items[:-1], sequence.adapters)
+        for slot in self._slots:
+            if slot is not sequence.slot and slot.adapters == sequence.adapters:
+                known = max(known, common_prefix(slot.items, sequence.items[:-1]))
+        return sorted({n for n in (known, len(sequence.items) - RETREAD) if n > kept})
 
     def overfull(self) -> Slot | None:
         """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""

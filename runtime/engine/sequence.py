@@ -22,6 +22,7 @@ class Sequence:
 
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
     computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
+    `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. At its
     `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
@@ -36,6 +37,7 @@ class Sequence:
     reuse: bool = True
     adapters: tuple[float, ...] = ()
     deadline: float = inf
+    checkpoints: list[int] = field(default_factory=list)
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     echo: Echo = field(init=False)
@@ -77,7 +79,8 @@ class Sequence:
 
     def next_tokens(self, limit: int) -> list[int]:
         """Up to `limit` tokens to compute next."""
-        ahead = self.items[self.done : self.done + limit]
+        stop = min((c for c in self.checkpoints if c > self.done), default=len(self.items))
+        ahead = self.items[self.done : min(self.done + limit, stop)]
         return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
 
     def answer(self, token: int) -> None:

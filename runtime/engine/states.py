@@ -25,10 +25,14 @@ class State:
 
 
 class StateCache:
-    """At most `limit` bytes of states in memory, those used least recently dropped first; a store bounds itself."""
+    """At most `limit` bytes of states in memory, those used least recently dropped first; a store bounds itself.
 
-    def __init__(self, limit: int, store: Store | None = None) -> None:
+    Those of recurrent models are taken up as a `whole` or not at all.
+    """
+
+    def __init__(self, limit: int, store: Store | None = None, whole: bool = False) -> None:
         self.limit = limit
+        self._whole = whole
         self.size = 0
         self._kept: list[State] = []
         self._store = store
@@ -40,8 +44,10 @@ class StateCache:
         return self._store is not None
 
     def add(self, state: State) -> None:
-        """Keeps a state in memory, instead of those that it continues."""
-        for old in [s for s in self._kept if _continues(state, s)]:
+        """Keeps a state in memory if there is room for it, instead of those that are of no more use."""
+        if len(state.data) > self.limit:
+            return
+        for old in [s for s in self._kept if self._replaces(state, s)]:
             self._drop(old)
         self._kept.append(state)
         self.size += len(state.data)
@@ -49,9 +55,9 @@ class StateCache:
             self._drop(self._kept[0])
 
     def store(self, state: State) -> None:
-        """Writes a state to the store, instead of those that it continues."""
+        """Writes a state to the store, instead of those that are of no more use."""
         assert self._store is not None
-        for old in [s for s in self._stored if _continues(state, s)]:
+        for old in [s for s in self._stored if self._replaces(state, s)]:
             assert old.path is not None
             self._stored.remove(old)
             old.path.unlink(missing_ok=True)
@@ -61,17 +67,22 @@ class StateCache:
         self._stored.append(State(state.items, state.adapters, path=self._store.path("state", name)))
 
     def holds(self, slot: Slot) -> bool:
-        """Whether some state in memory begins with all that a slot holds."""
-        return any(_continues(state, slot) for state in self._kept)
+        """Whether some state in memory serves whatever a slot could."""
+        return any(self._replaces(state, slot) for state in self._kept)
 
-    def best(self, items: Sequence[Item], adapters: tuple[float, ...], whole: bool) -> tuple[State | None, int]:
-        """The state that shares most of its beginning with `items`, and how many; `whole` ones only, if asked."""
+    def best(self, items: Sequence[Item], adapters: tuple[float, ...]) -> tuple[State | None, int]:
+        """The state that can be taken up with most of its beginning shared with `items`, and how many are."""
         best, most = None, 0
         for state in (*self._kept, *self._stored):
             shared = common_prefix(state.items, items) if state.adapters == adapters else 0
-            if shared > most and (shared == len(state.items) or not whole):
+            if shared > most and (shared == len(state.items) or not self._whole):
                 best, most = state, shared
         return best, most
+
+    def common(self, items: Sequence[Item], adapters: tuple[float, ...]) -> int:
+        """How many of `items` some state begins with, whether or not it can be taken up there."""
+        states = (state for state in (*self._kept, *self._stored) if state.adapters == adapters)
+        return max((common_prefix(state.items, items) for state in states), default=0)
 
     def read(self, state: State) -> bytes | None:
         """A state's data, or `None` where its file is gone or damaged."""
@@ -84,14 +95,13 @@ class StateCache:
             self._stored.remove(state)
         return data
 
+    def _replaces(self, longer: State, shorter: State | Slot) -> bool:
+        shared = common_prefix(longer.items, shorter.items) if longer.adapters == shorter.adapters else -1
+        return shared == len(shorter.items) and (shared == len(longer.items) or not self._whole)
+
     def _drop(self, state: State) -> None:
         self._kept.remove(state)
         self.size -= len(state.data)
-
-
-def _continues(longer: State, shorter: State | Slot) -> bool:
-    same = longer.adapters == shorter.adapters
-    return same and common_prefix(longer.items, shorter.items) == len(shorter.items)
 
 
 def _noted(item: Item) -> Any:

@@ -41,7 +41,7 @@ def write(vocabulary: Path, target: Path, shape: str) -> None:
     writer.add_rope_freq_base(500000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    tokens = _copy_tokenizer(gguf.GGUFReader(str(vocabulary)), writer)
+    tokens = copy_tokenizer(gguf.GGUFReader(str(vocabulary)), writer)
     writer.add_vocab_size(tokens)
     writer.add_chat_template(TEMPLATE)
 
@@ -125,7 +125,7 @@ def _finish(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def _copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
+def copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
     """Copies every tokenizer field but the chat template; returns how many tokens there are."""
     for name, field in source.fields.items():
         if not name.startswith("tokenizer.") or name == "tokenizer.chat_template":

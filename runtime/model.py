@@ -27,7 +27,7 @@ from .native.library import build_info
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
-from .output.grammar import GrammarCompiler
+from .output.answer import Answers
 from .placement import Placement, place
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
@@ -95,11 +95,18 @@ class Model:
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
             template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
+            answers = self._answers = Answers(weights, source)
             self._prompts = PromptBuilder(
-                weights, self._projector, template, source, limits or MediaLimits(), self.context_length
+                weights,
+                self._projector,
+                template,
+                source,
+                limits or MediaLimits(),
+                self.context_length,
+                answers.dialect,
+                answers.tags,
             )
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
-            self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
         except BaseException:
@@ -130,15 +137,17 @@ class Model:
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
         adapters = self._adapters_for(request)
-        constraint = None if request.json_schema is None else self._grammars.json(request.json_schema)
-        prompt = self._prompts.build(request.messages, cancelled)
+        constraint = self._answers.constraint(request)
+        prompt = self._prompts.build(request.messages, cancelled, self._answers.tools(request), request.effort)
+        if constraint is not None:
+            constraint = self._answers.after_thinking(constraint, prompt.thinking)
         warnings = [*self._warnings, *prompt.warnings]
         room = self.context_length - prompt.cells
         max_tokens = min(request.max_tokens or room, room)
         if request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
         if request.ignore_eos and constraint is not None:
-            warnings.append("ignore_eos has no effect beside a JSON schema, which says where the answer ends")
+            warnings.append("ignore_eos has no effect beside a JSON schema or tools, which say where the answer ends")
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
@@ -176,7 +185,7 @@ class Model:
     ) -> Stream:
         endless = request.ignore_eos and constraint is None
         ends_at = frozenset() if endless else self._weights.end_tokens
-        banned = self._weights.end_tokens if endless else frozenset()
+        banned = self._answers.banned(request) | (self._weights.end_tokens if endless else frozenset())
         sampling = _filled(request.sampling, self._defaults)
         sampler = Sampler(sampling, banned, constraint)
         stream = Stream()
@@ -186,7 +195,7 @@ class Model:
             max_tokens=max_tokens,
             ends_at=ends_at,
             stop=request.stop,
-            sink=stream.put,
+            sink=self._answers.read(request, prompt.thinking, stream.put),
             arrived=arrived,
             reuse=request.cache,
             adapters=adapters,

@@ -5,16 +5,20 @@ Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..models.errors import GalagoError, InvalidRequest
 
-Role: TypeAlias = Literal["system", "developer", "user", "assistant"]
-FinishReason: TypeAlias = Literal["stop", "length"]
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 MAX_STOPS = 16
+MAX_TOOLS = 128
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,33 @@ Part: TypeAlias = Text | Image | Audio
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that an answer may call; `parameters` is the JSON schema of its arguments, an object."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call, its `arguments` as JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """`calls` and `reasoning` are an assistant's; `answers` is the id of the call whose result a tool's message is."""
+
     role: Role
     parts: tuple[Part, ...]
     name: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +103,8 @@ class Request:
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     An answer that is not complete `timeout` seconds after its request fails.
+    `tools` may be called as `tool_choice` says, only the one named `tool_name` where that is given, and several in one
+    answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
     """
 
     messages: tuple[Message, ...]
@@ -87,6 +116,11 @@ class Request:
     json_schema: dict[str, Any] | bool | None = None
     lora: tuple[float, ...] | None = None
     timeout: float | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    tool_name: str | None = None
+    parallel: bool = True
+    effort: Effort | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -99,6 +133,22 @@ class Request:
         for scale in self.lora or ():
             _check("lora", scale, -100, 100)
         _check("timeout", self.timeout, 0, 86400)
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        names = [tool.name for tool in self.tools]
+        if len(names) > MAX_TOOLS:
+            raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")
+        for i, name in enumerate(names):
+            if not TOOL_NAME.fullmatch(name):
+                allowed = "1 to 64 of a-z, A-Z, 0-9, _ and -"
+                raise InvalidRequest(f"tools[{i}] is named {name!r}; a name is {allowed}", "tools")
+            if names.index(name) != i:
+                raise InvalidRequest(f"two tools are named {name!r}", "tools")
+        if self.tool_choice == "required" and not names:
+            raise InvalidRequest("tool_choice requires a call, and there are no tools", "tool_choice")
+        if self.tool_name is not None and self.tool_name not in names:
+            raise InvalidRequest(f"tool_choice names {self.tool_name!r}, which is not among the tools", "tool_choice")
 
 
 def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
@@ -113,6 +163,7 @@ class Usage:
     """Tokens of one request; `cached_tokens`, `image_tokens` and `audio_tokens` are parts of `prompt_tokens`.
 
     Of the tokens guessed ahead, those `accepted` are part of `completion_tokens`, those `rejected` were in vain.
+    `reasoning_tokens`, thought before the answer, are part of `completion_tokens`.
     """
 
     prompt_tokens: int
@@ -122,6 +173,7 @@ class Usage:
     audio_tokens: int = 0
     accepted: int = 0
     rejected: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +200,33 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
+    """A piece of the answer's text, with how many tokens it took since the last piece."""
+
+    text: str
+    tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A piece of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegun:
+    """The answer begins to call a tool; `index` counts its calls from 0. The arguments follow."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A piece of the JSON text of a call's arguments."""
+
+    index: int
     text: str
 
 
@@ -163,8 +242,9 @@ class Failed:
     error: GalagoError
 
 
-Event: TypeAlias = Started | Delta | Finished | Failed
-"""What a stream carries: one `Started`, any number of `Delta`, then exactly one `Finished` or `Failed`."""
+Said: TypeAlias = Delta | Thought | CallBegun | CallArguments
+Event: TypeAlias = Started | Said | Finished | Failed
+"""What a stream carries: one `Started`, any number of `Said`, then exactly one `Finished` or `Failed`."""
 
 Sink: TypeAlias = Callable[[Event], None]
 
@@ -252,10 +332,14 @@ def count_positions(items: Iterable[Item]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids and media in the order the model reads them. Ends with at least one token."""
+    """Token ids and media in the order the model reads them. Ends with at least one token.
+
+    `thinking` says that it has begun a thought, with which the answer goes on.
+    """
 
     items: tuple[Item, ...]
     warnings: tuple[str, ...] = ()
+    thinking: bool = False
 
     @property
     def cells(self) -> int:

@@ -319,7 +319,8 @@ class Engine:
         if reason is not None:
             text += sequence.text.finish()
         if text:
-            sequence.sink(Delta(text))
+            sequence.sink(Delta(text, sequence.answered - sequence.told))
+            sequence.told = sequence.answered
         if reason is None:
             return None
         return self._finished(sequence, "stop" if sequence.text.stopped else reason)

@@ -44,6 +44,7 @@ class Sequence:
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0
+    told: int = 0
     guessed: int = 0
     accepted: int = 0
     first_token: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Weights:
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self._spelled: set[int] = set()
 
     def close(self) -> None:
         if self.handle:
@@ -95,11 +96,17 @@ class Weights:
             room = -count
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for in an answer; control tokens are empty."""
+        """The bytes a token stands for in an answer; control tokens are empty, unless they are spelled out."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._read_piece(token, special=not self._is_control(token))
+            shown = token in self._spelled or not self._is_control(token)
+            piece = self._pieces[token] = self._read_piece(token, special=shown)
         return piece
+
+    def spell_out(self, tokens: Iterable[int]) -> None:
+        """Has these control tokens stand in answers as their texts, for those who read what they say."""
+        self._spelled.update(tokens)
+        self._pieces.clear()
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -167,15 +174,15 @@ class Weights:
         value = self.metadata(key)
         return float(value) if value is not None and re.fullmatch(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", value) else None
 
-    def grammar_vocabulary(self) -> tuple[list[bytes], int]:
-        """Every token's bytes as llguidance wants them, special ones marked by a leading 0xFF, and the end token."""
+    def grammar_vocabulary(self) -> tuple[list[bytes], list[int]]:
+        """Every token's bytes as llguidance wants them, special ones marked by a leading 0xFF, and the end tokens."""
         special = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN | llama.LLAMA_TOKEN_ATTR_UNUSED
         pieces = []
         for token in range(self.vocab_size):
             piece = self._read_piece(token, special=True)
             marked = bool(llama.llama_vocab_get_attr(self.vocab, token) & special)
             pieces.append(b"\xff" + piece if marked else piece)
-        return pieces, self.eos
+        return pieces, sorted(self.end_tokens, key=lambda token: token != self.eos) or [self.eos]
 
     def tokenizer_pointers(self) -> tuple[int, int]:
         """Addresses of the vocabulary and of llama.cpp's tokenize function, for llguidance to call."""

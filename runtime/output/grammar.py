@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError, InvalidRequest
+from .dialects.notation import SPACING
 
 
 class Grammar:
@@ -39,11 +40,17 @@ def _first_line(text: str) -> str:
     return text.split("\n", 1)[0]
 
 
+def json_rule(schema: dict[str, Any] | bool) -> str:
+    """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
+    known = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
+    return "%json " + json.dumps({"x-guidance": SPACING, **known})
+
+
 class GrammarCompiler:
     """Compiles schemas for one vocabulary, which is handed over only when the first schema comes."""
 
     def __init__(
-        self, vocabulary: Callable[[], tuple[list[bytes], int]], pointers: Callable[[], tuple[int, int]]
+        self, vocabulary: Callable[[], tuple[list[bytes], list[int]]], pointers: Callable[[], tuple[int, int]]
     ) -> None:
         self._vocabulary = vocabulary
         self._pointers = pointers
@@ -60,7 +67,7 @@ class GrammarCompiler:
         try:
             grammar = LLMatcher.grammar_from_json_schema(
                 json.dumps(schema),
-                overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+                overrides=SPACING,
             )
             matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0)
         except (TypeError, ValueError, RecursionError) as error:
@@ -69,6 +76,18 @@ class GrammarCompiler:
         if matcher.is_error():
             reason = _first_line(matcher.get_error())
             raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema")
+        return Grammar(matcher, self._vocab_size)
+
+    def lark(self, text: str) -> Grammar:
+        """A grammar given in llguidance's Lark. Raises `InvalidRequest` for one that cannot be enforced."""
+        from llguidance import LLMatcher
+
+        try:
+            matcher = LLMatcher(self._load_tokenizer(), LLMatcher.grammar_from_lark(text), log_level=0)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(_first_line(str(error))) from error
+        if matcher.is_error():
+            raise InvalidRequest(_first_line(matcher.get_error()))
         return Grammar(matcher, self._vocab_size)
 
     def _load_tokenizer(self) -> Any:

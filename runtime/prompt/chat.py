@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
 from ..native.projector import Projector
 from ..native.weights import Weights
-from ..values import Audio, Image, Item, MediaSpan, Message, Part, Prompt, Text, count_cells
+from ..output.dialects.detect import dialect_of
+from ..output.dialects.dialect import Dialect
+from ..output.reasoning import Tags
+from ..values import Audio, Effort, Image, Item, MediaSpan, Message, Part, Prompt, Text, Tool, count_cells
+from .layout import layout_for, texts_of
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate
 
@@ -38,7 +42,11 @@ class PromptBuilder:
         source: str,
         limits: MediaLimits,
         context_length: int,
+        dialect: Dialect | None = None,
+        tags: Tags | None = None,
     ) -> None:
+        self._layout = layout_for(template, dialect or dialect_of(source))
+        self._tags = tags
         self._context_length = context_length
         self._weights = weights
         self._projector = projector
@@ -47,13 +55,20 @@ class PromptBuilder:
         self._dangerous = _pattern(weights, source)
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
-    def build(self, messages: Sequence[Message], cancelled: Callable[[], bool] = lambda: False) -> Prompt:
-        """The prompt of a chat, its media decoded and counted but not encoded yet.
+    def build(
+        self,
+        messages: Sequence[Message],
+        cancelled: Callable[[], bool] = lambda: False,
+        tools: Sequence[Tool] = (),
+        effort: Effort | None = None,
+    ) -> Prompt:
+        """The prompt of a chat that may call `tools`, its media decoded and counted but not encoded yet.
 
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
-        break_mark, media_mark = _unused_characters(messages)
-        rendered = self._template.render([self._shown(m, break_mark, media_mark) for m in messages])
+        break_mark, media_mark = _unused_characters(messages, tools)
+        warnings: list[str] = []
+        rendered = self._rendered(messages, tools, effort, break_mark, media_mark, warnings)
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:
@@ -65,7 +80,6 @@ class PromptBuilder:
         tokens = [self._tokens(text, break_mark) for text in texts]
         cells = sum(map(len, tokens))
         self._check_room(cells + len(media), exact=not media)
-        warnings: list[str] = []
         items: list[Item] = [*tokens[0]]
         for i, part in enumerate(media):
             if cancelled():
@@ -79,7 +93,8 @@ class PromptBuilder:
             items.insert(0, self._weights.bos)
         if not items or isinstance(items[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
-        return Prompt(tuple(items), tuple(warnings))
+        thinking = self._tags is not None and rendered.rstrip().endswith(self._tags.opening)
+        return Prompt(tuple(items), tuple(warnings), thinking)
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least."""
@@ -91,13 +106,26 @@ class PromptBuilder:
                 "messages",
             )
 
-    def _shown(self, message: Message, break_mark: str, media_mark: str) -> dict[str, str]:
-        """A message as the template sees it, a newline between neighbouring texts."""
-        text = media_mark.join("\n".join(texts) for texts in _between_media(message.parts))
-        shown = {"role": message.role, "content": break_up(text, self._dangerous, break_mark)}
-        if message.name is not None:
-            shown["name"] = break_up(message.name, self._dangerous, break_mark)
-        return shown
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        effort: Effort | None,
+        break_mark: str,
+        media_mark: str,
+        warnings: list[str],
+    ) -> str:
+        """The prompt as text, marked where it is to be cut. A newline stands between neighbouring texts."""
+
+        def protect(text: str) -> str:
+            return break_up(text, self._dangerous, break_mark)
+
+        contents = [protect(media_mark.join("\n".join(t) for t in _between_media(m.parts))) for m in messages]
+        laid, shown = self._layout.messages(messages, contents, tools, protect)
+        switches, found = self._layout.switches(effort)
+        if not found and (effort != "none" or self._tags is not None):
+            warnings.append("reasoning_effort has no effect: this model's chat template has no switch for it")
+        return self._template.render(laid, tools=shown, **switches)
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
         """Tokenizes stretch by stretch: llama.cpp takes quadratic time over many control tokens in one text."""
@@ -160,9 +188,9 @@ def _between_media(parts: Sequence[Part]) -> list[list[str]]:
     return stretches
 
 
-def _unused_characters(messages: Iterable[Message]) -> tuple[str, str]:
+def _unused_characters(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, str]:
     texts = [part.text for m in messages for part in m.parts if isinstance(part, Text)]
-    texts += [m.name for m in messages if m.name]
+    texts += texts_of(messages, tools)
     free = [c for c in _NONCHARACTERS if not any(c in text for text in texts)]
     if len(free) < 2:
         raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")

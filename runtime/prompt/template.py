@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -125,27 +125,32 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
+            self.variables = meta.find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
+        self.source = source
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._wants_parts = self._needs_typed_content()
 
-    def render(self, messages: list[Message], *, tools: list[dict[str, Any]] | None = None) -> str:
-        """The prompt for messages of `role` and string `content`, ready for an answer."""
+    def render(self, messages: list[Message], *, tools: list[dict[str, Any]] | None = None, **switches: Any) -> str:
+        """The prompt for messages of `role` and string `content`, ready for an answer.
+
+        `switches` are variables that the template reads, of which `variables` names all.
+        """
         if self._wants_parts:
             messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        return self._run(messages, tools)
+        return self._run(messages, tools, switches)
 
     def _needs_typed_content(self) -> bool:
         """Whether the template drops content that is a string, and wants a list of typed parts."""
         probe = "galago-probe"
         try:
-            return probe not in self._run([{"role": "user", "content": probe}], None)
+            return probe not in self._run([{"role": "user", "content": probe}], None, {})
         except TemplateError:
             return False
 
-    def _run(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> str:
-        values = {**self._constants, "messages": messages, "tools": tools, "add_generation_prompt": True}
+    def _run(self, messages: list[Message], tools: list[dict[str, Any]] | None, switches: dict[str, Any]) -> str:
+        values = {**switches, **self._constants, "messages": messages, "tools": tools, "add_generation_prompt": True}
         previous = sys.gettrace()
         sys.settrace(_line_budget())
         try:

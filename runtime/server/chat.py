@@ -15,10 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from ...models.errors import Cancelled, EngineError, GalagoError, InvalidRequest
+from ..output.whole import Whole
 from ..service import Service
 from ..stream import Stream
-from ..values import Delta, Failed, Finished, Started
-from . import convert, errors, fields, wire
+from ..values import Failed, Finished, Started
+from . import convert, errors, fields, tools, wire
 
 T = TypeVar("T")
 
@@ -77,13 +78,11 @@ class _Answer:
         self._warnings = warnings
 
     async def whole(self, stream: Stream) -> wire.ChatCompletion:
-        text: list[str] = []
+        answer = Whole()
         async for event in stream:
             match event:
                 case Started(warnings=warnings):
                     self._warnings += warnings
-                case Delta(text=piece):
-                    text.append(piece)
                 case Failed(error=error):
                     raise error
                 case Finished():
@@ -91,11 +90,13 @@ class _Answer:
                         id=self._id,
                         created=self._created,
                         model=self._model,
-                        choices=[wire.Choice(wire.AnswerMessage("".join(text)), event.reason)],
+                        choices=[wire.Choice(tools.message(answer), event.reason)],
                         usage=convert.usage(event.usage),
                         timings=convert.timings(event),
                         warnings=self._warnings or UNSET,
                     )
+                case said:
+                    answer.add(said)
         raise EngineError("the answer ended without a reason")
 
     async def chunks(self, stream: Stream, wants_usage: bool) -> AsyncGenerator[wire.ChatChunk, None]:
@@ -107,8 +108,6 @@ class _Answer:
                     first = self._chunk(wire.ChunkDelta(role="assistant", content=""), usage=usage)
                     first.warnings = self._warnings or UNSET
                     yield first
-                case Delta(text=piece):
-                    yield self._chunk(wire.ChunkDelta(content=piece), usage=usage)
                 case Failed(error=error):
                     raise error
                 case Finished():
@@ -117,6 +116,8 @@ class _Answer:
                     yield last
                     if wants_usage:
                         yield self._envelope([], convert.usage(event.usage))
+                case said:
+                    yield self._chunk(tools.delta(said), usage=usage)
 
     def _chunk(self, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | UnsetType) -> wire.ChatChunk:
         return self._envelope([wire.ChunkChoice(delta, reason)], usage)

@@ -12,13 +12,13 @@ import msgspec
 from ...models.errors import InvalidRequest, MediaError
 from ...models.ref import MAX_ADAPTERS
 from .. import values
-from . import wire
+from . import tools, wire
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
 _ACCEPTED = {
-    "].role": "system, developer, user and assistant",
+    "].role": "system, developer, user, assistant and tool",
     "].type": "text and, from a user, image_url and input_audio",
     "response_format.type": "text, json_object and json_schema",
 }
@@ -29,6 +29,7 @@ _ROLES: dict[type, values.Role] = {
     wire.DeveloperMessage: "developer",
     wire.UserMessage: "user",
     wire.AssistantMessage: "assistant",
+    wire.ToolMessage: "tool",
 }
 
 
@@ -80,6 +81,8 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         json_schema=_schema(chat.response_format),
         lora=_scales(chat.lora),
         timeout=chat.timeout,
+        effort=chat.reasoning_effort,
+        **tools.choice(chat),
     )
 
 
@@ -96,7 +99,12 @@ def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
 
 def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:
     return tuple(
-        values.Message(_ROLES[type(message)], _parts(message.content, f"messages[{i}].content"), message.name)
+        values.Message(
+            _ROLES[type(message)],
+            _parts(message.content, f"messages[{i}].content"),
+            message.name,
+            **tools.of_message(message),
+        )
         for i, message in enumerate(chat)
     )
 
@@ -154,7 +162,7 @@ def usage(used: values.Usage) -> wire.Usage:
         completion_tokens=used.completion_tokens,
         total_tokens=used.prompt_tokens + used.completion_tokens,
         prompt_tokens_details=wire.PromptDetails(used.cached_tokens, used.audio_tokens, used.image_tokens),
-        completion_tokens_details=wire.CompletionDetails(used.accepted, used.rejected),
+        completion_tokens_details=wire.CompletionDetails(used.accepted, used.rejected, used.reasoning_tokens),
     )
 
 

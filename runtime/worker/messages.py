@@ -104,6 +104,7 @@ _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
     *(values.Text, values.Image, values.Audio, values.Message, values.Sampling, values.Request),
     *(values.Usage, values.Timings, values.Started, values.Delta, values.Finished, values.Failed),
+    *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}

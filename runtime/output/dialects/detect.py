@@ -1,0 +1,25 @@
+"""Finds the dialect that a chat template speaks."""
+
+from __future__ import annotations
+
+from .dialect import Dialect
+from .gemma import FUNCTION_GEMMA, GEMMA
+from .generic import GENERIC
+from .hermes import HERMES
+from .lfm2 import LFM2
+from .llama3 import LLAMA3
+from .mistral import MISTRAL, MISTRAL_LIST
+from .phi import PHI
+
+DIALECTS = (GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
+"""The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
+
+_OTHERS = ("<function=", "<arg_key>")
+"""Ways of calling that none of them reads. A template that asks for one is not contradicted by halves."""
+
+
+def dialect_of(template: str) -> Dialect:
+    """The dialect of a chat template's source; the generic one where it speaks none that is known."""
+    if any(text in template for text in _OTHERS):
+        return GENERIC
+    return next((d for d in DIALECTS if any(text in template for text in d.detects)), GENERIC)

@@ -1,0 +1,186 @@
+"""Lays a chat with tools out as a chat template expects it, or writes them into messages where it has no place for it.
+
+What a template can do is found out by rendering small chats with it. Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from ...models.errors import TemplateError
+from ..output.dialects.dialect import Dialect, arguments_of, shown
+from ..values import Effort, Message, Tool, ToolCall
+from .template import ChatTemplate
+
+Protect = Callable[[str], str]
+"""Keeps a text from becoming control tokens."""
+
+_PROBE = "galago-probe"
+_USER = {"role": "user", "content": "Hi"}
+_THINKING = ("enable_thinking", "thinking")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What templates call an assistant's thoughts."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a template has a place for. `arguments_as_text`: it wants a call's arguments as JSON text."""
+
+    template: ChatTemplate
+    dialect: Dialect
+    tools: bool
+    calls: bool
+    arguments_as_text: bool
+    results: bool
+    system: bool
+    developer: bool
+
+    def messages(
+        self, messages: Sequence[Message], contents: Sequence[str], tools: Sequence[Tool], protect: Protect
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        """Messages and tools as the template takes them. `contents` are the messages' own, protected already."""
+        tools = [_protected_tool(tool, protect) for tool in tools]
+        laid: list[dict[str, Any]] = []
+        names = {call.id: call.name for message in messages for call in message.calls}
+        for message, content in zip(messages, contents, strict=True):
+            if message.role == "tool" and not self.results:
+                _add_result(laid, content)
+                continue
+            laid.append(self._message(message, content, names, protect))
+        if not tools:
+            return laid, None
+        if self.dialect.tools_in_system:
+            _system(laid)["tools"] = json.dumps([shown(tool)["function"] for tool in tools], ensure_ascii=False)
+        elif not self.tools:
+            first = _system(laid) if self.system else next((m for m in laid if m["role"] == "user"), laid[0])
+            texts = [first["content"], self.dialect.describe(tools)]
+            first["content"] = "\n\n".join(texts if self.system else reversed(texts)).strip()
+            return laid, None
+        return laid, [shown(tool) for tool in tools]
+
+    def switches(self, effort: Effort | None) -> tuple[dict[str, Any], bool]:
+        """The template's variables that stand for an effort, and whether it has any that does."""
+        if effort is None:
+            return {}, True
+        found: dict[str, Any] = {name: effort != "none" for name in _THINKING if name in self.template.variables}
+        if "reasoning_effort" in self.template.variables:
+            found["reasoning_effort"] = effort
+        return found, bool(found)
+
+    def _message(self, message: Message, content: str, names: dict[str, str], protect: Protect) -> dict[str, Any]:
+        role = "system" if message.role == "developer" and not self.developer else message.role
+        laid: dict[str, Any] = {"role": role, "content": content}
+        if message.name is not None:
+            laid["name"] = protect(message.name)
+        if message.reasoning:
+            thought = protect(message.reasoning)
+            laid |= {key: thought for key in _THOUGHTS if key in self.template.source}
+        if message.answers is not None:
+            laid["tool_call_id"] = self._id(message.answers)
+            laid.setdefault("name", protect(names.get(message.answers, "")))
+        if message.calls:
+            calls = [_protected_call(call, protect) for call in message.calls]
+            if self.calls:
+                laid["tool_calls"] = [self._call(call) for call in calls]
+            else:
+                laid["content"] = f"{content}\n{self.dialect.write(calls)}".lstrip()
+        return laid
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        arguments = call.arguments if self.arguments_as_text else arguments_of(call)
+        function = {"name": call.name, "arguments": arguments}
+        return {"id": self._id(call.id), "type": "function", "function": function}
+
+    def _id(self, text: str) -> str:
+        """An id as the template takes it: always the same for the same one."""
+        length = self.dialect.id_length
+        if length is None or (len(text) == length and text.isascii() and text.isalnum()):
+            return "".join(c for c in text if c.isascii() and (c.isalnum() or c in "-_"))
+        return blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()[:length]
+
+
+def layout_for(template: ChatTemplate, dialect: Dialect) -> Layout:
+    """Finds out what a template has a place for."""
+    speaks = bool(dialect.detects)
+    as_text = False
+    calls = speaks and _shows(template, [_USER, _calling({"galago_key": _PROBE})])
+    if calls and "'galago_key'" in _rendered(template, [_USER, _calling({"galago_key": _PROBE})]):
+        as_text = True  # it printed a dictionary in Python's way
+    if speaks and not calls:
+        calls = as_text = _shows(template, [_USER, _calling(json.dumps({"galago_key": _PROBE}))])
+    result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": _PROBE}
+    asked = _calling({} if not as_text else "{}") if calls else {"role": "assistant", "content": "Hi"}
+    return Layout(
+        template,
+        dialect,
+        tools=speaks and _shows(template, [_USER], [shown(Tool(_PROBE, "x"))]),
+        calls=calls,
+        arguments_as_text=as_text,
+        results=speaks and _shows(template, [_USER, asked, result]),
+        system=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
+        developer="developer" in template.source,
+    )
+
+
+def _calling(arguments: object) -> dict[str, Any]:
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def _shows(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> bool:
+    return _PROBE in _rendered(template, messages, tools)
+
+
+def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    try:
+        return template.render(messages, tools=tools)
+    except TemplateError:
+        return ""
+
+
+def _system(laid: list[dict[str, Any]]) -> dict[str, Any]:
+    """The system message, made where there is none."""
+    if laid[0]["role"] not in ("system", "developer"):
+        laid.insert(0, {"role": "system", "content": ""})
+    return laid[0]
+
+
+def _add_result(laid: list[dict[str, Any]], content: str) -> None:
+    """Writes a tool's result into a user's message, that of several tools into one."""
+    written = f"<tool_response>\n{content}\n</tool_response>"
+    if laid and laid[-1]["content"].startswith("<tool_response>") and laid[-1]["role"] == "user":
+        laid[-1]["content"] += "\n" + written
+    else:
+        laid.append({"role": "user", "content": written})
+
+
+def _protected_tool(tool: Tool, protect: Protect) -> Tool:
+    description = None if tool.description is None else protect(tool.description)
+    return replace(tool, description=description, parameters=_protected(tool.parameters, protect))
+
+
+def _protected_call(call: ToolCall, protect: Protect) -> ToolCall:
+    arguments = json.dumps(_protected(arguments_of(call), protect), ensure_ascii=False)
+    return ToolCall(call.id, protect(call.name), arguments)
+
+
+def _protected(value: Any, protect: Protect) -> Any:
+    if isinstance(value, str):
+        return protect(value)
+    if isinstance(value, list):
+        return [_protected(item, protect) for item in value]
+    if isinstance(value, dict):
+        return {protect(key): _protected(item, protect) for key, item in value.items()}
+    return value
+
+
+def texts_of(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
+    """Every text in a chat but those of its parts."""
+    texts = [text for m in messages for text in (m.name, m.reasoning, m.answers) if text]
+    texts += [text for m in messages for call in m.calls for text in (call.name, call.arguments)]
+    texts += [json.dumps(arguments_of(call), ensure_ascii=False) for m in messages for call in m.calls]
+    return texts + [json.dumps(shown(tool), ensure_ascii=False) for tool in tools]

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 from ..models.errors import EngineError, InvalidRequest
+from . import chats
+from .output.whole import Whole
 from .values import (
     Audio,
     Delta,
+    Effort,
     Failed,
     Finished,
     FinishReason,
@@ -18,11 +21,12 @@ from .values import (
     ModelInfo,
     Part,
     Request,
-    Role,
     Sampling,
     Started,
     Text,
     Timings,
+    Tool,
+    ToolCall,
     Usage,
 )
 
@@ -36,12 +40,15 @@ Media: TypeAlias = str | Path | bytes | bytearray | memoryview
 
 Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
 
-_ROLES: tuple[Role, ...] = ("system", "developer", "user", "assistant")
-
 
 class Reply(str):
-    """A whole answer: a text, with what it took to make it. `finish_reason` "length" means it was cut off."""
+    """A whole answer: a text, with what it took to make it. `finish_reason` "length" means it was cut off.
 
+    `calls` are those of tools, and `reasoning` is what the model thought first.
+    """
+
+    calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
@@ -65,7 +72,7 @@ class ReplyStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._said: list[str] = []
+        self._whole = Whole()
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
         self._pieces = self._read()
@@ -81,13 +88,16 @@ class ReplyStream:
             match event:
                 case Started(warnings=warnings):
                     self._warnings = warnings
-                case Delta(text=text):
-                    self._said.append(text)
-                    yield text
                 case Failed(error=error):
                     raise error
                 case Finished(reason=reason, usage=usage, timings=timings):
-                    self._reply = Reply("".join(self._said), reason, usage, timings, self._warnings)
+                    reply = Reply(self._whole.text, reason, usage, timings, self._warnings)
+                    reply.calls, reply.reasoning = self._whole.calls, self._whole.thoughts
+                    self._reply = reply
+                case said:
+                    self._whole.add(said)
+                    if isinstance(said, Delta):
+                        yield said.text
 
     @property
     def reply(self) -> Reply:
@@ -124,6 +134,10 @@ class ChatOptions(TypedDict, total=False):
     cache: bool
     lora: Sequence[float] | None
     timeout: float | None
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any]
+    parallel_tool_calls: bool
+    reasoning_effort: Effort | None
 
 
 class LocalModel:
@@ -147,6 +161,7 @@ class LocalModel:
         """Answers a prompt, or a chat given as `{"role": ..., "content": ...}` messages.
 
         With `stream=True` the answer comes piece by piece, as a `ReplyStream`. Settings left out are the model's own.
+        `tools` are functions as the OpenAI API describes them; `tool_choice` is auto, none, required or a tool's name.
         """
         pieces = self.stream(_request(prompt, **options))
         if stream:
@@ -231,6 +246,10 @@ def _request(
     cache: bool = True,
     lora: Sequence[float] | None = None,
     timeout: float | None = None,
+    tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] = "auto",
+    parallel_tool_calls: bool = True,
+    reasoning_effort: Effort | None = None,
 ) -> Request:
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
@@ -242,6 +261,10 @@ def _request(
         json_schema=json_schema,
         lora=None if lora is None else tuple(lora),
         timeout=timeout,
+        tools=chats.tools(tools or ()),
+        parallel=parallel_tool_calls,
+        effort=reasoning_effort,
+        **chats.choice(tool_choice),
     )
 
 
@@ -280,7 +303,7 @@ def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tupl
     if isinstance(prompt, str):
         chat = [Message("user", (Text(prompt),))]
     elif isinstance(prompt, list | tuple):
-        chat = [_message(m) for m in prompt]
+        chat = [chats.message(m) for m in prompt]
     else:
         raise InvalidRequest(f"a prompt is a text or a list of messages, not {type(prompt).__name__}", "prompt")
     if media:
@@ -291,11 +314,3 @@ def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tupl
     if system is not None:
         chat.insert(0, Message("system", (Text(system),)))
     return tuple(chat)
-
-
-def _message(message: object) -> Message:
-    role = message.get("role") if isinstance(message, dict) else None
-    content = message.get("content") if isinstance(message, dict) else None
-    if role not in _ROLES or not isinstance(content, str) or message != {"role": role, "content": content}:
-        raise InvalidRequest(f"a message is {{'role': {'|'.join(_ROLES)}, 'content': text}}, not {message!r}", "prompt")
-    return Message(role, (Text(content),))

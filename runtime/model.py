@@ -94,18 +94,8 @@ class Model:
             )
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
-            template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
-            answers = self._answers = Answers(weights, source)
-            self._prompts = PromptBuilder(
-                weights,
-                self._projector,
-                template,
-                source,
-                limits or MediaLimits(),
-                self.context_length,
-                answers.dialect,
-                answers.tags,
-            )
+            self._answers = Answers(weights, source)
+            self._prompts = self._prompt_builder(source, limits or MediaLimits())
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -150,6 +140,13 @@ class Model:
             warnings.append("ignore_eos has no effect beside a JSON schema or tools, which say where the answer ends")
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
+
+    def _prompt_builder(self, source: str, limits: MediaLimits) -> PromptBuilder:
+        weights, answers = self._weights, self._answers
+        template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
+        return PromptBuilder(
+            weights, self._projector, template, source, limits, self.context_length, answers.dialect, answers.tags
+        )
 
     def _adapters_for(self, request: Request) -> tuple[float, ...]:
         if request.lora is None:

@@ -5,6 +5,7 @@ Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -61,6 +62,17 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+
+    def parsed(self) -> dict[str, Any]:
+        """The arguments as values. Raises `InvalidRequest` where they are no JSON object, as when they were cut off."""
+        try:
+            value = json.loads(self.arguments.strip() or "{}")
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            shown = self.arguments[:80]
+            raise InvalidRequest(f"the arguments of the call of {self.name} are no JSON object: {shown!r}", "messages")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,9 @@ class Request:
         self._check_tools()
 
     def _check_tools(self) -> None:
+        for message in self.messages:
+            for call in message.calls:
+                call.parsed()
         names = [tool.name for tool in self.tools]
         if len(names) > MAX_TOOLS:
             raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")

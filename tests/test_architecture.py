@@ -33,7 +33,7 @@ LAYERS = [
     "runtime/model",
     "runtime/worker",
     "runtime/service",
-    "runtime/local runtime/__init__ quantize",
+    "runtime/local runtime/chats runtime/__init__ quantize",
     "runtime/server",
     "runtime/cli",
 ]

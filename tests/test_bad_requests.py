@@ -38,7 +38,23 @@ def user(content: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+def tool(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": properties}},
+    }
+
+
+def chosen(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def call(arguments: str) -> dict[str, Any]:
+    return {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
 HI = user("Hi")
+TOOL = tool({})
 NOT_A_PICTURE = base64.b64encode(b"hello, I am text").decode()
 
 CASES: list[tuple[str, dict[str, Any], str | None]] = [
@@ -107,13 +123,23 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("unknown response format", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type"),
     ("two answers", {"messages": HI, "n": 2}, "n"),
     ("logprobs", {"messages": HI, "logprobs": True}, "logprobs"),
-    ("tools", {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ("a tool that is no function", {"messages": HI, "tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ("a tool named in words", {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+    ("two tools of one name", {"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
+    ("arguments that cannot be enforced", {"messages": HI, "tools": [tool({"x": {"uniqueItems": True}})]}, "tools"),
+    ("a choice that is none", {"messages": HI, "tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
+    ("a required call without tools", {"messages": HI, "tool_choice": "required"}, "tool_choice"),
+    ("a choice of no tool", {"messages": HI, "tools": [TOOL], "tool_choice": chosen("g")}, "tool_choice"),
+    ("functions of old", {"messages": HI, "functions": [{"name": "f"}]}, "functions"),
+    ("an unknown effort", {"messages": HI, "reasoning_effort": "huge"}, "reasoning_effort"),
+    ("a result of no call", {"messages": [*HI, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    ("a call cut off", {"messages": [*HI, {"role": "assistant", "tool_calls": [call('{"a": ')]}]}, "messages"),
     ("penalty", {"messages": HI, "presence_penalty": 0.5}, "presence_penalty"),
     ("speech out", {"messages": HI, "modalities": ["text", "audio"]}, "modalities"),
     (
-        "tool calls in a message",
+        "a call without a function",
         {"messages": [*HI, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-        "messages[1].tool_calls",
+        "messages[1].tool_calls[0].function",
     ),
 ]
 

@@ -22,7 +22,7 @@ class Answers:
     def __init__(self, weights: Weights, source: str) -> None:
         self.dialect = dialect_of(source)
         self._special = {*weights.control_texts, *weights.user_defined_texts}
-        self.tags = tags_of(source, self._special)
+        self.tags = tags_of(source)
         self._weights = weights
         self._grammars = GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
         written = "".join(self.dialect.markers) + "".join(self.tags or ())

@@ -124,10 +124,9 @@ class AnswerReader:
         return True
 
     def _say(self, said: list[Said], length: int) -> bool:
+        """Says so much of the held text; white space alone is nothing where calls may stand around it."""
         text, self._held = self._held[:length], self._held[length:]
-        if self._calls and not text.strip():
-            text = ""
-        if text:
+        if text.strip() or (text and not self._names):
             said.append(Delta(text))
         return False
 

@@ -26,10 +26,9 @@ KNOWN = (
 """Qwen, DeepSeek, SmolLM and many others; Mistral; Gemma 4; Seed; Command."""
 
 
-def tags_of(template: str, vocabulary: Collection[str]) -> Tags | None:
-    """The tags that a chat template writes, or else has tokens for."""
-    written = next((tags for tags in KNOWN if tags.closing in template), None)
-    return written or next((tags for tags in KNOWN if set(tags) <= set(vocabulary)), None)
+def tags_of(template: str) -> Tags | None:
+    """The tags that a chat template speaks of. That a vocabulary has tokens for some does not make a model think."""
+    return next((tags for tags in KNOWN if tags.closing in template), None)
 
 
 class AfterThinking:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ...models.errors import TemplateError
-from ..output.dialects.dialect import Dialect, arguments_of, shown
+from ..output.dialects.dialect import Dialect, shown
 from ..values import Effort, Message, Tool, ToolCall
 from .template import ChatTemplate
 
@@ -91,7 +91,7 @@ class Layout:
         return laid
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
-        arguments = call.arguments if self.arguments_as_text else arguments_of(call)
+        arguments = call.arguments if self.arguments_as_text else call.parsed()
         function = {"name": call.name, "arguments": arguments}
         return {"id": self._id(call.id), "type": "function", "function": function}
 
@@ -164,7 +164,7 @@ def _protected_tool(tool: Tool, protect: Protect) -> Tool:
 
 
 def _protected_call(call: ToolCall, protect: Protect) -> ToolCall:
-    arguments = json.dumps(_protected(arguments_of(call), protect), ensure_ascii=False)
+    arguments = json.dumps(_protected(call.parsed(), protect), ensure_ascii=False)
     return ToolCall(call.id, protect(call.name), arguments)
 
 
@@ -182,5 +182,5 @@ def texts_of(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
     """Every text in a chat but those of its parts."""
     texts = [text for m in messages for text in (m.name, m.reasoning, m.answers) if text]
     texts += [text for m in messages for call in m.calls for text in (call.name, call.arguments)]
-    texts += [json.dumps(arguments_of(call), ensure_ascii=False) for m in messages for call in m.calls]
+    texts += [json.dumps(call.parsed(), ensure_ascii=False) for m in messages for call in m.calls]
     return texts + [json.dumps(shown(tool), ensure_ascii=False) for tool in tools]

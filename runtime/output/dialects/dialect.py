@@ -53,11 +53,11 @@ class Dialect:
         return (self.opening, self.head, self.middle, self.tail, self.closing, *self.notation.marks)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
-        """Calls as the model itself would have written them. Arguments that are no JSON object count as none."""
+        """Calls as the model itself would have written them."""
         opening, head, middle, tail, closing = (
             text.replace("·", "") for text in (self.opening, self.head, self.middle, self.tail, self.closing)
         )
-        written = [head + call.name + middle + self.notation.write(arguments_of(call)) + tail for call in calls]
+        written = [head + call.name + middle + self.notation.write(call.parsed()) + tail for call in calls]
         if self.between is None:
             return "\n".join(opening + call + closing for call in written)
         return ("" if self.bare else opening) + self.between.join(written) + closing
@@ -78,7 +78,7 @@ class Dialect:
 
         That is any text, which may also stand before the calls; or an expression, given as `instead`.
         """
-        rules = ["%llguidance {}", f"TEXT: {_TEXT}", "ws: WS?", "WS: /[ \\t\\r\\n]{1,8}/"]
+        rules = ["%llguidance {}", f"TEXT: {_TEXT}", "ws: WS?", "WS: /[ \\t\\r\\n]{1,3}/"]
         for i, tool in enumerate(tools):
             arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             rules.append(f"after_{i}: {spell(self.middle.removeprefix(_QUOTE))} {arguments} {spell(self.tail)}")
@@ -141,11 +141,3 @@ def shown(tool: Tool) -> dict[str, Any]:
         function["description"] = tool.description
     function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
     return {"type": "function", "function": function}
-
-
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    try:
-        value = json.loads(call.arguments)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

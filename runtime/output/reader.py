@@ -116,7 +116,7 @@ class AnswerReader:
         taken = self._called(said, self._dialect.opening + self._dialect.head, at)
         if taken == _WAIT:
             if self._final:
-                self._say(said, at)
+                self._say(said, len(self._held[:at].rstrip()))
                 self._held, self._open = "", True
             return False
         if taken == _NO:

@@ -22,6 +22,8 @@ Protect = Callable[[str], str]
 _PROBE = "galago-probe"
 _USER = {"role": "user", "content": "Hi"}
 _THINKING = ("enable_thinking", "thinking")
+_EFFORTS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium"}
+"""What every template that takes an effort knows; high stands for the others."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """What templates call an assistant's thoughts."""
 
@@ -68,7 +70,8 @@ class Layout:
             return {}, True
         found: dict[str, Any] = {name: effort != "none" for name in _THINKING if name in self.template.variables}
         if "reasoning_effort" in self.template.variables:
-            found["reasoning_effort"] = effort
+            spoken = f"'{effort}'" in self.template.source or f'"{effort}"' in self.template.source
+            found["reasoning_effort"] = effort if spoken else _EFFORTS.get(effort, "high")
         return found, bool(found)
 
     def _message(self, message: Message, content: str, names: dict[str, str], protect: Protect) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...models.errors import ModelError, TemplateError
@@ -41,6 +42,16 @@ class _CodeGenerator(CodeGenerator):
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
+
+
+class _Generation(Extension):
+    """`{% generation %}`, by which templates mark for training what the model says; here it is as if it were not."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -113,7 +124,7 @@ class ChatTemplate:
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
         if len(source) > MAX_SOURCE:
             raise ModelError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are read")
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
             environment.filters[name] = _bounded(name, environment.filters[name])
         environment.globals.pop("lipsum")

@@ -258,9 +258,7 @@ class _LiteralTranscoder:
         elif char in ":=":
             out.append((json.dumps(self._word) if self._word else "") + ": ")
             self._word = ""
-        elif char.isspace():
-            self._flush(out)
-        else:
+        elif not char.isspace():
             self._word += char
         return 1
 

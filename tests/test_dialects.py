@@ -1,0 +1,344 @@
+"""Tool calls in every dialect: read right however the stream is split, and as the grammar allows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galago.models.errors import InvalidRequest
+from galago.models.ref import resolve
+from galago.runtime.native.weights import Weights
+from galago.runtime.output.dialects.detect import DIALECTS, dialect_of
+from galago.runtime.output.dialects.dialect import Dialect, speller
+from galago.runtime.output.dialects.gemma import GEMMA
+from galago.runtime.output.dialects.generic import GENERIC
+from galago.runtime.output.dialects.lfm2 import LFM2
+from galago.runtime.output.dialects.llama3 import LLAMA3
+from galago.runtime.output.grammar import GrammarCompiler
+from galago.runtime.output.reader import AnswerReader, reading
+from galago.runtime.output.reasoning import Tags
+from galago.runtime.output.whole import Whole
+from galago.runtime.values import CallBegun, Delta, Said, Tool, ToolCall
+
+EVERY = [*DIALECTS, GENERIC]
+NAMES = ("get_weather", "plan")
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {"city": "Bern"},
+    {"city": "the \"Big\" 'Apple'"},
+    {"city": "Zürich 東京 🙂"},
+    {"city": "}]), {[( <|im_end|> </tool"},
+    {"city": "a\\b\nc\td"},
+    {"city": "", "days": -3},
+    {"city": "Bern", "days": 2, "exact": 1.5e3, "hot": True, "note": None},
+    {"steps": [{"what": "a, b: c=d", "done": False}, {"what": "}", "done": True}], "city": "x"},
+    {"city": '{"name": "plan", "arguments": {}}', "steps": []},
+    {},
+]
+FORMS = ("alone", "with text before", "parallel", "cut in arguments", "cut in the name", "with white space around")
+"""Ten times six make sixty transcripts a dialect."""
+
+
+def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
+    return ToolCall("call_1", name, json.dumps(arguments))
+
+
+def read(dialect: Dialect, *pieces: str) -> list[Said]:
+    reader = AnswerReader(dialect, NAMES)
+    said = [event for piece in pieces for event in reader.feed(piece)]
+    return [*said, *reader.finish()]
+
+
+def outcome(said: list[Said]) -> tuple[str, str, list[tuple[str, str]]]:
+    whole = Whole()
+    for event in said:
+        whole.add(event)
+    return whole.text, whole.thoughts, [(c.name, c.arguments) for c in whole.calls]
+
+
+def transcript(dialect: Dialect, form: str, arguments: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
+    """What a model wrote, what it said in it, and the arguments of its calls that are whole."""
+    one = dialect.write([call(arguments)])
+    match form:
+        case "with text before" if not dialect.bare:
+            return f"Let me <see>: [1] {{2}}\n\n{one}", "Let me <see>: [1] {2}", [arguments]
+        case "with text before":
+            return f"Let me see: {one}", f"Let me see: {one}", []
+        case "parallel":
+            return dialect.write([call(arguments), call({"city": "Rom"}, "plan")]), "", [arguments, {"city": "Rom"}]
+        case "cut in arguments":
+            two = dialect.write([call(arguments), call({"city": "Rom"}, "plan")])
+            return two[: two.rindex("Rom") + 1], "", [arguments]
+        case "cut in the name":
+            opening = one[: one.index("get_weather") + 4]
+            return opening, opening if dialect.bare else "", []
+        case "with white space around":
+            return f"\n {one}\n\n", "", [arguments]
+    return one, "", [arguments]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_a_transcript_is_read_right_at_every_split(dialect: Dialect, form: str) -> None:
+    for arguments in ARGUMENTS:
+        text, said, calls = transcript(dialect, form, arguments)
+        whole = outcome(read(dialect, text))
+        assert whole[0] == said
+        assert [json.loads(a) for _, a in whole[2][: len(calls)]] == calls
+        assert len(whole[2]) == len(calls) + (form == "cut in arguments")
+        if form == "cut in arguments":
+            assert '{"city": "Rom"}'.startswith(whole[2][-1][1].removesuffix('"')) and "R" in whole[2][-1][1]
+        assert outcome(read(dialect, *text)) == whole
+        for at in range(len(text)):
+            assert outcome(read(dialect, text[:at], text[at:])) == whole, text[:at]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_what_stands_around_calls_does_not_depend_on_the_split(dialect: Dialect, data: st.DataObject) -> None:
+    marks = [dialect.opening, dialect.closing, dialect.head, "get_weather", "{", "}", '"', "\n", "a", "<", "[", "é"]
+    pieces = data.draw(st.lists(st.sampled_from([*marks, dialect.write([call({"city": "x"})])]), max_size=8))
+    text = "".join(pieces)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    split = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert outcome(read(dialect, *split)) == outcome(read(dialect, text))
+
+
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: Dialect) -> None:
+    reader = AnswerReader(dialect, NAMES)
+    assert reader.feed("Hello there") == [Delta("Hello there")]
+    reader = AnswerReader(dialect, NAMES)
+    deltas = [reader.feed(char) for char in dialect.write([call({"city": "Bern", "days": 12})])]
+    assert sum(map(bool, deltas)) > 10
+    assert reader.called
+
+
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_what_looks_like_a_call_of_no_tool_is_text(dialect: Dialect) -> None:
+    text = dialect.write([call({"city": "x"}, "no_such_tool")])
+    assert outcome(read(dialect, text))[::2] == (text, [])
+    plain = list(reading(AnswerReader(dialect), dialect.write([call({"city": "x"})])))
+    assert outcome(plain)[2] == []
+
+
+def test_an_answer_in_json_is_no_call() -> None:
+    for text in ('{"name": "Ada", "age": 36}', '{"a": 1}', "{", '{"name": "get_wea'):
+        assert outcome(read(LLAMA3, text)) == (text, "", [])
+
+
+def test_text_behind_calls_is_text() -> None:
+    text = GENERIC.write([call({"city": "x"})]) + "\nThere you are."
+    assert outcome(read(GENERIC, text))[0] == "\nThere you are."
+
+
+def test_python_strings_of_either_kind_are_read() -> None:
+    text = "<|tool_call_start|>[get_weather(city='it\\'s \"x\" \\x41\\n', days = 3 , hot=True)]<|tool_call_end|>"
+    ((_, arguments),) = outcome(read(LFM2, text))[2]
+    assert json.loads(arguments) == {"city": 'it\'s "x" A\n', "days": 3, "hot": True}
+
+
+def test_ids_differ_and_are_as_long_as_the_template_takes_them() -> None:
+    for dialect in EVERY:
+        said = read(dialect, dialect.write([call({}), call({})]))
+        ids = [event.id for event in said if isinstance(event, CallBegun)]
+        assert len(set(ids)) == 2
+        assert all(len(i) == (dialect.id_length or 29) for i in ids)
+
+
+THINK = Tags("<think>", "</think>")
+THOUGHTS = [
+    ("<think>\nhm, <b>\n</think>\n\nYes.", False, ("Yes.", "hm, <b>")),
+    ("\n<think>hm</think>Yes.", False, ("Yes.", "hm")),
+    ("hm\n</think>\n\nYes.", True, ("Yes.", "hm")),
+    ("<think>\n\n</think>\n\nYes.", False, ("Yes.", "")),
+    ("<think>\nnever en", False, ("", "never en")),
+    ("never en</thi", True, ("", "never en</thi")),
+    ("Use <think> so.", False, ("Use <think> so.", "")),
+    (" plain", False, (" plain", "")),
+    ("<thi", False, ("<thi", "")),
+]
+
+
+@pytest.mark.parametrize(("text", "begun", "expected"), THOUGHTS)
+def test_thoughts_are_told_apart_at_every_split(text: str, begun: bool, expected: tuple[str, str]) -> None:
+    for names in ((), NAMES):
+        for at in range(len(text) + 1):
+            reader = AnswerReader(GENERIC, names, THINK, begun)
+            said = [*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()]
+            assert outcome(said)[:2] == expected
+
+
+def test_a_call_in_a_thought_is_none_and_one_behind_it_is() -> None:
+    written = GENERIC.write([call({"city": "x"})])
+    reader = AnswerReader(GENERIC, NAMES, THINK)
+    said, thought, calls = outcome(list(reading(reader, f"<think>{written}</think>\n{written}")))
+    assert (said, thought, len(calls)) == ("", written, 1)
+
+
+STEPS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 2,
+    "items": {
+        "type": "object",
+        "properties": {"what": {"type": "string", "maxLength": 6}, "done": {"type": "boolean"}},
+        "required": ["done"],
+        "additionalProperties": False,
+    },
+}
+PLAN = {
+    "type": "object",
+    "properties": {
+        "mode": {"enum": ["fast", "slow"]},
+        "days": {"type": "integer", "minimum": 0, "maximum": 9},
+        "note": {"type": ["string", "null"], "maxLength": 4},
+        "steps": STEPS,
+        "unit": {"anyOf": [{"const": "C"}, {"type": "null"}]},
+    },
+    "required": ["mode", "steps"],
+}
+WEATHER = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}
+TOOLS = [Tool("get_weather", "Tells the weather.", WEATHER), Tool("plan", None, PLAN), Tool("now")]
+
+
+def check(name: str, arguments: dict[str, Any]) -> None:
+    """That arguments are what their schema asks, judged without one."""
+    if name == "now":
+        assert arguments == {}
+    elif name == "get_weather":
+        assert list(arguments) == ["city"] and len(arguments["city"]) <= 8
+    else:
+        assert {"mode", "steps"} <= set(arguments) <= {"mode", "days", "note", "steps", "unit"}
+        assert arguments["mode"] in ("fast", "slow") and arguments.get("days", 0) in range(10)
+        assert arguments.get("note") is None or len(arguments["note"]) <= 4
+        assert arguments.get("unit") in ("C", None) and 1 <= len(arguments["steps"]) <= 2
+        for step in arguments["steps"]:
+            assert isinstance(step["done"], bool) and set(step) <= {"done", "what"}
+            assert len(step.get("what", "")) <= 6
+
+
+@pytest.fixture(scope="module")
+def weights() -> Iterator[Weights]:
+    loaded = Weights(resolve("builtin").weights, 0)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def compiler(weights: Weights) -> GrammarCompiler:
+    return GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
+
+
+def walk(weights: Weights, compiler: GrammarCompiler, lark: str, seed: int, spelled: dict[int, bytes]) -> str | None:
+    """An answer drawn from what a grammar allows, `None` where it found no end; ends of things are preferred."""
+    rng, grammar, said = np.random.default_rng(seed), compiler.lark(lark), b""
+    closing = {t for t in range(weights.vocab_size) if weights.piece(t) in (b'"', b"}", b"]", b")", b"<", b"|", b">")}
+    for _ in range(600):
+        logits = np.zeros(weights.vocab_size, np.float32)
+        grammar.mask(logits)
+        allowed = np.flatnonzero(logits > -np.inf).tolist()
+        ends = [t for t in allowed if t in weights.end_tokens]
+        likely = [t for t in allowed if t in closing or t in spelled] if rng.random() < 0.5 else []
+        token = int(rng.choice(ends or likely or allowed))
+        if token in weights.end_tokens:
+            return said.decode("utf-8", "replace")
+        grammar.accept(token)
+        said += spelled.get(token) or weights.piece(token)
+    return None
+
+
+@pytest.mark.parametrize("control", [False, True], ids=["texts", "control tokens"])
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_what_the_grammar_allows_is_read_back(
+    weights: Weights, compiler: GrammarCompiler, dialect: Dialect, control: bool
+) -> None:
+    marks = sorted({dialect.marker.rstrip("["), dialect.closing.strip("\n]"), *dialect.notation.marks} - {""})
+    spare = [weights.tokenize(t, parse_special=True)[0] for t in weights.control_texts if "im_" not in t]
+    controls = dict(zip(marks, spare[1:], strict=False)) if control else {}
+    lark = dialect.lark(TOOLS, speller(controls), required=True, parallel=True)
+    spelled = {token: text.encode() for text, token in controls.items()}
+    ended = 0
+    for seed in range(12):
+        said = walk(weights, compiler, lark, seed, spelled)
+        if said is None:
+            continue
+        ended += 1
+        reader = AnswerReader(dialect, [tool.name for tool in TOOLS])
+        text, _, calls = outcome(list(reading(reader, said)))
+        assert text == "" and calls and reader.called, said
+        for name, arguments in calls:
+            check(name, json.loads(arguments))
+    assert ended >= 6
+
+
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_the_grammar_takes_what_the_dialect_writes_and_nothing_broken(
+    weights: Weights, compiler: GrammarCompiler, dialect: Dialect
+) -> None:
+    def takes(text: str, **options: Any) -> bool:
+        grammar = compiler.lark(dialect.lark(TOOLS, speller({}), **{"required": True, "parallel": True} | options))
+        for token in [*weights.tokenize(text, parse_special=False), weights.eos]:
+            logits = np.zeros(weights.vocab_size, np.float32)
+            grammar.mask(logits)
+            if logits[token] == -np.inf:
+                return False
+            grammar.accept(token)
+        return True
+
+    one, other = call({"city": "x"}), call({}, "now")
+    assert takes(dialect.write([one])) and takes(dialect.write([one, other]))
+    assert not takes("Hello") and takes("Hello", required=False)
+    assert takes(dialect.write([one, other]), required=False)
+    assert dialect.bare or takes("Well:\n" + dialect.write([one]), required=False)
+    assert not takes(dialect.write([one, other]), parallel=False)
+    for wrong in (call({"city": 3}), call({}), call({"town": "x"}), call({"city": "x"}, "no_such_tool")):
+        assert not takes(dialect.write([wrong]))
+        assert takes(dialect.write([wrong]), required=False) is (dialect.bare and wrong.name == "no_such_tool")
+    either = {"instead": '%json {"type": "integer"}', "required": False}
+    assert takes("42", **either) and takes(dialect.write([one]), **either) and not takes("Hello", **either)
+
+
+def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
+    for schema, keyword in (
+        ({"type": "string", "pattern": "a+"}, "pattern"),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, "additionalProperties"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"oneOf": [{"type": "string"}]}, "oneOf"),
+        ({"$ref": "#/$defs/none"}, "ref"),
+    ):
+        tool = Tool("f", None, {"type": "object", "properties": {"x": schema}})
+        with pytest.raises(InvalidRequest, match=keyword):
+            GEMMA.lark([tool], speller({}), required=True, parallel=True)
+
+
+def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
+    tree = {"type": "object", "properties": {"of": {"$ref": "#/$defs/t"}}}
+    tool = Tool("f", None, {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "$defs": {"t": tree}})
+    for dialect in EVERY:
+        compiler.lark(dialect.lark([tool], speller({}), required=True, parallel=True))
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("<tool_call>\n{...}\n</tool_call>", "hermes"),
+        ("{{ '<|start_header_id|>ipython<|end_header_id|>' }}", "llama3"),
+        ("[TOOL_CALLS]{{ name }}[ARGS]", "mistral"),
+        ("[TOOL_CALLS][", "mistral-list"),
+        ("<|tool_call>call:{{ name }}", "gemma"),
+        ("List of tools: <|tool_list_start|>[", "lfm2"),
+        ("<|tool|>{{ message['tools'] }}<|/tool|>", "phi"),
+        ("<tool_call>\n<function=f>", "generic"),
+        ("{{ messages }}", "generic"),
+    ],
+)
+def test_the_dialect_is_found_in_the_template(template: str, name: str) -> None:
+    assert dialect_of(template).name == name

@@ -158,6 +158,8 @@ class Request:
             if not TOOL_NAME.fullmatch(name):
                 allowed = "1 to 64 of a-z, A-Z, 0-9, _ and -"
                 raise InvalidRequest(f"tools[{i}] is named {name!r}; a name is {allowed}", "tools")
+            if (self.tools[i].parameters or {}).get("type", "object") != "object":
+                raise InvalidRequest(f"the parameters of tools[{i}] must be of the type object", "tools")
             if names.index(name) != i:
                 raise InvalidRequest(f"two tools are named {name!r}", "tools")
         if self.tool_choice == "required" and not names:

@@ -45,6 +45,14 @@ def tool(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def text_tool() -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {"x": deep(levels - 1)}} if levels else {"type": "string"}
+
+
 def chosen(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
@@ -55,6 +63,7 @@ def call(arguments: str) -> dict[str, Any]:
 
 HI = user("Hi")
 TOOL = tool({})
+DEEP = '{"a": ' * 700 + "1" + "}" * 700
 NOT_A_PICTURE = base64.b64encode(b"hello, I am text").decode()
 
 CASES: list[tuple[str, dict[str, Any], str | None]] = [
@@ -127,12 +136,15 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("a tool named in words", {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
     ("two tools of one name", {"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
     ("arguments that cannot be enforced", {"messages": HI, "tools": [tool({"x": {"uniqueItems": True}})]}, "tools"),
+    ("arguments too deep to be enforced", {"messages": HI, "tools": [tool({"x": deep(300)})]}, "tools"),
+    ("arguments that are no object", {"messages": HI, "tools": [text_tool()]}, "tools"),
     ("a choice that is none", {"messages": HI, "tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
     ("a required call without tools", {"messages": HI, "tool_choice": "required"}, "tool_choice"),
     ("a choice of no tool", {"messages": HI, "tools": [TOOL], "tool_choice": chosen("g")}, "tool_choice"),
     ("functions of old", {"messages": HI, "functions": [{"name": "f"}]}, "functions"),
     ("an unknown effort", {"messages": HI, "reasoning_effort": "huge"}, "reasoning_effort"),
     ("a result of no call", {"messages": [*HI, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    ("a call too deep", {"messages": [*HI, {"role": "assistant", "tool_calls": [call(DEEP)]}]}, "messages"),
     ("a call cut off", {"messages": [*HI, {"role": "assistant", "tool_calls": [call('{"a": ')]}]}, "messages"),
     ("penalty", {"messages": HI, "presence_penalty": 0.5}, "presence_penalty"),
     ("speech out", {"messages": HI, "modalities": ["text", "audio"]}, "modalities"),

@@ -319,6 +319,33 @@ def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
             GEMMA.lark([tool], speller({}), required=True, parallel=True)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": 5},
+        {"properties": {"x": {"type": "array", "minItems": "a"}}},
+        {"required": 3},
+        {"properties": {"x": {"enum": 5}}},
+        {"properties": {"x": {"$ref": 5}}},
+        {"properties": {"x": {"anyOf": 5}}},
+    ],
+)
+def test_what_is_no_schema_is_refused(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+    for dialect in EVERY:
+        with pytest.raises(InvalidRequest):
+            compiler.lark(dialect.lark([Tool("f", None, schema)], speller({}), required=True, parallel=True))
+
+
+def test_a_schema_of_many_or_deep_properties_makes_no_flood_of_rules() -> None:
+    deep: dict[str, Any] = {"type": "integer"}
+    for _ in range(40):
+        deep = {"type": "array", "items": deep}
+    wide = {f"p{i}": {"type": "integer"} for i in range(400)}
+    for properties in ({"x": deep}, wide):
+        tool = Tool("f", None, {"type": "object", "properties": properties})
+        assert len(GEMMA.lark([tool], speller({}), required=True, parallel=True)) < 200_000
+
+
 def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
     tree = {"type": "object", "properties": {"of": {"$ref": "#/$defs/t"}}}
     tool = Tool("f", None, {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "$defs": {"t": tree}})

@@ -66,9 +66,12 @@ class PromptBuilder:
 
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
-        break_mark, media_mark = _unused_characters(messages, tools)
         warnings: list[str] = []
-        rendered = self._rendered(messages, tools, effort, break_mark, media_mark, warnings)
+        try:
+            break_mark, media_mark = _unused_characters(messages, tools)
+            rendered = self._rendered(messages, tools, effort, break_mark, media_mark, warnings)
+        except RecursionError:
+            raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:

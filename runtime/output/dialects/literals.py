@@ -73,8 +73,11 @@ class LiteralNotation:
         return _LiteralTranscoder(self)
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        schema = parameters(tool)
-        return _Schema(self, schema, f"{tool.name}.parameters", name, rules, spell).arguments()
+        where = f"{tool.name}.parameters"
+        try:
+            return _Schema(self, parameters(tool), where, name, rules, spell).arguments()
+        except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+            raise InvalidRequest(f"{where} are no JSON schema: {error}", "tools") from error
 
 
 @dataclass
@@ -151,7 +154,7 @@ class _Schema:
 
     def _array(self, schema: dict[str, Any], single: bool) -> str:
         self._check(schema, {"items", "minItems", "maxItems"}, single)
-        item, comma = self._value(schema.get("items", True)), _text(self.notation.comma)
+        item, comma = self._new(self._value(schema.get("items", True))), _text(self.notation.comma)
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         more = f"({comma} {item}){{{max(least - 1, 0)},{'' if most is None else max(most - 1, 0)}}}"
         inner = "" if most == 0 else f"({item} {more})" + ("" if least else "?")
@@ -167,17 +170,13 @@ class _Schema:
         if unknown := required - set(properties):
             raise self._refusal(f"required: {sorted(unknown)[0]!r}, which is not among the properties")
         comma = _text(self.notation.comma)
-        members = [
-            (self._key(key, outermost) + " " + self._value(value), key in required)
-            for key, value in self.notation._items(properties)
-        ]
-        firsts = []
-        for i, (member, needed) in enumerate(members):
-            rest = " ".join(f"({comma} {m})" + ("" if need else "?") for m, need in members[i + 1 :])
-            firsts.append(f"{member} {rest}")
-            if needed:
-                break
-        inner = f"({' | '.join(firsts)})" + ("" if any(need for _, need in members) else "?") if firsts else ""
+        firsts: list[str] = []  # what may stand before any comma, and what follows it
+        rest = ""
+        for key, value in reversed(self.notation._items(properties)):
+            member = self._new(f"{self._key(key, outermost)} {self._value(value)}")
+            firsts = [f"{member} {rest}", *([] if key in required else firsts)]
+            rest = self._new(f"({comma} {member}){'' if key in required else '?'} {rest}")
+        inner = f"({' | '.join(firsts)})" + ("" if required else "?") if firsts else ""
         return f"{_text(begin)} {inner} {_text(end)}"
 
     def _key(self, key: str, outermost: bool) -> str:
@@ -193,6 +192,12 @@ class _Schema:
             name = self.named[key] = f"{self.name}_{len(self.named)}"
             self.rules.append(f"{name}{attribute}: {make()}")
         return self.named[key]
+
+    def _new(self, expression: str) -> str:
+        """A rule of its own, so that what is said twice is written once."""
+        name = f"{self.name}_n{len(self.rules)}"
+        self.rules.append(f"{name}: {expression}")
+        return name
 
     def _resolved(self, reference: str) -> Any:
         value: Any = self.root

@@ -1,0 +1,46 @@
+"""Small chat templates in the manner of each family, and model files that hold them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from galago.models.ref import resolve
+
+_TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
+_ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_LOOP = "{% for m in messages %}" + _TURN + "{CALLS}<|im_end|>\n{% endfor %}" + _ASK
+
+HERMES = "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>\n{% endif %}" + _LOOP.replace(
+    "{CALLS}",
+    "{% for c in m.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}',
+)
+TEXT_ARGUMENTS = HERMES.replace("{{ c.function.arguments | tojson }}", "{{ '' + c.function.arguments }}")
+PRINTED_ARGUMENTS = HERMES.replace("{{ c.function.arguments | tojson }}", "{{ c.function.arguments }}")
+MISTRAL = (
+    "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}{% for m in messages %}"
+    "{% if m.tool_calls %}{% for c in m.tool_calls %}{% if c.id | length != 9 %}{{ raise_exception('id') }}{% endif %}"
+    "[TOOL_CALLS]{{ c.function.name }}[CALL_ID]{{ c.id }}[ARGS]{{ c.function.arguments | tojson }}{% endfor %}"
+    "{% elif m.role == 'tool' %}[TOOL_RESULTS]{{ m.tool_call_id }}[TOOL_CONTENT]{{ m.content }}[/TOOL_RESULTS]"
+    "{% else %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}"
+)
+PHI = (
+    "{% for m in messages %}{% if m.role == 'system' and 'tools' in m %}<|system|>{{ m.content }}"
+    "<|tool|>{{ m['tools'] }}<|/tool|><|end|>{% else %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+PLAIN = _LOOP.replace("{CALLS}", "")
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
+THINKING = PLAIN.replace(_ASK, _ASK.replace("assistant\n", "assistant\n<think>\n")) + "{# </think> #}"
+SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+
+
+def model_with(template: str, folder: Path) -> Path:
+    """The built-in model's text part under another chat template."""
+    path = folder / "model.gguf"
+    script = "from gguf.scripts.gguf_new_metadata import main; main()"
+    source = resolve("builtin").weights
+    command = [sys.executable, "-c", script, "--chat-template", template, str(source), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path

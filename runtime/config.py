@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-import platformdirs
 import psutil
 
 from ..models.errors import ConfigError
@@ -129,11 +128,6 @@ def is_loopback(host: str) -> bool:
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
-
-
-def cache_folder() -> Path:
-    """Where Galago keeps what it can do without."""
-    return platformdirs.user_cache_path("galago", appauthor=False)
 
 
 def wants_native_log() -> bool:

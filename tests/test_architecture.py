@@ -42,7 +42,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
-    "platformdirs": "runtime/config.py",
+    "platformdirs": "models/places.py",
     "PIL": "runtime/prompt/media.py",
     "soundfile": "runtime/prompt/media.py",
     "soxr": "runtime/prompt/media.py",

@@ -21,7 +21,6 @@ MEDIA = 18 << 20
 """A picture or sound while it is decoded and cut, beside the projector's working memory; measured with 512 pixels."""
 
 _TOKEN, _MERGE = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
-_PAGE = 4096
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
 SHORTEST = fit.CELL_STEP
 """The shortest context, in tokens, that a budget decides on."""
@@ -91,7 +90,8 @@ def footprint(
     here = [tensor for tensor in header.tensors if not _on_gpu(header, tensor, setting.gpu_layers)]
     copies = [tensor for tensor in here if _is_repacked(tensor, setting.features)]
     copied = {tensor.name for tensor in copies}
-    mapped = _span([tensor for tensor in here if tensor.name not in copied])
+    read = [tensor for tensor in here if tensor.name not in copied]
+    mapped = _span(read)
     repacked = sum(tensor.nbytes or 0 for tensor in copies)
     repacked += _tied_copy(header, setting)
     layers = range(max(fit.layers(header) - max(setting.gpu_layers - 1, 0), 0))
@@ -105,7 +105,7 @@ def footprint(
         media=0 if projector is None else MEDIA + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
         kept=setting.kept,
         processes=WORKER + (SERVER if setting.server else 0),
-        reclaimable=min(repacked, mapped),
+        reclaimable=max(mapped - sum(tensor.nbytes or 0 for tensor in read), 0),
     )
 
 
@@ -195,7 +195,7 @@ def _span(mapped: list[Tensor]) -> int:
     if not mapped:
         return 0
     end = max(tensor.offset + (tensor.nbytes or 0) for tensor in mapped)
-    return -(-(end - min(tensor.offset for tensor in mapped)) // _PAGE) * _PAGE
+    return end - min(tensor.offset for tensor in mapped)
 
 
 def _is_repacked(tensor: Tensor, features: Collection[str]) -> bool:

@@ -21,6 +21,8 @@ MEDIA = 18 << 20
 """A picture or sound while it is decoded and cut, beside the projector's working memory; measured with 512 pixels."""
 
 _TOKEN, _MERGE = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
+_FRAMES = 1500  # that an encoder of sound computes at once: half a minute, as Whisper's
+_FIXED = ("mlp", "ldp", "ldpv2", "gemma3", "internvl", "idefics3", "janus_pro", "llama4", "nemotron_v2_vl")
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
 SHORTEST = fit.CELL_STEP
 """The shortest context, in tokens, that a budget decides on."""
@@ -159,21 +161,27 @@ def unknown(header: Header, projector: Header | None) -> list[str]:
         found.append(f"{architecture} compresses its context, which takes less than is said")
     if fit.state_bytes(header):
         found.append(f"{architecture} has recurrent layers: its context takes less than is said, its speed is a guess")
-    if projector is not None and not _positions(projector):
-        found.append("the projector does not say how large its pictures are: its working memory is a guess")
+    if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
+        found.append("the projector's working memory grows with the picture; it is told for one megapixel")
     return found
 
 
 def encoding_bytes(projector: Header) -> int:
-    """Working memory of a projector: the widest place of its transformer, twice, for every patch or frame."""
-    rows = _positions(projector)
-    inner = max((_count(projector, f"clip.{sense}.feed_forward_length") for sense in ("vision", "audio")), default=0)
-    return 4 * 2 * inner * rows if rows else fit.PROJECTOR_SCRATCH
+    """Working memory of a projector: the widest place of its transformer, twice, for every patch or frame at once."""
+    eyes = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
+    ears = _count(projector, "clip.audio.feed_forward_length") * _FRAMES
+    return 4 * 2 * (eyes + ears) or fit.PROJECTOR_SCRATCH
 
 
-def _positions(projector: Header) -> int:
-    size, patch = (_count(projector, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
-    return (size // patch) ** 2 if patch else 0
+def _patches(projector: Header) -> int:
+    """Of a picture of the projector's size, or of a megapixel where the size is the picture's own."""
+    side, patch = (_count(projector, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
+    pixels = side * side if _fixed_size(projector) else max(side * side, 1 << 20)
+    return pixels // (patch * patch) if patch else 0
+
+
+def _fixed_size(projector: Header) -> bool:
+    return (projector.get("clip.vision.projector_type") or projector.get("clip.projector_type")) in _FIXED
 
 
 def _count(header: Header, key: str) -> int:

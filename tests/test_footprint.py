@@ -166,6 +166,33 @@ def test_a_large_vocabulary_is_counted() -> None:
     assert taken(large).vocabulary == 128256 * footprint._TOKEN > taken(header()).vocabulary == 0
 
 
+def projector(**keys: object) -> Header:
+    metadata = {"general.architecture": "clip", **{f"clip.{key.replace('__', '.')}": v for key, v in keys.items()}}
+    tensors = (Tensor("v.patch_embd.weight", (16, 16, 3, 768), 1, 0, 16 * 16 * 3 * 768 * 2),)
+    return Header(Path("eyes.gguf"), 3, metadata, tensors, 0, 0)  # type: ignore[arg-type]
+
+
+def test_a_projector_takes_its_weights_and_room_for_a_picture() -> None:
+    eyes = projector(vision__image_size=512, vision__patch_size=16, vision__feed_forward_length=3072,
+                     projector_type="idefics3", has_vision_encoder=True)  # fmt: skip
+    plain, found = taken(FILE), footprint.footprint(FILE, eyes, (), 1024, 1, Setting(NOTHING))
+    assert (plain.projector, plain.media) == (0, 0)
+    assert found.projector == 16 * 16 * 3 * 768 * 2
+    assert found.media == footprint.MEDIA + 24 * MIB  # as llama.cpp says of this shape
+    on_gpu = footprint.footprint(FILE, eyes, (), 1024, 1, Setting(NOTHING, projector_on_gpu=True))
+    assert (on_gpu.projector, on_gpu.media) == (0, footprint.MEDIA)
+    assert footprint.unknown(FILE, eyes) == []
+
+
+def test_a_projector_that_takes_any_size_is_counted_with_a_megapixel() -> None:
+    eyes = projector(vision__image_size=256, vision__patch_size=16, vision__feed_forward_length=3072,
+                     projector_type="qwen2.5vl_merger", has_vision_encoder=True)  # fmt: skip
+    assert footprint.encoding_bytes(eyes) == 4 * 2 * 3072 * 4096
+    assert any("megapixel" in line for line in footprint.unknown(FILE, eyes))
+    ears = projector(audio__feed_forward_length=5120, has_audio_encoder=True)
+    assert footprint.encoding_bytes(ears) == 4 * 2 * 5120 * 1500 and footprint.unknown(FILE, ears) == []
+
+
 @pytest.mark.parametrize("ftype", [2, 7, 15], ids=["Q4_0", "Q8_0", "Q4_K_M"])
 def test_copies_and_maps_are_llama_cpp_s_own(
     tmp_path: Path, ftype: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

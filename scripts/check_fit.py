@@ -20,7 +20,7 @@ import psutil
 
 import random_gguf
 from galago.models.ref import ModelFiles, resolve
-from galago.models.speed import speed, types
+from galago.models.speed import Benchmark, speed, types
 from galago.quantize.schemes import find
 from galago.runtime.benchmark import run
 from galago.runtime.config import ModelConfig, default_threads
@@ -53,8 +53,12 @@ def main() -> int:
             right &= _compare_memory(files, cells, min(cells, options.fill[shape]))
     if "speed" in options.what:
         print("model          tokens/s: predicted  measured     off  first token: predicted  measured     off")
-        for shape, kind in dict.fromkeys(case[:2] for case in cases):
-            right &= _compare_speed(_files(options, shape, kind, False), options.threads)
+        for shape in dict.fromkeys(case[0] for case in cases):
+            kinds = dict.fromkeys(case[1] for case in cases if case[0] == shape)
+            models = [_files(options, shape, kind, False) for kind in kinds]
+            benchmark = run({name for files in models for name in types(files.header)}, options.threads)
+            for files in models:
+                right &= _compare_speed(files, benchmark)
     return 0 if right else 1
 
 
@@ -100,10 +104,10 @@ def _compare_memory(files: ModelFiles, cells: int, fill: int) -> bool:
     return -TOO_LITTLE <= off <= TOO_MUCH
 
 
-def _compare_speed(files: ModelFiles, threads: int) -> bool:
-    expected = speed(files.header, run(types(files.header), threads), 1024, PROMPT)
+def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
+    expected = speed(files.header, benchmark, 1024, PROMPT)
     assert expected is not None
-    with _worker(files, ModelConfig(1024, threads, 1, cache_mib=0)) as (worker, _):
+    with _worker(files, ModelConfig(1024, benchmark.threads, 1, cache_mib=0)) as (worker, _):
         answers = [_ask(worker, f"{i}" + " hello" * (PROMPT - 16), tokens=ANSWER) for i in range(2)]
     rate = max(answer.timings.tokens_per_second(answer.usage.completion_tokens) or 0 for answer in answers)
     first = min(answer.timings.first_token for answer in answers)

@@ -107,6 +107,13 @@ def test_a_smaller_kv_type_takes_less_and_the_processes_of_a_script_are_one() ->
     assert served.processes - alone.processes == footprint.SERVER
 
 
+def test_each_request_at_once_has_a_state_of_its_own_in_a_recurrent_model() -> None:
+    recurrent = header(ssm__state_size=16, ssm__inner_size=64, ssm__conv_kernel=4)
+    one, four = (taken(recurrent, slots=slots).context for slots in (1, 4))
+    assert four - one == 3 * 4 * (3 * 64 + 64 * 16) * 4
+    assert taken(header(), slots=4).context == taken(header(), slots=1).context
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 32768), st.integers(1, 32768), st.integers(1, 16), st.sampled_from([AVX2, NOTHING]))
 def test_less_context_never_takes_more(one: int, other: int, slots: int, built: frozenset[str]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .catalog import Entry, Quant
 from .footprint import MEDIA, SERVER, WORKER
 from .gguf import GGML_TYPES
-from .speed import Benchmark
+from .speed import ENGINE, Benchmark
 
 FLUENT = 6.0
 """Tokens a second from which an answer is read as fast as it comes: about 4 words."""
@@ -63,7 +63,7 @@ def _candidate(entry: Entry, quant: Quant, context: int, benchmark: Benchmark | 
     needed = total + context * _context_bytes(entry.parameters) + _REST + WORKER + SERVER + kept
     needed += MEDIA if entry.senses else 0
     rate = benchmark.types.get(kind) if benchmark else None
-    seconds = weights / rate.bytes + _LAYERS * benchmark.layer_seconds if benchmark and rate else 0.0
+    seconds = weights / rate.bytes + _LAYERS * benchmark.layer_seconds + ENGINE if benchmark and rate else 0.0
     return Candidate(entry, quant, int(needed), 1 / seconds if seconds else None)
 
 

@@ -67,8 +67,8 @@ class Model:
         self._user_count = 0
         self._closed = False
         config, placement, said = settle(files, config, isolated)
-        if said:
-            tell(said)
+        for line in said:
+            tell(line)
         assert config.slots is not None
         try_out(files)
         try:

@@ -36,17 +36,18 @@ def measure(
     return lambda cells, slots: footprint.footprint(files.header, projector, adapters, cells, slots, setting)
 
 
-def settle(files: ModelFiles, config: ModelConfig, server: bool = True) -> tuple[ModelConfig, Placement, str]:
+def settle(files: ModelFiles, config: ModelConfig, server: bool = True) -> tuple[ModelConfig, Placement, list[str]]:
     """Fills in the context and slots that were left open, plans the GPUs for them, and says what `memory` has chosen.
 
     Raises `ConfigError` where nothing fits that memory.
     """
     placement = place(files, config)
     if config.memory is None:
-        return replace(config, slots=config.slots or DEFAULT_SLOTS), placement, ""
+        return replace(config, slots=config.slots or DEFAULT_SLOTS), placement, []
     chosen, said = _chosen(files, config, placement, server)
     config = replace(config, context_length=chosen.context, slots=chosen.slots)
-    return config, place(files, config), said
+    projector = read_header(files.projector) if files.projector else None
+    return config, place(files, config), [said, *footprint.unknown(files.header, projector)]
 
 
 def default_context(files: ModelFiles) -> int:

@@ -105,7 +105,7 @@ def _compare_memory(files: ModelFiles, cells: int, fill: int) -> bool:
 
 
 def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
-    expected = speed(files.header, benchmark, 1024, PROMPT)
+    expected = speed(files.header, benchmark, 1024, PROMPT + ANSWER // 2)
     assert expected is not None
     with _worker(files, ModelConfig(1024, benchmark.threads, 1, cache_mib=0)) as (worker, _):
         answers = [_ask(worker, f"{i}" + " hello" * (PROMPT - 16), tokens=ANSWER) for i in range(2)]

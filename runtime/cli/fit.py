@@ -83,7 +83,7 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     if chosen is None:
         least = asked if config.context_length else min(footprint.SHORTEST, trained(files))
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
-    speed, guess = _speed(files, chosen, placement, anew)
+    speed, guess = _speed(files, chosen, placement, config, anew)
     guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
     if as_json:
         print(json.dumps(_figures(files, chosen, largest, memory, placement, speed, guesses), indent=1))
@@ -106,16 +106,20 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
     )
 
 
-def _speed(files: ModelFiles, chosen: Choice, placement: Placement, anew: bool) -> tuple[Speed | None, list[str]]:
-    """What may be expected, or why nothing is."""
+def _speed(
+    files: ModelFiles, chosen: Choice, placement: Placement, config: ModelConfig, anew: bool
+) -> tuple[Speed | None, list[str]]:
+    """What may be expected, and what of that is doubtful."""
     from ...models.speed import speed, types
     from ..benchmark import measured
 
     if placement.gpu_layers:
-        return None, ["layers on a GPU: their speed is not estimated"]
+        return None, [f"{placement.gpu_layers} layers go on the GPU: no speed is estimated"]
     _tell_measuring()
     expected = speed(files.header, measured(types(files.header), anew), chosen.context)
-    return expected, [] if expected else ["some weights have a type that cannot be measured: no speed is estimated"]
+    if expected is None:
+        return None, ["some weights have a type that cannot be measured: no speed is estimated"]
+    return expected, [] if config.kv_type == "f16" else ["the speed behind a full context is that of one in f16"]
 
 
 def _tell_measuring() -> None:
@@ -173,8 +177,8 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
         lines.append(f"  the longest context that fits: {largest.context} tokens, {requests(largest.slots)} at once")
     if speed is not None:
         lines.append(
-            f"  {speed.first:.0f} tokens per second, {speed.last:.0f} behind a full context; the first token "
-            f"{speed.first_token:.1f} s after a prompt of {speed.prompt}"
+            f"  first token {speed.first_token:.1f} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "
+            f"tokens a second, and {speed.last:.0f} behind a full context (on {speed.threads} threads)"
         )
     return "\n".join(lines)
 

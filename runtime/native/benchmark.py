@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -70,22 +70,27 @@ def main(threads: int, types: list[str]) -> None:
             far = bench.one_row(), bench.many_rows()
         values = (_CELLS - BATCH) * LONG.layers * 2 * LONG.width
         one, many = (max(late - soon, 0.0) / values for late, soon in zip(far, near, strict=True))
-        rates = {kind: _rate(path, kind, threads, layer) for kind in types}
-    print(json.dumps(asdict(Benchmark(threads, layer, one, many / BATCH, rates))), flush=True)
+        overhead = Benchmark(threads, layer, one, many / BATCH, {})
+        rates = {kind: _rate(path, kind, overhead) for kind in types}
+    print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
 
 
-def _rate(path: Path, kind: str, threads: int, layer_seconds: float) -> Rate:
+def _rate(path: Path, kind: str, overhead: Benchmark) -> Rate:
     _, weights, size = _TYPES[kind]
     few = Zeros(kind, layers=4)
     layer_bytes = few.layer / weights * size
     many = Zeros(kind, layers=max(1, round(STREAMED / layer_bytes)))
-    with Bench(path, many, threads) as bench:
+    with Bench(path, many, overhead.threads) as bench:
         row = bench.one_row()
-    with Bench(path, few, threads) as bench:
+    with Bench(path, few, overhead.threads) as bench:
         rows = bench.many_rows()
+    attention = few.layers * 2 * few.width * overhead.prompt_attention_seconds * BATCH * BATCH / 2
     # llama.cpp computes the end of the last layer only for rows that want logits, here for one
     products = ((few.layers - 1) * few.layer + few.attention) * BATCH
-    return Rate(many.layers * layer_bytes / max(row - many.layers * layer_seconds, row / 2), products / rows)
+    return Rate(
+        bytes=many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2),
+        products=products / max(rows - attention, rows / 2),
+    )
 
 
 class Bench(AbstractContextManager["Bench"]):
@@ -109,12 +114,12 @@ class Bench(AbstractContextManager["Bench"]):
             self._length += rows
 
     def one_row(self) -> float:
-        """Seconds that a step of one token takes: the median of seven, behind one that warms up."""
-        return statistics.median([self._compute(1) for _ in range(8)][1:])
+        """Seconds that a step of one token takes: the median of many, behind some that warm up."""
+        return statistics.median([self._compute(1) for _ in range(28)][4:])
 
     def many_rows(self) -> float:
-        """Seconds that a step of `BATCH` tokens takes: the shorter of two, behind one that warms up."""
-        return min([self._compute(BATCH) for _ in range(3)][1:])
+        """Seconds that a step of `BATCH` tokens takes: the shortest of four, behind one that warms up."""
+        return min([self._compute(BATCH) for _ in range(5)][1:])
 
     def _compute(self, rows: int) -> float:
         begin = time.perf_counter()

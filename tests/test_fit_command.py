@@ -38,7 +38,7 @@ def galago(cache: Path, *arguments: str | Path, code: int = 0) -> subprocess.Com
 def test_a_model_that_fits(cache: Path) -> None:
     said = galago(cache, "fit", "builtin").stdout
     assert re.match(r"builtin fits: a context of 2048 tokens, 4 requests at once, in \d+ MB of ", said)
-    assert all(word in said for word in ("weights", "projector", "context", "kept", "tokens per second"))
+    assert all(word in said for word in ("weights", "projector", "context", "kept", "tokens a second"))
 
 
 def test_the_same_as_json(cache: Path) -> None:

@@ -28,10 +28,11 @@ from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.grammar import GrammarCompiler
-from .placement import Placement, place
+from .placement import Placement
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
+from .sizing import settle
 from .store import Store
 from .stream import Stream
 from .trial import try_out
@@ -46,7 +47,8 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Model:
-    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded. An
+    `isolated` one answers from a process of its own, beside that of its callers."""
 
     ready = True
 
@@ -56,6 +58,7 @@ class Model:
         config: ModelConfig | None = None,
         limits: MediaLimits | None = None,
         progress: Callable[[float], None] | None = None,
+        isolated: bool = False,
     ) -> None:
         config = config or ModelConfig()
         threads = config.threads or default_threads()
@@ -63,7 +66,10 @@ class Model:
         self._users = threading.Condition()
         self._user_count = 0
         self._closed = False
-        placement = place(files, config)
+        config, placement, said = settle(files, config, isolated)
+        for line in said:
+            tell(line)
+        assert config.slots is not None
         try_out(files)
         try:
             weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)

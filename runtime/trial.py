@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from ..models.errors import ModelError
+from ..models.places import cache_folder
 from ..models.ref import ModelFiles
-from .config import cache_folder
 
 _REMEMBERED = 200
 _TIMEOUT = 1800.0

@@ -32,6 +32,7 @@ def chat(
     seed: options.Seed = None,
     mmproj: options.Projector = None,
     ctx: options.ContextLength = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
@@ -39,7 +40,7 @@ def chat(
     lora: options.Lora = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory) as loaded:
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         _Conversation(loaded, system, sampling, max_tokens).run()
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "chat": "Talk with a model in the terminal",
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
+    "fit": "Tell whether a model runs on this machine, and how",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
     "doctor": "Check this machine and its llama.cpp build",

@@ -20,7 +20,15 @@ Projector = Annotated[
     Path | None, typer.Option("--mmproj", help="projector that gives the model eyes or ears", metavar="FILE")
 ]
 ContextLength = Annotated[
-    int | None, typer.Option("--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N")
+    int | None,
+    typer.Option("--context", "--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N"),
+]
+Parallel = Annotated[
+    int | None, typer.Option("--parallel", "--slots", help="requests answered at once  [default: 4]", metavar="N")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="memory it may take, 4GB or 50%; decides --context and --parallel", metavar="SIZE"),
 ]
 Threads = Annotated[
     int | None, typer.Option(help="always so many CPU threads  [default: chosen while it runs]", metavar="N")
@@ -52,6 +60,7 @@ def load(
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str] | None = None,
+    memory: str | None = None,
 ) -> LocalModel:
     """The model for a command that asks one question at a time; says on standard error what is amiss with it."""
     from ..local import load as load_model
@@ -66,6 +75,7 @@ def load(
         kv_type=kv_type,
         flash_attention=flash_attention,
         lora=lora or (),
+        memory=memory,
         progress=progress_line("loading"),
     )
     for warning in loaded.info.warnings:

@@ -78,17 +78,18 @@ class Answer:
         return int(self.usage["completion_tokens"])
 
 
-def random_model(shape: str, scheme: str) -> Files:
-    """A quantized model of random weights, made on first use."""
+def random_model(shape: str, scheme: str, eyes: bool = False) -> Files:
+    """A model of random weights, with a projector or without, made on first use."""
     target = ROOT / "build" / "bench" / f"random-{shape}-{scheme}.gguf"
-    projector = target.with_name(f"random-{shape}-mmproj.gguf") if shape in random_gguf.SEEING else None
+    projector = target.with_name(f"random-{shape}-mmproj.gguf") if eyes else None
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         full, part = target.with_name(f"random-{shape}-F16.gguf"), target.with_suffix(".part")
         random_gguf.write(VOCABULARY, full, shape)
-        quantize(full, part, find(scheme).ftype)
-        full.unlink()
-        part.rename(target)
+        if full != target:
+            quantize(full, part, find(scheme).ftype)
+            full.unlink()
+            part.rename(target)
     if projector is not None and not projector.exists():
         random_gguf.write_projector(projector, shape)
     return Files(f"random {shape} {scheme}", target, projector)

@@ -1,0 +1,157 @@
+"""Which models are on this disk: in the Hub's cache, whoever downloaded them, and imported from elsewhere.
+
+Reads file names and headers; asks no Hub and opens no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import catalog, hub, imported, pairing
+from .catalog import Entry
+from .errors import GalagoError, NotFound
+from .gguf import read_header
+from .name import ModelRef
+from .store import Store
+
+ANY_PROJECTOR = "*mmproj*"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where the files of a name are to be found, and how to choose among them."""
+
+    repository: str
+    weights: str = "*.gguf"
+    projector: str | None = ANY_PROJECTOR
+    default: str = ""
+    entry: Entry | None = None
+
+    def choose(self, names: list[str], quant: str) -> pairing.Choice:
+        return pairing.choose(names, quant, self.weights, self.projector, self.default, self.repository)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A model on disk. `weights` are its parts in order; `repository`, `commit` and the `names` in it stay empty for an
+    imported one; `origin` says where the files are from."""
+
+    ref: ModelRef
+    weights: tuple[Path, ...]
+    projector: Path | None
+    origin: str
+    repository: str = ""
+    commit: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.weights, *([self.projector] if self.projector else ()))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+
+def wanted(ref: ModelRef) -> Wanted:
+    """What a name of the catalogue or the Hub stands for. Raises `NotFound` with near matches."""
+    if ref.kind == "hub":
+        known = [entry for entry in catalog.entries() if entry.repository == ref.name and entry.weights == "*.gguf"]
+        default = known[0].quants[0].name if known and known[0].quants else ""
+        return Wanted(ref.name, default=default, entry=known[0] if known else None)
+    entry = catalog.find(ref.name)
+    if entry is None:
+        near = catalog.near(ref.name)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise NotFound(
+            f"there is no model {ref}: {hint}give `builtin` or the path of a GGUF file, a name of `galago search`, or "
+            "OWNER/REPO on the Hub",
+            "model",
+        )
+    return Wanted(entry.repository, entry.weights, entry.projector, entry.quants[0].name if entry.quants else "", entry)
+
+
+def find(ref: ModelRef) -> Installed:
+    """The installed model of a name. Raises `NotFound` that says how to get it, or `ModelError` for a bad pair."""
+    for own in imported.read():
+        if ref.kind == "name" and own.name == ref.name and not ref.revision and ref.quant in ("", own.quant):
+            return _imported(own)
+    looked_for = wanted(ref)
+    store = Store(hub.cache_root())
+    repository = looked_for.repository
+    commits = store.commits(repository)
+    if ref.revision:
+        commits = [commit for commit in [store.commit(repository, ref.revision)] if commit in commits and commit]
+    here: list[str] = []
+    for commit in commits:
+        names = store.files(repository, commit)
+        here += [group.quant for group in pairing.groups(names, looked_for.weights)]
+        try:
+            choice = looked_for.choose(names, ref.quant)
+        except NotFound:
+            continue
+        model = _in_store(store, ref, repository, commit, choice)
+        if model.projector is None and looked_for.entry and looked_for.entry.projector:
+            raise NotFound(f"{ref} lacks its projector here; get it with: galago pull {ref}", "model")
+        return model
+    others = f" (of it, {', '.join(sorted({q for q in here if q}))} is here)" if any(here) else ""
+    raise NotFound(f"{ref} is not installed{others}; get it with: galago pull {ref}", "model")
+
+
+def every() -> Iterator[Installed]:
+    """All models on this disk, by name. Files that cannot be read are left out; `verify` tells of them."""
+    for own in imported.read():
+        if all(path.is_file() for path in own.paths):
+            yield _imported(own)
+    store = Store(hub.cache_root())
+    for repository in store.repositories():
+        seen: set[tuple[Path, ...]] = set()
+        for commit in store.commits(repository):
+            names = store.files(repository, commit)
+            for group in pairing.groups(names):
+                weights = _paths(store, repository, commit, group.parts)
+                contents = tuple(path.resolve() for path in weights)
+                if contents not in seen:
+                    current = not seen or commit == store.commit(repository, "main")
+                    seen.add(contents)
+                    ref = _name(repository, group, "" if current else commit[:12])
+                    choice = wanted(ref).choose(names, ref.quant)
+                    try:
+                        yield _in_store(store, ref, repository, commit, choice)
+                    except GalagoError:
+                        yield Installed(ref, weights, None, "hub", repository, commit, group.parts)
+
+
+def _name(repository: str, group: pairing.Group, revision: str) -> ModelRef:
+    """What to call weights of a repository: by the catalogue where it has them."""
+    quant = group.quant or group.stem.rsplit("/", 1)[-1]
+    for entry in catalog.entries():
+        if entry.repository == repository and pairing.groups(group.parts, entry.weights):
+            return ModelRef("name", entry.name, quant if entry.quants else "", revision)
+    return ModelRef("hub", repository, quant, revision)
+
+
+def _in_store(store: Store, ref: ModelRef, repository: str, commit: str, choice: pairing.Choice) -> Installed:
+    weights = _paths(store, repository, commit, choice.weights.parts)
+    candidates = _paths(store, repository, commit, choice.projectors)
+    projector = None
+    if candidates:
+        projector = pairing.pick_projector(read_header(weights[0]), [read_header(path) for path in candidates])
+    names = list(choice.weights.parts)
+    if projector is not None:
+        names.append(choice.projectors[candidates.index(projector.path)])
+    return Installed(
+        ref, weights, projector.path if projector else None, "hub", repository, commit, tuple(names)
+    )  # fmt: skip
+
+
+def _paths(store: Store, repository: str, commit: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    folder = store.snapshot(repository, commit)
+    return tuple(folder / name for name in names)
+
+
+def _imported(own: imported.Import) -> Installed:
+    return Installed(ModelRef("name", own.name), own.weights, own.projector, own.origin)

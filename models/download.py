@@ -198,4 +198,4 @@ def _feed(digest: hashlib._Hash, file: BinaryIO, report: Callable[[int], None]) 
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 5e6 else f"{size / 1e6:.2f} MB"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

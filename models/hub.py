@@ -21,11 +21,14 @@ from .errors import ConfigError, HubError, NotFound
 
 if TYPE_CHECKING:
     import httpx2
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
 ATTEMPTS = 6
-"""Tries of a request, and of a transfer that makes no progress."""
+"""Tries of a request to a busy server, and of a transfer that makes no progress."""
+_UNREACHABLE = 3
+"""Tries of a server that cannot be reached at all."""
 _MAX_FILES = 50_000
 _LONGEST_WAIT = 300.0
 _TIMEOUT = 30.0
@@ -65,11 +68,12 @@ class Found:
 
 
 class Interrupted(Exception):
-    """A transfer that broke off, or a server that is busy; `wait` is the seconds it asks for. Worth another try."""
+    """A line that broke, or a server that is `busy` and perhaps asks for seconds to `wait`. Worth another try."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False) -> None:
         super().__init__(reason)
         self.wait = wait
+        self.busy = busy
 
 
 def cache_root() -> Path:
@@ -87,11 +91,10 @@ def endpoint() -> str:
 
 def look_up(name: str, revision: str = "main") -> Repository:
     """Asks for a repository's commit, files and licence. Raises `NotFound` or `HubError`."""
-    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     def ask() -> Repository:
-        api = HfApi()
+        api = _api()
         info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
         tree = api.list_repo_tree(name, revision=info.sha, recursive=True)
         listed = list(itertools.islice(tree, _MAX_FILES + 1))
@@ -105,10 +108,9 @@ def look_up(name: str, revision: str = "main") -> Repository:
 
 def search(text: str, limit: int = 20) -> list[Found]:
     """Repositories on the Hub that hold GGUF files and match a text, most downloaded first. Raises `HubError`."""
-    from huggingface_hub import HfApi
 
     def ask() -> list[Found]:
-        models = HfApi().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
+        models = _api().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
         return [Found(m.id, m.downloads or 0, _licence(m), bool(m.gated)) for m in itertools.islice(models, limit)]
 
     return _persist(ask, text, "main")
@@ -117,14 +119,22 @@ def search(text: str, limit: int = 20) -> list[Found]:
 def read_start(repository: Repository, name: str, size: int) -> bytes:
     """The first bytes of a file, at most `size` of them."""
 
+    data = bytearray()
+
     def ask() -> bytes:
-        with stream(repository, name, 0, size) as (_, chunks):
-            data = b""
-            for chunk in chunks:
-                data += chunk
-                if len(data) >= size:
-                    break
-            return data[:size]
+        while len(data) < size:
+            here = len(data)
+            try:
+                with stream(repository, name, here, size) as (first, chunks):
+                    del data[first:]
+                    for chunk in itertools.takewhile(lambda _: len(data) < size, chunks):
+                        data.extend(chunk)
+                broke = Interrupted("it sent nothing")
+            except Interrupted as error:
+                broke = error
+            if len(data) <= here:
+                raise broke
+        return bytes(data[:size])
 
     return _persist(ask, repository.name, repository.revision)
 
@@ -137,10 +147,10 @@ def stream(repository: Repository, name: str, start: int, end: int) -> Iterator[
     """
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import get_session
 
     url = f"{endpoint()}/{repository.name}/resolve/{repository.commit}/{quote(name)}"
-    headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+    headers = _headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
     try:
         with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
             if response.status_code >= 400:
@@ -158,13 +168,34 @@ def wait_before(attempt: int, wait: float | None) -> float:
     return min(wait, _LONGEST_WAIT) if wait is not None else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
 
 
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    _send_no_more_than_needed()
+    return HfApi(library_name="galago")
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    _send_no_more_than_needed()
+    return build_hf_headers(library_name="galago")
+
+
+def _send_no_more_than_needed() -> None:
+    """huggingface-hub 2.4 otherwise asks the Hub for a list of programs that it might run under, and tells which."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
 def _persist(ask: Callable[[], T], name: str, revision: str) -> T:
     """Asks again where the Hub is busy or the line is down; turns every other failure into one of ours."""
     for attempt in range(ATTEMPTS):
         try:
             return _translated(ask, name, revision)
         except Interrupted as error:
-            if attempt == ATTEMPTS - 1:
+            if attempt == (ATTEMPTS if error.busy else _UNREACHABLE) - 1:
                 raise HubError(f"{endpoint()} does not answer: {error}; try again later", "hub") from error
             time.sleep(wait_before(attempt, error.wait))
     raise AssertionError("not reached")
@@ -194,7 +225,7 @@ def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
     """What to tell of a status of 400 or more; `Interrupted` where the server is only busy."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     if status in _BUSY:
-        return Interrupted(f"status {status}", _wait_asked(response))
+        return Interrupted(f"status {status}", _wait_asked(response), busy=True)
     page = f"{endpoint()}/{name}"
     if code == "GatedRepo" or status == 403:
         return HubError(f"{name} is gated: accept its terms at {page}, then `hf auth login` or set HF_TOKEN", "hub")
@@ -212,7 +243,7 @@ def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
 
 def _wait_asked(response: httpx2.Response) -> float | None:
     """Seconds, from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`); None where neither says."""
-    from huggingface_hub.utils._http import parse_ratelimit_headers
+    from huggingface_hub.utils import parse_ratelimit_headers
 
     after = response.headers.get("Retry-After", "")
     if after.isdigit():

@@ -5,13 +5,16 @@ Reads file names and headers; asks no Hub and opens no connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import catalog, hub, imported, pairing
 from .catalog import Entry
-from .errors import GalagoError, NotFound
+from .download import digest_of
+from .errors import GalagoError, ModelError, NotFound
+from .fingerprint import fingerprint
 from .gguf import read_header
 from .name import ModelRef
 from .store import Store
@@ -56,6 +59,45 @@ class Installed:
         return sum(path.stat().st_size for path in self.paths)
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the headers of an installed model say: `context` in tokens, None where they do not."""
+
+    title: str
+    architecture: str
+    quant: str
+    parameters: int
+    context: int | None
+    vision: bool
+    audio: bool
+    licence: str
+    changed: int
+
+
+def facts(model: Installed) -> Facts:
+    """Reads the headers of all files of a model. Raises `ModelError` for damaged ones, or where a part is missing."""
+    try:
+        headers = [read_header(path) for path in model.weights]
+        pairing.check_parts(headers[0], model.names[: len(headers)] or [path.name for path in model.weights])
+        eyes = read_header(model.projector) if model.projector else None
+        changed = int(max(path.stat().st_mtime for path in model.paths))
+    except OSError as error:
+        raise ModelError(f"a file of {model.ref} cannot be read: {error.strerror}", "model") from error
+    first = headers[0]
+    licence = first.get("general.license")
+    return Facts(
+        title=first.name,
+        architecture=first.architecture,
+        quant=model.ref.quant or pairing.quant_of(model.weights[0].name) or pairing.main_type(first),
+        parameters=sum(header.parameters for header in headers),
+        context=first.context_length,
+        vision=eyes is not None and eyes.get("clip.has_vision_encoder") is True,
+        audio=eyes is not None and eyes.get("clip.has_audio_encoder") is True,
+        licence=licence if isinstance(licence, str) else "",
+        changed=changed,
+    )
+
+
 def wanted(ref: ModelRef) -> Wanted:
     """What a name of the catalogue or the Hub stands for. Raises `NotFound` with near matches."""
     if ref.kind == "hub":
@@ -78,6 +120,9 @@ def find(ref: ModelRef) -> Installed:
     """The installed model of a name. Raises `NotFound` that says how to get it, or `ModelError` for a bad pair."""
     for own in imported.read():
         if ref.kind == "name" and own.name == ref.name and not ref.revision and ref.quant in ("", own.quant):
+            gone = [path for path in own.paths if not path.is_file()]
+            if gone:
+                raise NotFound(f"{own.name} is imported, and its file {gone[0]} is gone: galago rm {own.name}", "model")
             return _imported(own)
     looked_for = wanted(ref)
     store = Store(hub.cache_root())
@@ -99,6 +144,55 @@ def find(ref: ModelRef) -> Installed:
         return model
     others = f" (of it, {', '.join(sorted({q for q in here if q}))} is here)" if any(here) else ""
     raise NotFound(f"{ref} is not installed{others}; get it with: galago pull {ref}", "model")
+
+
+def remove(ref: ModelRef) -> tuple[Installed, int]:
+    """Deletes a model and returns it with the bytes that this freed: of what no other installed model uses.
+
+    Imported models only leave the list. Raises `NotFound`.
+    """
+    own = next((own for own in imported.read() if ref.kind == "name" and own.name == ref.name), None)
+    if own is not None:
+        imported.remove(own.name)
+        return _imported(own), 0
+    model = find(ref)
+    others = [m for m in every() if (m.repository, m.commit) == (model.repository, model.commit)]
+    shared = {name for other in others if other.weights != model.weights for name in other.names}
+    store = Store(hub.cache_root())
+    freed = store.remove(model.repository, model.commit, [name for name in model.names if name not in shared])
+    return model, freed
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What became of a file's check: `problem` is empty where it is what it was, `published` says that its digest is
+    the one the Hub or Ollama gives, and not one noted at the import."""
+
+    path: Path
+    problem: str
+    published: bool
+
+
+def verify(model: Installed, report: Callable[[int], None] = lambda _: None) -> list[Check]:
+    """Reads all files of a model. `report` gets the bytes read of the file at hand."""
+    marks = next((own.marks for own in imported.read() if own.name == model.ref.name and not model.repository), ())
+    return [_check(path, dict(zip(model.paths, marks, strict=False)).get(path), report) for path in model.paths]
+
+
+def _check(path: Path, mark: str | None, report: Callable[[int], None]) -> Check:
+    digest = path.resolve().name.removeprefix("sha256-")
+    published = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest) is not None
+    try:
+        if published and digest_of(path, digest, report) != digest:
+            return Check(path, "its bytes are not those that were published", True)
+        if not published and mark is not None and fingerprint(path) != mark:
+            return Check(path, "it has changed since it was imported", False)
+        read_header(path)
+    except OSError as error:
+        return Check(path, f"it cannot be read: {error.strerror}", published)
+    except GalagoError as error:
+        return Check(path, error.message, published)
+    return Check(path, "", published)
 
 
 def every() -> Iterator[Installed]:

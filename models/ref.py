@@ -69,7 +69,8 @@ def same(name: str, files: ModelFiles) -> bool:
     if name == files.id:
         return True
     try:
-        return _find(name)[1].samefile(files.weights)
+        ref = parse(name)
+        return ref.kind != "path" and _find(str(ref))[1].samefile(files.weights)
     except (GalagoError, OSError):
         return False
 
@@ -79,10 +80,12 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     if str(model) == BUILTIN:
         return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
     path = Path(model).expanduser()
-    if path.exists():
+    if path.is_file():
         return path.stem, path, None
     ref = parse(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
+        if path.exists():
+            return path.stem, path, None  # a folder or pipe, which the reader refuses by its kind
         raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
     found = installed.find(ref)
     return str(ref), found.weights[0], found.projector
@@ -138,3 +141,9 @@ def _check_adapter(header: Header, model: Header) -> None:
 def builtin_folder() -> Path:
     """Where the weights, samples and held-out questions are that ship with Galago."""
     return Path(str(resources.files("galago.models.builtin")))
+
+
+def builtin_model() -> installed.Installed:
+    """The model that ships with Galago, as it stands among the installed ones."""
+    _, weights, projector = _find(BUILTIN)
+    return installed.Installed(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")

@@ -10,6 +10,7 @@ The file is read in blocks instead of mapped, because a mapped file that shrinks
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import re
@@ -73,6 +74,18 @@ def read_header(path: Path) -> Header:
             return _read(_Cursor(file, path))
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of a file's header and size: all that decides how its weights are read. Raises GGUFError."""
+    header = read_header(path)
+    digest = hashlib.sha256(str(header.file_size).encode())
+    left = header.data_offset
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 def read_first_keys(start: bytes, path: Path) -> dict[str, Value]:

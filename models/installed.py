@@ -5,6 +5,7 @@ Reads file names and headers; asks no Hub and opens no connection.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -124,25 +125,38 @@ def find(ref: ModelRef) -> Installed:
             if gone:
                 raise NotFound(f"{own.name} is imported, and its file {gone[0]} is gone: galago rm {own.name}", "model")
             return _imported(own)
+    store, commit, choice = _locate(ref)
+    looked_for = wanted(ref)
+    model = _in_store(store, ref, looked_for.repository, commit, choice)
+    if model.projector is None and looked_for.entry and looked_for.entry.projector:
+        raise NotFound(f"{ref} lacks its projector here; get it with: galago pull {ref}", "model")
+    return model
+
+
+def find_damaged(ref: ModelRef) -> Installed:
+    """As `find`, for what is to be checked or deleted: files that cannot be read are no obstacle."""
+    own = next((own for own in imported.read() if ref.kind == "name" and own.name == ref.name), None)
+    if own is not None:
+        return _imported(own)
+    store, commit, choice = _locate(ref)
+    return _readable_or_not(store, ref, wanted(ref).repository, commit, choice)
+
+
+def _locate(ref: ModelRef) -> tuple[Store, str, pairing.Choice]:
+    """Where in the cache a name's files are: the commit and the names in it. Raises `NotFound`."""
     looked_for = wanted(ref)
     store = Store(hub.cache_root())
-    repository = looked_for.repository
-    commits = store.commits(repository)
+    commits = store.commits(looked_for.repository)
     if ref.revision:
-        commits = [commit for commit in [store.commit(repository, ref.revision)] if commit in commits and commit]
-    here: list[str] = []
+        pinned = store.commit(looked_for.repository, ref.revision)
+        commits = [commit for commit in commits if commit == pinned]
+    here: set[str] = set()
     for commit in commits:
-        names = store.files(repository, commit)
-        here += [group.quant for group in pairing.groups(names, looked_for.weights)]
-        try:
-            choice = looked_for.choose(names, ref.quant)
-        except NotFound:
-            continue
-        model = _in_store(store, ref, repository, commit, choice)
-        if model.projector is None and looked_for.entry and looked_for.entry.projector:
-            raise NotFound(f"{ref} lacks its projector here; get it with: galago pull {ref}", "model")
-        return model
-    others = f" (of it, {', '.join(sorted({q for q in here if q}))} is here)" if any(here) else ""
+        names = store.files(looked_for.repository, commit)
+        here |= {group.quant for group in pairing.groups(names, looked_for.weights) if group.quant}
+        with contextlib.suppress(NotFound):
+            return store, commit, looked_for.choose(names, ref.quant)
+    others = f" (of it, {', '.join(sorted(here))} is here)" if here else ""
     raise NotFound(f"{ref} is not installed{others}; get it with: galago pull {ref}", "model")
 
 
@@ -151,11 +165,10 @@ def remove(ref: ModelRef) -> tuple[Installed, int]:
 
     Imported models only leave the list. Raises `NotFound`.
     """
-    own = next((own for own in imported.read() if ref.kind == "name" and own.name == ref.name), None)
-    if own is not None:
-        imported.remove(own.name)
-        return _imported(own), 0
-    model = find(ref)
+    model = find_damaged(ref)
+    if not model.repository:
+        imported.remove(model.ref.name)
+        return model, 0
     others = [m for m in every() if (m.repository, m.commit) == (model.repository, model.commit)]
     shared = {name for other in others if other.weights != model.weights for name in other.names}
     store = Store(hub.cache_root())
@@ -205,27 +218,37 @@ def every() -> Iterator[Installed]:
         seen: set[tuple[Path, ...]] = set()
         for commit in store.commits(repository):
             names = store.files(repository, commit)
-            for group in pairing.groups(names):
+            groups = pairing.groups(names)
+            for group in groups:
                 weights = _paths(store, repository, commit, group.parts)
                 contents = tuple(path.resolve() for path in weights)
                 if contents not in seen:
                     current = not seen or commit == store.commit(repository, "main")
                     seen.add(contents)
-                    ref = _name(repository, group, "" if current else commit[:12])
-                    choice = wanted(ref).choose(names, ref.quant)
-                    try:
-                        yield _in_store(store, ref, repository, commit, choice)
-                    except GalagoError:
-                        yield Installed(ref, weights, None, "hub", repository, commit, group.parts)
+                    alone = sum(other.quant == group.quant for other in groups) == 1
+                    ref = _name(repository, group, alone, "" if current else commit[:12])
+                    found = pairing.projectors(names, wanted(ref).projector, group.quant)
+                    choice = pairing.Choice(group, found)
+                    yield _readable_or_not(store, ref, repository, commit, choice)
 
 
-def _name(repository: str, group: pairing.Group, revision: str) -> ModelRef:
-    """What to call weights of a repository: by the catalogue where it has them."""
-    quant = group.quant or group.stem.rsplit("/", 1)[-1]
+def _name(repository: str, group: pairing.Group, alone: bool, revision: str) -> ModelRef:
+    """What to call weights of a repository: by the catalogue where it has them, by the quant where it is `alone`."""
+    quant = group.quant if alone and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
         if entry.repository == repository and pairing.groups(group.parts, entry.weights):
             return ModelRef("name", entry.name, quant if entry.quants else "", revision)
     return ModelRef("hub", repository, quant, revision)
+
+
+def _readable_or_not(store: Store, ref: ModelRef, repository: str, commit: str, choice: pairing.Choice) -> Installed:
+    """The model; where its files cannot be read or do not fit each other, all of them without a projector."""
+    try:
+        return _in_store(store, ref, repository, commit, choice)
+    except GalagoError:
+        names = (*choice.weights.parts, *choice.projectors)
+        weights = _paths(store, repository, commit, choice.weights.parts)
+        return Installed(ref, weights, None, "hub", repository, commit, names)
 
 
 def _in_store(store: Store, ref: ModelRef, repository: str, commit: str, choice: pairing.Choice) -> Installed:

@@ -20,7 +20,9 @@ PREFERRED = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
-_QUANT = re.compile(r"(?i)(?:^|[-._/])((?:ud-)?(?:i?q\d\w*|tq\d_\d|bf16|f16|f32|mxfp4\w*|nvfp4\w*))$")
+_QUANT = re.compile(
+    r"(?:^|(?<=[-._/]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?|nvfp4)(?=$|[-._])"
+)
 _IMPRECISE = ("mlp", "mlp_norm", "ldp", "ldpv2", "resampler", "adapter")
 """Projector kinds whose files give CLIP's own width as `projection_dim`, not that of what they make."""
 
@@ -75,7 +77,7 @@ def choose(
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models of this quant; name one in place of the quant: {stems}", "model")
-    return Choice(chosen[0], _projectors(names, projector, chosen[0].quant))
+    return Choice(chosen[0], projectors(names, projector, chosen[0].quant))
 
 
 def groups(names: Iterable[str], pattern: str = "*.gguf") -> list[Group]:
@@ -95,9 +97,9 @@ def groups(names: Iterable[str], pattern: str = "*.gguf") -> list[Group]:
 
 
 def quant_of(name: str) -> str:
-    """The quant that a file's name ends in, in small letters; empty where it names none."""
-    found = _QUANT.search(_unsplit(name)[0])
-    return found[1].lower() if found else ""
+    """The last quant that a file's name mentions, in small letters; empty where it mentions none."""
+    found = _QUANT.findall(_unsplit(PurePosixPath(name).name)[0].lower())
+    return found[-1] if found else ""
 
 
 def is_projector_name(name: str) -> bool:
@@ -169,7 +171,8 @@ def _named(found: Sequence[Group], wanted: str) -> list[Group]:
     return exact or [group for group in found if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
 
 
-def _projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
+def projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
+    """The files that a pattern calls projectors, those of the weights' own quant first."""
     if pattern is None:
         return ()
     order = list(dict.fromkeys((quant, *_PROJECTOR_QUANTS)))

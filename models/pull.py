@@ -84,7 +84,7 @@ def _fitting(
 def _beginning(repository: Repository, file: RemoteFile, store: Store) -> Header:
     """The keys at the start of a file, here or on the Hub, as a header without tensors."""
     blob = store.blob(repository.name, file.etag)
-    if blob.exists():
+    if blob.is_file() and blob.stat().st_size == file.size:
         with blob.open("rb") as opened:
             data = opened.read(_START)
     else:

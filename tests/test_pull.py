@@ -628,3 +628,35 @@ def test_a_changed_byte_is_found(local: LocalHub, store: Store) -> None:
     assert problems == ["its bytes are not those that were published", ""]
     installed.remove(parse(NAME))
     whole(store, pulled())
+
+
+def test_two_models_of_one_quant_are_listed_and_deleted_by_their_own_names(local: LocalHub) -> None:
+    local.put(REPO, {"one-Q8_0.gguf": TEXT, "two-Q8_0.gguf": TEXT + bytes(32)})
+    for stem in ("one-q8_0", "two-q8_0"):
+        pulled(f"{NAME}:{stem}")
+    names = [str(model.ref) for model in installed.every()]
+    assert names == [f"{NAME}:one-q8_0", f"{NAME}:two-q8_0"]
+    assert [resolve(name).weights.name for name in names] == ["one-Q8_0.gguf", "two-Q8_0.gguf"]
+    assert installed.remove(parse(names[0]))[1] == len(TEXT)
+    assert [str(model.ref) for model in installed.every()] == [f"{NAME}:q8_0"]
+
+
+def test_a_model_with_a_damaged_header_can_be_checked_and_deleted(local: LocalHub, store: Store) -> None:
+    model = pulled()
+    model.weights[0].resolve().write_bytes(b"damaged" + TEXT[7:])
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        resolve(NAME)
+    checks = installed.verify(installed.find_damaged(parse(NAME)))
+    assert checks[0].problem == "its bytes are not those that were published"
+    assert installed.remove(parse(NAME))[1] == len(TEXT) + len(EYES)
+    whole(store, pulled())
+
+
+def test_a_file_that_cannot_be_read_stops_no_list(local: LocalHub, store: Store) -> None:
+    model = pulled()
+    model.weights[0].resolve().write_bytes(b"GGUF damaged")
+    assert [str(m.ref) for m in installed.every()] == [f"{NAME}:q8_0"]
+    with pytest.raises(ModelError):
+        installed.facts(next(installed.every()))
+    assert plan(parse(NAME)).missing  # its size is wrong, so a pull mends it
+    whole(store, pulled())

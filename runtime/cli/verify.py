@@ -21,7 +21,7 @@ def verify(
     from ...models import installed
     from ...models.name import parse
 
-    models = [installed.find(parse(model))] if model is not None else [*installed.every()]
+    models = [installed.find_damaged(parse(model))] if model is not None else [*installed.every()]
     rows = [(str(each.ref), check) for each in models for check in installed.verify(each, _progress(each))]
     if as_json:
         report.emit_json(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .errors import ConfigError, HubError, NotFound
 
@@ -224,7 +224,8 @@ def _translated(ask: Callable[[], T], name: str, revision: str) -> T:
 def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
     """What to tell of a status of 400 or more; `Interrupted` where the server is only busy."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
-    if status in _BUSY:
+    elsewhere = response.url.host != urlsplit(endpoint()).hostname  # where contents lie, by a link that may run out
+    if status in _BUSY or (elsewhere and status in (401, 403)):
         return Interrupted(f"status {status}", _wait_asked(response), busy=True)
     page = f"{endpoint()}/{name}"
     if code == "GatedRepo" or status == 403:

@@ -225,6 +225,11 @@ def test_a_busy_server_is_asked_again_when_it_says(
     assert waits[:3] == [7.0, None, 55.0] and len(waits) == 6
 
 
+def test_a_link_that_has_run_out_is_asked_for_anew(local: LocalHub, store: Store) -> None:
+    local.fault(TEXT, times=2, status=403)
+    whole(store, pulled())
+
+
 def test_waits_grow_and_end() -> None:
     assert [hub.wait_before(n, None) <= 2.0**n for n in range(5)] == [True] * 5
     assert hub.wait_before(99, None) <= 32 and hub.wait_before(0, 7.0) == 7.0 and hub.wait_before(0, 1e9) == 300

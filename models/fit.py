@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .gguf import GGML_TYPES, Header, Tensor
+from .header import GGML_TYPES, Header, Tensor
 
 RESERVE = 512 << 20
 """Left free on every GPU that is used: for the driver's own context, the desktop, and what the estimates miss."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from . import fit
 from .errors import ModelError
-from .gguf import ArrayInfo, Header, Tensor
+from .header import ArrayInfo, Header, Tensor
 
 WORKER = 54 << 20
 """A worker process before it loads anything: Python, its libraries, llama.cpp's. Measured on Linux with Python 3.11."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import fit
-from .gguf import GGML_TYPES, Header, Tensor
+from .header import GGML_TYPES, Header, Tensor
 
 ENGINE = 0.0007
 """Seconds that the engine spends on a token beside the step: choosing it among 128,000, its text, its way to the user.

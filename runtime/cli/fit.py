@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,15 @@ from . import options
 
 if TYPE_CHECKING:
     from ...models.candidates import Candidate
+    from ...models.catalog import Entry
     from ...models.footprint import Choice
     from ...models.ref import ModelFiles
     from ...models.speed import Speed
     from ..placement import Placement
 
-FittedModel = Annotated[str | None, typer.Argument(help="builtin, or the path of a GGUF file", metavar="[MODEL]")]
+FittedModel = Annotated[
+    str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
+]
 Budget = Annotated[
     str | None, typer.Option(help="memory it may take: 4GB or 50%  [default: what is free]", metavar="SIZE")
 ]
@@ -183,17 +187,24 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
     return "\n".join(lines)
 
 
-def _list(budget: int, anew: bool, as_json: bool) -> int:
+def that_fit(entries: Iterable[Entry], budget: int, anew: bool = False) -> list[Candidate]:
+    """What of the catalogue runs here in so many bytes, best first."""
     from ...models.candidates import candidates, main_type
-    from ...models.catalog import entries
     from ..benchmark import measured
     from ..config import DEFAULT_CONTEXT
 
-    known = entries()
+    known = tuple(entries)
     _tell_measuring()
     kinds = {main_type(quant.name) for entry in known for quant in entry.quants}
     kept = ModelConfig().cache_mib << 20
-    found = candidates(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
+    return candidates(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
+
+
+def _list(budget: int, anew: bool, as_json: bool) -> int:
+    from ...models.catalog import entries
+    from ..config import DEFAULT_CONTEXT
+
+    found = that_fit(entries(), budget, anew)
     if as_json:
         print(json.dumps([_row(candidate) for candidate in found], indent=1))
     elif found:

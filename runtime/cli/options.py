@@ -15,7 +15,7 @@ from ..config import FlashAttention, KVType
 if TYPE_CHECKING:
     from ..local import LocalModel
 
-Model = Annotated[str, typer.Argument(help="builtin, or the path of a GGUF file")]
+Model = Annotated[str, typer.Argument(help="builtin, an installed model, or the path of a GGUF file")]
 Projector = Annotated[
     Path | None, typer.Option("--mmproj", help="projector that gives the model eyes or ears", metavar="FILE")
 ]

@@ -10,7 +10,7 @@ import typer
 
 from . import options
 
-ServedModel = Annotated[str, typer.Option(help="builtin, or the path of a GGUF file", metavar="MODEL")]
+ServedModel = Annotated[str, typer.Option(help="builtin, an installed model, or a GGUF file", metavar="MODEL")]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")]
 Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
 Port = Annotated[int, typer.Option(help="port to listen on; 0: any free one", metavar="PORT")]

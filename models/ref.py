@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -41,12 +41,19 @@ class ModelFiles:
     projector: Path | None
     trusted: bool = False
     adapters: tuple[AdapterFile, ...] = ()
+    draft: ModelFiles | None = None
 
 
 def resolve(
-    model: str | Path, projector: str | Path | None = None, name: str | None = None, lora: Sequence[str | Path] = ()
+    model: str | Path,
+    projector: str | Path | None = None,
+    name: str | None = None,
+    lora: Sequence[str | Path] = (),
+    draft: str | Path | None = None,
 ) -> ModelFiles:
     """Finds and checks a model's files; MODEL as in `name.parse`, adapters as `FILE[:SCALE]`. Asks no Hub.
+
+    `draft` is a smaller model that guesses ahead.
 
     Raises `NotFound` or `ModelError` with what to do about it.
     """
@@ -61,7 +68,8 @@ def resolve(
         _check_projector(eyes, header)
     if name == "":
         raise ConfigError("a model's name cannot be empty", "name")
-    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header))
+    guesser = None if draft is None else replace(resolve(draft), projector=None)
+    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header), guesser)
 
 
 def same(name: str, files: ModelFiles) -> bool:

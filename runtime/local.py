@@ -183,6 +183,7 @@ def load(
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str | Path] = (),
+    draft: str | Path | None = None,
     memory: str | None = None,
     isolated: bool = False,
     progress: Callable[[float], None] | None = None,
@@ -191,7 +192,8 @@ def load(
 
     `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting (4). Where `memory` says
     what the model may take (`"4GB"`, `"50%"`), what is left out of the two is chosen by it; `kv_type` how the context
-    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`. `cache_mib` is the memory
+    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`; `draft` is a
+    smaller model with the same vocabulary that guesses ahead. `cache_mib` is the memory
     for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
     restarts. An `isolated` model lives in a process of its own: where llama.cpp crashes, this one goes on, and the
     model is loaded again. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
@@ -212,7 +214,7 @@ def load(
         flash_attention=flash_attention,
         memory=None if memory is None else memory_size(memory, this_machine().total_memory),
     )
-    service = Service(resolve(model, mmproj, lora=lora), config, progress, isolated=isolated)
+    service = Service(resolve(model, mmproj, lora=lora, draft=draft), config, progress, isolated=isolated)
     service.load()
     return LocalModel(service)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import Eager, FakeBackend, picture, prompt
+from galago.models.errors import ModelError
+from galago.models.ref import builtin_folder
+from galago.runtime import load
 from galago.runtime.engine.draft import AHEAD, MOST_DRAFTED, Drafter, Wish
 from galago.runtime.engine.engine import Engine
 from galago.runtime.engine.guess import Odds, Offer
@@ -115,6 +120,46 @@ def test_trust_decides(wrong: int, used: bool) -> None:
     assert isinstance(events[-1], Finished)
     usage = events[-1].usage
     assert usage.accepted > 80 if used else usage.rejected < 60
+
+
+def test_a_model_drafts_for_itself_and_says_the_same() -> None:
+    """The built-in model in two roles, so that every guess it makes is right."""
+    with load("builtin", slots=1) as alone, load("builtin", draft="builtin", slots=1) as drafted:
+        drafted._service._loaded()._engine._scheduler.odds = Eager()  # type: ignore[union-attr]
+        accepted = 0
+        for question in ("How much is 7 plus 5?", "Spell cat.", "Repeat this: red lamp and blue box"):
+            reply = drafted.chat(question, max_tokens=24)
+            assert reply == alone.chat(question, max_tokens=24, cache=False)
+            accepted += reply.usage.accepted
+        assert accepted >= 8
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    write_llama(other, renamed="zz")
+    with pytest.raises(ModelError, match="other.gguf cannot draft for .*vocabulary"):
+        load("builtin", draft=other)
+
+
+def write_llama(path: Path, renamed: str) -> None:
+    """The built-in model with other texts for its tokens."""
+    reader = gguf.GGUFReader(builtin_folder() / "text-Q8_0.gguf")
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, field in reader.fields.items():
+        value = field.contents()
+        if name == "tokenizer.ggml.tokens":
+            value = [f"{renamed}{n}" if 100 <= n < 250 else token for n, token in enumerate(value)]
+        if field.types and not name.startswith("GGUF.") and name != "general.architecture":
+            if field.types[0] == gguf.GGUFValueType.ARRAY:
+                writer.add_array(name, value)
+            else:
+                writer.add_key_value(name, value, field.types[0])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 class Frozen(Odds):

@@ -39,6 +39,9 @@ FlashAttentionOption = Annotated[FlashAttention, typer.Option("--flash-attention
 Lora = Annotated[
     list[str] | None, typer.Option(help="LoRA adapter and its strength; may be repeated", metavar="FILE[:SCALE]")
 ]
+Draft = Annotated[
+    str | None, typer.Option(help="smaller model of the same vocabulary that guesses ahead", metavar="MODEL")
+]
 System = Annotated[str | None, typer.Option(help="system message", metavar="TEXT")]
 MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens", metavar="N")]
 Temperature = Annotated[float | None, typer.Option(help="0: always the likeliest token", metavar="X")]
@@ -61,6 +64,7 @@ def load(
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str] | None = None,
     memory: str | None = None,
+    draft: str | None = None,
 ) -> LocalModel:
     """The model for a command that asks one question at a time; says on standard error what is amiss with it."""
     from ..local import load as load_model
@@ -76,6 +80,7 @@ def load(
         flash_attention=flash_attention,
         lora=lora or (),
         memory=memory,
+        draft=draft,
         progress=progress_line("loading"),
     )
     for warning in loaded.info.warnings:

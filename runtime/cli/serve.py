@@ -45,6 +45,7 @@ def serve(
     kv_type: options.KVTypeOption = "f16",
     flash_attention: options.FlashAttentionOption = "auto",
     lora: options.Lora = None,
+    draft: options.Draft = None,
     cache_ram: CacheRam = 256,
     cache_dir: CacheDir = None,
     cache_disk: CacheDisk = 4096,
@@ -67,7 +68,7 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
     )
-    files = resolve(model, mmproj, name, lora or ())
+    files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(
         ctx,
         threads,

@@ -23,6 +23,7 @@ _FIRST_COST = 0.002
 class DraftBackend(Protocol):
     """What is needed of the draft model."""
 
+    def use_threads(self, threads: int) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...
     def cut(self, sequence: int, position: int) -> None: ...
     def likeliest(self, row: int) -> int: ...
@@ -49,6 +50,9 @@ class Drafter:
 
     def close(self) -> None:
         self._backend.close()
+
+    def use_threads(self, threads: int) -> None:
+        self._backend.use_threads(threads)
 
     def guess(self, wishes: list[Wish]) -> dict[int, list[int]]:
         """The likeliest next tokens by slot; none for what it has yet to read, or cannot read because of its media."""

@@ -274,6 +274,8 @@ class Engine:
         if self._governor is not None:
             self._threads = self._governor.threads(answers, prompts, settled=guesses > 0)
             self._backend.use_threads(self._threads)
+            if self._drafter is not None:
+                self._drafter.use_threads(self._threads)
         begin = time.perf_counter()
         self._backend.decode(step.rows)
         seconds = time.perf_counter() - begin

@@ -170,7 +170,7 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
     ]
     for name, what in _PARTS.items():
         size = getattr(needs, name)
-        if size:
+        if size >= 500_000:
             lines.append(f"  {name:<11}{megabytes(size):>9}  {what}")
     if needs.reclaimable:
         lines.append(
@@ -181,7 +181,7 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
         lines.append(f"  the longest context that fits: {largest.context} tokens, {requests(largest.slots)} at once")
     if speed is not None:
         lines.append(
-            f"  first token {speed.first_token:.1f} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "
+            f"  first token {speed.first_token:.2g} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "
             f"tokens a second, and {speed.last:.0f} behind a full context (on {speed.threads} threads)"
         )
     return "\n".join(lines)

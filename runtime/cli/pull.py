@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,7 @@ def _as_json(plan: Plan, paths: tuple[Any, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _progress(plan: Plan) -> Iterator[Report]:
-    """A bar per file with speed and remaining time, where there is a terminal; else a line per tenth of the whole."""
+    """A bar per file with speed and remaining time, where there is a terminal; else a line per tenth, at most each second."""
     if not plan.missing:
         yield lambda _file, _done: None
     elif sys.stderr.isatty():
@@ -108,15 +109,15 @@ def _bars(plan: Plan) -> Iterator[Report]:
 def _lines(plan: Plan) -> Report:
     total, lock = sum(file.size for file in plan.missing) or 1, threading.Lock()
     done: dict[RemoteFile, int] = {file: 0 for file in plan.missing}
-    told = [0]
+    told, spoken = [0], [time.monotonic()]
 
     def show(file: RemoteFile, count: int) -> None:
         with lock:
             if file in done:
                 done[file] = count
                 tenths = 10 * sum(done.values()) // total
-                if tenths > told[0]:
-                    told[0] = tenths
+                if tenths > told[0] and (tenths == 10 or time.monotonic() - spoken[0] > 1):
+                    told[0], spoken[0] = tenths, time.monotonic()
                     print(f"galago: {tenths * 10} % of {report.size(total)}", file=sys.stderr, flush=True)
 
     return show

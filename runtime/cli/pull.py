@@ -73,7 +73,7 @@ def _as_json(plan: Plan, paths: tuple[Any, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _progress(plan: Plan) -> Iterator[Report]:
-    """A bar per file with speed and remaining time, where there is a terminal; else a line per tenth, at most each second."""
+    """A bar per file with speed and remaining time on a terminal; else a line per tenth, at most each second."""
     if not plan.missing:
         yield lambda _file, _done: None
     elif sys.stderr.isatty():

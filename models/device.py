@@ -1,12 +1,19 @@
-"""This machine as far as models care: processor, cores, memory. Knows nothing of llama.cpp."""
+"""This machine as far as models care: processor, cores, memory, and what of it this process may use.
+
+Knows nothing of llama.cpp.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from .errors import ConfigError
 
 _INTERESTING = (
     "sse3 ssse3 sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16 "
@@ -16,7 +23,8 @@ _INTERESTING = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`features` are the instruction sets that matter to matrix products, in the kernel's spelling; memory in bytes."""
+    """`features` are the instruction sets that matter to matrix products, in the kernel's spelling. Memory is in bytes,
+    and no more than the control groups of this process allow, as they do in a container."""
 
     system: str
     processor: str
@@ -29,6 +37,9 @@ class Machine:
 
 def this_machine() -> Machine:
     memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    for limit, used in group_limits():
+        total, available = min(total, limit), min(available, max(limit - used, 0))
     logical = psutil.cpu_count() or 1
     name, flags = _cpuinfo()
     return Machine(
@@ -37,17 +48,63 @@ def this_machine() -> Machine:
         features=tuple(f for f in _INTERESTING if f in flags),
         physical_cores=psutil.cpu_count(logical=False) or logical,
         logical_cores=logical,
-        total_memory=memory.total,
-        available_memory=memory.available,
+        total_memory=total,
+        available_memory=available,
     )
+
+
+def memory_size(text: str, total: int) -> int:
+    """Bytes that a user means by `4GB`, `512 MiB` or `50%` of `total`. Raises `ConfigError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]i?B?)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{text!r} is no amount of memory; write it as 4GB, 512MiB or 50%", "memory")
+    number, unit = float(match[1]), match[2].upper()
+    if unit == "%":
+        size = total * number / 100
+    else:
+        size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
+    if not 0 < size <= total:
+        raise ConfigError(f"{text} of memory is not possible: there are {total / 1e9:.1f} GB", "memory")
+    return int(size)
+
+
+def group_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
+    """Limit and use, in bytes, of every control group (version 1 or 2) that limits this process; none elsewhere.
+
+    Pages of files count as unused: the kernel gives them back before it ends a process.
+    """
+    found = []
+    files: tuple[str, ...]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            mount, limit, usage, files = root / "sys/fs/cgroup", "memory.max", "memory.current", ("file",)
+        elif "memory" in controllers.split(","):
+            mount, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            files = ("total_active_file", "total_inactive_file")
+        else:
+            continue
+        parts = Path(path.strip("/")).parts
+        for depth in range(len(parts), -1, -1):  # a limit above holds as well
+            group = mount.joinpath(*parts[:depth])
+            most, used = _text(group / limit).strip(), _text(group / usage).strip()
+            if most.isdigit() and used.isdigit():
+                stat = dict(row.split(" ", 1) for row in _text(group / "memory.stat").splitlines() if " " in row)
+                found.append((int(most), max(int(used) - sum(int(stat.get(name, 0)) for name in files), 0)))
+    return found
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where there is none."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _cpuinfo() -> tuple[str, frozenset[str]]:
     """Model name and feature flags where the kernel lists them (Linux); empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", frozenset()
+    text = _text(Path("/proc/cpuinfo"))
     fields = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)
     values = {key.strip().lower(): value.strip() for key, value in fields.items()}
     flags = values.get("flags") or values.get("features") or ""

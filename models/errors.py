@@ -19,6 +19,7 @@ class stands in `runtime/server/errors.py`, the exit code in `runtime/cli`.
     ├── Cancelled               the caller went away before there was an answer
     ├── ModelError              a weight file that cannot be used
     │   └── GGUFError           its header is malformed
+    ├── HubError                the Hub does not answer, refuses, or sends what it should not
     ├── ConfigError             a setting that contradicts another or the machine
     ├── EngineError             llama.cpp failed while computing
     │   └── EngineCrashed       its process ended before the answer did
@@ -94,6 +95,10 @@ class ModelError(GalagoError):
 
 
 class GGUFError(ModelError):
+    pass
+
+
+class HubError(GalagoError):
     pass
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .gguf import GGML_TYPES, Header
+from .header import GGML_TYPES, Header, Tensor
 
 RESERVE = 512 << 20
 """Left free on every GPU that is used: for the driver's own context, the desktop, and what the estimates miss."""
@@ -18,9 +18,9 @@ RESERVE = 512 << 20
 PROJECTOR_SCRATCH = 256 << 20
 """Working memory of a projector beside its weights: an estimate; libmtmd tells it only once it is loaded."""
 
-_BATCH_ROWS = 512  # rows that llama.cpp computes at once (`BATCH` in runtime/native/context.py)
-_GUESSES = 8  # rows with logits beside those of the slots (`MOST` in runtime/engine/guess.py)
-_CELL_STEP = 256  # llama.cpp rounds a context up to a multiple of this
+BATCH_ROWS = 512  # rows that llama.cpp computes at once (`BATCH` in runtime/native/context.py)
+GUESSES = 8  # rows with logits beside those of the slots (`MOST` in runtime/engine/guess.py)
+CELL_STEP = 256  # llama.cpp rounds a context up to a multiple of this
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # llama.cpp keeps them on the CPU
 _TYPES = {name.lower(): (weights, size) for name, weights, size in GGML_TYPES.values()}
@@ -61,8 +61,8 @@ def needs(
     adapters: Sequence[Header] = (),
 ) -> Needs:
     """What the model takes with a context of `cells` tokens whose keys and values are stored as `kv_type`."""
-    cells = -(-cells // _CELL_STEP) * _CELL_STEP
-    count = _number(header, "block_count", 1)
+    cells = -(-cells // CELL_STEP) * CELL_STEP
+    count = layers(header)
     weights = [0] * count
     output = embedding = 0
     for tensor in header.tensors:
@@ -78,13 +78,13 @@ def needs(
         output += embedding  # the output is a copy of the embedding, which itself stays on the CPU
     return Needs(
         layers=tuple(
-            size + cells * kv_bytes(header, layer, kv_type) + slots * _state_bytes(header)
+            size + cells * kv_bytes(header, layer, kv_type) + slots * state_bytes(header)
             for layer, size in enumerate(weights)
         ),
         output=output,
-        scratch=_scratch(header, cells, slots, flash_attention) + sum(map(_tensor_bytes, adapters)),
+        scratch=scratch(header, cells, slots, flash_attention) + sum(map(tensor_bytes, adapters)),
         staging=max(weights),
-        projector=0 if projector is None else _tensor_bytes(projector) + PROJECTOR_SCRATCH,
+        projector=0 if projector is None else tensor_bytes(projector) + PROJECTOR_SCRATCH,
     )
 
 
@@ -126,14 +126,43 @@ def _pack(needs: Needs, free: Sequence[int], count: int, projector: bool) -> tup
 
 def kv_bytes(header: Header, layer: int, kv_type: str) -> int:
     """Bytes of KV cache that one token takes in a layer."""
-    heads = _number(header, "attention.head_count", 1, layer)
-    kv_heads = _number(header, "attention.head_count_kv", heads, layer)
+    heads = number(header, "attention.head_count", 1, layer)
+    kv_heads = number(header, "attention.head_count_kv", heads, layer)
     return sum(_row_bytes(kv_heads * _head_size(header, kind, layer), kv_type) for kind in ("key", "value"))
 
 
+def attention_values(header: Header, layer: int) -> int:
+    """Values that one row's attention reads in a layer for every token before it, over all heads."""
+    heads = number(header, "attention.head_count", 1, layer)
+    return heads * (_head_size(header, "key", layer) + _head_size(header, "value", layer))
+
+
+def layers(header: Header) -> int:
+    return number(header, "block_count", 1)
+
+
+def block_of(tensor: Tensor) -> int | None:
+    """The layer that a tensor belongs to, if to one."""
+    block = _BLOCK.match(tensor.name)
+    return int(block[1]) if block else None
+
+
+def inner(header: Header) -> int:
+    """Width of the widest feed-forward layer, or of all experts that a row goes through."""
+    widest = max(number(header, "feed_forward_length", 0, layer) for layer in range(layers(header)))
+    width = max(number(header, "expert_feed_forward_length", 0), number(header, "embedding_length", 0))
+    return max(widest, number(header, "expert_used_count", 0) * width)
+
+
+def experts_used(header: Header) -> float:
+    """The share of the experts that a row goes through; 1 where there are none."""
+    experts = number(header, "expert_count", 0)
+    return min(number(header, "expert_used_count", experts) / experts, 1.0) if experts else 1.0
+
+
 def _head_size(header: Header, kind: str, layer: int = 0) -> int:
-    heads = _number(header, "attention.head_count", 1, layer) or 1
-    return _number(header, f"attention.{kind}_length", _number(header, "embedding_length", 0) // heads, layer)
+    heads = number(header, "attention.head_count", 1, layer) or 1
+    return number(header, f"attention.{kind}_length", number(header, "embedding_length", 0) // heads, layer)
 
 
 def _row_bytes(values: int, kv_type: str) -> int:
@@ -141,43 +170,39 @@ def _row_bytes(values: int, kv_type: str) -> int:
     return -(-values // weights) * size
 
 
-def _state_bytes(header: Header) -> int:
+def state_bytes(header: Header) -> int:
     """Bytes that a sequence's state takes in a recurrent layer (`n_embd_r` and `n_embd_s` in llama-hparams.cpp)."""
-    width = _number(header, "embedding_length", 0)
-    inner, state = _number(header, "ssm.inner_size", 0), _number(header, "ssm.state_size", 0)
-    groups, window = _number(header, "ssm.group_count", 0), _number(header, "ssm.conv_kernel", 1) - 1
+    width = number(header, "embedding_length", 0)
+    inner, state = number(header, "ssm.inner_size", 0), number(header, "ssm.state_size", 0)
+    groups, window = number(header, "ssm.group_count", 0), number(header, "ssm.conv_kernel", 1) - 1
     values = window * (inner + 2 * groups * state) + inner * state
-    values += width * max(_number(header, "shortconv.l_cache", 1) - 1, 0)
-    values += width * (_number(header, "wkv.head_size", 0) + _number(header, "token_shift_count", 0))
+    values += width * max(number(header, "shortconv.l_cache", 1) - 1, 0)
+    values += width * (number(header, "wkv.head_size", 0) + number(header, "token_shift_count", 0))
     return 4 * values
 
 
-def _scratch(header: Header, cells: int, slots: int, flash_attention: bool) -> int:
+def scratch(header: Header, cells: int, slots: int, flash_attention: bool) -> int:
     """Working memory of a step, from above: activations, the attention mask and scores, and the logits."""
-    rows = min(cells, _BATCH_ROWS)
-    layers = range(_number(header, "block_count", 1))
-    width = _number(header, "embedding_length", 0)
-    inner = max(_number(header, "feed_forward_length", 0, layer) for layer in layers)
-    experts = _number(header, "expert_used_count", 0)
-    inner = max(inner, experts * max(_number(header, "expert_feed_forward_length", 0), width))
-    heads = max(_number(header, "attention.head_count", 1, layer) for layer in layers)
+    rows = min(cells, BATCH_ROWS)
+    width = number(header, "embedding_length", 0)
+    heads = max(number(header, "attention.head_count", 1, layer) for layer in range(layers(header)))
     attention = heads * (_head_size(header, "key") + _head_size(header, "value"))
-    values = rows * (4 * width + 3 * inner + 2 * attention)
+    values = rows * (4 * width + 3 * inner(header) + 2 * attention)
     values += rows * cells * (2 if flash_attention else 2 + heads)
-    values += (slots + _GUESSES) * _vocabulary(header)
+    values += (slots + GUESSES) * vocabulary(header)
     return 4 * values
 
 
-def _tensor_bytes(header: Header) -> int:
+def tensor_bytes(header: Header) -> int:
     return sum(tensor.nbytes or 0 for tensor in header.tensors)
 
 
-def _vocabulary(header: Header) -> int:
+def vocabulary(header: Header) -> int:
     embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
     return embedding.shape[-1] if embedding is not None and embedding.shape else 0
 
 
-def _number(header: Header, key: str, default: int, layer: int = 0) -> int:
+def number(header: Header, key: str, default: int, layer: int = 0) -> int:
     """A count from the header; where it is given layer by layer, the one of `layer`."""
     value = header.get(f"{header.architecture}.{key}")
     if isinstance(value, tuple):

@@ -9,20 +9,30 @@ The file is read in blocks instead of mapped, because a mapped file that shrinks
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import math
 import re
 import stat
 import struct
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import BinaryIO
 
 from .errors import GGUFError
+from .header import GGML_TYPES as GGML_TYPES
+from .header import ArrayInfo as ArrayInfo
+from .header import Header as Header
+from .header import Scalar, Tensor, Value, is_int
 
 MAX_HEADER = 256 << 20  # bytes; vocabularies of 262,000 tokens need about 20 MiB
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 18
+MAX_TENSORS = 1 << 16
+MAX_KEPT = 16 << 20  # bytes of keys, values and tensor names in memory; real files stay below 2 MiB
+MAX_TEXT = 4 << 20  # bytes; the longest are chat templates, of up to 100 KiB
+MAX_STRINGS = 1 << 22  # in all arrays together; a vocabulary of 262,000 tokens has a million with its merges
 MAX_KEY_BYTES = 65535  # the specification's own limit
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME - 1
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -39,19 +49,6 @@ _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8  # name length, number of dimensions, type, of
 # enum gguf_type in ggml/include/gguf.h -> struct code
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
-# enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
-# The gaps are types that llama.cpp has removed.
-GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
-}  # fmt: skip
-
 _LOOKS_LIKE = (
     (rb"$", "an empty file; download it again"),
     (rb"PK\x03\x04", "a zip archive or PyTorch checkpoint"),
@@ -61,94 +58,6 @@ _LOOKS_LIKE = (
     (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)", "an HTML or XML page, such as a login or error page"),
     (rb"ggjt|tjgg", "a GGML file from before GGUF; convert the model again"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayInfo:
-    """An array too long to keep: `type` is its elements' enum gguf_type, `count` their number."""
-
-    type: int
-    count: int
-
-
-Scalar = int | float | str
-Value = Scalar | tuple[Scalar, ...] | ArrayInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One row of the tensor table.
-
-    `shape` is fastest dimension first; `offset` is in bytes from `Header.data_offset`; `nbytes` is None if `type` is
-    not in `GGML_TYPES`.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    offset: int
-    nbytes: int | None
-
-    @property
-    def type_name(self) -> str:
-        return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else f"type {self.type}"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a GGUF file says about itself. `data_offset` and `file_size` are in bytes from the start of the file."""
-
-    path: Path
-    version: int
-    metadata: Mapping[str, Value]
-    tensors: tuple[Tensor, ...]
-    data_offset: int
-    file_size: int
-
-    def get(self, key: str, default: Value | None = None) -> Value | None:
-        return self.metadata.get(key, default)
-
-    @property
-    def architecture(self) -> str:
-        return self._text("general.architecture") or ""
-
-    @property
-    def name(self) -> str:
-        """The model's name for itself, else the file's name without its ending."""
-        return self._text("general.name") or self.path.stem
-
-    @property
-    def is_projector(self) -> bool:
-        """Whether this is the eyes or ears of a model (an mmproj file) and no language model."""
-        return self._text("general.type") == "mmproj" or self.architecture == "clip"
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens the model was trained for; None where the file does not say."""
-        return self._count(f"{self.architecture}.context_length")
-
-    @property
-    def embedding_length(self) -> int | None:
-        """Width of a token's embedding; None where the file does not say, as in projectors."""
-        return self._count(f"{self.architecture}.embedding_length")
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja source, as untrusted as the file."""
-        return self._text("tokenizer.chat_template")
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights in all tensors."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
-
-    def _text(self, key: str) -> str | None:
-        value = self.metadata.get(key)
-        return value if isinstance(value, str) else None
-
-    def _count(self, key: str) -> int | None:
-        value = self.metadata.get(key)
-        return value if _is_int(value) and value > 0 else None
 
 
 def read_header(path: Path) -> Header:
@@ -167,6 +76,35 @@ def read_header(path: Path) -> Header:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
 
 
+def header_digest(path: Path) -> str:
+    """SHA-256 of a file's header and size: all that decides how its weights are read. Raises GGUFError."""
+    header = read_header(path)
+    digest = hashlib.sha256(str(header.file_size).encode())
+    left = header.data_offset
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(left, _BLOCK))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def read_first_keys(start: bytes, path: Path) -> dict[str, Value]:
+    """The metadata in the first bytes of a file whose rest is elsewhere, up to the first key that they do not hold.
+
+    Raises GGUFError where they are no GGUF file's.
+    """
+    cursor = _Cursor(io.BytesIO(start), path)
+    _read_version(cursor)
+    cursor.take(8)
+    metadata: dict[str, Value] = {}
+    with contextlib.suppress(GGUFError):
+        for _ in range(min(cursor.number(8), MAX_KEYS)):
+            key = cursor.text(MAX_KEY_BYTES, "strict")
+            metadata[key] = value = _read_value(cursor, key)
+            cursor.keep(key, value, *(value if isinstance(value, tuple) else ()))
+    return metadata
+
+
 class _Cursor:
     """A position in the file that only moves forward, with every length checked before it is read."""
 
@@ -177,6 +115,8 @@ class _Cursor:
         self._block = b""
         self._base = 0
         self._at = 0
+        self._kept = 0
+        self._strings = 0
 
     @property
     def position(self) -> int:
@@ -200,7 +140,13 @@ class _Cursor:
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
 
-    def text(self, limit: int = MAX_HEADER, errors: str = "replace") -> str:
+    def keep(self, *values: object) -> None:
+        """Counts what stays in memory, at 128 bytes for a place in a table."""
+        self._kept += 128 + sum(map(sys.getsizeof, values))
+        if self._kept > MAX_KEPT:
+            raise self.error(f"its header holds more than {MAX_KEPT >> 20} MiB of keys, values and names")
+
+    def text(self, limit: int = MAX_TEXT, errors: str = "replace") -> str:
         length = self.number(8)
         if length > limit:
             raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
@@ -210,6 +156,9 @@ class _Cursor:
             raise self.error("it has a name that is not UTF-8") from None
 
     def skip_strings(self, count: int) -> None:
+        self._strings += count
+        if self._strings > MAX_STRINGS:
+            raise self.error(f"its arrays hold {self._strings} strings, at most {MAX_STRINGS} are allowed")
         # The one hot loop: vocabularies have half a million strings, so the cursor lives in local names.
         unpack, block, at = struct.Struct("<Q").unpack_from, self._block, self._at
         for _ in range(count):
@@ -229,7 +178,7 @@ class _Cursor:
             raise self.error(f"file is truncated or damaged: {count} {what} cannot fit into its {self.size} bytes")
 
     def error(self, problem: str) -> GGUFError:
-        return _error(self.path, problem)
+        return _error(self.path, f"{problem} (at byte {self.position})")
 
     def _load(self, count: int) -> None:
         """Moves the block to the position; at least `count` bytes are in it afterwards."""
@@ -281,7 +230,8 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
         key = cursor.text(MAX_KEY_BYTES, "strict")
         if not key or key in metadata:
             raise cursor.error(f"the key {_shown(key)} stands twice" if key else "it has a key without a name")
-        metadata[key] = _read_value(cursor, key)
+        metadata[key] = value = _read_value(cursor, key)
+        cursor.keep(key, value, *(value if isinstance(value, tuple) else ()))
     return metadata
 
 
@@ -321,7 +271,7 @@ def _code(cursor: _Cursor, key: str, kind: int) -> str:
 
 def _alignment(cursor: _Cursor, metadata: Mapping[str, Value]) -> int:
     value = metadata.get("general.alignment", 32)
-    if not _is_int(value) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+    if not is_int(value) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
         raise cursor.error(f"general.alignment is {_shown(value)}, not a power of two up to {MAX_ALIGNMENT}")
     return value
 
@@ -332,7 +282,7 @@ def _check_layers(cursor: _Cursor, metadata: Mapping[str, Value]) -> None:
     for key, value in metadata.items():
         if key.endswith(".block_count"):
             least = 1 if key == own else 0
-            if not _is_int(value) or not least <= value <= MAX_LAYERS:
+            if not is_int(value) or not least <= value <= MAX_LAYERS:
                 raise cursor.error(f"{_shown(key)} is {_shown(value)}, not a number from {least} to {MAX_LAYERS}")
 
 
@@ -341,6 +291,7 @@ def _read_tensors(cursor: _Cursor, count: int) -> tuple[Tensor, ...]:
     tensors: dict[str, Tensor] = {}
     for _ in range(count):
         tensor = _read_tensor(cursor)
+        cursor.keep(tensor, tensor.name, tensor.shape, *tensor.shape)
         if tensors.setdefault(tensor.name, tensor) is not tensor:
             raise cursor.error(f"the tensor {_shown(tensor.name)} stands twice")
     return tuple(tensors.values())
@@ -384,10 +335,6 @@ def _check_regions(cursor: _Cursor, tensors: tuple[Tensor, ...], data_offset: in
                 f"file is truncated: tensor {name} ends at byte {end}, the file has {cursor.size} bytes; "
                 "download it again"
             )
-
-
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _shown(value: object) -> str:

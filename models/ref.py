@@ -1,4 +1,4 @@
-"""What MODEL means on a command line or in `load`: the built-in model, or a path to a GGUF file; and what goes with it.
+"""From what a user calls a model to its files, checked: the one way for the library, the server and the command line.
 
 Checks headers, which are untrusted, before llama.cpp sees the file: it ends the process on some malformed ones.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from .errors import ConfigError, ModelError, NotFound
+from . import installed, pairing
+from .errors import ConfigError, GalagoError, ModelError, NotFound
 from .gguf import Header, read_header
+from .name import BUILTIN as BUILTIN
+from .name import ModelRef, parse
 
-BUILTIN = "builtin"
 MAX_ADAPTERS = 16
 
 
@@ -39,37 +41,73 @@ class ModelFiles:
     projector: Path | None
     trusted: bool = False
     adapters: tuple[AdapterFile, ...] = ()
+    draft: ModelFiles | None = None
 
 
 def resolve(
-    model: str | Path, projector: str | Path | None = None, name: str | None = None, lora: Sequence[str | Path] = ()
+    model: str | Path,
+    projector: str | Path | None = None,
+    name: str | None = None,
+    lora: Sequence[str | Path] = (),
+    draft: str | Path | None = None,
 ) -> ModelFiles:
-    """Finds and checks a model's files; adapters are given as `FILE[:SCALE]`.
+    """Finds and checks a model's files; MODEL as in `name.parse`, adapters as `FILE[:SCALE]`. Asks no Hub.
+
+    `draft` is a smaller model that guesses ahead.
 
     Raises `NotFound` or `ModelError` with what to do about it.
     """
     trusted = str(model) == BUILTIN and projector is None and not lora
-    if str(model) == BUILTIN:
-        folder = builtin_folder()
-        weights = folder / "text-Q8_0.gguf"
-        projector = projector or folder / "mmproj-Q8_0.gguf"
-    else:
-        weights = Path(model).expanduser()
-        if not weights.exists():
-            raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
+    own, weights, eyes = _find(model)
+    eyes = Path(projector).expanduser() if projector else eyes
     header = read_header(weights)
-    eyes = Path(projector).expanduser() if projector else None
     if header.is_projector:
         raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
+    pairing.check_parts(header, pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()]))
     if eyes is not None:
-        if not eyes.exists():
-            raise NotFound(f"there is no projector {eyes}", "mmproj")
-        if not read_header(eyes).is_projector:
-            raise ModelError(f"{eyes.name} is not a projector (its general.type is not mmproj)", "mmproj")
+        _check_projector(eyes, header)
     if name == "":
         raise ConfigError("a model's name cannot be empty", "name")
-    own = BUILTIN if str(model) == BUILTIN else weights.stem
-    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header))
+    guesser = None if draft is None else replace(resolve(draft), projector=None)
+    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header), guesser)
+
+
+def same(name: str, files: ModelFiles) -> bool:
+    """Whether a name, in any spelling, means these files."""
+    if name == files.id:
+        return True
+    try:
+        ref = parse(name)
+        return ref.kind != "path" and _find(str(ref))[1].samefile(files.weights)
+    except (GalagoError, OSError):
+        return False
+
+
+def _find(model: str | Path) -> tuple[str, Path, Path | None]:
+    """A model's own name, its weights, or the first part of them, and its projector."""
+    if str(model) == BUILTIN:
+        return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.stem, path, None
+    ref = parse(model) if isinstance(model, str) else ModelRef("path", str(model))
+    if ref.kind == "path":
+        if path.exists():
+            return path.stem, path, None  # a folder or pipe, which the reader refuses by its kind
+        raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
+    found = installed.find(ref)
+    return str(ref), found.weights[0], found.projector
+
+
+def _check_projector(path: Path, model: Header) -> None:
+    if not path.exists():
+        raise NotFound(f"there is no projector {path}", "mmproj")
+    header = read_header(path)
+    if not header.is_projector:
+        raise ModelError(f"{path.name} is not a projector (its general.type is not mmproj)", "mmproj")
+    reason = pairing.mismatch(model.metadata, header.metadata)
+    if reason:
+        raise ModelError(f"{path.name} does not go with {model.path.name}: {reason}", "mmproj")
 
 
 def _adapters(lora: Sequence[str | Path], model: Header) -> tuple[AdapterFile, ...]:
@@ -111,3 +149,9 @@ def _check_adapter(header: Header, model: Header) -> None:
 def builtin_folder() -> Path:
     """Where the weights, samples and held-out questions are that ship with Galago."""
     return Path(str(resources.files("galago.models.builtin")))
+
+
+def builtin_model() -> installed.Installed:
+    """The model that ships with Galago, as it stands among the installed ones."""
+    _, weights, projector = _find(BUILTIN)
+    return installed.Installed(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")

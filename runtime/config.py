@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-import platformdirs
 import psutil
 
 from ..models.errors import ConfigError
 
 DEFAULT_CONTEXT = 8192
 """Tokens of context where the model allows more: enough for a long chat, and a KV cache that fits small machines."""
+
+DEFAULT_SLOTS = 4
 
 KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 FlashAttention: TypeAlias = Literal["auto", "on", "off"]
@@ -31,17 +32,18 @@ class ModelConfig:
     """How a model is loaded.
 
     `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
-    `DEFAULT_CONTEXT`); `threads` pins their number, which is otherwise chosen from measured steps; `slots` is how many
-    requests are answered at once, `queue` how many more may wait; `gpu_layers` -1 means all that fit on the GPUs there
-    are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored. `cache_mib` is the memory for what was
-    computed before and may be of use again: conversations set aside, and encoded media. `cache_folder` keeps it over
-    restarts, at most `cache_disk_mib` of it; none by default, because it holds what people write. A model in a process
-    of its own that gives no sign of life for `hang_limit` seconds is ended and loaded again.
+    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once (`None`: `DEFAULT_SLOTS`), `queue` how many
+    more may wait. Where `memory` says how many bytes the model may take, with its processes, it decides which of the
+    two is `None`. `threads` pins their number, which is otherwise chosen from measured steps; `gpu_layers` -1 means all
+    that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored. `cache_mib`
+    is the memory for what was computed before and may be of use again: conversations set aside, and encoded media.
+    `cache_folder` keeps it over restarts, at most `cache_disk_mib` of it; none by default, because it holds what people
+    write. A model in a process of its own that gives no sign of life for `hang_limit` seconds is ended and loaded anew.
     """
 
     context_length: int | None = None
     threads: int | None = None
-    slots: int = 4
+    slots: int | None = None
     gpu_layers: int = -1
     queue: int = 64
     cache_mib: int = 256
@@ -50,13 +52,14 @@ class ModelConfig:
     kv_type: KVType = "f16"
     flash_attention: FlashAttention = "auto"
     hang_limit: float = 30.0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.context_length is not None and self.context_length < 64:
             raise ConfigError(f"a context of {self.context_length} tokens is too small; use 64 or more", "ctx")
         if self.threads is not None and not 1 <= self.threads <= 512:
             raise ConfigError(f"{self.threads} threads is not possible; use 1 to 512", "threads")
-        if not 1 <= self.slots <= 64:
+        if self.slots is not None and not 1 <= self.slots <= 64:
             raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
         if self.gpu_layers < -1:
             raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
@@ -129,11 +132,6 @@ def is_loopback(host: str) -> bool:
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
-
-
-def cache_folder() -> Path:
-    """Where Galago keeps what it can do without."""
-    return platformdirs.user_cache_path("galago", appauthor=False)
 
 
 def wants_native_log() -> bool:

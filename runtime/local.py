@@ -191,24 +191,29 @@ def load(
     mmproj: str | Path | None = None,
     ctx: int | None = None,
     threads: int | None = None,
-    slots: int = 4,
+    slots: int | None = None,
     gpu_layers: int = -1,
     cache_mib: int = 256,
     cache_dir: Path | None = None,
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str | Path] = (),
+    draft: str | Path | None = None,
+    memory: str | None = None,
     isolated: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
     """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting; `kv_type` how the context
-    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`. `cache_mib` is the memory
+    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting (4). Where `memory` says
+    what the model may take (`"4GB"`, `"50%"`), what is left out of the two is chosen by it; `kv_type` how the context
+    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`; `draft` is a
+    smaller model with the same vocabulary that guesses ahead. `cache_mib` is the memory
     for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
     restarts. An `isolated` model lives in a process of its own: where llama.cpp crashes, this one goes on, and the
     model is loaded again. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
     """
+    from ..models.device import memory_size, this_machine
     from ..models.ref import resolve
     from .config import ModelConfig
     from .service import Service
@@ -222,8 +227,9 @@ def load(
         cache_folder=cache_dir,
         kv_type=kv_type,
         flash_attention=flash_attention,
+        memory=None if memory is None else memory_size(memory, this_machine().total_memory),
     )
-    service = Service(resolve(model, mmproj, lora=lora), config, progress, isolated=isolated)
+    service = Service(resolve(model, mmproj, lora=lora, draft=draft), config, progress, isolated=isolated)
     service.load()
     return LocalModel(service)
 

@@ -16,6 +16,7 @@ from ..models.errors import EngineError, InvalidRequest, ModelError
 from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
+from .engine.draft import Drafter
 from .engine.engine import Engine
 from .engine.governor import Governor
 from .engine.guess import MOST
@@ -28,10 +29,11 @@ from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.answer import Answers
-from .placement import Placement, place
+from .placement import Placement
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.template import ChatTemplate
+from .sizing import settle
 from .store import Store
 from .stream import Stream
 from .trial import try_out
@@ -46,7 +48,8 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Model:
-    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded. An
+    `isolated` one answers from a process of its own, beside that of its callers."""
 
     ready = True
 
@@ -56,6 +59,7 @@ class Model:
         config: ModelConfig | None = None,
         limits: MediaLimits | None = None,
         progress: Callable[[float], None] | None = None,
+        isolated: bool = False,
     ) -> None:
         config = config or ModelConfig()
         threads = config.threads or default_threads()
@@ -63,7 +67,10 @@ class Model:
         self._users = threading.Condition()
         self._user_count = 0
         self._closed = False
-        placement = place(files, config)
+        config, placement, said = settle(files, config, isolated)
+        for line in said:
+            tell(line)
+        assert config.slots is not None
         try_out(files)
         try:
             weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
@@ -72,26 +79,8 @@ class Model:
             self._store = self._open_store(files, config)
             self._projector = self._load_projector(files, threads, config, placement)
             adapters = self._load_adapters(files)
-            context = Context(
-                weights,
-                self.context_length,
-                config.slots,
-                threads,
-                config.kv_type,
-                config.flash_attention,
-                adapters,
-                guesses=0 if weights.recurrent else MOST,
-            )
-            self._engine = Engine(
-                NativeBackend(weights, context),
-                config.slots,
-                context.cells,
-                context.batch,
-                config.queue,
-                StateCache(config.state_bytes, self._store, weights.recurrent),
-                threads,
-                Governor(threads) if config.threads is None else None,
-            )
+            drafter = self._load_drafter(files.draft, config.slots, threads) if files.draft else None
+            self._engine = self._start_engine(config, config.slots, threads, adapters, drafter)
             self._closers.append(self._engine.close)
             source = files.header.chat_template or CHATML
             self._answers = Answers(weights, source)
@@ -208,6 +197,32 @@ class Model:
                 raise event.error
         self._engine.count_anew()
 
+    def _start_engine(
+        self, config: ModelConfig, slots: int, threads: int, adapters: list[Adapter], drafter: Drafter | None
+    ) -> Engine:
+        recurrent = self._weights.recurrent
+        context = Context(
+            self._weights,
+            self.context_length,
+            slots,
+            threads,
+            config.kv_type,
+            config.flash_attention,
+            adapters,
+            guesses=0 if recurrent else MOST,
+        )
+        return Engine(
+            NativeBackend(self._weights, context),
+            slots,
+            context.cells,
+            context.batch,
+            config.queue,
+            StateCache(config.state_bytes, self._store, recurrent),
+            threads,
+            Governor(threads) if config.threads is None else None,
+            drafter,
+        )
+
     def _load_adapters(self, files: ModelFiles) -> list[Adapter]:
         adapters = []
         for file in files.adapters:
@@ -215,6 +230,20 @@ class Model:
             self._closers.append(adapters[-1].close)
         self._scales = tuple(file.scale for file in files.adapters)
         return adapters
+
+    def _load_drafter(self, files: ModelFiles, slots: int, threads: int) -> Drafter:
+        """A second model, on the CPU, that guesses ahead."""
+        try_out(files)
+        weights = Weights(files.weights, gpu_layers=0)
+        self._closers.append(weights.close)
+        if weights.recurrent or self._weights.recurrent:
+            raise ModelError("no draft model is possible with a recurrent memory, which cannot be cut back", "draft")
+        if not weights.speaks_like(self._weights):
+            raise ModelError(
+                f"{files.weights.name} cannot draft for {self._weights.path.name}: it has another vocabulary", "draft"
+            )
+        context = Context(weights, self.context_length, slots, threads)
+        return Drafter(NativeBackend(weights, context), slots, context.cells)
 
     def _load_projector(
         self, files: ModelFiles, threads: int, config: ModelConfig, placement: Placement

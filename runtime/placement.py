@@ -8,7 +8,7 @@ from ..models import fit
 from ..models.errors import ConfigError
 from ..models.gguf import read_header
 from ..models.ref import ModelFiles
-from .config import DEFAULT_CONTEXT, ModelConfig
+from .config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
 from .native.devices import Device, gpu_backends, gpus
 
 GIB = 1 << 30
@@ -54,7 +54,13 @@ def _planned(files: ModelFiles, config: ModelConfig, devices: list[Device]) -> P
     adapters = [read_header(adapter.path) for adapter in files.adapters]
     cells = config.context_length or min(files.header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     needs = fit.needs(
-        files.header, cells, config.slots, config.kv_type, config.certain_flash_attention, projector, adapters
+        files.header,
+        cells,
+        config.slots or DEFAULT_SLOTS,
+        config.kv_type,
+        config.certain_flash_attention,
+        projector,
+        adapters,
     )
     free = [device.free_memory for device in devices]
     plan = fit.plan(needs, free)

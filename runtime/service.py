@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..models.errors import NotFound, NotReady
-from ..models.ref import ModelFiles
+from ..models import installed
+from ..models.errors import ModelError, NotFound, NotReady
+from ..models.ref import ModelFiles, builtin_model, same
 from .config import ModelConfig
 from .stream import Stream
 from .values import ModelInfo, Request, Stats
@@ -57,6 +59,19 @@ class Service:
     def models(self) -> list[ModelInfo]:
         return [self._loaded().info]
 
+    def installed(self) -> list[ModelInfo]:
+        """The other models on this disk, as their headers describe them; they are not loaded."""
+        found = []
+        for model in (builtin_model(), *installed.every()):
+            with contextlib.suppress(ModelError, OSError):
+                if not model.weights[0].samefile(self._files.weights):
+                    found.append(_info(model))
+        return found
+
+    def serves(self, name: str) -> bool:
+        """Whether a name, in any spelling, means the model that is loaded."""
+        return same(name, self._files)
+
     def stats(self) -> list[tuple[str, Stats]]:
         """What each model is doing and has done."""
         return [(self.model_id, self._loaded().stats())]
@@ -64,9 +79,11 @@ class Service:
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
         loaded = self._loaded()
-        if model is not None and model != self.model_id:
+        if model is not None and not self.serves(model):
             raise NotFound(
-                f"there is no model {model!r} here; the one served is {self.model_id!r} (--name changes it)", "model"
+                f"the model {model!r:.100} is not loaded here; the one served is {self.model_id!r} "
+                "(galago serve --model MODEL loads another, --name names it)",
+                "model",
             )
         return loaded.generate(request, cancelled)
 
@@ -89,3 +106,18 @@ class Service:
         if self._model is None:
             raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
         return self._model
+
+
+def _info(model: installed.Installed) -> ModelInfo:
+    facts = installed.facts(model)
+    title = "".join(c if c.isprintable() else "?" for c in facts.title[:80])
+    return ModelInfo(
+        id=str(model.ref),
+        description=f"{title}, {facts.quant}",
+        context_length=facts.context or 0,
+        parameters=facts.parameters,
+        size_bytes=model.size,
+        vision=facts.vision,
+        audio=facts.audio,
+        created=facts.changed,
+    )

@@ -1,6 +1,7 @@
 """Tries an unknown model in a child process first, because llama.cpp ends the process on some damaged files.
 
-Files that passed are remembered by place, size and time, and are not tried again. Knows nothing of what a file holds.
+Files that passed are remembered by the hash of what llama.cpp trusts, their headers, and are not tried again, wherever
+they lie. Knows nothing of what a file holds.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ..models.errors import ModelError
+from ..models.gguf import header_digest
+from ..models.places import cache_folder
 from ..models.ref import ModelFiles
-from .config import cache_folder
 
 _REMEMBERED = 200
 _TIMEOUT = 1800.0
@@ -44,11 +46,8 @@ def try_out(files: ModelFiles) -> None:
 
 
 def _key(files: ModelFiles) -> str:
-    parts = [metadata.version("llama-cpp-python")]
-    for path in _paths(files):
-        stat = path.stat()
-        parts.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
-    return " | ".join(parts)
+    digests = (header_digest(path) for path in _paths(files))
+    return " | ".join([metadata.version("llama-cpp-python"), *digests])
 
 
 def _paths(files: ModelFiles) -> list[Path]:

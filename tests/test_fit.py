@@ -156,7 +156,7 @@ def test_the_figures_are_llama_cpp_s_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert (fit._BATCH_ROWS, fit._GUESSES) == (BATCH, MOST)
+    assert (fit.BATCH_ROWS, fit.GUESSES) == (BATCH, MOST)
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
     for header in [FILES.header, *headers.values()]:
         for cells in (1000, 2048):

@@ -42,16 +42,23 @@ def test_the_command_line_survives_it(tmp_path: Path) -> None:
     assert done.returncode == 1 and "damaged.gguf" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_what_passed_is_remembered_until_it_changes(tmp_path: Path, own_cache: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(BUILTIN.weights.read_bytes())
-    trial.try_out(resolve(path))
-    (key,) = json.loads(own_cache.read_text())
-    trial.try_out(resolve(path))
-    assert json.loads(own_cache.read_text()) == [key]
-    path.touch()
-    trial.try_out(resolve(path))
+def test_what_passed_is_remembered_by_its_hash_wherever_it_lies(tmp_path: Path, own_cache: Path) -> None:
+    data = BUILTIN.weights.read_bytes()
+    for name in ("model.gguf", "copy.gguf"):
+        (tmp_path / name).write_bytes(data)
+        trial.try_out(resolve(tmp_path / name))
+        assert len(json.loads(own_cache.read_text())) == 1
+    at = data.index(b"tiny-omni")
+    (tmp_path / "model.gguf").write_bytes(data[:at] + b"Tiny-omni" + data[at + 9 :])
+    trial.try_out(resolve(tmp_path / "model.gguf"))
     assert len(json.loads(own_cache.read_text())) == 2
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no such limit")
+def test_the_child_cannot_take_more_memory_than_its_files_need() -> None:
+    code = "from galago.runtime.native.trial import cap\ncap([1000])\nbytearray({} << 30)"
+    ends = [subprocess.run([sys.executable, "-c", code.format(size)], capture_output=True) for size in (1, 5)]
+    assert ends[0].returncode == 0 and b"MemoryError" in ends[1].stderr
 
 
 def test_a_damaged_list_is_no_obstacle(tmp_path: Path, own_cache: Path) -> None:

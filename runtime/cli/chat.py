@@ -32,14 +32,16 @@ def chat(
     seed: options.Seed = None,
     mmproj: options.Projector = None,
     ctx: options.ContextLength = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
     flash_attention: options.FlashAttentionOption = "auto",
     lora: options.Lora = None,
+    draft: options.Draft = None,
 ) -> None:
     """Talk with a model in the terminal."""
-    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory, draft) as loaded:
         sampling = Sampling(temperature, top_p, top_k, min_p, seed)
         _Conversation(loaded, system, sampling, max_tokens).run()
 

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import importlib
 import io
+import keyword
 import os
 import sys
 
 from ...models.errors import GalagoError
 
 COMMANDS = {
+    "search": "Find a model in the catalogue, or on the Hub",
+    "pull": "Download a model, or go on with a download",
+    "list": "List the models on this machine",
+    "show": "Show what a model or GGUF file is",
+    "rm": "Delete a model",
+    "verify": "Check models against their published digests",
+    "import": "Use models where other programs keep them",
     "run": "Answer one prompt, with pictures and sounds",
     "chat": "Talk with a model in the terminal",
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
+    "fit": "Tell whether a model runs on this machine, and how",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
     "doctor": "Check this machine and its llama.cpp build",
@@ -61,9 +70,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     import typer
 
-    module = importlib.import_module(f".{name}", __package__)
+    word = f"{name}_" if keyword.iskeyword(name) else name
+    module = importlib.import_module(f".{word}", __package__)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(getattr(module, name))
+    app.command()(getattr(module, word))
     try:
         code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
     except Exception as error:

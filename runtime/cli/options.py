@@ -15,12 +15,20 @@ from ..config import FlashAttention, KVType
 if TYPE_CHECKING:
     from ..local import LocalModel
 
-Model = Annotated[str, typer.Argument(help="builtin, or the path of a GGUF file")]
+Model = Annotated[str, typer.Argument(help="builtin, an installed model, or the path of a GGUF file")]
 Projector = Annotated[
     Path | None, typer.Option("--mmproj", help="projector that gives the model eyes or ears", metavar="FILE")
 ]
 ContextLength = Annotated[
-    int | None, typer.Option("--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N")
+    int | None,
+    typer.Option("--context", "--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N"),
+]
+Parallel = Annotated[
+    int | None, typer.Option("--parallel", "--slots", help="requests answered at once  [default: 4]", metavar="N")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="memory it may take, 4GB or 50%; decides --context and --parallel", metavar="SIZE"),
 ]
 Threads = Annotated[
     int | None, typer.Option(help="always so many CPU threads  [default: chosen while it runs]", metavar="N")
@@ -30,6 +38,9 @@ KVTypeOption = Annotated[KVType, typer.Option("--kv-type", help="how the context
 FlashAttentionOption = Annotated[FlashAttention, typer.Option("--flash-attention", help="auto: where it works")]
 Lora = Annotated[
     list[str] | None, typer.Option(help="LoRA adapter and its strength; may be repeated", metavar="FILE[:SCALE]")
+]
+Draft = Annotated[
+    str | None, typer.Option(help="smaller model of the same vocabulary that guesses ahead", metavar="MODEL")
 ]
 System = Annotated[str | None, typer.Option(help="system message", metavar="TEXT")]
 MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens", metavar="N")]
@@ -52,6 +63,8 @@ def load(
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
     lora: Sequence[str] | None = None,
+    memory: str | None = None,
+    draft: str | None = None,
 ) -> LocalModel:
     """The model for a command that asks one question at a time; says on standard error what is amiss with it."""
     from ..local import load as load_model
@@ -66,6 +79,8 @@ def load(
         kv_type=kv_type,
         flash_attention=flash_attention,
         lora=lora or (),
+        memory=memory,
+        draft=draft,
         progress=progress_line("loading"),
     )
     for warning in loaded.info.warnings:

@@ -32,18 +32,20 @@ def run(
     stop: options.Stop = None,
     mmproj: options.Projector = None,
     ctx: options.ContextLength = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
     flash_attention: options.FlashAttentionOption = "auto",
     lora: options.Lora = None,
+    draft: options.Draft = None,
     stats: Annotated[bool, typer.Option("--stats", help="print token counts and speed to standard error")] = False,
 ) -> None:
     """Answer one prompt, with pictures and sounds."""
     if prompt == "-":
         prompt = sys.stdin.read()
     schema = None if json_schema is None else _schema(json_schema)
-    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora) as loaded:
+    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory, draft) as loaded:
         chat: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
         if system is not None:
             chat.insert(0, {"role": "system", "content": system})

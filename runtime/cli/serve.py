@@ -10,11 +10,10 @@ import typer
 
 from . import options
 
-ServedModel = Annotated[str, typer.Option(help="builtin, or the path of a GGUF file", metavar="MODEL")]
+ServedModel = Annotated[str, typer.Option(help="builtin, an installed model, or a GGUF file", metavar="MODEL")]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")]
 Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
 Port = Annotated[int, typer.Option(help="port to listen on; 0: any free one", metavar="PORT")]
-Slots = Annotated[int, typer.Option(help="requests answered at once", metavar="N")]
 CacheRam = Annotated[
     int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
 ]
@@ -39,12 +38,14 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8080,
     ctx: options.ContextLength = None,
-    slots: Slots = 4,
+    parallel: options.Parallel = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
     flash_attention: options.FlashAttentionOption = "auto",
     lora: options.Lora = None,
+    draft: options.Draft = None,
     cache_ram: CacheRam = 256,
     cache_dir: CacheDir = None,
     cache_disk: CacheDisk = 4096,
@@ -54,6 +55,7 @@ def serve(
     strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
+    from ...models.device import memory_size, this_machine
     from ...models.ref import resolve
     from ..config import ModelConfig, ServerConfig, api_key_from_environment
     from ..server.app import serve as run_server
@@ -66,11 +68,11 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
     )
-    files = resolve(model, mmproj, name, lora or ())
+    files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(
         ctx,
         threads,
-        slots,
+        parallel,
         gpu_layers,
         cache_mib=cache_ram,
         cache_folder=cache_dir,
@@ -78,6 +80,7 @@ def serve(
         kv_type=kv_type,
         flash_attention=flash_attention,
         hang_limit=hang_limit,
+        memory=None if memory is None else memory_size(memory, this_machine().total_memory),
     )
     service = Service(files, settings, options.progress_line("loading"), isolated=True)
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

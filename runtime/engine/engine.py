@@ -27,6 +27,7 @@ from ..values import (
     count_positions,
 )
 from .backend import Backend
+from .draft import Drafter
 from .encoder import Encoder, Job
 from .governor import Governor
 from .pace import Pace
@@ -46,7 +47,7 @@ class Engine:
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
     requests have computed is kept there, and in `states`, for later ones that begin alike. A `governor` chooses the
-    number of threads for each step, which are `threads` otherwise.
+    number of threads for each step, which are `threads` otherwise; a `drafter` guesses what no repetition tells.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Engine:
         states: StateCache | None = None,
         threads: int = 1,
         governor: Governor | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
+        self._drafter = drafter
         self._backend = backend
         self._states = StateCache(0, whole=not backend.divisible) if states is None else states
-        self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible)
+        self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible, drafter)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
         self._governor = governor
@@ -121,6 +124,8 @@ class Engine:
             self._commands.put(lambda: None)
         self._thread.join()
         self._encoder.close()
+        if self._drafter is not None:
+            self._drafter.close()
         self._backend.close()
 
     def stats(self) -> Stats:
@@ -269,6 +274,8 @@ class Engine:
         if self._governor is not None:
             self._threads = self._governor.threads(answers, prompts, settled=guesses > 0)
             self._backend.use_threads(self._threads)
+            if self._drafter is not None:
+                self._drafter.use_threads(self._threads)
         begin = time.perf_counter()
         self._backend.decode(step.rows)
         seconds = time.perf_counter() - begin
@@ -293,6 +300,8 @@ class Engine:
             for row, guessed in enumerate([*answer.guess, None], answer.row):
                 token = self._backend.choose(row, sequence.sampler)
                 sequence.accepted += token == guessed
+                if answer.drafted and guessed is not None:
+                    sequence.trust.measured(token == guessed)
                 end = self._advance(sequence, token)
                 if end is not None or token != guessed:
                     break

@@ -15,7 +15,8 @@ _ENDS = (3, 2)
 """So many last tokens are looked for in what came before; the longer end first."""
 
 _MEDIA = chr(0x10FFFF)
-_FIRST_CHANCE = 0.3
+_FIRST_CHANCE, _FIRST_TRUST = 0.3, 0.6
+_FORGOTTEN = 0.001
 _NEW = 0.2
 """Weight of a new token in the chance that a guess is right."""
 
@@ -66,11 +67,26 @@ class Echo:
         return 0
 
 
+class Trust:
+    """How likely a draft model's next guess for a sequence is right. What is not used is forgotten, and tried again."""
+
+    def __init__(self) -> None:
+        self.chance = _FIRST_TRUST
+
+    def measured(self, right: bool) -> None:
+        self.chance = averaged(self.chance, right, _NEW)
+
+    def rested(self) -> None:
+        self.chance = averaged(self.chance, _FIRST_TRUST, _FORGOTTEN)
+
+
 class Offer(NamedTuple):
-    """So many guessed tokens of a sequence, each of them right with this chance if those before it are."""
+    """So many guessed tokens of a sequence, each of them right with this chance if those before it are; making each of
+    them takes so many seconds."""
 
     length: int
     chance: float
+    cost: float = 0.0
 
 
 class Odds:
@@ -98,14 +114,16 @@ class Odds:
             return best
         seconds = self._measured[rows][0]
         tokens, best_rate = float(rows), _WORTH * rows / seconds
-        ranked = sorted(((chance**i, n) for n, (size, chance) in enumerate(offers) for i in range(1, size + 1)))
+        ranked = sorted((o.chance**i, n) for n, o in enumerate(offers) for i in range(1, o.length + 1))
+        making = 0.0
         for count, (chance, n) in enumerate(ranked[: -most - 1 : -1], rows + 1):
             known = count in self._measured
             seconds = self._measured[count][0] if known else seconds
             tokens += chance
+            making += offers[n].cost
             lengths = [length + (i == n) for i, length in enumerate(lengths)]
-            if tokens / seconds > best_rate:
-                best, best_rate = lengths, tokens / seconds
+            if tokens / (seconds + making) > best_rate:
+                best, best_rate = lengths, tokens / (seconds + making)
                 if not known:
                     break
         return best

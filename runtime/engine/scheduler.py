@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..values import MediaSpan, Row, count_cells
+from .draft import MOST_DRAFTED, Drafter, Wish
 from .guess import MOST, Odds, Offer
 from .sequence import Sequence
 from .slots import Slot, cells_taken, common_prefix
@@ -27,12 +28,13 @@ HEADROOM = 32
 class Answer(NamedTuple):
     """A sequence that gets an answer token from the logits of `row`, and one more for each guess that is right.
 
-    The guessed tokens follow in the next rows.
+    The guessed tokens follow in the next rows; `drafted` says whether the draft model made them.
     """
 
     row: int
     sequence: Sequence
     guess: list[int]
+    drafted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,15 @@ class Scheduler:
     recurrent models can only be continued where they stand.
     """
 
-    def __init__(self, slots: int, cells: int, batch: int, states: StateCache, divisible: bool = True) -> None:
+    def __init__(
+        self,
+        slots: int,
+        cells: int,
+        batch: int,
+        states: StateCache,
+        divisible: bool = True,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.short_prefill = self.long_prefill = batch
@@ -91,6 +101,7 @@ class Scheduler:
         self._batch = batch
         self._states = states
         self._divisible = divisible
+        self._drafter = drafter
         self._turns: dict[tuple[tuple[float, ...], bool], int] = {}
         self._count = itertools.count(1)
 
@@ -221,7 +232,7 @@ class Scheduler:
         awaited = any(s.decoding for s in self.running)
         guesses = self._guesses(decoding) if len(decoding) == len(group) else {}
         for sequence in decoding:
-            _append(rows, answers, sequence, 1, guesses.get(sequence, []))
+            _append(rows, answers, sequence, 1, guesses.get(sequence, []), not sequence.echo.found)
         read = 0
         for sequence in group:
             if sequence in decoding or read >= TOGETHER:
@@ -238,14 +249,34 @@ class Scheduler:
 
         Not of one that takes nothing from others: its numbers must not depend on how long steps took.
         """
-        may_guess = [s for s in decoding if s.reuse and s.echo.found] if self._divisible else []
+        may_guess = [s for s in decoding if s.reuse and (s.echo.found or self._drafter)] if self._divisible else []
         room = min(MOST, self._batch - len(decoding), self._free_cells()) if may_guess else 0
         if room <= 0:
             return {}
-        guesses = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess}
-        offers = [Offer(len(guess), s.echo.chance) for s, guess in guesses.items()]
-        lengths = self.odds.lengths(len(decoding), offers, room)
-        return {s: guess[:length] for (s, guess), length in zip(guesses.items(), lengths, strict=True)}
+        echoes = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess if s.echo.found}
+        offers = [self._offer(s, echoes.get(s), room) for s in may_guess]
+        lengths = dict(zip(may_guess, self.odds.lengths(len(decoding), offers, room), strict=True))
+        return {s: guess[: lengths[s]] for s, guess in echoes.items()} | self._drafts(
+            {s: length for s, length in lengths.items() if s not in echoes}
+        )
+
+    def _offer(self, sequence: Sequence, echo: list[int] | None, room: int) -> Offer:
+        if echo is not None:
+            return Offer(len(echo), sequence.echo.chance)
+        assert self._drafter is not None
+        most = min(room, MOST_DRAFTED, sequence.max_tokens - sequence.answered - 1)
+        return Offer(most, sequence.trust.chance, self._drafter.cost)
+
+    def _drafts(self, lengths: dict[Sequence, int]) -> dict[Sequence, list[int]]:
+        """The draft model's guesses, so many for each sequence."""
+        wishes = []
+        for sequence, length in lengths.items():
+            if length > 0 and sequence.slot is not None:
+                wishes.append(Wish(sequence.slot.number, sequence.items, length))
+            else:
+                sequence.trust.rested()
+        drafts = self._drafter.guess(wishes) if self._drafter and wishes else {}
+        return {s: drafts.get(s.slot.number, []) for s in lengths if s.slot is not None}
 
     def _free_cells(self) -> int:
         """Cells left when each running sequence has all it holds of prompt and answer, and one token more."""
@@ -257,7 +288,9 @@ class Scheduler:
         return sum(s.pending_cells for s in self.running)
 
 
-def _append(rows: list[Row], answers: list[Answer], sequence: Sequence, limit: int, guess: list[int]) -> int:
+def _append(
+    rows: list[Row], answers: list[Answer], sequence: Sequence, limit: int, guess: list[int], drafted: bool = False
+) -> int:
     slot = sequence.slot
     assert slot is not None
     tokens = sequence.next_tokens(limit)
@@ -265,7 +298,7 @@ def _append(rows: list[Row], answers: list[Answer], sequence: Sequence, limit: i
     rows.extend(Row(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
     if last:
         rows[-1] = rows[-1]._replace(wants_logits=True)
-        answers.append(Answer(len(rows) - 1, sequence, guess))
+        answers.append(Answer(len(rows) - 1, sequence, guess, drafted))
     slot.extend(tokens)
     rows.extend(Row(token, slot.position + i, slot.number, True) for i, token in enumerate(guess))
     slot.extend(guess)

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from ..values import Item, MediaSpan, Prompt, Sink
-from .guess import Echo
+from .guess import Echo, Trust
 from .slots import Slot
 from .text import AnswerText
 
@@ -41,6 +41,7 @@ class Sequence:
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     echo: Echo = field(init=False)
+    trust: Trust = field(default_factory=Trust)
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0

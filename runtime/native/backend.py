@@ -31,5 +31,8 @@ class NativeBackend:
     def choose(self, row: int, sampler: Sampler) -> int:
         return sampler.choose(self._context.logits(row))
 
+    def likeliest(self, row: int) -> int:
+        return int(self._context.logits(row).argmax())
+
     def close(self) -> None:
         self._context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections import deque
 
@@ -18,7 +19,7 @@ except (ImportError, OSError, RuntimeError) as error:
         f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
     ) from error
 
-__all__ = ["NO_REASON", "build_info", "llama", "mtmd", "take_errors"]
+__all__ = ["NO_REASON", "build_info", "features", "llama", "mtmd", "take_errors"]
 
 NO_REASON = "it gave no reason"
 
@@ -56,3 +57,8 @@ def take_errors() -> str:
 def build_info() -> str:
     """Version of llama.cpp and the CPU features and backends it was compiled with, in its own words."""
     return f"{llama.llama_version().decode()} | {llama.llama_print_system_info().decode()}"
+
+
+def features() -> frozenset[str]:
+    """What llama.cpp's CPU code was compiled with, in its own words: AVX2, DOTPROD, REPACK."""
+    return frozenset(re.findall(r"(\w+) = 1", llama.llama_print_system_info().decode()))

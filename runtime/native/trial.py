@@ -5,7 +5,9 @@ llama.cpp ends the process on some damaged files; then it ends this one. Says no
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,13 @@ from .context import BATCH, Context
 from .projector import MediaChunk, Projector, encode_first
 from .weights import Weights
 
+_ALWAYS = 4 << 30
+"""Bytes for the libraries, threads' stacks, and the working memory of a small context."""
+
 
 def main(model: str, projector: str, *adapters: str) -> None:
     """`projector` is empty where there is none."""
+    cap(path.stat().st_size for path in map(Path, (model, projector, *adapters)) if path.is_file())
     weights = Weights(Path(model), gpu_layers=0)
     loaded = [Adapter(Path(adapter), weights) for adapter in adapters]
     context = Context(weights, cells=256, slots=1, threads=1, adapters=loaded)
@@ -27,6 +33,20 @@ def main(model: str, projector: str, *adapters: str) -> None:
     context.decode([Row(0, 0, 0, False), Row(1, 1, 0, True)])
     if projector:
         _use(Projector(Path(projector), weights, threads=1, largest_image=BATCH, use_gpu=False))
+
+
+def cap(sizes: Iterable[int]) -> None:
+    """Limits the memory of this process to what loading files of these sizes can take; a header may ask for more.
+
+    llama.cpp keeps at most a second copy of the weights in another order. Where there is no such limit (macOS,
+    Windows), none is set.
+    """
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = _ALWAYS + 3 * sum(sizes)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _use(projector: Projector) -> None:

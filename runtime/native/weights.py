@@ -13,6 +13,12 @@ from .library import NO_REASON, llama, take_errors
 
 Progress = Callable[[float], None]
 
+_FILLING = 128
+"""Tokens by which two sizes of one vocabulary may differ; llama.cpp allows as many."""
+
+_SAMPLE = 7
+"""One token of so many is compared: another vocabulary shows at once, and all of 128,000 would take a while."""
+
 
 class Weights:
     """A model file mapped into memory. Close it after every context made from it.
@@ -116,6 +122,13 @@ class Weights:
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
+
+    def speaks_like(self, other: Weights) -> bool:
+        """Whether token ids mean the same in both models. Vocabularies may be filled up to different round sizes."""
+        if abs(self.vocab_size - other.vocab_size) > _FILLING or self.bos != other.bos or self.eos != other.eos:
+            return False
+        shared = range(0, min(self.vocab_size, other.vocab_size) - _FILLING, _SAMPLE)
+        return all(self.piece(token) == other.piece(token) for token in shared)
 
     def _is_control(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_control(self.vocab, token))

@@ -36,13 +36,17 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
     async def list_models(_request: Request) -> Response:
         cards = [convert.model_card(info) for info in service.models()]
+        cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
         return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
 
     async def show_model(request: Request) -> Response:
         name = request.path_params["id"]
         for info in service.models():
-            if info.id == name:
+            if await asyncio.to_thread(service.serves, name):
                 return Response(wire.encode(convert.model_card(info)), media_type="application/json")
+        for info in await asyncio.to_thread(service.installed):
+            if info.id == name:
+                return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
         raise NotFound(f"there is no model {name!r} here", "model")
 
     def api(prefix: str) -> list[Route]:

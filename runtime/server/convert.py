@@ -177,7 +177,7 @@ def timings(finished: values.Finished) -> wire.Timings:
     )
 
 
-def model_card(info: values.ModelInfo) -> wire.ModelCard:
+def model_card(info: values.ModelInfo, loaded: bool = True) -> wire.ModelCard:
     senses = [("text", True), ("image", info.vision), ("audio", info.audio)]
     return wire.ModelCard(
         id=info.id,
@@ -187,4 +187,5 @@ def model_card(info: values.ModelInfo) -> wire.ModelCard:
         parameters=info.parameters,
         size_bytes=info.size_bytes,
         description=info.description,
+        loaded=loaded,
     )

@@ -26,6 +26,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.Cancelled: (499, _INVALID, "client_closed_request"),  # nobody reads it; nginx's number for the log
     errors.ModelError: (500, _SERVER, "model_error"),
     errors.GGUFError: (500, _SERVER, "model_error"),
+    errors.HubError: (502, _SERVER, "hub_error"),
     errors.ConfigError: (500, _SERVER, "configuration_error"),
     errors.EngineError: (500, _SERVER, "engine_error"),
     errors.EngineCrashed: (500, _SERVER, "engine_crashed"),

@@ -254,6 +254,7 @@ class ModelCard(Struct):
     parameters: int
     size_bytes: int
     description: str
+    loaded: bool
     object: str = "model"
     owned_by: str = "galago"
 

@@ -31,6 +31,7 @@ class Load:
     projector: Path | None
     trusted: bool
     adapters: tuple[AdapterFile, ...]
+    draft: Path | None
     config: ModelConfig
 
 

@@ -95,13 +95,17 @@ class Answers:
         try:
             from ..model import Model
 
+            draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
             header = read_header(load.weights)
-            files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters)
-            self._model = Model(files, load.config, progress=lambda done: self._channel.send(Progress(done)))
+            files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
+            self._model = Model(files, load.config, progress=self._progress, isolated=True)
             self._channel.send(Loaded(self._model.info))
             self._channel.send(Beat(self.stats()))
         except Exception as error:
             self._channel.send(NotLoaded(_told(error)))
+
+    def _progress(self, done: float) -> None:
+        self._channel.send(Progress(done))
 
     def _generate(self, number: int, request: bytes, job: Job) -> None:
         try:

@@ -37,7 +37,13 @@ class Worker:
     ) -> None:
         self._name = files.id
         self._load = Load(
-            files.id, files.weights, files.projector, files.trusted, files.adapters, config or ModelConfig()
+            name=files.id,
+            weights=files.weights,
+            projector=files.projector,
+            trusted=files.trusted,
+            adapters=files.adapters,
+            draft=files.draft.weights if files.draft else None,
+            config=config or ModelConfig(),
         )
         self._progress = progress
         self._changed = threading.Condition()

@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> None:
         model = random_model("135m", "Q4_0")
         _compare(model, "a long prompt", options, lambda: " ".join(rng.choices(WORDS, k=options.words)))
     if "picture" in options.what:
-        model = random_model("smolvlm500m", "Q4_0")
+        model = random_model("smolvlm500m", "Q4_0", eyes=True)
         asked = {"type": "text", "text": "What is this?"}
         _compare(model, "a new picture", options, lambda: [picture(rng.randrange(1 << 30)), asked])
 

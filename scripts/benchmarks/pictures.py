@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    model = random_model("smolvlm500m", "Q4_0")
+    model = random_model("smolvlm500m", "Q4_0", eyes=True)
     found: dict[str, dict[str, list[float]]] = {"galago": defaultdict(list), "llama-server": defaultdict(list)}
     threads = options.threads
     with (
@@ -60,7 +60,7 @@ def _talk(server: Server, turn: int) -> dict[str, float]:
 
 
 def _restart(options: argparse.Namespace) -> None:
-    model = random_model("smolvlm500m", "Q4_0")
+    model = random_model("smolvlm500m", "Q4_0", eyes=True)
     ratios = []
     for turn in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writes a llama-architecture GGUF of random weights and real shape, to measure speed with.
+"""Writes a llama-architecture GGUF of random weights and real shape, and eyes for it, to measure with.
 
 Speed does not depend on what the weights say. The tokenizer comes from a vocabulary-only GGUF, such as those in
 llama.cpp's `models/` folder.
@@ -13,12 +13,10 @@ import numpy as np
 
 SHAPES = {  # embedding width, layers, heads, key-value heads, feed-forward width: of SmolLM2, SmolVLM and Llama 3.2
     "135m": (576, 30, 9, 3, 1536),
+    "500m": (1024, 24, 16, 4, 3072),
     "smolvlm500m": (960, 32, 15, 5, 2560),
     "1b": (2048, 16, 32, 8, 8192),
 }
-SEEING = ("smolvlm500m",)
-"""Shapes that come with a projector: SigLIP-B/16 at 512 pixels, of whose patches 4 by 4 make one of 64 image tokens."""
-
 CONTEXT = 16384
 TEMPLATE = (
     "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
@@ -67,7 +65,10 @@ def write(vocabulary: Path, target: Path, shape: str) -> None:
 
 
 def write_projector(target: Path, shape: str) -> None:
-    """Writes an F16 eye whose `nemotron_v2_vl` projector needs no marker tokens, so that any tokenizer does."""
+    """Writes the F16 eye of such a model, a SigLIP-B/16 at 512 pixels, of whose patches 4 by 4 make one of 64 tokens.
+
+    Its `nemotron_v2_vl` projector needs no marker tokens, so that any tokenizer does.
+    """
     side, patch, merge, width, layers, feed_forward = 512, 16, 4, 768, 12, 3072
     merged, out = width * merge**2, SHAPES[shape][0]
     writer = gguf.GGUFWriter(str(target), "clip")

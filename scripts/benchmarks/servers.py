@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from base64 import b64encode
@@ -77,17 +78,18 @@ class Answer:
         return int(self.usage["completion_tokens"])
 
 
-def random_model(shape: str, scheme: str) -> Files:
-    """A quantized model of random weights, made on first use."""
+def random_model(shape: str, scheme: str, eyes: bool = False) -> Files:
+    """A model of random weights, with a projector or without, made on first use."""
     target = ROOT / "build" / "bench" / f"random-{shape}-{scheme}.gguf"
-    projector = target.with_name(f"random-{shape}-mmproj.gguf") if shape in random_gguf.SEEING else None
+    projector = target.with_name(f"random-{shape}-mmproj.gguf") if eyes else None
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         full, part = target.with_name(f"random-{shape}-F16.gguf"), target.with_suffix(".part")
         random_gguf.write(VOCABULARY, full, shape)
-        quantize(full, part, find(scheme).ftype)
-        full.unlink()
-        part.rename(target)
+        if full != target:
+            quantize(full, part, find(scheme).ftype)
+            full.unlink()
+            part.rename(target)
     if projector is not None and not projector.exists():
         random_gguf.write_projector(projector, shape)
     return Files(f"random {shape} {scheme}", target, projector)
@@ -117,29 +119,30 @@ def llama_server(files: Files, options: Sequence[object] = ()) -> Iterator[Serve
 @contextmanager
 def _running(name: str, command: Sequence[object], port: int) -> Iterator[Server]:
     full = [str(word) for word in (*command, "--port", port)]
-    process = psutil.Popen(full, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url, process)
-        yield Server(name, url, process)
-    finally:
-        if process.is_running():
-            process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    with tempfile.TemporaryFile("w+") as log:
+        process = psutil.Popen(full, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            if not _is_ready(url, process):
+                log.seek(0)
+                raise SystemExit(f"{name} does not start: {log.read()[-500:]}")
+            yield Server(name, url, process)
+        finally:
+            if process.is_running():
+                process.send_signal(signal.SIGTERM)
+            process.wait(30)
 
 
-def wait_until_ready(url: str, process: psutil.Process, seconds: float = 60) -> None:
+def _is_ready(url: str, process: psutil.Process, seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise SystemExit(f"{process.args[0]} ended with {process.returncode}")
+    while time.monotonic() < end and process.poll() is None:
         try:
             if httpx.get(f"{url}/health").status_code == 200:
-                return
+                return True
         except httpx.TransportError:
             pass
         time.sleep(0.02)
-    raise SystemExit(f"{process.args[0]} was not ready after {seconds:.0f} s")
+    return False
 
 
 def ask(

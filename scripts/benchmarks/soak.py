@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
     memory: list[tuple[float, float, float]] = []
     pause = options.minutes * 60 / options.requests
     begin = time.monotonic()
-    with galago(builtin(), ["--slots", STREAMS, "--ctx", 4096]) as server, ThreadPoolExecutor(STREAMS) as pool:
+    with galago(builtin(), ["--slots", STREAMS]) as server, ThreadPoolExecutor(STREAMS) as pool:
         jobs = []
         for number in range(options.requests):
             jobs.append(pool.submit(_request, server, number))

@@ -1,0 +1,94 @@
+"""How fast a model will be here: its header's matrices against what a benchmark of this machine measured.
+
+Pure figures. A step reads every matrix it needs once; attention takes time in proportion to the tokens before it; every
+layer costs something whatever its size. Holds for the CPU. Measures nothing itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import fit
+from .header import GGML_TYPES, Header, Tensor
+
+ENGINE = 0.0007
+"""Seconds that the engine spends on a token beside the step: choosing it among 128,000, its text, its way to the user.
+Measured on two cores of an AMD EPYC (Zen 4)."""
+
+_BITS = {name: size / weights for name, weights, size in GGML_TYPES.values()}
+_EXPERTS = "_exps"
+_QUERIES = re.compile(r"attn_(q|k|v|qkv)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Of one weight type: `bytes` of weights read a second for one row; `products`, weights times rows a second, for
+    the many rows of a prompt."""
+
+    bytes: float
+    products: float
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What was measured with so many threads. Attention takes `attention_seconds` for every value that stands in the
+    keys and values of all heads, for each row: `prompt_attention_seconds` where many rows are computed at once."""
+
+    threads: int
+    layer_seconds: float
+    attention_seconds: float
+    prompt_attention_seconds: float
+    types: Mapping[str, Rate]
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Answered tokens a second of one request with so many `threads`, `first` behind a prompt of `prompt` tokens and
+    `last` behind a full context; seconds to the first token behind that prompt."""
+
+    threads: int
+    first: float
+    last: float
+    prompt: int
+    first_token: float
+
+
+def types(header: Header) -> list[str]:
+    """The weight types that take a model's time, which a benchmark must know."""
+    return sorted({tensor.type_name for tensor in header.tensors if _is_matrix(tensor.shape)})
+
+
+def speed(header: Header, benchmark: Benchmark, cells: int, prompt: int = 512) -> Speed | None:
+    """`None` where the benchmark does not know a weight type."""
+    if not set(types(header)) <= set(benchmark.types):
+        return None
+    row = products = 0.0
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    used, layers = fit.experts_used(header), fit.layers(header)
+    for tensor in header.tensors:
+        if not _is_matrix(tensor.shape) or (tensor.name.startswith("token_embd") and not tied):
+            continue
+        rate = benchmark.types[tensor.type_name]
+        part = used if _EXPERTS in tensor.name else 1.0
+        row += part * (tensor.nbytes or 0) / rate.bytes
+        if not _only_for_logits(tensor, layers):
+            products += part * (tensor.nbytes or 0) / _BITS[tensor.type_name] / rate.products
+    row += layers * benchmark.layer_seconds
+    values = sum(fit.attention_values(header, layer) for layer in range(layers))
+    prompt = min(prompt, cells)
+    reading = prompt * (products + values * prompt / 2 * benchmark.prompt_attention_seconds)
+    first, last = (row + values * before * benchmark.attention_seconds + ENGINE for before in (prompt, cells))
+    return Speed(benchmark.threads, 1 / first, 1 / last, prompt, reading + first)
+
+
+def _only_for_logits(tensor: Tensor, layers: int) -> bool:
+    """Whether llama.cpp computes it only for rows that want logits, one of a prompt: the output, and what follows the
+    queries, keys and values of the last layer."""
+    last = fit.block_of(tensor) == layers - 1
+    return tensor.name.startswith(("output", "token_embd")) or (last and not _QUERIES.search(tensor.name))
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    return len([size for size in shape if size > 1]) > 1

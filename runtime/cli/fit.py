@@ -1,0 +1,239 @@
+"""`galago fit`: whether a model runs on this machine, and how; or which models of the catalogue do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...models.errors import ConfigError
+from ..config import ModelConfig
+from . import options
+
+if TYPE_CHECKING:
+    from ...models.candidates import Candidate
+    from ...models.catalog import Entry
+    from ...models.footprint import Choice
+    from ...models.ref import ModelFiles
+    from ...models.speed import Speed
+    from ..placement import Placement
+
+FittedModel = Annotated[
+    str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
+]
+Budget = Annotated[
+    str | None, typer.Option(help="memory it may take: 4GB or 50%  [default: what is free]", metavar="SIZE")
+]
+Measure = Annotated[bool, typer.Option("--measure", help="measure this machine anew, as when it was busy before")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the figures as JSON, sizes in bytes")]
+
+_PARTS = {
+    "weights": "mapped from the file",
+    "repacked": "copies laid out for this processor",
+    "vocabulary": "tokens and merges",
+    "projector": "weights of eyes and ears",
+    "context": "keys and values of the tokens",
+    "compute": "working memory of a step",
+    "media": "a picture or sound while it is read",
+    "kept": "earlier conversations and media, at most",
+    "processes": "Python and its libraries, twice",
+}
+
+
+def fit(
+    model: FittedModel = None,
+    context: options.ContextLength = None,
+    parallel: options.Parallel = None,
+    mmproj: options.Projector = None,
+    kv_type: options.KVTypeOption = "f16",
+    budget: Budget = None,
+    measure: Measure = False,
+    as_json: AsJson = False,
+) -> int:
+    """Tell whether MODEL runs here and how; without MODEL, which models of the catalogue run in --budget."""
+    from ...models.device import memory_size, this_machine
+
+    machine = this_machine()
+    if model is None:
+        if budget is None or context or parallel or mmproj:
+            raise typer.BadParameter("give a MODEL, or only a --budget, for which models are then listed")
+        return _list(memory_size(budget, machine.total_memory), measure, as_json)
+    memory = machine.available_memory if budget is None else memory_size(budget, machine.total_memory)
+    return _fit_model(model, mmproj, ModelConfig(context, None, parallel, kv_type=kv_type), memory, measure, as_json)
+
+
+def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, anew: bool, as_json: bool) -> int:
+    from ...models import footprint
+    from ...models.footprint import choose, unknown
+    from ...models.gguf import read_header
+    from ...models.ref import resolve
+    from ..config import DEFAULT_SLOTS
+    from ..placement import place
+    from ..sizing import default_context, measure, trained
+
+    files = resolve(model, mmproj)
+    placement = place(files, config)
+    taken = measure(files, config, placement, server=True)
+    slots = config.slots or DEFAULT_SLOTS
+    asked = config.context_length or default_context(files)
+    if asked > trained(files):
+        raise ConfigError(f"{files.id} was trained for a context of {trained(files)} tokens, not {asked}", "context")
+    largest = choose(taken, memory, trained(files), None, config.slots)
+    chosen = choose(taken, memory, trained(files), asked, slots) or (None if config.context_length else largest)
+    if chosen is None:
+        least = asked if config.context_length else min(footprint.SHORTEST, trained(files))
+        return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
+    speed, guess = _speed(files, chosen, placement, config, anew)
+    guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
+    if as_json:
+        print(json.dumps(_figures(files, chosen, largest, memory, placement, speed, guesses), indent=1))
+    else:
+        print(_report(files, chosen, largest, memory, speed))
+        for line in (*placement.warnings, *guesses):
+            print(f"galago: {line}", file=sys.stderr)
+    return 0
+
+
+def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_json: bool) -> int:
+    from ..sizing import megabytes
+
+    if as_json:
+        print(json.dumps({"model": files.id, "fits": False, "context": context, "needed": needed, "budget": memory}))
+    raise ConfigError(
+        f"{files.id} does not fit: a context of {context} tokens needs {megabytes(needed)}, and there are "
+        f"{megabytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
+        "budget",
+    )
+
+
+def _speed(
+    files: ModelFiles, chosen: Choice, placement: Placement, config: ModelConfig, anew: bool
+) -> tuple[Speed | None, list[str]]:
+    """What may be expected, and what of that is doubtful."""
+    from ...models.speed import speed, types
+    from ..benchmark import measured
+
+    if placement.gpu_layers:
+        return None, [f"{placement.gpu_layers} layers go on the GPU: no speed is estimated"]
+    _tell_measuring()
+    expected = speed(files.header, measured(types(files.header), anew), chosen.context)
+    if expected is None:
+        return None, ["some weights have a type that cannot be measured: no speed is estimated"]
+    return expected, [] if config.kv_type == "f16" else ["the speed behind a full context is that of one in f16"]
+
+
+def _tell_measuring() -> None:
+    """The first measurement takes a while."""
+    if sys.stderr.isatty():
+        print("galago: what has not been measured on this machine is measured now", file=sys.stderr)
+
+
+def _figures(
+    files: ModelFiles,
+    chosen: Choice,
+    largest: Choice | None,
+    memory: int,
+    placement: Placement,
+    speed: Speed | None,
+    guesses: list[str],
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    needs = chosen.footprint
+    return {
+        "model": files.id,
+        "fits": True,
+        "context": chosen.context,
+        "parallel": chosen.slots,
+        "largest_context": largest.context if largest else None,
+        "budget": memory,
+        "needed": needs.needed,
+        "resident": needs.resident,
+        "bytes": asdict(needs),
+        "gpu_layers": placement.gpu_layers,
+        "speed": asdict(speed) if speed else None,
+        "warnings": [*placement.warnings, *guesses],
+    }
+
+
+def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: int, speed: Speed | None) -> str:
+    from ..sizing import megabytes, requests
+
+    needs = chosen.footprint
+    lines = [
+        f"{files.id} fits: a context of {chosen.context} tokens, {requests(chosen.slots)} at once, "
+        f"in {megabytes(needs.needed)} of {megabytes(memory)}"
+    ]
+    for name, what in _PARTS.items():
+        size = getattr(needs, name)
+        if size >= 500_000:
+            lines.append(f"  {name:<11}{megabytes(size):>9}  {what}")
+    if needs.reclaimable:
+        lines.append(
+            f"  resident up to {megabytes(needs.resident)}; {megabytes(needs.reclaimable)} of the mapped weights are "
+            "read no more and given back when another program needs memory"
+        )
+    if largest is not None and largest.context != chosen.context:
+        lines.append(f"  the longest context that fits: {largest.context} tokens, {requests(largest.slots)} at once")
+    if speed is not None:
+        lines.append(
+            f"  first token {speed.first_token:.2g} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "
+            f"tokens a second, and {speed.last:.0f} behind a full context (on {speed.threads} threads)"
+        )
+    return "\n".join(lines)
+
+
+def that_fit(entries: Iterable[Entry], budget: int, anew: bool = False) -> list[Candidate]:
+    """What of the catalogue runs here in so many bytes, best first."""
+    from ...models.candidates import candidates, main_type
+    from ..benchmark import measured
+    from ..config import DEFAULT_CONTEXT
+
+    known = tuple(entries)
+    _tell_measuring()
+    kinds = {main_type(quant.name) for entry in known for quant in entry.quants}
+    kept = ModelConfig().cache_mib << 20
+    return candidates(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
+
+
+def _list(budget: int, anew: bool, as_json: bool) -> int:
+    from ...models.catalog import entries
+    from ..config import DEFAULT_CONTEXT
+
+    found = that_fit(entries(), budget, anew)
+    if as_json:
+        print(json.dumps([_row(candidate) for candidate in found], indent=1))
+    elif found:
+        print(_table(found))
+        print(f"galago: estimates for a context of {DEFAULT_CONTEXT}; `galago fit FILE` knows better", file=sys.stderr)
+    if not found:
+        print("galago: no model of the catalogue fits that", file=sys.stderr)
+    return 0 if found else 1
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    entry, rate = candidate.entry, candidate.tokens_per_second
+    return {
+        "name": f"{entry.name}:{candidate.quant.name.lower()}",
+        "task": entry.task,
+        "senses": list(entry.senses),
+        "parameters": entry.parameters,
+        "needed": candidate.needed,
+        "tokens_per_second": None if rate is None else round(rate, 1),
+    }
+
+
+def _table(found: list[Candidate]) -> str:
+    from ..sizing import megabytes
+
+    rows = [("model", "task", "senses", "memory", "tokens/s")]
+    for row in map(_row, found):
+        rate = row["tokens_per_second"]
+        speed = "-" if rate is None else f"{rate:.0f}"
+        rows.append((row["name"], row["task"], " ".join(row["senses"]) or "text", megabytes(row["needed"]), speed))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,38 @@
+"""`galago import`: models that other programs keep, used where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...models.errors import NotFound
+from . import report
+
+
+def import_(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="a GGUF file, a folder, another Hub cache, or Ollama's models  [default: LM Studio's and Ollama's]"
+        ),
+    ] = None,
+    as_json: report.Json = False,
+) -> None:
+    """Use models where other programs keep them, without copying."""
+    from ...models import imported
+
+    places = [path] if path is not None else imported.usual_places()
+    if not places:
+        raise NotFound("neither LM Studio nor Ollama keep models here; name a folder", "path")
+    added = imported.add([model for place in places for model in imported.discover(place)])
+    if as_json:
+        report.emit_json(
+            [{"model": m.name, "quant": m.quant, "paths": [str(p) for p in m.paths], "from": m.origin} for m in added]
+        )
+        return
+    for model in added:
+        projector = f" with {model.projector.name}" if model.projector else ""
+        print(f"{model.name}: {report.printable(str(model.weights[0]))}{projector}")
+    print(f"{len(added)} models imported; no file was copied" if added else "all of them are imported already")

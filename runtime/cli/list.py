@@ -1,0 +1,53 @@
+"""`galago list`: the models on this machine, whoever downloaded them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...models.errors import GalagoError
+from . import report
+
+
+def list(as_json: report.Json = False) -> None:
+    """List the models on this machine: the built-in one, those in the Hub's cache, and imported ones."""
+    from ...models import installed
+    from ...models.ref import builtin_model
+
+    rows = [_row(model) for model in (builtin_model(), *installed.every())]
+    if as_json:
+        report.emit_json(rows)
+        return
+    columns = ("model", "size", "takes", "context", "weights", "from")
+    print(report.table(columns, [_cells(row) for row in rows]))
+
+
+def _row(model: Any) -> dict[str, Any]:
+    from ...models import installed
+
+    row: dict[str, Any] = {"model": str(model.ref), "size": model.size, "from": model.origin, "problem": None}
+    row |= {"repository": model.repository or None, "commit": model.commit or None}
+    row |= {"paths": [str(path) for path in model.paths]}
+    try:
+        facts = installed.facts(model)
+    except GalagoError as error:
+        return row | {"problem": error.message}
+    return row | {
+        "vision": facts.vision,
+        "audio": facts.audio,
+        "context": facts.context,
+        "parameters": facts.parameters,
+        "quant": facts.quant,
+    }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if row["problem"]:
+        return (row["model"], report.size(row["size"]), report.printable(row["problem"]), "", "", row["from"])
+    return (
+        row["model"],
+        report.size(row["size"]),
+        report.senses(row["vision"], row["audio"]),
+        str(row["context"] or "?"),
+        f"{report.count(row['parameters'])} {row['quant']}",
+        row["from"],
+    )

@@ -1,0 +1,123 @@
+"""`galago pull`: brings a model from the Hub, all its files or those still missing."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import report
+
+if TYPE_CHECKING:
+    from ...models.download import Report
+    from ...models.hub import RemoteFile
+    from ...models.pull import Plan
+
+
+def pull(
+    model: Annotated[str, typer.Argument(help="a name of galago search, or OWNER/REPO[:QUANT][@REVISION] on the Hub")],
+    as_json: report.Json = False,
+) -> None:
+    """Download a model, or go on with a download; only files that match the published digests are kept."""
+    from ...models import pull as puller
+    from ...models.name import parse
+
+    ref = parse(model)
+    plan = puller.plan(ref)
+    say = sys.stderr if as_json else sys.stdout
+    print(_told(plan), file=say, flush=True)
+    with _progress(plan) as show:
+        installed = puller.pull(plan, show)
+    if as_json:
+        report.emit_json(_as_json(plan, installed.paths))
+    else:
+        what = "here already" if not plan.missing else "verified and installed"
+        print(f"{ref} is {what}: galago run {ref} 'Hello'")
+
+
+def _told(plan: Plan) -> str:
+    repository, entry = plan.repository, plan.wanted.entry
+    lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
+    lines += [f"  {report.printable(file.name)}  {report.size(file.size)}" for file in plan.files]
+    here = plan.size - sum(file.size for file in plan.missing)
+    if here and plan.missing:
+        lines.append(f"  {report.size(here)} of it are here already")
+    licence = repository.licence or (entry.licence if entry else "")
+    conditions = f"; {entry.conditions}" if entry and entry.conditions else ""
+    lines.append(f"  licence: {report.printable(licence) or 'not stated'}{conditions}")
+    return "\n".join(lines)
+
+
+def _as_json(plan: Plan, paths: tuple[Any, ...]) -> dict[str, Any]:
+    files = [
+        {"name": file.name, "size": file.size, "digest": file.etag, "path": path, "downloaded": file in plan.missing}
+        for file, path in zip(plan.files, paths, strict=True)
+    ]
+    repository = plan.repository
+    return {
+        "model": str(plan.ref),
+        "repository": repository.name,
+        "revision": repository.revision,
+        "commit": repository.commit,
+        "licence": repository.licence,
+        "size": plan.size,
+        "downloaded": sum(file.size for file in plan.missing),
+        "files": files,
+    }
+
+
+@contextlib.contextmanager
+def _progress(plan: Plan) -> Iterator[Report]:
+    """A bar per file with speed and remaining time on a terminal; else a line per tenth, at most each second."""
+    if not plan.missing:
+        yield lambda _file, _done: None
+    elif sys.stderr.isatty():
+        with _bars(plan) as show:
+            yield show
+    else:
+        yield _lines(plan)
+
+
+@contextlib.contextmanager
+def _bars(plan: Plan) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {f: progress.add_task(report.printable(f.name)[-40:], total=f.size) for f in plan.missing}
+        begun: set[RemoteFile] = set()
+
+        def show(file: RemoteFile, done: int) -> None:
+            if file in tasks:
+                if file not in begun:  # what an earlier pull left does not count for the speed
+                    begun.add(file)
+                    progress.reset(tasks[file], completed=done)
+                progress.update(tasks[file], completed=done)
+
+        yield show
+
+
+def _lines(plan: Plan) -> Report:
+    total, lock = sum(file.size for file in plan.missing) or 1, threading.Lock()
+    done: dict[RemoteFile, int] = {file: 0 for file in plan.missing}
+    told, spoken = [0], [time.monotonic()]
+
+    def show(file: RemoteFile, count: int) -> None:
+        with lock:
+            if file in done:
+                done[file] = count
+                tenths = 10 * sum(done.values()) // total
+                if tenths > told[0] and (tenths == 10 or time.monotonic() - spoken[0] > 1):
+                    told[0], spoken[0] = tenths, time.monotonic()
+                    print(f"galago: {tenths * 10} % of {report.size(total)}", file=sys.stderr, flush=True)
+
+    return show

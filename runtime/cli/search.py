@@ -1,0 +1,91 @@
+"""`galago search`: models in the catalogue and, where asked, on the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import report
+
+if TYPE_CHECKING:
+    from ...models.catalog import Entry, Quant
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="a part of a name, task, sense or note  [default: everything]")] = "",
+    fits: Annotated[bool, typer.Option("--fits", help="only what runs here in the free memory, best first")] = False,
+    on_hub: Annotated[bool, typer.Option("--hub", help="ask the Hub as well")] = False,
+    as_json: report.Json = False,
+) -> None:
+    """Find a model in the catalogue, or on the Hub."""
+    from ...models import catalog, hub
+
+    entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
+    if fits:
+        entries = _that_fit(entries)
+    found = hub.search(text) if on_hub else []
+    if as_json:
+        rows = [_row(entry) for entry in entries]
+        rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in found]
+        report.emit_json(rows)
+        return
+    if entries:
+        print(report.table(("model", "takes", "weights", "download", "licence", "for"), [_cells(e) for e in entries]))
+    if any(not entry.verified for entry in entries):
+        print("\n* not confirmed by a download yet", file=sys.stderr)
+    for repository in found:
+        gated = ", gated" if repository.gated else ""
+        name, licence = report.printable(repository.name), report.printable(repository.licence)
+        print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no licence stated'}{gated}")
+    if not entries and not found:
+        what = "fits" if fits else f"has {text!r}"
+        print(f"nothing in the catalogue {what}; --hub asks the Hub" if not on_hub else "nothing found")
+
+
+def _that_fit(entries: list[Entry]) -> list[Entry]:
+    """Each once, with the quants that fit; the first of them is the one to take."""
+    from ...models.device import this_machine
+    from .fit import that_fit
+
+    quants: dict[str, list[Quant]] = {}
+    for candidate in that_fit(entries, this_machine().available_memory):
+        quants.setdefault(candidate.entry.name, []).append(candidate.quant)
+    by_name = {entry.name: entry for entry in entries}
+    return [dataclasses.replace(by_name[name], quants=tuple(fitting)) for name, fitting in quants.items()]
+
+
+def _words(entry: Entry) -> str:
+    senses = " ".join({"vision": "vision pictures", "audio": "audio sound"}[sense] for sense in entry.senses)
+    return f"{entry.name} {entry.repository} {entry.task} {senses or 'text'} {entry.licence} {entry.notes}".lower()
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    from .show import _entry
+
+    return {"model": entry.name} | _entry(entry)
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    return (
+        entry.name,
+        report.senses("vision" in entry.senses, "audio" in entry.senses),
+        _marked(entry, report.count(entry.parameters), "parameters"),
+        _download(entry),
+        _marked(entry, entry.licence, "licence") + (" (conditions)" if entry.conditions else ""),
+        entry.task,
+    )
+
+
+def _download(entry: Entry) -> str:
+    if not entry.quants:
+        return "?"
+    first = entry.quants[0]
+    known = report.size(first.total) if first.total else f"over {report.size(first.weights)}" if first.weights else ""
+    return _marked(entry, f"{known} {first.name}".strip(), "quants", f"quants.{first.name}")
+
+
+def _marked(entry: Entry, value: str, *facts: str) -> str:
+    return value + "*" * bool(set(facts) & set(entry.unverified))

@@ -1,0 +1,134 @@
+"""`galago show`: what a model or GGUF file is, from its header, and what the catalogue says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...models.errors import NotFound
+from . import report
+
+if TYPE_CHECKING:
+    from ...models.catalog import Entry
+    from ...models.installed import Installed
+
+
+def show(
+    model: Annotated[str, typer.Argument(help="a model, installed or in the catalogue, or a GGUF file")],
+    as_json: report.Json = False,
+) -> None:
+    """Show what a model or GGUF file is."""
+    from ...models import catalog, installed
+    from ...models.name import parse
+    from ...models.ref import builtin_model
+
+    path = Path(model).expanduser()
+    if path.is_file():
+        found = _file(path)
+    else:
+        ref = parse(model)
+        if ref.kind == "path":
+            raise NotFound(f"there is no file {model}", "model")
+        entry = catalog.find(ref.name) if ref.kind == "name" else None
+        try:
+            found = _model(builtin_model() if ref.kind == "builtin" else installed.find(ref))
+        except NotFound as error:
+            if entry is None:
+                raise
+            found = {"model": str(ref), "installed": False, "how": error.message}
+        if entry is not None:
+            found["catalogue"] = _entry(entry)
+    if as_json:
+        report.emit_json(found)
+    else:
+        print("\n".join(_lines(found)))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    from ...models import pairing
+    from ...models.gguf import read_header
+
+    header = read_header(path)
+    return {
+        "file": str(path),
+        "kind": "projector" if header.is_projector else "model",
+        "title": header.name,
+        "architecture": header.architecture,
+        "parameters": header.parameters,
+        "type": pairing.main_type(header),
+        "context": header.context_length,
+        "width": header.embedding_length,
+        "tensors": len(header.tensors),
+        "chat_template": header.chat_template is not None,
+        "vision": header.get("clip.has_vision_encoder") is True,
+        "audio": header.get("clip.has_audio_encoder") is True,
+        "licence": header.get("general.license"),
+        "size": header.file_size,
+        "gguf_version": header.version,
+    }
+
+
+def _model(model: Installed) -> dict[str, Any]:
+    from ...models import installed
+
+    facts = installed.facts(model)
+    return {
+        "model": str(model.ref),
+        "installed": True,
+        "title": facts.title,
+        "architecture": facts.architecture,
+        "parameters": facts.parameters,
+        "quant": facts.quant,
+        "context": facts.context,
+        "vision": facts.vision,
+        "audio": facts.audio,
+        "licence": facts.licence,
+        "size": model.size,
+        "from": model.origin,
+        "repository": model.repository or None,
+        "commit": model.commit or None,
+        "weights": [str(path) for path in model.weights],
+        "projector": str(model.projector) if model.projector else None,
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "repository": entry.repository,
+        "task": entry.task,
+        "senses": [*entry.senses],
+        "parameters": entry.parameters,
+        "licence": entry.licence,
+        "conditions": entry.conditions,
+        "minimum_build": entry.minimum_build,
+        "quants": [{"name": q.name, "weights": q.weights, "total": q.total} for q in entry.quants],
+        "notes": entry.notes,
+        "unverified": [*entry.unverified],
+    }
+
+
+def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
+    """A line per field that says something; figures in words, lists in a row."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        elif value not in (None, "", []):
+            lines.append(f"{indent}{name.replace('_', ' '):<{16 - len(indent)}} {_told(name, value)}")
+    return lines
+
+
+def _told(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "size":
+        return report.size(value)
+    if name == "parameters":
+        return report.count(value)
+    if name == "quants":
+        return ", ".join(q["name"] + (f" ({report.size(q['total'])})" if q["total"] else "") for q in value)
+    if isinstance(value, list):
+        return ", ".join(map(report.printable, map(str, value)))
+    return report.printable(str(value))

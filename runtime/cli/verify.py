@@ -1,0 +1,45 @@
+"""`galago verify`: reads models whole and compares them with the digests that were published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options, report
+
+if TYPE_CHECKING:
+    from ...models.installed import Installed
+
+
+def verify(
+    model: Annotated[str | None, typer.Argument(help="an installed model  [default: all]")] = None,
+    as_json: report.Json = False,
+) -> int:
+    """Check models against their published digests; imported ones against what they were. Exit 1 if any is damaged."""
+    from ...models import installed
+    from ...models.name import parse
+
+    models = [installed.find_damaged(parse(model))] if model is not None else [*installed.every()]
+    rows = [(str(each.ref), check) for each in models for check in installed.verify(each, _progress(each))]
+    if as_json:
+        report.emit_json(
+            [{"model": m, "path": c.path, "problem": c.problem or None, "published": c.published} for m, c in rows]
+        )
+    else:
+        for name, check in rows:
+            fine = "as published" if check.published else "as imported"
+            print(f"{name}: {report.printable(check.path.name)}: {report.printable(check.problem) or fine}")
+        if not rows:
+            print("no models are installed")
+    damaged = sorted({name for name, check in rows if check.problem})
+    if damaged and not as_json:
+        print(f"mend what is damaged: {'; '.join(f'galago rm {m}, galago pull {m}' for m in damaged)}")
+    return 1 if damaged else 0
+
+
+def _progress(model: Installed) -> Callable[[int], None]:
+    bar = options.progress_line(f"reading {model.ref}")
+    largest = max(path.stat().st_size for path in model.paths) or 1
+    return (lambda done: bar(done / largest)) if bar else (lambda _: None)

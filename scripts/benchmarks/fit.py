@@ -1,0 +1,126 @@
+"""Compares what `galago fit` says with what is measured: memory of a worker, and its tokens per second.
+
+Models of random weights and real shapes are made first, once. Memory is the proportional set size (Pss) of the worker
+process after its context was filled, and after a picture where it has eyes; llama.cpp writes the whole KV cache when it
+makes a context, so that large models need not fill all of it. Speed is that of one request without guesses, and of a
+benchmark in the same minute. Linux only. Exit code 1 where a prediction is further off than it may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from galago.models.ref import ModelFiles, resolve
+from galago.models.speed import Benchmark, speed, types
+from galago.runtime.benchmark import run
+from galago.runtime.config import ModelConfig, default_threads
+from galago.runtime.placement import Placement
+from galago.runtime.sizing import measure
+from galago.runtime.values import Finished, Image, Message, Request, Sampling, Text
+from galago.runtime.worker.worker import Worker
+
+from .servers import ROOT, random_model
+
+TOO_MUCH, TOO_LITTLE, SPEED = 0.08, 0.03, 0.20
+"""How far a prediction of memory may be above and below what is measured, and one of speed either way."""
+CASES = (
+    ("135m", "q4_0", 2048, False), ("135m", "q8_0", 8192, True), ("135m", "f16", 8192, False),
+    ("500m", "q4_0", 8192, True), ("500m", "q8_0", 2048, False), ("500m", "f16", 2048, True),
+    ("1b", "q4_0", 2048, True), ("1b", "q8_0", 8192, False), ("1b", "f16", 8192, False), ("1b", "q4_0", 8192, False),
+)  # fmt: skip
+FILL = {"135m": 1 << 30, "500m": 2048, "1b": 1024}
+"""Tokens that a model of this shape is filled with, at most."""
+SLOTS, PROMPT, ANSWER = 4, 512, 40
+PICTURE = ROOT / "tests/data/picture-1.png"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--what", nargs="+", choices=("memory", "speed"), default=("memory", "speed"))
+    parser.add_argument("--shapes", nargs="+", choices=FILL, default=list(FILL))
+    parser.add_argument("--threads", type=int, default=default_threads())
+
+
+def main(options: argparse.Namespace) -> None:
+    cases = [case for case in CASES if case[0] in options.shapes]
+    right = True
+    if "memory" in options.what:
+        print("model            context  eyes  filled  predicted  measured     off  (MB)")
+        for shape, kind, cells, eyes in cases:
+            right &= _compare_memory(_files(shape, kind, eyes), cells, min(cells, FILL[shape]))
+    if "speed" in options.what:
+        print("model          tokens/s: predicted  measured     off  first token: predicted  measured     off")
+        for shape in dict.fromkeys(case[0] for case in cases):
+            kinds = dict.fromkeys(case[1] for case in cases if case[0] == shape)
+            models = [_files(shape, kind, False) for kind in kinds]
+            benchmark = run({name for files in models for name in types(files.header)}, options.threads)
+            for files in models:
+                right &= _compare_speed(files, benchmark)
+    if not right:
+        raise SystemExit(1)
+
+
+def _files(shape: str, kind: str, eyes: bool) -> ModelFiles:
+    model = random_model(shape, kind.upper(), eyes)
+    return replace(resolve(model.weights, model.projector), trusted=True)
+
+
+def _compare_memory(files: ModelFiles, cells: int, fill: int) -> bool:
+    config = ModelConfig(cells, 1, SLOTS, cache_mib=0)
+    found = measure(files, config, Placement(), server=False)(cells, SLOTS)
+    with _worker(files, config) as (worker, process):
+        _ask(worker, " hello" * (fill - 64))
+        if files.projector:
+            _ask(worker, "x", Image(PICTURE.read_bytes(), PICTURE.name))
+        measured = _pss(process.pid)
+    off = found.resident / measured - 1
+    print(
+        f"{files.weights.stem:16} {cells:7}  {'yes' if files.projector else 'no':4}  {fill:6}  "
+        f"{found.resident / 1e6:9.1f} {measured / 1e6:9.1f}  {off:+6.1%}",
+        flush=True,
+    )
+    return -TOO_LITTLE <= off <= TOO_MUCH
+
+
+def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
+    expected = speed(files.header, benchmark, 1024, PROMPT + ANSWER // 2)
+    assert expected is not None
+    with _worker(files, ModelConfig(1024, benchmark.threads, 1, cache_mib=0)) as (worker, _):
+        answers = [_ask(worker, f"{i}" + " hello" * (PROMPT - 16), tokens=ANSWER) for i in range(2)]
+    rate = max(answer.timings.tokens_per_second(answer.usage.completion_tokens) or 0 for answer in answers)
+    first = min(answer.timings.first_token for answer in answers)
+    off, off_first = expected.first / rate - 1, expected.first_token / first - 1
+    print(
+        f"{files.weights.stem:24} {expected.first:9.1f} {rate:9.1f}  {off:+6.1%}"
+        f" {expected.first_token:23.2f} {first:9.2f}  {off_first:+6.1%}",
+        flush=True,
+    )
+    return abs(off) <= SPEED
+
+
+@contextmanager
+def _worker(files: ModelFiles, config: ModelConfig) -> Iterator[tuple[Worker, psutil.Process]]:
+    before = set(psutil.Process().children())
+    with closing(Worker(files, config)) as worker:
+        [process] = set(psutil.Process().children()) - before
+        yield worker, process
+
+
+def _ask(worker: Worker, text: str, *media: Image, tokens: int = 8) -> Finished:
+    message = Message("user", (*media, Text(text)))
+    request = Request((message,), Sampling(0.0), max_tokens=tokens, ignore_eos=True, cache=False)
+    *_, end = worker.generate(request)
+    assert isinstance(end, Finished), end
+    return end
+
+
+def _pss(pid: int) -> int:
+    found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024

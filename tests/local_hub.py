@@ -1,0 +1,281 @@
+"""A Hub on this machine: what huggingface-hub and Galago really ask one for, over HTTP, and what can go wrong with it.
+
+Model info, tree (in pages), search, HEAD and GET of files with redirects to another host name, ranges, gating, tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+PAGE = 2
+"""Files in a page of a tree, so that every listing has several."""
+
+
+@dataclass
+class Fault:
+    """What happens to requests for a file's bytes: as many as `times`, then no more.
+
+    `status` is answered in place of bytes; `cut` ends the connection after so many bytes; `short` sends that many and
+    says that this is all; `extra` follows the right bytes; `damage` changes one byte; `whole` ignores ranges; `pace`
+    is called before each piece with the number of bytes sent.
+    """
+
+    times: int = 1_000_000
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    short: int | None = None
+    extra: bytes = b""
+    damage: bool = False
+    whole: bool = False
+    pace: Callable[[int], None] | None = None
+
+
+@dataclass
+class Repo:
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+    gated: bool = False
+    private: bool = False
+    licence: str = "apache-2.0"
+    names: dict[str, str] = field(default_factory=dict)
+    """Names the tree gives in place of the true ones."""
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+class LocalHub:
+    """`log` holds (method, path, first byte asked for) of every request; `sent` counts bytes by digest,
+    without looks at a beginning; `leaked` the requests that carried a token to another host."""
+
+    token = "hf_right"
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.faults: dict[str, Fault] = {}
+        self.api_faults: list[Fault] = []
+        self.log: list[tuple[str, str, int]] = []
+        self.sent: dict[str, int] = {}
+        self.leaked: list[str] = []
+        self.lock = threading.Lock()
+        self.server = _Server(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.other = self.url.replace("127.0.0.1", "localhost")
+
+    def put(self, name: str, files: dict[str, bytes], revision: str = "main") -> str:
+        """Makes a commit of a repository and returns it."""
+        repo = self.repos.setdefault(name, Repo())
+        content = json.dumps([(path, digest(data)) for path, data in sorted(files.items())])
+        commit = hashlib.sha1(content.encode()).hexdigest()
+        repo.commits[commit] = files
+        repo.revisions[revision] = commit
+        return commit
+
+    def fault(self, data: bytes, **what: Any) -> Fault:
+        self.faults[digest(data)] = Fault(**what)
+        return self.faults[digest(data)]
+
+    def bytes_of(self, sha: str) -> bytes | None:
+        for repo in self.repos.values():
+            for files in repo.commits.values():
+                for data in files.values():
+                    if digest(data) == sha:
+                        return data
+        return None
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def running() -> Iterator[LocalHub]:
+    hub = LocalHub()
+    thread = threading.Thread(target=hub.server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.server.shutdown()
+        hub.server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are a part of the tests."""
+
+
+def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path
+            first = int(found[1]) if (found := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
+            with hub.lock:
+                hub.log.append((self.command, path, first))
+            try:
+                self._route(path, first)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def _route(self, path: str, first: int) -> None:
+            if path.startswith("/cdn/"):
+                self._bytes(path.rpartition("/")[2], first)
+            elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
+                self._api(found[1], found[2] or "revision", unquote(found[3] or "main"))
+            elif path == "/api/models":
+                self._search()
+            elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                self._resolve(found[1], unquote(found[2]), unquote(found[3]))
+            else:
+                self._say(404, {})
+
+        def _repo(self, name: str, revision: str, contents: bool) -> tuple[Repo, str] | None:
+            """The repository and commit; None where the answer has been given."""
+            repo = hub.repos.get(name)
+            known = self.headers.get("Authorization") == f"Bearer {hub.token}"
+            if repo is None or (repo.private and not known):
+                self._say(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            elif repo.gated and contents and not known:
+                self._say(401, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
+            elif (commit := repo.revisions.get(revision, revision)) not in repo.commits:
+                self._say(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+            else:
+                return repo, commit
+            return None
+
+        def _api(self, name: str, kind: str, revision: str) -> None:
+            if hub.api_faults:
+                fault = hub.api_faults.pop(0)
+                self._say(fault.status, {}, fault.headers)
+                return
+            if (found := self._repo(name, revision, contents=False)) is None:
+                return
+            repo, commit = found
+            if kind == "revision":
+                about = {"id": name, "sha": commit, "private": repo.private, "gated": "auto" if repo.gated else False}
+                self._say(200, about | {"tags": ["gguf", f"license:{repo.licence}"], "siblings": [], "downloads": 3})
+                return
+            start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
+            files = sorted(repo.commits[commit].items())
+            rows = [self._row(repo, *item) for item in files[start : start + PAGE]]
+            more = {}
+            if start + PAGE < len(files):
+                next_page = f"{hub.url}/api/models/{name}/tree/{revision}?recursive=true&cursor={start + PAGE}"
+                more["Link"] = f'<{next_page}>; rel="next"'
+            self._say(200, rows, more)
+
+        def _row(self, repo: Repo, path: str, data: bytes) -> dict[str, Any]:
+            row = {"type": "file", "path": repo.names.get(path, path), "size": len(data)}
+            row["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            if not path.endswith((".md", ".json")):
+                sha = repo.digests.get(path, digest(data))
+                row["lfs"] = {"oid": sha, "size": len(data), "pointerSize": 134}
+            return row
+
+        def _search(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)
+            text = query.get("search", [""])[0].lower()
+            rows = [
+                {"id": name, "sha": "0" * 40, "private": False, "gated": repo.gated, "downloads": 7, "tags": ["gguf"]}
+                for name, repo in hub.repos.items()
+                if text in name.lower()
+            ]
+            self._say(200, rows)
+
+        def _resolve(self, name: str, revision: str, path: str) -> None:
+            if (found := self._repo(name, revision, contents=True)) is None:
+                return
+            repo, commit = found
+            data = repo.commits[commit].get(path)
+            if data is None:
+                self._say(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+                return
+            headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest(data)}"', "X-Linked-Size": str(len(data))}
+            self._say(302, None, headers | {"Location": f"{hub.other}/cdn/{quote(name)}/{digest(data)}"})
+
+        def _bytes(self, sha: str, first: int) -> None:
+            data = hub.bytes_of(sha)
+            if self.headers.get("Authorization"):
+                hub.leaked.append(self.path)
+            if data is None:
+                self._say(404, {})
+                return
+            fault = hub.faults.get(sha, Fault(0))
+            fault = fault if fault.times > 0 else Fault(0)
+            fault.times -= 1
+            if fault.status:
+                self._say(fault.status, {}, fault.headers)
+                return
+            self._send(sha, data, 0 if fault.whole else first, fault)
+
+        def _send(self, sha: str, data: bytes, first: int, fault: Fault) -> None:
+            asked = re.match(r"bytes=\d+-(\d+)", self.headers.get("Range", ""))
+            end = len(data) if asked is None or fault.whole else min(int(asked[1]) + 1, len(data))
+            if fault.damage:
+                data = data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
+            body = data[first:end] + fault.extra
+            if fault.short is not None:
+                body = body[: fault.short]
+            partial = asked is not None and not fault.whole
+            self.send_response(206 if partial else 200)
+            self.send_header("ETag", f'"{sha}"')
+            self.send_header("Content-Length", str(len(body)))
+            if partial:
+                self.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(data)}")
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            stop = len(body) if fault.cut is None else min(fault.cut, len(body))
+            for at in range(0, stop, 1 << 16):
+                if fault.pace:
+                    fault.pace(first + at)
+                piece = body[at : min(at + (1 << 16), stop)]
+                self.wfile.write(piece)
+                with hub.lock:
+                    if end < len(data):
+                        continue  # a look at the beginning
+                    hub.sent[sha] = hub.sent.get(sha, 0) + len(piece)
+            if stop < len(body):
+                self.wfile.flush()
+                self.close_connection = True
+
+        def _say(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+            data = b"" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
+
+    return Handler
+
+
+def waited(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Until something is so; fails after a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)

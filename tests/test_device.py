@@ -1,0 +1,63 @@
+"""How much memory there is: what users write, and what control groups allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galago.models.device import group_limits, memory_size, this_machine
+from galago.models.errors import ConfigError
+
+TOTAL = 16_000_000_000
+
+
+def test_amounts_of_memory_as_users_write_them() -> None:
+    written = ("4GB", "4 gb", "4G", "0.5GiB", "512MiB", "1.5gb", "50%", "100%", "800 MB")
+    meant = (4e9, 4e9, 4e9, 2**29, 2**29, 1.5e9, 8e9, 16e9, 8e8)
+    assert [memory_size(text, TOTAL) for text in written] == list(meant)
+
+
+@pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4XB", "0GB", "101%", "17GB", "nan%", "1e3MB", "4GB!"])
+def test_other_amounts_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="memory"):
+        memory_size(text, TOTAL)
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text + "\n")
+
+
+def machine(root: Path, cgroup: str) -> Path:
+    group(root / "proc/self", cgroup=cgroup)
+    return root
+
+
+def test_version_2_counts_every_limit_above_and_takes_files_as_free(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/user/app")
+    mount = root / "sys/fs/cgroup"
+    group(mount / "user/app", memory__max="max", memory__current="300")
+    group(mount / "user", memory__max="1000", memory__current="700", memory__stat="anon 200\nfile 500\n")
+    assert group_limits(root) == [(1000, 200)]
+    group(mount / "user/app", memory__max="400", memory__current="300", memory__stat="file 100")
+    assert group_limits(root) == [(400, 200), (1000, 200)]
+
+
+def test_version_1_limits(tmp_path: Path) -> None:
+    root = machine(tmp_path, "4:cpu,cpuacct:/box\n3:memory:/box\n")
+    stat = "total_inactive_file 10\ntotal_active_file 20"
+    files = {"memory__limit_in_bytes": "500", "memory__usage_in_bytes": "130", "memory__stat": stat}
+    group(root / "sys/fs/cgroup/memory/box", **files)
+    assert group_limits(root) == [(500, 100)]
+
+
+def test_a_machine_without_groups_has_no_limits(tmp_path: Path) -> None:
+    assert group_limits(tmp_path) == []
+    assert group_limits(machine(tmp_path, "nonsense\n0::/gone\n")) == []
+
+
+def test_this_machine_says_no_more_than_it_has() -> None:
+    found = this_machine()
+    assert 0 < found.available_memory <= found.total_memory

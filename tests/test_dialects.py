@@ -27,7 +27,8 @@ from galago.runtime.output.whole import Whole
 from galago.runtime.values import CallBegun, Delta, Said, Tool, ToolCall
 
 EVERY = [*DIALECTS, GENERIC]
-NAMES = ("get_weather", "plan")
+ANY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
+CALLABLE = (Tool("get_weather", None, ANY), Tool("plan", None, ANY))
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"city": "Bern"},
@@ -50,7 +51,7 @@ def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
 
 
 def read(dialect: Dialect, *pieces: str) -> list[Said]:
-    reader = AnswerReader(dialect, NAMES)
+    reader = AnswerReader(dialect, CALLABLE)
     said = [event for piece in pieces for event in reader.feed(piece)]
     return [*said, *reader.finish()]
 
@@ -113,9 +114,9 @@ def test_what_stands_around_calls_does_not_depend_on_the_split(dialect: Dialect,
 
 @pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
 def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: Dialect) -> None:
-    reader = AnswerReader(dialect, NAMES)
+    reader = AnswerReader(dialect, CALLABLE)
     assert reader.feed("Hello there") == [Delta("Hello there")]
-    reader = AnswerReader(dialect, NAMES)
+    reader = AnswerReader(dialect, CALLABLE)
     deltas = [reader.feed(char) for char in dialect.write([call({"city": "Bern", "days": 12})])]
     assert sum(map(bool, deltas)) > 10
     assert reader.called
@@ -169,16 +170,16 @@ THOUGHTS = [
 
 @pytest.mark.parametrize(("text", "begun", "expected"), THOUGHTS)
 def test_thoughts_are_told_apart_at_every_split(text: str, begun: bool, expected: tuple[str, str]) -> None:
-    for names in ((), NAMES):
+    for tools in ((), CALLABLE):
         for at in range(len(text) + 1):
-            reader = AnswerReader(GENERIC, names, THINK, begun)
+            reader = AnswerReader(GENERIC, tools, THINK, begun)
             said = [*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()]
             assert outcome(said)[:2] == expected
 
 
 def test_a_call_in_a_thought_is_none_and_one_behind_it_is() -> None:
     written = GENERIC.write([call({"city": "x"})])
-    reader = AnswerReader(GENERIC, NAMES, THINK)
+    reader = AnswerReader(GENERIC, CALLABLE, THINK)
     said, thought, calls = outcome(list(reading(reader, f"<think>{written}</think>\n{written}")))
     assert (said, thought, len(calls)) == ("", written, 1)
 
@@ -271,7 +272,7 @@ def test_what_the_grammar_allows_is_read_back(
         if said is None:
             continue
         ended += 1
-        reader = AnswerReader(dialect, [tool.name for tool in TOOLS])
+        reader = AnswerReader(dialect, TOOLS)
         text, _, calls = outcome(list(reading(reader, said)))
         assert text == "" and calls and reader.called, said
         for name, arguments in calls:
@@ -299,7 +300,7 @@ def test_the_grammar_takes_what_the_dialect_writes_and_nothing_broken(
     assert takes(dialect.write([one, other]), required=False)
     assert dialect.bare or takes("Well:\n" + dialect.write([one]), required=False)
     assert not takes(dialect.write([one, other]), parallel=False)
-    for wrong in (call({"city": 3}), call({}), call({"town": "x"}), call({"city": "x"}, "no_such_tool")):
+    for wrong in (call({"city": "x" * 9}), call({}), call({"town": "x"}), call({"city": "x"}, "no_such_tool")):
         assert not takes(dialect.write([wrong]))
         assert takes(dialect.write([wrong]), required=False) is (dialect.bare and wrong.name == "no_such_tool")
     either = {"instead": '%json {"type": "integer"}', "required": False}
@@ -363,7 +364,8 @@ def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
         ("<|tool_call>call:{{ name }}", "gemma"),
         ("List of tools: <|tool_list_start|>[", "lfm2"),
         ("<|tool|>{{ message['tools'] }}<|/tool|>", "phi"),
-        ("<tool_call>\n<function=f>", "generic"),
+        ("<tool_call>\n<function=f>", "qwen-xml"),
+        ("<tool_call>f<arg_key>", "generic"),
         ("{{ messages }}", "generic"),
     ],
 )

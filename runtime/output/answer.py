@@ -85,8 +85,7 @@ class Answers:
 
     def read(self, request: Request, thinking: bool, sink: Sink) -> Sink:
         """A sink for the engine's events, which tells `sink` what they say."""
-        names = frozenset(tool.name for tool in self.tools(request))
-        return _Reading(AnswerReader(self.dialect, names, self.tags, thinking), sink)
+        return _Reading(AnswerReader(self.dialect, self.tools(request), self.tags, thinking), sink)
 
 
 class _Reading:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from ..values import CallArguments, CallBegun, Delta, Said, Thought
+from ..values import CallArguments, CallBegun, Delta, Said, Thought, Tool
 from .dialects.dialect import Dialect
 from .dialects.notation import Transcoder
 from .reasoning import Tags
@@ -21,13 +21,13 @@ _WAIT, _NO = -1, -2
 class AnswerReader:
     """`feed` text, get what it says; `finish` releases what was held back.
 
-    `names` are the tools that may be called; where there are none, nothing is a call. With `tags` a thought at the
+    `tools` are those that may be called; where there are none, nothing is a call. With `tags` a thought at the
     answer's beginning is told apart; `thinking` says that the prompt has begun one already.
     """
 
-    def __init__(self, dialect: Dialect, names: Collection[str] = (), tags: Tags | None = None, thinking: bool = False):
+    def __init__(self, dialect: Dialect, tools: Iterable[Tool] = (), tags: Tags | None = None, thinking: bool = False):
         self._dialect = dialect
-        self._names = names
+        self._tools = {tool.name: tool for tool in tools}
         self._tags = tags
         self._held = ""
         self._final = False
@@ -96,7 +96,7 @@ class AnswerReader:
 
     def _answer(self, said: list[Said]) -> bool:
         """The beginning of what is said: the only place of calls without an opening."""
-        if not (self._names and self._dialect.bare):
+        if not (self._tools and self._dialect.bare):
             return self._go(self._text)
         blank = len(self._held) - len(self._held.lstrip())
         taken = self._called(said, self._dialect.head, blank)
@@ -106,7 +106,7 @@ class AnswerReader:
 
     def _text(self, said: list[Said]) -> bool:
         """Text, up to the opening of a call."""
-        marker = self._dialect.marker if self._names else ""
+        marker = self._dialect.marker if self._tools else ""
         if not marker:
             return self._say(said, len(self._held))
         at = self._held.find(marker)
@@ -126,7 +126,7 @@ class AnswerReader:
     def _say(self, said: list[Said], length: int) -> bool:
         """Says so much of the held text; white space alone is nothing where calls may stand around it."""
         text, self._held = self._held[:length], self._held[length:]
-        if text.strip() or (text and not self._names):
+        if text.strip() or (text and not self._tools):
             said.append(Delta(text))
         return False
 
@@ -140,7 +140,7 @@ class AnswerReader:
             return _NO if self._held[begun:].strip() else _WAIT
         if name.end() == len(self._held):
             return _WAIT
-        if name[1] not in self._names:
+        if name[1] not in self._tools:
             return _NO
         bracket = self._dialect.notation.bracket
         end = _match(self._dialect.middle + bracket, self._held, name.end())
@@ -151,7 +151,7 @@ class AnswerReader:
         said.append(CallBegun(self._calls, _new_id(self._dialect.id_length), name[1]))
         self._calls += 1
         self._open = True
-        self._transcoder = self._dialect.notation.transcoder()
+        self._transcoder = self._dialect.notation.transcoder(self._tools[name[1]])
         self._held = self._held[end - len(bracket) :]
         self._step = self._arguments
         return end

@@ -10,12 +10,13 @@ from .lfm2 import LFM2
 from .llama3 import LLAMA3
 from .mistral import MISTRAL, MISTRAL_LIST
 from .phi import PHI
+from .qwen_xml import QWEN_XML
 
-DIALECTS = (GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
+DIALECTS = (QWEN_XML, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
 """The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
 
-_OTHERS = ("<function=", "<arg_key>")
-"""Ways of calling that none of them reads. A template that asks for one is not contradicted by halves."""
+_OTHERS = ("<arg_key>",)
+"""Ways of calling that none of them reads, although they look like one of them."""
 
 
 def dialect_of(template: str) -> Dialect:

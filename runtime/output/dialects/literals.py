@@ -69,7 +69,7 @@ class LiteralNotation:
         begin, end = self.quotes[0]
         return json.dumps(text, ensure_ascii=False) if self.escapes else begin + text + end
 
-    def transcoder(self) -> Transcoder:
+    def transcoder(self, tool: Tool) -> Transcoder:
         return _LiteralTranscoder(self)
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:

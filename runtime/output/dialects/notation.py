@@ -41,7 +41,7 @@ class Notation(Protocol):
 
     def write(self, arguments: dict[str, Any]) -> str: ...
 
-    def transcoder(self) -> Transcoder: ...
+    def transcoder(self, tool: Tool) -> Transcoder: ...
 
 
 class JsonNotation:
@@ -56,7 +56,7 @@ class JsonNotation:
     def write(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)
 
-    def transcoder(self) -> Transcoder:
+    def transcoder(self, tool: Tool) -> Transcoder:
         return _JsonTranscoder()
 
 

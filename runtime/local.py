@@ -23,6 +23,7 @@ from .values import (
     Started,
     Text,
     Timings,
+    TokenLogprob,
     Usage,
 )
 
@@ -46,12 +47,20 @@ class Reply(str):
     usage: Usage
     timings: Timings
     warnings: tuple[str, ...]
+    logprobs: tuple[TokenLogprob, ...]
 
     def __new__(
-        cls, text: str, finish_reason: FinishReason, usage: Usage, timings: Timings, warnings: tuple[str, ...] = ()
+        cls,
+        text: str,
+        finish_reason: FinishReason,
+        usage: Usage,
+        timings: Timings,
+        warnings: tuple[str, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Reply:
         reply = super().__new__(cls, text)
         reply.finish_reason, reply.usage, reply.timings, reply.warnings = finish_reason, usage, timings, warnings
+        reply.logprobs = logprobs
         return reply
 
     @property
@@ -66,6 +75,7 @@ class ReplyStream:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._said: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
         self._pieces = self._read()
@@ -81,13 +91,15 @@ class ReplyStream:
             match event:
                 case Started(warnings=warnings):
                     self._warnings = warnings
-                case Delta(text=text):
+                case Delta(text=text, logprobs=logprobs):
                     self._said.append(text)
+                    self._logprobs += logprobs
                     yield text
                 case Failed(error=error):
                     raise error
                 case Finished(reason=reason, usage=usage, timings=timings):
-                    self._reply = Reply("".join(self._said), reason, usage, timings, self._warnings)
+                    text, logprobs = "".join(self._said), tuple(self._logprobs)
+                    self._reply = Reply(text, reason, usage, timings, self._warnings, logprobs)
 
     @property
     def reply(self) -> Reply:
@@ -107,7 +119,10 @@ class ReplyStream:
 
 
 class ChatOptions(TypedDict, total=False):
-    """What `chat` takes. Media stand before the prompt's text, in the last user message."""
+    """What `chat` takes. Media stand before the prompt's text, in the last user message.
+
+    `logprobs` asks for each token's probability, and for so many of the likeliest ones in its place.
+    """
 
     image: Media | Sequence[Media] | None
     audio: Media | Sequence[Media] | None
@@ -124,6 +139,14 @@ class ChatOptions(TypedDict, total=False):
     cache: bool
     lora: Sequence[float] | None
     timeout: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repeat_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    logprobs: int | None
+    grammar: str | None
+    regex: str | None
+    continue_final: bool
 
 
 class LocalModel:
@@ -231,10 +254,20 @@ def _request(
     cache: bool = True,
     lora: Sequence[float] | None = None,
     timeout: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    repeat_penalty: float | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    grammar: str | None = None,
+    regex: str | None = None,
+    continue_final: bool = True,
 ) -> Request:
+    bias = tuple((logit_bias or {}).items())
+    penalties = (frequency_penalty, presence_penalty, repeat_penalty)
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
-        sampling=Sampling(temperature, top_p, top_k, min_p, seed),
+        sampling=Sampling(temperature, top_p, top_k, min_p, seed, *penalties, bias),
         max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         ignore_eos=ignore_eos,
@@ -242,6 +275,10 @@ def _request(
         json_schema=json_schema,
         lora=None if lora is None else tuple(lora),
         timeout=timeout,
+        grammar=grammar,
+        regex=regex,
+        logprobs=logprobs,
+        continue_final=continue_final,
     )
 
 

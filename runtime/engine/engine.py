@@ -12,6 +12,7 @@ from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..values import (
+    Chosen,
     Delta,
     Event,
     Failed,
@@ -23,6 +24,7 @@ from ..values import (
     Started,
     Stats,
     Timings,
+    TokenLogprob,
     Usage,
     count_positions,
 )
@@ -291,10 +293,10 @@ class Engine:
         sequence.guessed += len(answer.guess)
         try:
             for row, guessed in enumerate([*answer.guess, None], answer.row):
-                token = self._backend.choose(row, sequence.sampler)
-                sequence.accepted += token == guessed
-                end = self._advance(sequence, token)
-                if end is not None or token != guessed:
+                chosen = self._backend.choose(row, sequence.sampler)
+                sequence.accepted += chosen.token == guessed
+                end = self._advance(sequence, chosen)
+                if end is not None or chosen.token != guessed:
                     break
         except GalagoError as error:
             end = Failed(error)
@@ -304,13 +306,16 @@ class Engine:
         if end is not None:
             self._end(sequence, end)
 
-    def _advance(self, sequence: Sequence, token: int) -> Finished | None:
+    def _advance(self, sequence: Sequence, chosen: Chosen) -> Finished | None:
         """Adds a token to an answer; returns how that ends it, if it does."""
+        token = chosen.token
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         sequence.answer(token)
         ended = token in sequence.ends_at
         text = "" if ended else sequence.text.feed(self._backend.piece(token))
+        if chosen.logprob is not None and not ended:
+            sequence.untold.append(self._told(chosen, chosen.logprob))
         reason: FinishReason | None = None
         if ended or sequence.text.stopped:
             reason = "stop"
@@ -318,11 +323,16 @@ class Engine:
             reason = "length"
         if reason is not None:
             text += sequence.text.finish()
-        if text:
-            sequence.sink(Delta(text))
+        told = sequence.take_untold() if text or reason else ()
+        if text or told:
+            sequence.sink(Delta(text, told))
         if reason is None:
             return None
         return self._finished(sequence, "stop" if sequence.text.stopped else reason)
+
+    def _told(self, chosen: Chosen, logprob: float) -> TokenLogprob:
+        name = self._backend.name
+        return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.likeliest))
 
     def _finished(self, sequence: Sequence, reason: FinishReason) -> Finished:
         prompt, arrived = sequence.prompt, sequence.arrived

@@ -7,7 +7,7 @@ from itertools import takewhile
 from math import inf
 from typing import Any
 
-from ..values import Item, MediaSpan, Prompt, Sink
+from ..values import Item, MediaSpan, Prompt, Sink, TokenLogprob
 from .guess import Echo
 from .slots import Slot
 from .text import AnswerText
@@ -22,8 +22,8 @@ class Sequence:
 
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
     computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
-    `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. At its
-    `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
+    `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. `untold` tokens
+    begin in text that is still held back. At its `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
     prompt: Prompt
@@ -38,6 +38,7 @@ class Sequence:
     adapters: tuple[float, ...] = ()
     deadline: float = inf
     checkpoints: list[int] = field(default_factory=list)
+    untold: list[TokenLogprob] = field(default_factory=list)
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     echo: Echo = field(init=False)
@@ -82,6 +83,14 @@ class Sequence:
         stop = min((c for c in self.checkpoints if c > self.done), default=len(self.items))
         ahead = self.items[self.done : min(self.done + limit, stop)]
         return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
+
+    def take_untold(self) -> tuple[TokenLogprob, ...]:
+        """The tokens not told yet, without those that lie wholly in what a stop string cut off."""
+        cut = self.text.cut_off
+        while self.untold and len(self.untold[-1].token) <= cut:
+            cut -= len(self.untold.pop().token)
+        told, self.untold = tuple(self.untold), []
+        return told
 
     def answer(self, token: int) -> None:
         self.items.append(token)

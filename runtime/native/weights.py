@@ -101,6 +101,10 @@ class Weights:
             piece = self._pieces[token] = self._read_piece(token, special=not self._is_control(token))
         return piece
 
+    def name(self, token: int) -> bytes:
+        """The bytes a token stands for; those by which a template names it, where it is a control token."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64
         while True:

@@ -1,8 +1,9 @@
-"""Enforces a JSON schema on an answer, token by token, with llguidance. Knows no requests."""
+"""Enforces a JSON schema, a regular expression or a grammar on an answer, token by token. Knows no requests."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,37 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError, InvalidRequest
+from .schema import enforceable
+
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_ONE_OF = "oneOf is enforced only where its alternatives cannot both fit; use anyOf, or tell them apart by a const"
+
+_ALLOWED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDED = np.where(_ALLOWED, 0, -np.inf).astype(np.float32)
+"""For each byte of a mask what to add to the logits of its eight tokens."""
 
 
 class Grammar:
     """One answer's progress through a grammar; a `Constraint` for the sampler."""
 
-    def __init__(self, matcher: Any, vocab_size: int) -> None:
+    def __init__(self, matcher: Any, tokenizer: Any, vocab_size: int, warnings: tuple[str, ...] = ()) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
         self._vocab_size = vocab_size
+        self.warnings = warnings
 
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Sets the logits of every token the grammar does not allow next to minus infinity."""
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size]
-        logits[allowed == 0] = -np.inf
+            raise EngineError(f"the grammar cannot go on: {_reason(self._matcher.get_error())}")
+        logits += _ADDED[self._bits.view(np.uint8)].ravel()[: self._vocab_size]
 
     def accept(self, token: int) -> None:
         """Takes note of the token that was chosen."""
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the grammar refuses a token it allowed: {_first_line(self._matcher.get_error())}")
+            raise EngineError(f"the grammar refuses a token it allowed: {_reason(self._matcher.get_error())}")
 
-
-def _first_line(text: str) -> str:
-    """llguidance puts a dump of its parser's state behind the reason."""
-    return text.split("\n", 1)[0]
+    def begin(self, text: str) -> None:
+        """Takes note of the text an answer begins with. Raises `InvalidRequest` where no answer may."""
+        tokens = self._tokenizer.tokenize_str(text)
+        if self._matcher.try_consume_tokens(tokens) < len(tokens):
+            raise InvalidRequest("the assistant's message at the end begins no answer that is allowed", "messages")
 
 
 class GrammarCompiler:
-    """Compiles schemas for one vocabulary, which is handed over only when the first schema comes."""
+    """Compiles grammars for one vocabulary, which is handed over only when the first one comes."""
 
     def __init__(
         self, vocabulary: Callable[[], tuple[list[bytes], int]], pointers: Callable[[], tuple[int, int]]
@@ -58,18 +69,44 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         try:
+            checked, warnings = enforceable(schema)
             grammar = LLMatcher.grammar_from_json_schema(
-                json.dumps(schema),
+                json.dumps(checked),
                 overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
             )
-            matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0)
         except (TypeError, ValueError, RecursionError) as error:
-            reason = _first_line(str(error))
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema") from error
-        if matcher.is_error():
-            reason = _first_line(matcher.get_error())
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema")
-        return Grammar(matcher, self._vocab_size)
+            raise _refused("the JSON schema cannot be enforced", str(error), "json_schema") from error
+        return self._compile(grammar, "the JSON schema cannot be enforced", "json_schema", tuple(warnings))
+
+    def regex(self, pattern: str) -> Grammar:
+        """A grammar for text that the regular expression matches from beginning to end, in the Rust crate's syntax."""
+        from llguidance import LLMatcher
+
+        return self._compile(LLMatcher.grammar_from_regex(pattern), "the regular expression cannot be used", "regex")
+
+    def lark(self, text: str) -> Grammar:
+        """A grammar in llguidance's variety of Lark, whose rule `start` is an answer."""
+        from llguidance import LLMatcher
+
+        if _GBNF.search(text):
+            raise InvalidRequest(
+                "the grammar is written in llama.cpp's GBNF (::=), and Lark is wanted here: rules are written with a "
+                'colon and the first one is start, as in  start: "yes" | "no"',
+                "grammar",
+            )
+        return self._compile(LLMatcher.grammar_from_lark(text), "the grammar cannot be used", "grammar")
+
+    def _compile(self, grammar: str, refusal: str, field: str, warnings: tuple[str, ...] = ()) -> Grammar:
+        """Raises `InvalidRequest` naming the field, also for a grammar that allows nothing at all."""
+        from llguidance import LLMatcher
+
+        tokenizer = self._load_tokenizer()
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error() and not matcher.is_accepting():
+            raise _refused(refusal, matcher.get_error(), field)
+        return Grammar(matcher, tokenizer, self._vocab_size, warnings)
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer
@@ -82,3 +119,19 @@ class GrammarCompiler:
                 tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
             )
         return self._tokenizer
+
+
+def _refused(what: str, text: str, field: str) -> InvalidRequest:
+    reason = _ONE_OF if "coerce_one_of" in text else _reason(text)
+    if field == "json_schema" and ("regex parse error" in reason or "in regex" in reason):
+        reason = f"pattern: {reason}"
+    return InvalidRequest(f"{what}: {reason}", field)
+
+
+def _reason(text: str) -> str:
+    """One line of llguidance's message, which may hold a drawing of the regular expression or its parser's state."""
+    first, *rest = text.split("\n")
+    why = next((line.removeprefix("error: ") for line in rest if line.startswith("error: ")), None)
+    if why is not None:
+        return f"{first.rstrip(':')}: {why}"
+    return "nothing fits it" if first in ("NoExtension", "NoExtensionBias") else first

@@ -47,13 +47,24 @@ class PromptBuilder:
         self._dangerous = _pattern(weights, source)
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
-    def build(self, messages: Sequence[Message], cancelled: Callable[[], bool] = lambda: False) -> Prompt:
+    def build(
+        self,
+        messages: Sequence[Message],
+        cancelled: Callable[[], bool] = lambda: False,
+        *,
+        continued: Message | None = None,
+    ) -> Prompt:
         """The prompt of a chat, its media decoded and counted but not encoded yet.
 
+        What is said in a `continued` last message stands at the end, where the model will go on from it.
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
         break_mark, media_mark = _unused_characters(messages)
-        rendered = self._template.render([self._shown(m, break_mark, media_mark) for m in messages])
+        shown = [self._shown(m, break_mark, media_mark) for m in messages]
+        begun = shown.pop()["content"] if continued else ""
+        if not shown:
+            raise InvalidRequest("before the message to continue there must be one to answer", "messages")
+        rendered = self._template.render(shown) + begun
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:

@@ -103,6 +103,17 @@ class ChatRequest(Struct):
     cache: bool | None = None
     lora: list[LoraScale] | None = None
     timeout: float | None = None
+    n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    grammar: str | None = None
+    regex: str | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -142,11 +153,29 @@ class AnswerMessage(Struct):
     refusal: str | None = None
 
 
+class TopLogprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(Struct):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class Choice(Struct):
     message: AnswerMessage
     finish_reason: str
     index: int = 0
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class ChatCompletion(Struct):
@@ -170,7 +199,7 @@ class ChunkChoice(Struct):
     delta: ChunkDelta
     finish_reason: str | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: Logprobs | None = None
 
 
 class ChatChunk(Struct):

@@ -103,7 +103,7 @@ FromWorker: TypeAlias = Beat | Progress | Loaded | NotLoaded | Accepted | Refuse
 _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
     *(values.Text, values.Image, values.Audio, values.Message, values.Sampling, values.Request),
-    *(values.Usage, values.Timings, values.Started, values.Delta, values.Finished, values.Failed),
+    *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}

@@ -67,8 +67,8 @@ class Sampler:
         """The next token. Writes into `logits`."""
         if self._likeliest is None:
             return Chosen(self._choose(logits))
+        best = likeliest(logits, self._likeliest)
         told = log_probabilities(logits)
-        best = likeliest(told, self._likeliest)
         token = self._choose(logits)
         return Chosen(token, float(told[token]), tuple((int(t), float(told[t])) for t in best))
 

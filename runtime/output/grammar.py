@@ -14,6 +14,7 @@ from ...models.errors import EngineError, InvalidRequest
 from .schema import enforceable
 
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_TOO_LARGE = "minimum or maximum is beyond what whole numbers can be held to"
 _ONE_OF = "oneOf is enforced only where its alternatives cannot both fit; use anyOf, or tell them apart by a const"
 
 _ALLOWED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -122,7 +123,7 @@ class GrammarCompiler:
 
 
 def _refused(what: str, text: str, field: str) -> InvalidRequest:
-    reason = _ONE_OF if "coerce_one_of" in text else _reason(text)
+    reason = _ONE_OF if "coerce_one_of" in text else _TOO_LARGE if "integer range" in text else _reason(text)
     if field == "json_schema" and ("regex parse error" in reason or "in regex" in reason):
         reason = f"pattern: {reason}"
     return InvalidRequest(f"{what}: {reason}", field)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from datetime import date
+from enum import StrEnum
+from typing import Any, Literal
 
+import openai
 import pytest
+from pydantic import BaseModel, Field
 from schemas import ENFORCED, REFUSED, check_valid
 
 from galago.models.errors import InvalidRequest
 from galago.runtime import LocalModel
 from galago.runtime.output.schema import enforceable
+from served import Server
 
 MOST = 300
 
@@ -37,6 +42,46 @@ def test_what_cannot_be_kept_is_refused_by_name(model: LocalModel, named: str) -
         assert caught.value.param == "json_schema"
 
 
+class Unit(StrEnum):
+    CELSIUS = "c"
+    FAHRENHEIT = "f"
+
+
+class Place(BaseModel):
+    name: str = Field(description="The city", max_length=8)
+    zip: str | None = Field(pattern=r"^\d{5}$")
+
+
+class Weather(BaseModel):
+    places: list[Place] = Field(min_length=1, max_length=2)
+    unit: Unit
+    day: date
+    degrees: float = Field(ge=-90, le=60)
+    sky: Literal["clear", "cloudy"]
+    chance: int = Field(gt=0, lt=100, multiple_of=5)
+
+
+def test_the_client_parses_what_pydantic_describes(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather?"}]
+    for seed in range(5):
+        completion = client.chat.completions.parse(
+            model="builtin", messages=messages, response_format=Weather, temperature=1, seed=seed
+        )
+        weather = completion.choices[0].message.parsed
+        assert isinstance(weather, Weather) and weather.places
+        assert not (completion.model_extra or {}).get("warnings")
+
+
+def test_the_client_learns_what_is_refused(client: openai.OpenAI) -> None:
+    class Tags(BaseModel):
+        tags: set[int]
+
+    messages: Any = [{"role": "user", "content": "Which tags?"}]
+    with pytest.raises(openai.BadRequestError, match="uniqueItems at #/properties/tags") as caught:
+        client.chat.completions.parse(model="builtin", messages=messages, response_format=Tags)
+    assert caught.value.param == "response_format"
+
+
 def test_a_refusal_names_the_place(model: LocalModel) -> None:
     schema = {"properties": {"a/b": {"items": [{}, {"uniqueItems": True}]}}}
     with pytest.raises(InvalidRequest, match="uniqueItems at #/properties/a~1b/items/1 "):
@@ -54,6 +99,16 @@ def test_names_that_look_like_keywords_are_names(model: LocalModel) -> None:
     schema = {"type": "object", "properties": {n: {"type": "null"} for n in names}, "required": list(names)}
     reply = model.chat("x", json_schema=schema | {"additionalProperties": False})
     assert json.loads(reply.text) == dict.fromkeys(names)
+
+
+def test_a_grammar_too_complex_to_go_on_ends_the_answer_with_its_name(server: Server) -> None:
+    answer = server.ask("x", regex="(a?){5000}a{5000}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "regex" and "too complex" in answer.json()["error"]["message"]
+    schema = {"type": "string", "pattern": "^(a?){5000}a{5000}$"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    lines = server.ask("x", response_format=form, stream=True).text
+    assert "too complex" in lines and '"param":"response_format"' in lines
 
 
 def test_a_schema_is_not_changed_by_being_checked() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.errors import EngineError, InvalidRequest
+from ...models.errors import InvalidRequest
 from .schema import enforceable
 
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
@@ -23,32 +23,49 @@ _ADDED = np.where(_ALLOWED, 0, -np.inf).astype(np.float32)
 
 
 class Grammar:
-    """One answer's progress through a grammar; a `Constraint` for the sampler."""
+    """One answer's progress through a grammar; a `Constraint` for the sampler.
 
-    def __init__(self, matcher: Any, tokenizer: Any, vocab_size: int, warnings: tuple[str, ...] = ()) -> None:
+    Raises `InvalidRequest` naming the request's `field` where the grammar turns out to be too complex for llguidance,
+    whose limits keep a step below about 0.1 s.
+    """
+
+    def __init__(
+        self, matcher: Any, tokenizer: Any, vocab_size: int, field: str, warnings: tuple[str, ...] = ()
+    ) -> None:
         self._matcher = matcher
         self._tokenizer = tokenizer
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
+        self._added = np.empty((self._bits.nbytes, 8), np.float32)
         self._vocab_size = vocab_size
+        self._field = field
         self.warnings = warnings
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        """Sets the logits of every token the grammar does not allow next to minus infinity."""
+        """Sets the logits of every token the grammar does not allow next to minus infinity.
+
+        At 128,000 tokens 0.03 ms beside the 0.02 to 0.05 that llguidance takes; indexing by a mask of truth values
+        took 0.5.
+        """
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot go on: {_reason(self._matcher.get_error())}")
-        logits += _ADDED[self._bits.view(np.uint8)].ravel()[: self._vocab_size]
+            raise self._too_complex()
+        np.take(_ADDED, self._bits.view(np.uint8), axis=0, out=self._added, mode="clip")
+        logits += self._added.ravel()[: self._vocab_size]
 
     def accept(self, token: int) -> None:
         """Takes note of the token that was chosen."""
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the grammar refuses a token it allowed: {_reason(self._matcher.get_error())}")
+            raise self._too_complex()
 
     def begin(self, text: str) -> None:
         """Takes note of the text an answer begins with. Raises `InvalidRequest` where no answer may."""
         tokens = self._tokenizer.tokenize_str(text)
         if self._matcher.try_consume_tokens(tokens) < len(tokens):
             raise InvalidRequest("the assistant's message at the end begins no answer that is allowed", "messages")
+
+    def _too_complex(self) -> InvalidRequest:
+        reason = _reason(self._matcher.get_error())
+        return InvalidRequest(f"the answer cannot go on, its grammar is too complex: {reason}", self._field)
 
 
 class GrammarCompiler:
@@ -107,7 +124,7 @@ class GrammarCompiler:
             matcher.compute_bitmask()
         if matcher.is_error() and not matcher.is_accepting():
             raise _refused(refusal, matcher.get_error(), field)
-        return Grammar(matcher, tokenizer, self._vocab_size, warnings)
+        return Grammar(matcher, tokenizer, self._vocab_size, field, warnings)
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer

@@ -66,9 +66,7 @@ class ChatEndpoint:
             generate = partial(self._service.generate, chat.model)
             choices = Choices(generate, convert.to_request(chat), count, gone.is_set)
         except InvalidRequest as error:
-            if error.param == "json_schema":
-                error.param = "response_format"
-            raise
+            raise convert.renamed(error) from None
         return chat, warnings, choices
 
 
@@ -94,7 +92,7 @@ class _Answer:
                     case Delta():
                         said[index].append(event)
                     case Failed(error=error):
-                        raise error
+                        raise convert.renamed(error)
                     case Finished():
                         ends[index] = event
         if len(ends) < self._count:
@@ -132,7 +130,7 @@ class _Answer:
                             chunk.choices[0].logprobs = convert.logprobs(tokens)
                         yield chunk
                     case Failed(error=error):
-                        raise error
+                        raise convert.renamed(error)
                     case Finished():
                         ends[index] = event
                         last = self._chunk(index, wire.ChunkDelta(), event.reason, usage=usage)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ...models.errors import InvalidRequest, MediaError
+from ...models.errors import GalagoError, InvalidRequest, MediaError
 from ...models.ref import MAX_ADAPTERS
 from .. import values
 from . import wire
@@ -110,6 +110,13 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         logprobs=_likeliest(chat),
         continue_final=_continues(chat),
     )
+
+
+def renamed(error: GalagoError) -> GalagoError:
+    """An error about a schema, which the API knows by another name."""
+    if error.param == "json_schema":
+        error.param = "response_format"
+    return error
 
 
 def choices(chat: wire.ChatRequest) -> int:

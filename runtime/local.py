@@ -25,6 +25,7 @@ from .values import (
     Started,
     Text,
     Timings,
+    TokenLogprob,
     Tool,
     ToolCall,
     Usage,
@@ -53,12 +54,20 @@ class Reply(str):
     usage: Usage
     timings: Timings
     warnings: tuple[str, ...]
+    logprobs: tuple[TokenLogprob, ...]
 
     def __new__(
-        cls, text: str, finish_reason: FinishReason, usage: Usage, timings: Timings, warnings: tuple[str, ...] = ()
+        cls,
+        text: str,
+        finish_reason: FinishReason,
+        usage: Usage,
+        timings: Timings,
+        warnings: tuple[str, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
     ) -> Reply:
         reply = super().__new__(cls, text)
         reply.finish_reason, reply.usage, reply.timings, reply.warnings = finish_reason, usage, timings, warnings
+        reply.logprobs = logprobs
         return reply
 
     @property
@@ -73,6 +82,7 @@ class ReplyStream:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._whole = Whole()
+        self._logprobs: list[TokenLogprob] = []
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
         self._pieces = self._read()
@@ -91,12 +101,14 @@ class ReplyStream:
                 case Failed(error=error):
                     raise error
                 case Finished(reason=reason, usage=usage, timings=timings):
-                    reply = Reply(self._whole.text, reason, usage, timings, self._warnings)
+                    text, logprobs = self._whole.text, tuple(self._logprobs)
+                    reply = Reply(text, reason, usage, timings, self._warnings, logprobs)
                     reply.calls, reply.reasoning = self._whole.calls, self._whole.thoughts
                     self._reply = reply
                 case said:
                     self._whole.add(said)
                     if isinstance(said, Delta):
+                        self._logprobs += said.logprobs
                         yield said.text
 
     @property
@@ -117,7 +129,10 @@ class ReplyStream:
 
 
 class ChatOptions(TypedDict, total=False):
-    """What `chat` takes. Media stand before the prompt's text, in the last user message."""
+    """What `chat` takes. Media stand before the prompt's text, in the last user message.
+
+    `logprobs` asks for each token's probability, and for so many of the likeliest ones in its place.
+    """
 
     image: Media | Sequence[Media] | None
     audio: Media | Sequence[Media] | None
@@ -138,6 +153,14 @@ class ChatOptions(TypedDict, total=False):
     tool_choice: str | Mapping[str, Any]
     parallel_tool_calls: bool
     reasoning_effort: Effort | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repeat_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    logprobs: int | None
+    grammar: str | None
+    regex: str | None
+    continue_final: bool
 
 
 class LocalModel:
@@ -256,10 +279,20 @@ def _request(
     tool_choice: str | Mapping[str, Any] = "auto",
     parallel_tool_calls: bool = True,
     reasoning_effort: Effort | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    repeat_penalty: float | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    logprobs: int | None = None,
+    grammar: str | None = None,
+    regex: str | None = None,
+    continue_final: bool = True,
 ) -> Request:
+    bias = tuple((logit_bias or {}).items())
+    penalties = (frequency_penalty, presence_penalty, repeat_penalty)
     return Request(
         messages=_messages(prompt, system, _media(image, audio)),
-        sampling=Sampling(temperature, top_p, top_k, min_p, seed),
+        sampling=Sampling(temperature, top_p, top_k, min_p, seed, *penalties, bias),
         max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
         ignore_eos=ignore_eos,
@@ -271,6 +304,10 @@ def _request(
         parallel=parallel_tool_calls,
         effort=reasoning_effort,
         **chats.choice(tool_choice),
+        grammar=grammar,
+        regex=regex,
+        logprobs=logprobs,
+        continue_final=continue_final,
     )
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import psutil
 
@@ -25,6 +25,7 @@ from .native.adapter import Adapter
 from .native.backend import NativeBackend
 from .native.context import BATCH, Context
 from .native.library import build_info
+from .native.penalties import WINDOW
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
@@ -116,17 +117,19 @@ class Model:
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
         adapters = self._adapters_for(request)
-        constraint = self._answers.constraint(request)
-        prompt = self._prompts.build(request.messages, cancelled, self._answers.tools(request), request.effort)
-        if constraint is not None:
-            constraint = self._answers.after_thinking(constraint, prompt.thinking)
-        warnings = [*self._warnings, *prompt.warnings]
+        grammar = self._answers.constraint(request)
+        self._check_bias(request.sampling)
+        prompt = self._prompts.build(
+            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
+        )
+        constraint = None if grammar is None else self._answers.after_thinking(grammar, request, prompt.thinking)
+        warnings = [*self._warnings, *(grammar.warnings if grammar else ()), *prompt.warnings]
         room = self.context_length - prompt.cells
         max_tokens = min(request.max_tokens or room, room)
         if request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
         if request.ignore_eos and constraint is not None:
-            warnings.append("ignore_eos has no effect beside a JSON schema or tools, which say where the answer ends")
+            warnings.append("ignore_eos has no effect beside a form or tools, which say where the answer ends")
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
@@ -145,6 +148,12 @@ class Model:
             loaded = f"this model was loaded with {len(self._scales)} adapters, counted from 0"
             raise InvalidRequest(f"lora names adapter {len(request.lora) - 1}, and {loaded}", "lora")
         return request.lora + (0.0,) * missing
+
+    def _check_bias(self, sampling: Sampling) -> None:
+        size = self._weights.vocab_size
+        for token, _ in sampling.logit_bias:
+            if token >= size:
+                raise InvalidRequest(f"logit_bias names token {token}; the last one here is {size - 1}", "logit_bias")
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -173,7 +182,8 @@ class Model:
         ends_at = frozenset() if endless else self._weights.end_tokens
         banned = self._answers.banned(request) | (self._weights.end_tokens if endless else frozenset())
         sampling = _filled(request.sampling, self._defaults)
-        sampler = Sampler(sampling, banned, constraint)
+        recent = [item for item in prompt.items[-WINDOW:] if isinstance(item, int)]
+        sampler = Sampler(sampling, banned, constraint, recent, request.logprobs)
         stream = Stream()
         cancel = self._engine.submit(
             prompt,
@@ -277,11 +287,11 @@ class Model:
 
     def _recommended_sampling(self, weights: Weights) -> Sampling:
         """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
-        temperature, top_p, top_k, min_p = (
-            weights.metadata_number(f"general.sampling.{name}") for name in ("temp", "top_p", "top_k", "min_p")
-        )
+        names = ("temp", "top_p", "top_k", "min_p", "penalty_repeat")
+        temperature, top_p, top_k, min_p, repeat = (weights.metadata_number(f"general.sampling.{n}") for n in names)
         try:
-            return Sampling(temperature or 0.0, top_p, None if top_k is None else int(top_k), min_p)
+            k = None if top_k is None else int(top_k)
+            return Sampling(temperature or 0.0, top_p, k, min_p, repeat_penalty=repeat)
         except InvalidRequest as error:
             self._warnings.append(f"the model's file recommends impossible settings, which were ignored: {error}")
             return Sampling(0.0)
@@ -329,10 +339,5 @@ def _rounded(parameters: int) -> str:
 
 
 def _filled(asked: Sampling, defaults: Sampling) -> Sampling:
-    return Sampling(
-        temperature=defaults.temperature if asked.temperature is None else asked.temperature,
-        top_p=defaults.top_p if asked.top_p is None else asked.top_p,
-        top_k=defaults.top_k if asked.top_k is None else asked.top_k,
-        min_p=defaults.min_p if asked.min_p is None else asked.min_p,
-        seed=asked.seed,
-    )
+    missing = {f.name: getattr(defaults, f.name) for f in fields(asked) if getattr(asked, f.name) is None}
+    return replace(asked, **missing)

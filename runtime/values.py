@@ -20,6 +20,8 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 MAX_STOPS = 16
 MAX_TOOLS = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+MAX_LIKELIEST = 20
+"""Alternatives told of each token at most, as in OpenAI's API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ class Message:
 class Sampling:
     """How the next token is chosen; `None` means what the model's file recommends, else greedy.
 
-    Applied in the order top_k, top_p, min_p, temperature. `temperature` 0 takes the likeliest token.
+    Applied in the order repeat_penalty, frequency_penalty, presence_penalty and logit_bias, top_k, top_p, min_p,
+    temperature. `temperature` 0 takes the likeliest token. `logit_bias` holds pairs of a token id and what is added to
+    its logit. How the penalties reckon stands in `native/penalties.py`.
     """
 
     temperature: float | None = None
@@ -99,13 +103,23 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0, 100)
-        _check("top_p", self.top_p, 0, 1)
-        _check("top_k", self.top_k, 0, 2**31 - 1, whole=True)
-        _check("min_p", self.min_p, 0, 1)
-        _check("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
+        check_number("temperature", self.temperature, 0, 100)
+        check_number("top_p", self.top_p, 0, 1)
+        check_number("top_k", self.top_k, 0, 2**31 - 1, whole=True)
+        check_number("min_p", self.min_p, 0, 1)
+        check_number("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
+        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
+        check_number("presence_penalty", self.presence_penalty, -2, 2)
+        check_number("repeat_penalty", self.repeat_penalty, 0.01, 100)
+        for token, bias in self.logit_bias:
+            check_number("logit_bias", token, 0, 2**31 - 1, whole=True)
+            check_number("logit_bias", bias, -100, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +128,10 @@ class Request:
 
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
-    An answer that is not complete `timeout` seconds after its request fails.
+    An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
+    (Lark, as llguidance reads it) and `regex` says what the answer must look like. `logprobs` asks for each token's
+    logarithm of probability, and for so many of the likeliest tokens in its place. An assistant's message at the end is
+    continued, unless `continue_final` is `False`.
     `tools` may be called as `tool_choice` says, only the one named `tool_name` where that is given, and several in one
     answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
     """
@@ -133,18 +150,32 @@ class Request:
     tool_name: str | None = None
     parallel: bool = True
     effort: Effort | None = None
+    grammar: str | None = None
+    regex: str | None = None
+    logprobs: int | None = None
+    continue_final: bool = True
+
+    @property
+    def continued(self) -> Message | None:
+        """The assistant's message that the answer goes on from."""
+        last = self.messages[-1]
+        return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidRequest("there is no message to answer", "messages")
-        _check("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
+        check_number("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
-            _check("lora", scale, -100, 100)
-        _check("timeout", self.timeout, 0, 86400)
+            check_number("lora", scale, -100, 100)
+        check_number("timeout", self.timeout, 0, 86400)
+        check_number("logprobs", self.logprobs, 0, MAX_LIKELIEST, whole=True)
+        forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
+        if len(forms) > 1:
+            raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give one of them", forms[-1])
         self._check_tools()
 
     def _check_tools(self) -> None:
@@ -168,7 +199,8 @@ class Request:
             raise InvalidRequest(f"tool_choice names {self.tool_name!r}, which is not among the tools", "tool_choice")
 
 
-def _check(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    """Raises `InvalidRequest` unless a value is `None` or within its bounds."""
     kinds = int if whole else (int, float)
     if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high):
         kind = "a whole number" if whole else "a number"
@@ -216,11 +248,28 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of an answer, as its bytes, and the natural logarithm of the probability that the model gave it.
+
+    `likeliest` are the likeliest tokens in its place in the same form, the best first. Sampling settings, penalties and
+    grammars do not count.
+    """
+
+    token: bytes
+    logprob: float
+    likeliest: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer's text, with how many tokens it took since the last piece."""
+    """A piece of the answer's text, with how many tokens it took since the last piece.
+
+    `logprobs` are those of the tokens that begin in it, where they were asked for.
+    """
 
     text: str
     tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +417,14 @@ class Prompt:
 
     def media_cells(self, kind: Literal["image", "audio"]) -> int:
         return sum(span.cells for span in self.media if span.kind == kind)
+
+
+class Chosen(NamedTuple):
+    """The token chosen from a row's logits. With its logarithm of probability and the likeliest ones', if asked for."""
+
+    token: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 class Row(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from galago.models.errors import EngineError
 from galago.runtime.engine.guess import Odds, Offer
-from galago.runtime.values import MediaPayload, MediaSpan, Prompt, Row
+from galago.runtime.values import Chosen, MediaPayload, MediaSpan, Prompt, Row
 
 END = 90
 
@@ -72,9 +72,9 @@ class FakeBackend:
             one.ready = True
         self.encoded += media
 
-    def choose(self, row: int, sampler: None) -> int:
+    def choose(self, row: int, sampler: None) -> Chosen:
         assert self._rows[row].wants_logits
-        return self._rows[row].token + 1
+        return Chosen(self._rows[row].token + 1)
 
     def context(self, row: int) -> list[int]:
         """What the answer to a row of the last step may depend on."""
@@ -100,6 +100,8 @@ class FakeBackend:
 
     def piece(self, token: int) -> bytes:
         return f"{token} ".encode()
+
+    name = piece
 
     def close(self) -> None:
         self.closed = True

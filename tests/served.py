@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -60,6 +61,12 @@ class Server:
             self.lines.append(line.rstrip())
             if "listening on " in line:
                 self.url = line.split("listening on ")[1].strip()
+
+    def running(self) -> int:
+        """Answers being made, as of the last second."""
+        found = re.search(r"^galago_requests_running.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
+        assert found
+        return int(found[1])
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

@@ -64,6 +64,7 @@ def call(arguments: str) -> dict[str, Any]:
 HI = user("Hi")
 TOOL = tool({})
 DEEP = '{"a": ' * 700 + "1" + "}" * 700
+SAID = {"role": "assistant", "content": "So"}
 NOT_A_PICTURE = base64.b64encode(b"hello, I am text").decode()
 
 CASES: list[tuple[str, dict[str, Any], str | None]] = [
@@ -130,8 +131,6 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
         "response_format",
     ),
     ("unknown response format", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type"),
-    ("two answers", {"messages": HI, "n": 2}, "n"),
-    ("logprobs", {"messages": HI, "logprobs": True}, "logprobs"),
     ("a tool that is no function", {"messages": HI, "tools": [{"type": "web_search"}]}, "tools[0].type"),
     ("a tool named in words", {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
     ("two tools of one name", {"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
@@ -146,7 +145,29 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("a result of no call", {"messages": [*HI, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
     ("a call too deep", {"messages": [*HI, {"role": "assistant", "tool_calls": [call(DEEP)]}]}, "messages"),
     ("a call cut off", {"messages": [*HI, {"role": "assistant", "tool_calls": [call('{"a": ')]}]}, "messages"),
-    ("penalty", {"messages": HI, "presence_penalty": 0.5}, "presence_penalty"),
+    ("no answer", {"messages": HI, "n": 0}, "n"),
+    ("very many answers", {"messages": HI, "n": 2**63}, "n"),
+    ("logprobs as a number", {"messages": HI, "logprobs": 5}, "logprobs"),
+    ("too many likely tokens", {"messages": HI, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ("likely tokens without logprobs", {"messages": HI, "top_logprobs": 2}, "top_logprobs"),
+    ("a bias on no token", {"messages": HI, "logit_bias": {"hello": 1}}, "logit_bias"),
+    ("a bias on a token there is not", {"messages": HI, "logit_bias": {"100000000": 1}}, "logit_bias"),
+    ("a bias beyond all measure", {"messages": HI, "logit_bias": {"5": 101}}, "logit_bias"),
+    ("a grammar beside a schema", {"messages": HI, "grammar": 'start: "a"', "regex": "a"}, "regex"),
+    ("a grammar with an error", {"messages": HI, "grammar": "start: other"}, "grammar"),
+    ("a grammar in GBNF", {"messages": HI, "grammar": 'root ::= "a"'}, "grammar"),
+    ("a grammar that allows nothing", {"messages": HI, "grammar": "start: start"}, "grammar"),
+    ("a regular expression with an error", {"messages": HI, "regex": "[a"}, "regex"),
+    ("a look-ahead", {"messages": HI, "regex": "(?=a)a"}, "regex"),
+    ("nothing to continue", {"messages": HI, "continue_final_message": True}, "continue_final_message"),
+    ("no message to begin", {"messages": HI, "add_generation_prompt": False}, "add_generation_prompt"),
+    (
+        "a message both continued and begun",
+        {"messages": [*HI, SAID], "continue_final_message": True, "add_generation_prompt": True},
+        "add_generation_prompt",
+    ),
+    ("only a message to continue", {"messages": [SAID]}, "messages"),
+    ("a beginning that the grammar forbids", {"messages": [*HI, SAID], "regex": "[0-9]+"}, "messages"),
     ("speech out", {"messages": HI, "modalities": ["text", "audio"]}, "modalities"),
     (
         "a call without a function",
@@ -181,6 +202,31 @@ def test_an_unknown_model_is_not_found(server: Server) -> None:
     assert answer.json()["error"]["code"] == "model_not_found"
 
 
+NUMERIC = (
+    "max_tokens max_completion_tokens temperature top_p top_k min_p seed frequency_penalty presence_penalty "
+    "repeat_penalty n top_logprobs timeout"
+).split()
+MAY_BE_NEGATIVE = ("seed", "frequency_penalty", "presence_penalty")
+
+
+@pytest.mark.parametrize("field", NUMERIC)
+def test_a_number_out_of_all_bounds_is_refused_with_its_field(server: Server, field: str) -> None:
+    bodies = ["-1"] if field not in MAY_BE_NEGATIVE else []
+    for number in [*bodies, str(2**63), "NaN", "-Infinity", "1e999", '"1"', "true", "[1]", "{}"]:
+        body = f'{{"messages": {json.dumps(HI)}, "logprobs": true, "{field}": {number}}}'
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+        assert answer.status_code == 400, (number, answer.text)
+        assert answer.json()["error"]["param"] == field, (number, answer.text)
+
+
+def test_a_bias_that_is_no_number_is_refused_with_its_field(server: Server) -> None:
+    for bias in ("NaN", '"x"', str(2**63), "[]"):
+        body = f'{{"messages": {json.dumps(HI)}, "logit_bias": {{"5": {bias}}}}}'
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"].startswith("logit_bias"), answer.text
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"messages": NaN}', b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
@@ -210,6 +256,20 @@ def test_unknown_fields_are_warned_about(server: Server) -> None:
     assert [w.split()[2] for w in answer["warnings"]] == ["messages[0].mood", "frobnicate"]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_header_tells_of_unknown_fields_before_the_answer_does(server: Server, stream: bool) -> None:
+    answer = server.post({"messages": HI, "frobnicate": 1, "x" * 5000: 1, "\n\u2028": 1, "stream": stream})
+    told = json.loads(answer.headers["x-galago-warnings"])
+    assert "frobnicate" in told[0] and max(map(len, told)) < 300 and "\n\u2028" in told[2]
+    assert "x-galago-warnings" not in server.post({"messages": HI, "stream": stream}).headers
+
+
+def test_keep_alive_says_that_it_has_no_effect(server: Server) -> None:
+    assert "stays loaded" in server.ask("Hi", keep_alive="5m").json()["warnings"][0]
+    for harmless in (-1, None):
+        assert "warnings" not in server.ask("Hi", keep_alive=harmless).json()
+
+
 def test_unknown_fields_are_warned_about_in_a_stream(server: Server) -> None:
     lines = server.post({"messages": HI, "stream": True, "frobnicate": 1}).text.split("\n\n")
     assert "frobnicate" in json.loads(lines[0].removeprefix("data: "))["warnings"][0]
@@ -221,6 +281,7 @@ INERT: dict[str, Any] = {
     "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "tools": [], "tool_choice": "none",
     "parallel_tool_calls": True, "response_format": {"type": "text"}, "modalities": ["text"], "top_logprobs": None,
     "audio": None, "seed": None, "max_tokens": None, "stop": None, "stream_options": None, "temperature": None,
+    "repeat_penalty": None, "grammar": "", "regex": None, "continue_final_message": None, "keep_alive": None,
 }  # fmt: skip
 
 
@@ -238,7 +299,8 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    "messages model max_tokens temperature top_p top_k min_p seed stop stream response_format stream_options x".split()
+    "messages model max_tokens temperature top_p top_k min_p seed stop stream response_format stream_options x n "
+    "logprobs top_logprobs logit_bias presence_penalty repeat_penalty grammar regex continue_final_message".split()
 )
 
 

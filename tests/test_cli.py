@@ -169,6 +169,16 @@ def test_outputs_that_are_closed_or_full_are_no_crash() -> None:
         assert done.returncode == 1 and "Traceback" not in done.stderr and "No space" in done.stderr
 
 
+def test_an_answer_that_follows_a_grammar(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.lark"
+    rules.write_text('start: "it is " NUMBER\nNUMBER: /[0-9]{1,3}/', encoding="utf-8")
+    answer = galago("run", "builtin", "What is 8 - 2?", "--grammar", rules).stdout
+    assert answer.startswith("it is ") and answer[6:].strip().isdecimal()
+    assert galago("run", "builtin", "What is 8 - 2?", "--regex", "[abc]{4}").stdout.strip().strip("abc") == ""
+    rules.write_bytes(b"\xff")
+    assert "not text in UTF-8" in galago("run", "builtin", "Hi", "--grammar", rules, code=1).stderr
+
+
 def test_a_schema_nested_without_end_is_one_line(tmp_path: Path) -> None:
     schema = tmp_path / "deep.json"
     schema.write_text("[" * 100_000)

@@ -21,7 +21,7 @@ from galago.runtime.engine.slots import Slot, cells_taken
 from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
-from galago.runtime.values import Delta, Event, Failed, Finished, MediaPayload, MediaSpan, Prompt, Row, Started
+from galago.runtime.values import Chosen, Delta, Event, Failed, Finished, MediaPayload, MediaSpan, Prompt, Row, Started
 
 Submit = Callable[..., Stream]
 
@@ -359,8 +359,8 @@ def test_a_picture_that_cannot_be_encoded_fails_its_request_alone(engine: Engine
 class Remembering(FakeBackend):
     """Answers depend on everything before, so that a wrongly shared cell changes them."""
 
-    def choose(self, row: int, sampler: None) -> int:
-        return follower(self.context(row))
+    def choose(self, row: int, sampler: None) -> Chosen:
+        return Chosen(follower(self.context(row)))
 
 
 def follower(context: list[int]) -> int:
@@ -566,9 +566,9 @@ def test_each_choice_is_made_once_and_in_order() -> None:
     """Samplers draw from a seeded series, and grammars take note: neither may see a row that comes to nothing."""
 
     class Drawing(FakeBackend):
-        def choose(self, row: int, sampler: Any) -> int:
+        def choose(self, row: int, sampler: Any) -> Chosen:
             drawn.append(len(self.context(row)))
-            return int(super().choose(row, sampler)) % 5
+            return Chosen(super().choose(row, sampler).token % 5)
 
     for odds in (Odds, Eager):
         drawn: list[int] = []

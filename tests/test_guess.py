@@ -180,11 +180,11 @@ class Choices:
         self._choose, self._logits = backend.choose, backend._context.logits
         self.made: list[tuple[int, float]] = []
 
-    def __call__(self, row: int, sampler: Any) -> int:
-        token = int(self._choose(row, sampler))
+    def __call__(self, row: int, sampler: Any) -> Any:
+        chosen = self._choose(row, sampler)
         second, first = np.partition(self._logits(row), -2)[-2:]
-        self.made.append((token, float(first - second)))
-        return token
+        self.made.append((chosen.token, float(first - second)))
+        return chosen
 
 
 def answers(model: Model, text: str, **options: Any) -> list[tuple[str, Finished]]:

@@ -166,7 +166,7 @@ def test_logits_not_asked_for_are_an_engine_error(context: Context) -> None:
 
 def draws(sampling: Sampling, logits: list[float], n: int = 400, **options: object) -> Counter[int]:
     sampler = Sampler(sampling, **options)  # type: ignore[arg-type]
-    found = Counter(sampler.choose(np.array(logits, np.float32)) for _ in range(n))
+    found = Counter(sampler.choose(np.array(logits, np.float32)).token for _ in range(n))
     return found
 
 
@@ -196,7 +196,7 @@ def test_top_k_top_p_and_min_p_cut_the_tail() -> None:
 def test_a_seed_repeats_the_draws_and_no_seed_does_not() -> None:
     def series(seed: int | None) -> list[int]:
         sampler = Sampler(Sampling(temperature=5, seed=seed))
-        return [sampler.choose(np.array(LOGITS, np.float32)) for _ in range(60)]
+        return [sampler.choose(np.array(LOGITS, np.float32)).token for _ in range(60)]
 
     assert series(1) == series(1) != series(2)
     assert series(None) != series(None)

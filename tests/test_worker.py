@@ -48,6 +48,7 @@ from galago.runtime.values import (
     Sampling,
     Started,
     Text,
+    TokenLogprob,
 )
 from galago.runtime.worker import worker as worker_module
 from galago.runtime.worker.messages import decode, encode
@@ -139,8 +140,10 @@ def at_rest(worker: Worker) -> bool:
         ask("Spell ehn.", stop=("h",)),
         ask("Tell", max_tokens=5, sampling=Sampling(temperature=0.8, seed=3)),
         ask("Hi", max_tokens=100_000),
+        ask("Spell ehn.", logprobs=2, sampling=Sampling(frequency_penalty=1.0, repeat_penalty=1.2)),
+        ask("Hi", max_tokens=5, regex="[ab]+", sampling=Sampling(logit_bias=((5, 1.0), (6, -1.0)))),
     ],
-    ids=["text", "picture", "sound", "schema", "stop", "sampled", "warned"],
+    ids=["text", "picture", "sound", "schema", "stop", "sampled", "warned", "logprobs", "biased"],
 )
 def test_the_events_are_those_of_a_model_in_this_process(calm: Worker, model: LocalModel, request_: Request) -> None:
     def told(stream: Stream) -> list[object]:
@@ -174,6 +177,11 @@ def test_every_value_that_crosses_is_read_as_it_was_written() -> None:
     system, user = Message("system", (Text("Sei kurz, 你好."),)), Message("user", (PICTURE, SOUND, Text("")), "Ada")
     request = Request((system, user), sampling, 7, ("a", "b"), True, schema)
     assert decode(encode(request)) == request
+    sampling = replace(sampling, frequency_penalty=0.5, repeat_penalty=1.1, logit_bias=((5, -1.0), (6, 2)))
+    request = Request((user,), sampling, grammar='start: "é"', logprobs=3, continue_final=False)
+    assert decode(encode(request)) == request
+    told = Delta("é", (TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0)))
+    assert decode(encode(told)) == told
     for kind in {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, GalagoError)}:
         read = decode(encode(Failed(kind("why", "where")))).error
         assert (type(read), read.message, read.param) == (kind, "why", "where")

@@ -22,6 +22,10 @@ def run(
     json_schema: Annotated[
         Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
     ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option(help="answer with what the Lark grammar in this file allows", metavar="FILE")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="answer with what this expression matches", metavar="TEXT")] = None,
     system: options.System = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -45,6 +49,7 @@ def run(
     if prompt == "-":
         prompt = sys.stdin.read()
     schema = None if json_schema is None else _schema(json_schema)
+    rules = None if grammar is None else _text("grammar", grammar)
     with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory, draft) as loaded:
         chat: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
         if system is not None:
@@ -55,6 +60,8 @@ def run(
             image=image or (),
             audio=audio or (),
             json_schema=schema,
+            grammar=rules,
+            regex=regex,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -87,11 +94,19 @@ def tell(reply: Any, stats: bool, told: Sequence[str]) -> None:
         )
 
 
-def _schema(path: Path) -> Any:
+def _text(option: str, path: Path) -> str:
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "json-schema") from error
+        raise ConfigError(f"{path}: {error.strerror}", option) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not text in UTF-8", option) from error
+
+
+def _schema(path: Path) -> Any:
+    text = _text("json-schema", path)
+    try:
+        schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}", "json-schema") from error
     if not isinstance(schema, dict | bool):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..values import (
+    Chosen,
     Delta,
     Event,
     Failed,
@@ -22,8 +23,7 @@ from ..values import (
     Sink,
     Started,
     Stats,
-    Timings,
-    Usage,
+    TokenLogprob,
     count_positions,
 )
 from .backend import Backend
@@ -298,12 +298,13 @@ class Engine:
         sequence.guessed += len(answer.guess)
         try:
             for row, guessed in enumerate([*answer.guess, None], answer.row):
-                token = self._backend.choose(row, sequence.sampler)
-                sequence.accepted += token == guessed
+                chosen = self._backend.choose(row, sequence.sampler)
+                right = chosen.token == guessed
+                sequence.accepted += right
                 if answer.drafted and guessed is not None:
-                    sequence.trust.measured(token == guessed)
-                end = self._advance(sequence, token)
-                if end is not None or token != guessed:
+                    sequence.trust.measured(right)
+                end = self._advance(sequence, chosen)
+                if end is not None or not right:
                     break
         except GalagoError as error:
             end = Failed(error)
@@ -313,13 +314,16 @@ class Engine:
         if end is not None:
             self._end(sequence, end)
 
-    def _advance(self, sequence: Sequence, token: int) -> Finished | None:
+    def _advance(self, sequence: Sequence, chosen: Chosen) -> Finished | None:
         """Adds a token to an answer; returns how that ends it, if it does."""
+        token = chosen.token
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         sequence.answer(token)
         ended = token in sequence.ends_at
         text = "" if ended else sequence.text.feed(self._backend.piece(token))
+        if chosen.logprob is not None and not ended:
+            sequence.untold.append(self._told(chosen, chosen.logprob))
         reason: FinishReason | None = None
         if ended or sequence.text.stopped:
             reason = "stop"
@@ -327,31 +331,17 @@ class Engine:
             reason = "length"
         if reason is not None:
             text += sequence.text.finish()
-        if text:
-            sequence.sink(Delta(text, sequence.answered - sequence.told))
+        untold = sequence.take_untold() if text or reason else ()
+        if text or untold:
+            sequence.sink(Delta(text, sequence.answered - sequence.told, untold))
             sequence.told = sequence.answered
         if reason is None:
             return None
-        return self._finished(sequence, "stop" if sequence.text.stopped else reason)
+        return sequence.finished("stop" if sequence.text.stopped else reason)
 
-    def _finished(self, sequence: Sequence, reason: FinishReason) -> Finished:
-        prompt, arrived = sequence.prompt, sequence.arrived
-        assert sequence.first_token is not None
-        usage = Usage(
-            prompt_tokens=prompt.cells,
-            completion_tokens=sequence.answered,
-            cached_tokens=sequence.cached or 0,
-            image_tokens=prompt.media_cells("image"),
-            audio_tokens=prompt.media_cells("audio"),
-            accepted=sequence.accepted,
-            rejected=sequence.guessed - sequence.accepted,
-        )
-        timings = Timings(
-            prepared=sequence.prepared - arrived,
-            first_token=sequence.first_token - arrived,
-            total=time.perf_counter() - arrived,
-        )
-        return Finished(reason, usage, timings)
+    def _told(self, chosen: Chosen, logprob: float) -> TokenLogprob:
+        name = self._backend.name
+        return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.likeliest))
 
     def _start(self, sequence: Sequence) -> None:
         self._scheduler.add(sequence)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from itertools import takewhile
 from math import inf
 from typing import Any
 
-from ..values import Item, MediaSpan, Prompt, Sink
+from ..values import Finished, FinishReason, Item, MediaSpan, Prompt, Sink, Timings, TokenLogprob, Usage
 from .guess import Echo, Trust
 from .slots import Slot
 from .text import AnswerText
@@ -22,8 +23,8 @@ class Sequence:
 
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
     computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
-    `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. At its
-    `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
+    `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. `untold` tokens
+    begin in text that is still held back. At its `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
     prompt: Prompt
@@ -38,6 +39,7 @@ class Sequence:
     adapters: tuple[float, ...] = ()
     deadline: float = inf
     checkpoints: list[int] = field(default_factory=list)
+    untold: list[TokenLogprob] = field(default_factory=list)
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     echo: Echo = field(init=False)
@@ -85,8 +87,35 @@ class Sequence:
         ahead = self.items[self.done : min(self.done + limit, stop)]
         return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
 
+    def take_untold(self) -> tuple[TokenLogprob, ...]:
+        """The tokens not told yet, without those that lie wholly in what a stop string cut off."""
+        cut = self.text.cut_off
+        while self.untold and len(self.untold[-1].token) <= cut:
+            cut -= len(self.untold.pop().token)
+        told, self.untold = tuple(self.untold), []
+        return told
+
     def answer(self, token: int) -> None:
         self.items.append(token)
         self.cells += 1
         self.echo.add(token)
         self.answered += 1
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """How it ended now, with what it took."""
+        assert self.first_token is not None
+        usage = Usage(
+            prompt_tokens=self.prompt.cells,
+            completion_tokens=self.answered,
+            cached_tokens=self.cached or 0,
+            image_tokens=self.prompt.media_cells("image"),
+            audio_tokens=self.prompt.media_cells("audio"),
+            accepted=self.accepted,
+            rejected=self.guessed - self.accepted,
+        )
+        timings = Timings(
+            prepared=self.prepared - self.arrived,
+            first_token=self.first_token - self.arrived,
+            total=time.perf_counter() - self.arrived,
+        )
+        return Finished(reason, usage, timings)

@@ -18,6 +18,8 @@ class AnswerText:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
+        self.cut_off = 0
+        """Bytes at the end of what was fed that the stop string, and what came behind it, took away."""
 
     def feed(self, data: bytes) -> str:
         if self.stopped:
@@ -39,6 +41,7 @@ class AnswerText:
         cut = self._first_stop()
         if cut is not None:
             self.stopped = True
+            self.cut_off = len(self._held[cut:].encode())
             text, self._held = self._held[:cut], ""
             return text
         keep = self._possible_stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..values import MediaPayload
+from ..values import Chosen, MediaPayload
 from .context import Context
 from .projector import MediaChunk, encode_first
 from .sampler import Sampler
@@ -23,12 +23,13 @@ class NativeBackend:
         self.save = context.save
         self.restore = context.restore
         self.piece = weights.piece
+        self.name = weights.name
         self.divisible = not weights.recurrent
 
     def encode(self, media: list[MediaPayload]) -> None:
         encode_first([chunk for chunk in media if isinstance(chunk, MediaChunk)])
 
-    def choose(self, row: int, sampler: Sampler) -> int:
+    def choose(self, row: int, sampler: Sampler) -> Chosen:
         return sampler.choose(self._context.logits(row))
 
     def likeliest(self, row: int) -> int:

@@ -7,14 +7,15 @@ one top_p takes them 8 ms, more than a small model's step, here 3 to 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError
-from ..values import Sampling
+from ..values import Chosen, Sampling
+from .penalties import Penalties
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.intp]
@@ -41,19 +42,39 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """The choices of one sequence. `banned` tokens are never chosen."""
+    """The choices of one sequence, whose prompt ends in the tokens `prompt`. `banned` tokens are never chosen.
+
+    With `likeliest` it tells how probable the model held each token, and so many of the likeliest ones in its place.
+    """
 
     def __init__(
-        self, sampling: Sampling, banned: frozenset[int] = frozenset(), constraint: Constraint | None = None
+        self,
+        sampling: Sampling,
+        banned: frozenset[int] = frozenset(),
+        constraint: Constraint | None = None,
+        prompt: Iterable[int] = (),
+        likeliest: int | None = None,
     ) -> None:
         self._sampling = sampling
         self._temperature = sampling.temperature or 0.0
         self._banned = np.fromiter(banned, np.int64)
         self._constraint = constraint
+        self._penalties = Penalties(sampling, prompt)
+        self._likeliest = likeliest
         self._random = np.random.default_rng(None if sampling.seed is None else sampling.seed % 2**64)
 
-    def choose(self, logits: Logits) -> int:
+    def choose(self, logits: Logits) -> Chosen:
         """The next token. Writes into `logits`."""
+        if self._likeliest is None:
+            return Chosen(self._choose(logits))
+        best = likeliest(logits, self._likeliest)
+        told = log_probabilities(logits)
+        token = self._choose(logits)
+        return Chosen(token, float(told[token]), tuple((int(t), float(told[t])) for t in best))
+
+    def _choose(self, logits: Logits) -> int:
+        if not self._penalties.idle:
+            self._penalties.apply(logits)
         logits[self._banned] = -np.inf
         if self._constraint is not None:
             self._constraint.mask(logits)
@@ -64,6 +85,7 @@ class Sampler:
             token = self._draw(logits)
         if self._constraint is not None:
             self._constraint.accept(token)
+        self._penalties.note(token)
         return token
 
     def _draw(self, logits: Logits) -> int:
@@ -93,9 +115,7 @@ def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
     best = float(logits.max())
     tokens = None
     if top_k:
-        tokens = _near(logits, best, lambda near: near.size >= top_k)
-        if tokens.size > top_k:
-            tokens = tokens[np.argpartition(-logits[tokens], top_k - 1)[:top_k]]
+        tokens = _top(logits, best, top_k)
     if share is not None and share < 1:
         if tokens is not None:
             mass = share * _mass(logits[tokens] - best)
@@ -106,6 +126,29 @@ def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
     if min_p:
         lowest = best + np.log(min_p)
         tokens = np.flatnonzero(logits >= lowest) if tokens is None else tokens[logits[tokens] >= lowest]
+    return tokens
+
+
+def log_probabilities(logits: Logits) -> Logits:
+    """Of all tokens, as the model gives them."""
+    depths: Logits = logits - logits.max()
+    depths -= np.float32(np.log(_mass(depths)))
+    return depths
+
+
+def likeliest(logits: Logits, count: int) -> Tokens:
+    """The `count` likeliest tokens, the best first, of equal ones the lower first."""
+    if not count:
+        return np.empty(0, np.intp)
+    tokens = np.sort(_top(logits, float(logits.max()), count))
+    return tokens[np.argsort(-logits[tokens], kind="stable")]
+
+
+def _top(logits: Logits, best: float, count: int) -> Tokens:
+    """The `count` likeliest tokens, in no order."""
+    tokens = _near(logits, best, lambda near: near.size >= count)
+    if tokens.size > count:
+        tokens = tokens[np.argpartition(-logits[tokens], count - 1)[:count]]
     return tokens
 
 

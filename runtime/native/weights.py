@@ -114,6 +114,10 @@ class Weights:
         self._spelled.update(tokens)
         self._pieces.clear()
 
+    def name(self, token: int) -> bytes:
+        """The bytes a token stands for; those by which a template names it, where it is a control token."""
+        return self.piece(token) or self._read_piece(token, special=True)
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         room = 64
         while True:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from ...models.errors import InvalidRequest
 from ..native.sampler import Constraint
 from ..native.weights import Weights
-from ..values import Delta, Event, Failed, Finished, Request, Sink, Thought, Tool
+from ..values import Delta, Event, Failed, Finished, Request, Said, Sink, Text, Thought, TokenLogprob, Tool
 from .dialects.detect import dialect_of
 from .dialects.dialect import speller
-from .grammar import GrammarCompiler, json_rule
+from .grammar import Grammar, GrammarCompiler, json_rule
 from .reader import AnswerReader
 from .reasoning import AfterThinking, tags_of
 
@@ -44,14 +44,26 @@ class Answers:
             return frozenset()
         return frozenset(token for text, token in self._controls.items() if self.dialect.marker.startswith(text))
 
-    def constraint(self, request: Request) -> Constraint | None:
+    def constraint(self, request: Request) -> Grammar | None:
         """What the tokens of an answer must keep to, once they are no thought. Raises `InvalidRequest`."""
         tools = self.tools(request)
         if tools:
             return self._calls(request, tools)
-        return None if request.json_schema is None else self._grammars.json(request.json_schema)
+        grammar = None
+        if request.json_schema is not None:
+            grammar = self._grammars.json(request.json_schema)
+        elif request.grammar is not None:
+            grammar = self._grammars.lark(request.grammar)
+        elif request.regex is not None:
+            grammar = self._grammars.regex(request.regex)
+        if grammar is not None and request.continued is not None:
+            grammar.begin("\n".join(part.text for part in request.continued.parts if isinstance(part, Text)))
+        return grammar
 
-    def _calls(self, request: Request, tools: Sequence[Tool]) -> Constraint:
+    def _calls(self, request: Request, tools: Sequence[Tool]) -> Grammar:
+        for name in ("grammar", "regex"):
+            if getattr(request, name) is not None:
+                raise InvalidRequest(f"{name} and tools exclude each other; give one of them", name)
         named = request.tool_name is not None
         chosen = [tool for tool in tools if tool.name == request.tool_name] if named else tools
         options = {} if request.json_schema is None else {"instead": json_rule(request.json_schema)}
@@ -59,7 +71,7 @@ class Answers:
         parallel = request.parallel and not named
         grammar = self.dialect.lark(chosen, self._spell, required=required, parallel=parallel, **options)
         try:
-            return self._grammars.lark(grammar)
+            return self._grammars.calls(grammar)
         except InvalidRequest as error:
             for tool in chosen:
                 self._check(tool)
@@ -68,14 +80,17 @@ class Answers:
     def _check(self, tool: Tool) -> None:
         """Raises an error that names the tool, where it is this one whose schema cannot be enforced."""
         try:
-            self._grammars.lark(self.dialect.lark([tool], self._spell, required=True, parallel=False))
+            self._grammars.calls(self.dialect.lark([tool], self._spell, required=True, parallel=False))
         except InvalidRequest as error:
             message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
             raise InvalidRequest(message, "tools") from error
 
-    def after_thinking(self, constraint: Constraint, thinking: bool) -> Constraint:
-        """Lets the model think before it keeps to the constraint; `thinking`: its prompt has it begin with that."""
-        if self.tags is None:
+    def after_thinking(self, constraint: Constraint, request: Request, thinking: bool) -> Constraint:
+        """Lets the model think before it keeps to the constraint; `thinking`: its prompt has it begin with that.
+
+        An answer that continues a message is past its thoughts.
+        """
+        if self.tags is None or request.continued is not None:
             return constraint
         first = self._weights.tokenize(self.tags.opening, parse_special=True)[0]
         opening = first if self._weights.text_of(first) in self._special else None
@@ -95,19 +110,21 @@ class _Reading:
         self._reader = reader
         self._sink = sink
         self._reasoning = 0
+        self._untold: list[TokenLogprob] = []
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Delta(text=text, tokens=tokens):
+            case Delta(text=text, tokens=tokens, logprobs=logprobs):
+                self._untold += logprobs
                 thinking = self._reader.thinking
                 said = self._reader.feed(text)
                 if thinking or self._reader.thinking or any(isinstance(piece, Thought) for piece in said):
                     self._reasoning += tokens
-                for piece in said:
-                    self._sink(piece)
+                self._tell(said)
             case Finished(reason=reason, usage=usage):
-                for piece in self._reader.finish():
-                    self._sink(piece)
+                self._tell(self._reader.finish())
+                if self._untold:
+                    self._sink(Delta("", 0, tuple(self._untold)))
                 if reason == "stop" and self._reader.called:
                     reason = "tool_calls"
                 self._sink(replace(event, reason=reason, usage=replace(usage, reasoning_tokens=self._reasoning)))
@@ -115,3 +132,11 @@ class _Reading:
                 self._sink(event)
             case _:
                 self._sink(event)
+
+    def _tell(self, said: list[Said]) -> None:
+        """Text takes the logprobs since the last text with it; those of thoughts and calls are not told."""
+        for piece in said:
+            if isinstance(piece, Delta):
+                piece = replace(piece, logprobs=tuple(self._untold))
+            self._untold.clear()
+            self._sink(piece)

@@ -1,53 +1,82 @@
-"""Enforces a JSON schema on an answer, token by token, with llguidance. Knows no requests."""
+"""Enforces a JSON schema, a regular expression or a grammar on an answer, token by token. Knows no requests."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.errors import EngineError, InvalidRequest
+from ...models.errors import InvalidRequest
 from .dialects.notation import SPACING
+from .schema import enforceable
+
+_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_TOO_LARGE = "minimum or maximum is beyond what whole numbers can be held to"
+_ONE_OF = "oneOf is enforced only where its alternatives cannot both fit; use anyOf, or tell them apart by a const"
+
+_ALLOWED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDED = np.where(_ALLOWED, 0, -np.inf).astype(np.float32)
+"""For each byte of a mask what to add to the logits of its eight tokens."""
 
 
 class Grammar:
-    """One answer's progress through a grammar; a `Constraint` for the sampler."""
+    """One answer's progress through a grammar; a `Constraint` for the sampler.
 
-    def __init__(self, matcher: Any, vocab_size: int) -> None:
+    Raises `InvalidRequest` naming the request's `field` where the grammar turns out to be too complex for llguidance,
+    whose limits keep a step below about 0.1 s.
+    """
+
+    def __init__(
+        self, matcher: Any, tokenizer: Any, vocab_size: int, field: str, warnings: tuple[str, ...] = ()
+    ) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
+        self._added = np.empty((self._bits.nbytes, 8), np.float32)
         self._vocab_size = vocab_size
+        self._field = field
+        self.warnings = warnings
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        """Sets the logits of every token the grammar does not allow next to minus infinity."""
+        """Sets the logits of every token the grammar does not allow next to minus infinity.
+
+        At 128,000 tokens 0.03 ms beside the 0.02 to 0.05 that llguidance takes; indexing by a mask of truth values
+        took 0.5.
+        """
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot go on: {_first_line(self._matcher.get_error())}")
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size]
-        logits[allowed == 0] = -np.inf
+            raise self._too_complex()
+        np.take(_ADDED, self._bits.view(np.uint8), axis=0, out=self._added, mode="clip")
+        logits += self._added.ravel()[: self._vocab_size]
 
     def accept(self, token: int) -> None:
         """Takes note of the token that was chosen."""
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the grammar refuses a token it allowed: {_first_line(self._matcher.get_error())}")
+            raise self._too_complex()
 
+    def begin(self, text: str) -> None:
+        """Takes note of the text an answer begins with. Raises `InvalidRequest` where no answer may."""
+        tokens = self._tokenizer.tokenize_str(text)
+        if self._matcher.try_consume_tokens(tokens) < len(tokens):
+            raise InvalidRequest("the assistant's message at the end begins no answer that is allowed", "messages")
 
-def _first_line(text: str) -> str:
-    """llguidance puts a dump of its parser's state behind the reason."""
-    return text.split("\n", 1)[0]
+    def _too_complex(self) -> InvalidRequest:
+        reason = _reason(self._matcher.get_error())
+        return InvalidRequest(f"the answer cannot go on, its grammar is too complex: {reason}", self._field)
 
 
 def json_rule(schema: dict[str, Any] | bool) -> str:
     """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
-    known = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
-    return "%json " + json.dumps({"x-guidance": SPACING, **known})
+    checked, _ = enforceable(schema)
+    return "%json " + json.dumps({"x-guidance": SPACING, **checked})
 
 
 class GrammarCompiler:
-    """Compiles schemas for one vocabulary, which is handed over only when the first schema comes."""
+    """Compiles grammars for one vocabulary, which is handed over only when the first one comes."""
 
     def __init__(
         self, vocabulary: Callable[[], tuple[list[bytes], list[int]]], pointers: Callable[[], tuple[int, int]]
@@ -65,30 +94,54 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         try:
+            checked, warnings = enforceable(schema)
             grammar = LLMatcher.grammar_from_json_schema(
-                json.dumps(schema),
+                json.dumps(checked),
                 overrides=SPACING,
             )
-            matcher = LLMatcher(self._load_tokenizer(), grammar, log_level=0)
         except (TypeError, ValueError, RecursionError) as error:
-            reason = _first_line(str(error))
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema") from error
-        if matcher.is_error():
-            reason = _first_line(matcher.get_error())
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {reason}", "json_schema")
-        return Grammar(matcher, self._vocab_size)
+            raise _refused("the JSON schema cannot be enforced", str(error), "json_schema") from error
+        return self._compile(grammar, "the JSON schema cannot be enforced", "json_schema", tuple(warnings))
+
+    def regex(self, pattern: str) -> Grammar:
+        """A grammar for text that the regular expression matches from beginning to end, in the Rust crate's syntax."""
+        from llguidance import LLMatcher
+
+        return self._compile(LLMatcher.grammar_from_regex(pattern), "the regular expression cannot be used", "regex")
 
     def lark(self, text: str) -> Grammar:
-        """A grammar given in llguidance's Lark. Raises `InvalidRequest` for one that cannot be enforced."""
+        """A grammar in llguidance's variety of Lark, whose rule `start` is an answer."""
+        from llguidance import LLMatcher
+
+        if _GBNF.search(text):
+            raise InvalidRequest(
+                "the grammar is written in llama.cpp's GBNF (::=), and Lark is wanted here: rules are written with a "
+                'colon and the first one is start, as in  start: "yes" | "no"',
+                "grammar",
+            )
+        return self._compile(LLMatcher.grammar_from_lark(text), "the grammar cannot be used", "grammar")
+
+    def _compile(self, grammar: str, refusal: str, field: str, warnings: tuple[str, ...] = ()) -> Grammar:
+        """Raises `InvalidRequest` naming the field, also for a grammar that allows nothing at all."""
+        from llguidance import LLMatcher
+
+        tokenizer = self._load_tokenizer()
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error() and not matcher.is_accepting():
+            raise _refused(refusal, matcher.get_error(), field)
+        return Grammar(matcher, tokenizer, self._vocab_size, field, warnings)
+
+    def calls(self, text: str) -> Grammar:
+        """A grammar of answers that call tools, from a dialect."""
         from llguidance import LLMatcher
 
         try:
-            matcher = LLMatcher(self._load_tokenizer(), LLMatcher.grammar_from_lark(text), log_level=0)
+            grammar = LLMatcher.grammar_from_lark(text)
         except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(_first_line(str(error))) from error
-        if matcher.is_error():
-            raise InvalidRequest(_first_line(matcher.get_error()))
-        return Grammar(matcher, self._vocab_size)
+            raise InvalidRequest(_reason(str(error)), "tools") from error
+        return self._compile(grammar, "no such call is possible", "tools")
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer
@@ -101,3 +154,19 @@ class GrammarCompiler:
                 tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
             )
         return self._tokenizer
+
+
+def _refused(what: str, text: str, field: str) -> InvalidRequest:
+    reason = _ONE_OF if "coerce_one_of" in text else _TOO_LARGE if "integer range" in text else _reason(text)
+    if field == "json_schema" and ("regex parse error" in reason or "in regex" in reason):
+        reason = f"pattern: {reason}"
+    return InvalidRequest(f"{what}: {reason}", field)
+
+
+def _reason(text: str) -> str:
+    """One line of llguidance's message, which may hold a drawing of the regular expression or its parser's state."""
+    first, *rest = text.split("\n")
+    why = next((line.removeprefix("error: ") for line in rest if line.startswith("error: ")), None)
+    if why is not None:
+        return f"{first.rstrip(':')}: {why}"
+    return "nothing fits it" if first in ("NoExtension", "NoExtensionBias") else first

@@ -61,17 +61,24 @@ class PromptBuilder:
         cancelled: Callable[[], bool] = lambda: False,
         tools: Sequence[Tool] = (),
         effort: Effort | None = None,
+        continued: Message | None = None,
     ) -> Prompt:
         """The prompt of a chat that may call `tools`, its media decoded and counted but not encoded yet.
 
+        What is said in a `continued` last message stands at the end, where the model will go on from it.
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
         warnings: list[str] = []
+        asked = messages[:-1] if continued else messages
+        if not asked:
+            raise InvalidRequest("before the message to continue there must be one to answer", "messages")
         try:
             break_mark, media_mark = _unused_characters(messages, tools)
-            rendered = self._rendered(messages, tools, effort, break_mark, media_mark, warnings)
+            rendered = self._rendered(asked, tools, effort, break_mark, media_mark, warnings)
         except RecursionError:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
+        if continued:
+            rendered += self._content(continued, break_mark, media_mark)
         media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:
@@ -123,12 +130,16 @@ class PromptBuilder:
         def protect(text: str) -> str:
             return break_up(text, self._dangerous, break_mark)
 
-        contents = [protect(media_mark.join("\n".join(t) for t in _between_media(m.parts))) for m in messages]
+        contents = [self._content(message, break_mark, media_mark) for message in messages]
         laid, shown = self._layout.messages(messages, contents, tools, protect)
         switches, found = self._layout.switches(effort)
         if not found and (effort != "none" or self._tags is not None):
             warnings.append("reasoning_effort has no effect: this model's chat template has no switch for it")
         return self._template.render(laid, tools=shown, **switches)
+
+    def _content(self, message: Message, break_mark: str, media_mark: str) -> str:
+        text = media_mark.join("\n".join(texts) for texts in _between_media(message.parts))
+        return break_up(text, self._dangerous, break_mark)
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
         """Tokenizes stretch by stretch: llama.cpp takes quadratic time over many control tokens in one text."""

@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import ClientDisconnect, Request
@@ -17,11 +18,12 @@ from starlette.responses import Response, StreamingResponse
 from ...models.errors import Cancelled, EngineError, GalagoError, InvalidRequest
 from ..output.whole import Whole
 from ..service import Service
-from ..stream import Stream
-from ..values import Failed, Finished, Started
+from ..values import Delta, Failed, Finished, Said, Started
 from . import convert, errors, fields, tools, wire
+from .choices import Choices
 
 T = TypeVar("T")
+Prepared: TypeAlias = tuple[wire.ChatRequest, list[str], Choices]
 
 
 class ChatEndpoint:
@@ -36,15 +38,16 @@ class ChatEndpoint:
             body = await request.body()
         except ClientDisconnect:
             raise Cancelled("the client went away while it sent the request") from None
-        chat, warnings, stream = await self._start(body, request)
-        answer = _Answer(self._service.model_id, warnings)
+        chat, warnings, choices = await self._start(body, request)
+        headers = convert.warning_headers(warnings)
+        answer = _Answer(self._service.model_id, warnings, chat)
         if chat.stream:
             wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-            return await _streamed(answer, stream, wants_usage)
-        completion = await _unless_gone(request, answer.whole(stream))
-        return Response(wire.encode(completion), media_type="application/json")
+            return await _streamed(answer, choices, wants_usage, headers)
+        completion = await _unless_gone(request, answer.whole(choices))
+        return Response(wire.encode(completion), headers=headers, media_type="application/json")
 
-    async def _start(self, body: bytes, request: Request) -> tuple[wire.ChatRequest, list[str], Stream]:
+    async def _start(self, body: bytes, request: Request) -> Prepared:
         """Reads the request and prepares its prompt on a thread, because either may take seconds."""
         gone = threading.Event()
         work = asyncio.ensure_future(asyncio.to_thread(self._prepare, body, gone))
@@ -55,90 +58,115 @@ class ChatEndpoint:
             work.add_done_callback(_close_result)
             raise
 
-    def _prepare(self, body: bytes, gone: threading.Event) -> tuple[wire.ChatRequest, list[str], Stream]:
+    def _prepare(self, body: bytes, gone: threading.Event) -> Prepared:
         raw = convert.decode_object(body)
         chat = convert.chat_request(raw)
         warnings = fields.check(raw, self._strict)
         try:
-            stream = self._service.generate(chat.model, convert.to_request(chat), gone.is_set)
+            count = convert.choices(chat)
+            generate = partial(self._service.generate, chat.model)
+            choices = Choices(generate, convert.to_request(chat), count, gone.is_set)
         except InvalidRequest as error:
-            if error.param == "json_schema":
-                error.param = "response_format"
-            raise
-        return chat, warnings, stream
+            raise convert.renamed(error) from None
+        return chat, warnings, choices
 
 
 class _Answer:
     """One completion on its way out: the fields that all of its shapes share."""
 
-    def __init__(self, model: str, warnings: list[str]) -> None:
+    def __init__(self, model: str, warnings: list[str], chat: wire.ChatRequest) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
         self._warnings = warnings
+        self._count = convert.choices(chat)
+        self._logprobs = bool(chat.logprobs)
 
-    async def whole(self, stream: Stream) -> wire.ChatCompletion:
+    async def whole(self, choices: Choices) -> wire.ChatCompletion:
+        said: list[list[Said]] = [[] for _ in range(self._count)]
+        ends: dict[int, Finished] = {}
+        async with contextlib.aclosing(choices.events()) as events:
+            async for index, event in events:
+                match event:
+                    case Started(warnings=warnings):
+                        self._warnings += warnings if index == 0 else ()
+                    case Failed(error=error):
+                        raise convert.renamed(error)
+                    case Finished():
+                        ends[index] = event
+                    case piece:
+                        said[index].append(piece)
+        if len(ends) < self._count:
+            raise EngineError("the answer ended without a reason")
+        finished = [ends[index] for index in range(self._count)]
+        return wire.ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._choice(i, *pair) for i, pair in enumerate(zip(said, finished, strict=True))],
+            usage=convert.usage(finished),
+            timings=convert.timings(finished),
+            warnings=self._warnings or UNSET,
+        )
+
+    def _choice(self, index: int, said: list[Said], end: Finished) -> wire.Choice:
         answer = Whole()
-        async for event in stream:
-            match event:
-                case Started(warnings=warnings):
-                    self._warnings += warnings
-                case Failed(error=error):
-                    raise error
-                case Finished():
-                    return wire.ChatCompletion(
-                        id=self._id,
-                        created=self._created,
-                        model=self._model,
-                        choices=[wire.Choice(tools.message(answer), event.reason)],
-                        usage=convert.usage(event.usage),
-                        timings=convert.timings(event),
-                        warnings=self._warnings or UNSET,
-                    )
-                case said:
-                    answer.add(said)
-        raise EngineError("the answer ended without a reason")
+        for piece in said:
+            answer.add(piece)
+        tokens = [token for piece in said if isinstance(piece, Delta) for token in piece.logprobs]
+        logprobs = convert.logprobs(tokens) if self._logprobs else None
+        return wire.Choice(tools.message(answer), end.reason, index, logprobs)
 
-    async def chunks(self, stream: Stream, wants_usage: bool) -> AsyncGenerator[wire.ChatChunk, None]:
+    async def chunks(self, choices: Choices, wants_usage: bool) -> AsyncGenerator[wire.ChatChunk, None]:
         usage = None if wants_usage else UNSET
-        async for event in stream:
-            match event:
-                case Started(warnings=warnings):
-                    self._warnings += warnings
-                    first = self._chunk(wire.ChunkDelta(role="assistant", content=""), usage=usage)
-                    first.warnings = self._warnings or UNSET
-                    yield first
-                case Failed(error=error):
-                    raise error
-                case Finished():
-                    last = self._chunk(wire.ChunkDelta(), event.reason, usage=usage)
-                    last.timings = convert.timings(event)
-                    yield last
-                    if wants_usage:
-                        yield self._envelope([], convert.usage(event.usage))
-                case said:
-                    yield self._chunk(tools.delta(said), usage=usage)
+        ends: dict[int, Finished] = {}
+        async with contextlib.aclosing(choices.events()) as events:
+            async for index, event in events:
+                match event:
+                    case Started(warnings=warnings):
+                        first = self._chunk(index, wire.ChunkDelta(role="assistant", content=""), usage=usage)
+                        if index == 0:
+                            first.warnings = [*self._warnings, *warnings] or UNSET
+                        yield first
+                    case Failed(error=error):
+                        raise convert.renamed(error)
+                    case Finished():
+                        ends[index] = event
+                        last = self._chunk(index, wire.ChunkDelta(), event.reason, usage=usage)
+                        if len(ends) == self._count:
+                            last.timings = convert.timings([ends[i] for i in range(self._count)])
+                        yield last
+                    case said:
+                        chunk = self._chunk(index, tools.delta(said), usage=usage)
+                        if self._logprobs and isinstance(said, Delta):
+                            chunk.choices[0].logprobs = convert.logprobs(said.logprobs)
+                        yield chunk
+        if wants_usage and len(ends) == self._count:
+            yield self._envelope([], convert.usage([ends[i] for i in range(self._count)]))
 
-    def _chunk(self, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | UnsetType) -> wire.ChatChunk:
-        return self._envelope([wire.ChunkChoice(delta, reason)], usage)
+    def _chunk(
+        self, index: int, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | UnsetType
+    ) -> wire.ChatChunk:
+        return self._envelope([wire.ChunkChoice(delta, reason, index)], usage)
 
     def _envelope(self, choices: list[wire.ChunkChoice], usage: wire.Usage | None | UnsetType) -> wire.ChatChunk:
         return wire.ChatChunk(self._id, self._created, self._model, choices, usage)
 
 
-async def _streamed(answer: _Answer, stream: Stream, wants_usage: bool) -> StreamingResponse:
+async def _streamed(answer: _Answer, choices: Choices, wants_usage: bool, headers: dict[str, str]) -> StreamingResponse:
     async def body() -> AsyncIterator[bytes]:
         try:
-            async with contextlib.aclosing(answer.chunks(stream, wants_usage)) as chunks:
+            async with contextlib.aclosing(answer.chunks(choices, wants_usage)) as chunks:
                 async for chunk in chunks:
                     yield b"data: " + wire.encode(chunk) + b"\n\n"
             yield b"data: [DONE]\n\n"
         except GalagoError as error:  # the status line is out already, so the error travels as an event
             yield b"data: " + wire.encode(errors.body(error)) + b"\n\n"
         finally:
-            stream.close()
+            choices.close()
 
-    return StreamingResponse(body(), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    headers = {"cache-control": "no-cache"} | headers
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -161,6 +189,6 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _close_result(work: asyncio.Future[tuple[wire.ChatRequest, list[str], Stream]]) -> None:
+def _close_result(work: asyncio.Future[Prepared]) -> None:
     if not work.cancelled() and work.exception() is None:
         work.result()[2].close()

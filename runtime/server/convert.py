@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from ...models.errors import InvalidRequest, MediaError
+from ...models.errors import GalagoError, InvalidRequest, MediaError
 from ...models.ref import MAX_ADAPTERS
 from .. import values
 from . import tools, wire
+from .choices import MOST
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -38,10 +43,29 @@ def decode_object(body: bytes) -> dict[str, Any]:
     try:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        field = _not_a_number(body)
+        if field is not None:
+            raise InvalidRequest(f"{field} is not a number that JSON knows", field) from error
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidRequest("the body is not a JSON object")
     return raw
+
+
+def _not_a_number(body: bytes) -> str | None:
+    """The field of a body that is no JSON only because it holds NaN or an infinity, as Python's `json` writes them."""
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    fields = raw.items() if isinstance(raw, dict) else ()
+    return next((name for name, value in fields if _holds_infinity(value)), None)
+
+
+def _holds_infinity(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_infinity, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
@@ -68,12 +92,13 @@ def _invalid(message: str) -> InvalidRequest:
 
 def to_request(chat: wire.ChatRequest) -> values.Request:
     """What the runtime is asked to do."""
+    values.check_number("max_completion_tokens", chat.max_completion_tokens, 1, 2**31 - 1, whole=True)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
         messages=messages(chat.messages),
-        sampling=values.Sampling(chat.temperature, chat.top_p, chat.top_k, chat.min_p, chat.seed),
+        sampling=_sampling(chat),
         max_tokens=next(iter(limits), None),
         stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
         ignore_eos=bool(chat.ignore_eos),
@@ -83,7 +108,68 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         timeout=chat.timeout,
         effort=chat.reasoning_effort,
         **tools.choice(chat),
+        grammar=chat.grammar or None,
+        regex=chat.regex or None,
+        logprobs=_likeliest(chat),
+        continue_final=_continues(chat),
     )
+
+
+def renamed(error: GalagoError) -> GalagoError:
+    """An error about a schema, which the API knows by another name."""
+    if error.param == "json_schema":
+        error.param = "response_format"
+    return error
+
+
+def choices(chat: wire.ChatRequest) -> int:
+    """How many answers are asked for."""
+    values.check_number("n", chat.n, 1, MOST, whole=True)
+    return chat.n or 1
+
+
+def _sampling(chat: wire.ChatRequest) -> values.Sampling:
+    bias = []
+    for token, value in (chat.logit_bias or {}).items():
+        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+            raise InvalidRequest(f"logit_bias: {token[:80]!r} is not the number of a token", "logit_bias")
+        bias.append((int(token), value))
+    return values.Sampling(
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        top_k=chat.top_k,
+        min_p=chat.min_p,
+        seed=chat.seed,
+        frequency_penalty=chat.frequency_penalty,
+        presence_penalty=chat.presence_penalty,
+        repeat_penalty=chat.repeat_penalty,
+        logit_bias=tuple(bias),
+    )
+
+
+def _likeliest(chat: wire.ChatRequest) -> int | None:
+    """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
+    values.check_number("top_logprobs", chat.top_logprobs, 0, values.MAX_LIKELIEST, whole=True)
+    count = chat.top_logprobs or 0
+    if count and not chat.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
+    return count if chat.logprobs else None
+
+
+def _continues(chat: wire.ChatRequest) -> bool:
+    """Whether an assistant's message at the end is continued: yes, as elsewhere, unless one of two fields says no."""
+    asked, fresh = chat.continue_final_message, chat.add_generation_prompt
+    ends_said = bool(chat.messages) and isinstance(chat.messages[-1], wire.AssistantMessage)
+    if asked and fresh:
+        raise InvalidRequest("add_generation_prompt excludes continue_final_message", "add_generation_prompt")
+    if asked and not ends_said:
+        raise InvalidRequest("continue_final_message needs an assistant's message at the end", "continue_final_message")
+    if fresh is False and (asked is False or not ends_said):
+        raise InvalidRequest(
+            "without add_generation_prompt there must be an assistant's message at the end to continue",
+            "add_generation_prompt",
+        )
+    return not fresh if asked is None else asked
 
 
 def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
@@ -156,19 +242,43 @@ def _schema(
     return None
 
 
-def usage(used: values.Usage) -> wire.Usage:
+def logprobs(tokens: Sequence[values.TokenLogprob]) -> wire.Logprobs:
+    content = []
+    for token in tokens:
+        likeliest = [wire.TopLogprob(*_told(*pair)) for pair in token.likeliest]
+        content.append(wire.TokenLogprob(*_told(token.token, token.logprob), likeliest))
+    return wire.Logprobs(content)
+
+
+def _told(token: bytes, logprob: float) -> tuple[str, float, list[int]]:
+    """A token as OpenAI's API tells it, where -9999 stands for what is never said."""
+    return token.decode("utf-8", "replace"), max(logprob, -9999.0), list(token)
+
+
+def warning_headers(warnings: list[str]) -> dict[str, str]:
+    """What is wrong with a request's fields, for programs that do not look into the answer."""
+    return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
+
+
+def usage(answers: list[values.Finished]) -> wire.Usage:
+    """Of all answers to a request together, whose prompt counts once."""
+    first, used = answers[0].usage, [answer.usage for answer in answers]
+    completion = sum(u.completion_tokens for u in used)
     return wire.Usage(
-        prompt_tokens=used.prompt_tokens,
-        completion_tokens=used.completion_tokens,
-        total_tokens=used.prompt_tokens + used.completion_tokens,
-        prompt_tokens_details=wire.PromptDetails(used.cached_tokens, used.audio_tokens, used.image_tokens),
-        completion_tokens_details=wire.CompletionDetails(used.accepted, used.rejected, used.reasoning_tokens),
+        prompt_tokens=first.prompt_tokens,
+        completion_tokens=completion,
+        total_tokens=first.prompt_tokens + completion,
+        prompt_tokens_details=wire.PromptDetails(first.cached_tokens, first.audio_tokens, first.image_tokens),
+        completion_tokens_details=wire.CompletionDetails(
+            sum(u.accepted for u in used), sum(u.rejected for u in used), sum(u.reasoning_tokens for u in used)
+        ),
     )
 
 
-def timings(finished: values.Finished) -> wire.Timings:
-    times = finished.timings
-    rate = times.tokens_per_second(finished.usage.completion_tokens)
+def timings(answers: list[values.Finished]) -> wire.Timings:
+    """Of all answers to a request together."""
+    times = replace(answers[0].timings, total=max(answer.timings.total for answer in answers))
+    rate = times.tokens_per_second(sum(answer.usage.completion_tokens for answer in answers))
     return wire.Timings(
         prepared_ms=round(times.prepared * 1000, 3),
         first_token_ms=round(times.first_token * 1000, 3),

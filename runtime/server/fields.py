@@ -28,41 +28,37 @@ INERT: dict[type, dict[str, object]] = {
         "safety_identifier": ANY,
         "service_tier": ANY,
         "user": ANY,
+        "keep_alive": -1,
     },
     wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
     wire.ImageURL: {"detail": "auto"},
 }
 """Accepted without effect, because they ask for nothing a local model could do otherwise."""
 
-HINTS: dict[type, frozenset[str]] = {wire.ImageURL: frozenset({"detail"})}
-"""Known, harmless and without effect here: a warning, in strict mode too."""
+HINTS: dict[type, dict[str, str]] = {
+    wire.ImageURL: {"detail": ""},
+    wire.ChatRequest: {"keep_alive": ": the model stays loaded as long as the server runs"},
+}
+"""Known, harmless and without effect here: a warning with this reason, in strict mode too."""
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
-        "add_generation_prompt": (True,),
         "audio": (),
         "best_of": (1,),
         "chat_template_kwargs": ({},),
-        "continue_final_message": (False,),
-        "frequency_penalty": (0,),
         "function_call": ("none", "auto"),
         "functions": ([],),
-        "grammar": ("",),
+        "guided_grammar": (),
         "guided_json": (),
+        "guided_regex": (),
         "json_schema": (),
-        "keep_alive": (),
-        "logit_bias": ({},),
-        "logprobs": (False,),
         "modalities": (["text"],),
         "mirostat": (0,),
-        "n": (1,),
         "n_predict": (-1,),
         "prediction": (),
-        "presence_penalty": (0,),
-        "repeat_penalty": (1,),
         "repetition_penalty": (1,),
         "store": (False,),
-        "top_logprobs": (0,),
+        "structured_outputs": (),
         "typical_p": (1,),
         "verbosity": ("medium",),
         "web_search_options": (),
@@ -73,6 +69,8 @@ UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
 
 
 MAX_WARNINGS = 20
+MAX_PATH = 200
+"""Characters of an unknown field's path that are repeated to whoever sent it."""
 
 
 def check(raw: dict[str, Any], strict: bool) -> list[str]:
@@ -82,8 +80,10 @@ def check(raw: dict[str, Any], strict: bool) -> list[str]:
     """
     warnings: list[str] = []
     for path, struct, name in _unheld(raw, wire.ChatRequest, ""):
-        if name in HINTS.get(struct, ()):
-            warnings.append(f"the field {path} has no effect here")
+        path = path[:MAX_PATH]
+        reason = HINTS.get(struct, {}).get(name)
+        if reason is not None:
+            warnings.append(f"the field {path} has no effect here{reason}")
         elif strict:
             raise UnsupportedField(f"unknown field {path}", path)
         else:
@@ -122,7 +122,7 @@ def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str)
 
 def _accepted(struct: type, name: str, value: object, where: str) -> bool:
     inert = INERT.get(struct, {}).get(name, msgspec.UNSET)
-    if inert is ANY or (inert is not msgspec.UNSET and value == inert):
+    if inert is ANY or (inert is not msgspec.UNSET and value in (inert, None)):
         return True
     harmless = UNSUPPORTED.get(struct, {}).get(name)
     if harmless is None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ....models.errors import InvalidRequest
 from ...values import Tool
+from ..schema import enforceable
 
 SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """llguidance's options for JSON spaced as `json.dumps` does."""
@@ -51,7 +53,12 @@ class JsonNotation:
     marks: tuple[str, ...] = ()
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        return "%json " + json.dumps({"x-guidance": SPACING, **parameters(tool)})
+        try:
+            checked, _ = enforceable(parameters(tool))
+        except InvalidRequest as error:
+            message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
+            raise InvalidRequest(message, "tools") from error
+        return "%json " + json.dumps({"x-guidance": SPACING, **checked})
 
     def write(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)

@@ -1,0 +1,171 @@
+"""Makes sure that nothing in a JSON schema is passed over. Knows llguidance's gaps, and no tokens.
+
+llguidance refuses most of what it cannot enforce (docs/json_schema.md in its repository). Some of the rest it accepts
+without enforcing it, which was found by trying each keyword with version 1.9: that is refused here, or put in words
+that it does enforce.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from ...models.errors import InvalidRequest
+
+Schema = dict[str, Any]
+
+_ONE, _LIST, _MAP = range(3)
+_NESTED = {
+    **dict.fromkeys(("items", "additionalItems", "additionalProperties"), _ONE),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems", "items"), _LIST),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), _MAP),
+}
+"""Keywords whose values hold schemas. `items` holds one, or in older drafts a list of them."""
+
+_ENFORCED = {"type", "enum", "const", "required", "pattern", "format", "multipleOf", "$ref"} | {
+    f"{bound}{what}" for bound in ("min", "max") for what in ("imum", "Length", "Items", "Properties")
+} | {"exclusiveMinimum", "exclusiveMaximum"}  # fmt: skip
+_NOTES = frozenset(
+    "$schema $id id $anchor $comment title description default examples example deprecated readOnly writeOnly "
+    "discriminator".split()
+)
+"""Ask nothing of a value."""
+
+_EMPTY: dict[str, tuple[object, ...]] = {
+    "uniqueItems": (False,),
+    "nullable": (False,),
+    "unevaluatedItems": (True,),
+    "unevaluatedProperties": (True,),
+}
+"""Values that ask for nothing, of keywords that are refused otherwise."""
+
+_REFUSED = {
+    "nullable": 'is not part of JSON Schema; write "type": ["string", "null"], or whatever the other type is',
+    "x-guidance": "would change how the schema is enforced",
+} | dict.fromkeys(
+    "uniqueItems contains minContains maxContains not if then else dependentRequired dependentSchemas dependencies "
+    "propertyNames unevaluatedItems unevaluatedProperties contentEncoding contentMediaType contentSchema "
+    "$dynamicRef $recursiveRef".split(),
+    "cannot be enforced while an answer is made",
+)
+
+_LEAP_DAY = r"(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
+_DATES = [
+    {"pattern": r"^(?:000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"},
+    {"pattern": rf"^(?:\d{{4}}-(?:0[13-9]|1[0-2])|\d{{4}}-02-(?:[01]|2[0-8])|{_LEAP_DAY})"},
+]
+"""No year 0, which few programs can read, and a 29th of February in leap years only."""
+_FORMATS: dict[str, list[Schema]] = {
+    **dict.fromkeys(("email", "hostname", "ipv4", "ipv6", "uuid", "uri", "duration"), []),
+    "date": _DATES,
+    "date-time": [*_DATES, {"pattern": r"^.{17}[0-5]"}],
+    "time": [{"pattern": r"^.{6}[0-5]"}],
+}
+"""Formats of text, and what to ask beside them. A leap second is left out: it comes in few minutes of history."""
+_NUMBER_FORMATS: dict[str, list[Schema]] = {
+    "int32": [{"minimum": -(2**31), "maximum": 2**31 - 1}],
+    "int64": [{"minimum": -(2**63) + 1024, "maximum": 2**63 - 1024}],
+    "float": [],
+    "double": [],
+}
+"""OpenAPI's formats of numbers; the bounds of int64 are the widest that llguidance takes."""
+
+_SET_OPERATION = re.compile(r"(?<!\\)\[(?:\\.|[^\]\\])*?(?:&&|--|~~|(?<!\\)\[)")
+"""In a class of characters, where llguidance reads operators and JavaScript single characters."""
+
+
+def enforceable(schema: Schema | bool) -> tuple[Schema, list[str]]:
+    """A schema of the same meaning that llguidance enforces whole or refuses, and warnings of unknown keywords.
+
+    Raises `InvalidRequest` naming the keyword that cannot be enforced.
+    """
+    if isinstance(schema, bool):
+        schema = {} if schema else {"enum": []}
+    walk = _Walk()
+    checked = walk.schema(schema, "#")
+    walk.check_references()
+    return checked, walk.warnings
+
+
+class _Walk:
+    """Goes through a schema once; knows where schemas stand in it and what they refer to."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._places: set[str] = set()
+        self._references: list[tuple[str, str]] = []
+
+    def schema(self, schema: Any, place: str) -> Any:
+        self._places.add(place)
+        if not isinstance(schema, dict):
+            return schema  # true, false, or an error that llguidance names
+        checked: Schema = {}
+        for keyword, value in schema.items():
+            if value not in _EMPTY.get(keyword, ()):
+                checked[keyword] = self._nested(keyword, value, place)
+        further = [rule for keyword in schema for rule in self._rules(keyword, schema, place)]
+        if further:
+            checked["allOf"] = [*checked.get("allOf", []), *further]
+        return checked
+
+    def _nested(self, keyword: str, value: Any, place: str) -> Any:
+        """The value of a keyword, the schemas in it checked."""
+        kind, inside = _NESTED.get(keyword), f"{place}/{_escaped(keyword)}"
+        if kind is None:
+            return value
+        if isinstance(value, list):
+            return [self.schema(item, f"{inside}/{i}") for i, item in enumerate(value)]
+        if kind == _MAP and isinstance(value, dict):
+            return {name: self.schema(item, f"{inside}/{_escaped(name)}") for name, item in value.items()}
+        return self.schema(value, inside)
+
+    def _rules(self, keyword: str, schema: Schema, place: str) -> Iterator[Schema]:
+        """What must be asked beside a keyword so that it is enforced whole."""
+        value = schema[keyword]
+        if keyword in _REFUSED and value not in _EMPTY.get(keyword, ()):
+            raise _refusal(keyword, place, _REFUSED[keyword])
+        if keyword == "format":
+            yield from _format_rules(value, schema.get("type"), place)
+        elif keyword == "pattern" and isinstance(value, str) and _SET_OPERATION.search(value):
+            raise _refusal(keyword, place, "holds a class of characters with &&, --, ~~ or [, which is ambiguous")
+        elif keyword == "minProperties":
+            _check_count(value, schema, place)
+        elif keyword == "$ref":
+            self._references.append((place, value))
+        elif not (keyword in _NESTED or keyword in _ENFORCED or keyword in _NOTES or keyword in _REFUSED):
+            if not keyword.startswith("x-"):
+                self.warnings.append(f"the JSON schema's keyword {keyword[:80]!r} at {place[:200]} is unknown here")
+
+    def check_references(self) -> None:
+        """Refuses references to places that were not gone through, where anything might stand."""
+        for place, target in self._references:
+            if isinstance(target, str) and "#/" in target and unquote(target) not in self._places:
+                raise _refusal("$ref", place, f"points to {target[:200]!r}, and no schema stands there")
+
+
+def _format_rules(name: object, types: object, place: str) -> list[Schema]:
+    kinds = set(types if isinstance(types, list) else [types])
+    formats = _NUMBER_FORMATS if kinds <= {"integer", "number", "null"} else _FORMATS
+    if not isinstance(name, str) or name not in formats:
+        raise _refusal("format", place, f"asks for {name!r}; {', '.join(formats)} can be enforced here")
+    return formats[name]
+
+
+def _check_count(least: object, schema: Schema, place: str) -> None:
+    """Refuses what llguidance would count wrongly: a property that comes twice is only one."""
+    required = schema.get("required")
+    certain = len(required) if isinstance(required, list) else 0
+    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+    if isinstance(least, int) and least > certain + 1 and not closed:
+        raise _refusal("minProperties", place, "cannot be enforced where names may repeat; list names in required")
+
+
+def _escaped(name: str) -> str:
+    """A name as it stands in a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _refusal(keyword: str, place: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"the JSON schema cannot be enforced: {keyword} at {place[:200]} {reason}", "json_schema")

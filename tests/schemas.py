@@ -1,0 +1,270 @@
+# ruff: noqa: E501 - a table reads best with one schema after the other
+"""JSON schemas of every keyword family: those that are enforced, and those that are refused by the name of a keyword."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal, InvalidOperation, localcontext
+from typing import Any
+
+import jsonschema
+
+Schema = Any
+
+INT, NUM, TEXT, BOOL, NULL = ({"type": t} for t in ("integer", "number", "string", "boolean", "null"))
+SHORT = {"type": "string", "maxLength": 4}
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+
+
+def obj(required: str = "", /, closed: bool = True, **properties: Schema) -> Schema:
+    """An object of these properties; those named in `required` must be there."""
+    schema: Schema = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required.split()
+    return schema | ({"additionalProperties": False} if closed else {})
+
+
+def array(items: Schema, **rules: Schema) -> Schema:
+    return {"type": "array", "items": items, **rules}
+
+
+def text(**rules: Schema) -> Schema:
+    return {"type": "string", **rules}
+
+
+def whole(**rules: Schema) -> Schema:
+    return {"type": "integer", **rules}
+
+
+def number(**rules: Schema) -> Schema:
+    return {"type": "number", **rules}
+
+
+TREE = obj("value children", value=DIGIT, children=array({"$ref": "#/$defs/tree"}, maxItems=2))
+LIST = obj("head tail", head=DIGIT, tail={"anyOf": [{"$ref": "#/$defs/list"}, NULL]})
+CIRCLE = obj("kind radius", kind={"const": "circle"}, radius=DIGIT)
+SQUARE = obj("kind side", kind={"const": "square"}, side=DIGIT)
+
+ENFORCED: dict[str, list[Schema]] = {
+    "types": [
+        INT, NUM, TEXT, BOOL, NULL, {}, True,
+        *({"type": [one, "null"]} for one in ("integer", "number", "string", "boolean", "array", "object")),
+        {"type": ["integer", "string"]}, {"type": ["boolean", "null", "number"]}, {"type": "object"}, {"type": "array"},
+    ],
+    "bounds of whole numbers": [
+        *(whole(minimum=low, maximum=high) for low, high in
+          [(0, 9), (1, 1), (-5, 5), (10, 99), (7, 1234), (-1000, -7), (0, 2**31 - 1), (-(2**53), 2**53), (2, 3)]),
+        whole(minimum=3), whole(maximum=-4), whole(exclusiveMinimum=3), whole(exclusiveMaximum=3),
+        whole(exclusiveMinimum=0, exclusiveMaximum=2), whole(minimum=1.5, maximum=2.5),
+        whole(multipleOf=7), whole(multipleOf=5, minimum=12, maximum=33), whole(multipleOf=100), whole(multipleOf=3),
+        whole(format="int32"), whole(format="int64"), whole(format="int32", minimum=0), number(format="float"),
+    ],
+    "bounds of numbers": [
+        *(number(minimum=low, maximum=high) for low, high in
+          [(0, 1), (-0.5, 0.25), (1.1, 1.1), (1e-7, 1e-6), (-1e6, 1e6), (0.1, 0.123456), (-3.25, -3.2), (99.5, 100)]),
+        number(minimum=0), number(maximum=0), number(exclusiveMinimum=0), number(exclusiveMaximum=-0.5),
+        number(exclusiveMinimum=0, exclusiveMaximum=1), number(multipleOf=0.5), number(multipleOf=0.01, maximum=9),
+        number(multipleOf=0.25, minimum=-1, maximum=1), number(format="double"), {"minimum": 3, "maximum": 5},
+    ],
+    "lengths of text": [
+        *(text(minLength=low, maxLength=high) for low, high in [(0, 0), (1, 1), (3, 5), (2, 20), (10, 10), (0, 3)]),
+        text(minLength=1), text(minLength=8), text(maxLength=30), {"maxLength": 2}, text(minLength=5, maxLength=6),
+    ],
+    "patterns": [
+        *(text(pattern=p) for p in [
+            "^a+b$", "^\\d{3}$", "^\\d{3}-\\d{4}$", "^[A-Z]{2}\\d{2}$", "^(red|green|blue)$", "^[a-z]{1,8}$", "^x?y*z{2}$",
+            "^[^aeiou]{3}$", "^\\w{2,5}$", "^\\s{2}$", "^\\S{3}$", "^\\D$", "^\\W$", "^.$", "^.{2,4}$", "^[\\s\\S]{2}$",
+            "^#[0-9a-fA-F]{6}$", "^(\\+|-)?[1-9][0-9]{0,3}$", "^[\\u4e00-\\u9fff]{2}$", "^\\/a$", "^\\$\\d$", "^a$|^b$",
+            "^(?:ab){2}$", "^(?:a|b)*?c$", "^\\x41\\u0042$", "^[.*+]{2}$", "^\\\\d$", "^\"\\\\n\"$", "^v\\d+\\.\\d+\\.\\d+$",
+            "^$", "^[a-z0-9]+(?:-[a-z0-9]+)*$", "^ISBN \\d{9}[\\dX]$", "^(?i)yes$", "^\\t\\n$",
+        ]),
+        text(pattern="^[a-c]+$", maxLength=4), text(pattern="^a", maxLength=4), text(pattern="b$", maxLength=4),
+        text(pattern="^a{0,5}$", minLength=2), {"pattern": "^a$"}, text(pattern="^(a|bc)+$", minLength=3, maxLength=5),
+    ],
+    "formats": [
+        *(text(format=f) for f in "date time date-time duration ipv4 ipv6 uuid hostname".split()),
+        text(format="email", maxLength=16), text(format="uri", maxLength=16), text(format="date", pattern="^20[0-2]"),
+        text(format="hostname", maxLength=10), {"format": "date"}, text(format="date", pattern="-02-29$"),
+        text(format="date-time", pattern="Z$"), obj("at", at=text(format="date-time")),
+    ],
+    "enums and constants": [
+        *({"enum": e} for e in [
+            ["a"], ["red", "green", "blue"], [1, 2, 3], [1, "a", None, True, 2.5], [[1], {"a": 2}], ["", " "], [0, -1],
+            ["\u00e9", "\u65e5\u672c", "\U0001f600"], ['"', "\\", "\n", "\t", "\u0000"], [{}, []], [1e3, 1e-3], ["a", "ab", "abc"],
+        ]),
+        *({"const": c} for c in [1, "a", None, False, 1.5, [], {}, {"a": [1, {"b": None}]}, "a\"b\\c", [1, "x"]]),
+        text(enum=["a", 1]), {"enum": ["abc", "d"], "maxLength": 1}, {"enum": [1, 5], "minimum": 3},
+        {"enum": ["ab", "cd"], "pattern": "^c"}, whole(const=4), obj("k", k={"enum": ["x", "y"]}),
+    ],
+    "arrays": [
+        *(array(DIGIT, minItems=low, maxItems=high) for low, high in [(0, 0), (1, 1), (2, 3), (0, 4), (5, 5)]),
+        array(BOOL, minItems=2), array(SHORT, maxItems=2), array(array(DIGIT, maxItems=2), maxItems=2), array(False),
+        array({"enum": ["a", "b"]}, minItems=1, maxItems=3), array(obj("a", a=DIGIT), maxItems=2), {"items": DIGIT},
+        {"type": "array", "prefixItems": [DIGIT, SHORT], "items": False},
+        {"type": "array", "prefixItems": [DIGIT, SHORT], "items": False, "minItems": 2},
+        {"type": "array", "prefixItems": [DIGIT], "items": BOOL, "minItems": 2, "maxItems": 4},
+        {"type": "array", "prefixItems": [BOOL, NULL], "minItems": 2, "maxItems": 2},
+        {"type": "array", "items": [DIGIT, SHORT], "additionalItems": False, "minItems": 2},
+        {"type": "array", "items": [DIGIT], "additionalItems": BOOL, "minItems": 2, "maxItems": 3},
+        array(DIGIT, maxItems=3, uniqueItems=False), {"minItems": 1, "type": "array", "maxItems": 2}, array({}, maxItems=1),
+    ],
+    "objects": [
+        obj(), obj(a=DIGIT), obj("a", a=DIGIT), obj("a", a=DIGIT, b=SHORT), obj("b", a=DIGIT, b=SHORT),
+        obj("a b", a=DIGIT, b=SHORT), obj("b a", a=DIGIT, b=BOOL), obj("a", closed=False, a=DIGIT), obj(a=False, b=DIGIT),
+        obj("a", a=True), obj("a", a={}), obj("a", a=obj("b", b=obj("c", c=DIGIT))), obj(**{"with space": DIGIT, "\u00e9": DIGIT}),
+        obj("a", **{"a": DIGIT, '"quoted"': DIGIT, "back\\slash": BOOL}), obj(**{n: BOOL for n in "abcdefgh"}),
+        {"type": "object", "required": ["a"], "additionalProperties": DIGIT},
+        {"type": "object", "required": ["b", "a"], "properties": {"a": DIGIT}},
+        {"type": "object", "additionalProperties": DIGIT, "maxProperties": 2},
+        {"type": "object", "additionalProperties": BOOL, "minProperties": 1, "maxProperties": 1},
+        {"type": "object", "additionalProperties": SHORT, "maxProperties": 0},
+        {"type": "object", "patternProperties": {"^x": DIGIT}, "additionalProperties": False, "maxProperties": 2},
+        {"type": "object", "patternProperties": {"^n_": DIGIT, "^s_": SHORT}, "additionalProperties": False},
+        {"type": "object", "properties": {"xa": SHORT}, "patternProperties": {"^y": DIGIT}, "additionalProperties": False},
+        obj(a=DIGIT, b=DIGIT) | {"minProperties": 1}, obj("a b", a=DIGIT, b=DIGIT) | {"minProperties": 2},
+        {"properties": {"a": DIGIT}, "required": ["a"], "type": "object", "unevaluatedProperties": True},
+    ],
+    "alternatives": [
+        {"anyOf": [DIGIT, SHORT]}, {"anyOf": [BOOL, NULL, DIGIT]}, {"anyOf": [CIRCLE, SQUARE]}, {"anyOf": [SHORT, False]},
+        {"anyOf": [DIGIT, {"type": "integer", "minimum": 100, "maximum": 120}]}, {"anyOf": [DIGIT, array(DIGIT, maxItems=2)]},
+        {"oneOf": [DIGIT, SHORT]}, {"oneOf": [CIRCLE, SQUARE]}, {"oneOf": [{"const": "a"}, {"const": "b"}]},
+        {"oneOf": [BOOL, NULL]}, {"oneOf": [array(DIGIT, maxItems=2), obj("a", a=DIGIT)]},
+        {"oneOf": [CIRCLE, SQUARE], "discriminator": {"propertyName": "kind"}}, {"anyOf": [DIGIT], "maximum": 5},
+        obj("shape", shape={"oneOf": [CIRCLE, SQUARE]}), array({"anyOf": [DIGIT, SHORT]}, maxItems=3),
+        {"type": "object", "properties": {"a": DIGIT}, "anyOf": [{"required": ["a"]}, {"additionalProperties": False}]},
+    ],
+    "all of several": [
+        {"allOf": [INT, {"minimum": 3}, {"maximum": 9}]}, {"allOf": []}, {"allOf": [SHORT]}, {"allOf": [{}, DIGIT]},
+        {"allOf": [obj("a", closed=False, a=DIGIT), obj("b", closed=False, b=SHORT)]},
+        {"allOf": [{"pattern": "^a"}, {"pattern": "b$"}], "type": "string", "maxLength": 4},
+        {"allOf": [{"enum": [1, 2, 3]}, {"enum": [2, 3, 4]}]}, {"allOf": [whole(multipleOf=2), whole(maximum=8, minimum=0)]},
+        {"allOf": [array(DIGIT, minItems=1), array(INT, maxItems=2)]}, {"allOf": [{"anyOf": [DIGIT, SHORT]}, INT]},
+        {"type": "object", "allOf": [{"properties": {"a": DIGIT}}, {"required": ["a"]}], "maxProperties": 1},
+    ],
+    "references": [
+        {"$ref": "#/$defs/n", "$defs": {"n": DIGIT}}, {"$ref": "#/definitions/n", "definitions": {"n": SHORT}},
+        {"$ref": "#/$defs/n", "minimum": 5, "$defs": {"n": DIGIT}}, {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}},
+        {"$ref": "#/$defs/list", "$defs": {"list": LIST}}, obj(x={"$ref": "#"}), {"$ref": "#n", "$defs": {"x": {"$anchor": "n"} | DIGIT}},
+        obj("a b", a=DIGIT, b={"$ref": "#/properties/a"}), {"$ref": "#/$defs/a~1b", "$defs": {"a/b": DIGIT}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": DIGIT}},
+        {"$id": "https://example.com/root", "$ref": "#/$defs/n", "$defs": {"n": BOOL}},
+        array({"$ref": "#/$defs/p"}, maxItems=2) | {"$defs": {"p": obj("x y", x=DIGIT, y=DIGIT)}},
+        obj("a", a={"anyOf": [{"$ref": "#/$defs/c"}, NULL]}) | {"$defs": {"c": {"enum": ["r", "g"]}}},
+    ],
+    "notes and dialects": [
+        {"title": "t", "description": "d", "default": 1, "examples": [1], "deprecated": True, "$comment": "c"} | DIGIT,
+        {"$schema": "https://json-schema.org/draft/2020-12/schema"} | DIGIT, {"x-order": 1, "readOnly": True} | SHORT,
+        {"$schema": "http://json-schema.org/draft-07/schema#"} | obj("a", a=DIGIT), {"nullable": False} | DIGIT,
+        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [DIGIT], "minItems": 1, "maxItems": 2},
+        {"default": {"not": 5}, "examples": [{"format": "x"}], "enum": [{"uniqueItems": True}, {"$ref": "#/x"}]},
+    ],
+    "tools and forms": [
+        obj("city", city=text(maxLength=20, description="The city"), unit={"type": "string", "enum": ["c", "f"]}),
+        obj("location days", location=SHORT, days=whole(minimum=1, maximum=14), hourly={"type": "boolean", "default": False}),
+        obj("path", path=text(pattern="^/[a-z/]{0,12}$"), recursive=BOOL, depth={"anyOf": [DIGIT, NULL], "default": None}),
+        obj("to subject body", to=array(text(format="email", maxLength=12), minItems=1, maxItems=2), subject=SHORT, body=SHORT),
+        obj("query", query=SHORT, filters=array(obj("field op value", field=SHORT, op={"enum": ["eq", "lt", "gt"]}, value={"anyOf": [NUM, SHORT, BOOL]}), maxItems=1)),
+        obj("name age", name=SHORT, age=whole(minimum=0, maximum=130), tags=array(SHORT, maxItems=2), address={"$ref": "#/$defs/A"}) | {"$defs": {"A": obj("street zip", street=SHORT, zip=text(pattern="^\\d{5}$"))}},
+        obj("steps final_answer", steps=array(obj("explanation output", explanation=SHORT, output=SHORT), maxItems=2), final_answer=SHORT),
+        obj("sentiment confidence", sentiment={"enum": ["positive", "negative", "neutral"]}, confidence=number(minimum=0, maximum=1)),
+        obj("invoice items total", invoice=text(pattern="^INV-\\d{4}$"), items=array(obj("sku qty", sku=text(pattern="^[A-Z]{3}$"), qty=whole(minimum=1, maximum=99)), minItems=1, maxItems=2), total=number(minimum=0, multipleOf=0.01)),
+        obj("box label", box=array(number(minimum=0, maximum=1), minItems=4, maxItems=4), label=SHORT),
+        obj("start end", start=text(format="date-time"), end=text(format="date-time"), all_day=BOOL),
+        obj("id", id=text(format="uuid"), parent={"type": ["string", "null"], "format": "uuid"}),
+        obj("sql", sql=SHORT, params={"type": "object", "additionalProperties": {"type": ["string", "number"], "maxLength": 3}, "maxProperties": 2}),
+        obj("entities", entities=array(obj("text type", text=SHORT, type={"enum": ["PER", "ORG", "LOC"]}), maxItems=3)),
+        obj("answer", answer={"enum": ["A", "B", "C", "D"]}), obj("score", score=whole(minimum=1, maximum=5), why=SHORT),
+        obj("command", command={"oneOf": [obj("op n", op={"const": "move"}, n=DIGIT), obj("op", op={"const": "stop"})]}),
+        obj("host port", host=text(format="hostname", maxLength=10), port=whole(minimum=1, maximum=65535)),
+        obj("ip", ip={"anyOf": [text(format="ipv4"), text(format="ipv6")]}), obj("color", color=text(pattern="^#[0-9a-f]{6}$")),
+        obj("thought action", thought=SHORT, action={"enum": ["search", "finish"]}, action_input={"type": "object", "maxProperties": 0}),
+        obj("ui", ui={"$ref": "#/$defs/node"}) | {"$defs": {"node": obj("type children", type={"enum": ["div", "button"]}, children=array({"$ref": "#/$defs/node"}, maxItems=1))}},
+    ],
+}  # fmt: skip
+"""By family."""
+
+REFUSED: dict[str, list[Schema]] = {
+    "uniqueItems": [array(INT, uniqueItems=True), obj("a", a=array(SHORT, uniqueItems=True))],
+    "contains": [{"type": "array", "contains": DIGIT}, array(INT, contains={"const": 1}, minContains=2)],
+    "not": [{"not": TEXT}, obj(a={"not": {"const": 1}}), {"anyOf": [{"not": {}}, DIGIT]}],
+    "if": [{"if": INT, "then": {"minimum": 3}}, obj(a={"if": {"const": 1}, "else": DIGIT})],
+    "dependentRequired": [obj(a=DIGIT, b=DIGIT) | {"dependentRequired": {"a": ["b"]}}],
+    "dependentSchemas": [{"dependentSchemas": {"a": {"required": ["b"]}}}],
+    "dependencies": [{"dependencies": {"a": ["b"]}}],
+    "propertyNames": [{"type": "object", "propertyNames": {"pattern": "^a"}}],
+    "unevaluatedProperties": [{"type": "object", "unevaluatedProperties": False}],
+    "unevaluatedItems": [{"type": "array", "unevaluatedItems": False}],
+    "contentEncoding": [text(contentEncoding="base64")],
+    "nullable": [obj("a", a={"type": "string", "nullable": True})],
+    "x-guidance": [{"x-guidance": {"lenient": True}, "type": "array", "uniqueItems": False}],
+    "$dynamicRef": [{"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n"}}}],
+    "$ref": [
+        {"$ref": "#/$defs/missing"},
+        {"$ref": "#/components/a", "components": {"a": {"type": "string", "format": "unknown"}}},
+        {"$ref": "#/enum/0", "enum": [{"not": {}}]},
+        {"$ref": "https://example.com/a#/b"},
+    ],
+    "format": [
+        *(
+            text(format=f)
+            for f in "uri-reference iri regex json-pointer idn-email byte password unknown int64 x".split()
+        ),
+        *(obj(a={"format": f}) for f in ("int32", 5)),
+        whole(format="date"),
+        {"allOf": [text(format="unknown")]},
+        {"$ref": "#/$defs/a", "$defs": {"a": text(format="unknown")}},
+    ],
+    "pattern": [
+        *(text(pattern=p) for p in ["(?=a)b", "^(?!a)", "\\bfoo\\b", "^(\\w)\\1$", "(?<=a)b", "[", "^a$\\n", "a{,3}"]),
+        *(text(pattern=p) for p in ["^[a-z&&[^b]]$", "^[[a]$", "^[a--b]$", "^[a~~b]$"]),
+        text(pattern=5),
+    ],
+    "minProperties": [
+        {"type": "object", "additionalProperties": DIGIT, "minProperties": 2},
+        {"type": "object", "patternProperties": {"^x": DIGIT}, "additionalProperties": False, "minProperties": 3},
+        obj("a", closed=False, a=DIGIT) | {"minProperties": 3},
+    ],
+    "oneOf": [
+        {"oneOf": [INT, NUM]},
+        {"oneOf": [whole(minimum=3), whole(maximum=5)]},
+        {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
+        {"oneOf": [obj("a", closed=False, a=INT), obj("b", closed=False, b=INT)]},
+    ],
+    "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**62)],
+    "maxProperties": [obj(a=DIGIT, b=DIGIT, c=DIGIT) | {"maxProperties": 2}],
+    "type": [{"type": "nonsense"}, {"type": ["integer", "x"]}, {"type": 5}],
+    "required": [obj("a", a=False), {"type": "object", "required": "a"}],
+    "Items": [array(DIGIT, minItems=3, maxItems=1), array(DIGIT, minItems=-1)],
+    "Length": [text(minLength=4, maxLength=2), text(minLength=-1)],
+    "nothing fits": [{"$ref": "#"}],
+    "nsatisfiable": [False, {"enum": []}, {"anyOf": []}, whole(const="x"), {"allOf": [False]}],
+}
+"""By what the refusal names."""
+
+
+def _matches(_validator: Any, pattern: str, instance: object, _schema: Any) -> Any:
+    """As JSON Schema wants it: a class such as backslash w means ASCII, as in JavaScript."""
+    if isinstance(instance, str) and not re.search(pattern.replace("^(?i)", "(?i)^"), instance, re.ASCII):
+        yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_OLD = jsonschema.validators.extend(jsonschema.Draft7Validator, {"pattern": _matches})
+_NEW = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _matches})
+
+
+def check_valid(answer: str, schema: Schema) -> None:
+    """Raises an error unless an answer is JSON that the schema allows; numbers are compared as written, in decimals."""
+    schema = json.loads(json.dumps(schema), parse_float=Decimal)
+    old = isinstance(schema, dict) and isinstance(schema.get("items"), list)
+    validator = _OLD if old else _NEW
+    formats = (jsonschema.Draft7Validator if old else jsonschema.Draft202012Validator).FORMAT_CHECKER
+    with localcontext(prec=1000):
+        validator(schema, format_checker=formats).validate(json.loads(answer, parse_float=_number))
+
+
+def _number(written: str) -> Decimal | float:
+    try:
+        return Decimal(written)
+    except InvalidOperation:  # an exponent beyond its limits
+        return float(written)

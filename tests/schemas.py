@@ -232,6 +232,13 @@ REFUSED: dict[str, list[Schema]] = {
         {"oneOf": [obj("a", closed=False, a=INT), obj("b", closed=False, b=INT)]},
     ],
     "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**62)],
+    "no text fits": [
+        text(format="time", pattern="^..:..:6"),
+        text(format="date-time", pattern="^.{17}6"),
+        text(format="date", pattern="^0000"),
+        text(format="date", pattern="^1900-02-29$"),
+        text(pattern="^a$", minLength=2),
+    ],
     "maxProperties": [obj(a=DIGIT, b=DIGIT, c=DIGIT) | {"maxProperties": 2}],
     "type": [{"type": "nonsense"}, {"type": ["integer", "x"]}, {"type": 5}],
     "required": [obj("a", a=False), {"type": "object", "required": "a"}],

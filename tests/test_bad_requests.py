@@ -168,6 +168,9 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ),
     ("only a message to continue", {"messages": [SAID]}, "messages"),
     ("a beginning that the grammar forbids", {"messages": [*HI, SAID], "regex": "[0-9]+"}, "messages"),
+    ("another sampler", {"messages": HI, "xtc_probability": 0.5}, "xtc_probability"),
+    ("another window of penalties", {"messages": HI, "repeat_last_n": -1}, "repeat_last_n"),
+    ("tokens to stop at", {"messages": HI, "stop_token_ids": [5]}, "stop_token_ids"),
     ("speech out", {"messages": HI, "modalities": ["text", "audio"]}, "modalities"),
     (
         "a call without a function",
@@ -281,6 +284,7 @@ INERT: dict[str, Any] = {
     "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "tools": [], "tool_choice": "none",
     "parallel_tool_calls": True, "response_format": {"type": "text"}, "modalities": ["text"], "top_logprobs": None,
     "audio": None, "seed": None, "max_tokens": None, "stop": None, "stream_options": None, "temperature": None,
+    "dry_multiplier": 0, "xtc_probability": 0.0, "stop_token_ids": [], "repeat_last_n": 64, "min_tokens": 0,
     "repeat_penalty": None, "grammar": "", "regex": None, "continue_final_message": None, "keep_alive": None,
 }  # fmt: skip
 

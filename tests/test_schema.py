@@ -17,7 +17,7 @@ from galago.runtime import LocalModel
 from galago.runtime.output.schema import enforceable
 from served import Server
 
-MOST = 300
+MOST = 150
 
 
 @pytest.mark.parametrize("family", ENFORCED)
@@ -30,7 +30,7 @@ def test_what_a_schema_asks_is_kept(model: LocalModel, family: str) -> None:
         if reply.finish_reason == "stop":
             finished += 1
             check_valid(reply.text, schema)
-    assert finished > 0.7 * len(ENFORCED[family])
+    assert finished > 0.6 * len(ENFORCED[family])
 
 
 @pytest.mark.parametrize("named", REFUSED)
@@ -38,7 +38,8 @@ def test_what_cannot_be_kept_is_refused_by_name(model: LocalModel, named: str) -
     for schema in REFUSED[named]:
         with pytest.raises(InvalidRequest) as caught:
             model.chat("Answer in JSON.", json_schema=schema, max_tokens=1)
-        assert named in caught.value.message and "\n" not in caught.value.message, caught.value.message
+        message = caught.value.message
+        assert named in message and "\n" not in message and len(message) < 400, message
         assert caught.value.param == "json_schema"
 
 

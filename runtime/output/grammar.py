@@ -15,8 +15,14 @@ from .dialects.notation import SPACING
 from .schema import enforceable
 
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
-_TOO_LARGE = "minimum or maximum is beyond what whole numbers can be held to"
-_ONE_OF = "oneOf is enforced only where its alternatives cannot both fit; use anyOf, or tell them apart by a const"
+_LONGEST = 300
+_WORDS = {
+    "coerce_one_of": "oneOf is enforced only where its alternatives cannot both fit; tell them apart, or use anyOf",
+    "integer range": "minimum or maximum is beyond what whole numbers can be held to",
+    "egex is empty": "no text fits pattern, format and lengths together, or none can be found",
+    "regex": "pattern: ",
+}
+"""By what llguidance's message about a schema holds, what to say instead, or before it where this ends in a space."""
 
 _ALLOWED = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _ADDED = np.where(_ALLOWED, 0, -np.inf).astype(np.float32)
@@ -157,10 +163,11 @@ class GrammarCompiler:
 
 
 def _refused(what: str, text: str, field: str) -> InvalidRequest:
-    reason = _ONE_OF if "coerce_one_of" in text else _TOO_LARGE if "integer range" in text else _reason(text)
-    if field == "json_schema" and ("regex parse error" in reason or "in regex" in reason):
-        reason = f"pattern: {reason}"
-    return InvalidRequest(f"{what}: {reason}", field)
+    reason = _reason(text)
+    words = next((words for part, words in _WORDS.items() if part in reason), "") if field == "json_schema" else ""
+    if words:
+        reason = words + reason if words.endswith(" ") else words
+    return InvalidRequest(f"{what}: {reason[:_LONGEST]}", field)
 
 
 def _reason(text: str) -> str:

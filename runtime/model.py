@@ -37,8 +37,9 @@ from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
+from .tokens import Prompt
 from .trial import try_out
-from .values import Failed, Message, ModelInfo, Prompt, Request, Sampling, Stats, Text
+from .values import Failed, Message, ModelInfo, Request, Sampling, Stats, Text
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

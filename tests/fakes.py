@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from galago.models.errors import EngineError
 from galago.runtime.engine.guess import Odds, Offer
-from galago.runtime.values import Chosen, MediaPayload, MediaSpan, Prompt, Row
+from galago.runtime.tokens import Chosen, MediaPayload, MediaSpan, Prompt, Row
 
 END = 90
 

@@ -24,7 +24,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LAYERS = [
     "models/errors",
     "models",
-    "runtime/values runtime/config",
+    "runtime/values runtime/tokens runtime/config",
     "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",

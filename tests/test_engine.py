@@ -21,7 +21,8 @@ from galago.runtime.engine.slots import Slot, cells_taken
 from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
-from galago.runtime.values import Chosen, Delta, Event, Failed, Finished, MediaPayload, MediaSpan, Prompt, Row, Started
+from galago.runtime.tokens import Chosen, MediaPayload, MediaSpan, Prompt, Row
+from galago.runtime.values import Delta, Event, Failed, Finished, Started
 
 Submit = Callable[..., Stream]
 

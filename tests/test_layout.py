@@ -16,7 +16,8 @@ from galago.runtime.prompt.chat import PromptBuilder
 from galago.runtime.prompt.layout import Layout, layout_for
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.template import ChatTemplate
-from galago.runtime.values import Effort, Message, Prompt, Text, Tool, ToolCall
+from galago.runtime.tokens import Prompt
+from galago.runtime.values import Effort, Message, Text, Tool, ToolCall
 
 TOOL = Tool("get_weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
 CALL = ToolCall("call_0123456789", "get_weather", '{"city": "Bern"}')

@@ -20,7 +20,7 @@ from galago.runtime import LocalModel, load
 from galago.runtime.native.adapter import Adapter
 from galago.runtime.native.context import Context
 from galago.runtime.native.weights import Weights
-from galago.runtime.values import Row
+from galago.runtime.tokens import Row
 from served import Server, serving
 
 FILES = resolve("builtin")

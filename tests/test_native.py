@@ -25,7 +25,8 @@ from galago.runtime.native.quantizer import quantize
 from galago.runtime.native.sampler import Sampler, survivors
 from galago.runtime.native.weights import Weights
 from galago.runtime.output.grammar import GrammarCompiler
-from galago.runtime.values import Row, Sampling
+from galago.runtime.tokens import Row
+from galago.runtime.values import Sampling
 
 FILES = resolve("builtin")
 

@@ -20,7 +20,8 @@ from galago.runtime.native.weights import Weights
 from galago.runtime.prompt.chat import PromptBuilder, break_up
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.template import ChatTemplate
-from galago.runtime.values import Audio, Image, Item, MediaSpan, Message, Prompt, Text
+from galago.runtime.tokens import Item, MediaSpan, Prompt
+from galago.runtime.values import Audio, Image, Message, Text
 from served import DATA
 
 PICTURE = Image((DATA / "picture-5.png").read_bytes())

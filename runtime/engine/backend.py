@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..values import Chosen, MediaPayload, MediaSpan, Row
+from ..tokens import Chosen, MediaPayload, MediaSpan, Row
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from ..values import Item, Row
+from ..tokens import Item, Row
 from .pace import averaged
 from .slots import common_prefix
 

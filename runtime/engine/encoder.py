@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..values import MediaPayload
+from ..tokens import MediaPayload
 
 Encode = Callable[[list[MediaPayload]], None]
 """Encodes the first of some media, or several of them at once where it can."""

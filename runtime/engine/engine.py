@@ -11,21 +11,8 @@ from math import inf
 from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
-from ..values import (
-    Chosen,
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    MediaSpan,
-    Prompt,
-    Sink,
-    Started,
-    Stats,
-    TokenLogprob,
-    count_positions,
-)
+from ..tokens import Chosen, MediaSpan, Prompt, count_positions
+from ..values import Delta, Event, Failed, Finished, FinishReason, Sink, Started, Stats, TokenLogprob
 from .backend import Backend
 from .draft import Drafter
 from .encoder import Encoder, Job

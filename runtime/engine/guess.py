@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..values import Item
+from ..tokens import Item
 from .pace import averaged
 
 MOST = 8

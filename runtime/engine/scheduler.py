@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..values import MediaSpan, Row, count_cells
+from ..tokens import MediaSpan, Row, count_cells
 from .draft import MOST_DRAFTED, Drafter, Wish
 from .guess import MOST, Odds, Offer
 from .sequence import Sequence

@@ -8,7 +8,8 @@ from itertools import takewhile
 from math import inf
 from typing import Any
 
-from ..values import Finished, FinishReason, Item, MediaSpan, Prompt, Sink, Timings, TokenLogprob, Usage
+from ..tokens import Item, MediaSpan, Prompt
+from ..values import Finished, FinishReason, Sink, Timings, TokenLogprob, Usage
 from .guess import Echo, Trust
 from .slots import Slot
 from .text import AnswerText

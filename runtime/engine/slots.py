@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..values import GONE, Item, count_cells, count_positions
+from ..tokens import GONE, Item, count_cells, count_positions
 
 if TYPE_CHECKING:
     from . import sequence

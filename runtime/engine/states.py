@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import Store
-from ..values import GONE, Item, MediaSpan
+from ..tokens import GONE, Item, MediaSpan
 from .slots import Slot, common_prefix
 
 

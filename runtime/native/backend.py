@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..values import Chosen, MediaPayload
+from ..tokens import Chosen, MediaPayload
 from .context import Context
 from .projector import MediaChunk, encode_first
 from .sampler import Sampler

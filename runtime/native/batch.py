@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..values import Row
+from ..tokens import Row
 from .library import llama
 
 

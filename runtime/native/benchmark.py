@@ -20,7 +20,7 @@ import numpy as np
 
 from ...models.gguf import GGML_TYPES
 from ...models.speed import Benchmark, Rate
-from ..values import Row
+from ..tokens import Row
 from .context import BATCH, Context
 from .weights import Weights
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import EngineError, ModelError
 from ..config import FlashAttention, KVType
-from ..values import MediaSpan, Row
+from ..tokens import MediaSpan, Row
 from .adapter import Adapter
 from .batch import TokenBatch
 from .library import NO_REASON, llama, mtmd, take_errors

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..values import Row
+from ..tokens import Row
 from .context import Context
 from .devices import backends, devices, gpu_backends
 from .library import build_info

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
 from ..store import Store
-from ..values import Item, MediaSpan
+from ..tokens import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
 

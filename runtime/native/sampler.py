@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError
-from ..values import Chosen, Sampling
+from ..tokens import Chosen
+from ..values import Sampling
 from .penalties import Penalties
 
 Logits = NDArray[np.float32]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import GalagoError
-from ..values import Item, MediaSpan, Row
+from ..tokens import Item, MediaSpan, Row
 from .adapter import Adapter
 from .context import BATCH, Context
 from .projector import MediaChunk, Projector, encode_first

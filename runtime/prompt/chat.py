@@ -19,7 +19,8 @@ from ..native.weights import Weights
 from ..output.dialects.detect import dialect_of
 from ..output.dialects.dialect import Dialect
 from ..output.reasoning import Tags
-from ..values import Audio, Effort, Image, Item, MediaSpan, Message, Part, Prompt, Text, Tool, count_cells
+from ..tokens import Item, MediaSpan, Prompt, count_cells
+from ..values import Audio, Effort, Image, Message, Part, Text, Tool
 from .layout import layout_for, texts_of
 from .media import MediaLimits, decode_audio, decode_image
 from .template import ChatTemplate

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from galago.runtime.native.context import BATCH, Context
 from galago.runtime.native.projector import Projector, encode_first
 from galago.runtime.native.weights import Weights
-from galago.runtime.values import MediaSpan, Row
+from galago.runtime.tokens import MediaSpan, Row
 from world import Picture, Sample
 
 from .batches import IGNORED, IMAGE, SOUND, Batch

@@ -370,7 +370,7 @@ def test_a_file_that_crashes_llama_cpp_is_told_as_in_this_process(tmp_path: Path
 
 def test_a_process_that_dies_while_it_loads_the_first_time_is_an_error() -> None:
     def kill(_fraction: float) -> None:
-        max(psutil.Process().children(), key=lambda child: child.create_time()).kill()
+        max(psutil.Process().children(), key=lambda child: child.create_time()).kill()  # process ids begin anew
 
     with pytest.raises(EngineCrashed, match="that loads builtin was ended by SIGKILL"):
         Worker(BUILTIN, progress=kill)

@@ -78,7 +78,7 @@ class Grammar:
 def json_rule(schema: dict[str, Any] | bool) -> str:
     """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
     checked, _ = enforceable(schema)
-    return "%json " + json.dumps({"x-guidance": SPACING, **checked})
+    return "%json " + json.dumps({**checked, "x-guidance": SPACING})
 
 
 class GrammarCompiler:

@@ -58,7 +58,7 @@ class JsonNotation:
         except InvalidRequest as error:
             message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
             raise InvalidRequest(message, "tools") from error
-        return "%json " + json.dumps({"x-guidance": SPACING, **checked})
+        return "%json " + json.dumps({**checked, "x-guidance": SPACING})
 
     def write(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)

@@ -43,7 +43,8 @@ def _no_other_machine() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    with serving() as running:
+    """On one thread: how many there are decides the last digits, and so now and then a sampled token."""
+    with serving("--threads", "1") as running:
         running.wait_until_ready()
         yield running
 
@@ -56,5 +57,5 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def model() -> Iterator[LocalModel]:
-    with load("builtin") as loaded:
+    with load("builtin", threads=1) as loaded:
         yield loaded

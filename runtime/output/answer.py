@@ -11,7 +11,8 @@ from ..native.weights import Weights
 from ..values import Delta, Event, Failed, Finished, Request, Said, Sink, Text, Thought, TokenLogprob, Tool
 from .dialects.detect import dialect_of
 from .dialects.dialect import speller
-from .grammar import Grammar, GrammarCompiler, json_rule
+from .dialects.notation import json_rule
+from .grammar import Grammar, GrammarCompiler
 from .reader import AnswerReader
 from .reasoning import AfterThinking, tags_of
 

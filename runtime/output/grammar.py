@@ -75,12 +75,6 @@ class Grammar:
         return InvalidRequest(f"the answer cannot go on, its grammar is too complex: {reason}", self._field)
 
 
-def json_rule(schema: dict[str, Any] | bool) -> str:
-    """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
-    checked, _ = enforceable(schema)
-    return "%json " + json.dumps({**checked, "x-guidance": SPACING})
-
-
 class GrammarCompiler:
     """Compiles grammars for one vocabulary, which is handed over only when the first one comes."""
 

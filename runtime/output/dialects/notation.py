@@ -54,11 +54,10 @@ class JsonNotation:
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
         try:
-            checked, _ = enforceable(parameters(tool))
+            return json_rule(parameters(tool))
         except InvalidRequest as error:
             message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
             raise InvalidRequest(message, "tools") from error
-        return "%json " + json.dumps({**checked, "x-guidance": SPACING})
 
     def write(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)
@@ -68,6 +67,12 @@ class JsonNotation:
 
 
 JSON_NOTATION = JsonNotation()
+
+
+def json_rule(schema: dict[str, Any] | bool) -> str:
+    """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
+    checked, _ = enforceable(schema)
+    return "%json " + json.dumps({**checked, "x-guidance": SPACING})
 
 
 class _JsonTranscoder:

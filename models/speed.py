@@ -17,6 +17,9 @@ ENGINE = 0.0007
 """Seconds that the engine spends on a token beside the step: choosing it among 128,000, its text, its way to the user.
 Measured on two cores of an AMD EPYC (Zen 4)."""
 
+SHARED_OUT = 256
+"""llama.cpp counts them in whole 256, and does so from 512 of them."""
+
 _BITS = {name: size / weights for name, weights, size in GGML_TYPES.values()}
 _EXPERTS = "_exps"
 _QUERIES = re.compile(r"attn_(q|k|v|qkv)\.")
@@ -34,10 +37,13 @@ class Rate:
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """What was measured with so many threads. Attention takes `attention_seconds` for every value that stands in the
-    keys and values of all heads, for each row: `prompt_attention_seconds` where many rows are computed at once."""
+    keys and values of all heads, for each row: `prompt_attention_seconds` where many rows are computed at once. From
+    `SHARED_OUT` tokens on llama.cpp shares a row's attention out between threads, whose uneven parts wait for one
+    another: `sharing_seconds` in each layer."""
 
     threads: int
     layer_seconds: float
+    sharing_seconds: float
     attention_seconds: float
     prompt_attention_seconds: float
     types: Mapping[str, Rate]
@@ -79,7 +85,13 @@ def speed(header: Header, benchmark: Benchmark, cells: int, prompt: int = 512) -
     values = sum(fit.attention_values(header, layer) for layer in range(layers))
     prompt = min(prompt, cells)
     reading = prompt * (products + values * prompt / 2 * benchmark.prompt_attention_seconds)
-    first, last = (row + values * before * benchmark.attention_seconds + ENGINE for before in (prompt, cells))
+    first, last = (
+        row
+        + values * before * benchmark.attention_seconds
+        + (before >= SHARED_OUT) * layers * benchmark.sharing_seconds
+        + ENGINE
+        for before in (prompt, cells)
+    )
     return Speed(benchmark.threads, 1 / first, 1 / last, prompt, reading + first)
 
 

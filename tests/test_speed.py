@@ -14,12 +14,12 @@ from galago.models.catalog import Entry, Quant, entries
 from galago.models.errors import EngineError
 from galago.models.gguf import Header, read_header
 from galago.models.ref import resolve
-from galago.models.speed import ENGINE, Benchmark, Rate, speed, types
+from galago.models.speed import ENGINE, SHARED_OUT, Benchmark, Rate, speed, types
 from galago.runtime import benchmark
 
 GIB = 1 << 30
 RATES = {"Q4_0": Rate(10e9, 40e9), "Q8_0": Rate(12e9, 40e9), "Q4_K": Rate(10e9, 40e9), "F16": Rate(13e9, 30e9)}
-MACHINE = Benchmark(2, 0.0, 0.0, 0.0, RATES)
+MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, RATES)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,12 @@ def test_attention_and_layers_take_time_and_more_of_it_behind_more_tokens(header
     assert plain and slow and plain.first == plain.last
     assert 1 / slow.first - 1 / plain.first == pytest.approx(16 * 0.001, rel=0.01)
     assert 1 / slow.last - 1 / slow.first == pytest.approx(8191 * 16 * 2 * 2048 * 1e-9)
+
+
+def test_attention_shared_out_between_threads_costs_something_in_each_layer(headers: dict[str, Header]) -> None:
+    machine = replace(MACHINE, sharing_seconds=0.001)
+    found = speed(headers["1B"], machine, 8192, prompt=SHARED_OUT - 1)
+    assert found and 1 / found.last - 1 / found.first == pytest.approx(16 * 0.001)
 
 
 def test_the_first_token_waits_for_the_prompt(headers: dict[str, Header]) -> None:

@@ -65,12 +65,16 @@ def main(threads: int, types: list[str]) -> None:
         with Bench(path, NARROW, threads) as bench:
             layer = bench.one_row() / NARROW.layers
         with Bench(path, LONG, threads) as bench:
-            near = bench.one_row(), bench.many_rows()
+            empty = bench.one_row(), bench.many_rows()
+            bench.fill(BATCH)
+            near = bench.one_row()
             bench.fill(_CELLS - BATCH)
             far = bench.one_row(), bench.many_rows()
-        values = (_CELLS - BATCH) * LONG.layers * 2 * LONG.width
-        one, many = (max(late - soon, 0.0) / values for late, soon in zip(far, near, strict=True))
-        overhead = Benchmark(threads, layer, one, many / BATCH, {})
+        values = LONG.layers * 2 * LONG.width
+        one = max(far[0] - near, 0.0) / (_CELLS - 2 * BATCH) / values
+        many = max(far[1] - empty[1], 0.0) / (_CELLS - BATCH) / values / BATCH
+        sharing = max(near - empty[0] - one * values * BATCH, 0.0) / LONG.layers
+        overhead = Benchmark(threads, layer, sharing, one, many, {})
         rates = {kind: _rate(path, kind, overhead) for kind in types}
     print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
 

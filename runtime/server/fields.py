@@ -35,6 +35,7 @@ INERT: dict[type, dict[str, object]] = {
         "audio": None,
         "function_call": None,
         "parsed": ANY,
+        "provider_specific_fields": ANY,
         "refusal": None,
     },
     wire.ToolCall: {"index": ANY},

@@ -61,7 +61,8 @@ def _pytest(name: str) -> list[str]:
         venv.create(MADE / "python", with_pip=True)
     pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(HERE / "requirements.txt")]
     subprocess.run([python, *pip], check=True)
-    return [str(python), "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", str(HERE / name)]
+    quiet = ["-q", "--disable-warnings", "-p", "no:cacheprovider", "-c", os.devnull]
+    return [str(python), "-m", "pytest", *quiet, str(HERE / name)]
 
 
 SUITES: dict[str, Callable[[], list[str]]] = {

@@ -140,8 +140,11 @@ def test_a_call_is_run_and_its_result_sent_back(model: llm.Model, stream: bool) 
     tool.input_schema["properties"]["city"] = {"enum": list(CITIES)}
     asked: dict[str, Any] = {"tools": [tool], "schema": {"const": "no call"}, "stream": stream}
     for seed in range(40):
-        chain = model.chain("The weather?", **asked, options={"temperature": 2, "seed": seed})
-        responses = list(islice(chain.responses(), 2))
+        chain = model.chain("The weather?", **asked, options={"temperature": 2, "seed": seed, "max_tokens": 200})
+        try:
+            responses = list(islice(chain.responses(), 2))
+        except json.JSONDecodeError:  # what llm raises where an answer is cut off within a call
+            continue
         calls = responses[0].tool_calls()
         assert calls or responses[0].text() == '"no call"'
         if calls:

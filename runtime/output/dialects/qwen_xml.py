@@ -1,10 +1,11 @@
-"""Qwen 3.5 and Qwen3-Coder: a tag for the function and one for each argument, texts in it to the letter."""
+"""Qwen 3.5, Qwen3-Coder and Seed: a tag for the function and one for each argument, texts in it to the letter."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ....models.errors import InvalidRequest
@@ -148,11 +149,19 @@ class _TagTranscoder:
 
 QWEN_XML = Dialect(
     name="qwen-xml",
-    detects=("<function=",),
+    detects=("<parameter=",),
     opening="<tool_call>\n",
     head="<function=",
     middle=">\n",
     tail="",
     closing="\n</tool_call>",
     notation=TaggedNotation(),
+)
+
+SEED = replace(
+    QWEN_XML,
+    name="seed",
+    detects=("<seed:tool_call>",),
+    opening="<seed:tool_call>\n",
+    closing="\n</seed:tool_call>",
 )

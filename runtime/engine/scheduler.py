@@ -18,8 +18,8 @@ TOGETHER = 128
 """Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
 
 BREATH = 8
-"""So many steps read prompts beside answers, then one is of answers alone: what that takes is the measure of how much of
-a prompt fits beside them, and a machine may have become busy since."""
+"""So many steps read prompts beside answers, then one is of answers alone: what that takes tells how much of a prompt
+fits beside them, and a machine may have become busy since."""
 
 RETREAD = 16
 """Items at the end of a prompt that are computed again where a recurrent model's memory is taken up: the next turn may

@@ -87,7 +87,7 @@ _NUMBER_FORMATS: dict[str, list[Schema]] = {
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _DIGITS = {"multipleOf": 1e-9}
-"""Asked of a number beside its bounds: without an end of digits, small models often write zeros for ever."""
+"""Asked of a number beside its bounds: where digits need not end, small models often write zeros for ever."""
 _COARSE = 6
 """Bounds with more digits behind the point than this may have nothing between them that `_DIGITS` allows."""
 
@@ -155,8 +155,8 @@ class _Walk:
             raise _refusal(keyword, place, "holds a class of characters with &&, --, ~~ or [, which is ambiguous")
         elif keyword == "minProperties":
             _check_count(value, schema, place)
-        elif keyword in _BOUNDS:
-            yield from _digits(schema)
+        elif keyword == "type":
+            yield from _ends(schema)
         elif keyword == "uniqueItems" and value not in _EMPTY[keyword]:
             yield from self._unique(schema, place)
         elif keyword == "propertyNames":
@@ -224,13 +224,21 @@ def _replaced(keyword: str, value: object) -> bool:
     return unknown_format or keyword in ("uniqueItems", "propertyNames", "dependentRequired")
 
 
-def _digits(schema: Schema) -> list[Schema]:
-    """Leaves a number with bounds nine digits after its point, unless the bounds themselves need about as many."""
-    kinds = schema.get("type")
+def _ends(schema: Schema) -> Iterator[Schema]:
+    """Lets the digits of a number end, where its schema does not.
+
+    A whole number fits 64 bits. One with bounds has nine digits behind its point, unless the bounds have about as many.
+    """
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     bounds = [schema[bound] for bound in _BOUNDS if bound in schema]
-    coarse = all(isinstance(b, int | float) and abs(b) < 1e9 and round(b, _COARSE) == b for b in bounds)
-    number = kinds == "number" or (isinstance(kinds, list) and "number" in kinds)
-    return [_DIGITS] if number and coarse and "multipleOf" not in schema else []
+    if "number" in kinds:
+        coarse = all(isinstance(b, int | float) and abs(b) < 1e9 and round(b, _COARSE) == b for b in bounds)
+        if bounds and coarse and "multipleOf" not in schema:
+            yield _DIGITS
+    elif "integer" in kinds:
+        for bound, value in _NUMBER_FORMATS["int64"][0].items():
+            if bound not in schema and f"exclusive{bound.capitalize()}" not in schema:
+                yield {bound: value}
 
 
 def _distinct(values: list[Any]) -> bool:

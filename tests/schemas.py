@@ -225,7 +225,7 @@ ENFORCED: dict[str, list[Schema]] = {
         obj("user", user={"$ref": "#/$defs/User"}) | {"title": "Reply", "$defs": {"User": obj("id name", id=text(format="uuid", title="Id"), name=text(minLength=1, maxLength=6, title="Name"), born={"anyOf": [text(format="date"), NULL], "default": None}) | {"title": "User"}}},
         obj("items", items=array({"anyOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]}, maxItems=2)) | {"$defs": {"A": CIRCLE, "B": SQUARE}},
         obj("pet", pet={"oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}], "discriminator": {"propertyName": "kind", "mapping": {"cat": "#/$defs/Cat", "dog": "#/$defs/Dog"}}}) | {"$defs": {"Cat": obj("kind", kind={"const": "cat"}, lives=DIGIT), "Dog": obj("kind", kind={"const": "dog"}, tricks=array(SHORT, maxItems=1))}},
-        obj("pair", pair={"type": "array", "prefixItems": [DIGIT, SHORT], "minItems": 2, "maxItems": 2}), obj("t", t={"type": "array", "prefixItems": [NUM], "items": False}),
+        obj("pair", pair={"type": "array", "prefixItems": [DIGIT, SHORT], "minItems": 2, "maxItems": 2}), obj("t", t={"type": "array", "prefixItems": [number(minimum=0, maximum=9)], "items": False}),
         obj("limits", limits={"type": "object", "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9}, "maxProperties": 2}) | {"title": "Dict"},
         obj("amount", amount={"anyOf": [number(minimum=0, maximum=100), text(pattern="^\\d{1,3}\\.\\d{2}$")]}),
         obj("password", password=text(format="password", minLength=4, maxLength=8), url={"anyOf": [text(format="uri", minLength=1, maxLength=12), NULL]}),
@@ -244,6 +244,7 @@ ENFORCED: dict[str, list[Schema]] = {
 OPEN: list[Schema] = [
     {"type": "array"},
     array(BOOL, minItems=2),
+    obj("t", t={"type": "array", "prefixItems": [NUM], "items": False}),
     text(pattern="^v\\d+\\.\\d+\\.\\d+$"),
     text(pattern="^(?:a|b)*?c$"),
     {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}},

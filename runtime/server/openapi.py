@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from ...models.errors import Forbidden, GalagoError, TooLarge, Unauthorized
 from . import fields, wire
-from .errors import TABLE
+from .errors import TABLE, codes
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -58,9 +58,9 @@ class About:
     def statuses(self) -> dict[int, list[str]]:
         """The codes of errors by status."""
         found: dict[int, list[str]] = {}
-        for kind, (status, _, code) in TABLE.items():
+        for kind, (status, _, _) in TABLE.items():
             if kind in _EVERYWHERE or issubclass(kind, self.errors):
-                found.setdefault(status, []).append(code)
+                found.setdefault(status, []).extend(codes(kind))
         return found
 
 
@@ -112,9 +112,9 @@ def document(endpoints: Sequence[Endpoint]) -> Schema:
 def _operation(route: Endpoint) -> Schema:
     about = route.about
     responses = {status: _answer(about, status, kind) for status, kind in about.answers.items()}
-    for status, codes in sorted(about.statuses.items()):
+    for status, told in sorted(about.statuses.items()):
         if status not in responses:
-            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(codes))}", wire.ErrorResponse)
+            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(told))}", wire.ErrorResponse)
     if HTTPStatus.SERVICE_UNAVAILABLE in about.statuses:
         responses[503]["headers"] = _headers("retry-after")
     operation: Schema = {

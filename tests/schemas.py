@@ -56,7 +56,7 @@ ENFORCED: dict[str, list[Schema]] = {
     "bounds of whole numbers": [
         *(whole(minimum=low, maximum=high) for low, high in
           [(0, 9), (1, 1), (-5, 5), (10, 99), (7, 1234), (-1000, -7), (0, 2**31 - 1), (-(2**53), 2**53), (2, 3)]),
-        whole(minimum=3), whole(maximum=-4), whole(exclusiveMinimum=3), whole(exclusiveMaximum=3),
+        whole(minimum=3), whole(minimum=2**62), whole(maximum=-4), whole(exclusiveMinimum=3), whole(exclusiveMaximum=3),
         whole(exclusiveMinimum=0, exclusiveMaximum=2), whole(minimum=1.5, maximum=2.5),
         whole(multipleOf=7), whole(multipleOf=5, minimum=12, maximum=33), whole(multipleOf=100), whole(multipleOf=3),
         whole(format="int32"), whole(format="int64"), whole(format="int32", minimum=0), number(format="float"),
@@ -310,7 +310,7 @@ REFUSED: dict[str, list[Schema]] = {
         {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
         {"oneOf": [obj("a", closed=False, a=INT), obj("b", closed=False, b=INT)]},
     ],
-    "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**62)],
+    "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**63)],
     "no text fits": [
         text(format="time", pattern="^..:..:6"),
         text(format="date-time", pattern="^.{17}6"),

@@ -19,19 +19,20 @@ from .target import Content, Target, Value, computed, copied, interleaved
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h
 
-_DECODER_LINES = (
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-)
+DECODER_LINES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""What GGUF calls the parts of a layer."""
 
 _BERT_LINES = (
     ("attention.self.query", "attn_q"),
@@ -144,20 +145,14 @@ def _decoder(checkpoint: Checkpoint, architecture: str, rotated: bool = False, n
 
 def _decoder_tensors(checkpoint: Checkpoint, heads: Heads, rotated: bool, norms: bool) -> list[Target]:
     config = checkpoint.config
-    width, inner, words = (config.whole(key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    width, words = config.whole("hidden_size"), config.whole("vocab_size")
     prefix = "model." if any(name.startswith("model.") for name in checkpoint.tensors) else ""
     taking = Taking(checkpoint, prefix)
     taking.copy("embed_tokens.weight", "token_embd.weight", (words, width))
     taking.copy("norm.weight", "output_norm.weight", (width,))
-    q, kv = heads.count * heads.width, heads.shared * heads.width
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (q, width), "attn_k": (kv, width),
-        "attn_v": (kv, width), "attn_output": (width, q), "attn_q_norm": (heads.width,),
-        "attn_k_norm": (heads.width,), "ffn_gate": (inner, width), "ffn_up": (inner, width),
-        "ffn_down": (width, inner),
-    }  # fmt: skip
+    shapes = decoder_shapes(config, heads)
     for layer in range(config.whole("num_hidden_layers", most=MAX_LAYERS + 1)):
-        for source, name in _DECODER_LINES:
+        for source, name in DECODER_LINES.items():
             if name in ("attn_q_norm", "attn_k_norm") and not norms:
                 continue
             turned = {"attn_q": heads.count, "attn_k": heads.shared}.get(name) if rotated else None
@@ -171,6 +166,18 @@ def _decoder_tensors(checkpoint: Checkpoint, heads: Heads, rotated: bool, norms:
     if not tied:
         taking.copy("lm_head.weight", "output.weight", (words, width))
     return taking.finish(r".*\.rotary_emb\.inv_freq" + (r"|lm_head\.weight" if tied else ""))
+
+
+def decoder_shapes(config: Settings, heads: Heads) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer's tensors by their names in GGUF; a matrix's rows come first."""
+    width, inner = config.whole("hidden_size"), config.whole("intermediate_size")
+    q, kv = heads.count * heads.width, heads.shared * heads.width
+    return {
+        "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (q, width), "attn_k": (kv, width),
+        "attn_v": (kv, width), "attn_output": (width, q), "attn_q_norm": (heads.width,),
+        "attn_k_norm": (heads.width,), "ffn_gate": (inner, width), "ffn_up": (inner, width),
+        "ffn_down": (width, inner),
+    }  # fmt: skip
 
 
 def _context(config: Settings) -> tuple[int, list[str]]:

@@ -76,22 +76,32 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """The class that `architectures` names; empty where it names none."""
-        names = self.config.get("architectures", [])
-        return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+        return architecture(self.config)
 
     def read(self, name: str) -> Settings:
         """A JSON file of the folder, empty where there is none."""
         return read_json(self.folder / name)
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Reads settings and headers. Raises `ModelError` where files are missing, lie, or are pickles."""
+def architecture(config: Settings) -> str:
+    """The class that `architectures` names; empty where it names none."""
+    names = config.get("architectures", [])
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def read_config(folder: Path) -> Settings:
+    """A model's config.json. Raises `ModelError` where there is none."""
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}; name that of a Hugging Face checkpoint", "checkpoint")
     config = read_json(folder / "config.json")
     if not config.entries:
         raise ModelError(f"{folder} holds no config.json; it is not a Hugging Face checkpoint", str(folder))
+    return config
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Reads settings and headers. Raises `ModelError` where files are missing, lie, or are pickles."""
+    config = read_config(folder)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return Checkpoint(folder, config, read_header(single), (single,))

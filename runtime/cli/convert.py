@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ...models.errors import ConfigError
 from . import report
 
 if TYPE_CHECKING:
@@ -17,24 +18,44 @@ if TYPE_CHECKING:
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="folder of a model's config.json and safetensors files")],
+    checkpoint: Annotated[Path, typer.Argument(help="folder of a model, or of a PEFT LoRA adapter, in safetensors")],
     output: Annotated[Path, typer.Option("--output", "-o", help="GGUF file to write", metavar="FILE")],
     kind: Annotated[Literal["f16", "bf16", "f32"], typer.Option("--type", help="how matrices are stored")] = "f16",
     check: Annotated[bool, typer.Option("--check", help="compare what it computes with transformers")] = False,
+    base: Annotated[
+        Path | None, typer.Option(help="folder with the config.json of an adapter's model", metavar="DIR")
+    ] = None,
+    converter: Annotated[
+        Path | None, typer.Option(help="llama.cpp's sources, whose converter does it, for other models", metavar="DIR")
+    ] = None,
+    mmproj: Annotated[bool, typer.Option("--mmproj", help="the model's projector, by --converter")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the file where it exists")] = False,
     as_json: report.Json = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF. Other types: galago quantize, afterwards."""
-    from ...quantize.conversion.convert import convert as run
+    from ...quantize.conversion.convert import convert as convert_model
+    from ...quantize.conversion.lora import convert_adapter, is_adapter
+    from ...quantize.conversion.upstream import convert_with
     from ...quantize.conversion.writing import Type
 
-    made = run(checkpoint, output, Type[kind.upper()], force, check, _progress())
+    stored, show = Type[kind.upper()], _progress()
+    own = converter is None and not is_adapter(checkpoint)
+    for option, given, fits in (("check", check, own), ("mmproj", mmproj, converter), ("base", base, not own)):
+        if given and not fits:
+            raise ConfigError(f"--{option} does not go with this conversion; see galago convert --help", option)
+    if converter is not None:
+        made = convert_with(converter, checkpoint, base, output, stored, force, mmproj, show)
+    elif own:
+        made = convert_model(checkpoint, output, stored, force, check, show)
+    else:
+        made = convert_adapter(checkpoint, base, output, stored, force, show)
     if as_json:
         report.emit_json(_as_json(made))
         return
     for note in made.notes:
         print(f"galago: {report.printable(note)}", file=sys.stderr)
-    print(f"{output}: {made.architecture}, {made.tensors} tensors, {report.size(made.size)}; {_told(made)}")
+    told = _told(made) if own else "its header is sound"
+    print(f"{output}: {made.architecture}, {made.tensors} tensors, {report.size(made.size)}; {told}")
 
 
 def _told(made: Converted) -> str:

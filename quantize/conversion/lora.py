@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from ...models.errors import ConfigError
@@ -110,8 +109,9 @@ def _targets(settings: Settings, config: Settings, tensors: dict[str, Tensor], t
         part = name.rsplit(".", 1)[1]
         _check(settings, name, pair, shapes[part])
         count = {"attn_q": heads.count, "attn_k": heads.shared}.get(part) if turned else None
-        put: Callable[[str, Tensor], Target] = (lambda n, t, c=count: interleaved(n, t, c)) if count else copied
-        targets += [copied(f"{name}.weight.lora_a", pair["A"]), put(f"{name}.weight.lora_b", pair["B"])]
+        second = f"{name}.weight.lora_b"
+        targets.append(copied(f"{name}.weight.lora_a", pair["A"]))
+        targets.append(interleaved(second, pair["B"], count) if count else copied(second, pair["B"]))
     return targets
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ...models import units
 from ...models.errors import ConfigError
 from . import report
 
@@ -55,7 +56,7 @@ def convert(
     for note in made.notes:
         print(f"galago: {report.printable(note)}", file=sys.stderr)
     told = _told(made) if own else "its header is sound"
-    print(f"{output}: {made.architecture}, {made.tensors} tensors, {report.size(made.size)}; {told}")
+    print(f"{output}: {made.architecture}, {made.tensors} tensors, {units.size(made.size)}; {told}")
 
 
 def _told(made: Converted) -> str:

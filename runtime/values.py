@@ -298,9 +298,12 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """How an answer ended; `stopped_by` is the stop string that it met."""
+
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

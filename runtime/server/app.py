@@ -19,7 +19,9 @@ from starlette.routing import Route
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, metrics, wire
+from . import convert, errors, exchange, metrics, wire
+from .anthropic import convert as anthropic
+from .anthropic.routes import Messages
 from .chat import ChatEndpoint
 from .guards import Guard
 
@@ -34,7 +36,9 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def list_models(_request: Request) -> Response:
+    async def list_models(request: Request) -> Response:
+        if "anthropic-version" in request.headers:
+            return exchange.reply(anthropic.model_list(service.models()))
         cards = [convert.model_card(info) for info in service.models()]
         cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
         return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
@@ -61,6 +65,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/metrics", show_metrics),
+            *Messages(service, config.strict).routes(),
             *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config)],
@@ -68,22 +73,23 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     )
 
 
-async def _galago_error(_request: Request, error: Exception) -> Response:
+async def _galago_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GalagoError)
-    return errors.response(error)
+    return errors.response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        return errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
-    return errors.response(NotFound(f"there is no {where} here"))
+        allowed = MethodNotAllowed(f"{where} is not offered; the path answers to another method")
+        return errors.response(allowed, request.url.path)
+    return errors.response(NotFound(f"there is no {where} here"), request.url.path)
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
+async def _unforeseen(request: Request, error: Exception) -> Response:
     """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

@@ -7,9 +7,9 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from .. import values
 from . import tools, wire
 from .choices import MOST
 
+T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
@@ -69,14 +70,19 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
-    """The typed request; an error names the field at fault."""
+    return typed(raw, wire.ChatRequest, _ACCEPTED)
+
+
+def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str]) -> T:
+    """The request as a wire type; an error names the field at fault. `accepted` tells, by the end of a field's path,
+    what it may say."""
     try:
-        return msgspec.convert(raw, wire.ChatRequest)
+        return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), accepted) from error
 
 
-def _invalid(message: str) -> InvalidRequest:
+def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
     """msgspec's words, with the path of the field at fault as the API names it."""
     where, missing = _PATH.search(message), _MISSING.search(message)
     path = [where[1]] if where else []
@@ -84,9 +90,9 @@ def _invalid(message: str) -> InvalidRequest:
     param = ".".join(path) or None
     text = message[: where.start()] if where else message
     if param and (unknown := _INVALID_TAG.fullmatch(text)):
-        accepted = next((names for ending, names in _ACCEPTED.items() if param.endswith(ending)), None)
-        if accepted:
-            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {accepted} are", param)
+        known = next((names for ending, names in accepted.items() if param.endswith(ending)), None)
+        if known:
+            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {known} are", param)
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 
@@ -208,12 +214,13 @@ def _part(part: wire.TextPart | wire.ImagePart | wire.AudioPart, path: str) -> v
         return values.Text(part.text)
     if isinstance(part, wire.ImagePart):
         source = f"{path}.image_url.url"
-        return values.Image(_data_uri(part.image_url.url, source), source)
+        return values.Image(data_uri(part.image_url.url, source), source)
     source = f"{path}.input_audio.data"
-    return values.Audio(_base64(part.input_audio.data, source), source)
+    return values.Audio(base64_bytes(part.input_audio.data, source), source)
 
 
-def _data_uri(url: str, source: str) -> bytes:
+def data_uri(url: str, source: str) -> bytes:
+    """The bytes in a data URI; `source` names the field."""
     head = _DATA_URI.match(url)
     if head is None:
         shown = url[:40]
@@ -222,10 +229,11 @@ def _data_uri(url: str, source: str) -> bytes:
             "data:image/png;base64,...",
             source,
         )
-    return _base64(url[head.end() :], source)
+    return base64_bytes(url[head.end() :], source)
 
 
-def _base64(data: str, source: str) -> bytes:
+def base64_bytes(data: str, source: str) -> bytes:
+    """The bytes that stand in base64 in the field `source`."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -1,14 +1,15 @@
 """What becomes of every field of a request: honoured, inert, unsupported, or unknown. Nothing is dropped in silence.
 
-Honoured fields are those of the wire type. The tables below name the others that a known client sends; whatever stands
-in neither is unknown: a warning in the answer, or an error in strict mode.
+Honoured fields are those of the wire type. A table beside each names the others that a known client sends, those of
+chats below; whatever stands in neither is unknown: a warning in the answer, or an error in strict mode.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,22 @@ from ...models.errors import UnsupportedField
 from . import wire
 
 ANY = object()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Fields that the wire types do not hold, by the type they stand in.
+
+    `inert` ones are accepted without effect, because they ask for nothing a local model could do otherwise: with any
+    value, or null and the one given. `hints` are harmless and without effect here: a warning with this reason, in
+    strict mode too. `unsupported` ones are meaningful and not offered: an error, unless the value is null or one that
+    asks for nothing.
+    """
+
+    inert: Mapping[type, Mapping[str, object]] = field(default_factory=dict)
+    hints: Mapping[type, Mapping[str, str]] = field(default_factory=dict)
+    unsupported: Mapping[type, Mapping[str, tuple[object, ...]]] = field(default_factory=dict)
+
 
 INERT: dict[type, dict[str, object]] = {
     wire.ChatRequest: {
@@ -33,13 +50,11 @@ INERT: dict[type, dict[str, object]] = {
     wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
     wire.ImageURL: {"detail": "auto"},
 }
-"""Accepted without effect, because they ask for nothing a local model could do otherwise."""
 
 HINTS: dict[type, dict[str, str]] = {
     wire.ImageURL: {"detail": ""},
     wire.ChatRequest: {"keep_alive": ": the model stays loaded as long as the server runs"},
 }
-"""Known, harmless and without effect here: a warning with this reason, in strict mode too."""
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
@@ -81,23 +96,25 @@ UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     },
     wire.StreamOptions: {"include_obfuscation": (False,)},
 }
-"""Meaningful, and not offered yet: an error, unless the value is null or one that asks for nothing."""
 
+CHAT = Known(INERT, HINTS, UNSUPPORTED)
 
 MAX_WARNINGS = 20
 MAX_PATH = 200
 """Characters of an unknown field's path that are repeated to whoever sent it."""
 
 
-def check(raw: dict[str, Any], strict: bool) -> list[str]:
-    """Sorts every field of a chat request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
+def check(raw: dict[str, Any], strict: bool, kind: type = wire.ChatRequest, known: Known = CHAT) -> list[str]:
+    """Sorts every field of a request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """
     warnings: list[str] = []
-    for path, struct, name in _unheld(raw, wire.ChatRequest, ""):
+    for path, struct, name, value in _unheld(raw, kind, ""):
+        if _accepted(known, struct, name, value, path):
+            continue
         path = path[:MAX_PATH]
-        reason = HINTS.get(struct, {}).get(name)
+        reason = known.hints.get(struct, {}).get(name)
         if reason is not None:
             warnings.append(f"the field {path} has no effect here{reason}")
         elif strict:
@@ -108,8 +125,8 @@ def check(raw: dict[str, Any], strict: bool) -> list[str]:
     return [*warnings[:MAX_WARNINGS], f"and {left} more fields were ignored"] if left > 0 else warnings
 
 
-Unheld = tuple[str, type, str]
-"""A field no wire type holds: its path, the struct it stands in, its name."""
+Unheld = tuple[str, type, str, object]
+"""A field no wire type holds: its path, the struct it stands in, its name, its value."""
 
 
 def _unheld(raw: object, kind: Any, path: str) -> Iterator[Unheld]:
@@ -131,16 +148,14 @@ def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str)
             if isinstance(value, list | dict):
                 yield from _unheld(value, hints[name], f"{path}.{name}" if path else name)
         elif name != struct.__struct_config__.tag_field:
-            where = f"{path}.{name}" if path else name
-            if not _accepted(struct, name, value, where):
-                yield where, struct, name
+            yield f"{path}.{name}" if path else name, struct, name, value
 
 
-def _accepted(struct: type, name: str, value: object, where: str) -> bool:
-    inert = INERT.get(struct, {}).get(name, msgspec.UNSET)
+def _accepted(known: Known, struct: type, name: str, value: object, where: str) -> bool:
+    inert = known.inert.get(struct, {}).get(name, msgspec.UNSET)
     if inert is ANY or (inert is not msgspec.UNSET and value in (inert, None)):
         return True
-    harmless = UNSUPPORTED.get(struct, {}).get(name)
+    harmless = known.unsupported.get(struct, {}).get(name)
     if harmless is None:
         return False
     if value is not None and value not in harmless:

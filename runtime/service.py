@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..models import installed
+from ..models import installed, pairing
 from ..models.errors import ModelError, NotFound, NotReady
+from ..models.installed import Installed
+from ..models.name import ModelRef
 from ..models.ref import ModelFiles, builtin_model, same
 from .config import ModelConfig
 from .stream import Stream
@@ -62,11 +64,24 @@ class Service:
     def installed(self) -> list[ModelInfo]:
         """The other models on this disk, as their headers describe them; they are not loaded."""
         found = []
-        for model in (builtin_model(), *installed.every()):
-            with contextlib.suppress(ModelError, OSError):
-                if not model.weights[0].samefile(self._files.weights):
-                    found.append(_info(model))
+        for model in self.others():
+            with contextlib.suppress(ModelError):
+                found.append(_info(model))
         return found
+
+    def others(self) -> Iterator[Installed]:
+        """The files of the models on this disk that are not loaded."""
+        for model in (builtin_model(), *installed.every()):
+            with contextlib.suppress(OSError):
+                if not model.weights[0].samefile(self._files.weights):
+                    yield model
+
+    def served(self) -> Installed:
+        """The files of the model that is loaded."""
+        weights = self._files.weights
+        names = pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()])
+        parts = tuple(weights.with_name(name) for name in names)
+        return Installed(ModelRef("path", str(weights)), parts, self._files.projector, "loaded")
 
     def serves(self, name: str) -> bool:
         """Whether a name, in any spelling, means the model that is loaded."""
@@ -78,14 +93,18 @@ class Service:
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
-        loaded = self._loaded()
+        self.check_served(model)
+        return self._loaded().generate(request, cancelled)
+
+    def check_served(self, model: str | None) -> None:
+        """Raises `NotReady` while there is no model, and `NotFound` for the name of another; `None` means any."""
+        self._loaded()
         if model is not None and not self.serves(model):
             raise NotFound(
                 f"the model {model!r:.100} is not loaded here; the one served is {self.model_id!r} "
                 "(galago serve --model MODEL loads another, --name names it)",
                 "model",
             )
-        return loaded.generate(request, cancelled)
 
     def close(self) -> None:
         with self._lock:

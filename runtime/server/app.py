@@ -24,6 +24,7 @@ from .anthropic import convert as anthropic
 from .anthropic.routes import Messages
 from .chat import ChatEndpoint
 from .guards import Guard
+from .ollama.routes import Ollama
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -66,6 +67,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route("/health", health),
             Route("/metrics", show_metrics),
             *Messages(service, config.strict).routes(),
+            *Ollama(service, config).routes(),
             *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config)],

@@ -96,7 +96,8 @@ def _check_choice(value: str, choices: object, name: str) -> None:
 class ServerConfig:
     """How the HTTP server guards itself. Loopback unless a key protects it.
 
-    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so.
+    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so. Responses are kept where
+    `store` names a folder.
     """
 
     host: str = "127.0.0.1"
@@ -107,6 +108,7 @@ class ServerConfig:
     max_body_bytes: int = 64 * 1024 * 1024
     allow_pull: bool = False
     allow_rm: bool = False
+    store: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -28,6 +28,10 @@ AllowHost = Annotated[
 HangLimit = Annotated[
     float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
 ]
+StoreDir = Annotated[
+    Path | None,
+    typer.Option("--store", help="keep the responses of /v1/responses here; yours alone to read", metavar="DIR"),
+]
 AllowPull = Annotated[bool, typer.Option("--allow-pull", help="clients may have models downloaded from the Hub")]
 AllowRm = Annotated[bool, typer.Option("--allow-rm", help="clients may have models deleted")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
@@ -54,6 +58,7 @@ def serve(
     hang_limit: HangLimit = 30.0,
     api_key: Key = None,
     allow_host: AllowHost = None,
+    store: StoreDir = None,
     allow_pull: AllowPull = False,
     allow_rm: AllowRm = False,
     strict: Strict = False,
@@ -73,6 +78,7 @@ def serve(
         strict=strict,
         allow_pull=allow_pull,
         allow_rm=allow_rm,
+        store=store,
     )
     files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(

@@ -25,6 +25,7 @@ from .anthropic.routes import Messages
 from .chat import ChatEndpoint
 from .guards import Guard
 from .ollama.routes import Ollama
+from .responses.routes import Responses
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -59,9 +60,11 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/models", list_models),
             Route(f"{prefix}/models/{{id:path}}", show_model),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            *responses.routes(prefix),
         ]
 
     chat = ChatEndpoint(service, config.strict)
+    responses = Responses(service, config.strict, config.store)
     return Starlette(
         routes=[
             Route("/health", health),
@@ -71,6 +74,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config)],
+        lifespan=responses.lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
     )
 

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 import templates
 from anthropic.lib.streaming._messages import accumulate_event
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import json as msgspec_json
 
@@ -302,6 +302,7 @@ def said_of(pieces: list[Any]) -> list[Said]:
     return said
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_the_client_puts_a_stream_together_to_the_whole_answer(pieces: list[Any]) -> None:
     said = said_of(pieces)

@@ -57,11 +57,17 @@ _ANTHROPIC = {
 def anthropic_body(error: errors.GalagoError) -> anthropic.ErrorResponse:
     status = TABLE[type(error)][0]
     kind = _ANTHROPIC.get(status, _INVALID if status < 500 else "api_error")
-    return anthropic.ErrorResponse(anthropic.ErrorBody(kind, error.message))
+    return anthropic.ErrorResponse(anthropic.ErrorBody(kind, _located(error)))
 
 
 def ollama_body(error: errors.GalagoError) -> dict[str, Any]:
-    return {"error": error.message}
+    return {"error": _located(error)}
+
+
+def _located(error: errors.GalagoError) -> str:
+    """The message with the field at fault, for shapes that have no place of their own for that."""
+    known = error.param is None or error.param in error.message
+    return error.message if known else f"{error.param}: {error.message}"
 
 
 def response(error: errors.GalagoError, path: str = "") -> Response:

@@ -317,7 +317,10 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have.
+
+    An `embedding` model turns texts into vectors, one for `rerank` scores documents; neither answers.
+    """
 
     id: str
     description: str
@@ -328,6 +331,7 @@ class ModelInfo:
     audio: bool
     created: int
     warnings: tuple[str, ...] = ()
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)

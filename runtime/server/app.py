@@ -22,6 +22,7 @@ from ..service import Service
 from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
 from .guards import Guard
+from .vectors import VectorEndpoints
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -54,9 +55,11 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/models", list_models),
             Route(f"{prefix}/models/{{id:path}}", show_model),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
         ]
 
     chat = ChatEndpoint(service, config.strict)
+    vectors = VectorEndpoints(service, config.strict)
     return Starlette(
         routes=[
             Route("/health", health),

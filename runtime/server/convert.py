@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from ...models.ref import MAX_ADAPTERS
 from .. import values
 from . import tools, wire
 from .choices import MOST
+
+T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -69,9 +71,13 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
+    return typed(raw, wire.ChatRequest)
+
+
+def typed(raw: dict[str, Any], kind: type[T]) -> T:
     """The typed request; an error names the field at fault."""
     try:
-        return msgspec.convert(raw, wire.ChatRequest)
+        return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _invalid(str(error)) from error
 

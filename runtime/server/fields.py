@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ...models.errors import UnsupportedField
-from . import wire
+from . import wire, wire_vectors
 
 ANY = object()
 
@@ -30,14 +30,18 @@ INERT: dict[type, dict[str, object]] = {
         "user": ANY,
         "keep_alive": -1,
     },
+    wire_vectors.EmbeddingRequest: {"user": ANY, "keep_alive": -1},
     wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
     wire.ImageURL: {"detail": "auto"},
 }
 """Accepted without effect, because they ask for nothing a local model could do otherwise."""
 
+_STAYS = ": the model stays loaded as long as the server runs"
+
 HINTS: dict[type, dict[str, str]] = {
     wire.ImageURL: {"detail": ""},
-    wire.ChatRequest: {"keep_alive": ": the model stays loaded as long as the server runs"},
+    wire.ChatRequest: {"keep_alive": _STAYS},
+    wire_vectors.EmbeddingRequest: {"keep_alive": _STAYS},
 }
 """Known, harmless and without effect here: a warning with this reason, in strict mode too."""
 
@@ -79,6 +83,7 @@ UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
         "web_search_options": (),
         "xtc_probability": (0,),
     },
+    wire_vectors.EmbeddingRequest: {"embd_normalize": (2,), "truncate": (False,), "task_type": (), "input_type": ()},
     wire.StreamOptions: {"include_obfuscation": (False,)},
 }
 """Meaningful, and not offered yet: an error, unless the value is null or one that asks for nothing."""
@@ -89,13 +94,13 @@ MAX_PATH = 200
 """Characters of an unknown field's path that are repeated to whoever sent it."""
 
 
-def check(raw: dict[str, Any], strict: bool) -> list[str]:
-    """Sorts every field of a chat request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
+def check(raw: dict[str, Any], strict: bool, kind: type[msgspec.Struct] = wire.ChatRequest) -> list[str]:
+    """Sorts every field of a request that its wire type does not hold; returns warnings, the first `MAX_WARNINGS`.
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """
     warnings: list[str] = []
-    for path, struct, name in _unheld(raw, wire.ChatRequest, ""):
+    for path, struct, name in _unheld(raw, kind, ""):
         path = path[:MAX_PATH]
         reason = HINTS.get(struct, {}).get(name)
         if reason is not None:

@@ -1,0 +1,53 @@
+"""Questions to a model that it answers at once, not piece by piece, and their answers; frozen, as in `values.py`."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+from ..models.errors import InvalidRequest
+
+R = TypeVar("R")
+Tokenized: TypeAlias = tuple[int, ...]
+
+MAX_INPUTS = 2048
+"""Texts in one question, as in OpenAI's API."""
+
+
+class Task(Generic[R]):
+    """What is answered by an `R`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """One vector after the other, `width` numbers each, as float32 in this machine's order; `tokens` were read."""
+
+    data: bytes
+    width: int
+    tokens: int
+
+    def rows(self) -> list[list[float]]:
+        """The vectors as numbers."""
+        numbers = array("f", self.data).tolist()
+        return [numbers[i : i + self.width] for i in range(0, len(numbers), self.width)]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed(Task[Vectors]):
+    """The meaning of each text, or of each text's tokens, as a vector of length 1; its first `dimensions` numbers,
+    again of length 1, where they are given."""
+
+    texts: tuple[str | Tokenized, ...]
+    dimensions: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("input", len(self.texts))
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises `InvalidRequest` where there are no texts, or more than one question may have."""
+    if not 1 <= count <= MAX_INPUTS:
+        raise InvalidRequest(f"{name} holds {count} texts; 1 to {MAX_INPUTS} are possible", name)

@@ -21,9 +21,10 @@ from .model import context_length, description, tell
 from .native.context import BATCH
 from .native.pooling import SEQUENCES, PoolingContext
 from .native.weights import Weights
+from .prompt.plain import check_tokens, translate
 from .sizing import settle
 from .stream import Stream
-from .tasks import Embed, R, Task, Tokenized, Vectors
+from .tasks import Detokenize, Embed, R, Task, Tokenize, Tokenized, Vectors
 from .trial import try_out
 from .users import Users
 from .values import Finished, ModelInfo, Request, Stats, Timings, Usage
@@ -107,6 +108,8 @@ class Embedder:
 
     def _answer(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
         match task:
+            case Tokenize(str()) | Detokenize():
+                return translate(task, self._weights)
             case Embed(texts, dimensions) if self.info.kind == "embedding":
                 return self._embed(texts, dimensions, cancelled)
             case Embed():
@@ -130,11 +133,7 @@ class Embedder:
         if isinstance(text, str):
             tokens: Tokens = self._weights.tokenize(text, parse_special=False, add_special=True)
         else:
-            tokens = text
-            size = self._weights.vocab_size
-            for token in tokens:
-                if not 0 <= token < size:
-                    raise InvalidRequest(f"{name} holds the token {token}; here they are 0 to {size - 1}", name)
+            tokens = check_tokens(text, self._weights, name)
         if not tokens:
             raise InvalidRequest(f"{name} is empty", name)
         return self._fitting(tokens, name)

@@ -32,11 +32,12 @@ from .output.answer import Answers
 from .placement import Placement
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
+from .prompt.plain import spelled, translate
 from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
-from .tasks import Embed, R, Task
+from .tasks import Detokenize, Embed, R, Task, Tokenize, Tokens
 from .tokens import Prompt
 from .trial import try_out
 from .users import Users
@@ -115,25 +116,41 @@ class Model:
     def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """A task's answer. Raises `InvalidRequest` for those of other kinds of models."""
         with self._users.one():
-            result: Any = self._answer(task)
+            result: Any = self._answer(task, lambda: self._users.closed or cancelled())
             return cast(R, result)
 
-    def _answer(self, task: Task[Any]) -> object:
+    def _answer(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
         match task:
+            case Tokenize(Request() as request):
+                return self._tokenize(request, cancelled)
+            case Tokenize() | Detokenize():
+                return translate(task, self._weights)
             case Embed():
                 raise InvalidRequest(
                     f"{self.info.id} answers and makes no embeddings; load an embedding model for that", "model"
                 )
         raise InvalidRequest(f"{self.info.id} answers chats; it cannot do this", "model")
 
+    def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> Tokens:
+        items = self._prompt(request, cancelled).items
+        ids = tuple(item for item in items if isinstance(item, int))
+        if len(ids) < len(items):
+            raise InvalidRequest("pictures and sounds have no token ids; /v1/plan counts what they take", "messages")
+        return Tokens(ids, spelled(ids, self._weights))
+
+    def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
+        if request.raw is not None:
+            return self._prompts.plain.build(request.raw)
+        return self._prompts.build(
+            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
+        )
+
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
         adapters = self._adapters_for(request)
         grammar = self._answers.constraint(request)
         self._check_bias(request.sampling)
-        prompt = self._prompts.build(
-            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
-        )
+        prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else self._answers.after_thinking(grammar, request, prompt.thinking)
         warnings = [*self._warnings, *(grammar.warnings if grammar else ()), *prompt.warnings]
         room = self.context_length - prompt.cells

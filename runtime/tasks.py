@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
 from ..models.errors import InvalidRequest
+from .values import Request
 
 R = TypeVar("R")
 Tokenized: TypeAlias = tuple[int, ...]
@@ -45,6 +46,35 @@ class Embed(Task[Vectors]):
 
     def __post_init__(self) -> None:
         check_count("input", len(self.texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids, and the bytes that each stands for."""
+
+    ids: Tokenized
+    pieces: tuple[bytes, ...]
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.pieces).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize(Task[Tokens]):
+    """The tokens of a text, or of the whole prompt of a request; in a text with the tokens that stand around every one
+    (`add_special`), and with those that it spells (`parse_special`)."""
+
+    text: str | Request
+    add_special: bool = False
+    parse_special: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize(Task[Tokens]):
+    """What token ids stand for, control tokens by their names."""
+
+    tokens: Tokenized
 
 
 def check_count(name: str, count: int) -> None:

@@ -163,6 +163,13 @@ class Weights:
         return int(llama.llama_vocab_eos(self.vocab))
 
     @property
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, before a suffix and before what is to stand between, where there are all."""
+        get = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(token(self.vocab)) for token in get)
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    @property
     def adds_bos(self) -> bool:
         return bool(llama.llama_vocab_get_add_bos(self.vocab)) and self.bos >= 0
 

@@ -21,7 +21,9 @@ from ..config import ServerConfig
 from ..service import Service
 from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
+from .completions import CompletionEndpoint
 from .guards import Guard
+from .tokens import TokenEndpoints
 from .vectors import VectorEndpoints
 
 
@@ -55,10 +57,15 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/models", list_models),
             Route(f"{prefix}/models/{{id:path}}", show_model),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
+            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
         ]
 
     chat = ChatEndpoint(service, config.strict)
+    completions = CompletionEndpoint(service, config.strict)
+    tokens = TokenEndpoints(service, config.strict)
     vectors = VectorEndpoints(service, config.strict)
     return Starlette(
         routes=[

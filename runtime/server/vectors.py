@@ -11,9 +11,8 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import InvalidRequest
 from ..service import Service
-from ..tasks import Tokenized, Vectors
+from ..tasks import Vectors
 from . import convert, exchange, fields
 from . import wire_vectors as wire
 
@@ -34,23 +33,13 @@ class VectorEndpoints:
         raw = convert.decode_object(body)
         asked = convert.typed(raw, wire.EmbeddingRequest)
         warnings = fields.check(raw, self._strict, wire.EmbeddingRequest)
-        vectors = self._service.embed(inputs(asked.input), asked.dimensions, model=asked.model, cancelled=gone)
+        vectors = self._service.embed(
+            convert.inputs(asked.input, "input"), asked.dimensions, model=asked.model, cancelled=gone
+        )
         data: Sequence[str | list[float]] = _base64(vectors) if asked.encoding_format == "base64" else vectors.rows()
         usage = wire.VectorUsage(vectors.tokens, vectors.tokens)
         embeddings = [wire.Embedding(i, one) for i, one in enumerate(data)]
         return wire.EmbeddingList(self._service.model_id, embeddings, usage, warnings or UNSET), warnings
-
-
-def inputs(given: str | list[str | int | list[int]]) -> list[str | Tokenized]:
-    """The texts of an `input`: one text, the tokens of one, or a list of either."""
-    if isinstance(given, str):
-        return [given]
-    tokens = [one for one in given if isinstance(one, int)]
-    if tokens and len(tokens) == len(given):
-        return [tuple(tokens)]
-    if tokens:
-        raise InvalidRequest("input mixes token ids with texts; put each text's tokens into a list", "input")
-    return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
 
 
 def _base64(vectors: Vectors) -> list[str]:

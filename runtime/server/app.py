@@ -23,9 +23,12 @@ from . import convert, errors, exchange, metrics, wire
 from .anthropic import convert as anthropic
 from .anthropic.routes import Messages
 from .chat import ChatEndpoint
+from .completions import CompletionEndpoint
 from .guards import Guard
 from .ollama.routes import Ollama
 from .responses.routes import Responses
+from .tokens import TokenEndpoints
+from .vectors import VectorEndpoints
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -40,7 +43,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
     async def list_models(request: Request) -> Response:
         if "anthropic-version" in request.headers:
-            return exchange.reply(anthropic.model_list(service.models()))
+            return exchange.whole(anthropic.model_list(service.models()))
         cards = [convert.model_card(info) for info in service.models()]
         cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
         return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
@@ -60,10 +63,17 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/models", list_models),
             Route(f"{prefix}/models/{{id:path}}", show_model),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
+            Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
+            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
             *responses.routes(prefix),
         ]
 
     chat = ChatEndpoint(service, config.strict)
+    completions = CompletionEndpoint(service, config.strict)
+    tokens = TokenEndpoints(service, config.strict)
+    vectors = VectorEndpoints(service, config.strict)
     responses = Responses(service, config.strict, config.store)
     return Starlette(
         routes=[

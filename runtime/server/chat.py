@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from typing import TypeAlias
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import EngineError, GalagoError, InvalidRequest
+from ...models.errors import EngineError, InvalidRequest
 from ..output.whole import Whole
 from ..service import Service
 from ..values import Delta, Failed, Finished, Said, Started
-from . import convert, errors, exchange, fields, tools, wire
+from . import convert, exchange, fields, tools, wire
 from .choices import Choices
+
+Prepared: TypeAlias = tuple[wire.ChatRequest, list[str], Choices]
 
 
 class ChatEndpoint:
@@ -29,15 +31,19 @@ class ChatEndpoint:
         self._strict = strict
 
     async def complete(self, request: Request) -> Response:
-        body = await exchange.body_of(request)
-        asked = await exchange.prepared(request, partial(self._prepare, body))
-        headers = convert.warning_headers(asked.warnings)
-        answer = _Answer(self._service.model_id, asked.warnings, asked.chat)
-        if asked.chat.stream:
-            return exchange.streamed(_events(answer, asked), headers, "text/event-stream")
-        return exchange.reply(await exchange.unless_gone(request, answer.whole(asked.choices)), headers)
+        body = await exchange.read_body(request)
+        # on a thread, because reading the request and preparing its prompt may take seconds
+        chat, warnings, choices = await exchange.on_thread(
+            request, lambda gone: self._prepare(body, gone), lambda prepared: prepared[2].close()
+        )
+        headers = convert.warning_headers(warnings)
+        answer = _Answer(self._service.model_id, warnings, chat)
+        if chat.stream:
+            wants_usage = bool(chat.stream_options and chat.stream_options.include_usage)
+            return exchange.streamed(answer.chunks(choices, wants_usage), choices.close, headers)
+        return exchange.whole(await exchange.unless_gone(request, answer.whole(choices)), headers)
 
-    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Asked:
+    def _prepare(self, body: bytes, gone: Callable[[], bool]) -> Prepared:
         raw = convert.decode_object(body)
         chat = convert.chat_request(raw)
         warnings = fields.check(raw, self._strict)
@@ -47,19 +53,7 @@ class ChatEndpoint:
             choices = Choices(generate, convert.to_request(chat), count, gone)
         except InvalidRequest as error:
             raise convert.renamed(error) from None
-        return _Asked(chat, warnings, choices)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A request that is being answered."""
-
-    chat: wire.ChatRequest
-    warnings: list[str]
-    choices: Choices
-
-    def close(self) -> None:
-        self.choices.close()
+        return chat, warnings, choices
 
 
 class _Answer:
@@ -142,16 +136,3 @@ class _Answer:
 
     def _envelope(self, choices: list[wire.ChunkChoice], usage: wire.Usage | None | UnsetType) -> wire.ChatChunk:
         return wire.ChatChunk(self._id, self._created, self._model, choices, usage)
-
-
-async def _events(answer: _Answer, asked: _Asked) -> AsyncIterator[bytes]:
-    wants_usage = bool(asked.chat.stream_options and asked.chat.stream_options.include_usage)
-    try:
-        async with contextlib.aclosing(answer.chunks(asked.choices, wants_usage)) as chunks:
-            async for chunk in chunks:
-                yield b"data: " + wire.encode(chunk) + b"\n\n"
-        yield b"data: [DONE]\n\n"
-    except GalagoError as error:  # the status line is out already, so the error travels as an event
-        yield b"data: " + wire.encode(errors.body(error)) + b"\n\n"
-    finally:
-        asked.close()

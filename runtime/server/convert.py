@@ -20,6 +20,7 @@ from . import tools, wire
 from .choices import MOST
 
 T = TypeVar("T")
+
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
@@ -70,12 +71,12 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
-    return typed(raw, wire.ChatRequest, _ACCEPTED)
+    return typed(raw, wire.ChatRequest)
 
 
-def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str]) -> T:
-    """The request as a wire type; an error names the field at fault. `accepted` tells, by the end of a field's path,
-    what it may say."""
+def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str] = _ACCEPTED) -> T:
+    """The typed request; an error names the field at fault. `accepted` tells, by the end of a field's path, what it
+    may say."""
     try:
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -104,21 +105,40 @@ def to_request(chat: wire.ChatRequest) -> values.Request:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
         messages=messages(chat.messages),
-        sampling=_sampling(chat),
-        max_tokens=next(iter(limits), None),
-        stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
-        ignore_eos=bool(chat.ignore_eos),
-        cache=chat.cache is not False,
-        json_schema=_schema(chat.response_format),
-        lora=_scales(chat.lora),
-        timeout=chat.timeout,
         effort=chat.reasoning_effort,
+        **generation(chat) | {"max_tokens": next(iter(limits), None)},
         **tools.choice(chat),
-        grammar=chat.grammar or None,
-        regex=chat.regex or None,
         logprobs=_likeliest(chat),
         continue_final=_continues(chat),
     )
+
+
+def generation(asked: wire.GenerationRequest) -> dict[str, Any]:
+    """The arguments of `Request` that all requests for an answer share."""
+    return {
+        "sampling": _sampling(asked),
+        "max_tokens": asked.max_tokens,
+        "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        "ignore_eos": bool(asked.ignore_eos),
+        "cache": asked.cache is not False,
+        "json_schema": _schema(asked.response_format),
+        "lora": _scales(asked.lora),
+        "timeout": asked.timeout,
+        "grammar": asked.grammar or None,
+        "regex": asked.regex or None,
+    }
+
+
+def inputs(given: str | list[str | int | list[int]], name: str) -> list[str | tuple[int, ...]]:
+    """The texts that a field gives: one text, the tokens of one, or a list of either."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [one for one in given if isinstance(one, int)]
+    if tokens and len(tokens) == len(given):
+        return [tuple(tokens)]
+    if tokens:
+        raise InvalidRequest(f"{name} mixes token ids with texts; put each text's tokens into a list", name)
+    return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
 
 
 def renamed(error: GalagoError) -> GalagoError:
@@ -128,13 +148,13 @@ def renamed(error: GalagoError) -> GalagoError:
     return error
 
 
-def choices(chat: wire.ChatRequest) -> int:
+def choices(chat: wire.GenerationRequest) -> int:
     """How many answers are asked for."""
     values.check_number("n", chat.n, 1, MOST, whole=True)
     return chat.n or 1
 
 
-def _sampling(chat: wire.ChatRequest) -> values.Sampling:
+def _sampling(chat: wire.GenerationRequest) -> values.Sampling:
     bias = []
     for token, value in (chat.logit_bias or {}).items():
         if not (token.isascii() and token.isdecimal() and len(token) < 10):
@@ -268,15 +288,20 @@ def warning_headers(warnings: list[str]) -> dict[str, str]:
     return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
 
 
-def usage(answers: list[values.Finished]) -> wire.Usage:
-    """Of all answers to a request together, whose prompt counts once."""
-    first, used = answers[0].usage, [answer.usage for answer in answers]
-    completion = sum(u.completion_tokens for u in used)
+def usage(answers: list[values.Finished], each: int | None = None) -> wire.Usage:
+    """Of all answers to a request together: all of them to one prompt, which counts once, or so many to `each`."""
+    used = [answer.usage for answer in answers]
+    prompts = used[:: each or len(used)]
+    prompt, completion = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in used)
     return wire.Usage(
-        prompt_tokens=first.prompt_tokens,
+        prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=first.prompt_tokens + completion,
-        prompt_tokens_details=wire.PromptDetails(first.cached_tokens, first.audio_tokens, first.image_tokens),
+        total_tokens=prompt + completion,
+        prompt_tokens_details=wire.PromptDetails(
+            sum(u.cached_tokens for u in prompts),
+            sum(u.audio_tokens for u in prompts),
+            sum(u.image_tokens for u in prompts),
+        ),
         completion_tokens_details=wire.CompletionDetails(
             sum(u.accepted for u in used), sum(u.rejected for u in used), sum(u.reasoning_tokens for u in used)
         ),

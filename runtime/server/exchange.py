@@ -1,52 +1,51 @@
-"""What every endpoint does alike: reads a body, prepares its work on a thread, and ends it when the client hangs up."""
+"""What all endpoints do with a request and its client: read the body, work while the client waits, stream the answer.
+
+Knows no resource.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from ...models.errors import Cancelled, EngineError
-from ..stream import Stream
-from ..values import Delta, Failed, Finished, Said, Started, TokenLogprob
-from . import wire
+from ...models.errors import Cancelled, GalagoError
+from . import errors, wire
 
 T = TypeVar("T")
 
 
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=Closable)
-Gone: TypeAlias = Callable[[], bool]
-"""Says whether the client has hung up."""
-
-
-async def body_of(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     try:
         return await request.body()
     except ClientDisconnect:
         raise Cancelled("the client went away while it sent the request") from None
 
 
-async def prepared(request: Request, prepare: Callable[[Gone], C]) -> C:
-    """What `prepare` makes on a thread, because that may take seconds; closed where the client has left meanwhile."""
+async def on_thread(
+    request: Request, work: Callable[[Callable[[], bool]], T], undo: Callable[[T], None] = lambda _result: None
+) -> T:
+    """Does `work` on a thread; it is told by its argument whether the client has left. Then `undo` ends what it made,
+    and `Cancelled` is raised."""
     gone = threading.Event()
-    work = asyncio.ensure_future(asyncio.to_thread(prepare, gone.is_set))
+    working = asyncio.ensure_future(asyncio.to_thread(work, gone.is_set))
     try:
-        return await unless_gone(request, asyncio.shield(work))
+        return await unless_gone(request, asyncio.shield(working))
     except (asyncio.CancelledError, Cancelled):
         gone.set()
-        work.add_done_callback(_close_result)
+        working.add_done_callback(lambda done: _undo(done, undo))
         raise
+
+
+def _undo(done: asyncio.Future[T], undo: Callable[[T], None]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -69,45 +68,25 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _close_result(work: asyncio.Future[C]) -> None:
-    if not work.cancelled() and work.exception() is None:
-        work.result().close()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer, its pieces in the order they were said."""
-
-    said: tuple[Said, ...]
-    end: Finished
-    warnings: tuple[str, ...]
-
-    @property
-    def logprobs(self) -> list[TokenLogprob]:
-        return [token for piece in self.said if isinstance(piece, Delta) for token in piece.logprobs]
-
-
-async def whole(stream: Stream) -> Answer:
-    """Raises what ended the answer in place of its last token."""
-    said: list[Said] = []
-    warnings: tuple[str, ...] = ()
-    async with contextlib.aclosing(aiter(stream)) as events:  # type: ignore[type-var]
-        async for event in events:
-            match event:
-                case Started():
-                    warnings = event.warnings
-                case Failed(error=error):
-                    raise error
-                case Finished():
-                    return Answer(tuple(said), event, warnings)
-                case _:
-                    said.append(event)
-    raise EngineError("the answer ended without a reason")
-
-
-def reply(answer: Struct | dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def whole(answer: Struct, headers: dict[str, str] | None = None) -> Response:
     return Response(wire.encode(answer), headers=headers, media_type="application/json")
 
 
-def streamed(lines: AsyncIterator[bytes], headers: Mapping[str, str], media_type: str) -> StreamingResponse:
-    return StreamingResponse(lines, media_type=media_type, headers={"cache-control": "no-cache"} | dict(headers))
+def streamed(
+    chunks: AsyncGenerator[Struct, None], close: Callable[[], None], headers: dict[str, str]
+) -> StreamingResponse:
+    """Sends chunks as events as they come, and closes their source at the end, or when the client leaves."""
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    yield b"data: " + wire.encode(chunk) + b"\n\n"
+            yield b"data: [DONE]\n\n"
+        except GalagoError as error:  # the status line is out already, so the error travels as an event
+            yield b"data: " + wire.encode(errors.body(error)) + b"\n\n"
+        finally:
+            close()
+
+    headers = {"cache-control": "no-cache"} | headers
+    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)

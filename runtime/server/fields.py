@@ -1,7 +1,7 @@
 """What becomes of every field of a request: honoured, inert, unsupported, or unknown. Nothing is dropped in silence.
 
-Honoured fields are those of the wire type. A table beside each names the others that a known client sends, those of
-chats below; whatever stands in neither is unknown: a warning in the answer, or an error in strict mode.
+Honoured fields are those of the wire type. Tables name the others that a known client sends, those of OpenAI's APIs
+below; whatever stands in neither is unknown: a warning in the answer, or an error in strict mode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ...models.errors import UnsupportedField
-from . import wire
+from . import wire, wire_completions, wire_vectors
 
 ANY = object()
 
@@ -36,76 +36,92 @@ class Known:
     unsupported: Mapping[type, Mapping[str, tuple[object, ...]]] = field(default_factory=dict)
 
 
+_GENERATION_INERT: dict[str, object] = {
+    "metadata": ANY,
+    "cache_prompt": ANY,
+    "prompt_cache_key": ANY,
+    "prompt_cache_retention": ANY,
+    "safety_identifier": ANY,
+    "service_tier": ANY,
+    "user": ANY,
+    "keep_alive": -1,
+}
+
 INERT: dict[type, dict[str, object]] = {
-    wire.ChatRequest: {
-        "metadata": ANY,
-        "cache_prompt": ANY,
-        "prompt_cache_key": ANY,
-        "prompt_cache_retention": ANY,
-        "safety_identifier": ANY,
-        "service_tier": ANY,
-        "user": ANY,
-        "keep_alive": -1,
-    },
+    wire.ChatRequest: _GENERATION_INERT,
+    wire_completions.CompletionRequest: _GENERATION_INERT,
+    wire_vectors.EmbeddingRequest: {"user": ANY, "keep_alive": -1},
     wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
     wire.ImageURL: {"detail": "auto"},
 }
 
+_STAYS = ": the model stays loaded as long as the server runs"
+
 HINTS: dict[type, dict[str, str]] = {
     wire.ImageURL: {"detail": ""},
-    wire.ChatRequest: {"keep_alive": ": the model stays loaded as long as the server runs"},
+    wire.ChatRequest: {"keep_alive": _STAYS},
+    wire_completions.CompletionRequest: {"keep_alive": _STAYS},
+    wire_vectors.EmbeddingRequest: {"keep_alive": _STAYS},
+}
+
+_GENERATION_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "bad_words": ([],),
+    "best_of": (1,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "json_schema": (),
+    "length_penalty": (1,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "n_predict": (-1,),
+    "n_probs": (0,),
+    "repeat_last_n": (64,),
+    "repetition_penalty": (1,),
+    "samplers": (),
+    "stop_token_ids": ([],),
+    "structured_outputs": (),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "top_n_sigma": (-1, 0),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "xtc_probability": (0,),
 }
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
+        **_GENERATION_UNSUPPORTED,
         "audio": (),
-        "bad_words": ([],),
-        "best_of": (1,),
         "chat_template_kwargs": ({},),
-        "dry_multiplier": (0,),
-        "dynatemp_range": (0,),
         "echo": (False,),
         "function_call": ("none", "auto"),
         "functions": ([],),
-        "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "include_stop_str_in_output": (False,),
-        "json_schema": (),
-        "length_penalty": (1,),
-        "min_tokens": (0,),
-        "mirostat": (0,),
         "modalities": (["text"],),
-        "n_predict": (-1,),
-        "n_probs": (0,),
         "prediction": (),
-        "repeat_last_n": (64,),
-        "repetition_penalty": (1,),
-        "samplers": (),
-        "stop_token_ids": ([],),
         "store": (False,),
-        "structured_outputs": (),
-        "tfs_z": (1,),
-        "top_a": (0,),
-        "top_n_sigma": (-1, 0),
-        "typical_p": (1,),
-        "use_beam_search": (False,),
         "verbosity": ("medium",),
         "web_search_options": (),
-        "xtc_probability": (0,),
     },
+    wire_completions.CompletionRequest: {**_GENERATION_UNSUPPORTED, "input_extra": ([],), "truncate_prompt_tokens": ()},
+    wire_vectors.EmbeddingRequest: {"embd_normalize": (2,), "truncate": (False,), "task_type": (), "input_type": ()},
     wire.StreamOptions: {"include_obfuscation": (False,)},
 }
 
-CHAT = Known(INERT, HINTS, UNSUPPORTED)
+OPENAI = Known(INERT, HINTS, UNSUPPORTED)
 
 MAX_WARNINGS = 20
 MAX_PATH = 200
 """Characters of an unknown field's path that are repeated to whoever sent it."""
 
 
-def check(raw: dict[str, Any], strict: bool, kind: type = wire.ChatRequest, known: Known = CHAT) -> list[str]:
-    """Sorts every field of a request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
+def check(
+    raw: dict[str, Any], strict: bool, kind: type[msgspec.Struct] = wire.ChatRequest, known: Known = OPENAI
+) -> list[str]:
+    """Sorts every field of a request that its wire type does not hold; returns warnings, the first `MAX_WARNINGS`.
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """

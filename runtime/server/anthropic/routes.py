@@ -16,8 +16,9 @@ from starlette.routing import Route
 from ....models.errors import GalagoError
 from ...service import Service
 from ...stream import Stream
+from ...tasks import Count
 from ...values import Failed, Finished, Started
-from .. import errors, exchange, fields
+from .. import answers, errors, exchange, fields
 from ..convert import decode_object, typed, warning_headers
 from ..wire import encode
 from . import convert, wire
@@ -34,27 +35,39 @@ class Messages:
     def routes(self) -> list[Route]:
         return [
             Route("/v1/messages", self.create, methods=["POST"]),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
         ]
 
     async def create(self, request: Request) -> Response:
-        body = await exchange.body_of(request)
-        asked = await exchange.prepared(request, partial(self._prepare, body))
+        body = await exchange.read_body(request)
+        asked = await exchange.on_thread(request, partial(self._prepare, body), _Asked.close)
         headers = warning_headers(asked.warnings)
         if asked.stream:
-            return exchange.streamed(self._events(asked), headers, "text/event-stream")
-        answer = await exchange.unless_gone(request, exchange.whole(asked.answer))
+            return answers.told(self._events(asked), headers, "text/event-stream")
+        answer = await exchange.unless_gone(request, answers.collected(asked.answer))
         content, cut_off = blocks(answer.said)
         message = self._message(content, convert.usage(answer.end.usage), [*asked.warnings, *answer.warnings, *cut_off])
         ending = convert.ending(answer.end)
         message.stop_reason, message.stop_sequence = ending.stop_reason, ending.stop_sequence
-        return exchange.reply(message, headers)
+        return exchange.whole(message, headers)
 
-    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Asked:
+    def _prepare(self, body: bytes, gone: answers.Gone) -> _Asked:
         raw = decode_object(body)
         asked = typed(raw, wire.MessagesRequest, convert.ACCEPTED)
         warnings = fields.check(raw, self._strict, wire.MessagesRequest, convert.KNOWN)
         stream = self._service.generate(asked.model, convert.to_request(asked), gone)
         return _Asked(bool(asked.stream), warnings, stream)
+
+    async def count_tokens(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        count, warnings = await exchange.on_thread(request, partial(self._count, body))
+        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+
+    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+        raw = decode_object(body)
+        asked = typed(raw, wire.CountRequest, convert.ACCEPTED)
+        warnings = fields.check(raw, self._strict, wire.CountRequest, convert.KNOWN)
+        return self._service.answer(asked.model, Count(convert.to_request(asked)), gone), warnings
 
     def _message(self, content: list[wire.ContentBlock], usage: wire.Usage, warnings: list[str]) -> wire.Message:
         name = f"msg_{uuid.uuid4().hex}"

@@ -28,12 +28,16 @@ KNOWN = Known(
         wire.ChatRequest: _FOREVER,
         wire.GenerateRequest: _FOREVER,
         wire.Options: {"mirostat_eta": ANY, "mirostat_tau": ANY},
+        wire.EmbedRequest: _FOREVER | {"options": {}, "truncate": False},
+        wire.OldEmbedRequest: _FOREVER | {"options": {}},
         wire.ModelRequest: {"insecure": False, "verbose": ANY},
     },
     hints={
         wire.ChatRequest: _STAYS,
         wire.GenerateRequest: _STAYS,
         wire.Options: {name: _SETTLED for name in _WITH_MODEL},
+        wire.EmbedRequest: _STAYS | {"options": _SETTLED, "truncate": ": a text that is too long is refused"},
+        wire.OldEmbedRequest: _STAYS | {"options": _SETTLED},
         wire.ModelRequest: {"insecure": ": files are checked whatever the connection"},
     },
     unsupported={
@@ -47,9 +51,7 @@ KNOWN = Known(
         wire.GenerateRequest: {
             "context": ([],),
             "height": (0,),
-            "raw": (False,),
             "steps": (0,),
-            "suffix": ("",),
             "template": ("",),
             "width": (0,),
         },
@@ -66,10 +68,29 @@ def messages(asked: wire.ChatRequest | wire.GenerateRequest) -> tuple[values.Mes
     """Empty where a client only asks for the model to be loaded."""
     if isinstance(asked, wire.ChatRequest):
         return _chat(asked.messages or [])
-    if not asked.prompt and not asked.images:
+    if not asked.prompt and not asked.images or _is_plain(asked):
         return ()
     system = (values.Message("system", (values.Text(asked.system),)),) if asked.system else ()
     return (*system, values.Message("user", _parts(asked.prompt, asked.images, "images")))
+
+
+def is_empty(asked: wire.ChatRequest | wire.GenerateRequest) -> bool:
+    """Whether a request says nothing, as those do that only ask for the model to be loaded."""
+    return not messages(asked) and _plain(asked) is None
+
+
+def _is_plain(asked: wire.GenerateRequest) -> bool:
+    return bool(asked.raw or asked.suffix)
+
+
+def _plain(asked: wire.ChatRequest | wire.GenerateRequest) -> values.Raw | None:
+    """The prompt of a request that wants no chat template; a suffix is what stands behind the text to be filled in."""
+    if isinstance(asked, wire.ChatRequest) or not _is_plain(asked) or not (asked.prompt or asked.suffix):
+        return None
+    for name in ("system", "images"):
+        if getattr(asked, name):
+            raise InvalidRequest(f"{name} needs a chat template, without which raw and suffix do", name)
+    return values.Raw(asked.prompt or "", asked.suffix or None)
 
 
 def _chat(said: Sequence[wire.Message]) -> tuple[values.Message, ...]:
@@ -114,6 +135,7 @@ def to_request(asked: wire.ChatRequest | wire.GenerateRequest) -> values.Request
     tools = asked.tools or () if isinstance(asked, wire.ChatRequest) else ()
     return values.Request(
         messages=messages(asked),
+        raw=_plain(asked),
         sampling=values.Sampling(
             temperature=options.temperature,
             top_p=options.top_p,

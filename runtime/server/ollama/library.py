@@ -56,7 +56,7 @@ def shown(service: Service, name: str) -> wire.Shown:
         license=facts.licence,
         details=_details(facts),
         model_info=_metadata(header, facts),
-        capabilities=["completion", "tools", *(sense for sense, present in senses.items() if present)],
+        capabilities=["embedding"] if header.pooling else ["completion", "tools", *(s for s in senses if senses[s])],
         modified_at=_time(facts.changed),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from ...config import ServerConfig
 from ...service import Service
 from ...stream import Stream
 from ...values import Failed, Finished, Started
-from .. import errors, exchange, fields
+from .. import answers, errors, exchange, fields
 from ..convert import decode_object, typed, warning_headers
 from ..wire import encode
 from . import convert, library, manage, wire
@@ -46,32 +47,55 @@ class Ollama:
             Route("/api/show", self.show, methods=["POST"]),
             Route("/api/chat", partial(self.answer, wire.ChatRequest), methods=["POST"]),
             Route("/api/generate", partial(self.answer, wire.GenerateRequest), methods=["POST"]),
+            Route("/api/embed", partial(self.embed, wire.EmbedRequest), methods=["POST"]),
+            Route("/api/embeddings", partial(self.embed, wire.OldEmbedRequest), methods=["POST"]),
             Route("/api/pull", self.pull, methods=["POST"]),
             Route("/api/delete", self.delete, methods=["DELETE"]),
         ]
 
     async def version(self, _request: Request) -> Response:
-        return exchange.reply(wire.Version(SPOKEN, metadata.version("galago")))
+        return exchange.whole(wire.Version(SPOKEN, metadata.version("galago")))
 
     async def tags(self, _request: Request) -> Response:
         models = await asyncio.to_thread(lambda: list(library.tags(self._service)))
-        return exchange.reply(wire.Models(models))
+        return exchange.whole(wire.Models(models))
 
     async def ps(self, _request: Request) -> Response:
         models = await asyncio.to_thread(lambda: list(library.running(self._service)))
-        return exchange.reply(wire.Models(models))
+        return exchange.whole(wire.Models(models))
 
     async def show(self, request: Request) -> Response:
         name, _, headers = await self._named(request)
-        return exchange.reply(await asyncio.to_thread(library.shown, self._service, name), headers)
+        return exchange.whole(await asyncio.to_thread(library.shown, self._service, name), headers)
+
+    async def embed(self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], request: Request) -> Response:
+        body = await exchange.read_body(request)
+        vectors, warnings = await exchange.on_thread(request, partial(self._embed, kind, body))
+        return exchange.whole(vectors, warning_headers(warnings))
+
+    def _embed(
+        self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], body: bytes, gone: answers.Gone
+    ) -> tuple[wire.Embeddings | wire.Embedding, list[str]]:
+        begin = time.perf_counter()
+        raw = decode_object(body)
+        asked = typed(raw, kind, convert.ACCEPTED)
+        warnings = fields.check(raw, self._config.strict, kind, convert.KNOWN)
+        name = convert.model_name(asked.model)
+        if isinstance(asked, wire.OldEmbedRequest):
+            return wire.Embedding(self._service.embed([asked.prompt], model=name, cancelled=gone).rows()[0]), warnings
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        vectors = self._service.embed(texts, asked.dimensions, model=name, cancelled=gone)
+        took = round((time.perf_counter() - begin) * 1e9)
+        told = wire.Embeddings(self._service.model_id, vectors.rows(), took, vectors.tokens, 0, warnings or UNSET)
+        return told, warnings
 
     async def pull(self, request: Request) -> Response:
         manage.check(self._config.allow_pull, "pull")
         name, stream, headers = await self._named(request)
         lines = manage.pulled(name)
         if stream:
-            return exchange.streamed(_told(lines), headers, _LINES)
-        return exchange.reply(await exchange.unless_gone(request, _last(lines)), headers)
+            return answers.told(_told(lines), headers, _LINES)
+        return exchange.whole(await exchange.unless_gone(request, _last(lines)), headers)
 
     async def delete(self, request: Request) -> Response:
         manage.check(self._config.allow_rm, "rm")
@@ -81,7 +105,7 @@ class Ollama:
 
     async def _named(self, request: Request) -> tuple[str, bool, dict[str, str]]:
         """The model that a request is about, whether its answer is streamed, and the headers of that."""
-        raw = decode_object(await exchange.body_of(request))
+        raw = decode_object(await exchange.read_body(request))
         asked = typed(raw, wire.ModelRequest, convert.ACCEPTED)
         warnings = fields.check(raw, self._config.strict, wire.ModelRequest, convert.KNOWN)
         name = asked.model or asked.name
@@ -90,30 +114,30 @@ class Ollama:
         return convert.model_name(name), asked.stream is not False, warning_headers(warnings)
 
     async def answer(self, kind: type[wire.ChatRequest | wire.GenerateRequest], request: Request) -> Response:
-        body = await exchange.body_of(request)
-        asked = await exchange.prepared(request, partial(self._prepare, kind, body))
+        body = await exchange.read_body(request)
+        asked = await exchange.on_thread(request, partial(self._prepare, kind, body), _Asked.close)
         headers = warning_headers(asked.warnings)
         if asked.answer is None:
-            return exchange.reply(self._loaded(asked), headers)
+            return exchange.whole(self._loaded(asked), headers)
         if asked.stream:
-            return exchange.streamed(self._lines(asked, asked.answer), headers, _LINES)
-        answer = await exchange.unless_gone(request, exchange.whole(asked.answer))
+            return answers.told(self._lines(asked, asked.answer), headers, _LINES)
+        answer = await exchange.unless_gone(request, answers.collected(asked.answer))
         piece, cut_off = convert.collected(answer.said)
         line = convert.show(self._line(), piece, asked.chat)
         line.warnings = [*asked.warnings, *answer.warnings, *cut_off] or UNSET
-        return exchange.reply(convert.finish(line, answer.end), headers)
+        return exchange.whole(convert.finish(line, answer.end), headers)
 
-    def _prepare(self, kind: type[wire.ChatRequest | wire.GenerateRequest], body: bytes, gone: exchange.Gone) -> _Asked:
+    def _prepare(self, kind: type[wire.ChatRequest | wire.GenerateRequest], body: bytes, gone: answers.Gone) -> _Asked:
         raw = decode_object(body)
         asked = typed(raw, kind, convert.ACCEPTED)
         warnings = fields.check(raw, self._config.strict, kind, convert.KNOWN)
         warnings += convert.context_warning(asked, self._service.models()[0].context_length)
         name = convert.model_name(asked.model)
         stream = None
-        if convert.messages(asked):
-            stream = self._service.generate(name, convert.to_request(asked), gone)
-        else:
+        if convert.is_empty(asked):
             self._service.check_served(name)
+        else:
+            stream = self._service.generate(name, convert.to_request(asked), gone)
         return _Asked(asked.stream is not False, kind is wire.ChatRequest, warnings, stream)
 
     def _line(self) -> wire.Line:

@@ -78,8 +78,25 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     """`POST /api/generate`"""
 
     prompt: str | None = None
+    suffix: str | None = None
     system: str | None = None
     images: list[str] | None = None
+    raw: bool | None = None
+
+
+class EmbedRequest(Struct):
+    """`POST /api/embed`"""
+
+    model: str
+    input: str | list[str]
+    dimensions: int | None = None
+
+
+class OldEmbedRequest(Struct):
+    """`POST /api/embeddings`"""
+
+    model: str
+    prompt: str
 
 
 class ModelRequest(Struct):
@@ -131,6 +148,21 @@ class Line(Struct):
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
+
+
+class Embeddings(Struct):
+    """What `/api/embed` answers; durations in nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    prompt_eval_count: int
+    load_duration: int = 0
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Embedding(Struct):
+    embedding: list[float]
 
 
 class Version(Struct):

@@ -21,8 +21,9 @@ from starlette.routing import Route
 from ....models.errors import GalagoError, InvalidRequest, NotFound
 from ...service import Service
 from ...stream import Stream
+from ...tasks import Count
 from ...values import Failed, Finished, Started
-from .. import exchange, fields
+from .. import answers, exchange, fields
 from ..convert import decode_object, renamed, typed, warning_headers
 from ..wire import encode
 from . import convert, wire
@@ -43,6 +44,7 @@ class Responses:
     def routes(self, prefix: str) -> list[Route]:
         return [
             Route(f"{prefix}/responses", self.create, methods=["POST"]),
+            Route(f"{prefix}/responses/input_tokens", self.count, methods=["POST"]),
             Route(f"{prefix}/responses/{{id}}", self.retrieve),
             Route(f"{prefix}/responses/{{id}}", self.delete, methods=["DELETE"]),
             Route(f"{prefix}/responses/{{id}}/cancel", self.cancel, methods=["POST"]),
@@ -57,11 +59,11 @@ class Responses:
             self._store.close()
 
     async def create(self, request: Request) -> Response:
-        body = await exchange.body_of(request)
-        run = await exchange.prepared(request, partial(self._prepare, body))
+        body = await exchange.read_body(request)
+        run = await exchange.on_thread(request, partial(self._prepare, body), _Run.close)
         headers = warning_headers(run.warnings)
         if run.asked.stream:
-            return exchange.streamed(self._lines(run), headers, "text/event-stream")
+            return answers.told(self._lines(run), headers, "text/event-stream")
         if run.asked.background:
             task = asyncio.create_task(self._drain(run))
             self._tasks.add(task)
@@ -70,12 +72,26 @@ class Responses:
             await exchange.unless_gone(request, self._drain(run))
             if run.error is not None:
                 raise run.error
-        return exchange.reply(run.response, headers)
+        return exchange.whole(run.response, headers)
 
-    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Run:
+    async def count(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        count, warnings = await exchange.on_thread(request, partial(self._count, body))
+        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+
+    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+        _, asked, warnings = self._read(body)
+        self._is_stored(asked)
+        task = Count(convert.to_request(asked, self._history(asked.previous_response_id)))
+        return self._service.answer(asked.model, task, gone), warnings
+
+    def _read(self, body: bytes) -> tuple[dict[str, Any], wire.ResponsesRequest, list[str]]:
         raw = convert.normal(decode_object(body))
         asked = typed(raw, wire.ResponsesRequest, convert.ACCEPTED)
-        warnings = fields.check(raw, self._strict, wire.ResponsesRequest, convert.KNOWN)
+        return raw, asked, fields.check(raw, self._strict, wire.ResponsesRequest, convert.KNOWN)
+
+    def _prepare(self, body: bytes, gone: answers.Gone) -> _Run:
+        raw, asked, warnings = self._read(body)
         stored = self._is_stored(asked)
         try:
             request = convert.to_request(asked, self._history(asked.previous_response_id))
@@ -172,14 +188,14 @@ class Responses:
             self._running[name].close()
         if self._store is None or not await asyncio.to_thread(self._store.delete, name):
             raise _unknown(name)
-        return exchange.reply(wire.Deleted(name))
+        return exchange.whole(wire.Deleted(name))
 
     async def cancel(self, request: Request) -> Response:
         run = self._running.get(request.path_params["id"])
         if run is not None and run.store is not None:
             run.close()
             run.response.status = "cancelled"
-            return exchange.reply(run.response)
+            return exchange.whole(run.response)
         found = await self._stored(request)
         if msgspec.json.decode(found)["status"] != "cancelled":
             raise InvalidRequest("the response has ended already, so that it cannot be cancelled", "response_id")

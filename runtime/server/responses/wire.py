@@ -305,6 +305,11 @@ StreamEvent: TypeAlias = (
 )  # fmt: skip
 
 
+class TokenCount(Struct):
+    input_tokens: int
+    object: str = "response.input_tokens"
+
+
 class Deleted(Struct):
     id: str
     deleted: bool = True

@@ -1,0 +1,35 @@
+"""The JSON shapes of embeddings and rankings. Holds no behaviour."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class EmbeddingRequest(Struct):
+    """`POST /v1/embeddings`: the fields that are honoured."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+
+class Embedding(Struct):
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class VectorUsage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct):
+    model: str
+    data: list[Embedding]
+    usage: VectorUsage
+    warnings: list[str] | UnsetType = UNSET
+    object: str = "list"

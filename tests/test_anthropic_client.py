@@ -206,6 +206,18 @@ def test_thoughts_are_blocks_of_their_own(thinker: anthropic.Anthropic) -> None:
     assert again.usage.input_tokens > 0
 
 
+def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic) -> None:
+    asked: Any = [
+        {"role": "user", "content": [picture(), {"type": "text", "text": "What is the weather, and how many?"}]}
+    ]
+    for options in ({}, {"system": "Be brief.", "tools": [WEATHER]}):
+        counted = claude.messages.count_tokens(model="builtin", messages=asked, **options).input_tokens
+        usage = ask(claude, asked, max_tokens=1, **options).usage
+        assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+    with pytest.raises(anthropic.BadRequestError, match="2048"):
+        claude.messages.count_tokens(model="builtin", messages=[{"role": "user", "content": "word " * 3000}])
+
+
 def test_models_are_listed_in_either_shape(claude: anthropic.Anthropic, server: Server) -> None:
     (model,) = claude.models.list().data
     assert (model.id, model.type, model.max_input_tokens) == ("builtin", "model", 2048)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bert
 import httpx
 import ollama
 import pytest
@@ -84,6 +85,37 @@ def test_generate_answers_a_prompt(llama: ollama.Client) -> None:
     assert "".join(line.response for line in lines) == answer.response
     system = llama.generate("builtin", "Opposite of big?", system="Answer briefly.")
     assert system.prompt_eval_count > answer.prompt_eval_count  # type: ignore[operator]
+
+
+def test_a_raw_prompt_is_gone_on_from_as_it_stands(llama: ollama.Client) -> None:
+    answer = llama.generate("builtin", "Opposite of big?", raw=True, options={"num_predict": 3})
+    assert answer.prompt_eval_count < llama.generate("builtin", "Opposite of big?").prompt_eval_count  # type: ignore
+    whole = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
+    assert llama.generate("builtin", whole, raw=True).response == chat(llama).message.content
+    with pytest.raises(ollama.ResponseError, match="system"):
+        llama.generate("builtin", "Hi", raw=True, system="Be brief.")
+    with pytest.raises(ollama.ResponseError, match="cannot fill in"):
+        llama.generate("builtin", "def f(", suffix="return x")
+
+
+def test_texts_become_vectors(tmp_path: Path) -> None:
+    path = bert.write(tmp_path / "random-bert.gguf")
+    with serving("--model", str(path), "--name", "bert", "--threads", "1") as running_bert:
+        running_bert.wait_until_ready()
+        with ollama.Client(host=running_bert.url) as client:
+            answer = client.embed("bert", ["the cat sat", "a dog ran"])
+            assert len(answer.embeddings) == 2 and answer.prompt_eval_count == 10
+            assert client.embed("bert", "the cat sat").embeddings == [pytest.approx(answer.embeddings[0], abs=1e-5)]
+            assert client.embeddings("bert", "the cat sat").embedding == pytest.approx(answer.embeddings[0], abs=1e-5)
+            assert len(client.embed("bert", "the cat", dimensions=8).embeddings[0]) == 8
+            assert client.show("bert").capabilities == ["embedding"]
+            with pytest.raises(ollama.ResponseError, match="load a chat model"):
+                client.chat("bert", ASKED)
+
+
+def test_a_model_for_chats_makes_no_vectors(llama: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="makes no embeddings"):
+        llama.embed("builtin", "Hi")
 
 
 def test_pictures_are_seen(llama: ollama.Client) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Generator, Iterator
 from ....models.errors import GalagoError
 from ...values import CallArguments, CallBegun, Delta, Finished, Said, Thought
 from .. import convert as chat
-from ..errors import body
 from . import convert, wire
+
+CODE = "server_error"
+"""Of a response that could not be made: of the codes that this API has here, the one that fits."""
 
 
 class ResponseEvents:
@@ -61,7 +63,7 @@ class ResponseEvents:
         """The end of one that could not be made."""
         yield from self._end("incomplete")
         self.response.status = "failed"
-        self.response.error = wire.Error(body(error).error.code, error.message)
+        self.response.error = wire.Error(CODE, error.message)
         yield wire.FailedEnd(self.response)
 
     def cancel(self) -> Iterator[wire.StreamEvent]:

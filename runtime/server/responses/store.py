@@ -21,7 +21,7 @@ MAX_TURNS = 1000
 
 _STOPPED = {
     "status": "failed",
-    "error": {"code": "engine_crashed", "message": "the server ended while it made this response"},
+    "error": {"code": "server_error", "message": "the server ended while it made this response"},
 }
 _TABLE = """
 CREATE TABLE IF NOT EXISTS responses (

@@ -221,6 +221,7 @@ def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic)
 def test_models_are_listed_in_either_shape(claude: anthropic.Anthropic, server: Server) -> None:
     (model,) = claude.models.list().data
     assert (model.id, model.type, model.max_input_tokens) == ("builtin", "model", 2048)
+    assert claude.models.retrieve("builtin") == model
     assert httpx.get(f"{server.url}/v1/models").json()["object"] == "list"
 
 

@@ -52,6 +52,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         name = request.path_params["id"]
         for info in service.models():
             if await asyncio.to_thread(service.serves, name):
+                if "anthropic-version" in request.headers:
+                    return exchange.whole(anthropic.model_info(info))
                 return Response(wire.encode(convert.model_card(info)), media_type="application/json")
         for info in await asyncio.to_thread(service.installed):
             if info.id == name:

@@ -66,7 +66,8 @@ class Guard:
         given += headers.getlist("x-api-key")
         expected = (self._config.api_key or "").encode()
         if not any([hmac.compare_digest(key.encode("latin-1", "replace"), expected) for key in given]):
-            raise Unauthorized("the API key is missing or wrong; send it as Authorization: Bearer KEY")
+            how = "Authorization: Bearer KEY, or as x-api-key: KEY"
+            raise Unauthorized(f"the API key is missing or wrong; send it as {how}")
 
     def _counted(self, receive: Receive) -> Receive:
         seen = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from ..models.errors import InvalidRequest
 from .values import Request
@@ -75,6 +75,46 @@ class Detokenize(Task[Tokens]):
     """What token ids stand for, control tokens by their names."""
 
     tokens: Tokenized
+
+
+@dataclass(frozen=True, slots=True)
+class PartTokens:
+    """What a part of a message takes, were it alone; `message` and `part` count from 0."""
+
+    message: int
+    part: int
+    kind: Literal["text", "image", "audio"]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a request would take here now, with nothing beside it.
+
+    Of its `tokens`, `frame` belong to no part: the template's, those of tools and names. `cached` need not be computed.
+    It does not fit where `over` is more than 0: so many tokens are too many, with one for an answer. Of an answer of
+    `max_tokens`, the first would come after `first_token` seconds and the last after `total`; `None` where they cannot
+    be told. `memory` is what the model's process would take at most, in bytes.
+    """
+
+    parts: tuple[PartTokens, ...]
+    frame: int
+    tokens: int
+    cached: int
+    context: int
+    over: int
+    max_tokens: int
+    first_token: float | None
+    total: float | None
+    memory: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Task[Planned]):
+    """What a request would take, without answering it. Its media are decoded and counted, and not encoded."""
+
+    request: Request
 
 
 def check_count(name: str, count: int) -> None:

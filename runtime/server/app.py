@@ -23,6 +23,7 @@ from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
 from .guards import Guard
+from .plan import PlanEndpoint
 from .tokens import TokenEndpoints
 from .vectors import VectorEndpoints
 
@@ -59,12 +60,14 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
             Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/plan", plan.plan, methods=["POST"]),
             Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
             Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
         ]
 
     chat = ChatEndpoint(service, config.strict)
     completions = CompletionEndpoint(service, config.strict)
+    plan = PlanEndpoint(service, config.strict)
     tokens = TokenEndpoints(service, config.strict)
     vectors = VectorEndpoints(service, config.strict)
     return Starlette(

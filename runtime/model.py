@@ -38,7 +38,7 @@ from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
-from .tasks import Detokenize, Embed, Plan, Planned, R, Task, Tokenize, Tokens
+from .tasks import Detokenize, Embed, Plan, Planned, R, Rerank, Task, Tokenize, Tokens
 from .tokens import Prompt
 from .trial import try_out
 from .users import Users
@@ -130,10 +130,9 @@ class Model:
                 return self._plan(request, cancelled)
             case Tokenize() | Detokenize():
                 return translate(task, self._weights)
-            case Embed():
-                raise InvalidRequest(
-                    f"{self.info.id} answers and makes no embeddings; load an embedding model for that", "model"
-                )
+            case Embed() | Rerank():
+                other = "an embedding" if isinstance(task, Embed) else "a reranking"
+                raise InvalidRequest(f"{self.info.id} only answers; load {other} model for that", "model")
         raise InvalidRequest(f"{self.info.id} answers chats; it cannot do this", "model")
 
     def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> Tokens:

@@ -49,6 +49,25 @@ class Embed(Task[Vectors]):
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """One for each document, as the model says it: the higher, the better. `tokens` were read."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank(Task[Scores]):
+    """How well each document answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_count("documents", len(self.documents))
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """Token ids, and the bytes that each stands for."""
 

@@ -60,6 +60,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
             Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/rerank", vectors.rerank, methods=["POST"]),
             Route(f"{prefix}/plan", plan.plan, methods=["POST"]),
             Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
             Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),

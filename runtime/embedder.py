@@ -21,10 +21,10 @@ from .model import context_length, description, tell
 from .native.context import BATCH
 from .native.pooling import SEQUENCES, PoolingContext
 from .native.weights import Weights
-from .prompt.plain import check_tokens, translate
+from .prompt.plain import check_tokens, paired, translate
 from .sizing import settle
 from .stream import Stream
-from .tasks import Detokenize, Embed, R, Task, Tokenize, Tokenized, Vectors
+from .tasks import Detokenize, Embed, R, Rerank, Scores, Task, Tokenize, Tokenized, Vectors
 from .trial import try_out
 from .users import Users
 from .values import Finished, ModelInfo, Request, Stats, Timings, Usage
@@ -60,6 +60,8 @@ class Embedder:
         self._threads = config.threads or default_threads()
         self._governor = Governor(self._threads) if config.threads is None else None
         self._tally = Tally()
+        template = files.header.get("tokenizer.chat_template.rerank")
+        self._template = template if isinstance(template, str) else None
         self._users = Users()
         self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
         self._gatherer = Gatherer(self._step, STEP, SEQUENCES)
@@ -112,6 +114,10 @@ class Embedder:
                 return translate(task, self._weights)
             case Embed(texts, dimensions) if self.info.kind == "embedding":
                 return self._embed(texts, dimensions, cancelled)
+            case Rerank(query, documents) if self.info.kind == "rerank":
+                return self._rerank(query, documents, cancelled)
+            case Rerank():
+                raise InvalidRequest(f"{self.info.id} makes embeddings and scores no documents", "model")
             case Embed():
                 raise InvalidRequest(f"{self.info.id} scores documents and makes no embeddings", "model")
         raise InvalidRequest(f"{self.info.id} makes vectors; it cannot do this", "model")
@@ -128,17 +134,23 @@ class Embedder:
         data = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32).tobytes()
         return Vectors(data, vectors.shape[1], sum(map(len, tokens)))
 
+    def _rerank(self, query: str, documents: Sequence[str], cancelled: Callable[[], bool]) -> Scores:
+        texts = [paired(query, document, self._template, self._weights) for document in documents]
+        tokens = [self._fitting(text, f"documents[{i}]") for i, text in enumerate(texts)]
+        scores = self._computed(tokens, cancelled)
+        return Scores(tuple(float(score[0]) for score in scores), sum(map(len, tokens)))
+
     def _tokens(self, text: str | Tokenized, name: str) -> Tokens:
         """A text with the tokens that stand around every one, or token ids as they are given."""
         if isinstance(text, str):
             tokens: Tokens = self._weights.tokenize(text, parse_special=False, add_special=True)
         else:
             tokens = check_tokens(text, self._weights, name)
-        if not tokens:
-            raise InvalidRequest(f"{name} is empty", name)
         return self._fitting(tokens, name)
 
     def _fitting(self, tokens: Tokens, name: str) -> Tokens:
+        if not tokens:
+            raise InvalidRequest(f"{name} is empty", name)
         most = self.info.context_length
         if len(tokens) > most:
             raise PromptTooLong(f"{name} has {len(tokens)} tokens and the model takes {most}; shorten it", name)

@@ -30,6 +30,7 @@ from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.answer import Answers
 from .placement import Placement
+from .planning import Planner, counted
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
 from .prompt.plain import spelled, translate
@@ -37,7 +38,7 @@ from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
-from .tasks import Count, Detokenize, Embed, R, Task, Tokenize, Tokens
+from .tasks import Detokenize, Embed, Plan, Planned, R, Rerank, Task, Tokenize, Tokens
 from .tokens import Prompt
 from .trial import try_out
 from .users import Users
@@ -87,6 +88,8 @@ class Model:
             source = files.header.chat_template or CHATML
             self._answers = Answers(weights, source)
             self._prompts = self._prompt_builder(source, limits or MediaLimits())
+            pace = self._projector.pace if self._projector else {}
+            self._planner = Planner(files, config, placement, self.context_length, pace)
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -123,14 +126,13 @@ class Model:
         match task:
             case Tokenize(Request() as request):
                 return self._tokenize(request, cancelled)
-            case Count(request):
-                return self._prompt(request, cancelled).cells
+            case Plan(request):
+                return self._plan(request, cancelled)
             case Tokenize() | Detokenize():
                 return translate(task, self._weights)
-            case Embed():
-                raise InvalidRequest(
-                    f"{self.info.id} answers and makes no embeddings; load an embedding model for that", "model"
-                )
+            case Embed() | Rerank():
+                other = "an embedding" if isinstance(task, Embed) else "a reranking"
+                raise InvalidRequest(f"{self.info.id} only answers; load {other} model for that", "model")
         raise InvalidRequest(f"{self.info.id} answers chats; it cannot do this", "model")
 
     def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> Tokens:
@@ -139,6 +141,19 @@ class Model:
         if len(ids) < len(items):
             raise InvalidRequest("pictures and sounds have no token ids; /v1/plan counts what they take", "messages")
         return Tokens(ids, spelled(ids, self._weights))
+
+    def _plan(self, request: Request, cancelled: Callable[[], bool]) -> Planned:
+        begin = time.perf_counter()
+        adapters = self._adapters_for(request)
+        tools = self._answers.tools(request)
+        prompts = self._prompts.unbounded()
+        prompt = prompts.build(request.messages, cancelled, tools, request.effort, request.continued)
+        prepared = time.perf_counter() - begin
+        parts = counted(request.messages, prompt, prompts.count)
+        cached, idle = self._engine.outlook(prompt, adapters) if request.cache else (0, 0)
+        kept = self._engine.stats().cache_bytes
+        prompt = replace(prompt, warnings=(*self._warnings, *prompt.warnings))
+        return self._planner.plan(request, prompt, parts, cached, idle, kept, prepared)
 
     def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
         if request.raw is not None:

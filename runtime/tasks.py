@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from ..models.errors import InvalidRequest
 from .values import Request
@@ -49,6 +49,25 @@ class Embed(Task[Vectors]):
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """One for each document, as the model says it: the higher, the better. `tokens` were read."""
+
+    scores: tuple[float, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank(Task[Scores]):
+    """How well each document answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_count("documents", len(self.documents))
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """Token ids, and the bytes that each stands for."""
 
@@ -71,17 +90,50 @@ class Tokenize(Task[Tokens]):
 
 
 @dataclass(frozen=True, slots=True)
-class Count(Task[int]):
-    """How many tokens a request's whole prompt has, its pictures and sounds included; they are not encoded for that."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
 class Detokenize(Task[Tokens]):
     """What token ids stand for, control tokens by their names."""
 
     tokens: Tokenized
+
+
+@dataclass(frozen=True, slots=True)
+class PartTokens:
+    """What a part of a message takes, were it alone; `message` and `part` count from 0."""
+
+    message: int
+    part: int
+    kind: Literal["text", "image", "audio"]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a request would take here now, with nothing beside it.
+
+    Of its `tokens`, `frame` belong to no part: the template's, those of tools and names. `cached` need not be computed.
+    It does not fit where `over` is more than 0: so many tokens are too many, with one for an answer. Of an answer of
+    `max_tokens`, the first would come after `first_token` seconds and the last after `total`; `None` where they cannot
+    be told. `memory` is what the model's process would take at most, in bytes.
+    """
+
+    parts: tuple[PartTokens, ...]
+    frame: int
+    tokens: int
+    cached: int
+    context: int
+    over: int
+    max_tokens: int
+    first_token: float | None
+    total: float | None
+    memory: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Task[Planned]):
+    """What a request would take, without answering it. Its media are decoded and counted, and not encoded."""
+
+    request: Request
 
 
 def check_count(name: str, count: int) -> None:

@@ -214,8 +214,8 @@ def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic)
         counted = claude.messages.count_tokens(model="builtin", messages=asked, **options).input_tokens
         usage = ask(claude, asked, max_tokens=1, **options).usage
         assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
-    with pytest.raises(anthropic.BadRequestError, match="2048"):
-        claude.messages.count_tokens(model="builtin", messages=[{"role": "user", "content": "word " * 3000}])
+    long = claude.messages.count_tokens(model="builtin", messages=[{"role": "user", "content": "word " * 3000}])
+    assert long.input_tokens > 3000
 
 
 def test_models_are_listed_in_either_shape(claude: anthropic.Anthropic, server: Server) -> None:

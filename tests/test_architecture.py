@@ -29,7 +29,7 @@ LAYERS = [
     "runtime/native",
     "runtime/stream runtime/engine",
     "runtime/output",
-    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark",
+    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark runtime/planning",
     "runtime/model runtime/embedder runtime/loading",
     "runtime/worker",
     "runtime/service",

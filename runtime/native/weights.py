@@ -173,6 +173,14 @@ class Weights:
     def adds_bos(self) -> bool:
         return bool(llama.llama_vocab_get_add_bos(self.vocab)) and self.bos >= 0
 
+    @property
+    def separator(self) -> int | None:
+        """The token that stands between two texts besides those that end each, where the model has one there."""
+        if not (llama.llama_vocab_get_add_sep(self.vocab) and llama.llama_vocab_get_add_eos(self.vocab)):
+            return None
+        token = int(llama.llama_vocab_sep(self.vocab))
+        return token if token >= 0 else None
+
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Every token that ends an answer."""

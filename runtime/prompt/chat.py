@@ -8,7 +8,9 @@ everywhere else.
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,11 +96,13 @@ class PromptBuilder:
         cells = sum(map(len, tokens))
         self._check_room(cells + len(media), exact=not media)
         items: list[Item] = [*tokens[0]]
+        cuts = []
         for i, part in enumerate(media):
             if cancelled():
                 raise Cancelled("nobody waits for this answer any more")
             cut = self._cut(part, warnings)
-            cells += count_cells(cut)
+            cuts.append(count_cells(cut))
+            cells += cuts[-1]
             left = len(media) - i - 1
             self._check_room(cells + left, exact=not left)
             items += [*cut, *tokens[i + 1]]
@@ -107,7 +111,18 @@ class PromptBuilder:
         if not items or isinstance(items[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
         thinking = self._tags is not None and rendered.rstrip().endswith(self._tags.opening)
-        return Prompt(tuple(items), tuple(warnings), thinking)
+        return Prompt(tuple(items), tuple(warnings), thinking, tuple(cuts))
+
+    def unbounded(self) -> PromptBuilder:
+        """The same for prompts that no context could hold, to count them."""
+        other = copy.copy(self)
+        other._context_length = sys.maxsize
+        return other
+
+    def count(self, text: str) -> int:
+        """Tokens of a text as it stands in a message, were it alone."""
+        mark = next((c for c in _NONCHARACTERS if c not in text), _NONCHARACTERS[0])
+        return len(self._tokens(break_up(text, self._dangerous, mark), mark))
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least."""

@@ -84,6 +84,21 @@ def check_tokens(tokens: Sequence[int], weights: Weights, name: str) -> list[int
     return list(tokens)
 
 
+def paired(query: str, document: str, template: str | None, weights: Weights) -> list[int]:
+    """A question and a text to score, as the model was trained on them: by its file's template for that, or one behind
+    the other, as `[CLS] query [SEP] document [SEP]`. Neither becomes a control token."""
+    if template is not None:
+        texts = {"{query}": query, "{document}": document}
+        cut = re.split(r"(\{query\}|\{document\})", template)
+        pieces = (weights.tokenize(texts.get(piece, piece), parse_special=piece not in texts) for piece in cut)
+        return [token for tokens in pieces for token in tokens]
+    around = weights.tokenize("", parse_special=False, add_special=True)
+    ending = around[1:] if weights.adds_bos else around
+    between = [] if weights.separator is None else [weights.separator]
+    first = weights.tokenize(query, parse_special=False, add_special=True)
+    return [*first, *between, *weights.tokenize(document, parse_special=False), *ending]
+
+
 def spelled(tokens: Iterable[int], weights: Weights) -> tuple[bytes, ...]:
     """What each token stands for, control tokens by their names."""
     return tuple(map(weights.name, tokens))

@@ -26,6 +26,7 @@ from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
 from .guards import Guard
 from .ollama.routes import Ollama
+from .plan import PlanEndpoint
 from .responses.routes import Responses
 from .tokens import TokenEndpoints
 from .vectors import VectorEndpoints
@@ -67,6 +68,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
             Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/rerank", vectors.rerank, methods=["POST"]),
+            Route(f"{prefix}/plan", plan.plan, methods=["POST"]),
             Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
             Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
             *responses.routes(prefix),
@@ -74,6 +77,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
     chat = ChatEndpoint(service, config.strict)
     completions = CompletionEndpoint(service, config.strict)
+    plan = PlanEndpoint(service, config.strict)
     tokens = TokenEndpoints(service, config.strict)
     vectors = VectorEndpoints(service, config.strict)
     responses = Responses(service, config.strict, config.store)

@@ -1,4 +1,7 @@
-"""`POST /v1/embeddings`: texts in, vectors out. Shapes stand in `wire_vectors.py`."""
+"""`POST /v1/embeddings`, texts in and vectors out, and `/v1/rerank`, documents in the order of how well they answer.
+
+Shapes stand in `wire_vectors.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..service import Service
-from ..tasks import Vectors
+from ..tasks import Rerank, Vectors
+from ..values import check_number
 from . import convert, exchange, fields
 from . import wire_vectors as wire
 
@@ -40,6 +44,25 @@ class VectorEndpoints:
         usage = wire.VectorUsage(vectors.tokens, vectors.tokens)
         embeddings = [wire.Embedding(i, one) for i, one in enumerate(data)]
         return wire.EmbeddingList(self._service.model_id, embeddings, usage, warnings or UNSET), warnings
+
+    async def rerank(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        answer, warnings = await exchange.on_thread(request, lambda gone: self._rerank(body, gone))
+        return exchange.whole(answer, convert.warning_headers(warnings))
+
+    def _rerank(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.Ranking, list[str]]:
+        raw = convert.decode_object(body)
+        asked = convert.typed(raw, wire.RerankRequest)
+        warnings = fields.check(raw, self._strict, wire.RerankRequest)
+        check_number("top_n", asked.top_n, 1, 2**31 - 1, whole=True)
+        documents = [one if isinstance(one, str) else one.text for one in asked.documents]
+        found = self._service.answer(asked.model, Rerank(asked.query, tuple(documents)), gone)
+        order = sorted(range(len(documents)), key=lambda i: -found.scores[i])[: asked.top_n]
+        results = [wire.Rank(i, found.scores[i]) for i in order]
+        for rank in results if asked.return_documents else ():
+            rank.document = wire.Document(documents[rank.index])
+        usage = wire.VectorUsage(found.tokens, found.tokens)
+        return wire.Ranking(self._service.model_id, results, usage, warnings or UNSET), warnings
 
 
 def _base64(vectors: Vectors) -> list[str]:

@@ -27,6 +27,36 @@ class VectorUsage(Struct):
     total_tokens: int
 
 
+class Document(Struct):
+    text: str
+
+
+class RerankRequest(Struct):
+    """`POST /v1/rerank`: the fields that are honoured."""
+
+    query: str
+    documents: list[str | Document]
+    model: str | None = None
+    top_n: int | None = None
+    return_documents: bool | None = None
+
+
+class Rank(Struct):
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class Ranking(Struct):
+    """The best first."""
+
+    model: str
+    results: list[Rank]
+    usage: VectorUsage
+    warnings: list[str] | UnsetType = UNSET
+    object: str = "list"
+
+
 class EmbeddingList(Struct):
     model: str
     data: list[Embedding]

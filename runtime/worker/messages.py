@@ -123,7 +123,8 @@ _CLASSES: tuple[type, ...] = (
     *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
     *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
-    *(Do, Done, tasks.Embed, tasks.Vectors, tasks.Tokenize, tasks.Detokenize, tasks.Tokens, tasks.Count, values.Raw),
+    *(Do, Done, tasks.Embed, tasks.Vectors, tasks.Tokenize, tasks.Detokenize, tasks.Tokens, values.Raw),
+    *(tasks.Plan, tasks.Planned, tasks.PartTokens, tasks.Rerank, tasks.Scores),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}
 _NUMBERS = {kind: number for number, kind in enumerate(_CLASSES)}

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from ....models.errors import GalagoError
 from ...service import Service
 from ...stream import Stream
-from ...tasks import Count
+from ...tasks import Plan
 from ...values import Failed, Finished, Started
 from .. import answers, errors, exchange, fields
 from ..convert import decode_object, typed, warning_headers
@@ -67,7 +67,7 @@ class Messages:
         raw = decode_object(body)
         asked = typed(raw, wire.CountRequest, convert.ACCEPTED)
         warnings = fields.check(raw, self._strict, wire.CountRequest, convert.KNOWN)
-        return self._service.answer(asked.model, Count(convert.to_request(asked)), gone), warnings
+        return self._service.answer(asked.model, Plan(convert.to_request(asked)), gone).tokens, warnings
 
     def _message(self, content: list[wire.ContentBlock], usage: wire.Usage, warnings: list[str]) -> wire.Message:
         name = f"msg_{uuid.uuid4().hex}"

@@ -56,9 +56,16 @@ def shown(service: Service, name: str) -> wire.Shown:
         license=facts.licence,
         details=_details(facts),
         model_info=_metadata(header, facts),
-        capabilities=["embedding"] if header.pooling else ["completion", "tools", *(s for s in senses if senses[s])],
+        capabilities=_capabilities(header, senses),
         modified_at=_time(facts.changed),
     )
+
+
+def _capabilities(header: Header, senses: dict[str, bool]) -> list[str]:
+    """In Ollama's words, which knows none for a model that ranks."""
+    if header.pooling is not None:
+        return [] if header.pooling == "rank" else ["embedding"]
+    return ["completion", "tools", *(sense for sense, present in senses.items() if present)]
 
 
 def find(service: Service, name: str) -> Installed:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from ....models.errors import GalagoError, InvalidRequest, NotFound
 from ...service import Service
 from ...stream import Stream
-from ...tasks import Count
+from ...tasks import Plan
 from ...values import Failed, Finished, Started
 from .. import answers, exchange, fields
 from ..convert import decode_object, renamed, typed, warning_headers
@@ -82,8 +82,8 @@ class Responses:
     def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
         _, asked, warnings = self._read(body)
         self._is_stored(asked)
-        task = Count(convert.to_request(asked, self._history(asked.previous_response_id)))
-        return self._service.answer(asked.model, task, gone), warnings
+        task = Plan(convert.to_request(asked, self._history(asked.previous_response_id)))
+        return self._service.answer(asked.model, task, gone).tokens, warnings
 
     def _read(self, body: bytes) -> tuple[dict[str, Any], wire.ResponsesRequest, list[str]]:
         raw = convert.normal(decode_object(body))

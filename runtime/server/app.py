@@ -19,12 +19,12 @@ from starlette.routing import Route
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, exchange, metrics, wire
-from .anthropic import convert as anthropic
+from . import errors, metrics, wire
 from .anthropic.routes import Messages
 from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
 from .guards import Guard
+from .models import ModelEndpoints
 from .ollama.routes import Ollama
 from .plan import PlanEndpoint
 from .responses.routes import Responses
@@ -42,29 +42,10 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def list_models(request: Request) -> Response:
-        if "anthropic-version" in request.headers:
-            return exchange.whole(anthropic.model_list(service.models()))
-        cards = [convert.model_card(info) for info in service.models()]
-        cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
-        return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
-
-    async def show_model(request: Request) -> Response:
-        name = request.path_params["id"]
-        for info in service.models():
-            if await asyncio.to_thread(service.serves, name):
-                if "anthropic-version" in request.headers:
-                    return exchange.whole(anthropic.model_info(info))
-                return Response(wire.encode(convert.model_card(info)), media_type="application/json")
-        for info in await asyncio.to_thread(service.installed):
-            if info.id == name:
-                return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
-        raise NotFound(f"there is no model {name!r} here", "model")
-
     def api(prefix: str) -> list[Route]:
         return [
-            Route(f"{prefix}/models", list_models),
-            Route(f"{prefix}/models/{{id:path}}", show_model),
+            Route(f"{prefix}/models", models.list),
+            Route(f"{prefix}/models/{{id:path}}", models.show),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
             Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
@@ -75,6 +56,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             *responses.routes(prefix),
         ]
 
+    models = ModelEndpoints(service)
     chat = ChatEndpoint(service, config.strict)
     completions = CompletionEndpoint(service, config.strict)
     plan = PlanEndpoint(service, config.strict)

@@ -325,6 +325,7 @@ def test_the_lines_of_a_stream_add_up_to_the_whole_answer(pieces: list[Any]) -> 
     assert sum(lines, convert.Piece()) == whole
     assert whole.text == "".join(p.text for p in pieces if isinstance(p, Delta))
     assert len(whole.calls) == sum(piece is True for piece in pieces)
+    assert all(call.name == "f" and call.id.startswith("id") for call in whole.calls)
     assert bool(warnings) == (False in [p for p in pieces if isinstance(p, bool)])
     shown = json.loads(msgspec_json.encode(convert.show(wire.Line("m", "now"), whole, chat=True)))
     assert [call["function"]["arguments"] for call in shown["message"].get("tool_calls", [])] == [

@@ -114,7 +114,7 @@ def test_texts_become_vectors(tmp_path: Path) -> None:
 
 
 def test_a_model_for_chats_makes_no_vectors(llama: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match="makes no embeddings"):
+    with pytest.raises(ollama.ResponseError, match="embedding model"):
         llama.embed("builtin", "Hi")
 
 

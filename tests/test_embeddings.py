@@ -71,6 +71,36 @@ def test_vectors_are_those_of_the_models_definition(tmp_path: Path, pooling: str
     assert np.abs(found - expected).max() < 1e-3
 
 
+def test_vectors_are_those_of_transformers_where_that_is_installed(embedder: LocalModel) -> None:
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    shape = bert.SHAPE
+    config = transformers.BertConfig(
+        vocab_size=len(bert.VOCABULARY), hidden_size=shape.width, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=shape.inner, max_position_embeddings=shape.context,
+        layer_norm_eps=shape.epsilon,
+    )  # fmt: skip
+    reference = transformers.BertModel(config, add_pooling_layer=False).eval()
+    names = {
+        "token_embd_norm": "embeddings.LayerNorm", "token_embd": "embeddings.word_embeddings",
+        "token_types": "embeddings.token_type_embeddings", "position_embd": "embeddings.position_embeddings",
+        "blk": "encoder.layer", "attn_output_norm": "attention.output.LayerNorm",
+        "layer_output_norm": "output.LayerNorm",
+        "attn_output": "attention.output.dense",
+        "attn_q": "attention.self.query", "attn_k": "attention.self.key",
+        "attn_v": "attention.self.value", "ffn_up": "intermediate.dense", "ffn_down": "output.dense",
+    }  # fmt: skip
+    weights = {
+        ".".join(names.get(part, part) for part in name.split(".")): torch.from_numpy(tensor)
+        for name, tensor in bert.weights().items()
+        if not name.startswith("cls")
+    }
+    reference.load_state_dict(weights)
+    with torch.no_grad():
+        rows = [reference(torch.tensor([tokens(text)])).last_hidden_state[0, 0].numpy() for text in TEXTS]
+    expected = [row / np.linalg.norm(row) for row in rows]
+    assert np.abs(np.array(embedder.embed(TEXTS)) - expected).max() < 1e-3
+
+
 def test_a_text_has_the_same_vector_alone_and_among_others(embedder: LocalModel) -> None:
     many = embedder.embed([f"{text} {i}" for i in range(40) for text in TEXTS])
     for i in (0, 77, 159):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from ..service import Service
 from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
-from .guards import Guard
+from .guards import REQUEST_ID, Guard
 from .plan import PlanEndpoint
 from .tokens import TokenEndpoints
 from .vectors import VectorEndpoints
@@ -95,9 +96,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return errors.response(NotFound(f"there is no {where} here"))
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
-    """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """The answer, which no longer passes the guard; uvicorn writes the traceback to standard error."""
+    request_id = request.scope[REQUEST_ID]
+    print(f"galago: {request_id} failed, unforeseen:", file=sys.stderr, flush=True)
+    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+    response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

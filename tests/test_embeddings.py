@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bert
+import gguf
 import numpy as np
 import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galago.models.errors import Cancelled, EngineError, InvalidRequest, PromptTooLong
+from galago.models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, PromptTooLong
 from galago.models.ref import resolve
 from galago.runtime import LocalModel, load
+from galago.runtime.config import ModelConfig
 from galago.runtime.embedder import Embedder
 from galago.runtime.engine.gather import Gatherer
 from galago.runtime.tasks import Embed
+from galago.runtime.worker.worker import Worker
 from served import Server, serving
 
 TEXTS = ("the cat sat on the mat", "a big red house", "dog", "x" * 50)
@@ -156,6 +160,54 @@ def test_an_isolated_model_makes_the_same_vectors(path: Path, embedder: LocalMod
     with load(path, threads=1, isolated=True) as model:
         assert model.embed(TEXTS) == embedder.embed(TEXTS)
         assert model.info.kind == "embedding"
+
+
+def test_texts_under_way_when_the_process_dies_fail_and_later_ones_are_computed(path: Path) -> None:
+    worker = Worker(resolve(path), ModelConfig(threads=1))
+    errors: list[GalagoError] = []
+
+    def ask() -> None:
+        try:
+            worker.answer(Embed(tuple("the cat sat on the mat " * 5 + str(i) for i in range(2048))))
+        except GalagoError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not worker._child._calls:
+        time.sleep(0.001)
+    worker._child._process.kill()
+    asking.join()
+    assert [type(error) for error in errors] == [EngineCrashed]
+    assert len(worker.answer(Embed(TEXTS)).rows()) == len(TEXTS)
+    worker.close()
+
+
+def test_a_decoder_whose_file_says_how_to_pool_makes_vectors(tmp_path: Path) -> None:
+    """Each text's own, however the texts share steps."""
+    path = tmp_path / "decoder.gguf"
+    source = gguf.GGUFReader(str(resolve("builtin").weights))
+    architecture = source.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(str(path), architecture)
+    for name, field in source.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "tokenizer.chat_template"):
+            if field.types[0] == gguf.GGUFValueType.ARRAY:
+                writer.add_array(name, field.contents())
+            else:
+                writer.add_key_value(name, field.contents(), field.types[0])
+    writer.add_pooling_type(gguf.PoolingType.LAST)
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with load(path, threads=1) as model:
+        assert model.info.kind == "embedding"
+        many = np.array(model.embed([f"{text} {i}" for i in range(20) for text in TEXTS]))
+        alone = np.array([model.embed(f"{TEXTS[i % 4]} {i // 4}") for i in (0, 41, 79)])
+    assert np.abs(many[[0, 41, 79]] - alone).max() < 5e-3
+    assert np.allclose(np.linalg.norm(many, axis=1), 1) and np.abs(many[0] - many[1]).max() > 0.01
 
 
 def test_openais_client_gets_vectors_and_usage(bert_client: openai.OpenAI, embedder: LocalModel) -> None:

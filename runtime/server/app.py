@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from . import errors, metrics, wire
 from .anthropic.routes import Messages
 from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
-from .guards import Guard
+from .guards import REQUEST_ID, Guard
 from .models import ModelEndpoints
 from .ollama.routes import Ollama
 from .plan import PlanEndpoint
@@ -92,8 +93,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
+    """The answer, which no longer passes the guard; uvicorn writes the traceback to standard error."""
+    request_id = request.scope[REQUEST_ID]
+    print(f"galago: {request_id} failed, unforeseen:", file=sys.stderr, flush=True)
+    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
+    response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

@@ -134,6 +134,7 @@ class Request:
     continued, unless `continue_final` is `False`.
     `tools` may be called as `tool_choice` says, only the one named `tool_name` where that is given, and several in one
     answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
+    Work in the `background` rests, even halfway, as long as there is any other.
     """
 
     messages: tuple[Message, ...]
@@ -154,6 +155,7 @@ class Request:
     regex: str | None = None
     logprobs: int | None = None
     continue_final: bool = True
+    background: bool = False
 
     @property
     def continued(self) -> Message | None:

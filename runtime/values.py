@@ -20,6 +20,8 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 MAX_STOPS = 16
 MAX_TOOLS = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+FRAMES, MAX_FRAMES = 8, 64
+"""Pictures that a model is shown of a film, if nothing is said, and at most."""
 MAX_LIKELIEST = 20
 """Alternatives told of each token at most, as in OpenAI's API."""
 
@@ -45,7 +47,32 @@ class Audio:
     source: str = "audio"
 
 
-Part: TypeAlias = Text | Image | Audio
+@dataclass(frozen=True, slots=True)
+class Video:
+    """An encoded film (MP4, WebM, ...), of which `frames` pictures are shown at even distances, each behind its time.
+
+    `source` names the field or file it came from.
+    """
+
+    data: bytes
+    source: str = "video"
+    frames: int = FRAMES
+
+    def __post_init__(self) -> None:
+        check_number("frames", self.frames, 1, MAX_FRAMES, whole=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded picture: RGB, row by row from the top, of 3 x `width` x `height` bytes."""
+
+    pixels: bytes
+    width: int
+    height: int
+    source: str = "frame"
+
+
+Part: TypeAlias = Text | Image | Audio | Video | Frame
 
 
 @dataclass(frozen=True, slots=True)

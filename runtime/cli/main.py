@@ -28,6 +28,7 @@ COMMANDS = {
     "fit": "Tell whether a model runs on this machine, and how",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
+    "store": "Show or delete what a server keeps for its clients",
     "doctor": "Check this machine and its llama.cpp build",
 }
 

@@ -28,6 +28,10 @@ AllowHost = Annotated[
 HangLimit = Annotated[
     float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
 ]
+StoreDir = Annotated[
+    Path | None,
+    typer.Option("--store", help="keep files and batches of clients here; yours alone to read", metavar="DIR"),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
 
 
@@ -52,6 +56,7 @@ def serve(
     hang_limit: HangLimit = 30.0,
     api_key: Key = None,
     allow_host: AllowHost = None,
+    store: StoreDir = None,
     strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
@@ -67,6 +72,7 @@ def serve(
         api_key=api_key if api_key is not None else api_key_from_environment(),
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
+        store=store,
     )
     files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,8 +21,13 @@ from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFoun
 from ..config import ServerConfig
 from ..service import Service
 from . import convert, errors, metrics, wire
+from .batches.routes import Batches
 from .chat import ChatEndpoint
+from .files.routes import Files
+from .files.shelf import Shelf
 from .guards import Guard
+from .idle import Counted, Traffic
+from .store import Store
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -54,16 +60,33 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route(f"{prefix}/models", list_models),
             Route(f"{prefix}/models/{{id:path}}", show_model),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            *files.routes(prefix),
+            *batches.routes(prefix),
         ]
 
-    chat = ChatEndpoint(service, config.strict)
+    traffic = Traffic()
+    store = None if config.store is None else Store(config.store)
+    shelf = None if store is None else Shelf(store)
+    files = Files(shelf)
+    chat = ChatEndpoint(service, config.strict, files.read)
+    endpoints = {"/v1/chat/completions": ChatEndpoint(service, config.strict, files.read, background=True).complete}
+    batches = Batches(endpoints, service, traffic, shelf)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with batches.running():
+            yield
+        if store is not None:
+            store.close()
+
     return Starlette(
         routes=[
             Route("/health", health),
             Route("/metrics", show_metrics),
             *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
-        middleware=[Middleware(Guard, config=config)],
+        middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
+        lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
     )
 

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -27,11 +28,13 @@ Prepared: TypeAlias = tuple[wire.ChatRequest, list[str], Choices]
 
 
 class ChatEndpoint:
-    """Answers chats with one service."""
+    """Answers chats with one service; in the `background` they rest while there are any others, however long."""
 
-    def __init__(self, service: Service, strict: bool) -> None:
+    def __init__(self, service: Service, strict: bool, files: convert.Files, background: bool = False) -> None:
         self._service = service
         self._strict = strict
+        self._files = files
+        self._background = background
 
     async def complete(self, request: Request) -> Response:
         try:
@@ -65,7 +68,11 @@ class ChatEndpoint:
         try:
             count = convert.choices(chat)
             generate = partial(self._service.generate, chat.model)
-            choices = Choices(generate, convert.to_request(chat), count, gone.is_set)
+            asked = convert.to_request(chat, self._files)
+            if self._background:
+                asked = replace(asked, background=True, timeout=None)
+                warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []
+            choices = Choices(generate, asked, count, gone.is_set)
         except InvalidRequest as error:
             raise convert.renamed(error) from None
         return chat, warnings, choices

@@ -7,24 +7,26 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from ...models.errors import GalagoError, InvalidRequest, MediaError
 from ...models.ref import MAX_ADAPTERS
 from .. import values
+from ..prompt.kinds import describe, kind_of
 from . import tools, wire
 from .choices import MOST
 
+T = TypeVar("T")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
 _ACCEPTED = {
     "].role": "system, developer, user, assistant and tool",
-    "].type": "text and, from a user, image_url and input_audio",
+    "].type": "text and, from a user, image_url, input_audio, input_video and file",
     "response_format.type": "text, json_object and json_schema",
 }
 """By the end of a field's path, what it may say."""
@@ -36,6 +38,10 @@ _ROLES: dict[type, values.Role] = {
     wire.AssistantMessage: "assistant",
     wire.ToolMessage: "tool",
 }
+
+
+Files: TypeAlias = Callable[[str, str], bytes]
+"""The bytes of an uploaded file, by its id and the field that names it."""
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -69,14 +75,19 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
-    """The typed request; an error names the field at fault."""
+    return typed(raw, wire.ChatRequest, _ACCEPTED)
+
+
+def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str]) -> T:
+    """The request as a wire type; an error names the field at fault. `accepted` tells, by the end of a field's path,
+    what it may say."""
     try:
-        return msgspec.convert(raw, wire.ChatRequest)
+        return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), accepted) from error
 
 
-def _invalid(message: str) -> InvalidRequest:
+def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
     """msgspec's words, with the path of the field at fault as the API names it."""
     where, missing = _PATH.search(message), _MISSING.search(message)
     path = [where[1]] if where else []
@@ -84,20 +95,20 @@ def _invalid(message: str) -> InvalidRequest:
     param = ".".join(path) or None
     text = message[: where.start()] if where else message
     if param and (unknown := _INVALID_TAG.fullmatch(text)):
-        accepted = next((names for ending, names in _ACCEPTED.items() if param.endswith(ending)), None)
-        if accepted:
-            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {accepted} are", param)
+        known = next((names for ending, names in accepted.items() if param.endswith(ending)), None)
+        if known:
+            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {known} are", param)
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 
-def to_request(chat: wire.ChatRequest) -> values.Request:
+def to_request(chat: wire.ChatRequest, files: Files) -> values.Request:
     """What the runtime is asked to do."""
     values.check_number("max_completion_tokens", chat.max_completion_tokens, 1, 2**31 - 1, whole=True)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
-        messages=messages(chat.messages),
+        messages=messages(chat.messages, files),
         sampling=_sampling(chat),
         max_tokens=next(iter(limits), None),
         stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
@@ -183,11 +194,11 @@ def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
     return tuple(named.get(i, 0.0) for i in range(max(named) + 1))
 
 
-def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:
+def messages(chat: list[wire.ChatMessage], files: Files) -> tuple[values.Message, ...]:
     return tuple(
         values.Message(
             _ROLES[type(message)],
-            _parts(message.content, f"messages[{i}].content"),
+            _parts(message.content, f"messages[{i}].content", files),
             message.name,
             **tools.of_message(message),
         )
@@ -195,22 +206,51 @@ def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:
     )
 
 
-def _parts(content: Any, path: str) -> tuple[values.Part, ...]:
+def _parts(content: Any, path: str, files: Files) -> tuple[values.Part, ...]:
     if content is None:
         return ()
     if isinstance(content, str):
         return (values.Text(content),)
-    return tuple(_part(part, f"{path}[{i}]") for i, part in enumerate(content))
+    return tuple(_part(part, f"{path}[{i}]", files) for i, part in enumerate(content))
 
 
-def _part(part: wire.TextPart | wire.ImagePart | wire.AudioPart, path: str) -> values.Part:
-    if isinstance(part, wire.TextPart):
-        return values.Text(part.text)
-    if isinstance(part, wire.ImagePart):
-        source = f"{path}.image_url.url"
-        return values.Image(_data_uri(part.image_url.url, source), source)
-    source = f"{path}.input_audio.data"
-    return values.Audio(_base64(part.input_audio.data, source), source)
+def _part(part: wire.TextPart | wire.MediaPart, path: str, files: Files) -> values.Part:
+    match part:
+        case wire.TextPart(text=text):
+            return values.Text(text)
+        case wire.ImagePart(image_url=image):
+            return values.Image(*_media(image.url, image.file_id, f"{path}.image_url", "url", _data_uri, files))
+        case wire.AudioPart(input_audio=audio):
+            return values.Audio(*_media(audio.data, audio.file_id, f"{path}.input_audio", "data", _base64, files))
+        case wire.VideoPart(input_video=video):
+            path = f"{path}.input_video"
+            frames = values.FRAMES if video.frames is None else video.frames
+            return values.Video(*_media(video.data, video.file_id, path, "data", _base64, files), frames)
+        case wire.FilePart(file=file):
+            return _of_any_kind(*_media(file.file_data, file.file_id, f"{path}.file", "file_data", _base64, files))
+
+
+def _media(
+    given: str | None, file_id: str | None, path: str, field: str, read: Callable[[str, str], bytes], files: Files
+) -> tuple[bytes, str]:
+    """The bytes of a picture, sound or film that stands in the request or is named there, and the field that did it."""
+    if file_id is not None and given is None:
+        return files(file_id, f"{path}.file_id"), f"{path}.file_id"
+    if given is None or file_id is not None:
+        both = f"{path} has both {field} and file_id; give one of them" if given is not None else None
+        raise InvalidRequest(both or f"{path}.{field}: missing; give it or a file_id", f"{path}.{field}")
+    return read(given, f"{path}.{field}"), f"{path}.{field}"
+
+
+def _of_any_kind(data: bytes, source: str) -> values.Part:
+    match kind_of(data):
+        case "picture":
+            return values.Image(data, source)
+        case "sound":
+            return values.Audio(data, source)
+        case "film":
+            return values.Video(data, source)
+    raise MediaError(f"{source} is {describe(data)}; a picture, a sound or a film can be shown to a model", source)
 
 
 def _data_uri(url: str, source: str) -> bytes:
@@ -226,6 +266,8 @@ def _data_uri(url: str, source: str) -> bytes:
 
 
 def _base64(data: str, source: str) -> bytes:
+    head = _DATA_URI.match(data)
+    data = data[head.end() :] if head else data
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -107,7 +107,7 @@ def _seconds(stream: VideoStream, times: Sequence[float]) -> float:
 def _picked(
     stream: VideoStream, packets: Sequence[Any], times: Sequence[float], instants: Sequence[float]
 ) -> Iterator[VideoFrame]:
-    """The first frame at or behind each instant, each once. Decoding begins at the key frame before the instant."""
+    """The frame that is on the screen at each instant, each once. Decoding begins at the key frame before it."""
     context = stream.codec_context
     keys = [i for i, packet in enumerate(packets) if packet.is_keyframe] or [0]
     key_times = [times[i] for i in keys]
@@ -119,12 +119,12 @@ def _picked(
             context.flush_buffers()
             decoded.clear()
             position = key
-        while frame is None or (_time(frame, stream) or 0.0) < instant:
+        while True:
             while not decoded and position <= len(packets):
                 with contextlib.suppress(ValueError):  # what PyAV raises for a damaged packet
                     decoded.extend(context.decode(packets[position] if position < len(packets) else None))
                 position += 1
-            if not decoded:
+            if not decoded or (frame is not None and (_time(decoded[0], stream) or 0.0) > instant):
                 break
             frame = decoded.popleft()
         if frame is not None and frame is not told:
@@ -162,7 +162,7 @@ def _bound_this_process() -> None:
     with contextlib.suppress(ImportError, ValueError, OSError):  # not every system bounds processes
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 

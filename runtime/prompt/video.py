@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def decode_video(video: Video, limits: MediaLimits) -> Film:
         done = subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         raise _too_slow() from None
-    if done.returncode == -24:  # SIGXCPU
+    if done.returncode == -getattr(signal, "SIGXCPU", 0) != 0:
         raise _too_slow()
     if done.returncode != 0:
         raise MediaError("the film is damaged: its decoder ended with an error")

@@ -20,10 +20,8 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 MAX_STOPS = 16
 MAX_TOOLS = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-FRAMES, MAX_FRAMES = 8, 64
-"""Pictures that a model is shown of a film, if nothing is said, and at most."""
-MAX_LIKELIEST = 20
-"""Alternatives told of each token at most, as in OpenAI's API."""
+FRAMES, MAX_FRAMES = 8, 64  # pictures shown of a film, if nothing is said, and at most
+MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,7 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """An encoded film (MP4, WebM, ...), of which `frames` pictures are shown at even distances, each behind its time.
-
-    `source` names the field or file it came from.
-    """
+    """An encoded film (MP4, WebM, ...), of which so many `frames` are shown at even distances, each behind its time."""
 
     data: bytes
     source: str = "video"
@@ -150,9 +145,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One chat to answer. `max_tokens` `None` means as many as the context still holds.
+class Raw:
+    """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
+    is what stands between the two."""
 
+    prompt: str | tuple[int, ...]
+    suffix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat to answer, or a `raw` prompt to go on from, without messages.
+
+    `max_tokens` `None` means as many as the context still holds.
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
@@ -182,16 +187,21 @@ class Request:
     regex: str | None = None
     logprobs: int | None = None
     continue_final: bool = True
+    raw: Raw | None = None
     background: bool = False
 
     @property
     def continued(self) -> Message | None:
         """The assistant's message that the answer goes on from."""
+        if self.raw is not None:
+            return None
         last = self.messages[-1]
         return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
 
     def __post_init__(self) -> None:
-        if not self.messages:
+        if self.raw is not None and (self.messages or self.tools):
+            raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
+        if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
         check_number("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
         if len(self.stop) > MAX_STOPS:
@@ -327,9 +337,12 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """How an answer ended; `stopped_by` is the stop string that it met."""
+
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +359,10 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have.
+
+    An `embedding` model turns texts into vectors, one for `rerank` scores documents; neither answers.
+    """
 
     id: str
     description: str
@@ -357,6 +373,7 @@ class ModelInfo:
     audio: bool
     created: int
     warnings: tuple[str, ...] = ()
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)

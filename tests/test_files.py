@@ -180,6 +180,13 @@ def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir(mode=0o700)
+    (tmp_path / "bad/galago.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(ConfigError, match="galago.sqlite"):
+        Store(tmp_path / "bad")
+
+
 def test_two_servers_cannot_share_a_folder(tmp_path: Path) -> None:
     first = Store(tmp_path / "store")
     with pytest.raises(ConfigError, match="another server uses it"):

@@ -30,8 +30,10 @@ HangLimit = Annotated[
 ]
 StoreDir = Annotated[
     Path | None,
-    typer.Option("--store", help="keep files and batches of clients here; yours alone to read", metavar="DIR"),
+    typer.Option("--store", help="keep clients' files, batches and responses here; yours alone to read", metavar="DIR"),
 ]
+AllowPull = Annotated[bool, typer.Option("--allow-pull", help="clients may have models downloaded from the Hub")]
+AllowRm = Annotated[bool, typer.Option("--allow-rm", help="clients may have models deleted")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
 
 
@@ -57,6 +59,8 @@ def serve(
     api_key: Key = None,
     allow_host: AllowHost = None,
     store: StoreDir = None,
+    allow_pull: AllowPull = False,
+    allow_rm: AllowRm = False,
     strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
@@ -72,6 +76,8 @@ def serve(
         api_key=api_key if api_key is not None else api_key_from_environment(),
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
+        allow_pull=allow_pull,
+        allow_rm=allow_rm,
         store=store,
     )
     files = resolve(model, mmproj, name, lora or (), draft)

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,14 +21,22 @@ from starlette.routing import Route
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, metrics, wire
+from . import convert, errors, exchange, metrics, wire
+from .anthropic import convert as anthropic
+from .anthropic.routes import Messages
 from .batches.routes import Batches
 from .chat import ChatEndpoint
+from .completions import CompletionEndpoint
 from .files.routes import Files
 from .files.shelf import Shelf
 from .guards import Guard
 from .idle import Counted, Traffic
+from .ollama.routes import Ollama
+from .plan import PlanEndpoint
+from .responses.routes import Responses
 from .store import Store
+from .tokens import TokenEndpoints
+from .vectors import VectorEndpoints
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -40,7 +49,9 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def list_models(_request: Request) -> Response:
+    async def list_models(request: Request) -> Response:
+        if "anthropic-version" in request.headers:
+            return exchange.whole(anthropic.model_list(service.models()))
         cards = [convert.model_card(info) for info in service.models()]
         cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
         return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
@@ -49,41 +60,27 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         name = request.path_params["id"]
         for info in service.models():
             if await asyncio.to_thread(service.serves, name):
+                if "anthropic-version" in request.headers:
+                    return exchange.whole(anthropic.model_info(info))
                 return Response(wire.encode(convert.model_card(info)), media_type="application/json")
         for info in await asyncio.to_thread(service.installed):
             if info.id == name:
                 return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
         raise NotFound(f"there is no model {name!r} here", "model")
 
-    def api(prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/models", list_models),
-            Route(f"{prefix}/models/{{id:path}}", show_model),
-            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
-            *files.routes(prefix),
-            *batches.routes(prefix),
-        ]
+    def models(prefix: str) -> list[Route]:
+        return [Route(f"{prefix}/models", list_models), Route(f"{prefix}/models/{{id:path}}", show_model)]
 
     traffic = Traffic()
-    store = None if config.store is None else Store(config.store)
-    shelf = None if store is None else Shelf(store)
-    files = Files(shelf)
-    chat = ChatEndpoint(service, config.strict, files.read)
-    endpoints = {"/v1/chat/completions": ChatEndpoint(service, config.strict, files.read, background=True).complete}
-    batches = Batches(endpoints, service, traffic, shelf)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with batches.running():
-            yield
-        if store is not None:
-            store.close()
-
+    api, lifespan = _api(service, config, traffic)
     return Starlette(
         routes=[
             Route("/health", health),
             Route("/metrics", show_metrics),
-            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
+            *Messages(service, config.strict).routes(),
+            *Ollama(service, config).routes(),
+            # some clients leave /v1 out
+            *(route for prefix in ("/v1", "") for route in (*models(prefix), *api(prefix))),
         ],
         middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
         lifespan=lifespan,
@@ -91,22 +88,67 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     )
 
 
-async def _galago_error(_request: Request, error: Exception) -> Response:
+def _api(
+    service: Service, config: ServerConfig, traffic: Traffic
+) -> tuple[Callable[[str], list[Route]], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
+    """What answers under a prefix, but for models; and what runs and is closed beside it."""
+    store = None if config.store is None else Store(config.store)
+    shelf = None if store is None else Shelf(store)
+    files = Files(shelf)
+    chat = ChatEndpoint(service, config.strict, files.read)
+    completions = CompletionEndpoint(service, config.strict)
+    plan = PlanEndpoint(service, config.strict, files.read)
+    tokens = TokenEndpoints(service, config.strict, files.read)
+    vectors = VectorEndpoints(service, config.strict)
+    responses = Responses(service, config.strict, store, files.read)
+    in_background = {
+        "/v1/chat/completions": ChatEndpoint(service, config.strict, files.read, background=True).complete,
+        "/v1/completions": CompletionEndpoint(service, config.strict, background=True).complete,
+        "/v1/embeddings": vectors.embed,
+    }
+    batches = Batches(in_background, service, traffic, shelf)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with batches.running(), responses.running():
+            yield
+        if store is not None:
+            store.close()
+
+    def routes(prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
+            Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
+            Route(f"{prefix}/rerank", vectors.rerank, methods=["POST"]),
+            Route(f"{prefix}/plan", plan.plan, methods=["POST"]),
+            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
+            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
+            *responses.routes(prefix),
+            *files.routes(prefix),
+            *batches.routes(prefix),
+        ]
+
+    return routes, lifespan
+
+
+async def _galago_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GalagoError)
-    return errors.response(error)
+    return errors.response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        return errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
-    return errors.response(NotFound(f"there is no {where} here"))
+        allowed = MethodNotAllowed(f"{where} is not offered; the path answers to another method")
+        return errors.response(allowed, request.url.path)
+    return errors.response(NotFound(f"there is no {where} here"), request.url.path)
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
+async def _unforeseen(request: Request, error: Exception) -> Response:
     """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

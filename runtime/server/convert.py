@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from ...models.errors import GalagoError, InvalidRequest, MediaError
+from ...models.errors import GalagoError, InvalidRequest
 from ...models.ref import MAX_ADAPTERS
 from .. import values
-from ..prompt.kinds import describe, kind_of
-from . import tools, wire
+from . import parts, tools, wire
 from .choices import MOST
 
 T = TypeVar("T")
+
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
@@ -30,7 +28,6 @@ _ACCEPTED = {
     "response_format.type": "text, json_object and json_schema",
 }
 """By the end of a field's path, what it may say."""
-_DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
 _ROLES: dict[type, values.Role] = {
     wire.SystemMessage: "system",
     wire.DeveloperMessage: "developer",
@@ -38,10 +35,6 @@ _ROLES: dict[type, values.Role] = {
     wire.AssistantMessage: "assistant",
     wire.ToolMessage: "tool",
 }
-
-
-Files: TypeAlias = Callable[[str, str], bytes]
-"""The bytes of an uploaded file, by its id and the field that names it."""
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -75,12 +68,12 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
-    return typed(raw, wire.ChatRequest, _ACCEPTED)
+    return typed(raw, wire.ChatRequest)
 
 
-def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str]) -> T:
-    """The request as a wire type; an error names the field at fault. `accepted` tells, by the end of a field's path,
-    what it may say."""
+def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str] = _ACCEPTED) -> T:
+    """The typed request; an error names the field at fault. `accepted` tells, by the end of a field's path, what it
+    may say."""
     try:
         return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -101,7 +94,7 @@ def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 
-def to_request(chat: wire.ChatRequest, files: Files) -> values.Request:
+def to_request(chat: wire.ChatRequest, files: parts.Files) -> values.Request:
     """What the runtime is asked to do."""
     values.check_number("max_completion_tokens", chat.max_completion_tokens, 1, 2**31 - 1, whole=True)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
@@ -109,21 +102,45 @@ def to_request(chat: wire.ChatRequest, files: Files) -> values.Request:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
         messages=messages(chat.messages, files),
-        sampling=_sampling(chat),
-        max_tokens=next(iter(limits), None),
-        stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
-        ignore_eos=bool(chat.ignore_eos),
-        cache=chat.cache is not False,
-        json_schema=_schema(chat.response_format),
-        lora=_scales(chat.lora),
-        timeout=chat.timeout,
         effort=chat.reasoning_effort,
+        **generation(chat) | {"max_tokens": next(iter(limits), None)},
         **tools.choice(chat),
-        grammar=chat.grammar or None,
-        regex=chat.regex or None,
         logprobs=_likeliest(chat),
         continue_final=_continues(chat),
     )
+
+
+def generation(asked: wire.GenerationRequest) -> dict[str, Any]:
+    """The arguments of `Request` that all requests for an answer share."""
+    return {
+        "sampling": _sampling(asked),
+        "max_tokens": asked.max_tokens,
+        "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        "ignore_eos": bool(asked.ignore_eos),
+        "cache": asked.cache is not False,
+        "json_schema": _schema(asked.response_format),
+        "lora": _scales(asked.lora),
+        "timeout": asked.timeout,
+        "grammar": asked.grammar or None,
+        "regex": asked.regex or None,
+    }
+
+
+def inputs(given: str | list[str | int | list[int]], name: str) -> list[str | tuple[int, ...]]:
+    """The texts that a field gives: one text, the tokens of one, or a list of either."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [one for one in given if isinstance(one, int)]
+    if tokens and len(tokens) == len(given):
+        return [tuple(tokens)]
+    if tokens:
+        raise InvalidRequest(f"{name} mixes token ids with texts; put each text's tokens into a list", name)
+    return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
+
+
+def in_background(request: values.Request) -> values.Request:
+    """The request as one that waits for all others, however long that takes."""
+    return replace(request, background=True, timeout=None)
 
 
 def renamed(error: GalagoError) -> GalagoError:
@@ -133,13 +150,13 @@ def renamed(error: GalagoError) -> GalagoError:
     return error
 
 
-def choices(chat: wire.ChatRequest) -> int:
+def choices(chat: wire.GenerationRequest) -> int:
     """How many answers are asked for."""
     values.check_number("n", chat.n, 1, MOST, whole=True)
     return chat.n or 1
 
 
-def _sampling(chat: wire.ChatRequest) -> values.Sampling:
+def _sampling(chat: wire.GenerationRequest) -> values.Sampling:
     bias = []
     for token, value in (chat.logit_bias or {}).items():
         if not (token.isascii() and token.isdecimal() and len(token) < 10):
@@ -194,84 +211,16 @@ def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
     return tuple(named.get(i, 0.0) for i in range(max(named) + 1))
 
 
-def messages(chat: list[wire.ChatMessage], files: Files) -> tuple[values.Message, ...]:
+def messages(chat: list[wire.ChatMessage], files: parts.Files) -> tuple[values.Message, ...]:
     return tuple(
         values.Message(
             _ROLES[type(message)],
-            _parts(message.content, f"messages[{i}].content", files),
+            parts.of_content(message.content, f"messages[{i}].content", files),
             message.name,
             **tools.of_message(message),
         )
         for i, message in enumerate(chat)
     )
-
-
-def _parts(content: Any, path: str, files: Files) -> tuple[values.Part, ...]:
-    if content is None:
-        return ()
-    if isinstance(content, str):
-        return (values.Text(content),)
-    return tuple(_part(part, f"{path}[{i}]", files) for i, part in enumerate(content))
-
-
-def _part(part: wire.TextPart | wire.MediaPart, path: str, files: Files) -> values.Part:
-    match part:
-        case wire.TextPart(text=text):
-            return values.Text(text)
-        case wire.ImagePart(image_url=image):
-            return values.Image(*_media(image.url, image.file_id, f"{path}.image_url", "url", _data_uri, files))
-        case wire.AudioPart(input_audio=audio):
-            return values.Audio(*_media(audio.data, audio.file_id, f"{path}.input_audio", "data", _base64, files))
-        case wire.VideoPart(input_video=video):
-            path = f"{path}.input_video"
-            frames = values.FRAMES if video.frames is None else video.frames
-            return values.Video(*_media(video.data, video.file_id, path, "data", _base64, files), frames)
-        case wire.FilePart(file=file):
-            return _of_any_kind(*_media(file.file_data, file.file_id, f"{path}.file", "file_data", _base64, files))
-
-
-def _media(
-    given: str | None, file_id: str | None, path: str, field: str, read: Callable[[str, str], bytes], files: Files
-) -> tuple[bytes, str]:
-    """The bytes of a picture, sound or film that stands in the request or is named there, and the field that did it."""
-    if file_id is not None and given is None:
-        return files(file_id, f"{path}.file_id"), f"{path}.file_id"
-    if given is None or file_id is not None:
-        both = f"{path} has both {field} and file_id; give one of them" if given is not None else None
-        raise InvalidRequest(both or f"{path}.{field}: missing; give it or a file_id", f"{path}.{field}")
-    return read(given, f"{path}.{field}"), f"{path}.{field}"
-
-
-def _of_any_kind(data: bytes, source: str) -> values.Part:
-    match kind_of(data):
-        case "picture":
-            return values.Image(data, source)
-        case "sound":
-            return values.Audio(data, source)
-        case "film":
-            return values.Video(data, source)
-    raise MediaError(f"{source} is {describe(data)}; a picture, a sound or a film can be shown to a model", source)
-
-
-def _data_uri(url: str, source: str) -> bytes:
-    head = _DATA_URI.match(url)
-    if head is None:
-        shown = url[:40]
-        raise MediaError(
-            f"{source} is not a base64 data URI but {shown!r}; media is never fetched from elsewhere, send "
-            "data:image/png;base64,...",
-            source,
-        )
-    return _base64(url[head.end() :], source)
-
-
-def _base64(data: str, source: str) -> bytes:
-    head = _DATA_URI.match(data)
-    data = data[head.end() :] if head else data
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MediaError(f"{source} is not valid base64: {error}", source) from error
 
 
 def _schema(
@@ -302,15 +251,20 @@ def warning_headers(warnings: list[str]) -> dict[str, str]:
     return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
 
 
-def usage(answers: list[values.Finished]) -> wire.Usage:
-    """Of all answers to a request together, whose prompt counts once."""
-    first, used = answers[0].usage, [answer.usage for answer in answers]
-    completion = sum(u.completion_tokens for u in used)
+def usage(answers: list[values.Finished], each: int | None = None) -> wire.Usage:
+    """Of all answers to a request together: all of them to one prompt, which counts once, or so many to `each`."""
+    used = [answer.usage for answer in answers]
+    prompts = used[:: each or len(used)]
+    prompt, completion = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in used)
     return wire.Usage(
-        prompt_tokens=first.prompt_tokens,
+        prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=first.prompt_tokens + completion,
-        prompt_tokens_details=wire.PromptDetails(first.cached_tokens, first.audio_tokens, first.image_tokens),
+        total_tokens=prompt + completion,
+        prompt_tokens_details=wire.PromptDetails(
+            sum(u.cached_tokens for u in prompts),
+            sum(u.audio_tokens for u in prompts),
+            sum(u.image_tokens for u in prompts),
+        ),
         completion_tokens_details=wire.CompletionDetails(
             sum(u.accepted for u in used), sum(u.rejected for u in used), sum(u.reasoning_tokens for u in used)
         ),

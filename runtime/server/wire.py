@@ -156,12 +156,10 @@ class LoraScale(Struct):
     scale: float
 
 
-class ChatRequest(Struct):
-    """`POST /v1/chat/completions`: the fields that are honoured. The others stand in `fields.py`."""
+class GenerationRequest(Struct, kw_only=True):
+    """What every request for an answer may say of it."""
 
-    messages: list[ChatMessage]
     model: str | None = None
-    max_completion_tokens: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -173,24 +171,31 @@ class ChatRequest(Struct):
     cache: bool | None = None
     lora: list[LoraScale] | None = None
     timeout: float | None = None
-    tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repeat_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     grammar: str | None = None
     regex: str | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+
+class ChatRequest(GenerationRequest, kw_only=True):
+    """`POST /v1/chat/completions`: the fields that are honoured. The others stand in `fields.py`."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+    tools: list[ToolDefinition] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 class PromptDetails(Struct):

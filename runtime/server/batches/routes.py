@@ -9,20 +9,19 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....models.errors import Cancelled, InvalidRequest
+from ....models.errors import InvalidRequest
 from ...service import Service
+from .. import exchange
 from ..convert import decode_object, typed
 from ..files.routes import page
 from ..files.shelf import Shelf
 from ..idle import Traffic
 from ..store import OPTION
-from ..wire import encode
 from .ledger import Ledger
 from .lines import read
 from .runner import Endpoint, Runner
@@ -72,14 +71,11 @@ class Batches:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def create(self, request: Request) -> Response:
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            raise Cancelled("the client went away while it sent the request") from None
+        body = await exchange.read_body(request)
         batch = await asyncio.to_thread(self._create, body)
         if batch.status == "in_progress":
             self._kept().runner.look()
-        return _reply(batch)
+        return exchange.whole(batch)
 
     def _create(self, body: bytes) -> Batch:
         kept = self._kept()
@@ -113,16 +109,16 @@ class Batches:
         limit, after = page(request.query_params.get("limit"), 100), request.query_params.get("after")
         batches, more = await asyncio.to_thread(self._kept().ledger.page, after, limit)
         ends = (batches[0].id, batches[-1].id) if batches else (None, None)
-        return _reply(BatchList(batches, more, *ends))
+        return exchange.whole(BatchList(batches, more, *ends))
 
     async def show(self, request: Request) -> Response:
-        return _reply(await asyncio.to_thread(self._kept().ledger.get, request.path_params["id"]))
+        return exchange.whole(await asyncio.to_thread(self._kept().ledger.get, request.path_params["id"]))
 
     async def cancel(self, request: Request) -> Response:
         kept = self._kept()
         batch = await asyncio.to_thread(kept.ledger.cancel, request.path_params["id"])
         kept.runner.cancel(batch.id)
-        return _reply(batch)
+        return exchange.whole(batch)
 
     def _kept(self) -> _Kept:
         if self._all is None:
@@ -137,7 +133,3 @@ def _window(window: str) -> int:
         message = f"completion_window is {window!r:.100}, and must be a number of minutes, hours or days, such as 24h"
         raise InvalidRequest(message, "completion_window")
     return int(found[1]) * _SECONDS[found[2]]
-
-
-def _reply(answer: Any) -> Response:
-    return Response(encode(answer), media_type="application/json")

@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from ....models.errors import Cancelled, InvalidRequest
 from ...values import check_number
+from .. import exchange
 from ..store import OPTION
-from ..wire import encode
 from .shelf import Shelf
 from .wire import Deleted, FileList
 
@@ -58,7 +58,7 @@ class Files:
             raise InvalidRequest(f"the form cannot be read: {error.detail}", "file") from None
         except ClientDisconnect:
             raise Cancelled("the client went away while it sent the file") from None
-        return _reply(kept)
+        return exchange.whole(kept)
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
@@ -69,11 +69,11 @@ class Files:
         shelf = self._shelf("files")
         files, more = await asyncio.to_thread(shelf.page, purpose, after, limit, order == "desc")
         ends = (files[0].id, files[-1].id) if files else (None, None)
-        return _reply(FileList(files, more, *ends))
+        return exchange.whole(FileList(files, more, *ends))
 
     async def show(self, request: Request) -> Response:
         shelf = self._shelf("file_id")
-        return _reply(await asyncio.to_thread(shelf.get, request.path_params["id"]))
+        return exchange.whole(await asyncio.to_thread(shelf.get, request.path_params["id"]))
 
     async def content(self, request: Request) -> Response:
         shelf = self._shelf("file_id")
@@ -83,7 +83,7 @@ class Files:
     async def delete(self, request: Request) -> Response:
         name = request.path_params["id"]
         await asyncio.to_thread(self._shelf("file_id").delete, name)
-        return _reply(Deleted(name))
+        return exchange.whole(Deleted(name))
 
     def read(self, name: str, field: str) -> bytes:
         """The bytes of a file that a request refers to in a field."""
@@ -115,7 +115,3 @@ def _expiry(anchor: Any, seconds: Any) -> int | None:
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK):
         yield chunk
-
-
-def _reply(answer: Any) -> Response:
-    return Response(encode(answer), media_type="application/json")

@@ -96,8 +96,8 @@ def _check_choice(value: str, choices: object, name: str) -> None:
 class ServerConfig:
     """How the HTTP server guards itself. Loopback unless a key protects it.
 
-    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so. Responses are kept where
-    `store` names a folder.
+    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so. What they leave here, files,
+    batches and responses, is kept where `store` names a folder.
     """
 
     host: str = "127.0.0.1"

@@ -226,6 +226,7 @@ class Model:
             sink=self._answers.read(request, prompt.thinking, stream.put),
             arrived=arrived,
             reuse=request.cache,
+            background=request.background,
             adapters=adapters,
             timeout=request.timeout,
         )

@@ -111,15 +111,15 @@ class Store:
                 self._waiting -= len(data)
 
 
-def private_folder(folder: Path) -> Path:
-    """Makes the folder where there is none. Raises `ConfigError` where others may read it."""
+def private_folder(folder: Path, option: str = "cache-dir") -> Path:
+    """Makes the folder where there is none. Raises `ConfigError`, naming the `option`, where others may read it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = folder.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be used: {error.strerror}", "cache-dir") from None
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}; name another --{option}", option) from None
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"others may read {folder}, which holds what people wrote: chmod 700 it", "cache-dir")
+        raise ConfigError(f"others may read {folder}, which is to hold what people wrote: chmod 700 it", option)
     return folder
 
 

@@ -20,8 +20,8 @@ Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh",
 MAX_STOPS = 16
 MAX_TOOLS = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-MAX_LIKELIEST = 20
-"""Alternatives told of each token at most, as in OpenAI's API."""
+FRAMES, MAX_FRAMES = 8, 64  # pictures shown of a film, if nothing is said, and at most
+MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0, 100),
@@ -59,7 +59,29 @@ class Audio:
     source: str = "audio"
 
 
-Part: TypeAlias = Text | Image | Audio
+@dataclass(frozen=True, slots=True)
+class Video:
+    """An encoded film (MP4, WebM, ...), of which so many `frames` are shown at even distances, each behind its time."""
+
+    data: bytes
+    source: str = "video"
+    frames: int = FRAMES
+
+    def __post_init__(self) -> None:
+        check_number("frames", self.frames, 1, MAX_FRAMES, whole=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded picture: RGB, row by row from the top, of 3 x `width` x `height` bytes."""
+
+    pixels: bytes
+    width: int
+    height: int
+    source: str = "frame"
+
+
+Part: TypeAlias = Text | Image | Audio | Video | Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +176,7 @@ class Request:
     continued, unless `continue_final` is `False`.
     `tools` may be called as `tool_choice` says, only those `allowed` by name where that is given, and several in one
     answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
+    Work in the `background` rests, even halfway, as long as there is any other.
     """
 
     messages: tuple[Message, ...]
@@ -175,6 +198,7 @@ class Request:
     logprobs: int | None = None
     continue_final: bool = True
     raw: Raw | None = None
+    background: bool = False
 
     @property
     def continued(self) -> Message | None:

@@ -58,7 +58,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "starlette": "runtime/server/",
     "uvicorn": "runtime/server/app.py",
     "msgspec": ("runtime/server/", "runtime/worker/"),
-    "sqlite3": "runtime/server/responses/store.py",
+    "sqlite3": "runtime/server/store.py",
     "typer": "runtime/cli/",
 }
 

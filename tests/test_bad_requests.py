@@ -83,7 +83,11 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("content of a wrong type", {"messages": user(5)}, "messages[0].content"),
     ("unknown part", {"messages": user([{"type": "smell"}])}, "messages[0].content[0].type"),
     ("part without type", {"messages": user([{"text": "Hi"}])}, "messages[0].content[0].type"),
-    ("video", {"messages": user([{"type": "input_video", "input_video": {}}])}, "messages[0].content[0].type"),
+    (
+        "video without data",
+        {"messages": user([{"type": "input_video", "input_video": {}}])},
+        "messages[0].content[0].input_video.data",
+    ),
     ("text part without text", {"messages": user([{"type": "text"}])}, "messages[0].content[0].text"),
     (
         "not a picture",

@@ -111,6 +111,29 @@ def test_a_third_request_waits_for_a_slot(engine: Engine) -> None:
     assert [text_of(list(s)).split()[0] for s in streams] == ["2", "21", "41"]
 
 
+def test_work_in_the_background_rests_halfway_while_others_are_answered(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    slow = submit_to(engine, prompt(1), max_tokens=40, background=True)
+    assert next(heard := iter(slow)) == Started(1)
+    others = [submit_to(engine, prompt(50 + n), max_tokens=9) for n in range(3)]
+    backend.gate.set()
+    assert [text_of(list(other)).split()[0] for other in others] == ["51", "52", "53"]
+    assert text_of(list(heard)) == " ".join(map(str, range(2, 42))) + " "
+    steps = [{row.token >= 50 for row in step} for step in backend.steps if isinstance(step, list)]
+    assert steps[0] == {False} and {True, False} not in steps
+    asked = [i for i, kinds in enumerate(steps) if kinds == {True}]
+    assert asked == list(range(asked[0], asked[-1] + 1)) and asked[-1] < len(steps) - 30
+
+
+def test_work_in_the_background_waits_behind_what_comes_later(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    streams = [submit_to(engine, prompt(n), background=n < 10) for n in (50, 1, 60, 70)]
+    backend.gate.set()
+    assert [text_of(list(stream)).split()[0] for stream in streams] == ["51", "2", "61", "71"]
+    tokens = [row.token for step in backend.steps if isinstance(step, list) for row in step]
+    assert tokens.index(1) > max(map(tokens.index, (50, 60, 70)))
+
+
 def test_a_full_queue_is_refused_at_once(engine: Engine, backend: FakeBackend) -> None:
     backend.gate.clear()
     streams = [submit_to(engine, prompt(n)) for n in range(4)]
@@ -384,6 +407,7 @@ REQUESTS = st.lists(
         st.lists(st.one_of(st.sampled_from([-1, -2]), st.integers(0, 4)), max_size=8),
         st.integers(1, 12),
         st.booleans(),
+        st.booleans(),
     ),
     min_size=1,
     max_size=9,
@@ -408,9 +432,10 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
     engine._scheduler.odds = odds()
     try:
         streams = []
-        for beginning, rest, max_tokens, wait in requests:
+        for beginning, rest, max_tokens, wait, background in requests:
             items = [*beginning, *(picture(2, bytes([-i])) if i < 0 else i for i in rest), 4]
-            stream = submit_to(engine, prompt(*items), max_tokens=max_tokens, ends_at=frozenset())
+            options = {"max_tokens": max_tokens, "ends_at": frozenset(), "background": background}
+            stream = submit_to(engine, prompt(*items), **options)
             streams.append((stream, items, max_tokens))
             if wait:
                 time.sleep(0.001)

@@ -27,8 +27,8 @@ from served import Server, serving
 
 ROOT = Path(__file__).parent.parent
 CHAT = "/v1/chat/completions"
-NEIGHBOURS = "/api/|/v1/messages|(/v1)?/responses"
-"""Others' APIs are described by those who made them."""
+NEIGHBOURS = "/api/|/v1/messages|(/v1)?/(responses|files|batches)"
+"""APIs that are described by those who made them."""
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.ConfigError, errors.MethodNotAllowed)
 """Nobody is there to read it, the server does not start, or the route has no such method."""

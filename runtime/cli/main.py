@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "Make a GGUF file of a Hugging Face checkpoint",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
+    "store": "Show or delete what a server keeps for its clients",
     "doctor": "Check this machine and its llama.cpp build",
 }
 

@@ -30,7 +30,7 @@ HangLimit = Annotated[
 ]
 StoreDir = Annotated[
     Path | None,
-    typer.Option("--store", help="keep the responses of /v1/responses here; yours alone to read", metavar="DIR"),
+    typer.Option("--store", help="keep clients' files, batches and responses here; yours alone to read", metavar="DIR"),
 ]
 AllowPull = Annotated[bool, typer.Option("--allow-pull", help="clients may have models downloaded from the Hub")]
 AllowRm = Annotated[bool, typer.Option("--allow-rm", help="clients may have models deleted")]

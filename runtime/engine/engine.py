@@ -79,6 +79,7 @@ class Engine:
         sink: Sink,
         arrived: float,
         reuse: bool = True,
+        background: bool = False,
         adapters: tuple[float, ...] = (),
         timeout: float | None = None,
     ) -> Callable[[], None]:
@@ -101,6 +102,7 @@ class Engine:
             deadline=inf if timeout is None else arrived + timeout,
             prepared=time.perf_counter(),
             reuse=reuse,
+            background=background,
         )
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
@@ -181,6 +183,8 @@ class Engine:
     def step(self) -> bool:
         """Admits, plans, computes, and hands out what came of it. Returns whether there was anything to compute."""
         self._end_overdue()
+        while (slot := self._scheduler.yielding()) is not None:
+            self._clear(slot)
         while (seat := self._scheduler.admit()) is not None:
             self._seat(seat)
             self._set_idle_aside()

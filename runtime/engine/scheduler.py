@@ -77,7 +77,8 @@ class Seat:
 
 
 class Scheduler:
-    """Sequences wait in order of arrival, run in slots, and share `cells` tokens of KV cache.
+    """Sequences wait in order of arrival, run in slots, and share `cells` tokens of KV cache. Those in the background
+    wait behind all others, and run only while there are no others.
 
     A slot keeps what it holds until another sequence needs the place: one that begins alike continues it. The cache
     may be promised more than once over: when it runs full, idle slots are cleared, then the youngest sequences set
@@ -124,7 +125,12 @@ class Scheduler:
         return [slot for slot in self._slots if slot.owner is None and slot.items]
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        behind = len(self.waiting) if sequence.background else self._waiting_in_front()
+        self.waiting.insert(behind, sequence)
+
+    def _waiting_in_front(self) -> int:
+        """How many of those that wait are not in the background."""
+        return sum(not sequence.background for sequence in self.waiting)
 
     def remove(self, sequence: Sequence) -> Slot | None:
         """Takes a sequence out; returns the slot it leaves, with all that is computed there."""
@@ -144,6 +150,8 @@ class Scheduler:
         if not self.waiting or not free:
             return None
         sequence = self.waiting[0]
+        if sequence.background and not all(s.background for s in self.running):
+            return None
         source, kept = self._best_source(sequence.items, sequence.adapters) if sequence.reuse else (None, 0)
         if self.running:
             runs = [run for s in self.running if s.slot for run in s.slot.runs]
@@ -198,6 +206,12 @@ class Scheduler:
                 known = max(known, common_prefix(slot.items, sequence.items[:-1]))
         return sorted({n for n in (known, len(sequence.items) - RETREAD) if n > kept})
 
+    def yielding(self) -> Slot | None:
+        """The slot to clear next because it is worked on in the background, and there is other work."""
+        if all(s.background for s in self.sequences):
+            return None
+        return next((s.slot for s in self.running if s.background), None)
+
     def overfull(self) -> Slot | None:
         """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""
         if self._free_cells() >= 0:
@@ -207,11 +221,11 @@ class Scheduler:
         return self.running[-1].slot if len(self.running) > 1 else None
 
     def clear(self, slot: Slot) -> None:
-        """Notes that a slot holds nothing any more. Its owner, if it has one, waits first in line to go on."""
+        """Notes that a slot holds nothing any more. Its owner, if it has one, waits to go on, first of its kind."""
         owner = slot.owner
         if owner is not None:
             self.remove(owner)
-            self.waiting.appendleft(owner)
+            self.waiting.insert(self._waiting_in_front() if owner.background else 0, owner)
         slot.take(())
 
     def plan(self) -> TokenStep | MediaStep | None:

@@ -37,6 +37,7 @@ class Sequence:
     prepared: float
     arrived: float
     reuse: bool = True
+    background: bool = False
     adapters: tuple[float, ...] = ()
     deadline: float = inf
     checkpoints: list[int] = field(default_factory=list)

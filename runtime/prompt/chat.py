@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
 from ..native.projector import Projector
@@ -22,11 +23,12 @@ from ..output.dialects.detect import dialect_of
 from ..output.dialects.dialect import Dialect
 from ..output.reasoning import Tags
 from ..tokens import Item, MediaSpan, Prompt, count_cells
-from ..values import Audio, Effort, Image, Message, Part, Text, Tool
+from ..values import Audio, Effort, Frame, Image, Message, Part, Text, Tool, Video
 from .layout import layout_for, texts_of
 from .media import MediaLimits, decode_audio, decode_image
 from .plain import LONG, PlainPrompts, cut_before
 from .template import ChatTemplate
+from .video import decode_video, pixels_of
 
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
@@ -74,6 +76,7 @@ class PromptBuilder:
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
         warnings: list[str] = []
+        messages = [self._unrolled(message, warnings, cancelled) for message in messages]
         asked = messages[:-1] if continued else messages
         if not asked:
             raise InvalidRequest("before the message to continue there must be one to answer", "messages")
@@ -84,7 +87,7 @@ class PromptBuilder:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         if continued:
             rendered += self._content(continued, break_mark, media_mark)
-        media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
+        media = [part for message in messages for part in message.parts if not isinstance(part, Text | Video)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:
             raise InvalidRequest(
@@ -123,6 +126,26 @@ class PromptBuilder:
         """Tokens of a text as it stands in a message, were it alone."""
         mark = next((c for c in _NONCHARACTERS if c not in text), _NONCHARACTERS[0])
         return len(self._tokens(break_up(text, self._dangerous, mark), mark))
+
+    def _unrolled(self, message: Message, warnings: list[str], cancelled: Callable[[], bool]) -> Message:
+        """The message with its films as pictures, each behind its time."""
+        parts: list[Part] = []
+        for part in message.parts:
+            if not isinstance(part, Video):
+                parts.append(part)
+                continue
+            self._check_sight(part)
+            if cancelled():
+                raise Cancelled("nobody waits for this answer any more")
+            with _naming(part), self._one_at_a_time:
+                film = decode_video(part, self._limits)
+            warnings += [f"{part.source}: {note}" for note in film.notes]
+            parts += film.parts
+        return replace(message, parts=tuple(parts))
+
+    def _check_sight(self, part: Image | Video | Frame) -> None:
+        if self._projector is None or not self._projector.vision:
+            raise SenseMissing(_missing("see pictures", self._projector), part.source)
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least.
@@ -167,13 +190,13 @@ class PromptBuilder:
         pieces = (stretch for piece in text.split(break_mark) for stretch in cut_before(piece, self._dangerous))
         return tuple(token for piece in pieces for token in self._weights.tokenize(piece, parse_special=True))
 
-    def _cut(self, part: Image | Audio, warnings: list[str]) -> list[Item]:
+    def _cut(self, part: Image | Audio | Frame, warnings: list[str]) -> list[Item]:
         projector = self._projector
-        if isinstance(part, Image):
-            if projector is None or not projector.vision:
-                raise SenseMissing(_missing("see pictures", projector), part.source)
+        if isinstance(part, Image | Frame):
+            self._check_sight(part)
+            assert projector is not None
             with _naming(part), self._one_at_a_time:
-                picture = decode_image(part.data, self._limits)
+                picture = pixels_of(part) if isinstance(part, Frame) else decode_image(part.data, self._limits)
                 warnings += [f"{part.source}: {note}" for note in picture.notes]
                 return projector.cut_picture(picture.pixels)
         if projector is None or not projector.audio:
@@ -233,7 +256,7 @@ def _missing(sense: str, projector: Projector | None) -> str:
 
 
 @contextmanager
-def _naming(part: Image | Audio) -> Iterator[None]:
+def _naming(part: Image | Audio | Video | Frame) -> Iterator[None]:
     """An error inside that names no field gets the one this media came from."""
     try:
         yield

@@ -8,12 +8,11 @@ pixels or samples are decoded. Does not know models, messages or the network, an
 from __future__ import annotations
 
 import io
-import re
 import stat
 import struct
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import soxr
 from PIL import Image, ImageOps
 
 from ...models.errors import MediaError
+from .kinds import describe, kind_of
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF")  # as libsndfile names them
@@ -91,8 +91,8 @@ def decode_image(data: bytes, limits: MediaLimits) -> Picture:
     Raises MediaError for anything that is not a whole picture of an accepted format within `limits`.
     """
     _check_size(data, limits)
-    if not _find(_PICTURES, data):
-        raise MediaError(f"{_describe(data)} cannot be read as a picture; {_ACCEPTED_PICTURES}")
+    if kind_of(data) != "picture":
+        raise MediaError(f"{describe(data)} cannot be read as a picture; {_ACCEPTED_PICTURES}")
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -103,7 +103,7 @@ def decode_image(data: bytes, limits: MediaLimits) -> Picture:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow itself stops, whatever the limits say
             raise MediaError(_too_many_pixels(f"more than {most}", min(most, limits.pixels))) from None
         except Exception as error:  # whatever Pillow's parsing of damaged bytes comes to
-            raise MediaError(f"{_describe(data)} is damaged or incomplete") from error
+            raise MediaError(f"{describe(data)} is damaged or incomplete") from error
 
 
 def _decode_image(data: bytes, limits: MediaLimits) -> Picture:
@@ -161,8 +161,8 @@ def decode_audio(data: bytes, rate: int, limits: MediaLimits) -> Sound:
     than 10 ms, and for samples that are no numbers.
     """
     _check_size(data, limits)
-    if not _find(_SOUNDS, data):
-        raise MediaError(f"{_describe(data)} cannot be read as a sound; {_ACCEPTED_SOUNDS}")
+    if kind_of(data) != "sound":
+        raise MediaError(f"{describe(data)} cannot be read as a sound; {_ACCEPTED_SOUNDS}")
     try:
         _check_end(data)
         with soundfile.SoundFile(_Reader(data)) as file:
@@ -174,7 +174,7 @@ def decode_audio(data: bytes, rate: int, limits: MediaLimits) -> Sound:
     except MediaError:
         raise
     except Exception as error:  # libsndfile's own errors, and what its binding makes of damaged headers
-        raise MediaError(f"{_describe(data)} is damaged or incomplete") from error
+        raise MediaError(f"{describe(data)} is damaged or incomplete") from error
 
 
 def _decode_audio(file: soundfile.SoundFile, rate: int, limits: MediaLimits) -> Sound:
@@ -271,53 +271,3 @@ class _Reader(io.BytesIO):
 def _check_size(data: bytes, limits: MediaLimits, param: str | None = None) -> None:
     if len(data) > limits.bytes:
         raise MediaError(f"the picture or sound is larger than {limits.bytes / 2**20:g} MiB", param)
-
-
-# What the first bytes of a file are, as patterns. The first that fits counts.
-_PICTURES = (
-    (rb"\x89PNG\r\n\x1a\n", "a PNG picture"),
-    (rb"\xff\xd8\xff", "a JPEG picture"),
-    (rb"RIFF....WEBP", "a WebP picture"),
-    (rb"GIF8[79]a", "a GIF picture"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF picture"),
-    (rb"BM", "a BMP picture"),
-)
-_SOUNDS = (
-    (rb"RIFF....WAVE", "a WAV sound"),
-    (rb"FORM....AIF[FC]", "an AIFF sound"),
-    (rb"fLaC", "a FLAC sound"),
-    (rb"OggS", "an OGG sound"),
-    (rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", "an MP3 sound"),
-)
-_OTHERS = (
-    (rb"$", "an empty file"),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC picture (convert it to JPEG or PNG)"),
-    (rb"....ftypavi", "an AVIF picture (convert it to JPEG or PNG)"),
-    (rb"....ftypM4A", "an M4A sound (AAC; convert it to WAV or MP3)"),
-    (rb"....ftyp", "an MP4 film or sound (convert its sound to WAV or MP3)"),
-    (rb"\xff[\xf0\xf1\xf8\xf9]", "an AAC sound (convert it to WAV or MP3)"),
-    (rb"#!AMR", "an AMR sound (convert it to WAV or MP3)"),
-    (rb"\x1a\x45\xdf\xa3", "a WebM or Matroska file (convert its sound to WAV or MP3)"),
-    (rb"RIFF....AVI ", "an AVI film"),
-    (rb"\xff\x0a|....JXL ", "a JPEG XL picture (convert it to JPEG or PNG)"),
-    (rb"8BPS", "a Photoshop file (convert it to JPEG or PNG)"),
-    (rb"%PDF", "a PDF document (convert its pages to PNG)"),
-    (rb"PK\x03\x04", "a zip archive"),
-    (rb"\x1f\x8b", "a gzip archive"),
-    (rb"#EXTM3U", "an HLS playlist"),
-    (rb"ffconcat", "an ffmpeg playlist"),
-    (rb"(?i)\s*<(!doctype html|html)", "an HTML page"),
-    (rb"\s*<(svg|\?xml)", "an SVG drawing or other XML text (convert it to PNG)"),
-    (rb"data:", "a data: URL, not its decoded bytes,"),
-    (rb"https?://|file:", "a URL, not what it points to,"),
-)
-
-
-def _describe(data: bytes) -> str:
-    """What the bytes look like, with what to do about it: "a HEIC picture (convert it to JPEG or PNG)"."""
-    return _find(_PICTURES + _SOUNDS + _OTHERS, data) or f"what begins with the bytes {data[:8].hex(' ')}"
-
-
-def _find(table: Iterable[tuple[bytes, str]], data: bytes) -> str | None:
-    start = data[:64].removeprefix(b"\xef\xbb\xbf")
-    return next((name for pattern, name in table if re.match(pattern, start, re.DOTALL)), None)

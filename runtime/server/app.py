@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,16 +17,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
 from ..service import Service
 from . import chat, completions, errors, metrics, models, openapi, plan, tokens, vectors, wire
 from .anthropic.routes import Messages
+from .batches.routes import Batches
+from .files.routes import Files
+from .files.shelf import Shelf
 from .guards import REQUEST_ID, Guard
+from .idle import Counted, Traffic
 from .ollama.routes import Ollama
 from .openapi import About, Endpoint
 from .responses.routes import Responses
+from .store import Store
 
 _HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
 _METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
@@ -40,7 +48,40 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    def api(prefix: str) -> list[Endpoint]:
+    traffic = Traffic()
+    described, others, lifespan = _api(service, config, traffic)
+    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *described]
+    return Starlette(
+        routes=[*described, openapi.endpoint(described), *others],
+        middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
+        lifespan=lifespan,
+        exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
+    )
+
+
+def _api(
+    service: Service, config: ServerConfig, traffic: Traffic
+) -> tuple[list[Endpoint], list[Route], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
+    """The routes that the document describes, the others, and what runs and is closed beside them."""
+    strict = config.strict
+    store = None if config.store is None else Store(config.store)
+    shelf = None if store is None else Shelf(store)
+    files = Files(shelf)
+    listed = models.ModelEndpoints(service)
+    chats = chat.ChatEndpoint(service, strict, files.read)
+    prompts = completions.CompletionEndpoint(service, strict)
+    vector = vectors.VectorEndpoints(service, strict)
+    plans = plan.PlanEndpoint(service, strict, files.read)
+    token = tokens.TokenEndpoints(service, strict, files.read)
+    responses = Responses(service, strict, store, files.read)
+    in_background = {
+        "/v1/chat/completions": chat.ChatEndpoint(service, strict, files.read, background=True).complete,
+        "/v1/completions": completions.CompletionEndpoint(service, strict, background=True).complete,
+        "/v1/embeddings": vector.embed,
+    }
+    batches = Batches(in_background, service, traffic, shelf)
+
+    def described(prefix: str) -> list[Endpoint]:
         return [
             Endpoint(f"{prefix}/models", listed.list, models.LIST),
             Endpoint(f"{prefix}/models/{{id:path}}", listed.show, models.SHOW),
@@ -53,29 +94,19 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
         ]
 
-    strict = config.strict
-    listed = models.ModelEndpoints(service)
-    chats = chat.ChatEndpoint(service, strict)
-    prompts = completions.CompletionEndpoint(service, strict)
-    vector = vectors.VectorEndpoints(service, strict)
-    plans = plan.PlanEndpoint(service, strict)
-    token = tokens.TokenEndpoints(service, strict)
-    responses = Responses(service, strict, config.store)
-    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
-    return Starlette(
-        routes=[
-            *described,
-            openapi.endpoint(described),
-            *Messages(service, strict).routes(),
-            *Ollama(service, config).routes(),
-            *responses.routes("/v1"),
-            *api(""),  # some clients leave /v1 out
-            *responses.routes(""),
-        ],
-        middleware=[Middleware(Guard, config=config)],
-        lifespan=responses.lifespan,
-        exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
-    )
+    def kept(prefix: str) -> list[Route]:
+        return [*responses.routes(prefix), *files.routes(prefix), *batches.routes(prefix)]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with batches.running(), responses.running():
+            yield
+        if store is not None:
+            store.close()
+
+    neighbours = [*Messages(service, strict).routes(), *Ollama(service, config).routes()]
+    others = [*neighbours, *kept("/v1"), *described(""), *kept("")]  # some clients leave /v1 out
+    return described("/v1"), others, lifespan
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from ...models.errors import DeadlineExceeded, EngineError, InvalidRequest, NotF
 from ..output.whole import Whole
 from ..service import Service
 from ..values import Delta, Failed, Finished, FinishReason, Said, Started
-from . import convert, exchange, fields, tools, wire
+from . import convert, exchange, fields, parts, tools, wire
 from .choices import Choices
 from .openapi import EVENTS, About
 
@@ -68,11 +68,13 @@ ABOUT = About(
 
 
 class ChatEndpoint:
-    """Answers chats with one service."""
+    """Answers chats with one service; in the `background` they rest while there are any others, however long."""
 
-    def __init__(self, service: Service, strict: bool) -> None:
+    def __init__(self, service: Service, strict: bool, files: parts.Files, background: bool = False) -> None:
         self._service = service
         self._strict = strict
+        self._files = files
+        self._background = background
 
     async def complete(self, request: Request) -> Response:
         body = await exchange.read_body(request)
@@ -94,7 +96,11 @@ class ChatEndpoint:
         try:
             count = convert.choices(chat)
             generate = partial(self._service.generate, chat.model)
-            choices = Choices(generate, convert.to_request(chat), count, gone)
+            asked = convert.to_request(chat, self._files)
+            if self._background:
+                asked = convert.in_background(asked)
+                warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []
+            choices = Choices(generate, asked, count, gone)
         except InvalidRequest as error:
             raise convert.renamed(error) from None
         return chat, warnings, choices

@@ -54,8 +54,9 @@ class _Begun:
 class CompletionEndpoint:
     """Completes prompts with one service."""
 
-    def __init__(self, service: Service, strict: bool) -> None:
+    def __init__(self, service: Service, strict: bool, background: bool = False) -> None:
         self._service = service
+        self._background = background
         self._strict = strict
 
     async def complete(self, request: Request) -> Response:
@@ -76,6 +77,8 @@ class CompletionEndpoint:
         try:
             count = _count(asked, len(prompts))
             requests = [_to_request(asked, prompt) for prompt in prompts]
+            if self._background:
+                requests = [convert.in_background(one) for one in requests]
             for prompt in prompts if asked.echo else ():
                 begun.echoes.append(self._text(asked.model, prompt, gone))
             for i, one in enumerate(requests):

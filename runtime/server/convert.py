@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import re
@@ -13,10 +11,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ...models.errors import GalagoError, InvalidRequest, MediaError
+from ...models.errors import GalagoError, InvalidRequest
 from ...models.ref import MAX_ADAPTERS
 from .. import values
-from . import tools, wire
+from . import parts, tools, wire
 from .choices import MOST
 
 T = TypeVar("T")
@@ -33,12 +31,11 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
 _ACCEPTED = {
     "].role": "system, developer, user, assistant and tool",
-    "].type": "text and, from a user, image_url and input_audio",
+    "].type": "text and, from a user, image_url, input_audio, input_video and file",
     "response_format.type": "text, json_object and json_schema",
     "tool_choice.type": "function and allowed_tools",
 }
 """By the end of a field's path, what it may say."""
-_DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
 _ROLES: dict[type, values.Role] = {
     wire.SystemMessage: "system",
     wire.DeveloperMessage: "developer",
@@ -105,14 +102,14 @@ def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 
-def to_request(chat: wire.ChatRequest) -> values.Request:
+def to_request(chat: wire.ChatRequest, files: parts.Files) -> values.Request:
     """What the runtime is asked to do."""
     _check_whole("max_completion_tokens", chat.max_completion_tokens)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
-        messages=messages(chat.messages),
+        messages=messages(chat.messages, files),
         effort=chat.reasoning_effort,
         **generation(chat) | {"max_tokens": next(iter(limits), None)},
         **tools.choice(chat),
@@ -147,6 +144,11 @@ def inputs(given: str | list[str | int | list[int]], name: str) -> list[str | tu
     if tokens:
         raise InvalidRequest(f"{name} mixes token ids with texts; put each text's tokens into a list", name)
     return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
+
+
+def in_background(request: values.Request) -> values.Request:
+    """The request as one that waits for all others, however long that takes."""
+    return replace(request, background=True, timeout=None)
 
 
 def renamed(error: GalagoError) -> GalagoError:
@@ -221,55 +223,16 @@ def _scales(lora: list[wire.LoraScale] | None) -> tuple[float, ...] | None:
     return tuple(named.get(i, 0.0) for i in range(max(named) + 1))
 
 
-def messages(chat: list[wire.ChatMessage]) -> tuple[values.Message, ...]:
+def messages(chat: list[wire.ChatMessage], files: parts.Files) -> tuple[values.Message, ...]:
     return tuple(
         values.Message(
             _ROLES[type(message)],
-            _parts(message.content, f"messages[{i}].content"),
+            parts.of_content(message.content, f"messages[{i}].content", files),
             message.name,
             **tools.of_message(message),
         )
         for i, message in enumerate(chat)
     )
-
-
-def _parts(content: Any, path: str) -> tuple[values.Part, ...]:
-    if content is None:
-        return ()
-    if isinstance(content, str):
-        return (values.Text(content),)
-    return tuple(_part(part, f"{path}[{i}]") for i, part in enumerate(content))
-
-
-def _part(part: wire.TextPart | wire.ImagePart | wire.AudioPart, path: str) -> values.Part:
-    if isinstance(part, wire.TextPart):
-        return values.Text(part.text)
-    if isinstance(part, wire.ImagePart):
-        source = f"{path}.image_url.url"
-        return values.Image(data_uri(part.image_url.url, source), source)
-    source = f"{path}.input_audio.data"
-    return values.Audio(base64_bytes(part.input_audio.data, source), source)
-
-
-def data_uri(url: str, source: str) -> bytes:
-    """The bytes in a data URI; `source` names the field."""
-    head = _DATA_URI.match(url)
-    if head is None:
-        shown = url[:40]
-        raise MediaError(
-            f"{source} is not a base64 data URI but {shown!r}; media is never fetched from elsewhere, send "
-            "data:image/png;base64,...",
-            source,
-        )
-    return base64_bytes(url[head.end() :], source)
-
-
-def base64_bytes(data: str, source: str) -> bytes:
-    """The bytes that stand in base64 in the field `source`."""
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MediaError(f"{source} is not valid base64: {error}", source) from error
 
 
 def _schema(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ..service import Service
 from ..tasks import Plan, Planned
-from . import convert, exchange, fields
+from . import convert, exchange, fields, parts
 from . import wire_plan as wire
 from .openapi import About
 from .wire import ChatRequest
@@ -30,8 +30,9 @@ ABOUT = About(
 class PlanEndpoint:
     """Plans with one service."""
 
-    def __init__(self, service: Service, strict: bool) -> None:
+    def __init__(self, service: Service, strict: bool, files: parts.Files) -> None:
         self._service = service
+        self._files = files
         self._strict = strict
 
     async def plan(self, request: Request) -> Response:
@@ -45,7 +46,7 @@ class PlanEndpoint:
         warnings = fields.check(raw, self._strict)
         try:
             count = convert.choices(chat)
-            found = self._service.answer(chat.model, Plan(convert.to_request(chat)), gone)
+            found = self._service.answer(chat.model, Plan(convert.to_request(chat, self._files)), gone)
         except InvalidRequest as error:
             raise convert.renamed(error) from None
         several = ["the seconds are those of one answer, not of several at once"] if count > 1 else []

@@ -12,7 +12,7 @@ from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from .. import values
 from ..service import Service
 from ..tasks import Detokenize, Tokenize
-from . import convert, exchange, fields, wire
+from . import convert, exchange, fields, parts, wire
 from . import wire_tokens as shapes
 from .openapi import About
 
@@ -38,8 +38,9 @@ DETOKENIZE = About(
 class TokenEndpoints:
     """Asks one service for tokens."""
 
-    def __init__(self, service: Service, strict: bool) -> None:
+    def __init__(self, service: Service, strict: bool, files: parts.Files) -> None:
         self._service = service
+        self._files = files
         self._strict = strict
 
     async def tokenize(self, request: Request) -> Response:
@@ -56,7 +57,7 @@ class TokenEndpoints:
         raw = convert.decode_object(body)
         asked = convert.typed(raw, shapes.TokenizeRequest)
         warnings = fields.check(raw, self._strict, shapes.TokenizeRequest)
-        task = Tokenize(_text(asked), asked.add_special is True, asked.parse_special is not False)
+        task = Tokenize(_text(asked, self._files), asked.add_special is True, asked.parse_special is not False)
         found = self._service.answer(asked.model, task, gone)
         pieces = [shapes.TokenPiece(i, _piece(piece)) for i, piece in zip(found.ids, found.pieces, strict=True)]
         tokens: list[int | shapes.TokenPiece] = [*(pieces if asked.with_pieces else found.ids)]
@@ -70,7 +71,7 @@ class TokenEndpoints:
         return shapes.DetokenizedText(found.text, warnings or UNSET), warnings
 
 
-def _text(asked: shapes.TokenizeRequest) -> str | values.Request:
+def _text(asked: shapes.TokenizeRequest, files: parts.Files) -> str | values.Request:
     if (asked.content is None) == (asked.messages is None):
         raise InvalidRequest("give either content, a text, or messages, a chat", "content")
     if asked.messages is None:
@@ -78,7 +79,7 @@ def _text(asked: shapes.TokenizeRequest) -> str | values.Request:
         return asked.content
     if asked.add_special is not None or asked.parse_special is not None:
         raise InvalidRequest("add_special and parse_special are for content; a chat has its template", "add_special")
-    return convert.to_request(wire.ChatRequest(messages=asked.messages, tools=asked.tools))
+    return convert.to_request(wire.ChatRequest(messages=asked.messages, tools=asked.tools), files)
 
 
 def _piece(piece: bytes) -> str | list[int]:

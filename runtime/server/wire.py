@@ -23,12 +23,33 @@ _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 
 
 class ImageURL(Struct):
-    url: Annotated[str, Meta(description="A data URI, as data:image/png;base64,...: nothing is ever fetched.")]
+    url: (
+        Annotated[str, Meta(description="A data URI, as data:image/png;base64,...: nothing is ever fetched.")] | None
+    ) = None
+    file_id: str | None = None
 
 
 class InputAudio(Struct):
-    data: str
-    format: str
+    data: str | None = None
+    format: str | None = None
+    file_id: str | None = None
+
+
+class InputVideo(Struct):
+    """`frames` says how many pictures of it the model is shown."""
+
+    data: str | None = None
+    format: str | None = None
+    file_id: str | None = None
+    frames: int | None = None
+
+
+class InputFile(Struct):
+    """Any picture, sound or film; `file_data` is a data URI or bare base64."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
 
 
 class TextPart(Struct, tag="text"):
@@ -43,6 +64,17 @@ class AudioPart(Struct, tag="input_audio"):
     input_audio: InputAudio
 
 
+class VideoPart(Struct, tag="input_video"):
+    input_video: InputVideo
+
+
+class FilePart(Struct, tag="file"):
+    file: InputFile
+
+
+MediaPart = ImagePart | AudioPart | VideoPart | FilePart
+
+
 class SystemMessage(Struct, tag_field="role", tag="system"):
     content: str | list[TextPart]
     name: str | None = None
@@ -54,7 +86,7 @@ class DeveloperMessage(Struct, tag_field="role", tag="developer"):
 
 
 class UserMessage(Struct, tag_field="role", tag="user"):
-    content: str | list[TextPart | ImagePart | AudioPart]
+    content: str | list[TextPart | MediaPart]
     name: str | None = None
 
 

@@ -119,7 +119,8 @@ FromWorker: TypeAlias = Beat | Progress | Loaded | NotLoaded | Accepted | Refuse
 
 _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
-    *(values.Text, values.Image, values.Audio, values.Message, values.Sampling, values.Request),
+    *(values.Text, values.Image, values.Audio, values.Video, values.Frame),
+    *(values.Message, values.Sampling, values.Request),
     *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
     *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ....models.errors import InvalidRequest, UnsupportedField
 from ... import values
-from .. import convert
+from .. import parts
 from ..fields import ANY, Known
 from . import wire
 
@@ -161,9 +161,9 @@ def _part(block: Any, path: str) -> values.Part:
         case wire.DocumentBlock(source=source, title=title, context=context):
             return values.Text("\n".join(filter(None, (title, context, source.data))))
         case wire.ImageBlock(source=wire.URLSource(url=url)):
-            return values.Image(convert.data_uri(url, f"{path}.source.url"), f"{path}.source.url")
+            return values.Image(parts.data_uri(url, f"{path}.source.url"), f"{path}.source.url")
         case wire.ImageBlock(source=wire.Base64Source(data=data)):
-            return values.Image(convert.base64_bytes(data, f"{path}.source.data"), f"{path}.source.data")
+            return values.Image(parts.base64_bytes(data, f"{path}.source.data"), f"{path}.source.data")
     raise InvalidRequest(f"{path} is of no kind that can stand here", path)
 
 

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from ....models.errors import InvalidRequest
 from ... import values
 from ...values import CallArguments, CallBegun, Delta, Said, Thought
-from .. import convert
+from .. import convert, parts
 from ..fields import ANY, Known
 from . import wire
 
@@ -124,7 +124,7 @@ def _call(call: wire.ToolCall, name: str) -> values.ToolCall:
 def _parts(text: str | None, images: Sequence[str] | None, path: str) -> tuple[values.Part, ...]:
     """Pictures stand before the text, as in Ollama."""
     pictures = [
-        values.Image(convert.base64_bytes(data, f"{path}[{i}]"), f"{path}[{i}]") for i, data in enumerate(images or ())
+        values.Image(parts.base64_bytes(data, f"{path}[{i}]"), f"{path}[{i}]") for i, data in enumerate(images or ())
     ]
     return (*pictures, *([values.Text(text)] if text else ()))
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ....models.errors import InvalidRequest, UnsupportedField
 from ... import values
-from .. import convert
+from .. import parts
 from ..fields import ANY, Known
 from . import wire
 
@@ -62,7 +62,6 @@ KNOWN = Known(
             "prompt": (),
             "truncation": ("disabled",),
         },
-        wire.InputImage: {"file_id": ()},
         wire.TextConfig: {"verbosity": ("medium",)},
         wire.Tool: {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],)},
     },
@@ -88,12 +87,12 @@ def items(stored: Sequence[Any]) -> list[wire.Item]:
     return msgspec.convert(stored, list[wire.Item])
 
 
-def to_request(asked: wire.ResponsesRequest, history: Sequence[wire.Item]) -> values.Request:
+def to_request(asked: wire.ResponsesRequest, history: Sequence[wire.Item], files: parts.Files) -> values.Request:
     """What the runtime is asked to do; `history` stands before the input."""
     values.check_number("max_output_tokens", asked.max_output_tokens, 1, 2**31 - 1, whole=True)
     system = (values.Message("system", (values.Text(asked.instructions),)),) if asked.instructions else ()
     return values.Request(
-        messages=(*system, *messages(history, "previous"), *messages(asked.input, "input")),
+        messages=(*system, *messages(history, "previous", files), *messages(asked.input, "input", files)),
         sampling=values.Sampling(temperature=asked.temperature, top_p=asked.top_p),
         max_tokens=asked.max_output_tokens,
         json_schema=_schema(asked.text),
@@ -143,12 +142,12 @@ def _tool(tool: wire.Tool, path: str) -> values.Tool:
     return values.Tool(tool.name, tool.description, tool.parameters)
 
 
-def messages(said: Sequence[wire.Item], path: str) -> tuple[values.Message, ...]:
+def messages(said: Sequence[wire.Item], path: str, files: parts.Files) -> tuple[values.Message, ...]:
     """A thought, a text and calls that follow each other are one message of the assistant's."""
-    return tuple(chain.from_iterable(_turns(said, path)))
+    return tuple(chain.from_iterable(_turns(said, path, files)))
 
 
-def _turns(said: Sequence[wire.Item], path: str) -> Iterator[tuple[values.Message, ...]]:
+def _turns(said: Sequence[wire.Item], path: str, files: parts.Files) -> Iterator[tuple[values.Message, ...]]:
     turn = _Turn()
     for i, item in enumerate(said):
         where = f"{path}[{i}]"
@@ -160,15 +159,15 @@ def _turns(said: Sequence[wire.Item], path: str) -> Iterator[tuple[values.Messag
             case wire.Message("assistant", content):
                 if turn.parts or turn.calls:
                     yield turn.end()
-                turn.parts += _parts(content, f"{where}.content")
+                turn.parts += _parts(content, f"{where}.content", files)
             case wire.FunctionCall(call_id, name, arguments):
                 turn.calls.append(values.ToolCall(call_id, name, arguments))
             case wire.FunctionCallOutput(call_id, output):
                 yield turn.end()
-                yield (values.Message("tool", _parts(output, f"{where}.output"), answers=call_id),)
+                yield (values.Message("tool", _parts(output, f"{where}.output", files), answers=call_id),)
             case wire.Message(role, content):
                 yield turn.end()
-                yield (values.Message(role, _parts(content, f"{where}.content")),)
+                yield (values.Message(role, _parts(content, f"{where}.content", files)),)
     yield turn.end()
 
 
@@ -188,21 +187,18 @@ class _Turn:
         return (message,) if message != values.Message("assistant", ()) else ()
 
 
-def _parts(content: str | Sequence[Any], path: str) -> tuple[values.Part, ...]:
+def _parts(content: str | Sequence[Any], path: str, files: parts.Files) -> tuple[values.Part, ...]:
     if isinstance(content, str):
         return (values.Text(content),) if content else ()
-    return tuple(_part(part, f"{path}[{i}]") for i, part in enumerate(content))
+    return tuple(_part(part, f"{path}[{i}]", files) for i, part in enumerate(content))
 
 
-def _part(part: Any, path: str) -> values.Part:
+def _part(part: Any, path: str, files: parts.Files) -> values.Part:
     match part:
-        case wire.InputImage(image_url):
-            if image_url is None:
-                raise InvalidRequest(f"{path} has no image_url", f"{path}.image_url")
-            return values.Image(convert.data_uri(image_url, f"{path}.image_url"), f"{path}.image_url")
+        case wire.InputImage(image_url, file_id):
+            return values.Image(*parts.media(image_url, file_id, path, "image_url", parts.data_uri, files))
         case wire.AudioPart(sound):
-            source = f"{path}.input_audio.data"
-            return values.Audio(convert.base64_bytes(sound.data, source), source)
+            return parts.sound(sound, path, files)
     return values.Text(part.text)
 
 

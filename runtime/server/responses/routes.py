@@ -9,11 +9,9 @@ import uuid
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +23,8 @@ from ...tasks import Plan
 from ...values import Failed, Finished, Started
 from .. import answers, exchange, fields
 from ..convert import decode_object, renamed, typed, warning_headers
+from ..parts import Files
+from ..store import Store
 from ..wire import encode
 from . import convert, wire
 from .events import ResponseEvents
@@ -34,10 +34,11 @@ from .store import ResponseStore
 class Responses:
     """Answers with one service, and keeps what was answered where a folder for it is named."""
 
-    def __init__(self, service: Service, strict: bool, folder: Path | None) -> None:
+    def __init__(self, service: Service, strict: bool, store: Store | None, files: Files) -> None:
         self._service = service
+        self._files = files
         self._strict = strict
-        self._store = None if folder is None else ResponseStore(folder)
+        self._store = None if store is None else ResponseStore(store)
         self._running: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -51,12 +52,10 @@ class Responses:
         ]
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        """Waits at the end for what is answered in the background, and closes the store."""
+    async def running(self) -> AsyncIterator[None]:
+        """Waits at the end for what is answered in the background."""
         yield
         await asyncio.gather(*self._tasks)
-        if self._store is not None:
-            self._store.close()
 
     async def create(self, request: Request) -> Response:
         body = await exchange.read_body(request)
@@ -82,7 +81,7 @@ class Responses:
     def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
         _, asked, warnings = self._read(body)
         self._is_stored(asked)
-        task = Plan(convert.to_request(asked, self._history(asked.previous_response_id)))
+        task = Plan(convert.to_request(asked, self._history(asked.previous_response_id), self._files))
         return self._service.answer(asked.model, task, gone).tokens, warnings
 
     def _read(self, body: bytes) -> tuple[dict[str, Any], wire.ResponsesRequest, list[str]]:
@@ -94,7 +93,7 @@ class Responses:
         raw, asked, warnings = self._read(body)
         stored = self._is_stored(asked)
         try:
-            request = convert.to_request(asked, self._history(asked.previous_response_id))
+            request = convert.to_request(asked, self._history(asked.previous_response_id), self._files)
             answer = self._service.generate(asked.model, request, gone)
         except InvalidRequest as error:
             raise _renamed(error) from None

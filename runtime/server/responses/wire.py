@@ -18,6 +18,7 @@ class InputText(Struct, tag="input_text"):
 
 class InputImage(Struct, tag="input_image"):
     image_url: str | None = None
+    file_id: str | None = None
 
 
 class AudioPart(Struct, tag="input_audio"):

@@ -1,0 +1,135 @@
+"""`/v1/batches`: made, listed, shown and cancelled. I/O only; the runner does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ....models.errors import InvalidRequest
+from ...service import Service
+from .. import exchange
+from ..convert import decode_object, typed
+from ..files.routes import page
+from ..files.shelf import Shelf
+from ..idle import Traffic
+from ..store import OPTION
+from .ledger import Ledger
+from .lines import read
+from .runner import Endpoint, Runner
+from .wire import Batch, BatchList, BatchRequest, Counts, Errors
+
+_WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+_MOST_METADATA = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    shelf: Shelf
+    ledger: Ledger
+    runner: Runner
+
+
+class Batches:
+    """Keeps batches beside the files on a shelf, to be answered by `endpoints`; without one, says what makes it."""
+
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], service: Service, traffic: Traffic, shelf: Shelf | None
+    ) -> None:
+        self._endpoints = endpoints
+        self._all: _Kept | None = None
+        if shelf is not None:
+            ledger = Ledger(shelf)
+            self._all = _Kept(shelf, ledger, Runner(ledger, endpoints, traffic, service))
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/batches", self.create, methods=["POST"]),
+            Route(f"{prefix}/batches", self.list),
+            Route(f"{prefix}/batches/{{id}}", self.show),
+            Route(f"{prefix}/batches/{{id}}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Batches are worked off within."""
+        task = None if self._all is None else asyncio.create_task(self._all.runner.run())
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def create(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        batch = await asyncio.to_thread(self._create, body)
+        if batch.status == "in_progress":
+            self._kept().runner.look()
+        return exchange.whole(batch)
+
+    def _create(self, body: bytes) -> Batch:
+        kept = self._kept()
+        asked = typed(decode_object(body), BatchRequest, {})
+        if asked.endpoint not in self._endpoints:
+            known = ", ".join(self._endpoints)
+            raise InvalidRequest(f"endpoint is {asked.endpoint!r:.100}, and must be one of {known}", "endpoint")
+        if len(asked.metadata or {}) > _MOST_METADATA:
+            raise InvalidRequest(f"metadata holds more than {_MOST_METADATA} entries", "metadata")
+        seconds = _window(asked.completion_window)
+        lines, errors = read(kept.shelf.read(asked.input_file_id, "input_file_id"), asked.endpoint)
+        now = int(time.time())
+        batch = Batch(
+            id=f"batch_{uuid.uuid4().hex}",
+            endpoint=asked.endpoint,
+            input_file_id=asked.input_file_id,
+            completion_window=asked.completion_window,
+            status="failed" if errors else "in_progress",
+            created_at=now,
+            expires_at=now + seconds,
+            request_counts=Counts(0 if errors else len(lines)),
+            errors=Errors(errors) if errors else None,
+            in_progress_at=None if errors else now,
+            failed_at=now if errors else None,
+            metadata=asked.metadata,
+        )
+        kept.ledger.add(batch, () if errors else lines, asked.output_expires_after)
+        return batch
+
+    async def list(self, request: Request) -> Response:
+        limit, after = page(request.query_params.get("limit"), 100), request.query_params.get("after")
+        batches, more = await asyncio.to_thread(self._kept().ledger.page, after, limit)
+        ends = (batches[0].id, batches[-1].id) if batches else (None, None)
+        return exchange.whole(BatchList(batches, more, *ends))
+
+    async def show(self, request: Request) -> Response:
+        return exchange.whole(await asyncio.to_thread(self._kept().ledger.get, request.path_params["id"]))
+
+    async def cancel(self, request: Request) -> Response:
+        kept = self._kept()
+        batch = await asyncio.to_thread(kept.ledger.cancel, request.path_params["id"])
+        kept.runner.cancel(batch.id)
+        return exchange.whole(batch)
+
+    def _kept(self) -> _Kept:
+        if self._all is None:
+            raise InvalidRequest(f"this server keeps no batches; {OPTION} makes it", "batch")
+        return self._all
+
+
+def _window(window: str) -> int:
+    """Seconds in such as 24h."""
+    found = _WINDOW.fullmatch(window)
+    if found is None:
+        message = f"completion_window is {window!r:.100}, and must be a number of minutes, hours or days, such as 24h"
+        raise InvalidRequest(message, "completion_window")
+    return int(found[1]) * _SECONDS[found[2]]

@@ -1,0 +1,109 @@
+"""The JSON shapes of `/v1/batches`, and of the lines that go in and come out. Holds no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+
+
+class ExpiresAfter(Struct):
+    anchor: Literal["created_at"]
+    seconds: int
+
+
+class BatchRequest(Struct, forbid_unknown_fields=True):
+    """`POST /v1/batches`."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+class LineRequest(Struct, forbid_unknown_fields=True):
+    """A line of an input file."""
+
+    custom_id: str
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
+
+
+class LineError(Struct):
+    """What is wrong with a line of an input file; lines count from 1."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Errors(Struct):
+    data: list[LineError]
+    object: str = "list"
+
+
+class Counts(Struct):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class Batch(Struct, kw_only=True):
+    """Times are in seconds since 1970."""
+
+    id: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    status: Status
+    created_at: int
+    expires_at: int
+    request_counts: Counts
+    object: str = "batch"
+    errors: Errors | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+class BatchList(Struct):
+    data: list[Batch]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+    object: str = "list"
+
+
+class LineResponse(Struct):
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class LineFailure(Struct):
+    """Why a line was not even asked."""
+
+    code: str
+    message: str
+
+
+class LineResult(Struct):
+    """A line of an output or error file: a response of whatever status, or the reason for none."""
+
+    id: str
+    custom_id: str
+    response: LineResponse | None
+    error: LineFailure | None

@@ -1,0 +1,1 @@
+"""Files that clients upload once and name by their ids: `/v1/files`."""

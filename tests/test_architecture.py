@@ -41,7 +41,7 @@ LAYERS = [
 
 DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
-    "gguf": "runtime/native/benchmark.py",
+    "gguf": ("runtime/native/benchmark.py", "quantize/imatrix.py"),
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
     "huggingface_hub": "models/hub.py",

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
+    "quantize": "Make a smaller variant of a model or projector",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
     "doctor": "Check this machine and its llama.cpp build",

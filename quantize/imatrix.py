@@ -6,7 +6,7 @@ Files are llama.cpp's own (GGUF with `general.type` imatrix, of tools/imatrix/im
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,15 +119,17 @@ def _values(header: Header, tensor: Tensor) -> NDArray[np.float32]:
     return np.fromfile(header.path, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)
 
 
-def write(path: Path, matrix: Matrix) -> None:
-    """Writes the file anew, or not at all."""
-    part = path.with_name(f"{path.name}.part")
+def write(path: Path, matrix: Matrix, about: Mapping[str, str | int] | None = None) -> None:
+    """Writes the file anew, or not at all, with more metadata where there is some."""
+    part = path.with_name(f"{path.name}.new")
     writer = gguf.GGUFWriter(str(part), "")
     writer.kv_data[0].clear()  # an importance matrix has no general.architecture
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", list(matrix.datasets))
     writer.add_uint32("imatrix.chunk_count", matrix.chunks)
     writer.add_uint32("imatrix.chunk_size", matrix.chunk_size)
+    for key, value in (about or {}).items():
+        writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
     for name, entry in sorted(matrix.entries.items()):
         writer.add_tensor(name + _SUMS, entry.sums)
         writer.add_tensor(name + _COUNTS, entry.counts.reshape(-1, 1))
@@ -136,8 +138,3 @@ def write(path: Path, matrix: Matrix) -> None:
     writer.write_tensors_to_file()
     writer.close()
     part.replace(path)
-
-
-def rows_seen(entries: Iterable[Entry]) -> int:
-    """Rows that the busiest weight has seen: about the number of tokens."""
-    return int(max((entry.counts.max() for entry in entries), default=0))

@@ -149,6 +149,13 @@ def open_source(model: str) -> Source:
     return Source(headers[0], tuple(each.path for each in headers), tensors)
 
 
+def projector_of(model: str) -> Path | None:
+    """The projector of a model by name; of the built-in one, that in F16. A path names its model alone."""
+    if model == BUILTIN and (exact := builtin_folder() / "mmproj-F16.gguf").exists():
+        return exact
+    return None if Path(model).expanduser().is_file() else resolve(model).projector
+
+
 def nbytes(tensor: Tensor, kind: str) -> int:
     """Bytes of the tensor in a type. Its rows must fill the type's blocks."""
     weights, size = BLOCKS[kind]
@@ -164,12 +171,7 @@ def plan(source: Source, recipe: Recipe, requantize: bool = False) -> Plan:
 
     Raises `ModelError` where `make` would, and where the source is quantized already, unless `requantize`.
     """
-    if source.quantized and not requantize:
-        raise ModelError(
-            f"{source.path.name} is quantized already ({source.quantized}): begin with a file in F16, BF16 or F32, or "
-            "lose quality twice with --requantize",
-            "model",
-        )
+    check_exact(source, requantize)
     if recipe.matrix is not None:
         _check_matrix(source, recipe.matrix)
     if source.header.is_projector:
@@ -230,6 +232,16 @@ def make(plan: Plan, out: Path, force: bool = False, progress: Progress = lambda
         check_target(plan.source, out, force)
         part.replace(out)
     return out
+
+
+def check_exact(source: Source, requantize: bool) -> None:
+    """Raises `ModelError` where the source is quantized already, unless that is to be overlooked."""
+    if source.quantized and not requantize:
+        raise ModelError(
+            f"{source.path.name} is quantized already ({source.quantized}): begin with a file in F16, BF16 or F32, or "
+            "lose quality twice with --requantize",
+            "model",
+        )
 
 
 def check_target(source: Source, out: Path, force: bool) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import progress, report
+from . import calibrate, progress, report
 
 if TYPE_CHECKING:
     from ...quantize.imatrix import Matrix
-    from ...quantize.variant import Plan
+    from ...quantize.schemes import Scheme
+    from ...quantize.variant import Plan, Source
 
 
 def _list(wanted: bool) -> None:
@@ -25,8 +26,10 @@ def quantize(
     output: Annotated[Path, typer.Option("--output", "-o", help="the file to write", metavar="FILE")],
     scheme: Annotated[str, typer.Option(help="int8, int4, or a name that --list shows", metavar="NAME")],
     calibration: Annotated[
-        list[Path] | None, typer.Option(help="importance matrix; may be repeated", metavar="FILE")
+        list[Path] | None,
+        typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
     ] = None,
+    no_calibration: Annotated[bool, typer.Option("--no-calibration", help="round weights one by one")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
     requantize: Annotated[bool, typer.Option("--requantize", help="take a model that is quantized already")] = False,
     as_json: report.Json = False,
@@ -35,23 +38,38 @@ def quantize(
     ] = False,
 ) -> None:
     """Make a smaller variant of a model or projector."""
-    from ...models.errors import ConfigError
-    from ...quantize import imatrix, variant
+    from ...quantize import variant
     from ...quantize.schemes import find
 
     recipe = variant.Recipe(find(scheme))
     source = variant.open_source(model)
     variant.check_target(source, output, force)
-    if recipe.scheme.uses_calibration and calibration:
-        recipe = variant.Recipe(recipe.scheme, matrix=imatrix.merge([imatrix.read(path) for path in calibration]))
-    elif recipe.scheme.needs_calibration:
-        raise ConfigError(f"{recipe.scheme.name} needs an importance matrix: give --calibration FILE", "calibration")
-    made = variant.plan(source, recipe, requantize)
+    variant.check_exact(source, requantize)
+    part = output.with_name(f"{output.name}.imatrix.part")
+    matrix = _matrix(model, source, recipe.scheme, calibration or [], no_calibration, part)
+    made = variant.plan(source, variant.Recipe(recipe.scheme, matrix=matrix), requantize)
     write(made, output, force)
+    part.unlink(missing_ok=True)
     if as_json:
         report.emit_json(_as_json(made, output))
     else:
         print("\n".join(_lines(made, output)))
+
+
+def _matrix(model: str, source: Source, scheme: Scheme, files: list[Path], without: bool, part: Path) -> Matrix | None:
+    """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
+    from ...models.errors import ConfigError
+    from ...quantize import calibration, variant
+
+    if without and files:
+        raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
+    blind = without or (source.header.is_projector and not files)
+    if blind and scheme.needs_calibration:
+        raise ConfigError(f"{scheme.name} needs calibration: give --calibration FILE", "calibration")
+    if blind or not scheme.uses_calibration:
+        return None
+    projector = None if source.header.is_projector else variant.projector_of(model)
+    return calibrate.collect(calibration.data(source, projector, files), part)
 
 
 def write(plan: Plan, output: Path, force: bool) -> None:

@@ -41,6 +41,8 @@ class Data:
     chunk: int = CHUNK
     limit: int | None = None
     builtin: bool = False
+    every: int = 0
+    """One unit of so many is left out, for variants to be compared on; 0: none."""
 
     @property
     def names(self) -> list[str]:
@@ -50,7 +52,7 @@ class Data:
     def key(self) -> str:
         """Tells apart what may not be added up."""
         paths = [*self.source.parts, *([self.projector] if self.projector else [])]
-        facts = [[fingerprint(path) for path in paths], samples.digest(self.files), self.chunk, self.limit]
+        facts = [[fingerprint(path) for path in paths], samples.digest(self.files), self.chunk, self.limit, self.every]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -102,6 +104,7 @@ def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
         "datasets": data.names,
         "chunk": data.chunk,
         "limit": data.limit,
+        "every": data.every,
         "threads": default_threads(),
         "part": str(part),
         "done": _done(part, key),

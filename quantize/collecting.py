@@ -21,7 +21,8 @@ DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
 def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
-    """Reads `files` from unit `done` on, adding to the matrix in `part`, where it saves what it has now and then.
+    """Reads `files` from unit `done` on, but one of `every` units (0: all), and adds to the matrix in `part`, where it
+    saves what it has now and then.
 
     Says `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
     """
@@ -31,6 +32,7 @@ def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
     before = imatrix.read(part) if job["done"] else None
     with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:
         units = reader.units(samples.read([Path(file) for file in job["files"]]))[: job["limit"]]
+        units = [unit for i, unit in enumerate(units, 1) if not job["every"] or i % job["every"]]
         if not units:
             raise ConfigError(f"the data is too short: not one stretch of {job['chunk']} tokens, and no chat", "data")
         saved = time.monotonic()

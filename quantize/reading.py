@@ -17,7 +17,7 @@ from ..models.gguf import read_header
 from ..runtime.model import CHATML
 from ..runtime.native.context import BATCH, Context
 from ..runtime.native.observer import Observer
-from ..runtime.native.projector import MediaChunk, Projector
+from ..runtime.native.projector import EmbeddingCache, MediaChunk, Projector
 from ..runtime.native.weights import Weights
 from ..runtime.prompt.chat import PromptBuilder
 from ..runtime.prompt.media import MediaLimits
@@ -35,10 +35,19 @@ Logits = Callable[[NDArray[np.float32]], None]
 
 
 class Reader(AbstractContextManager["Reader"]):
-    """A loaded model, and the projector that gives it eyes or ears. An observer sees what both compute."""
+    """A loaded model, and the projector that gives it eyes or ears. An observer sees what both compute.
+
+    What is in `embeddings` is not encoded again: for several models that read the same with one projector.
+    """
 
     def __init__(
-        self, model: Path, projector: Path | None, chunk: int, threads: int, observer: Observer | None = None
+        self,
+        model: Path,
+        projector: Path | None,
+        chunk: int,
+        threads: int,
+        observer: Observer | None = None,
+        embeddings: EmbeddingCache | None = None,
     ) -> None:
         self._weights = Weights(model, gpu_layers=0)
         cells = min(self._weights.context_length, max(chunk, LONGEST_CHAT))
@@ -50,6 +59,7 @@ class Reader(AbstractContextManager["Reader"]):
         if projector is not None:
             largest = min(BATCH, cells)
             self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, observer=observer)
+            self._projector.embeddings = embeddings or self._projector.embeddings
         self._chunk, self._observer = chunk, observer
         source = read_header(model).chat_template or CHATML
         names = (self._weights.text_of(self._weights.bos), self._weights.text_of(self._weights.eos))

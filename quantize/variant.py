@@ -61,6 +61,10 @@ class Source:
         return sum(path.stat().st_size for path in self.parts)
 
     @property
+    def parameters(self) -> int:
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    @property
     def quantized(self) -> str | None:
         """A type of few bits that weights are in already."""
         blocks = ((t.type_name, BLOCKS[t.type_name][0]) for t in self.tensors)
@@ -103,7 +107,7 @@ class Plan:
     @property
     def bits(self) -> float:
         """Per weight, of all tensors."""
-        return 8 * sum(self.nbytes.values()) / sum(math.prod(tensor.shape) for tensor in self._tensors)
+        return 8 * sum(self.nbytes.values()) / self.source.parameters
 
     @property
     def counts(self) -> Counter[str]:

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
+from experts import write
 
 from galago.models.errors import ConfigError, EngineError, GalagoError
 from galago.models.gguf import read_header
@@ -36,7 +36,8 @@ def text(tmp_path: Path) -> Path:
 def job(model: Path, part: Path, *files: Path, **changed: Any) -> dict[str, Any]:
     return {
         "model": str(model), "projector": None, "files": [str(file) for file in files], "datasets": ["a"], "chunk": 64,
-        "limit": 4, "threads": 1, "part": str(part), "done": 0, "key": "k", **changed,
+        "limit": 4, "threads": 1, "part": str(part), "done": 0, "key": "k",
+        "every": 0, **changed,
     }  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Pat
 
 def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
     model = tmp_path / "experts.gguf"
-    write_experts(model)
+    write(model)
     child.run("collecting", job(model, tmp_path / "part", text, limit=2))
     entry = imatrix.read(tmp_path / "part").entries
     up, dense = entry["blk.0.ffn_up_exps.weight"], entry["blk.0.attn_q.weight"]
@@ -130,34 +131,6 @@ def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
         variant.open_source(str(model)), variant.Recipe(find("Q4_0"), matrix=imatrix.read(tmp_path / "part"))
     )
     variant.make(quantized, tmp_path / "q.gguf")
-
-
-def write_experts(path: Path) -> None:
-    """A model of one layer and four experts, two of which see a token, with the built-in one's vocabulary."""
-    width, inner, experts, random = 64, 96, 4, np.random.default_rng(1)
-    reader, writer = gguf.GGUFReader(TEXT), gguf.GGUFWriter(path, "llama")
-    changed = {"llama.embedding_length": width, "llama.block_count": 1, "llama.feed_forward_length": inner,
-               "llama.attention.head_count": 2, "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": 32,
-               "llama.expert_count": experts, "llama.expert_used_count": 2}  # fmt: skip
-    for field in reader.fields.values():
-        if field.name not in changed and not field.name.startswith(("GGUF.", "general.architecture")):
-            inner_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], inner_type)
-    for key, number in changed.items():
-        writer.add_uint32(key, number)
-    vocabulary = len(reader.fields["tokenizer.ggml.tokens"].data)
-    shapes = {"token_embd": (vocabulary, width), "output_norm": (width,), "blk.0.attn_norm": (width,),
-              "blk.0.ffn_norm": (width,), "blk.0.ffn_gate_inp": (experts, width),
-              **{f"blk.0.attn_{n}": (width, width) for n in ("q", "k", "v", "output")},
-              **{f"blk.0.ffn_{n}_exps": (experts, inner, width) for n in ("gate", "up")},
-              "blk.0.ffn_down_exps": (experts, width, inner)}  # fmt: skip
-    for name, shape in shapes.items():
-        values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.1, shape)
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 # Samples

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import calibrate, progress, report
+from . import mixture, options, progress, report
+from .calibrate import collect
 
 if TYPE_CHECKING:
     from ...quantize.imatrix import Matrix
@@ -24,11 +25,18 @@ def _list(wanted: bool) -> None:
 def quantize(
     model: Annotated[str, typer.Argument(help="builtin, an installed model, or a GGUF file, also of a projector")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the file to write", metavar="FILE")],
-    scheme: Annotated[str, typer.Option(help="int8, int4, or a name that --list shows", metavar="NAME")],
+    scheme: Annotated[str | None, typer.Option(help="int8, int4, or a name that --list shows", metavar="NAME")] = None,
+    size: Annotated[str | None, typer.Option(help="the best mixture of types in 900MB or 30%", metavar="SIZE")] = None,
+    bits: Annotated[float | None, typer.Option(help="the best mixture of so many bits a weight", metavar="X")] = None,
+    like: Annotated[str | None, typer.Option(help="the best mixture as small as a scheme", metavar="NAME")] = None,
+    effort: Annotated[
+        str, typer.Option(help="how much is measured for a mixture: quick, normal or thorough", metavar="NAME")
+    ] = "normal",
     calibration: Annotated[
         list[Path] | None,
         typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
     ] = None,
+    mmproj: options.Projector = None,
     no_calibration: Annotated[bool, typer.Option("--no-calibration", help="round weights one by one")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
     requantize: Annotated[bool, typer.Option("--requantize", help="take a model that is quantized already")] = False,
@@ -38,28 +46,40 @@ def quantize(
     ] = False,
 ) -> None:
     """Make a smaller variant of a model or projector."""
+    from ...models.errors import ConfigError
     from ...quantize import variant
     from ...quantize.schemes import find
 
-    recipe = variant.Recipe(find(scheme))
+    wanted = find(scheme) if scheme else None
+    if [scheme, size, bits, like].count(None) != 3:
+        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like", "scheme")
     source = variant.open_source(model)
     variant.check_target(source, output, force)
     variant.check_exact(source, requantize)
+    eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
     part = output.with_name(f"{output.name}.imatrix.part")
-    matrix = _matrix(model, source, recipe.scheme, calibration or [], no_calibration, part)
-    made = variant.plan(source, variant.Recipe(recipe.scheme, matrix=matrix), requantize)
+    found = None
+    if wanted is None:
+        budget = mixture.Budget(size, bits, like)
+        found = mixture.search(source, eyes, calibration or [], no_calibration, part, budget, effort)
+        made = found.plan
+    else:
+        matrix = _matrix(source, eyes, wanted, calibration or [], no_calibration, part)
+        made = variant.plan(source, variant.Recipe(wanted, matrix=matrix), requantize)
     write(made, output, force)
     part.unlink(missing_ok=True)
     if as_json:
-        report.emit_json(_as_json(made, output))
+        report.emit_json(_as_json(made, output) | (mixture.as_json(found) if found else {}))
     else:
-        print("\n".join(_lines(made, output)))
+        print("\n".join([*_lines(made, output), *(mixture.lines(found) if found else [])]))
 
 
-def _matrix(model: str, source: Source, scheme: Scheme, files: list[Path], without: bool, part: Path) -> Matrix | None:
+def _matrix(
+    source: Source, eyes: Path | None, scheme: Scheme, files: list[Path], without: bool, part: Path
+) -> Matrix | None:
     """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
     from ...models.errors import ConfigError
-    from ...quantize import calibration, variant
+    from ...quantize import calibration
 
     if without and files:
         raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
@@ -68,8 +88,7 @@ def _matrix(model: str, source: Source, scheme: Scheme, files: list[Path], witho
         raise ConfigError(f"{scheme.name} needs calibration: give --calibration FILE", "calibration")
     if blind or not scheme.uses_calibration:
         return None
-    projector = None if source.header.is_projector else variant.projector_of(model)
-    return calibrate.collect(calibration.data(source, projector, files), part)
+    return collect(calibration.data(source, eyes, files), part)
 
 
 def write(plan: Plan, output: Path, force: bool) -> None:

@@ -49,6 +49,11 @@ class Data:
         return [path.name for path in self.files] or ([samples.BUILTIN] if self.builtin else [])
 
     @property
+    def bytes(self) -> int:
+        """Of the model and its projector on disk."""
+        return self.source.size + (self.projector.stat().st_size if self.projector else 0)
+
+    @property
     def key(self) -> str:
         """Tells apart what may not be added up."""
         paths = [*self.source.parts, *([self.projector] if self.projector else [])]
@@ -105,12 +110,13 @@ def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
         "chunk": data.chunk,
         "limit": data.limit,
         "every": data.every,
+        "bytes": data.bytes,
         "threads": default_threads(),
         "part": str(part),
         "done": _done(part, key),
         "key": key,
     }
-    child.run("collecting", job, heard=lambda said: progress(*said))
+    child.run("collecting", data.source.path.name, job, heard=lambda said: progress(*said))
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):
         raise ModelError(f"llama.cpp computed {data.source.path.name} and showed no product of a weight", "model")

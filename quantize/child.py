@@ -30,10 +30,10 @@ Say = Callable[[Any], None]
 _BLOCK = 1 << 20
 
 
-def run(module: str, job: Any, arrays: Arrays | None = None, heard: Say = lambda _: None) -> Any:
+def run(module: str, file: str, job: Any, arrays: Arrays | None = None, heard: Say = lambda _: None) -> Any:
     """The result of `module`'s work, a name within this package. The process ends with this call, however it ends.
 
-    Raises the `GalagoError` that the work raised, or `EngineCrashed` where its process died.
+    Raises the `GalagoError` that the work raised, or `EngineCrashed` where its process died, for which `file` is named.
     """
     command = [sys.executable, "-P", "-m", __name__, f"{__package__}.{module}"]
     with tempfile.TemporaryFile() as log:
@@ -56,7 +56,7 @@ def run(module: str, job: Any, arrays: Arrays | None = None, heard: Say = lambda
                     return value
                 else:
                     raise getattr(errors, kind)(*value)
-            raise _crashed(process.wait(), log)
+            raise _crashed(file, process.wait(), log)
         finally:
             process.kill()
             process.wait()
@@ -66,12 +66,15 @@ def run(module: str, job: Any, arrays: Arrays | None = None, heard: Say = lambda
                         stream.close()
 
 
-def _crashed(code: int, log: IO[bytes]) -> EngineCrashed:
+def _crashed(file: str, code: int, log: IO[bytes]) -> EngineCrashed:
     log.seek(max(0, log.seek(0, 2) - 4096))
     lines = log.read().decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
-    return EngineCrashed(f"llama.cpp's process ended ({how}){f': {last[:300]}' if last else ''}")
+    return EngineCrashed(
+        f"llama.cpp crashes on {file} ({how}): it is damaged, or of a kind that it does not know"
+        + (f"; its last words: {last[:300]}" if last else "")
+    )
 
 
 def _send(stream: IO[bytes], job: Any, arrays: Arrays) -> None:
@@ -94,9 +97,9 @@ def _received(stream: IO[bytes]) -> tuple[Any, dict[str, NDArray[Any]]]:
     return job, arrays
 
 
-def _die_with(stream: IO[bytes]) -> None:
+def _die_with(pipe: int) -> None:
     """Ends this process when the other end of the pipe is gone."""
-    while stream.read(_BLOCK):
+    while os.read(pipe, _BLOCK):
         pass
     os._exit(1)
 
@@ -116,7 +119,7 @@ def _telling() -> Iterator[Callable[[str, Any], None]]:
 def main(module: str) -> None:
     with _telling() as tell:
         job, arrays = _received(sys.stdin.buffer)
-        threading.Thread(target=_die_with, args=(sys.stdin.buffer,), daemon=True).start()
+        threading.Thread(target=_die_with, args=(sys.stdin.fileno(),), daemon=True).start()
         try:
             result = importlib.import_module(module).work(job, arrays, lambda value: tell("said", value))
         except GalagoError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from ..models.errors import ConfigError
 from ..models.gguf import read_header
 from ..runtime.native.observer import Observer
+from ..runtime.native.trial import cap
 from . import imatrix, samples
 from .child import Arrays, Say
 from .imatrix import Entry, Matrix
@@ -28,6 +29,7 @@ def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
     """
     model, part = Path(job["model"]), Path(job["part"])
     projector = Path(job["projector"]) if job["projector"] else None
+    cap([job["bytes"]])
     observer = Observer(_wanted(model) | (_wanted(projector) if projector else set()))
     before = imatrix.read(part) if job["done"] else None
     with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..models.errors import ConfigError
 from ..runtime.native.projector import EmbeddingCache
 from ..runtime.native.quantizer import quantize
+from ..runtime.native.trial import cap
 from ..runtime.values import Audio, Image
 from . import samples
 from .child import Arrays, Say
@@ -37,6 +38,7 @@ def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
     projector = Path(job["projector"]) if job["projector"] else None
     files = [Path(file) for file in job["files"]]
     baseline = folder / "baseline.f32"
+    cap([job["bytes"]])
     seen = EmbeddingCache(_KEPT)
     with Reader(source, projector, job["chunk"], job["threads"], embeddings=seen) as reader:
         units = searched(reader.units(samples.read(files))[: job["limit"]], job["units"], job["every"])

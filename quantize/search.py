@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,6 +80,7 @@ class Found:
     plan: Plan
     predicted: float
     mixture: Units
+    searched_on: tuple[str, ...]
     stock: str | None = None
     stock_measured: Units = field(default_factory=list)
 
@@ -169,10 +171,11 @@ def search(
     mixed = variant.plan(source, Recipe(_nearest_scheme(choice), types=choice, matrix=matrix, about=about))
     last = {"mix": _mixed(choice), **({"stock": _scheme(stock)} if stock else {})}
     result = _measure(data, matrix, last, effort, progress, keep=False)
+    read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
     if stock is None:
-        return Found(mixed, predicted, result["mix"])
+        return Found(mixed, predicted, result["mix"], read)
     worse = mean(result["stock"]) < mean(result["mix"])
-    return Found(stock if worse else mixed, predicted, result["mix"], stock.recipe.scheme.name, result["stock"])
+    return Found(stock if worse else mixed, predicted, result["mix"], read, stock.recipe.scheme.name, result["stock"])
 
 
 def _stock(source: Source, matrix: Matrix, budget: int, like: str | None) -> Plan | None:
@@ -285,6 +288,7 @@ def _measure(
 
     if missing:
         with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
+            _check_room(data, effort, Path(folder))
             job = {
                 "source": str(data.source.path),
                 "projector": str(data.projector) if data.projector else None,
@@ -293,12 +297,26 @@ def _measure(
                 "limit": data.limit,
                 "units": _UNITS[effort],
                 "every": EVERY,
+                "bytes": data.bytes,
                 "threads": default_threads(),
                 "folder": folder,
                 "variants": missing,
             }
-            child.run("divergence", job, matrix.means(), heard)
+            child.run("divergence", data.source.path.name, job, matrix.means(), heard)
     return {name: known[name] for name in variants}
+
+
+def _check_room(data: Data, effort: str, folder: Path) -> None:
+    """A variant is as large as the model at most; logits of the model take the vocabulary for each position."""
+    embedding = next((t.shape[-1] for t in data.source.tensors if t.name == "token_embd.weight"), 0)
+    needed = data.source.size + _UNITS[effort] * data.chunk // 2 * embedding * 4
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"a search needs {needed / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} are free; set TMPDIR to "
+            "another folder",
+            "size",
+        )
 
 
 def _key(data: Data, matrix: Matrix, effort: str) -> str:

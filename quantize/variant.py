@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.errors import ConfigError, EngineCrashed, ModelError
+from ..models.errors import ConfigError, ModelError
 from ..models.gguf import read_header
 from ..models.header import Header, Tensor
 from ..models.name import BUILTIN
@@ -292,11 +292,7 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
         "dry_run": dry_run,
     }
     arrays: dict[str, NDArray[np.float32]] = recipe.matrix.means() if recipe.matrix else {}
-    try:
-        return dict(child.run("rewriting", job, arrays, lambda said: progress(*said)))
-    except EngineCrashed as error:
-        raise ModelError(f"llama.cpp crashes on {source.path.name}: it is damaged, or of no known kind; "
-                         f"{error.message}", "model") from None  # fmt: skip
+    return dict(child.run("rewriting", source.path.name, job, arrays, lambda said: progress(*said)))
 
 
 def _told(plan: Plan) -> Recipe:

@@ -32,13 +32,21 @@ def main() -> None:
     measured: dict[str, Units] = {}
     with tempfile.TemporaryDirectory() as folder:
         eyes = given.mmproj or variant.projector_of(given.model)
+        source = variant.open_source(given.model)
         job = {
-            "source": str(variant.open_source(given.model).path), "projector": str(eyes) if eyes else None,
-            "files": [str(path) for path in given.data], "chunk": CHUNK, "limit": None, "units": given.units,
-            "every": 1, "threads": default_threads(), "folder": folder,
+            "source": str(source.path),
+            "projector": str(eyes) if eyes else None,
+            "bytes": source.size + (eyes.stat().st_size if eyes else 0),
+            "files": [str(path) for path in given.data],
+            "chunk": CHUNK,
+            "limit": None,
+            "units": given.units,
+            "every": 1,
+            "threads": default_threads(),
+            "folder": folder,
             "variants": [[str(path), {"path": str(path.absolute())}] for path in given.variants],
-        }  # fmt: skip
-        child.run("divergence", job, heard=lambda said: measured.update({said[0]: said[1]}))
+        }
+        child.run("divergence", source.path.name, job, heard=lambda said: measured.update({said[0]: said[1]}))
     first, *others = measured.values()
     for kind in dict.fromkeys(kind for kind, _, _ in first):
         rows = np.array([[count for k, count, _ in units if k == kind] for units in (first, *others)])

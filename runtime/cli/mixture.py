@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import progress
+from . import progress, report
 from .calibrate import collect
 
 if TYPE_CHECKING:
     from ...quantize.search import Found, Units
     from ...quantize.variant import Source
+
+_NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def search(
     data = calibration.data(source, eyes, files)
     data = replace(data, every=search.EVERY, limit=2 * calibration.BUILTIN_UNITS if not data.files else None)
     matrix = collect(data, part)
-    most = memory_size(budget.size, source.size) if budget.size else None
+    most = memory_size(budget.size, source.size if "%" in budget.size else _NO_LIMIT) if budget.size else None
     room = search.budget_of(source, matrix, most, budget.bits, budget.like)
     with progress.bar("searching", 1.0) as show:
         return search.search(
@@ -46,7 +48,10 @@ def search(
 
 
 def lines(found: Found) -> list[str]:
-    told = [f"  divergence    predicted {found.predicted:.5f}, measured {_nats(found.mixture)}"]
+    told = [
+        f"  searched on   {', '.join(map(report.printable, found.searched_on))}",
+        f"  divergence    predicted {found.predicted:.5f}, measured {_nats(found.mixture)}",
+    ]
     if found.stock:
         told.append(f"  {found.stock:<14}{_nats(found.stock_measured)}")
     if found.beaten:
@@ -68,6 +73,7 @@ def as_json(found: Found) -> dict[str, Any]:
     stock = {"scheme": found.stock, "measured": by_kind(found.stock_measured)} if found.stock else None
     return {
         "divergence": {"predicted": found.predicted, "measured": by_kind(found.mixture)},
+        "searched_on": found.searched_on,
         "stock": stock,
         "stock_made": found.beaten,
     }

@@ -2,7 +2,8 @@
 
 A set is a zip archive with `questions.jsonl` and the media it names. A line holds `group` and `task`, under which it is
 counted; `messages`, whose content is a list of `{"type": "text", "text": ...}`, `{"type": "image", "file": ...}` and
-`{"type": "audio", "file": ...}`; the right `answer`; and `tools`, where the question comes with some.
+`{"type": "audio", "file": ...}`; the right `answer`; where the question comes with tools, `tools` as in the OpenAI API,
+and `calls`, the right ones, each `{"name": ..., "arguments": {...}}`.
 """
 
 from __future__ import annotations
@@ -10,30 +11,37 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import ConfigError
-from ..runtime.values import Audio, Image, Message, Part, Text
+from ..models.errors import ConfigError, InvalidRequest
+from ..runtime.chats import tools
+from ..runtime.values import Audio, Image, Message, Part, Text, Tool, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A chat that waits for `answer`."""
+    """A chat that waits for `answer`, or for `calls`."""
 
     group: str
     task: str
     messages: tuple[Message, ...]
     answer: str
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    calls: tuple[dict[str, Any], ...] = ()
 
     def needs(self, sense: type[Image] | type[Audio]) -> bool:
         return any(isinstance(part, sense) for message in self.messages for part in message.parts)
 
-    def is_right(self, answer: str) -> bool:
-        """The same text, spaces around it aside; or the same JSON, where JSON is the right answer."""
+    def is_right(self, answer: str, calls: Sequence[ToolCall] = ()) -> bool:
+        """The same calls, and the same text, spaces around it aside, or the same JSON, where JSON is right."""
+        try:
+            if [{"name": call.name, "arguments": call.parsed()} for call in calls] != list(self.calls):
+                return False
+        except InvalidRequest:
+            return False
         if answer.strip() == self.answer:
             return True
         try:
@@ -75,13 +83,14 @@ def read(path: Path) -> tuple[Question, ...]:
         with zipfile.ZipFile(path) as archive:
             lines = archive.read("questions.jsonl").decode().splitlines()
             return tuple(_question(json.loads(line), archive) for line in lines)
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, InvalidRequest) as error:
         raise ConfigError(f"{path.name} is not a set of questions: {error}") from None
 
 
 def _question(line: dict[str, Any], archive: zipfile.ZipFile) -> Question:
     messages = tuple(Message(m["role"], tuple(_part(p, archive) for p in m["content"])) for m in line["messages"])
-    return Question(line["group"], line["task"], messages, line["answer"], tuple(line.get("tools", ())))
+    given, calls = tools(line.get("tools", ())), tuple(line.get("calls", ()))
+    return Question(line["group"], line["task"], messages, line["answer"], given, calls)
 
 
 def _part(part: dict[str, str], archive: zipfile.ZipFile) -> Part:

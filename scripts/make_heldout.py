@@ -57,8 +57,11 @@ def line(sample: Sample, archive: zipfile.ZipFile) -> dict[str, Any]:
     messages = [
         {"role": turn.role, "content": [part_of(part, archive) for part in turn.parts]} for turn in sample.turns
     ]
-    tools = {"tools": sample.tools} if sample.tools else {}
-    return {"task": sample.task.split("/")[1], "messages": messages, "answer": sample.answer} | tools
+    made = {"task": sample.task.split("/")[1], "messages": messages}
+    if not sample.tools:
+        return made | {"answer": sample.answer}
+    call = json.loads(sample.answer.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    return made | {"answer": "", "tools": sample.tools, "calls": [call]}
 
 
 def part_of(part: str | Picture | Clip, archive: zipfile.ZipFile) -> dict[str, str]:

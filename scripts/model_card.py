@@ -2,7 +2,7 @@
 
     scripts/model_card.py [--log build/builtin/log.jsonl]
 
-Asks every held-out question that needs no tools of a running `galago serve`, as any client would. The training log,
+Asks every held-out question of a running `galago serve`, as any client would. The training log,
 where it is given, becomes a table: samples seen, loss and accuracy on the development set.
 """
 
@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import httpx
 from galago.models.ref import builtin_folder
 from galago.quantize import questions
 from galago.quantize.questions import Question, Scores
-from galago.runtime.values import Image, Part, Text
+from galago.runtime.values import Image, Part, Text, ToolCall
 
 CARD = builtin_folder() / "README.md"
 SENSES = ("text", "image", "audio", "both")
@@ -32,12 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
-    asked = [q for q in questions.read(builtin_folder() / "heldout.zip") if not q.tools]
+    asked = questions.read(builtin_folder() / "heldout.zip")
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             with httpx.Client(base_url=_address(server), timeout=60) as client:
-                answered = [(question, question.is_right(_ask(client, question))) for question in asked]
+                answered = [(question, question.is_right(*_ask(client, question))) for question in asked]
         finally:
             server.terminate()
     card = _put(CARD.read_text("utf-8"), "scores", _score_table(questions.score(answered)))
@@ -55,12 +56,16 @@ def _address(server: subprocess.Popen[str]) -> str:
     raise SystemExit("the server did not start")
 
 
-def _ask(client: httpx.Client, question: Question) -> str:
+def _ask(client: httpx.Client, question: Question) -> tuple[str, list[ToolCall]]:
     messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in question.messages]
     body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.LONGEST_ANSWER}
+    if question.tools:
+        body["tools"] = [{"type": "function", "function": asdict(tool)} for tool in question.tools]
     answer = client.post("/v1/chat/completions", json=body)
     answer.raise_for_status()
-    return str(answer.json()["choices"][0]["message"]["content"])
+    message = answer.json()["choices"][0]["message"]
+    calls = [ToolCall(call["id"], **call["function"]) for call in message.get("tool_calls", [])]
+    return message["content"] or "", calls
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -662,6 +662,23 @@ def test_only_a_long_prompt_is_kept_short_for_running_answers() -> None:
         assert isinstance(step, TokenStep) and len(step.rows) == rows
 
 
+def test_now_and_then_a_step_is_of_answers_alone_to_know_what_that_takes() -> None:
+    scheduler = Scheduler(slots=2, cells=4000, batch=512, states=StateCache(0))
+    scheduler.long_prefill = 4
+    scheduler.add(sequence(prompt(5), ()))
+    scheduler.add(sequence(prompt(*range(1000, 2000)), ()))
+    while (seat := scheduler.admit()) is not None:
+        scheduler.seated(seat, seat.kept)
+    read = []
+    for _ in range(30):
+        step = scheduler.plan()
+        assert isinstance(step, TokenStep)
+        read.append(step.prompt_rows)
+        for answer in step.answers:
+            answer.sequence.answer(7)
+    assert set(read) == {0, 4} and read.count(0) == 3
+
+
 def test_a_conversation_that_rests_leaves_the_cells_and_is_found_again() -> None:
     backend = FakeBackend()
     engine = Engine(backend, slots=2, cells=200, batch=8, states=StateCache(10_000))

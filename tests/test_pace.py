@@ -28,3 +28,20 @@ def test_a_short_prompt_may_take_a_moment() -> None:
 def test_a_prompt_always_gets_on() -> None:
     assert Pace().long_prompt_rows == FIRST
     assert learned(step=0.01, row=10.0).long_prompt_rows == 1
+
+
+def test_single_steps_that_took_much_longer_do_not_count() -> None:
+    pace = learned(step=0.012, row=0.0014)
+    before = pace.long_prompt_rows
+    for rows in (0, 10, 0, 10):
+        pace.measured(2, rows, 0.9)
+    assert pace.long_prompt_rows == before
+
+
+def test_on_a_machine_that_became_busy_a_prompt_gets_on_as_before() -> None:
+    pace, busy = learned(step=0.012, row=0.0014), 5
+    before = pace.long_prompt_rows
+    for _ in range(20):
+        pace.measured(2, 0, busy * 0.012)
+        pace.measured(2, before, busy * (0.012 + before * 0.0014))
+    assert pace.long_prompt_rows == before

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from galago.models.errors import ConfigError
 from galago.models.ref import builtin_folder
 from galago.quantize.questions import Question, Score, read, score, table
-from galago.runtime.values import Audio, Image
+from galago.runtime.values import Audio, Image, ToolCall
 
 
 def question(answer: str, group: str = "text", task: str = "add") -> Question:
@@ -34,6 +34,15 @@ def question(answer: str, group: str = "text", task: str = "add") -> Question:
 )
 def test_an_answer_is_right_or_not(right: str, answer: str, is_right: bool) -> None:
     assert question(right).is_right(answer) is is_right
+
+
+def test_a_call_is_right_with_the_same_name_and_arguments() -> None:
+    asked = Question("tools", "tool", (), "", calls=({"name": "f", "arguments": {"a": 1, "b": 2}},))
+    assert asked.is_right("", [ToolCall("1", "f", '{"b": 2, "a": 1}')])
+    assert not asked.is_right("", [ToolCall("1", "f", '{"a": 1}')])
+    assert not asked.is_right("", [ToolCall("1", "f", '{"a": 1')])
+    assert not asked.is_right("f(a=1, b=2)")
+    assert not question("Two.").is_right("Two.", [ToolCall("1", "f", "{}")])
 
 
 def test_scores_are_counted_by_group_and_task() -> None:
@@ -57,7 +66,8 @@ def test_the_held_out_set_asks_in_every_sense() -> None:
     asked = read(builtin_folder() / "heldout.zip")
     assert {q.group for q in asked} > {"text", "image", "speech, known voices", "speech, unseen voices"}
     assert sum(q.needs(Image) for q in asked) > 400 < sum(q.needs(Audio) for q in asked)
-    assert any(q.tools for q in asked) and all(q.messages[-1].role == "user" and q.answer for q in asked)
+    assert any(q.calls for q in asked)
+    assert all(q.messages[-1].role == "user" and bool(q.calls) == bool(q.tools) != bool(q.answer) for q in asked)
 
 
 @pytest.mark.parametrize("line", ["{", '{"group": "text"}', json.dumps({"group": "a", "task": "b", "messages": 3})])

@@ -31,17 +31,19 @@ def evaluate(
             question
             for question in every
             if (info.vision or not question.needs(Image)) and (info.audio or not question.needs(Audio))
-            if not question.tools
         ]
         show = options.progress_line("asking")
         answered = []
         for question in asked:
-            request = Request(question.messages, Sampling(temperature=0), max_tokens=questions.LONGEST_ANSWER)
+            request = Request(
+                question.messages, Sampling(temperature=0), max_tokens=questions.LONGEST_ANSWER, tools=question.tools
+            )
             with loaded.stream(request) as answer:
-                answered.append((question, question.is_right("".join(answer))))
+                text = "".join(answer)
+                answered.append((question, question.is_right(text, answer.reply.calls)))
             if show:
                 show(len(answered) / len(asked))
     scores = questions.score(answered)
     print(json.dumps(questions.as_json(scores), indent=1) if as_json else questions.table(scores))
     if len(asked) < len(every):
-        print(f"galago: {len(every) - len(asked)} questions need tools or a sense this model lacks", file=sys.stderr)
+        print(f"galago: {len(every) - len(asked)} questions need a sense this model lacks", file=sys.stderr)

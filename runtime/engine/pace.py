@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
+
 INTERVALS, MOMENT = 2.5, 0.2
 """How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, of a short one,
 which is over before anybody minds, in seconds."""
@@ -9,37 +12,41 @@ which is over before anybody minds, in seconds."""
 FIRST = 32
 """Rows, as long as nothing was measured."""
 
+_RECENT = 9
+"""Measurements that the usual one is the median of: a busy machine makes some steps many times longer."""
+
 _NEW = 0.2
-"""Weight of a new measurement in the running averages."""
+"""Weight of a new measurement in a running average."""
 
 
 class Pace:
     """Learns from each step how long a row of a prompt takes, and a step without any."""
 
     def __init__(self) -> None:
-        self._step: float | None = None
-        self._row: float | None = None
+        self._steps: deque[float] = deque(maxlen=_RECENT)
+        self._rows: deque[float] = deque(maxlen=_RECENT)
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         if not prompt_rows:
-            self._step = averaged(self._step, seconds)
+            self._steps.append(seconds)
         elif not answer_rows:
-            self._row = averaged(self._row, seconds / prompt_rows)
-        elif self._step is not None:
-            self._row = averaged(self._row, max(seconds - self._step, 0) / prompt_rows)
+            self._rows.append(seconds / prompt_rows)
+        elif self._steps:
+            self._rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
 
     @property
     def long_prompt_rows(self) -> int:
-        return self._rows(0.0)
+        return self._fitting(0.0)
 
     @property
     def short_prompt_rows(self) -> int:
-        return self._rows(MOMENT)
+        return self._fitting(MOMENT)
 
-    def _rows(self, least: float) -> int:
-        if self._step is None or self._row is None:
+    def _fitting(self, least: float) -> int:
+        if not self._steps or not self._rows:
             return FIRST
-        return max(1, int((max(INTERVALS * self._step, least) - self._step) / max(self._row, 1e-9)))
+        step, row = median(self._steps), median(self._rows)
+        return max(1, int((max(INTERVALS * step, least) - step) / max(row, 1e-9)))
 
 
 def averaged(old: float | None, new: float, weight: float = _NEW) -> float:

@@ -17,6 +17,10 @@ from .states import State, StateCache
 TOGETHER = 128
 """Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
 
+BREATH = 8
+"""So many steps read prompts beside answers, then one is of answers alone: what that takes tells how much of a prompt
+fits beside them, and a machine may have become busy since."""
+
 RETREAD = 16
 """Items at the end of a prompt that are computed again where a recurrent model's memory is taken up: the next turn may
 show the beginning of the answer differently, such as without its reasoning."""
@@ -102,6 +106,7 @@ class Scheduler:
         self._states = states
         self._divisible = divisible
         self._drafter = drafter
+        self._mixed = 0
         self._turns: dict[tuple[tuple[float, ...], bool], int] = {}
         self._count = itertools.count(1)
 
@@ -234,14 +239,16 @@ class Scheduler:
         for sequence in decoding:
             _append(rows, answers, sequence, 1, guesses.get(sequence, []), not sequence.echo.found)
         read = 0
-        for sequence in group:
-            if sequence in decoding or read >= TOGETHER:
-                continue
+        reading = [] if decoding and self._mixed >= BREATH else [s for s in group if s not in decoding]
+        for sequence in reading:
+            if read >= TOGETHER:
+                break
             most = self._batch - len(rows)
             if awaited:
                 most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
             if most > 0:
                 read += _append(rows, answers, sequence, most, [])
+        self._mixed = self._mixed + 1 if decoding and read else 0
         return TokenStep(rows, answers, read, group[0].adapters)
 
     def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:

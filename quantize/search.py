@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..models import units
 from ..models.errors import ConfigError, ModelError
 from ..models.header import Tensor
 from ..models.places import cache_folder
@@ -313,7 +314,7 @@ def _check_room(data: Data, effort: str, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"a search needs {needed / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} are free; set TMPDIR to "
+            f"a search needs {units.size(needed)} in {folder.parent}, and {units.size(free)} are free; set TMPDIR to "
             "another folder",
             "size",
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models import units
 from ..models.errors import ConfigError, ModelError
 from ..models.gguf import read_header
 from ..models.header import Header, Tensor
@@ -228,7 +229,8 @@ def make(plan: Plan, out: Path, force: bool = False, progress: Progress = lambda
     with _claimed(part):
         free = shutil.disk_usage(part.parent).free
         if plan.size > free:
-            raise ConfigError(f"{out.name} needs {plan.size} bytes, and {free} are free in {part.parent}", "output")
+            needs = f"{out.name} needs {units.size(plan.size)}"
+            raise ConfigError(f"{needs}, and {units.size(free)} are free in {part.parent}", "output")
         _quantize(plan.source, _told(plan), part, False, progress)
         _check(plan, read_header(part))
         with part.open("rb") as file:

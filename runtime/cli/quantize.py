@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...models import units
 from . import mixture, options, progress, report
 from .calibrate import collect
 
@@ -102,7 +103,7 @@ def write(plan: Plan, output: Path, force: bool) -> None:
 def _lines(plan: Plan, output: Path) -> list[str]:
     size = output.stat().st_size
     lines = [
-        f"{output}: {report.size(size)} of {report.size(plan.source.size)}, {plan.bits:.2f} bits a weight",
+        f"{output}: {units.size(size)} of {units.size(plan.source.size)}, {plan.bits:.2f} bits a weight",
         "  types         " + ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()),
         f"  calibration   {_calibrated(plan.recipe.matrix)}",
     ]

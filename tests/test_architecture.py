@@ -41,7 +41,11 @@ LAYERS = [
 
 DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
-    "gguf": ("runtime/native/benchmark.py", "quantize/imatrix.py"),
+    "gguf": ("runtime/native/benchmark.py", "quantize/"),
+    "tokenizers": "quantize/conversion/reference.py",
+    "torch": "quantize/conversion/reference.py",
+    "transformers": "quantize/conversion/reference.py",
+    "peft": "quantize/conversion/reference.py",
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
     "huggingface_hub": "models/hub.py",

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
+    "convert": "Make a GGUF file of a Hugging Face checkpoint",
     "quantize": "Make a smaller variant of a model or projector",
     "calibrate": "Measure what matters to a model's weights",
     "evaluate": "Count a model's right answers to held-out questions",

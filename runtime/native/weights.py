@@ -88,15 +88,15 @@ class Weights:
         name = llama.llama_ftype_name(llama.llama_model_ftype(self.handle))
         return name.decode() if name else "unknown type"
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Token ids of `text`, without any begin-of-text token added."""
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Token ids of `text`; the tokens that the model puts around texts only with `add_special`."""
         data = text.encode("utf-8", "replace")
-        if not data:
+        if not data and not add_special:
             return []
         room = len(data) + 8
         while True:
             tokens = (llama.llama_token * room)()
-            count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, parse_special)
+            count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, add_special, parse_special)
             if count >= 0:
                 return list(tokens[:count])
             room = -count

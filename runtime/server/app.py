@@ -15,22 +15,26 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
+from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, metrics, wire
-from .chat import ChatEndpoint
+from . import chat, convert, errors, metrics, openapi, wire
 from .guards import REQUEST_ID, Guard
+from .openapi import About, Endpoint
+
+_HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
+_METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
+_MODELS = About("The models on this machine", {200: wire.ModelList}, errors=(NotReady,))
+_MODEL = About("One model", {200: wire.ModelCard}, errors=(NotFound, NotReady))
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
     """The application, over a service that is loaded by whoever runs it."""
 
     async def health(_request: Request) -> Response:
-        status = "ok" if service.ready else "loading"
-        return Response(wire.encode(wire.Health(status)), 200 if service.ready else 503, media_type="application/json")
+        status = wire.Health("ok" if service.ready else "loading")
+        return Response(wire.encode(status), 200 if status.status == "ok" else 503, media_type="application/json")
 
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
@@ -50,20 +54,17 @@ def build(service: Service, config: ServerConfig) -> Starlette:
                 return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
         raise NotFound(f"there is no model {name!r} here", "model")
 
-    def api(prefix: str) -> list[Route]:
+    def api(prefix: str) -> list[Endpoint]:
         return [
-            Route(f"{prefix}/models", list_models),
-            Route(f"{prefix}/models/{{id:path}}", show_model),
-            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Endpoint(f"{prefix}/models", list_models, _MODELS),
+            Endpoint(f"{prefix}/models/{{id:path}}", show_model, _MODEL),
+            Endpoint(f"{prefix}/chat/completions", chats.complete, chat.ABOUT),
         ]
 
-    chat = ChatEndpoint(service, config.strict)
+    chats = chat.ChatEndpoint(service, config.strict)
+    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
     return Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/metrics", show_metrics),
-            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
-        ],
+        routes=[*described, openapi.endpoint(described), *api("")],  # some clients leave /v1 out
         middleware=[Middleware(Guard, config=config)],
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
     )
@@ -78,7 +79,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        return errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
+        refusal = errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
+        refusal.headers.update(error.headers or {})  # which methods it answers to
+        return refusal
     return errors.response(NotFound(f"there is no {where} here"))
 
 

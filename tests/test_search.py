@@ -96,8 +96,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.Data
 
 
 def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(
-    searched: tuple[calibration.Data, imatrix.Matrix, Path], tmp_path: Path
+    searched: tuple[calibration.Data, imatrix.Matrix, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search, "cache_folder", lambda: tmp_path / "cache")
     data, matrix, _ = searched
     budget = search.budget_of(data.source, matrix, None, None, "Q4_0")
     told: list[tuple[int, int, str]] = []

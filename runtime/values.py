@@ -133,9 +133,19 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One chat to answer. `max_tokens` `None` means as many as the context still holds.
+class Raw:
+    """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
+    is what stands between the two."""
 
+    prompt: str | tuple[int, ...]
+    suffix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat to answer, or a `raw` prompt to go on from, without messages.
+
+    `max_tokens` `None` means as many as the context still holds.
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
@@ -164,15 +174,20 @@ class Request:
     regex: str | None = None
     logprobs: int | None = None
     continue_final: bool = True
+    raw: Raw | None = None
 
     @property
     def continued(self) -> Message | None:
         """The assistant's message that the answer goes on from."""
+        if self.raw is not None:
+            return None
         last = self.messages[-1]
         return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
 
     def __post_init__(self) -> None:
-        if not self.messages:
+        if self.raw is not None and (self.messages or self.tools):
+            raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
+        if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
         check_number("max_tokens", self.max_tokens, *BOUNDS["max_tokens"], whole=True)
         if len(self.stop) > MAX_STOPS:
@@ -311,9 +326,12 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """How an answer ended; `stopped_by` is the stop string that it met."""
+
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +348,10 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have.
+
+    An `embedding` model turns texts into vectors, one for `rerank` scores documents; neither answers.
+    """
 
     id: str
     description: str
@@ -341,6 +362,7 @@ class ModelInfo:
     audio: bool
     created: int
     warnings: tuple[str, ...] = ()
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)

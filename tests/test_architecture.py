@@ -24,13 +24,13 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LAYERS = [
     "models/errors",
     "models",
-    "runtime/values runtime/tokens runtime/config",
+    "runtime/values runtime/tasks runtime/users runtime/tokens runtime/config",
     "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",
     "runtime/output",
-    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark",
-    "runtime/model",
+    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark runtime/planning",
+    "runtime/model runtime/embedder runtime/loading",
     "runtime/worker",
     "runtime/service",
     "runtime/local runtime/chats runtime/__init__ quantize",
@@ -58,6 +58,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "starlette": "runtime/server/",
     "uvicorn": "runtime/server/app.py",
     "msgspec": ("runtime/server/", "runtime/worker/"),
+    "sqlite3": "runtime/server/responses/store.py",
     "typer": "runtime/cli/",
 }
 

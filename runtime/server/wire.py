@@ -142,12 +142,13 @@ class LoraScale(Struct):
     scale: float
 
 
-class ChatRequest(Struct):
-    """A chat to answer. Fields that are unknown here are accepted, and named in the answer's `warnings`."""
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
-    messages: Annotated[list[ChatMessage], Meta(extra_json_schema={"minItems": 1})]
+
+class GenerationRequest(Struct, kw_only=True):
+    """What every request for an answer may say of it."""
+
     model: str | None = None
-    max_completion_tokens: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -159,24 +160,31 @@ class ChatRequest(Struct):
     cache: bool | None = None
     lora: list[LoraScale] | None = None
     timeout: float | None = None
-    tools: Annotated[list[ToolDefinition], Meta(extra_json_schema={"maxItems": MAX_TOOLS})] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repeat_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     grammar: str | None = None
     regex: str | None = None
-    continue_final_message: bool | None = None
-    add_generation_prompt: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+
+class ChatRequest(GenerationRequest, kw_only=True):
+    """A chat to answer. Fields that are unknown here are accepted, and named in the answer's `warnings`."""
+
+    messages: Annotated[list[ChatMessage], Meta(extra_json_schema={"minItems": 1})]
+    max_completion_tokens: int | None = None
+    tools: Annotated[list[ToolDefinition], Meta(extra_json_schema={"maxItems": MAX_TOOLS})] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 class PromptDetails(Struct):

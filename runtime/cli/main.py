@@ -27,6 +27,8 @@ COMMANDS = {
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
     "convert": "Make a GGUF file of a Hugging Face checkpoint",
+    "quantize": "Make a smaller variant of a model or projector",
+    "calibrate": "Measure what matters to a model's weights",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
     "store": "Show or delete what a server keeps for its clients",

@@ -14,6 +14,7 @@ from ..tokens import MediaSpan, Row
 from .adapter import Adapter
 from .batch import TokenBatch
 from .library import NO_REASON, llama, mtmd, take_errors
+from .observer import Observer
 from .projector import MediaChunk
 from .weights import Weights
 
@@ -27,7 +28,8 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type 
 class Context:
     """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all.
 
-    A step gives logits for a row of each sequence, and for `guesses` more.
+    A step gives logits for a row of each sequence, and for `guesses` more; with `outputs`, for every row of a step of
+    at most so many, those of pictures and sounds included. An `observer` sees every product of it.
     """
 
     def __init__(
@@ -40,12 +42,17 @@ class Context:
         flash_attention: FlashAttention = "auto",
         adapters: Sequence[Adapter] = (),
         guesses: int = 0,
+        outputs: int = 0,
+        observer: Observer | None = None,
     ) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
         params.n_seq_max = slots
-        params.n_outputs_max = slots + guesses  # the default reserves logits for a whole batch
+        params.n_outputs_max = outputs or slots + guesses  # the default reserves logits for a whole batch
+        params.embeddings = bool(outputs)  # has llama.cpp compute every row to its end
+        if observer is not None:
+            params.cb_eval = observer.callback
         params.kv_unified = True
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]

@@ -6,6 +6,7 @@ import ctypes
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
 
 from ...models.errors import ConfigError
 from ..config import prepare_native_environment, wants_native_log
@@ -19,7 +20,7 @@ except (ImportError, OSError, RuntimeError) as error:
         f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
     ) from error
 
-__all__ = ["NO_REASON", "build_info", "features", "llama", "mtmd", "take_errors"]
+__all__ = ["NO_REASON", "build_info", "features", "listen", "llama", "mtmd", "take_errors"]
 
 NO_REASON = "it gave no reason"
 
@@ -27,6 +28,13 @@ _LOG_ERROR, _LOG_CONTINUED = 4, 5  # enum ggml_log_level in ggml.h
 
 _recent: deque[str] = deque(maxlen=8)
 _level = 0
+_listener: Callable[[str], None] | None = None
+
+
+def listen(listener: Callable[[str], None] | None) -> None:
+    """Has it called with every piece of text that llama.cpp logs from now on; it must not raise. `None` ends that."""
+    global _listener
+    _listener = listener
 
 
 def _log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
@@ -36,6 +44,8 @@ def _log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
     line = text.decode("utf-8", "replace").strip()
     if _level >= _LOG_ERROR and line:
         _recent.append(line)
+    if _listener is not None:
+        _listener(text.decode("utf-8", "replace"))
     if wants_native_log():
         sys.stderr.write(text.decode("utf-8", "replace"))
 

@@ -19,6 +19,7 @@ from ...models.errors import InvalidRequest, ModelError
 from ..store import Store
 from ..tokens import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
+from .observer import Observer
 from .weights import Weights
 
 Kind: TypeAlias = Literal["image", "audio"]
@@ -98,7 +99,7 @@ def encode_first(chunks: list[MediaChunk]) -> None:
 
 
 class Projector:
-    """A loaded mmproj file. One thread at a time encodes; the others wait."""
+    """A loaded mmproj file. One thread at a time encodes; the others wait. An `observer` sees every product of it."""
 
     def __init__(
         self,
@@ -109,11 +110,14 @@ class Projector:
         use_gpu: bool = True,
         cache_bytes: int = 0,
         store: Store | None = None,
+        observer: Observer | None = None,
     ) -> None:
         params = mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.use_gpu = use_gpu
         params.print_timings = False
+        if observer is not None:
+            params.cb_eval = observer.callback
         take_errors()
         self.handle = mtmd.mtmd_init_from_file(str(path).encode(), weights.handle, params)
         if not self.handle:

@@ -1,0 +1,69 @@
+"""The child's part of calibrating: a model reads samples while an observer sums what its weights see."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models.errors import ConfigError
+from ..models.gguf import read_header
+from ..runtime.native.observer import Observer
+from ..runtime.native.trial import cap
+from . import imatrix, samples
+from .child import Arrays, Say
+from .imatrix import Entry, Matrix
+from .reading import Reader
+
+_SAVED_EVERY = 30.0
+DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
+
+
+def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
+    """Reads `files` from unit `done` on, but one of `every` units (0: all), and adds to the matrix in `part`, where it
+    saves what it has now and then.
+
+    Says `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
+    """
+    model, part = Path(job["model"]), Path(job["part"])
+    projector = Path(job["projector"]) if job["projector"] else None
+    cap([job["bytes"]])
+    observer = Observer(_wanted(model) | (_wanted(projector) if projector else set()))
+    before = imatrix.read(part) if job["done"] else None
+    with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:
+        units = reader.units(samples.read([Path(file) for file in job["files"]]))[: job["limit"]]
+        units = [unit for i, unit in enumerate(units, 1) if not job["every"] or i % job["every"]]
+        if not units:
+            raise ConfigError(f"the data is too short: not one stretch of {job['chunk']} tokens, and no chat", "data")
+        saved = time.monotonic()
+        for done, unit in enumerate(units[job["done"] :], job["done"] + 1):
+            reader.read(unit)
+            say([done, len(units)])
+            if done == len(units) or time.monotonic() - saved > _SAVED_EVERY:
+                _save(part, observer, before, done, job)
+                saved = time.monotonic()
+    return len(units)
+
+
+def _save(part: Path, observer: Observer, before: Matrix | None, done: int, job: dict[str, Any]) -> None:
+    entries = {
+        name: Entry(sums.astype(np.float32), observer.counts[name].astype(np.float32))
+        for name, sums in observer.sums.items()
+    }
+    matrix = Matrix(entries, tuple(job["datasets"]), done - job["done"], job["chunk"])
+    if before is not None:
+        matrix = imatrix.merge([before, matrix])
+    imatrix.write(part, matrix, {DONE: done, KEY: job["key"]})
+
+
+def _wanted(path: Path) -> set[str]:
+    """Matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a projector."""
+    header = read_header(path)
+    return {
+        tensor.name
+        for tensor in header.tensors
+        if len(tensor.shape) >= 2 and tensor.name.endswith(".weight")
+        if header.is_projector or tensor.name.startswith("blk.")
+    }

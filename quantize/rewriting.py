@@ -1,0 +1,64 @@
+"""The child's part of quantizing: llama.cpp writes the file, then every block of it is read again and checked.
+
+Chooses nothing; `variant.py` does, and decides what becomes of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..models.errors import GGUFError, ModelError
+from ..models.gguf import read_header
+from ..models.header import Header
+from ..runtime.native.ggml import is_valid
+from ..runtime.native.quantizer import quantize
+from ..runtime.native.trial import cap
+from .child import Arrays, Say
+
+
+def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]]:
+    """Quantizes as `job` tells (the arguments of `quantizer.quantize`); `arrays` are the importance matrix.
+
+    Says `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
+    each with the type it gets, or None where it keeps its own. With `dry_run` nothing is written.
+    """
+    cap(())
+    source, target = Path(job.pop("source")), Path(job.pop("target"))
+    tensors: list[list[str | None]] = []
+
+    def started(number: int, count: int, name: str) -> None:
+        tensors.append([name, None])
+        say([number, count, name])
+
+    def typed(name: str) -> None:
+        tensors[-1][1] = name
+
+    try:
+        quantize(source, target, importance=dict(arrays), started=started, typed=typed, **job)
+    except ModelError as error:
+        raise ModelError(_explained(error.message, tensors), error.param) from None
+    if not job["dry_run"]:
+        _check(read_header(target))
+    return tensors
+
+
+def _explained(message: str, tensors: list[list[str | None]]) -> str:
+    """Names the tensor, and says what is known of llama.cpp's own words."""
+    name, kind = tensors[-1] if tensors else ("", None)
+    if "quantized data validation failed" in message:
+        return f"tensor {name} holds numbers that {kind} cannot: infinite, none at all, or too large (try BF16)"
+    if "invalid data" in message:
+        return f"{message}; a weight in it is infinite or no number, so the file is damaged"
+    if "iostream error" in message:
+        return f"{message}: the file could not be written" + (f" at tensor {name}" if name else "")
+    return f"{message} (at tensor {name})" if name and name not in message else message
+
+
+def _check(header: Header) -> None:
+    for tensor in header.tensors:
+        data = np.memmap(header.path, np.uint8, "r", header.data_offset + tensor.offset, (tensor.nbytes or 0,))
+        if not is_valid(tensor.type, data):
+            raise GGUFError(f"{header.path.name}: tensor {tensor.name} was written and reads back damaged")

@@ -1,0 +1,162 @@
+"""`galago quantize`: makes a smaller variant of a model or projector, and tells what became of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...models import units
+from . import mixture, options, progress, report
+from .calibrate import collect
+
+if TYPE_CHECKING:
+    from ...quantize.imatrix import Matrix
+    from ...quantize.schemes import Scheme
+    from ...quantize.variant import Plan, Source
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        print(_schemes())
+        raise typer.Exit
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="builtin, an installed model, or a GGUF file, also of a projector")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the file to write", metavar="FILE")],
+    scheme: Annotated[str | None, typer.Option(help="int8, int4, or a name that --list shows", metavar="NAME")] = None,
+    size: Annotated[str | None, typer.Option(help="the best mixture of types in 900MB or 30%", metavar="SIZE")] = None,
+    bits: Annotated[float | None, typer.Option(help="the best mixture of so many bits a weight", metavar="X")] = None,
+    like: Annotated[str | None, typer.Option(help="the best mixture as small as a scheme", metavar="NAME")] = None,
+    effort: Annotated[
+        str, typer.Option(help="how much is measured for a mixture: quick, normal or thorough", metavar="NAME")
+    ] = "normal",
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
+    ] = None,
+    mmproj: options.Projector = None,
+    no_calibration: Annotated[bool, typer.Option("--no-calibration", help="round weights one by one")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
+    requantize: Annotated[bool, typer.Option("--requantize", help="take a model that is quantized already")] = False,
+    as_json: report.Json = False,
+    _listed: Annotated[
+        bool, typer.Option("--list", help="show the schemes and end", callback=_list, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a smaller variant of a model or projector."""
+    from ...models.errors import ConfigError
+    from ...quantize import variant
+    from ...quantize.schemes import find
+
+    wanted = find(scheme) if scheme else None
+    if [scheme, size, bits, like].count(None) != 3:
+        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like", "scheme")
+    source = variant.open_source(model)
+    variant.check_target(source, output, force)
+    variant.check_exact(source, requantize)
+    eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
+    part = output.with_name(f"{output.name}.imatrix.part")
+    found = None
+    if wanted is None:
+        budget = mixture.Budget(size, bits, like)
+        found = mixture.search(source, eyes, calibration or [], no_calibration, part, budget, effort)
+        made = found.plan
+    else:
+        matrix = _matrix(source, eyes, wanted, calibration or [], no_calibration, part)
+        made = variant.plan(source, variant.Recipe(wanted, matrix=matrix), requantize)
+    write(made, output, force)
+    part.unlink(missing_ok=True)
+    if as_json:
+        report.emit_json(_as_json(made, output) | (mixture.as_json(found) if found else {}))
+    else:
+        print("\n".join([*_lines(made, output), *(mixture.lines(found) if found else [])]))
+
+
+def _matrix(
+    source: Source, eyes: Path | None, scheme: Scheme, files: list[Path], without: bool, part: Path
+) -> Matrix | None:
+    """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
+    from ...models.errors import ConfigError
+    from ...quantize import calibration
+
+    if without and files:
+        raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
+    blind = without or (source.header.is_projector and not files)
+    if blind and scheme.needs_calibration:
+        raise ConfigError(f"{scheme.name} needs calibration: give --calibration FILE", "calibration")
+    if blind or not scheme.uses_calibration:
+        return None
+    return collect(calibration.data(source, eyes, files), part)
+
+
+def write(plan: Plan, output: Path, force: bool) -> None:
+    from ...quantize import variant
+
+    sizes = [tensor.nbytes or 0 for tensor in plan.source.tensors]
+    with progress.bar(f"quantizing {report.printable(plan.source.path.name)}", sum(sizes)) as show:
+        variant.make(plan, output, force, lambda i, _count, name: show(sum(sizes[: i - 1]), name))
+
+
+def _lines(plan: Plan, output: Path) -> list[str]:
+    size = output.stat().st_size
+    lines = [
+        f"{output}: {units.size(size)} of {units.size(plan.source.size)}, {plan.bits:.2f} bits a weight",
+        "  types         " + ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()),
+        f"  calibration   {_calibrated(plan.recipe.matrix)}",
+    ]
+    for names, what in _notes(plan):
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(f"  {what}: {shown}")
+    return lines
+
+
+def _notes(plan: Plan) -> list[tuple[list[str], str]]:
+    """What did not go as the scheme's name says."""
+    notes = []
+    by_type: dict[str, list[str]] = {}
+    for name, kind in plan.fallbacks.items():
+        by_type.setdefault(kind, []).append(name)
+    for kind, names in by_type.items():
+        notes.append((names, f"{kind} instead, since rows do not fill blocks of the scheme's type"))
+    if plan.recipe.matrix is not None and plan.without_importance:
+        notes.append((list(plan.without_importance), "rounded without calibration, which says nothing of them"))
+    return notes
+
+
+def _calibrated(matrix: Matrix | None) -> str:
+    if matrix is None:
+        return "none"
+    names = ", ".join(map(report.printable, matrix.datasets)) or "unnamed"
+    return f"{names} ({matrix.chunks} x {matrix.chunk_size} tokens)"
+
+
+def _as_json(plan: Plan, output: Path) -> dict[str, Any]:
+    matrix = plan.recipe.matrix
+    return {
+        "file": output,
+        "size": output.stat().st_size,
+        "source": {"file": plan.source.path, "size": plan.source.size},
+        "scheme": plan.recipe.scheme.name,
+        "bits_per_weight": plan.bits,
+        "calibration": list(matrix.datasets) if matrix else None,
+        "types": dict(plan.types),
+        "fallbacks": plan.fallbacks,
+        "without_importance": list(plan.without_importance) if matrix else [],
+    }
+
+
+def _schemes() -> str:
+    from ...quantize.schemes import SCHEMES
+    from ..native.library import features
+
+    here = features()
+    columns = ("scheme", "bits", "rows of", "else", "calibration", "fast here")
+    rows = []
+    for s in SCHEMES.values():
+        needs = "needed" if s.needs_calibration else "helps" if s.uses_calibration else ""
+        row, fallback = (str(s.row), s.fallback or "F16") if s.quantized else ("", "")
+        rows.append((s.name, f"{s.bits:.2f}", row, fallback, needs, "yes" if s.is_repacked(here) else ""))
+    return report.table(columns, rows)

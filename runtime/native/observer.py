@@ -1,0 +1,89 @@
+"""Sees the inputs of matrix products while llama.cpp computes them, and adds up their squares by columns.
+
+What it sums is what llama-imatrix does (`IMatrixCollector::collect_imatrix` in tools/imatrix/imatrix.cpp), in float64,
+and of products of fewer than 16 rows too, as answers are short. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...models.errors import EngineError
+from .ggml import Tensor, check_layout
+from .library import llama
+
+_F32 = 0
+
+
+class Observer:
+    """Sums for the weights in `wanted`: of squared inputs (experts x columns) and of rows seen, by the weights' names.
+
+    Give its `callback` to whatever computes, and keep the observer for as long. Not for two threads at once.
+    """
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        check_layout()
+        self._wanted = {name.encode() for name in wanted}
+        self._error: Exception | None = None
+        self.sums: dict[str, NDArray[np.float64]] = {}
+        self.counts: dict[str, NDArray[np.float64]] = {}
+        self.callback = llama.ggml_backend_sched_eval_callback(self._called)
+
+    def check(self) -> None:
+        """Raises what went wrong while llama.cpp was computing, where nothing can be raised."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _called(self, address: int, asks: bool, _user_data: object) -> bool:
+        try:
+            tensor = Tensor.from_address(address)
+            if asks:
+                return self._wants(tensor)
+            self._see(tensor)
+        except Exception as error:
+            self._error = error
+            return False
+        return True
+
+    def _wants(self, tensor: Tensor) -> bool:
+        operation = tensor.operation
+        if operation not in (b"MUL_MAT", b"MUL_MAT_ID") or _name(tensor.source(0)) not in self._wanted:
+            return False
+        return bool(tensor.source(1).type == _F32)
+
+    def _see(self, tensor: Tensor) -> None:
+        weights, inputs = tensor.source(0), tensor.source(1)
+        name = _name(weights).decode()
+        values = inputs.values(np.float32)
+        if tensor.operation == b"MUL_MAT_ID":
+            self._see_experts(name, weights.ne[2], values, tensor.source(2).values(np.int32))
+        else:
+            rows = values.reshape(-1, values.shape[-1])
+            self._add(name, 1, slice(None), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows))
+
+    def _see_experts(self, name: str, experts: int, values: NDArray[np.float32], chosen: NDArray[np.int32]) -> None:
+        """`values`: 1 x tokens x (1 or chosen) x columns; `chosen`: 1 x 1 x tokens x chosen."""
+        for index in range(chosen.shape[-1]):
+            rows = values[0, :, index % values.shape[2]]
+            for expert in np.unique(chosen[0, 0, :, index]):
+                its = rows[chosen[0, 0, :, index] == expert]
+                self._add(name, experts, expert, np.einsum("ij,ij->j", its, its, dtype=np.float64), len(its))
+
+    def _add(self, name: str, experts: int, expert: int | slice, squares: NDArray[np.float64], rows: int) -> None:
+        if not np.isfinite(squares).all():
+            raise EngineError(f"the inputs of {name} are infinite or no numbers: the model or its data is damaged")
+        if name not in self.sums:
+            self.sums[name] = np.zeros((experts, squares.size))
+            self.counts[name] = np.zeros(experts)
+        self.sums[name][expert] += squares
+        self.counts[name][expert] += rows
+
+
+def _name(weights: Tensor) -> bytes:
+    """The weight's name; a copy on another device is called `DEVICE#name#number`."""
+    name = bytes(weights.name)
+    return name.split(b"#")[1] if name.count(b"#") == 2 else name

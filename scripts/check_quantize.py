@@ -1,0 +1,83 @@
+"""Compares importance matrices and quantized files with those of llama.cpp's own programs, tensor by tensor.
+
+    scripts/check-quantize [--data FILE] [--model FILE]
+
+Builds llama-quantize and llama-imatrix first (`scripts/build-peer`), lets both sides calibrate on the same text and
+quantize by the same schemes, and prints what differs. Exit code 1 where an importance matrix differs by more than 1 %
+in a tensor, or a quantized file in a byte of data or a type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from galago.models.ref import builtin_folder
+from galago.quantize import calibration, imatrix, samples, variant
+from galago.quantize.imatrix import Matrix
+from galago.quantize.schemes import find
+
+SCHEMES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_XS")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("programs", type=Path, help="the folder of llama-quantize and llama-imatrix")
+    parser.add_argument("--model", default=str(builtin_folder() / "text-F16.gguf"))
+    parser.add_argument("--data", type=Path, help="a text  [default: the built-in one]")
+    parser.add_argument("--chunks", type=int, default=8)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = given.data or folder / "text.txt"
+        if given.data is None:
+            text.write_text(samples.builtin_text(), encoding="utf-8")
+        source = variant.open_source(given.model)
+        ours = calibration.collect(calibration.data(source, None, [text], limit=given.chunks), folder / "ours.part")
+        theirs = folder / "theirs.gguf"
+        run(given.programs / "llama-imatrix", "-m", source.path, "-f", text, "-o", theirs, "--no-ppl", "-ngl", 0,
+            "-c", calibration.CHUNK, "-b", calibration.CHUNK, "--chunks", given.chunks)  # fmt: skip
+        difference = largest_difference(ours, imatrix.read(theirs))
+        print(f"importance matrix: {len(ours.entries)} tensors, {difference:.2e} is the largest relative difference")
+        shared = folder / "shared.gguf"
+        imatrix.write(shared, ours)
+        same = [compare(source, scheme, imatrix.read(shared), given.programs, folder, shared) for scheme in SCHEMES]
+    return 0 if difference < 0.01 and all(same) else 1
+
+
+def run(*command: object) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed: {done.stderr[-2000:]}")
+
+
+def largest_difference(ours: Matrix, theirs: Matrix) -> float:
+    """Of the sums of a tensor: their distance over their size."""
+    if set(ours.entries) != set(theirs.entries):
+        sys.exit(f"the matrices name other tensors: {set(ours.entries) ^ set(theirs.entries)}")
+    pairs = [(ours.entries[name], theirs.entries[name]) for name in ours.entries]
+    assert all((a.counts == b.counts).all() for a, b in pairs)
+    return max(float(np.linalg.norm(a.sums - b.sums) / np.linalg.norm(b.sums)) for a, b in pairs)
+
+
+def compare(source: variant.Source, name: str, matrix: Matrix, programs: Path, folder: Path, shared: Path) -> bool:
+    mine, other = folder / "mine.gguf", folder / "other.gguf"
+    variant.make(variant.plan(source, variant.Recipe(find(name), matrix=matrix)), mine, force=True)
+    run(programs / "llama-quantize", "--imatrix", shared, source.path, other, name)
+    same = tensors(mine) == tensors(other)
+    print(f"{name}: {'identical' if same else 'different'}", flush=True)
+    return same
+
+
+def tensors(path: Path) -> dict[str, tuple[int, bytes]]:
+    return {tensor.name: (int(tensor.tensor_type), tensor.data.tobytes()) for tensor in gguf.GGUFReader(path).tensors}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Budgets of bytes: the best choice, what is measured for it, and that nothing is measured twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from experts import write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galago.models.errors import ConfigError
+from galago.models.gguf import read_header
+from galago.models.header import Tensor
+from galago.models.ref import builtin_folder
+from galago.quantize import calibration, imatrix, search, variant
+from galago.quantize.allocation import Option, allocate
+from galago.quantize.divergence import divergences
+from galago.quantize.schemes import BLOCKS, find
+from galago.runtime.cli.main import main
+
+TEXT = builtin_folder() / "text-F16.gguf"
+
+options = st.builds(Option, st.integers(0, 2000), st.floats(0, 10))
+problems = st.lists(st.lists(options, min_size=1, max_size=4), min_size=1, max_size=5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems, st.integers(0, 10_000))
+def test_no_other_choice_in_the_budget_costs_less(groups: list[list[Option]], budget: int) -> None:
+    possible = [c for c in itertools.product(*groups) if sum(option.size for option in c) <= budget]
+    if not possible:
+        with pytest.raises(ConfigError, match="do not suffice"):
+            allocate(groups, budget)
+        return
+    chosen = [options[i] for options, i in zip(groups, allocate(groups, budget), strict=True)]
+    assert sum(option.size for option in chosen) <= budget
+    assert sum(option.cost for option in chosen) == pytest.approx(min(sum(o.cost for o in c) for c in possible))
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 1000))
+def test_a_budget_of_many_bytes_is_nearly_used_up(seed: int) -> None:
+    """Costs that fall as bytes grow, as of types of more bits: the lower bound is that of the relaxed problem."""
+    random = np.random.default_rng(seed)
+    weights, hurt = random.integers(10**6, 10**8, 40), random.lognormal(0, 2, 40)
+    kinds = (2.6, 3.4, 4.25, 4.5, 5.5, 6.6, 8.5)
+    groups = [[Option(int(w * bits / 8), h * 4.0**-bits) for bits in kinds] for w, h in zip(weights, hurt, strict=True)]
+    budget = int(sum(weights) * 4.9 / 8)
+    chosen = [options[i] for options, i in zip(groups, allocate(groups, budget), strict=True)]
+    cost = sum(option.cost for option in chosen)
+    bound = max(lagrangian(groups, budget, price) for price in np.geomspace(1e-12, 1e-6, 100))
+    assert sum(option.size for option in chosen) <= budget and bound <= cost < 1.02 * bound
+
+
+def lagrangian(groups: list[list[Option]], budget: int, price: float) -> float:
+    return sum(min(o.cost + price * o.size for o in options) for options in groups) - price * budget
+
+
+def test_divergence_is_that_of_the_softmaxes() -> None:
+    before, after = np.random.default_rng(1).normal(0, 3, (2, 5, 40)).astype(np.float32)
+    p, q = (np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum(1, keepdims=True) for x in (before, after))
+    np.testing.assert_allclose(divergences(before, after), (p * np.log(p / q)).sum(1), rtol=1e-9)
+    assert divergences(before, before).tolist() == [0] * 5
+    assert np.isfinite(divergences(before * 1000, after)).all()
+
+
+def test_kinds_count_alike_however_many_positions_they_have() -> None:
+    units: search.Units = [("text", 100, 1.0), ("text", 300, 7.0), ("pictures", 2, 0.2)]
+    assert search.by_kind(units) == {"text": 0.02, "pictures": 0.1} and search.mean(units) == pytest.approx(0.06)
+
+
+def test_tensors_of_a_kind_go_together_by_thirds_of_the_layers() -> None:
+    tensors = tuple(Tensor(f"blk.{i}.attn_q.weight", (256, 256), 1, 0, 2 * 256 * 256) for i in range(9))
+    embedding = Tensor("token_embd.weight", (256, 512), 1, 0, 2 * 256 * 512)
+    source = variant.Source(read_header(TEXT), (TEXT,), (embedding, *tensors))
+    names = [tensor.name for tensor in source.tensors]
+    found = search.groups(source, names, "normal")
+    assert [len(group.tensors) for group in found] == [1, 3, 3, 3]
+    assert len(search.groups(source, names, "thorough")) == 10
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.Data, imatrix.Matrix, Path]:
+    folder = tmp_path_factory.mktemp("search")
+    write(folder / "model.gguf")
+    text = folder / "text.txt"
+    text.write_text("What day comes after Monday? Tuesday. How many shapes are there? Four. " * 20, encoding="utf-8")
+    source = variant.open_source(str(folder / "model.gguf"))
+    data = replace(calibration.data(source, None, [text], chunk=64), every=search.EVERY)
+    return data, calibration.collect(data, folder / "part"), folder
+
+
+def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(
+    searched: tuple[calibration.Data, imatrix.Matrix, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "cache_folder", lambda: tmp_path / "cache")
+    data, matrix, _ = searched
+    budget = search.budget_of(data.source, matrix, None, None, "Q4_0")
+    told: list[tuple[int, int, str]] = []
+    found = search.search(data, matrix, budget, "quick", "Q4_0", lambda *step: told.append(step))
+    variant.make(found.plan, tmp_path / "q.gguf")
+    assert found.plan.size <= budget and (tmp_path / "q.gguf").stat().st_size <= budget + 4096
+    assert min(search.mean(found.mixture), search.mean(found.stock_measured)) <= search.mean(found.stock_measured)
+    assert found.stock == "Q4_0" and found.predicted > 0
+    singles = [name for _, _, name in told if " as " in name and not name.startswith("all")]
+    assert len(singles) == len(set(singles)) == len(search.groups(data.source, narrowed(data.source), "quick"))
+
+    again: list[str] = []
+    other = search.search(data, matrix, budget + 20_000, "quick", None, lambda _i, _n, name: again.append(name))
+    assert set(again) <= {"mix", "stock"}  # all else was measured before
+    assert other.plan.size > found.plan.size and other.predicted <= found.predicted
+
+
+def narrowed(source: variant.Source) -> list[str]:
+    plan = variant.plan(source, variant.Recipe(find("Q4_0")))
+    return [name for name, kind in plan.types.items() if BLOCKS[kind][0] > 1]
+
+
+def test_a_budget_that_is_too_small_is_told_with_the_least(
+    searched: tuple[calibration.Data, imatrix.Matrix, Path],
+) -> None:
+    data, matrix, _ = searched
+    with pytest.raises(ConfigError, match="the smallest variant takes"):
+        search.search(data, matrix, 1000, "quick")
+
+
+def test_bits_are_those_of_the_whole_model(searched: tuple[calibration.Data, imatrix.Matrix, Path]) -> None:
+    data, matrix, _ = searched
+    budget = search.budget_of(data.source, matrix, None, 5.0, None)
+    plan = variant.plan(data.source, variant.Recipe(find("Q8_0")))
+    assert budget - (plan.size - sum(plan.nbytes.values())) == pytest.approx(data.source.parameters * 5 / 8, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ([], "say what to make"),
+        (["--bits", "4", "--scheme", "Q8_0"], "say what to make"),
+        (["--bits", "4", "--effort", "great"], "no effort great"),
+        (["--bits", "4", "--no-calibration"], "needs calibration"),
+    ],
+)
+def test_contradictions_are_refused(
+    tmp_path: Path, extra: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", str(TEXT), "-o", str(tmp_path / "q.gguf"), *extra]) == 1
+    assert told in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_damaged_record_of_measurements_is_measured_again(tmp_path: Path) -> None:
+    for text in ("", "[]", "{", json.dumps({"a": 1}), json.dumps({"a": [["text", "x"]]})):
+        (tmp_path / "r.json").write_text(text, encoding="utf-8")
+        assert search._kept(tmp_path / "r.json") == {}

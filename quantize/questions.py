@@ -32,6 +32,12 @@ class Question:
     tools: tuple[Tool, ...] = ()
     calls: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """The last message's text, media in brackets."""
+        parts = self.messages[-1].parts
+        return " ".join(part.text if isinstance(part, Text) else f"[{part.source}]" for part in parts)
+
     def needs(self, sense: type[Image] | type[Audio]) -> bool:
         return any(isinstance(part, sense) for message in self.messages for part in message.parts)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
+from ..models.errors import InvalidRequest
 from ..runtime.local import LocalModel
-from ..runtime.values import Audio, Image, Request, Sampling
-from .fidelity import mean_interval
+from ..runtime.values import Audio, Image, Request, Sampling, ToolCall
+from .fidelity import mean_interval, ratio_interval
 from .passages import sense_of
-from .questions import LONGEST_ANSWER, Question, Score
+from .questions import LONGEST_ANSWER, Question, Score, word_count, word_errors
 from .records import Record
 
 AT_ONCE = 4
@@ -25,7 +29,8 @@ def answerable(questions: Sequence[Question], vision: bool, audio: bool) -> list
 
 
 def answers(model: LocalModel, questions: Sequence[Question]) -> Iterator[Record]:
-    """A record of each, in their order: `sense`, `task`, `right`, `empty`, `repeats`, and the answer's `text`.
+    """A record of each, in their order: `sense`, `task`, `right`, `empty`, `repeats`, and the answer's `text`; of a
+    transcript also its `words` and `word_errors`, and where JSON or a call is due, whether there is one (`valid`).
 
     Several are asked at once, each answered with the likeliest tokens.
     """
@@ -37,13 +42,19 @@ def answers(model: LocalModel, questions: Sequence[Question]) -> Iterator[Record
 
 
 def _ask(model: LocalModel, question: Question) -> Record:
+    choice = "|".join(question.accepted) if question.match == "choice" else None  # the likeliest of these letters
     request = Request(
-        question.messages, Sampling(temperature=0), max_tokens=LONGEST_ANSWER, tools=question.tools, cache=False
+        question.messages,
+        Sampling(temperature=0),
+        max_tokens=LONGEST_ANSWER,
+        tools=question.tools,
+        cache=False,
+        regex=choice,
     )
     with model.stream(request) as answer:
         text = "".join(answer)
         calls = answer.reply.calls
-    return {
+    record: Record = {
         "sense": sense_of(question.messages),
         "task": question.task,
         "right": question.is_right(text, calls),
@@ -51,6 +62,19 @@ def _ask(model: LocalModel, question: Question) -> Record:
         "repeats": repeats(text),
         "text": text,
     }
+    if question.match == "words":
+        record |= {"words": word_count(question.answer), "word_errors": word_errors(question.answer, text)}
+    if question.calls or question.answer.startswith("{"):
+        record["valid"] = _is_valid(text, calls) and bool(calls) == bool(question.calls)
+    return record
+
+
+def _is_valid(text: str, calls: Sequence[ToolCall]) -> bool:
+    """Whether every call's arguments are a JSON object, or, where there is no call, the text is."""
+    try:
+        return all(isinstance(call.parsed(), dict) for call in calls) if calls else isinstance(json.loads(text), dict)
+    except (InvalidRequest, ValueError, RecursionError):
+        return False
 
 
 def repeats(text: str) -> bool:
@@ -60,8 +84,9 @@ def repeats(text: str) -> bool:
 
 
 def summary(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """By sense: `accuracy`, its 95 % interval `low` and `high`, `n`, the shares `empty` and `repeats`, and `change`,
-    the accuracy gained over the baseline on the same questions, with its interval."""
+    """By sense: `accuracy`, its 95 % interval `low` and `high`, `n`, the shares `empty` and `repeats`; `change`, the
+    accuracy gained over the baseline on the same questions, with its interval; where there are transcripts, their
+    `word_error_rate` with its interval; and of the answers that were to be JSON or calls, the share that is `valid`."""
     result = {}
     for sense in dict.fromkeys(record["sense"] for record in records):
         rows = [record for record in records if record["sense"] == sense]
@@ -74,6 +99,13 @@ def summary(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
             "empty": sum(row["empty"] for row in rows) / len(rows),
             "repeats": sum(row["repeats"] for row in rows) / len(rows),
         }
+        if heard := [row for row in rows if "words" in row]:
+            errors, words = (np.array([row[key] for row in heard], np.float64) for key in ("word_errors", "words"))
+            low, high = ratio_interval(errors, words)
+            rate = float(errors.sum() / max(words.sum(), 1))
+            result[sense]["word_error_rate"] = {"mean": rate, "low": low, "high": high}
+        if shaped := [row["valid"] for row in rows if "valid" in row]:
+            result[sense]["valid"] = sum(shaped) / len(shaped)
         before = [record for record in baseline if record["sense"] == sense]
         if len(before) == len(rows):
             gained = [int(now["right"]) - int(then["right"]) for now, then in zip(rows, before, strict=True)]

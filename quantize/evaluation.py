@@ -26,6 +26,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ from ..runtime.local import load
 from . import answering, cost, fidelity, scoring, verdict
 from .passages import thinned
 from .progress import Progress
-from .questions import Question, read
+from .questions import Question
 from .records import Record, Records
 from .scoring import Job
+from .tasks import digest, read
 from .variants import Combination
 
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
@@ -48,7 +50,7 @@ CHANGED = 12
 """Answers that changed, of each variant, that the report shows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What to evaluate; the first of `combinations` is the baseline. `most` bounds the questions of each group."""
 
@@ -62,6 +64,11 @@ class Plan:
     gpu_layers: int = -1
     wanted: verdict.Constraints = field(default_factory=verdict.Constraints)
 
+    @cached_property
+    def asked(self) -> list[Question]:
+        """The questions of all sets, as many as are to be asked."""
+        return [question for path in self.questions for question in thinned(read(path), self.most)]
+
     @property
     def steps(self) -> dict[str, int]:
         count = len(self.combinations)
@@ -72,7 +79,7 @@ class Plan:
     def work(self) -> Path:
         """Where this evaluation's measurements are: another set of questions or another build makes another."""
         made_by = [self.combinations[0].key, str(self.most), metadata.version("llama-cpp-python")]
-        made_by += [fingerprint(path) for path in (*self.questions, *self.texts)]
+        made_by += [digest(path) for path in self.questions] + [fingerprint(path) for path in self.texts]
         return self.folder / hashlib.blake2b("\0".join(made_by).encode(), digest_size=8).hexdigest()
 
 
@@ -83,8 +90,7 @@ def evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
     if FIDELITY in plan.steps:
         for combination in plan.combinations:
             _score(plan, combination, progress)
-    asked = [question for path in plan.questions for question in thinned(read(path), plan.most)]
-    answered = {c.name: _answered(plan, c, asked, progress) for c in plan.combinations}
+    answered = {c.name: _answered(plan, c, progress) for c in plan.combinations}
     measured = cost.rounds(plan.combinations, plan.rounds, lambda c, number: _cost(plan, c, number, progress))
     variants = [_variant(plan, c, answered, cost.medians(measured[c.name])) for c in plan.combinations]
     for variant in variants:
@@ -103,7 +109,7 @@ def evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
         "most": plan.most,
         "front": verdict.front(variants),
         "recommended": verdict.recommend(variants, variants[0], plan.wanted),
-        "examples": _changed(asked, plan.combinations, answered),
+        "examples": _changed(plan.asked, plan.combinations, answered),
         "variants": variants,
     }  # fmt: skip
 
@@ -154,7 +160,7 @@ def _path(plan: Plan, kind: str, combination: Combination) -> Path:
     return plan.work / f"{kind}-{combination.key}.jsonl"
 
 
-def _answered(plan: Plan, combination: Combination, asked: Sequence[Question], progress: Progress) -> list[Record]:
+def _answered(plan: Plan, combination: Combination, progress: Progress) -> list[Record]:
     """A record of every question that the variant has the senses for."""
     records = Records(_path(plan, TASKS, combination))
     progress.begin(TASKS)
@@ -170,7 +176,7 @@ def _answered(plan: Plan, combination: Combination, asked: Sequence[Question], p
         gpu_layers=plan.gpu_layers,
         isolated=True,
     ) as model:
-        possible = answering.answerable(asked, model.info.vision, model.info.audio)
+        possible = answering.answerable(plan.asked, model.info.vision, model.info.audio)
         for record in answering.answers(model, possible[len(records.found) :]):
             records.add(record)
             progress.advance(TASKS, combination.name, len(records.found) / len(possible))

@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 
 from ..models.errors import ConfigError
 from ..runtime.values import Audio, Image, Message, Part
-from .questions import Question, read
+from .questions import Question
+from .tasks import read
 
 Sense: TypeAlias = Literal["text", "image", "audio", "both"]
 SENSES: tuple[Sense, ...] = ("text", "image", "audio", "both")

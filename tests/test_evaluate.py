@@ -48,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def results(questions: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("results") / "results.json"
-    given = [str(MODEL), "--mmproj", str(EYES), "--variants", "Q4_0", "--questions", str(questions)]
+    given = [str(MODEL), "--mmproj", str(EYES), "--variants", "Q4_0", "--tasks", str(questions)]
     given += ["--quick", "--threads", "1", "--json", str(file), "--markdown", str(file.with_suffix(".md"))]
     given += ["--html", str(file.with_suffix(".html"))]
     assert main(["evaluate", *given]) == 0
@@ -95,7 +95,7 @@ def test_what_was_measured_is_not_measured_again(
 
     monkeypatch.setattr(cost, "measure", spared)  # costs are measured anew each time, as the machine changes
     monkeypatch.setattr("galago.quantize.scoring.command", lambda job: ["false"])
-    given = [str(MODEL), "--mmproj", str(EYES), "--variants", "Q4_0", "--questions", str(questions), "--quick"]
+    given = [str(MODEL), "--mmproj", str(EYES), "--variants", "Q4_0", "--tasks", str(questions), "--quick"]
     assert main(["evaluate", *given, "--threads", "1", "--json", "-"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [v["fidelity"] for v in again["variants"]] == [v["fidelity"] for v in results["variants"]]

@@ -31,8 +31,8 @@ def evaluate(
     variants: _Variants = "",
     projectors: _Projectors = "",
     text: Annotated[list[Path] | None, typer.Option(help="also compare on this text; may be repeated")] = None,
-    questions: Annotated[
-        list[Path] | None, typer.Option(help="sets of questions  [default: those of the built-in world]")
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="questions, a file or folder  [default: those of the built-in world]")
     ] = None,
     quick: Annotated[bool, typer.Option(help="a small part of the questions")] = False,
     max_memory: Annotated[str | None, typer.Option(help="recommend none that takes more", metavar="SIZE")] = None,
@@ -53,7 +53,7 @@ def evaluate(
     from ...models.device import memory_size, this_machine
     from ...models.places import cache_folder
     from ...models.ref import builtin_folder
-    from ...quantize import evaluation, report
+    from ...quantize import evaluation, page, report
     from ...quantize.variants import grid
     from ...quantize.verdict import Constraints, losses
 
@@ -62,7 +62,7 @@ def evaluate(
     folder = cache_folder() / "evaluations"
     plan = evaluation.Plan(
         combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants"),
-        questions=questions or [builtin_folder() / "heldout.zip"],
+        questions=tasks or [builtin_folder() / "heldout.zip"],
         folder=folder,
         texts=text or [],
         most=QUICK if quick else 1_000_000,
@@ -74,6 +74,8 @@ def evaluate(
     results = evaluation.evaluate(plan, _progress())
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if html is not None:
+        html.write_text(page.render(results, plan.asked), encoding="utf-8")
     if markdown is not None:
         markdown.write_text(report.markdown(results), encoding="utf-8")
     if str(json_file) == "-":

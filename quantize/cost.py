@@ -47,27 +47,26 @@ def measure(combination: Combination, threads: int | None, gpu_layers: int) -> R
 
 
 def _speed(model: LocalModel) -> Round:
-    """Of one stream, then of several at once; `joules_per_token` where a sensor can be read."""
-    short = _ask(model, "Hi", 1)
+    """Of one stream, then of several at once, whose rates are those of all together: of prompts until the last one is
+    read, of tokens from the first one on."""
+    short = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
     before = energy()
     one = _ask(model, _LONG, _TOKENS)
     after = energy()
     found = {
-        "first_token_seconds": short.timings.first_token,
+        "first_token_seconds": short,
         "prefill_tokens_per_second": _prefill(one),
         "decode_tokens_per_second": one.timings.tokens_per_second(one.usage.completion_tokens) or 0.0,
     }
     if before is not None and after is not None and after >= before:
         found["joules_per_answer"] = after - before
-    begin = time.perf_counter()
     with ThreadPoolExecutor(STREAMS) as pool:
         many = list(pool.map(lambda i: _ask(model, f"{i} {_LONG}", _TOKENS), range(STREAMS)))
+    begins, read = (pick(reply.timings.first_token for reply in many) for pick in (min, max))
     end = max(reply.timings.total for reply in many)
-    first = max(reply.timings.first_token for reply in many)
     prompt, made = (sum(getattr(r.usage, f"{kind}_tokens") for r in many) for kind in ("prompt", "completion"))
-    found["prefill_tokens_per_second_4"] = prompt / max(first, 1e-6)
-    found["decode_tokens_per_second_4"] = made / max(end - first, 1e-6) if end > first else 0.0
-    found["seconds_4"] = time.perf_counter() - begin
+    found["prefill_tokens_per_second_4"] = prompt / max(read, 1e-6)
+    found["decode_tokens_per_second_4"] = made / max(end - begins, 1e-6)
     return found
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -46,6 +46,8 @@ from .tasks import digest, read
 from .variants import Combination
 
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
+FORM = "1"
+"""Of what is kept: another form is not read, but measured anew."""
 CHANGED = 12
 """Answers that changed, of each variant, that the report shows."""
 
@@ -78,7 +80,7 @@ class Plan:
     @property
     def work(self) -> Path:
         """Where this evaluation's measurements are: another set of questions or another build makes another."""
-        made_by = [self.combinations[0].key, str(self.most), metadata.version("llama-cpp-python")]
+        made_by = [FORM, self.combinations[0].key, str(self.most), metadata.version("llama-cpp-python")]
         made_by += [digest(path) for path in self.questions] + [fingerprint(path) for path in self.texts]
         return self.folder / hashlib.blake2b("\0".join(made_by).encode(), digest_size=8).hexdigest()
 
@@ -223,7 +225,7 @@ def compare(records: Sequence[Record], base: Sequence[Record]) -> dict[str, dict
     for r in records:
         measured = fidelity.Measured(tuple(r["kl"]), tuple(map(bool, r["same"])), tuple(r["nll"]), losses[r["id"]])
         passages.setdefault(r["sense"], []).append(measured)
-    return {sense: fidelity.as_json(fidelity.summarize(measured)) for sense, measured in passages.items()}
+    return {sense: asdict(fidelity.summarize(measured)) for sense, measured in passages.items()}
 
 
 def looks(records: Sequence[Record]) -> dict[str, dict[str, float]]:

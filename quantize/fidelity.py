@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,3 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """A mean with its 95 % interval."""
     array = np.asarray(values, np.float64)
     return float(array.mean()), *ratio_interval(array, np.ones(len(array)))
-
-
-def as_json(fidelity: Fidelity) -> dict[str, Any]:
-    return {name: getattr(fidelity, name) for name in Fidelity.__slots__}

@@ -24,9 +24,11 @@ h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 .answer { border-left: 4px solid var(--mark); padding: .4rem 1rem; font-size: 1.1rem; background: #fbf6f2; }
 .warning { color: #8a1c1c; } .soft, figcaption { color: var(--soft); font-size: .88rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; color: var(--mark); }
-.plots { display: flex; flex-wrap: wrap; gap: 1.2rem; } figure { margin: 0; flex: 1 1 22rem; max-width: 34rem; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+tr.best td { font-weight: 600; color: var(--mark); }
+.plots { display: flex; flex-wrap: wrap; gap: 1.2rem; }
+figure { margin: 0; flex: 1 1 26rem; max-width: 34rem; min-width: 0; }
 svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
 .example { border-top: 1px solid var(--line); padding: .8rem 0; display: flex; gap: 1rem; flex-wrap: wrap; }
 .example img { max-width: 10rem; max-height: 10rem; border: 1px solid var(--line); image-rendering: pixelated; }
@@ -88,16 +90,16 @@ def _table(results: Mapping[str, Any]) -> str:
 def _scatter(variants: Sequence[Mapping[str, Any]], sense: str, best: str | None) -> str:
     """Megabytes to the right, divergence upwards, its interval as a line; the scale of the latter is logarithmic."""
     found = [(v["name"], v["bytes"] / 1e6, v["fidelity"][sense]) for v in variants if sense in v["fidelity"]]
-    most = max(size for _, size, _ in found) * 1.08
+    most = float(max(size for _, size, _ in found) * 1.08)
     values = [max(one[key], 1e-7) for _, _, one in found for key in ("kl_low", "kl_high", "kl_mean")]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
-    high = max(high, low + 1)
+    low = math.floor(math.log10(min(values)))
+    high = max(math.ceil(math.log10(max(values)) + 1e-9), low + 1)
 
     def across(size: float) -> float:
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * size / most
 
     def up(kl: float) -> float:
-        share = (math.log10(max(kl, 1e-7)) - low) / (high - low)
+        share: float = (math.log10(max(kl, 1e-7)) - low) / (high - low)
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
     marks = []
@@ -105,9 +107,8 @@ def _scatter(variants: Sequence[Mapping[str, Any]], sense: str, best: str | None
         y = up(10.0**power)
         marks.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e7ebf1"/>')
         marks.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
-    for i in range(5):
-        x = across(most * i / 4)
-        marks.append(f'<text x="{x:.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{most * i / 4:.3g}</text>')
+    for size in _ticks(most):
+        marks.append(f'<text x="{across(size):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{size:g}</text>')
     for name, size, one in found:
         color = "#b4531f" if name == best else "#2f6690"
         x, y = across(size), up(one["kl_mean"])
@@ -125,6 +126,13 @@ def _scatter(variants: Sequence[Mapping[str, Any]], sense: str, best: str | None
             )
     marks.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 5}" text-anchor="middle">MB on disk</text>')
     return _figure("".join(marks), _HEIGHT, f"KL divergence on {NAMES[sense]}; lower left is better")
+
+
+def _ticks(most: float) -> list[float]:
+    """At most six round numbers from 0 up to `most`."""
+    power = 10.0 ** math.floor(math.log10(most / 5))
+    step = next(power * n for n in (1, 2, 5, 10) if most / (power * n) <= 5)
+    return [i * step for i in range(int(most / step) + 1)]
 
 
 def _heat_map(variants: Sequence[Mapping[str, Any]], sense: str) -> str:

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+_TELLING = 0.2
+"""Of a step: what is done first, such as loading, takes longer than the rest."""
+
 
 @dataclass
 class Progress:
@@ -42,8 +45,8 @@ class Progress:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds; a kind that has not begun is taken to be like the others. `None` before anything is done."""
-        rates = {kind: self.spent[kind] / done for kind, done in self.done.items() if done > 0}
+        """Seconds; a kind that has not begun is taken to be like the others. `None` before enough is done to tell."""
+        rates = {kind: self.spent[kind] / done for kind, done in self.done.items() if done >= _TELLING}
         if not rates:
             return None
         usual = sum(rates.values()) / len(rates)

@@ -162,16 +162,3 @@ def table(scores: Scores) -> str:
             counts = f"{one.right:>6}{one.of:>6}{one.share:>9.1%}"
             lines.append(f"  {task:<24}{counts}" if task else f"{group:<26}{counts}    {low:.1%} to {high:.1%}")
     return "\n".join(lines)
-
-
-def as_json(scores: Scores) -> dict[str, Any]:
-    """By group: `right`, `of`, `accuracy`, `low`, `high`, and the same of its `tasks`."""
-    return {
-        group: _entry(tasks[""]) | {"tasks": {task: _entry(one) for task, one in sorted(tasks.items()) if task}}
-        for group, tasks in scores.items()
-    }
-
-
-def _entry(one: Score) -> dict[str, Any]:
-    low, high = one.interval
-    return {"right": one.right, "of": one.of, "accuracy": one.share, "low": low, "high": high}

@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from galago.models.errors import ConfigError
 from galago.models.ref import builtin_folder
 from galago.quantize import cost
-from galago.quantize.evaluation import Plan
+from galago.quantize.evaluation import Plan, looks
+from galago.quantize.records import Records
+from galago.quantize.scoring import Job, command
 from galago.quantize.variants import grid
+from galago.quantize.verdict import warnings
 from galago.runtime.cli.main import main
+from galago.runtime.config import worker_environment
 
 MODEL, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
 
 
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three questions of each group of the held-out ones."""
-    path = tmp_path_factory.mktemp("sets") / "few.zip"
+def part_of_heldout(path: Path, count: int, groups: str = "") -> Path:
+    """So many of the held-out questions of each group whose name begins so."""
     kept: dict[str, list[str]] = {}
     with zipfile.ZipFile(builtin_folder() / "heldout.zip") as whole, zipfile.ZipFile(path, "w") as few:
         for line in whole.read("questions.jsonl").decode().splitlines():
             kept.setdefault(json.loads(line)["group"], []).append(line)
-        lines = [line for group in kept.values() for line in group[:3]]
+        lines = [line for name, group in kept.items() for line in group[:count] if name.startswith(groups)]
         few.writestr("questions.jsonl", "\n".join(lines))
         for name in whole.namelist():
             if any(f'"{name}"' in line for line in lines):
                 few.writestr(name, whole.read(name))
     return path
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return part_of_heldout(tmp_path_factory.mktemp("sets") / "few.zip", 3)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +110,24 @@ def test_what_was_measured_is_not_measured_again(
     again = json.loads(capsys.readouterr().out)
     assert [v["fidelity"] for v in again["variants"]] == [v["fidelity"] for v in results["variants"]]
     assert [v["tasks"] for v in again["variants"]] == [v["tasks"] for v in results["variants"]]
+
+
+def test_a_variant_that_has_become_deaf_is_found(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf.gguf"
+    shutil.copy(EYES, deaf)
+    for tensor in gguf.GGUFReader(deaf, "r+").tensors:
+        if tensor.name.startswith("a."):
+            tensor.data[:] = 0
+    asked = str(part_of_heldout(tmp_path / "spoken.zip", 10, "speech"))
+    found = {}
+    for name, eyes, base in (("base", EYES, ""), ("deaf", deaf, str(tmp_path / "base"))):
+        records = tmp_path / name
+        job = Job(str(MODEL), str(eyes), (asked,), (), 10, str(tmp_path / "rows"), base, str(records), threads=1)
+        done = subprocess.run(command(job), capture_output=True, text=True, env=worker_environment(), timeout=300)
+        assert done.returncode == 0, done.stderr
+        found[name] = {"looks": looks(Records(records).found), "fidelity": {}, "tasks": {}}
+    assert found["base"]["looks"]["audio"]["low"] > 0.1
+    assert [line.split(":")[0] for line in warnings(found["deaf"], found["base"])] == ["has stopped hearing"]
 
 
 def test_a_grid_has_the_largest_first(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from . import options
 from .report import table
 
 QUICK = 12
-"""Questions of each group that a quick evaluation asks, and rounds of the costs."""
+"""Questions of each group that a quick evaluation asks."""
 
 _Variants = Annotated[
     str, typer.Option(help="text models to compare: schemes such as Q4_K_M, or files", metavar="NAME,...")
@@ -66,7 +66,7 @@ def evaluate(
         folder=folder,
         texts=text or [],
         most=QUICK if quick else 1_000_000,
-        rounds=1 if quick else 3,
+        rounds=2 if quick else 3,
         threads=threads,
         gpu_layers=gpu_layers,
         wanted=wanted,

@@ -26,7 +26,7 @@ COMMANDS = {
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
-    "evaluate": "Count a model's right answers to held-out questions",
+    "evaluate": "Tell which variant of a model to run on this machine",
     "cache": "Show or delete what is kept over restarts",
     "doctor": "Check this machine and its llama.cpp build",
 }

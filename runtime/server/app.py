@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from ..config import ServerConfig
 from ..service import Service
 from . import convert, errors, metrics, wire
 from .chat import ChatEndpoint
-from .guards import Guard
+from .guards import REQUEST_ID, Guard
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -81,9 +82,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return errors.response(NotFound(f"there is no {where} here"))
 
 
-async def _unforeseen(_request: Request, error: Exception) -> Response:
-    """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """The answer, which no longer passes the guard; uvicorn writes the traceback to standard error."""
+    request_id = request.scope[REQUEST_ID]
+    print(f"galago: {request_id} failed, unforeseen:", file=sys.stderr, flush=True)
+    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+    response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

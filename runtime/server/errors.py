@@ -44,6 +44,8 @@ def body(error: errors.GalagoError) -> ErrorResponse:
 def response(error: errors.GalagoError) -> Response:
     status = TABLE[type(error)][0]
     headers = {"retry-after": "1"} if status == 503 else {}
+    if isinstance(error, errors.DeadlineExceeded):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would ask again, for an answer that takes as long
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     return Response(encode(body(error)), status, headers, "application/json")

@@ -40,7 +40,7 @@ from . import answering, cost, fidelity, scoring, verdict
 from .passages import thinned
 from .progress import Progress
 from .questions import Question
-from .records import Record, Records
+from .records import Record, Records, alone
 from .scoring import Job
 from .tasks import digest, read
 from .variants import Combination
@@ -87,7 +87,11 @@ class Plan:
 
 def evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
     """The results. `tell` hears how far it is. Raises `GalagoError`."""
-    plan.work.mkdir(parents=True, exist_ok=True)
+    with alone(plan.work):
+        return _evaluate(plan, tell)
+
+
+def _evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
     progress = Progress(plan.steps, tell)
     if FIDELITY in plan.steps:
         for combination in plan.combinations:

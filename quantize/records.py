@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from ..models.errors import ConfigError
 
 Record = dict[str, Any]
 _END = b"null\n"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps others out of a folder, until this process ends at the latest. Raises `ConfigError` where one is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / "lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise ConfigError("the same evaluation is running already; wait for it, or end it") from None
 
 
 class Records:

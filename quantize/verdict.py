@@ -110,6 +110,8 @@ def recommend(variants: Sequence[Variant], baseline: Variant, wanted: Constraint
         reason = f"{best['name']}, though it loses more than allowed; no other that fits loses less: "
         return {"variant": best["name"], "reason": reason + told(best, baseline)}
     best = min(sound, key=lambda v: v["bytes"])
+    if len(variants) == 1:
+        return {"variant": best["name"], "reason": f"{best['name']}; there is no other to compare it with"}
     return {"variant": best["name"], "reason": f"{best['name']}: {told(best, baseline)}"}
 
 

@@ -17,7 +17,7 @@ from galago.models.errors import ConfigError
 from galago.models.ref import builtin_folder
 from galago.quantize import cost
 from galago.quantize.evaluation import Plan, looks
-from galago.quantize.records import Records
+from galago.quantize.records import Records, alone
 from galago.quantize.scoring import Job, command
 from galago.quantize.variants import grid
 from galago.quantize.verdict import warnings
@@ -128,6 +128,13 @@ def test_a_variant_that_has_become_deaf_is_found(tmp_path: Path) -> None:
         found[name] = {"looks": looks(Records(records).found), "fidelity": {}, "tasks": {}}
     assert found["base"]["looks"]["audio"]["low"] > 0.1
     assert [line.split(":")[0] for line in warnings(found["deaf"], found["base"])] == ["has stopped hearing"]
+
+
+def test_two_do_not_write_the_same_records(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(ConfigError, match="running already"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_a_grid_has_the_largest_first(tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ def test_the_smallest_that_keeps_its_senses_is_recommended() -> None:
     assert "within the noise on text, pictures" in str(found["reason"])
 
 
+def test_a_model_alone_is_compared_with_nothing() -> None:
+    assert recommend([BASE], BASE, Constraints())["reason"] == "F16; there is no other to compare it with"
+
+
 def test_speed_decides_nothing_but_what_is_too_slow() -> None:
     for busy in (10.0, 60.0, 300.0):
         slow = SMALL | {"speed": {"decode_tokens_per_second": busy}}
@@ -127,10 +131,9 @@ def test_remaining_time_is_that_of_steps_like_those_done() -> None:
     assert progress.remaining == 70 and told == ["read of A: 12%, 70 s left"]
     now[0] = 20.0
     progress.advance("read", "A", 1.0)
-    for _ in range(1):
-        progress.begin("read")
-        now[0] = 40.0
-        progress.advance("read", "B", 1.0)
+    progress.begin("read")
+    now[0] = 40.0
+    progress.advance("read", "B", 1.0)
     progress.begin("write")
     now[0] = 42.0
     progress.advance("write", "A", 1.0)

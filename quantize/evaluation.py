@@ -134,10 +134,10 @@ def _score(plan: Plan, combination: Combination, progress: Progress) -> None:
         plan.threads,
         plan.gpu_layers,
     )
-    progress.begin(FIDELITY)
     if Records(Path(job.records)).complete:
-        progress.advance(FIDELITY, combination.name, 1.0)
+        progress.skip(FIDELITY)
         return
+    progress.begin(FIDELITY)
     program = subprocess.Popen(
         scoring.command(job),
         stdin=subprocess.DEVNULL,
@@ -169,10 +169,10 @@ def _path(plan: Plan, kind: str, combination: Combination) -> Path:
 def _answered(plan: Plan, combination: Combination, progress: Progress) -> list[Record]:
     """A record of every question that the variant has the senses for."""
     records = Records(_path(plan, TASKS, combination))
-    progress.begin(TASKS)
     if records.complete:
-        progress.advance(TASKS, combination.name, 1.0)
+        progress.skip(TASKS)
         return records.found
+    progress.begin(TASKS)
     eyes = combination.projector.path if combination.projector else None
     with load(
         combination.model.path,

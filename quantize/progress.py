@@ -26,6 +26,10 @@ class Progress:
         """A step of this kind begins."""
         self._since, self._at = self.clock(), 0.0
 
+    def skip(self, kind: str) -> None:
+        """A step of this kind was done in an earlier run, and tells nothing of the time that others take."""
+        self.steps[kind] -= 1
+
     def advance(self, kind: str, name: str, share: float) -> None:
         """So much of the present step is done."""
         now = self.clock()

@@ -138,4 +138,6 @@ def test_remaining_time_is_that_of_steps_like_those_done() -> None:
     now[0] = 42.0
     progress.advance("write", "A", 1.0)
     assert progress.remaining == 2
+    progress.skip("write")
+    assert progress.remaining == 0
     assert [duration(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]

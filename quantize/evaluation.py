@@ -98,7 +98,7 @@ def _evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
             _score(plan, combination, progress)
     answered = {c.name: _answered(plan, c, progress) for c in plan.combinations}
     measured = cost.rounds(plan.combinations, plan.rounds, lambda c, number: _cost(plan, c, number, progress))
-    variants = [_variant(plan, c, answered, cost.medians(measured[c.name])) for c in plan.combinations]
+    variants = [_variant(plan, c, answered, cost.best(measured[c.name])) for c in plan.combinations]
     for variant in variants:
         variant["warnings"] = verdict.warnings(variant, variants[0])
     machine = this_machine()

@@ -19,7 +19,7 @@ from galago.quantize import cost
 from galago.quantize.evaluation import Plan, looks
 from galago.quantize.records import Records, alone
 from galago.quantize.scoring import Job, command
-from galago.quantize.variants import grid
+from galago.quantize.variants import Combination, File, grid
 from galago.quantize.verdict import warnings
 from galago.runtime.cli.main import main
 from galago.runtime.config import worker_environment
@@ -128,6 +128,16 @@ def test_a_variant_that_has_become_deaf_is_found(tmp_path: Path) -> None:
         found[name] = {"looks": looks(Records(records).found), "fidelity": {}, "tasks": {}}
     assert found["base"]["looks"]["audio"]["low"] > 0.1
     assert [line.split(":")[0] for line in warnings(found["deaf"], found["base"])] == ["has stopped hearing"]
+
+
+def test_the_best_of_the_rounds_counts_and_they_take_turns() -> None:
+    slow = {"decode_tokens_per_second": 5.0, "load_seconds": 9.0, "memory_peak": 3.0}
+    fast = {"decode_tokens_per_second": 50.0, "load_seconds": 1.0, "memory_peak": 1.0, "image_seconds": 2.0}
+    assert cost.best([slow, fast, slow]) == {**fast, "memory_peak": 3.0}
+    pair = [Combination(File(name, MODEL), None) for name in "AB"]
+    order: list[str] = []
+    cost.rounds(pair, 3, lambda c, number: order.append(c.name) or {})
+    assert "".join(order) == "ABBAAB"
 
 
 def test_two_do_not_write_the_same_records(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from . import fit
 from .errors import ModelError
@@ -171,6 +172,18 @@ def encoding_bytes(projector: Header) -> int:
     eyes = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
     ears = _count(projector, "clip.audio.feed_forward_length") * _FRAMES
     return 4 * 2 * (eyes + ears) or fit.PROJECTOR_SCRATCH
+
+
+def encoded_rows(projector: Header, kind: Literal["image", "audio"], cells: int) -> int:
+    """Patches or frames that a projector computes for media of so many tokens."""
+    if kind == "audio":
+        return _FRAMES * max(-(-cells // _FRAMES), 1)
+    merge = _count(projector, "clip.vision.projector.scale_factor") or _count(
+        projector, "clip.vision.spatial_merge_size"
+    )
+    if _fixed_size(projector) or not merge:
+        return _patches(projector)
+    return cells * merge * merge
 
 
 def _patches(projector: Header) -> int:

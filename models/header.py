@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Literal, TypeAlias, TypeGuard
 
 # enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
 # The gaps are types that llama.cpp has removed.
@@ -20,6 +20,16 @@ GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }  # fmt: skip
+
+
+Pooling: TypeAlias = Literal["mean", "cls", "last", "rank"]
+"""How a text's rows become one vector; "rank": as cls or last, and a score is made of it."""
+
+_POOLING: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type in llama.h
+_ENCODERS = frozenset(
+    "bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe".split()
+)
+"""Architectures that make vectors and nothing else (those without a memory in llama.cpp's src/llama-model.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,21 @@ class Header:
     def chat_template(self) -> str | None:
         """Jinja source, as untrusted as the file."""
         return self._text("tokenizer.chat_template")
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """Of a model that turns a text into one vector, how; an encoder that does not say takes the mean. `None` for a
+        model that answers."""
+        stated = self._stated_pooling
+        return stated or ("mean" if self.architecture in _ENCODERS else None)
+
+    @property
+    def says_pooling(self) -> bool:
+        return self._stated_pooling is not None
+
+    @property
+    def _stated_pooling(self) -> Pooling | None:
+        return _POOLING.get(self.metadata.get(f"{self.architecture}.pooling_type"))
 
     @property
     def parameters(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from . import fit
+from . import fit, footprint
 from .header import GGML_TYPES, Header, Tensor
 
 ENGINE = 0.0007
@@ -66,7 +67,34 @@ def types(header: Header) -> list[str]:
     return sorted({tensor.type_name for tensor in header.tensors if _is_matrix(tensor.shape)})
 
 
-def speed(header: Header, benchmark: Benchmark, cells: int, prompt: int = 512) -> Speed | None:
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds that one model takes on the machine of a benchmark: `row` for a step of one row and nothing before it,
+    `products` for the matrices of each row of a prompt. Attention reads `values` for each token before a row."""
+
+    row: float
+    products: float
+    values: int
+    layers: int
+    benchmark: Benchmark
+
+    def token(self, before: int) -> float:
+        """Of an answer's token behind so many others."""
+        sharing = (before >= SHARED_OUT) * self.layers * self.benchmark.sharing_seconds
+        return self.row + self.values * before * self.benchmark.attention_seconds + sharing + ENGINE
+
+    def first_token(self, prompt: int, cached: int = 0) -> float:
+        """Until the first token behind a prompt of which so much is computed already."""
+        middle = (cached + prompt) / 2
+        attention = self.values * middle * self.benchmark.prompt_attention_seconds
+        return (prompt - cached) * (self.products + attention) + self.token(prompt)
+
+    def answer(self, prompt: int, tokens: int, cached: int = 0) -> float:
+        """Until the last of so many tokens."""
+        return self.first_token(prompt, cached) + max(tokens - 1, 0) * self.token(prompt + tokens // 2)
+
+
+def costs(header: Header, benchmark: Benchmark) -> Costs | None:
     """`None` where the benchmark does not know a weight type."""
     if not set(types(header)) <= set(benchmark.types):
         return None
@@ -80,19 +108,42 @@ def speed(header: Header, benchmark: Benchmark, cells: int, prompt: int = 512) -
         part = used if _EXPERTS in tensor.name else 1.0
         row += part * (tensor.nbytes or 0) / rate.bytes
         if not _only_for_logits(tensor, layers):
-            products += part * (tensor.nbytes or 0) / _BITS[tensor.type_name] / rate.products
+            products += part * _weights(tensor) / rate.products
     row += layers * benchmark.layer_seconds
     values = sum(fit.attention_values(header, layer) for layer in range(layers))
+    return Costs(row, products, values, layers, benchmark)
+
+
+def speed(header: Header, benchmark: Benchmark, cells: int, prompt: int = 512) -> Speed | None:
+    """`None` where the benchmark does not know a weight type."""
+    found = costs(header, benchmark)
+    if found is None:
+        return None
     prompt = min(prompt, cells)
-    reading = prompt * (products + values * prompt / 2 * benchmark.prompt_attention_seconds)
-    first, last = (
-        row
-        + values * before * benchmark.attention_seconds
-        + (before >= SHARED_OUT) * layers * benchmark.sharing_seconds
-        + ENGINE
-        for before in (prompt, cells)
-    )
-    return Speed(benchmark.threads, 1 / first, 1 / last, prompt, reading + first)
+    first, last = found.token(prompt), found.token(cells)
+    return Speed(benchmark.threads, 1 / first, 1 / last, prompt, found.first_token(prompt))
+
+
+def encoding(projector: Header, benchmark: Benchmark, kind: Literal["image", "audio"], cells: int) -> float | None:
+    """Seconds that a projector takes for a picture or sound of so many tokens, by its matrices and its attention over
+    all patches or frames at once; `None` where the benchmark does not know a weight type."""
+    side, block = ("vision", "v.") if kind == "image" else ("audio", "a.")
+    if not set(types(projector)) <= set(benchmark.types):
+        return None
+    rows = footprint.encoded_rows(projector, kind, cells)
+    seconds = 0.0
+    for tensor in projector.tensors:
+        if _is_matrix(tensor.shape) and tensor.name.startswith((block, "mm.")) and "position_embd" not in tensor.name:
+            each = rows if tensor.name.startswith(block) else cells
+            seconds += each * _weights(tensor) / benchmark.types[tensor.type_name].products
+    layers, width = (projector.get(f"clip.{side}.{key}") for key in ("block_count", "embedding_length"))
+    if isinstance(layers, int) and isinstance(width, int):
+        seconds += rows * rows * layers * 2 * width * benchmark.prompt_attention_seconds
+    return seconds
+
+
+def _weights(tensor: Tensor) -> float:
+    return (tensor.nbytes or 0) / _BITS[tensor.type_name]
 
 
 def _only_for_logits(tensor: Tensor, layers: int) -> bool:

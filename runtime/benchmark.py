@@ -24,17 +24,18 @@ from .config import default_threads, worker_environment
 _TIMEOUT = 300.0
 
 
-def measured(types: Collection[str], anew: bool = False) -> Benchmark:
+def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> Benchmark:
     """What was measured before, and now what of it is missing, or all of it `anew`: a few seconds for each type.
 
-    Raises `EngineError` where llama.cpp cannot compute here.
+    With so many `threads`, or as many as are the default. Raises `EngineError` where llama.cpp cannot compute here.
     """
     kept = _kept()
-    key = _key()
+    threads = threads or default_threads()
+    key = _key(threads)
     found = None if anew else _benchmark(kept.get(key))
     missing = sorted(set(types) - set(found.types if found else ()))
     if found is None or missing:
-        new = run(missing, default_threads())
+        new = run(missing, threads)
         found = replace(new, types={**(found.types if found else {}), **new.types})
         _keep({**kept, key: asdict(found)})
     return found
@@ -64,10 +65,10 @@ def _benchmark(row: Any) -> Benchmark | None:
         return None
 
 
-def _key() -> str:
+def _key(threads: int) -> str:
     library = util.find_spec("llama_cpp")
     built = Path(library.origin).stat().st_mtime_ns if library and library.origin else 0
-    return f"{this_machine().processor}, {default_threads()} threads, build {built}"
+    return f"{this_machine().processor}, {threads} threads, build {built}"
 
 
 def _file() -> Path:

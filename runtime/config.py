@@ -94,7 +94,11 @@ def _check_choice(value: str, choices: object, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """How the HTTP server guards itself. Loopback unless a key protects it."""
+    """How the HTTP server guards itself. Loopback unless a key protects it.
+
+    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so. Responses are kept where
+    `store` names a folder.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -102,6 +106,9 @@ class ServerConfig:
     allowed_hosts: tuple[str, ...] = ()
     strict: bool = False
     max_body_bytes: int = 64 * 1024 * 1024
+    allow_pull: bool = False
+    allow_rm: bool = False
+    store: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

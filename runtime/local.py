@@ -197,6 +197,23 @@ class LocalModel:
         """Answers a request that was put together by hand: any roles, media in any place."""
         return ReplyStream(self._service.generate(None, request))
 
+    @overload
+    def embed(self, texts: str, dimensions: int | None = None) -> list[float]: ...
+
+    @overload
+    def embed(self, texts: list[str] | tuple[str, ...], dimensions: int | None = None) -> list[list[float]]: ...
+
+    def embed(
+        self, texts: str | list[str] | tuple[str, ...], dimensions: int | None = None
+    ) -> list[float] | list[list[float]]:
+        """What an embedding model makes of a text, or of each of several: a vector of length 1.
+
+        The first `dimensions` numbers of it, where the model was trained for that.
+        """
+        if isinstance(texts, str):
+            return self.embed([texts], dimensions)[0]
+        return self._service.embed(texts, dimensions).rows()
+
     def close(self) -> None:
         """Frees the model. Answers still being made end with an error."""
         self._service.close()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import psutil
 
-from ..models.errors import EngineError, InvalidRequest, ModelError
+from ..models.errors import InvalidRequest, ModelError
 from ..models.fingerprint import fingerprint
 from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
@@ -31,14 +30,18 @@ from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .output.answer import Answers
 from .placement import Placement
+from .planning import Planner, counted
 from .prompt.chat import PromptBuilder
 from .prompt.media import MediaLimits
+from .prompt.plain import spelled, translate
 from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
+from .tasks import Detokenize, Embed, Plan, Planned, R, Rerank, Task, Tokenize, Tokens
 from .tokens import Prompt
 from .trial import try_out
+from .users import Users
 from .values import Failed, Message, ModelInfo, Request, Sampling, Stats, Text
 
 CHATML = (
@@ -66,9 +69,7 @@ class Model:
         config = config or ModelConfig()
         threads = config.threads or default_threads()
         self._closers: list[Callable[[], None]] = []
-        self._users = threading.Condition()
-        self._user_count = 0
-        self._closed = False
+        self._users = Users()
         config, placement, said = settle(files, config, isolated)
         for line in said:
             tell(line)
@@ -77,7 +78,7 @@ class Model:
         try:
             weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
             self._closers.append(weights.close)
-            self.context_length = _context_length(config, weights)
+            self.context_length = context_length(config, weights)
             self._store = self._open_store(files, config)
             self._projector = self._load_projector(files, threads, config, placement)
             adapters = self._load_adapters(files)
@@ -87,6 +88,8 @@ class Model:
             source = files.header.chat_template or CHATML
             self._answers = Answers(weights, source)
             self._prompts = self._prompt_builder(source, limits or MediaLimits())
+            pace = self._projector.pace if self._projector else {}
+            self._planner = Planner(files, config, placement, self.context_length, pace)
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -97,9 +100,7 @@ class Model:
 
     def close(self) -> None:
         """Ends what is still running, with an error on its streams, and frees everything."""
-        with self._users:
-            self._closed = True
-            self._users.wait_for(lambda: self._user_count == 0)
+        self._users.close()
         while self._closers:
             self._closers.pop()()
 
@@ -112,17 +113,61 @@ class Model:
 
         `cancelled` is asked between two steps of the preparation; raises `Cancelled` when it says so.
         """
-        with self._in_use():
-            return self._generate(request, lambda: self._closed or cancelled())
+        with self._users.one():
+            return self._generate(request, lambda: self._users.closed or cancelled())
+
+    def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+        """A task's answer. Raises `InvalidRequest` for those of other kinds of models."""
+        with self._users.one():
+            result: Any = self._answer(task, lambda: self._users.closed or cancelled())
+            return cast(R, result)
+
+    def _answer(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
+        match task:
+            case Tokenize(Request() as request):
+                return self._tokenize(request, cancelled)
+            case Plan(request):
+                return self._plan(request, cancelled)
+            case Tokenize() | Detokenize():
+                return translate(task, self._weights)
+            case Embed() | Rerank():
+                other = "an embedding" if isinstance(task, Embed) else "a reranking"
+                raise InvalidRequest(f"{self.info.id} only answers; load {other} model for that", "model")
+        raise InvalidRequest(f"{self.info.id} answers chats; it cannot do this", "model")
+
+    def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> Tokens:
+        items = self._prompt(request, cancelled).items
+        ids = tuple(item for item in items if isinstance(item, int))
+        if len(ids) < len(items):
+            raise InvalidRequest("pictures and sounds have no token ids; /v1/plan counts what they take", "messages")
+        return Tokens(ids, spelled(ids, self._weights))
+
+    def _plan(self, request: Request, cancelled: Callable[[], bool]) -> Planned:
+        begin = time.perf_counter()
+        adapters = self._adapters_for(request)
+        tools = self._answers.tools(request)
+        prompts = self._prompts.unbounded()
+        prompt = prompts.build(request.messages, cancelled, tools, request.effort, request.continued)
+        prepared = time.perf_counter() - begin
+        parts = counted(request.messages, prompt, prompts.count)
+        cached, idle = self._engine.outlook(prompt, adapters) if request.cache else (0, 0)
+        kept = self._engine.stats().cache_bytes
+        prompt = replace(prompt, warnings=(*self._warnings, *prompt.warnings))
+        return self._planner.plan(request, prompt, parts, cached, idle, kept, prepared)
+
+    def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
+        if request.raw is not None:
+            return self._prompts.plain.build(request.raw)
+        return self._prompts.build(
+            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
+        )
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
         adapters = self._adapters_for(request)
         grammar = self._answers.constraint(request)
         self._check_bias(request.sampling)
-        prompt = self._prompts.build(
-            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
-        )
+        prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else self._answers.after_thinking(grammar, request, prompt.thinking)
         warnings = [*self._warnings, *(grammar.warnings if grammar else ()), *prompt.warnings]
         room = self.context_length - prompt.cells
@@ -155,20 +200,6 @@ class Model:
         for token, _ in sampling.logit_bias:
             if token >= size:
                 raise InvalidRequest(f"logit_bias names token {token}; the last one here is {size - 1}", "logit_bias")
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """Keeps `close` from freeing the weights under a prompt that is being prepared."""
-        with self._users:
-            if self._closed:
-                raise EngineError("the model is closed")
-            self._user_count += 1
-        try:
-            yield
-        finally:
-            with self._users:
-                self._user_count -= 1
-                self._users.notify_all()
 
     def _submit(
         self,
@@ -300,7 +331,7 @@ class Model:
     def _describe(self, files: ModelFiles) -> ModelInfo:
         return ModelInfo(
             id=files.id,
-            description=f"{_printable(files.header.name)}, {_rounded(self._weights.parameters)}, {self._weights.type}",
+            description=description(files, self._weights),
             context_length=self.context_length,
             parameters=self._weights.parameters,
             size_bytes=self._weights.size_bytes,
@@ -311,7 +342,7 @@ class Model:
         )
 
 
-def _context_length(config: ModelConfig, weights: Weights) -> int:
+def context_length(config: ModelConfig, weights: Weights) -> int:
     trained = weights.context_length
     if config.context_length is None:
         return min(trained, DEFAULT_CONTEXT)
@@ -320,6 +351,11 @@ def _context_length(config: ModelConfig, weights: Weights) -> int:
             f"{weights.path.name} was trained for a context of {trained} tokens, not {config.context_length}", "ctx"
         )
     return config.context_length
+
+
+def description(files: ModelFiles, weights: Weights) -> str:
+    """A model in a few words: its own name, its size, how its weights are stored."""
+    return f"{_printable(files.header.name)}, {_rounded(weights.parameters)}, {weights.type}"
 
 
 def tell(line: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from ..models import installed
+from ..models import installed, pairing
 from ..models.errors import ModelError, NotFound, NotReady
+from ..models.installed import Installed
+from ..models.name import ModelRef
 from ..models.ref import ModelFiles, builtin_model, same
 from .config import ModelConfig
 from .stream import Stream
+from .tasks import Embed, R, Task, Tokenized, Vectors
 from .values import ModelInfo, Request, Stats
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .loading import Loaded
     from .worker.worker import Worker
 
 
@@ -38,7 +41,7 @@ class Service:
         self._config = config
         self._progress = progress
         self._isolated = isolated
-        self._model: Model | Worker | None = None
+        self._model: Loaded | Worker | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -62,11 +65,24 @@ class Service:
     def installed(self) -> list[ModelInfo]:
         """The other models on this disk, as their headers describe them; they are not loaded."""
         found = []
-        for model in (builtin_model(), *installed.every()):
-            with contextlib.suppress(ModelError, OSError):
-                if not model.weights[0].samefile(self._files.weights):
-                    found.append(_info(model))
+        for model in self.others():
+            with contextlib.suppress(ModelError):
+                found.append(_info(model))
         return found
+
+    def others(self) -> Iterator[Installed]:
+        """The files of the models on this disk that are not loaded."""
+        for model in (builtin_model(), *installed.every()):
+            with contextlib.suppress(OSError):
+                if not model.weights[0].samefile(self._files.weights):
+                    yield model
+
+    def served(self) -> Installed:
+        """The files of the model that is loaded."""
+        weights = self._files.weights
+        names = pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()])
+        parts = tuple(weights.with_name(name) for name in names)
+        return Installed(ModelRef("path", str(weights)), parts, self._files.projector, "loaded")
 
     def serves(self, name: str) -> bool:
         """Whether a name, in any spelling, means the model that is loaded."""
@@ -78,6 +94,28 @@ class Service:
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """Starts answering; `model` `None` means the one there is. `cancelled` is asked while a prompt is prepared."""
+        return self._serving(model).generate(request, cancelled)
+
+    def answer(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+        """A task's answer; `cancelled` is asked while it is made."""
+        return self._serving(model).answer(task, cancelled)
+
+    def embed(
+        self,
+        texts: Iterable[str | Tokenized],
+        dimensions: int | None = None,
+        *,
+        model: str | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Vectors:
+        """A vector for each text, given as it is or as token ids."""
+        return self.answer(model, Embed(tuple(texts), dimensions), cancelled)
+
+    def check_served(self, model: str | None) -> None:
+        """Raises `NotReady` while there is no model, and `NotFound` for the name of another; `None` means any."""
+        self._serving(model)
+
+    def _serving(self, model: str | None) -> Loaded | Worker:
         loaded = self._loaded()
         if model is not None and not self.serves(model):
             raise NotFound(
@@ -85,7 +123,7 @@ class Service:
                 "(galago serve --model MODEL loads another, --name names it)",
                 "model",
             )
-        return loaded.generate(request, cancelled)
+        return loaded
 
     def close(self) -> None:
         with self._lock:
@@ -93,16 +131,16 @@ class Service:
         if model is not None:
             model.close()
 
-    def _open(self) -> Model | Worker:
+    def _open(self) -> Loaded | Worker:
         if self._isolated:
             from .worker.worker import Worker
 
             return Worker(self._files, self._config, self._progress)
-        from .model import Model
+        from .loading import open_model
 
-        return Model(self._files, self._config, progress=self._progress)
+        return open_model(self._files, self._config, self._progress)
 
-    def _loaded(self) -> Model | Worker:
+    def _loaded(self) -> Loaded | Worker:
         if self._model is None:
             raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
         return self._model

@@ -117,9 +117,9 @@ def private_folder(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = folder.stat().st_mode
     except OSError as error:
-        raise ConfigError(f"{folder} cannot hold a cache: {error.strerror}", "cache-dir") from None
+        raise ConfigError(f"{folder} cannot be used: {error.strerror}", "cache-dir") from None
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"others may read {folder}, and a cache holds what people wrote: chmod 700 it", "cache-dir")
+        raise ConfigError(f"others may read {folder}, which holds what people wrote: chmod 700 it", "cache-dir")
     return folder
 
 

@@ -56,12 +56,14 @@ def count_positions(items: Iterable[Item]) -> int:
 class Prompt:
     """Token ids and media in the order the model reads them. Ends with at least one token.
 
-    `thinking` says that it has begun a thought, with which the answer goes on.
+    `thinking` says that it has begun a thought, with which the answer goes on. `cuts` are the cells that each picture
+    or sound takes, with the tokens that mark it.
     """
 
     items: tuple[Item, ...]
     warnings: tuple[str, ...] = ()
     thinking: bool = False
+    cuts: tuple[int, ...] = ()
 
     @property
     def cells(self) -> int:

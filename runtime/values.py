@@ -23,6 +23,20 @@ TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_LIKELIEST = 20
 """Alternatives told of each token at most, as in OpenAI's API."""
 
+BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0, 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repeat_penalty": (0.01, 100),
+    "max_tokens": (1, 2**31 - 1),
+    "timeout": (0, 86400),
+}
+"""The least and the greatest value of a request's numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -109,23 +123,29 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_number("top_p", self.top_p, 0, 1)
-        check_number("top_k", self.top_k, 0, 2**31 - 1, whole=True)
-        check_number("min_p", self.min_p, 0, 1)
-        check_number("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
-        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        check_number("presence_penalty", self.presence_penalty, -2, 2)
-        check_number("repeat_penalty", self.repeat_penalty, 0.01, 100)
+        for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty"):
+            check_number(name, getattr(self, name), *BOUNDS[name])
+        for name in ("top_k", "seed"):
+            check_number(name, getattr(self, name), *BOUNDS[name], whole=True)
         for token, bias in self.logit_bias:
             check_number("logit_bias", token, 0, 2**31 - 1, whole=True)
             check_number("logit_bias", bias, -100, 100)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One chat to answer. `max_tokens` `None` means as many as the context still holds.
+class Raw:
+    """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
+    is what stands between the two."""
 
+    prompt: str | tuple[int, ...]
+    suffix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat to answer, or a `raw` prompt to go on from, without messages.
+
+    `max_tokens` `None` means as many as the context still holds.
     `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
@@ -154,24 +174,29 @@ class Request:
     regex: str | None = None
     logprobs: int | None = None
     continue_final: bool = True
+    raw: Raw | None = None
 
     @property
     def continued(self) -> Message | None:
         """The assistant's message that the answer goes on from."""
+        if self.raw is not None:
+            return None
         last = self.messages[-1]
         return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
 
     def __post_init__(self) -> None:
-        if not self.messages:
+        if self.raw is not None and (self.messages or self.tools):
+            raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
+        if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
+        check_number("max_tokens", self.max_tokens, *BOUNDS["max_tokens"], whole=True)
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             check_number("lora", scale, -100, 100)
-        check_number("timeout", self.timeout, 0, 86400)
+        check_number("timeout", self.timeout, *BOUNDS["timeout"])
         check_number("logprobs", self.logprobs, 0, MAX_LIKELIEST, whole=True)
         forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
         if len(forms) > 1:
@@ -301,9 +326,12 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """How an answer ended; `stopped_by` is the stop string that it met."""
+
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +348,10 @@ Sink: TypeAlias = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take; `warnings` say what did not go as well as it could have."""
+    """What a loaded model is and can take; `warnings` say what did not go as well as it could have.
+
+    An `embedding` model turns texts into vectors, one for `rerank` scores documents; neither answers.
+    """
 
     id: str
     description: str
@@ -331,6 +362,7 @@ class ModelInfo:
     audio: bool
     created: int
     warnings: tuple[str, ...] = ()
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,13 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LAYERS = [
     "models/errors",
     "models",
-    "runtime/values runtime/tokens runtime/config",
+    "runtime/values runtime/tasks runtime/users runtime/tokens runtime/config",
     "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",
     "runtime/output",
-    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark",
-    "runtime/model",
+    "runtime/prompt runtime/trial runtime/placement runtime/sizing runtime/benchmark runtime/planning",
+    "runtime/model runtime/embedder runtime/loading",
     "runtime/worker",
     "runtime/service",
     "runtime/local runtime/chats runtime/__init__ quantize",
@@ -41,7 +41,11 @@ LAYERS = [
 
 DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
-    "gguf": "runtime/native/benchmark.py",
+    "gguf": ("runtime/native/benchmark.py", "quantize/"),
+    "tokenizers": "quantize/conversion/reference.py",
+    "torch": "quantize/conversion/reference.py",
+    "transformers": "quantize/conversion/reference.py",
+    "peft": "quantize/conversion/reference.py",
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
     "huggingface_hub": "models/hub.py",
@@ -54,6 +58,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "starlette": "runtime/server/",
     "uvicorn": "runtime/server/app.py",
     "msgspec": ("runtime/server/", "runtime/worker/"),
+    "sqlite3": "runtime/server/responses/store.py",
     "typer": "runtime/cli/",
 }
 

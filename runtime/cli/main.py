@@ -27,6 +27,7 @@ COMMANDS = {
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
     "evaluate": "Tell which variant of a model to run on this machine",
+    "convert": "Make a GGUF file of a Hugging Face checkpoint",
     "cache": "Show or delete what is kept over restarts",
     "doctor": "Check this machine and its llama.cpp build",
 }

@@ -28,6 +28,12 @@ AllowHost = Annotated[
 HangLimit = Annotated[
     float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
 ]
+StoreDir = Annotated[
+    Path | None,
+    typer.Option("--store", help="keep the responses of /v1/responses here; yours alone to read", metavar="DIR"),
+]
+AllowPull = Annotated[bool, typer.Option("--allow-pull", help="clients may have models downloaded from the Hub")]
+AllowRm = Annotated[bool, typer.Option("--allow-rm", help="clients may have models deleted")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
 
 
@@ -52,6 +58,9 @@ def serve(
     hang_limit: HangLimit = 30.0,
     api_key: Key = None,
     allow_host: AllowHost = None,
+    store: StoreDir = None,
+    allow_pull: AllowPull = False,
+    allow_rm: AllowRm = False,
     strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
@@ -67,6 +76,9 @@ def serve(
         api_key=api_key if api_key is not None else api_key_from_environment(),
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
+        allow_pull=allow_pull,
+        allow_rm=allow_rm,
+        store=store,
     )
     files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(

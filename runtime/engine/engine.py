@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from math import inf
 from typing import Any
 
@@ -103,6 +104,21 @@ class Engine:
         )
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
+
+    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> tuple[int, int]:
+        """Cells of a prompt that need not be computed, were it to come now, and those of idle slots, which may have to
+        be set aside for it. Waits for the step being computed."""
+        found: Future[tuple[int, int]] = Future()
+
+        def look() -> None:
+            idle = sum(slot.cells for slot in self._scheduler.idle_slots)
+            found.set_result((self._scheduler.known(list(prompt.items), adapters), idle))
+
+        with self._gate:
+            if self._closing:
+                raise EngineError("the model is closed")
+            self._commands.put(look)
+        return found.result()
 
     def close(self) -> None:
         """Fails what is still running, stops the thread and closes the backend."""

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..tokens import MediaSpan, Row, count_cells
+from ..tokens import Item, MediaSpan, Row, count_cells
 from .draft import MOST_DRAFTED, Drafter, Wish
 from .guess import MOST, Odds, Offer
 from .sequence import Sequence
@@ -144,7 +144,7 @@ class Scheduler:
         if not self.waiting or not free:
             return None
         sequence = self.waiting[0]
-        source, kept = self._best_source(sequence)
+        source, kept = self._best_source(sequence.items, sequence.adapters) if sequence.reuse else (None, 0)
         if self.running:
             runs = [run for s in self.running if s.slot for run in s.slot.runs]
             shared = source.runs if isinstance(source, Slot) and source.owner else []
@@ -154,17 +154,19 @@ class Scheduler:
                 return None
         return Seat(sequence, self._place(free, source, kept), source, kept)
 
-    def _best_source(self, sequence: Sequence) -> tuple[Slot | State | None, int]:
-        """Where most of the sequence is computed already; its last item never counts, since its logits are wanted."""
-        if not sequence.reuse:
-            return None, 0
-        wanted = sequence.items[:-1]
+    def known(self, items: list[Item], adapters: tuple[float, ...]) -> int:
+        """Cells of a prompt that need not be computed, were it to come now."""
+        return count_cells(items[: self._best_source(items, adapters)[1]])
+
+    def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | State | None, int]:
+        """Where most of some items is computed already; the last one never counts, since its logits are wanted."""
+        wanted = items[:-1]
         source: Slot | State | None
-        source, most = self._states.best(wanted, sequence.adapters)
+        source, most = self._states.best(wanted, adapters)
         for slot in self._slots:
             if slot.owner is not None and not slot.owner.reuse:
                 continue
-            shared = common_prefix(slot.items, wanted) if slot.adapters == sequence.adapters else 0
+            shared = common_prefix(slot.items, wanted) if slot.adapters == adapters else 0
             if shared >= most and shared and (self._divisible or shared == len(slot.items)):
                 source, most = slot, shared
         return source, most

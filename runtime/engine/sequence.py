@@ -119,4 +119,4 @@ class Sequence:
             first_token=self.first_token - self.arrived,
             total=time.perf_counter() - self.arrived,
         )
-        return Finished(reason, usage, timings)
+        return Finished(reason, usage, timings, self.text.stopped_by)

@@ -17,9 +17,14 @@ class AnswerText:
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that ended it."""
         self.cut_off = 0
         """Bytes at the end of what was fed that the stop string, and what came behind it, took away."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def feed(self, data: bytes) -> str:
         if self.stopped:
@@ -38,9 +43,9 @@ class AnswerText:
         return text
 
     def _release(self) -> str:
-        cut = self._first_stop()
-        if cut is not None:
-            self.stopped = True
+        found = self._first_stop()
+        if found is not None:
+            cut, self.stopped_by = found
             self.cut_off = len(self._held[cut:].encode())
             text, self._held = self._held[:cut], ""
             return text
@@ -49,9 +54,9 @@ class AnswerText:
         text, self._held = self._held[:split], self._held[split:]
         return text
 
-    def _first_stop(self) -> int | None:
-        found = [(at + len(s), at) for s in self._stop if (at := self._held.find(s)) >= 0]
-        return min(found)[1] if found else None
+    def _first_stop(self) -> tuple[int, str] | None:
+        found = [(at + len(s), at, s) for s in self._stop if (at := self._held.find(s)) >= 0]
+        return min(found)[1:] if found else None
 
     def _possible_stop(self) -> int:
         """Length of the longest end of the held text that could be the beginning of a stop string."""

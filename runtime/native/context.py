@@ -21,7 +21,7 @@ BATCH = 512
 """Rows per step and llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
 
 _KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0, "q4_0": llama.GGML_TYPE_Q4_0}
-_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type in llama.h
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type in llama.h
 
 
 class Context:
@@ -48,7 +48,7 @@ class Context:
         params.n_outputs_max = slots + guesses  # the default reserves logits for a whole batch
         params.kv_unified = True
         params.type_k = params.type_v = _KV_TYPES[kv_type]
-        params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         take_errors()
         self.handle = llama.llama_init_from_model(weights.handle, params)

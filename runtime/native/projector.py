@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,15 @@ from ..tokens import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
 from .weights import Weights
 
+Kind: TypeAlias = Literal["image", "audio"]
+
 
 class MediaChunk:
     """One stretch of media as libmtmd cut it, with its embeddings (rows x width, float32) once they are computed."""
 
-    def __init__(self, projector: Projector, handle: Any, rows: int, digest: bytes) -> None:
+    def __init__(self, projector: Projector, handle: Any, kind: Kind, rows: int, digest: bytes) -> None:
         self.projector = projector
+        self.kind = kind
         self.handle = handle
         self.rows = rows
         self.digest = digest
@@ -125,6 +129,8 @@ class Projector:
         self.width = weights.embedding_width
         self._largest_image = largest_image
         self.embeddings = EmbeddingCache(cache_bytes, store)
+        self.pace: dict[Kind, float] = {}
+        """Seconds that the latest encode took for each row."""
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -152,8 +158,10 @@ class Projector:
             batch = mtmd.mtmd_batch_init(self._open())
             try:
                 fits = list(takewhile(lambda chunk: mtmd.mtmd_batch_add_chunk(batch, chunk.handle) == 0, chunks))
+                begin = time.perf_counter()
                 if not fits or mtmd.mtmd_batch_encode(batch) != 0:
                     raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
+                self.pace[fits[0].kind] = (time.perf_counter() - begin) / sum(chunk.rows for chunk in fits)
                 for chunk in fits:
                     output = mtmd.mtmd_batch_get_output_embd(batch, chunk.handle)
                     chunk.embeddings = np.ctypeslib.as_array(output, (chunk.rows, self.width)).copy()
@@ -202,12 +210,12 @@ class Projector:
             )
         return ids
 
-    def _span(self, chunk: Any, kind: Literal["image", "audio"], digest: bytes) -> MediaSpan:
+    def _span(self, chunk: Any, kind: Kind, digest: bytes) -> MediaSpan:
         rows = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         if mtmd.mtmd_decode_use_non_causal(self.handle, chunk) and rows > self._largest_image:
             # llama.cpp asserts, and so ends the process, when a non-causal span is cut into several micro-batches
             raise InvalidRequest(f"this {kind} needs {rows} tokens at once; at most {self._largest_image} fit a step")
-        payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), rows, digest)
+        payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), kind, rows, digest)
         return MediaSpan(kind, rows, int(mtmd.mtmd_input_chunk_get_n_pos(chunk)), digest, payload)
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ...models.errors import GalagoError
+from ...models.gguf import read_header
 from ..tokens import Item, MediaSpan, Row
 from .adapter import Adapter
 from .context import BATCH, Context
+from .pooling import PoolingContext
 from .projector import MediaChunk, Projector, encode_first
 from .weights import Weights
 
@@ -27,6 +29,10 @@ def main(model: str, projector: str, *adapters: str) -> None:
     """`projector` is empty where there is none."""
     cap(path.stat().st_size for path in map(Path, (model, projector, *adapters)) if path.is_file())
     weights = Weights(Path(model), gpu_layers=0)
+    pooling = read_header(Path(model)).pooling
+    if pooling:
+        PoolingContext(weights, pooling, rows=256, threads=1).compute([[0, 1], [1]])
+        return
     loaded = [Adapter(Path(adapter), weights) for adapter in adapters]
     context = Context(weights, cells=256, slots=1, threads=1, adapters=loaded)
     context.use_adapters((1.0,) * len(loaded))

@@ -75,6 +75,16 @@ class Weights:
         return int(llama.llama_model_n_embd_inp(self.handle))
 
     @property
+    def output_width(self) -> int:
+        """Floats of the vector that a text is turned into."""
+        return int(llama.llama_model_n_embd_out(self.handle))
+
+    @property
+    def scores(self) -> int:
+        """Floats that a model for ranking says of a text."""
+        return int(llama.llama_model_n_cls_out(self.handle))
+
+    @property
     def parameters(self) -> int:
         return int(llama.llama_model_n_params(self.handle))
 
@@ -88,15 +98,15 @@ class Weights:
         name = llama.llama_ftype_name(llama.llama_model_ftype(self.handle))
         return name.decode() if name else "unknown type"
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Token ids of `text`, without any begin-of-text token added."""
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Token ids of `text`; the tokens that the model puts around texts only with `add_special`."""
         data = text.encode("utf-8", "replace")
-        if not data:
+        if not data and not add_special:
             return []
         room = len(data) + 8
         while True:
             tokens = (llama.llama_token * room)()
-            count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, False, parse_special)
+            count = llama.llama_tokenize(self.vocab, data, len(data), tokens, room, add_special, parse_special)
             if count >= 0:
                 return list(tokens[:count])
             room = -count
@@ -153,8 +163,23 @@ class Weights:
         return int(llama.llama_vocab_eos(self.vocab))
 
     @property
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, before a suffix and before what is to stand between, where there are all."""
+        get = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        prefix, suffix, middle = (int(token(self.vocab)) for token in get)
+        return (prefix, suffix, middle) if min(prefix, suffix, middle) >= 0 else None
+
+    @property
     def adds_bos(self) -> bool:
         return bool(llama.llama_vocab_get_add_bos(self.vocab)) and self.bos >= 0
+
+    @property
+    def separator(self) -> int | None:
+        """The token that stands between two texts besides those that end each, where the model has one there."""
+        if not (llama.llama_vocab_get_add_sep(self.vocab) and llama.llama_vocab_get_add_eos(self.vocab)):
+            return None
+        token = int(llama.llama_vocab_sep(self.vocab))
+        return token if token >= 0 else None
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:

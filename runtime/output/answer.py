@@ -46,7 +46,7 @@ class Answers:
 
     def banned(self, request: Request) -> frozenset[int]:
         """Control tokens that would begin a call where none may be made."""
-        if self.tools(request):
+        if self.tools(request) or request.raw:
             return frozenset()
         return frozenset(token for text, token in self._controls.items() if self.dialect.marker.startswith(text))
 
@@ -105,9 +105,9 @@ class Answers:
     def after_thinking(self, constraint: Constraint, request: Request, thinking: bool) -> Constraint:
         """Lets the model think before it keeps to the constraint; `thinking`: its prompt has it begin with that.
 
-        An answer that continues a message is past its thoughts.
+        An answer that continues a message is past its thoughts; one to a raw prompt has none.
         """
-        if self.tags is None or request.continued is not None:
+        if self.tags is None or request.continued is not None or request.raw:
             return constraint
         first = self._weights.tokenize(self.tags.opening, parse_special=True)[0]
         opening = first if self._weights.text_of(first) in self._special else None
@@ -116,7 +116,9 @@ class Answers:
         )
 
     def read(self, request: Request, thinking: bool, sink: Sink) -> Sink:
-        """A sink for the engine's events, which tells `sink` what they say."""
+        """A sink for the engine's events, which tells `sink` what they say. An answer to a raw prompt is all text."""
+        if request.raw:
+            return sink
         goes_on = bool(_said(request.continued))
         return _Reading(AnswerReader(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
 

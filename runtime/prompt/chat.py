@@ -8,7 +8,9 @@ everywhere else.
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +25,12 @@ from ..tokens import Item, MediaSpan, Prompt, count_cells
 from ..values import Audio, Effort, Image, Message, Part, Text, Tool
 from .layout import layout_for, texts_of
 from .media import MediaLimits, decode_audio, decode_image
+from .plain import LONG, PlainPrompts, cut_before
 from .template import ChatTemplate
 
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
 
-_LONG = 1_000_000
 _STRUCTURAL = re.compile(r"\||think|reason|tool|function", re.IGNORECASE)
 
 
@@ -54,6 +56,8 @@ class PromptBuilder:
         self._template = template
         self._limits = limits
         self._dangerous = _pattern(weights, source)
+        self.plain = PlainPrompts(weights, self._dangerous, context_length)
+        """Makes prompts without the template."""
         self._one_at_a_time = threading.Lock()  # a picture may take 200 MB while it is decoded
 
     def build(
@@ -86,17 +90,19 @@ class PromptBuilder:
             raise InvalidRequest(
                 f"the model's chat template kept {len(texts) - 1} of {len(media)} pictures and sounds in these messages"
             )
-        if len(rendered) > _LONG:  # spares the tokenizer a text that cannot fit whatever its tokens are
+        if len(rendered) > LONG:  # spares the tokenizer a text that cannot fit whatever its tokens are
             self._check_room(len(rendered) // self._weights.longest_piece + len(media), exact=False)
         tokens = [self._tokens(text, break_mark) for text in texts]
         cells = sum(map(len, tokens))
         self._check_room(cells + len(media), exact=not media)
         items: list[Item] = [*tokens[0]]
+        cuts = []
         for i, part in enumerate(media):
             if cancelled():
                 raise Cancelled("nobody waits for this answer any more")
             cut = self._cut(part, warnings)
-            cells += count_cells(cut)
+            cuts.append(count_cells(cut))
+            cells += cuts[-1]
             left = len(media) - i - 1
             self._check_room(cells + left, exact=not left)
             items += [*cut, *tokens[i + 1]]
@@ -105,7 +111,18 @@ class PromptBuilder:
         if not items or isinstance(items[-1], MediaSpan):
             raise TemplateError("the model's chat template leaves nothing to answer behind these messages")
         thinking = self._tags is not None and rendered.rstrip().endswith(self._tags.opening)
-        return Prompt(tuple(items), tuple(warnings), thinking)
+        return Prompt(tuple(items), tuple(warnings), thinking, tuple(cuts))
+
+    def unbounded(self) -> PromptBuilder:
+        """The same for prompts that no context could hold, to count them."""
+        other = copy.copy(self)
+        other._context_length = sys.maxsize
+        return other
+
+    def count(self, text: str) -> int:
+        """Tokens of a text as it stands in a message, were it alone."""
+        mark = next((c for c in _NONCHARACTERS if c not in text), _NONCHARACTERS[0])
+        return len(self._tokens(break_up(text, self._dangerous, mark), mark))
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least.
@@ -147,7 +164,7 @@ class PromptBuilder:
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
         """Tokenizes stretch by stretch: llama.cpp takes quadratic time over many control tokens in one text."""
-        pieces = (stretch for piece in text.split(break_mark) for stretch in _stretches(piece, self._dangerous))
+        pieces = (stretch for piece in text.split(break_mark) for stretch in cut_before(piece, self._dangerous))
         return tuple(token for piece in pieces for token in self._weights.tokenize(piece, parse_special=True))
 
     def _cut(self, part: Image | Audio, warnings: list[str]) -> list[Item]:
@@ -165,12 +182,6 @@ class PromptBuilder:
             sound = decode_audio(part.data, projector.sample_rate, self._limits)
             warnings += [f"{part.source}: {note}" for note in sound.notes]
             return projector.cut_sound(sound.samples)
-
-
-def _stretches(text: str, controls: re.Pattern[str] | None) -> Iterator[str]:
-    """The text cut before each control token."""
-    starts = [0, *(match.start() for match in controls.finditer(text))] if controls else [0]
-    return (text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True))
 
 
 def break_up(text: str, dangerous: re.Pattern[str] | None, mark: str) -> str:

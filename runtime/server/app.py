@@ -15,78 +15,91 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
+from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, metrics, wire
-from .chat import ChatEndpoint
+from . import chat, completions, errors, metrics, models, openapi, plan, tokens, vectors, wire
+from .anthropic.routes import Messages
 from .guards import REQUEST_ID, Guard
+from .ollama.routes import Ollama
+from .openapi import About, Endpoint
+from .responses.routes import Responses
+
+_HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
+_METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
     """The application, over a service that is loaded by whoever runs it."""
 
     async def health(_request: Request) -> Response:
-        status = "ok" if service.ready else "loading"
-        return Response(wire.encode(wire.Health(status)), 200 if service.ready else 503, media_type="application/json")
+        status = wire.Health("ok" if service.ready else "loading")
+        return Response(wire.encode(status), 200 if status.status == "ok" else 503, media_type="application/json")
 
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def list_models(_request: Request) -> Response:
-        cards = [convert.model_card(info) for info in service.models()]
-        cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
-        return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
-
-    async def show_model(request: Request) -> Response:
-        name = request.path_params["id"]
-        for info in service.models():
-            if await asyncio.to_thread(service.serves, name):
-                return Response(wire.encode(convert.model_card(info)), media_type="application/json")
-        for info in await asyncio.to_thread(service.installed):
-            if info.id == name:
-                return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
-        raise NotFound(f"there is no model {name!r} here", "model")
-
-    def api(prefix: str) -> list[Route]:
+    def api(prefix: str) -> list[Endpoint]:
         return [
-            Route(f"{prefix}/models", list_models),
-            Route(f"{prefix}/models/{{id:path}}", show_model),
-            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
+            Endpoint(f"{prefix}/models", listed.list, models.LIST),
+            Endpoint(f"{prefix}/models/{{id:path}}", listed.show, models.SHOW),
+            Endpoint(f"{prefix}/chat/completions", chats.complete, chat.ABOUT),
+            Endpoint(f"{prefix}/completions", prompts.complete, completions.ABOUT),
+            Endpoint(f"{prefix}/embeddings", vector.embed, vectors.EMBED),
+            Endpoint(f"{prefix}/rerank", vector.rerank, vectors.RERANK),
+            Endpoint(f"{prefix}/plan", plans.plan, plan.ABOUT),
+            Endpoint(f"{prefix}/tokenize", token.tokenize, tokens.TOKENIZE),
+            Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
         ]
 
-    chat = ChatEndpoint(service, config.strict)
+    strict = config.strict
+    listed = models.ModelEndpoints(service)
+    chats = chat.ChatEndpoint(service, strict)
+    prompts = completions.CompletionEndpoint(service, strict)
+    vector = vectors.VectorEndpoints(service, strict)
+    plans = plan.PlanEndpoint(service, strict)
+    token = tokens.TokenEndpoints(service, strict)
+    responses = Responses(service, strict, config.store)
+    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/metrics", show_metrics),
-            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
+            *described,
+            openapi.endpoint(described),
+            *Messages(service, strict).routes(),
+            *Ollama(service, config).routes(),
+            *responses.routes("/v1"),
+            *api(""),  # some clients leave /v1 out
+            *responses.routes(""),
         ],
         middleware=[Middleware(Guard, config=config)],
+        lifespan=responses.lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
     )
 
 
-async def _galago_error(_request: Request, error: Exception) -> Response:
+async def _galago_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GalagoError)
-    return errors.response(error)
+    return errors.response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        return errors.response(MethodNotAllowed(f"{where} is not offered; the path answers to another method"))
-    return errors.response(NotFound(f"there is no {where} here"))
+        refusal = errors.response(
+            MethodNotAllowed(f"{where} is not offered; the path answers to another method"), request.url.path
+        )
+        refusal.headers.update(error.headers or {})  # which methods it answers to
+        return refusal
+    return errors.response(NotFound(f"there is no {where} here"), request.url.path)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """The answer, which no longer passes the guard; uvicorn writes the traceback to standard error."""
     request_id = request.scope[REQUEST_ID]
     print(f"galago: {request_id} failed, unforeseen:", file=sys.stderr, flush=True)
-    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"))
+    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
     response.headers[REQUEST_ID] = request_id
     return response
 

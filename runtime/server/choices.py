@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -36,25 +37,25 @@ class Choices:
     ) -> None:
         self._generate = generate
         self._request = request
-        self._count = count
+        self.count = count
         self._begin = time.perf_counter()
         self._closed = threading.Event()
         self._streams = [generate(request, cancelled)]
 
     async def events(self) -> AsyncGenerator[Numbered, None]:
         """Until each answer has ended with a `Finished`, or one with `Failed`. Its end closes all of them."""
-        if self._count == 1:
+        if self.count == 1:
             async for event in self._streams[0]:
                 yield 0, event
             return
         arrived: asyncio.Queue[Numbered] = asyncio.Queue()
         readers = [asyncio.create_task(self._read(0, arrived))]
-        left = self._count
+        left = self.count
         try:
             while left:
                 index, event = await arrived.get()
                 if len(readers) == 1 and not isinstance(event, Started | Failed):
-                    readers += [asyncio.create_task(self._read(i, arrived)) for i in range(1, self._count)]
+                    readers += [asyncio.create_task(self._read(i, arrived)) for i in range(1, self.count)]
                 left -= isinstance(event, Finished)
                 yield index, event
                 if isinstance(event, Failed):
@@ -94,6 +95,40 @@ class Choices:
         if self._closed.is_set():
             stream.close()
         return stream
+
+
+async def side_by_side(several: Sequence[Choices]) -> AsyncGenerator[Numbered, None]:
+    """The events of answers to several prompts, numbered on from one prompt to the next. Its end closes all of them."""
+    if len(several) == 1:
+        async with contextlib.aclosing(several[0].events()) as events:
+            async for numbered in events:
+                yield numbered
+        return
+    arrived: asyncio.Queue[Numbered | None] = asyncio.Queue()
+
+    async def read(choices: Choices, first: int) -> None:
+        try:
+            async with contextlib.aclosing(choices.events()) as events:
+                async for index, event in events:
+                    arrived.put_nowait((first + index, event))
+        finally:
+            arrived.put_nowait(None)
+
+    numbers = itertools.accumulate((choices.count for choices in several), initial=0)
+    readers = [asyncio.create_task(read(*pair)) for pair in zip(several, numbers, strict=False)]
+    left = len(readers)
+    try:
+        while left:
+            next_one = await arrived.get()
+            left -= next_one is None
+            if next_one is not None:
+                yield next_one
+    finally:
+        for choices in several:
+            choices.close()
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
 
 
 def _delayed(event: Event, late: float) -> Event:

@@ -7,9 +7,9 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,15 @@ from ...models.ref import MAX_ADAPTERS
 from .. import values
 from . import tools, wire
 from .choices import MOST
+
+T = TypeVar("T")
+
+BOUNDS = values.BOUNDS | {
+    "n": (1, MOST),
+    "max_completion_tokens": values.BOUNDS["max_tokens"],
+    "top_logprobs": (0, values.MAX_LIKELIEST),
+}
+"""The least and the greatest value of a chat request's numbers."""
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
@@ -70,14 +79,19 @@ def _holds_infinity(value: Any) -> bool:
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
-    """The typed request; an error names the field at fault."""
+    return typed(raw, wire.ChatRequest)
+
+
+def typed(raw: dict[str, Any], kind: type[T], accepted: Mapping[str, str] = _ACCEPTED) -> T:
+    """The typed request; an error names the field at fault. `accepted` tells, by the end of a field's path, what it
+    may say."""
     try:
-        return msgspec.convert(raw, wire.ChatRequest)
+        return msgspec.convert(raw, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), accepted) from error
 
 
-def _invalid(message: str) -> InvalidRequest:
+def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
     """msgspec's words, with the path of the field at fault as the API names it."""
     where, missing = _PATH.search(message), _MISSING.search(message)
     path = [where[1]] if where else []
@@ -85,35 +99,54 @@ def _invalid(message: str) -> InvalidRequest:
     param = ".".join(path) or None
     text = message[: where.start()] if where else message
     if param and (unknown := _INVALID_TAG.fullmatch(text)):
-        accepted = next((names for ending, names in _ACCEPTED.items() if param.endswith(ending)), None)
-        if accepted:
-            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {accepted} are", param)
+        known = next((names for ending, names in accepted.items() if param.endswith(ending)), None)
+        if known:
+            return InvalidRequest(f"{param}: {unknown[1]!r} is not supported here; {known} are", param)
     return InvalidRequest(f"{param}: {text}" if param else text, param)
 
 
 def to_request(chat: wire.ChatRequest) -> values.Request:
     """What the runtime is asked to do."""
-    values.check_number("max_completion_tokens", chat.max_completion_tokens, 1, 2**31 - 1, whole=True)
+    _check_whole("max_completion_tokens", chat.max_completion_tokens)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
     return values.Request(
         messages=messages(chat.messages),
-        sampling=_sampling(chat),
-        max_tokens=next(iter(limits), None),
-        stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
-        ignore_eos=bool(chat.ignore_eos),
-        cache=chat.cache is not False,
-        json_schema=_schema(chat.response_format),
-        lora=_scales(chat.lora),
-        timeout=chat.timeout,
         effort=chat.reasoning_effort,
+        **generation(chat) | {"max_tokens": next(iter(limits), None)},
         **tools.choice(chat),
-        grammar=chat.grammar or None,
-        regex=chat.regex or None,
         logprobs=_likeliest(chat),
         continue_final=_continues(chat),
     )
+
+
+def generation(asked: wire.GenerationRequest) -> dict[str, Any]:
+    """The arguments of `Request` that all requests for an answer share."""
+    return {
+        "sampling": _sampling(asked),
+        "max_tokens": asked.max_tokens,
+        "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        "ignore_eos": bool(asked.ignore_eos),
+        "cache": asked.cache is not False,
+        "json_schema": _schema(asked.response_format),
+        "lora": _scales(asked.lora),
+        "timeout": asked.timeout,
+        "grammar": asked.grammar or None,
+        "regex": asked.regex or None,
+    }
+
+
+def inputs(given: str | list[str | int | list[int]], name: str) -> list[str | tuple[int, ...]]:
+    """The texts that a field gives: one text, the tokens of one, or a list of either."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [one for one in given if isinstance(one, int)]
+    if tokens and len(tokens) == len(given):
+        return [tuple(tokens)]
+    if tokens:
+        raise InvalidRequest(f"{name} mixes token ids with texts; put each text's tokens into a list", name)
+    return [one if isinstance(one, str) else tuple(one) for one in given if not isinstance(one, int)]
 
 
 def renamed(error: GalagoError) -> GalagoError:
@@ -123,13 +156,17 @@ def renamed(error: GalagoError) -> GalagoError:
     return error
 
 
-def choices(chat: wire.ChatRequest) -> int:
+def choices(chat: wire.GenerationRequest) -> int:
     """How many answers are asked for."""
-    values.check_number("n", chat.n, 1, MOST, whole=True)
+    _check_whole("n", chat.n)
     return chat.n or 1
 
 
-def _sampling(chat: wire.ChatRequest) -> values.Sampling:
+def _check_whole(name: str, value: int | None) -> None:
+    values.check_number(name, value, *BOUNDS[name], whole=True)
+
+
+def _sampling(chat: wire.GenerationRequest) -> values.Sampling:
     bias = []
     for token, value in (chat.logit_bias or {}).items():
         if not (token.isascii() and token.isdecimal() and len(token) < 10):
@@ -150,7 +187,7 @@ def _sampling(chat: wire.ChatRequest) -> values.Sampling:
 
 def _likeliest(chat: wire.ChatRequest) -> int | None:
     """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
-    values.check_number("top_logprobs", chat.top_logprobs, 0, values.MAX_LIKELIEST, whole=True)
+    _check_whole("top_logprobs", chat.top_logprobs)
     count = chat.top_logprobs or 0
     if count and not chat.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
@@ -209,12 +246,13 @@ def _part(part: wire.TextPart | wire.ImagePart | wire.AudioPart, path: str) -> v
         return values.Text(part.text)
     if isinstance(part, wire.ImagePart):
         source = f"{path}.image_url.url"
-        return values.Image(_data_uri(part.image_url.url, source), source)
+        return values.Image(data_uri(part.image_url.url, source), source)
     source = f"{path}.input_audio.data"
-    return values.Audio(_base64(part.input_audio.data, source), source)
+    return values.Audio(base64_bytes(part.input_audio.data, source), source)
 
 
-def _data_uri(url: str, source: str) -> bytes:
+def data_uri(url: str, source: str) -> bytes:
+    """The bytes in a data URI; `source` names the field."""
     head = _DATA_URI.match(url)
     if head is None:
         shown = url[:40]
@@ -223,10 +261,11 @@ def _data_uri(url: str, source: str) -> bytes:
             "data:image/png;base64,...",
             source,
         )
-    return _base64(url[head.end() :], source)
+    return base64_bytes(url[head.end() :], source)
 
 
-def _base64(data: str, source: str) -> bytes:
+def base64_bytes(data: str, source: str) -> bytes:
+    """The bytes that stand in base64 in the field `source`."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -261,15 +300,20 @@ def warning_headers(warnings: list[str]) -> dict[str, str]:
     return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
 
 
-def usage(answers: list[values.Finished]) -> wire.Usage:
-    """Of all answers to a request together, whose prompt counts once."""
-    first, used = answers[0].usage, [answer.usage for answer in answers]
-    completion = sum(u.completion_tokens for u in used)
+def usage(answers: list[values.Finished], each: int | None = None) -> wire.Usage:
+    """Of all answers to a request together: all of them to one prompt, which counts once, or so many to `each`."""
+    used = [answer.usage for answer in answers]
+    prompts = used[:: each or len(used)]
+    prompt, completion = sum(u.prompt_tokens for u in prompts), sum(u.completion_tokens for u in used)
     return wire.Usage(
-        prompt_tokens=first.prompt_tokens,
+        prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=first.prompt_tokens + completion,
-        prompt_tokens_details=wire.PromptDetails(first.cached_tokens, first.audio_tokens, first.image_tokens),
+        total_tokens=prompt + completion,
+        prompt_tokens_details=wire.PromptDetails(
+            sum(u.cached_tokens for u in prompts),
+            sum(u.audio_tokens for u in prompts),
+            sum(u.image_tokens for u in prompts),
+        ),
         completion_tokens_details=wire.CompletionDetails(
             sum(u.accepted for u in used), sum(u.rejected for u in used), sum(u.reasoning_tokens for u in used)
         ),

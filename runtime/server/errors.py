@@ -1,10 +1,13 @@
-"""How each error of the tree travels over HTTP: status, type and code, in OpenAI's error shape."""
+"""How each error of the tree travels over HTTP: status, type and code, in the shape of the API that was asked."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from starlette.responses import Response
 
 from ...models import errors
+from .anthropic import wire as anthropic
 from .wire import ErrorBody, ErrorResponse, encode
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
@@ -34,18 +37,58 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
 }
 
 
+_NO_MODEL = "model_not_found"
+
+
+def codes(kind: type[errors.GalagoError]) -> list[str]:
+    """The codes that errors of this class have."""
+    return [TABLE[kind][2], *([_NO_MODEL] if kind is errors.NotFound else [])]
+
+
 def body(error: errors.GalagoError) -> ErrorResponse:
     _, kind, code = TABLE[type(error)]
     if isinstance(error, errors.NotFound) and error.param == "model":
-        code = "model_not_found"
+        code = _NO_MODEL
     return ErrorResponse(ErrorBody(error.message, kind, error.param, code))
 
 
-def response(error: errors.GalagoError) -> Response:
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def anthropic_body(error: errors.GalagoError) -> anthropic.ErrorResponse:
     status = TABLE[type(error)][0]
+    kind = _ANTHROPIC.get(status, _INVALID if status < 500 else "api_error")
+    return anthropic.ErrorResponse(anthropic.ErrorBody(kind, _located(error)))
+
+
+def ollama_body(error: errors.GalagoError) -> dict[str, Any]:
+    return {"error": _located(error)}
+
+
+def _located(error: errors.GalagoError) -> str:
+    """The message with the field at fault, for shapes that have no place of their own for that."""
+    known = error.param is None or error.param in error.message
+    return error.message if known else f"{error.param}: {error.message}"
+
+
+def response(error: errors.GalagoError, path: str = "") -> Response:
+    """The answer to whoever asked for `path`, which tells the API that they speak."""
+    status = TABLE[type(error)][0]
+    told: Any = body(error)
+    if path.startswith("/v1/messages"):
+        told = anthropic_body(error)
+    elif path.startswith("/api/"):
+        told = ollama_body(error)
     headers = {"retry-after": "1"} if status == 503 else {}
     if isinstance(error, errors.DeadlineExceeded):
         headers["x-should-retry"] = "false"  # OpenAI's clients would ask again, for an answer that takes as long
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    return Response(encode(body(error)), status, headers, "application/json")
+    return Response(encode(told), status, headers, "application/json")

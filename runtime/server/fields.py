@@ -1,35 +1,56 @@
 """What becomes of every field of a request: honoured, inert, unsupported, or unknown. Nothing is dropped in silence.
 
-Honoured fields are those of the wire type. The tables below name the others that a known client sends; whatever stands
-in neither is unknown: a warning in the answer, or an error in strict mode.
+Honoured fields are those of the wire type. Tables name the others that a known client sends, those of OpenAI's APIs
+below; whatever stands in neither is unknown: a warning in the answer, or an error in strict mode.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import msgspec
 
 from ...models.errors import UnsupportedField
-from . import wire
+from . import wire, wire_completions, wire_vectors
 
 ANY = object()
 
+
+@dataclass(frozen=True)
+class Known:
+    """Fields that the wire types do not hold, by the type they stand in.
+
+    `inert` ones are accepted without effect, because they ask for nothing a local model could do otherwise: with any
+    value, or null and the one given. `hints` are harmless and without effect here: a warning with this reason, in
+    strict mode too. `unsupported` ones are meaningful and not offered: an error, unless the value is null or one that
+    asks for nothing.
+    """
+
+    inert: Mapping[type, Mapping[str, object]] = field(default_factory=dict)
+    hints: Mapping[type, Mapping[str, str]] = field(default_factory=dict)
+    unsupported: Mapping[type, Mapping[str, tuple[object, ...]]] = field(default_factory=dict)
+
+
+_GENERATION_INERT: dict[str, object] = {
+    "metadata": ANY,
+    "cache_prompt": ANY,
+    "prompt_cache_key": ANY,
+    "prompt_cache_retention": ANY,
+    "safety_identifier": ANY,
+    "service_tier": ANY,
+    "user": ANY,
+    "keep_alive": -1,
+}
+
 INERT: dict[type, dict[str, object]] = {
-    wire.ChatRequest: {
-        "metadata": ANY,
-        "cache_prompt": ANY,
-        "prompt_cache_key": ANY,
-        "prompt_cache_retention": ANY,
-        "safety_identifier": ANY,
-        "service_tier": ANY,
-        "user": ANY,
-        "keep_alive": -1,
-    },
+    wire.ChatRequest: _GENERATION_INERT,
+    wire_completions.CompletionRequest: _GENERATION_INERT,
+    wire_vectors.EmbeddingRequest: {"user": ANY, "keep_alive": -1},
     wire.AssistantMessage: {
         "annotations": ANY,
         "audio": None,
@@ -45,69 +66,82 @@ INERT: dict[type, dict[str, object]] = {
 """Accepted without effect: they ask for nothing a local model could do otherwise, or clients have added them to what
 they send back."""
 
+_STAYS = ": the model stays loaded as long as the server runs"
+
 HINTS: dict[type, dict[str, str]] = {
     wire.ImageURL: {"detail": ""},
-    wire.ChatRequest: {"keep_alive": ": the model stays loaded as long as the server runs"},
+    wire.ChatRequest: {"keep_alive": _STAYS},
+    wire_completions.CompletionRequest: {"keep_alive": _STAYS},
+    wire_vectors.EmbeddingRequest: {"keep_alive": _STAYS},
 }
-"""Known, harmless and without effect here: a warning with this reason, in strict mode too."""
+
+_GENERATION_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "bad_words": ([],),
+    "best_of": (1,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "json_schema": (),
+    "length_penalty": (1,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "n_predict": (-1,),
+    "n_probs": (0,),
+    "repeat_last_n": (64,),
+    "repetition_penalty": (1,),
+    "samplers": (),
+    "stop_token_ids": ([],),
+    "structured_outputs": (),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "top_n_sigma": (-1, 0),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "xtc_probability": (0,),
+}
 
 UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
+        **_GENERATION_UNSUPPORTED,
         "audio": (),
-        "bad_words": ([],),
-        "best_of": (1,),
         "chat_template_kwargs": ({},),
-        "dry_multiplier": (0,),
-        "dynatemp_range": (0,),
         "echo": (False,),
         "function_call": ("none", "auto"),
         "functions": ([],),
-        "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "include_stop_str_in_output": (False,),
-        "json_schema": (),
-        "length_penalty": (1,),
-        "min_tokens": (0,),
-        "mirostat": (0,),
         "modalities": (["text"],),
-        "n_predict": (-1,),
-        "n_probs": (0,),
         "prediction": (),
-        "repeat_last_n": (64,),
-        "repetition_penalty": (1,),
-        "samplers": (),
-        "stop_token_ids": ([],),
         "store": (False,),
-        "structured_outputs": (),
-        "tfs_z": (1,),
-        "top_a": (0,),
-        "top_n_sigma": (-1, 0),
-        "typical_p": (1,),
-        "use_beam_search": (False,),
         "verbosity": ("medium",),
         "web_search_options": (),
-        "xtc_probability": (0,),
     },
+    wire_completions.CompletionRequest: {**_GENERATION_UNSUPPORTED, "input_extra": ([],), "truncate_prompt_tokens": ()},
+    wire_vectors.EmbeddingRequest: {"embd_normalize": (2,), "truncate": (False,), "task_type": (), "input_type": ()},
     wire.StreamOptions: {"include_obfuscation": (False,)},
 }
-"""Meaningful, and not offered yet: an error, unless the value is null or one that asks for nothing."""
 
+OPENAI = Known(INERT, HINTS, UNSUPPORTED)
 
 MAX_WARNINGS = 20
 MAX_PATH = 200
 """Characters of an unknown field's path that are repeated to whoever sent it."""
 
 
-def check(raw: dict[str, Any], strict: bool) -> list[str]:
-    """Sorts every field of a chat request that the wire types do not hold; returns warnings, the first `MAX_WARNINGS`.
+def check(
+    raw: dict[str, Any], strict: bool, kind: type[msgspec.Struct] = wire.ChatRequest, known: Known = OPENAI
+) -> list[str]:
+    """Sorts every field of a request that its wire type does not hold; returns warnings, the first `MAX_WARNINGS`.
 
     Raises `UnsupportedField` for what would be missed, and in strict mode for the unknown.
     """
     warnings: list[str] = []
-    for path, struct, name in _unheld(raw, wire.ChatRequest, ""):
+    for path, struct, name, value in _unheld(raw, kind, ""):
+        if _accepted(known, struct, name, value, path):
+            continue
         path = path[:MAX_PATH]
-        reason = HINTS.get(struct, {}).get(name)
+        reason = known.hints.get(struct, {}).get(name)
         if reason is not None:
             warnings.append(f"the field {path} has no effect here{reason}")
         elif strict:
@@ -118,8 +152,8 @@ def check(raw: dict[str, Any], strict: bool) -> list[str]:
     return [*warnings[:MAX_WARNINGS], f"and {left} more fields were ignored"] if left > 0 else warnings
 
 
-Unheld = tuple[str, type, str]
-"""A field no wire type holds: its path, the struct it stands in, its name."""
+Unheld = tuple[str, type, str, object]
+"""A field no wire type holds: its path, the struct it stands in, its name, its value."""
 
 
 def _unheld(raw: object, kind: Any, path: str) -> Iterator[Unheld]:
@@ -141,16 +175,14 @@ def _unheld_fields(raw: dict[str, Any], struct: type[msgspec.Struct], path: str)
             if isinstance(value, list | dict):
                 yield from _unheld(value, hints[name], f"{path}.{name}" if path else name)
         elif name != struct.__struct_config__.tag_field:
-            where = f"{path}.{name}" if path else name
-            if not _accepted(struct, name, value, where):
-                yield where, struct, name
+            yield f"{path}.{name}" if path else name, struct, name, value
 
 
-def _accepted(struct: type, name: str, value: object, where: str) -> bool:
-    inert = INERT.get(struct, {}).get(name, msgspec.UNSET)
+def _accepted(known: Known, struct: type, name: str, value: object, where: str) -> bool:
+    inert = known.inert.get(struct, {}).get(name, msgspec.UNSET)
     if inert is ANY or (inert is not msgspec.UNSET and value in (inert, None)):
         return True
-    harmless = UNSUPPORTED.get(struct, {}).get(name)
+    harmless = known.unsupported.get(struct, {}).get(name)
     if harmless is None:
         return False
     if value is not None and value not in harmless:

@@ -42,7 +42,7 @@ class Guard:
             self._check(scope["path"], Headers(scope=scope))
             await self._app(scope, self._counted(receive), send)
         except GalagoError as error:
-            await response(error)(scope, receive, send)
+            await response(error, scope["path"])(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -52,7 +52,7 @@ class Guard:
             if urlsplit(origin).netloc != host:
                 raise Forbidden(f"pages of {origin!r} may not use this server", "Origin")
         if self._config.api_key is not None and path not in _OPEN:
-            self._check_key(headers.get("authorization", ""))
+            self._check_key(headers)
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._config.max_body_bytes:
             raise self._too_large()
@@ -65,11 +65,15 @@ class Guard:
             return is_loopback(name)
         return name == self._config.host or is_loopback(name) or _is_address(name)
 
-    def _check_key(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
+    def _check_key(self, headers: Headers) -> None:
+        """In the header that OpenAI's clients send, or that of Anthropic's."""
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = [key.strip()] if scheme.lower() == "bearer" else []
+        given += headers.getlist("x-api-key")
         expected = (self._config.api_key or "").encode()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("latin-1", "replace"), expected):
-            raise Unauthorized("the API key is missing or wrong; send it as Authorization: Bearer KEY")
+        if not any([hmac.compare_digest(key.encode("latin-1", "replace"), expected) for key in given]):
+            how = "Authorization: Bearer KEY, or as x-api-key: KEY"
+            raise Unauthorized(f"the API key is missing or wrong; send it as {how}")
 
     def _counted(self, receive: Receive) -> Receive:
         seen = 0

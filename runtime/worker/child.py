@@ -21,6 +21,8 @@ from .messages import (
     Accepted,
     Beat,
     Cancel,
+    Do,
+    Done,
     FromWorker,
     Generate,
     Happened,
@@ -30,6 +32,7 @@ from .messages import (
     Progress,
     Refused,
     Stop,
+    ToWorker,
 )
 
 _COMMAND = (sys.executable, "-P", "-m", "galago.runtime.worker.program")
@@ -44,6 +47,7 @@ class Call:
         self.digest = digest
         self.stream = Stream()
         self.answered = threading.Event()
+        self.result: Any = None
         self.error: GalagoError | None = None
 
     def fail(self, error: GalagoError) -> None:
@@ -100,6 +104,11 @@ class Child:
                     if isinstance(event, Finished):
                         finished(call)
                     call.stream.put(event)
+                case Done(number, result) if number in self._calls:
+                    call = self._calls.pop(number)
+                    call.result = result
+                    finished(call)
+                    call.answered.set()
                 case Refused(number, error) if number in self._calls:
                     self._calls.pop(number).fail(error)
         with self._gate:
@@ -112,13 +121,22 @@ class Child:
 
         Raises what the child raised, and `Cancelled` when `cancelled` says so.
         """
+        call = self._call(lambda number: Generate(number, request), digest, cancelled)
+        return None if call is None else call.stream
+
+    def do(self, task: bytes, digest: bytes, cancelled: Callable[[], bool]) -> Done | None:
+        """The same for a task, until it is done."""
+        call = self._call(lambda number: Do(number, task), digest, cancelled)
+        return None if call is None else Done(0, call.result)
+
+    def _call(self, message: Callable[[int], ToWorker], digest: bytes, cancelled: Callable[[], bool]) -> Call | None:
         call = Call(digest)
         with self._gate:
             if self._over:
                 return None
             number = next(self._numbers)
             self._calls[number] = call
-        self._channel.send(Generate(number, request))
+        self._channel.send(message(number))
         call.stream.on_close(lambda: self._channel.send(Cancel(number)))
         try:
             while not call.answered.wait(_POLL):
@@ -128,7 +146,7 @@ class Child:
             raise
         if call.error is not None:
             raise call.error
-        return call.stream
+        return call
 
     def stop(self) -> None:
         """Asks it to end what is running and to exit."""

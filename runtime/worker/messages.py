@@ -17,7 +17,7 @@ from msgspec import msgpack
 from ...models import errors
 from ...models.errors import GalagoError, InvalidRequest
 from ...models.ref import AdapterFile
-from .. import values
+from .. import tasks, values
 from ..config import ModelConfig
 from ..values import Event, ModelInfo, Stats
 
@@ -41,6 +41,14 @@ class Generate:
 
     number: int
     request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """To the worker: answer a task, itself in bytes, by one `Done`."""
+
+    number: int
+    task: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +106,16 @@ class Happened:
     event: Event
 
 
-ToWorker: TypeAlias = Load | Generate | Cancel | Stop
-FromWorker: TypeAlias = Beat | Progress | Loaded | NotLoaded | Accepted | Refused | Happened
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From the worker: a task's answer."""
+
+    number: int
+    result: Any
+
+
+ToWorker: TypeAlias = Load | Generate | Do | Cancel | Stop
+FromWorker: TypeAlias = Beat | Progress | Loaded | NotLoaded | Accepted | Refused | Happened | Done
 
 _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
@@ -107,6 +123,8 @@ _CLASSES: tuple[type, ...] = (
     *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
     *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
+    *(Do, Done, tasks.Embed, tasks.Vectors, tasks.Tokenize, tasks.Detokenize, tasks.Tokens, values.Raw),
+    *(tasks.Plan, tasks.Planned, tasks.PartTokens, tasks.Rerank, tasks.Scores),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}
 _NUMBERS = {kind: number for number, kind in enumerate(_CLASSES)}

@@ -25,6 +25,8 @@ from .messages import (
     Accepted,
     Beat,
     Cancel,
+    Do,
+    Done,
     Generate,
     Happened,
     Load,
@@ -38,7 +40,7 @@ from .messages import (
 )
 
 if TYPE_CHECKING:
-    from ..model import Model
+    from ..loading import Loaded as LoadedModel
 
 _AT_ONCE = 32
 """Prompts prepared at once; answers take no thread."""
@@ -63,7 +65,7 @@ class Answers:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._pool = ThreadPoolExecutor(_AT_ONCE, "galago-prepare")
-        self._model: Model | None = None
+        self._model: LoadedModel | None = None
         self._jobs: dict[int, Job] = {}
 
     def take(self, message: ToWorker) -> bool:
@@ -74,6 +76,9 @@ class Answers:
             case Generate(number, request):
                 job = self._jobs[number] = Job()
                 self._pool.submit(self._generate, number, request, job)
+            case Do(number, task):
+                job = self._jobs[number] = Job()
+                self._pool.submit(self._do, number, task, job)
             case Cancel(number) if number in self._jobs:
                 self._jobs[number].leave()
                 self._refuse(number, Cancelled("nobody waits for this answer any more"))
@@ -93,12 +98,12 @@ class Answers:
 
     def _load(self, load: Load) -> None:
         try:
-            from ..model import Model
+            from ..loading import open_model
 
             draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
             header = read_header(load.weights)
             files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
-            self._model = Model(files, load.config, progress=self._progress, isolated=True)
+            self._model = open_model(files, load.config, self._progress, isolated=True)
             self._channel.send(Loaded(self._model.info))
             self._channel.send(Beat(self.stats()))
         except Exception as error:
@@ -118,6 +123,16 @@ class Answers:
             stream.close()
         self._channel.send(Accepted(number))
         stream.forward(lambda event: self._pass_on(number, event))
+
+    def _do(self, number: int, task: bytes, job: Job) -> None:
+        try:
+            assert self._model is not None
+            result = self._model.answer(decode(task), job.left.is_set)
+        except Exception as error:
+            self._refuse(number, _told(error))
+            return
+        self._jobs.pop(number, None)
+        self._channel.send(Done(number, result))
 
     def _pass_on(self, number: int, event: Event) -> None:
         if isinstance(event, Finished | Failed):

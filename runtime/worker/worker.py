@@ -13,14 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from ...models.errors import EngineCrashed, EngineError, InvalidRequest, NotReady
 from ...models.ref import ModelFiles
 from ..config import ModelConfig
 from ..stream import Stream
+from ..tasks import R, Task
 from ..values import ModelInfo, Request, Stats
 from .child import Call, Child, stop_if
 from .messages import Load, encode
+
+T = TypeVar("T")
 
 _PATIENCE = 30.0  # seconds that a request waits for a process that is being started again
 _POLL = 0.05
@@ -71,16 +75,23 @@ class Worker:
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
         """As `Model.generate`; waits a while for a process that is being started again, and then raises `NotReady`."""
-        packed = encode(request)
+        return self._asked(encode(request), cancelled, Child.ask)
+
+    def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+        """As `Model.answer`, with the same patience."""
+        result: R = self._asked(encode(task), cancelled, Child.do).result
+        return result
+
+    def _asked(self, packed: bytes, cancelled: Callable[[], bool], ask: Callable[..., T | None]) -> T:
         digest = hashlib.blake2b(packed, digest_size=16).digest()
         deadline = time.monotonic() + _PATIENCE
-        stream = None
-        while stream is None:
+        answer = None
+        while answer is None:
             child = self._ready_child(cancelled, deadline)
             if self._blame[digest] >= _TOO_OFTEN:
                 raise InvalidRequest("this request has crashed the model's process twice, so it is refused now")
-            stream = child.ask(packed, digest, cancelled)
-        return stream
+            answer = ask(child, packed, digest, cancelled)
+        return answer
 
     def close(self) -> None:
         """Ends what is still running, with an error on its streams, and the process."""

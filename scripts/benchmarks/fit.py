@@ -78,7 +78,7 @@ def _compare_memory(files: ModelFiles, cells: int, fill: int) -> bool:
         _ask(worker, " hello" * (fill - 64))
         if files.projector:
             _ask(worker, "x", Image(PICTURE.read_bytes(), PICTURE.name))
-        measured = _pss(process.pid)
+        measured = pss(process.pid)
     off = found.resident / measured - 1
     print(
         f"{files.weights.stem:16} {cells:7}  {'yes' if files.projector else 'no':4}  {fill:6}  "
@@ -120,7 +120,7 @@ def _ask(worker: Worker, text: str, *media: Image, tokens: int = 8) -> Finished:
     return end
 
 
-def _pss(pid: int) -> int:
+def pss(pid: int) -> int:
     found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024

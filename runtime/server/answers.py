@@ -1,0 +1,48 @@
+"""Answers of one choice, as the dialects beside OpenAI's chats tell them: whole, or in lines of their own making."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from starlette.responses import StreamingResponse
+
+from ...models.errors import EngineError
+from ..stream import Stream
+from ..values import Failed, Finished, Said, Started
+
+Gone: TypeAlias = Callable[[], bool]
+"""Says whether the client has hung up."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer, its pieces in the order they were said."""
+
+    said: tuple[Said, ...]
+    end: Finished
+    warnings: tuple[str, ...]
+
+
+async def collected(stream: Stream) -> Answer:
+    """Raises what ended the answer in place of its last token."""
+    said: list[Said] = []
+    warnings: tuple[str, ...] = ()
+    async with contextlib.aclosing(aiter(stream)) as events:  # type: ignore[type-var]
+        async for event in events:
+            match event:
+                case Started():
+                    warnings = event.warnings
+                case Failed(error=error):
+                    raise error
+                case Finished():
+                    return Answer(tuple(said), event, warnings)
+                case _:
+                    said.append(event)
+    raise EngineError("the answer ended without a reason")
+
+
+def told(lines: AsyncIterator[bytes], headers: Mapping[str, str], media_type: str) -> StreamingResponse:
+    return StreamingResponse(lines, media_type=media_type, headers={"cache-control": "no-cache"} | dict(headers))

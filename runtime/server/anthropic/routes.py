@@ -1,0 +1,111 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`. I/O only; shapes and conversion stand beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ....models.errors import GalagoError
+from ...service import Service
+from ...stream import Stream
+from ...tasks import Plan
+from ...values import Failed, Finished, Started
+from .. import answers, errors, exchange, fields
+from ..convert import decode_object, typed, warning_headers
+from ..wire import encode
+from . import convert, wire
+from .events import MessageEvents, blocks
+
+
+class Messages:
+    """Answers with one service."""
+
+    def __init__(self, service: Service, strict: bool) -> None:
+        self._service = service
+        self._strict = strict
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/messages", self.create, methods=["POST"]),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        asked = await exchange.on_thread(request, partial(self._prepare, body), _Asked.close)
+        headers = warning_headers(asked.warnings)
+        if asked.stream:
+            return answers.told(self._events(asked), headers, "text/event-stream")
+        answer = await exchange.unless_gone(request, answers.collected(asked.answer))
+        content, cut_off = blocks(answer.said)
+        message = self._message(content, convert.usage(answer.end.usage), [*asked.warnings, *answer.warnings, *cut_off])
+        ending = convert.ending(answer.end)
+        message.stop_reason, message.stop_sequence = ending.stop_reason, ending.stop_sequence
+        return exchange.whole(message, headers)
+
+    def _prepare(self, body: bytes, gone: answers.Gone) -> _Asked:
+        raw = decode_object(body)
+        asked = typed(raw, wire.MessagesRequest, convert.ACCEPTED)
+        warnings = fields.check(raw, self._strict, wire.MessagesRequest, convert.KNOWN)
+        stream = self._service.generate(asked.model, convert.to_request(asked), gone)
+        return _Asked(bool(asked.stream), warnings, stream)
+
+    async def count_tokens(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        count, warnings = await exchange.on_thread(request, partial(self._count, body))
+        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+
+    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+        raw = decode_object(body)
+        asked = typed(raw, wire.CountRequest, convert.ACCEPTED)
+        warnings = fields.check(raw, self._strict, wire.CountRequest, convert.KNOWN)
+        return self._service.answer(asked.model, Plan(convert.to_request(asked)), gone).tokens, warnings
+
+    def _message(self, content: list[wire.ContentBlock], usage: wire.Usage, warnings: list[str]) -> wire.Message:
+        name = f"msg_{uuid.uuid4().hex}"
+        return wire.Message(name, self._service.model_id, content, usage, warnings=warnings or UNSET)
+
+    async def _events(self, asked: _Asked) -> AsyncIterator[bytes]:
+        told = MessageEvents()
+        try:
+            async with contextlib.aclosing(aiter(asked.answer)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    match event:
+                        case Started(prompt_tokens, warnings):
+                            message = self._message([], wire.Usage(prompt_tokens, 0), [*asked.warnings, *warnings])
+                            yield _line(wire.MessageStart(message))
+                        case Failed(error=error):
+                            raise error
+                        case Finished():
+                            yield b"".join(map(_line, told.finish(event)))
+                        case said:
+                            yield b"".join(map(_line, told.feed(said)))
+        except GalagoError as error:  # the status line is out already, so the error travels as an event
+            yield b"event: error\ndata: " + encode(errors.anthropic_body(error)) + b"\n\n"
+        finally:
+            asked.close()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request that is being answered."""
+
+    stream: bool
+    warnings: list[str]
+    answer: Stream
+
+    def close(self) -> None:
+        self.answer.close()
+
+
+def _line(event: wire.StreamEvent) -> bytes:
+    kind = str(event.__struct_config__.tag)
+    return b"event: " + kind.encode() + b"\ndata: " + encode(event) + b"\n\n"

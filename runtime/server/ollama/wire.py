@@ -1,0 +1,218 @@
+"""The JSON shapes of Ollama's API, as clients send and receive them. Holds no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class Options(Struct):
+    """What of `options` can be asked for with each request. The others stand in `convert.py`."""
+
+    num_ctx: int | None = None
+    num_predict: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
+class Function(Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct):
+    function: Function
+    type: Literal["function"] | None = None
+
+
+class CalledFunction(Struct):
+    name: str
+    arguments: dict[str, Any]
+    index: int | None = None
+
+
+class ToolCall(Struct):
+    function: CalledFunction
+    id: str | None = None
+
+
+class Message(Struct):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class AnswerRequest(Struct, kw_only=True):
+    """What `/api/chat` and `/api/generate` have in common."""
+
+    model: str
+    format: dict[str, Any] | Literal["", "json"] | None = None
+    options: Options | None = None
+    stream: bool | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class ChatRequest(AnswerRequest, kw_only=True):
+    """`POST /api/chat`"""
+
+    messages: list[Message] | None = None
+    tools: list[Tool] | None = None
+
+
+class GenerateRequest(AnswerRequest, kw_only=True):
+    """`POST /api/generate`"""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    images: list[str] | None = None
+    raw: bool | None = None
+
+
+class EmbedRequest(Struct):
+    """`POST /api/embed`"""
+
+    model: str
+    input: str | list[str]
+    dimensions: int | None = None
+
+
+class OldEmbedRequest(Struct):
+    """`POST /api/embeddings`"""
+
+    model: str
+    prompt: str
+
+
+class ModelRequest(Struct):
+    """`/api/show`, `/api/pull`, `/api/delete`; older clients say `name`."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+
+
+class TokenLogprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Logprob(Struct):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TokenLogprob]
+
+
+class Said(Struct):
+    """The message of a line."""
+
+    content: str
+    role: str = "assistant"
+    thinking: str | UnsetType = UNSET
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+
+
+class Line(Struct):
+    """A line of a streamed answer, or a whole one: `message` of a chat, else `response` and `thinking`. The last has
+    the reason, and durations in nanoseconds."""
+
+    model: str
+    created_at: str
+    message: Said | UnsetType = UNSET
+    response: str | UnsetType = UNSET
+    thinking: str | UnsetType = UNSET
+    logprobs: list[Logprob] | UnsetType = UNSET
+    done: bool = False
+    done_reason: str | UnsetType = UNSET
+    total_duration: int | UnsetType = UNSET
+    load_duration: int | UnsetType = UNSET
+    prompt_eval_count: int | UnsetType = UNSET
+    prompt_eval_duration: int | UnsetType = UNSET
+    eval_count: int | UnsetType = UNSET
+    eval_duration: int | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Embeddings(Struct):
+    """What `/api/embed` answers; durations in nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    prompt_eval_count: int
+    load_duration: int = 0
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Embedding(Struct):
+    embedding: list[float]
+
+
+class Version(Struct):
+    version: str
+    galago: str
+
+
+class Details(Struct):
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+    parent_model: str = ""
+    format: str = "gguf"
+
+
+class Model(Struct):
+    """In `/api/tags` and `/api/ps`; the last two in the latter only."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+    expires_at: str | UnsetType = UNSET
+    context_length: int | UnsetType = UNSET
+
+
+class Models(Struct):
+    models: list[Model]
+
+
+class Shown(Struct):
+    """`POST /api/show`"""
+
+    modelfile: str
+    parameters: str
+    template: str
+    license: str
+    details: Details
+    model_info: dict[str, Any]
+    capabilities: list[str]
+    modified_at: str
+
+
+class Status(Struct):
+    """A line of `/api/pull`."""
+
+    status: str
+    digest: str | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    completed: int | UnsetType = UNSET

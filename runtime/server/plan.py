@@ -1,0 +1,71 @@
+"""`POST /v1/plan`: what a chat request would take here, without answering it. Shapes stand in `wire_plan.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
+from ..service import Service
+from ..tasks import Plan, Planned
+from . import convert, exchange, fields
+from . import wire_plan as wire
+from .openapi import About
+from .wire import ChatRequest
+
+ABOUT = About(
+    "What a chat would take, without answering it",
+    {200: wire.PlanAnswer},
+    body=ChatRequest,
+    errors=(InvalidRequest, NotFound, NotReady, EngineError),
+    method="POST",
+    bounds=convert.BOUNDS,
+    examples={"text": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}},
+)
+
+
+class PlanEndpoint:
+    """Plans with one service."""
+
+    def __init__(self, service: Service, strict: bool) -> None:
+        self._service = service
+        self._strict = strict
+
+    async def plan(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        answer, warnings = await exchange.on_thread(request, lambda gone: self._plan(body, gone))
+        return exchange.whole(answer, convert.warning_headers(warnings))
+
+    def _plan(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.PlanAnswer, list[str]]:
+        raw = convert.decode_object(body)
+        chat = convert.chat_request(raw)
+        warnings = fields.check(raw, self._strict)
+        try:
+            count = convert.choices(chat)
+            found = self._service.answer(chat.model, Plan(convert.to_request(chat)), gone)
+        except InvalidRequest as error:
+            raise convert.renamed(error) from None
+        several = ["the seconds are those of one answer, not of several at once"] if count > 1 else []
+        return _answer(self._service.model_id, found, [*warnings, *several]), warnings
+
+
+def _answer(model: str, found: Planned, warnings: list[str]) -> wire.PlanAnswer:
+    parts = [wire.PlannedPart(part.message, part.part, part.kind, part.tokens) for part in found.parts]
+    return wire.PlanAnswer(
+        model=model,
+        fits=not found.over,
+        over_by=found.over,
+        context_length=found.context,
+        max_tokens=found.max_tokens,
+        tokens=wire.PlannedTokens(found.tokens, found.cached, found.frame, parts),
+        seconds=wire.PlannedSeconds(_rounded(found.first_token), _rounded(found.total)),
+        peak_memory_bytes=found.memory,
+        warnings=[*warnings, *found.warnings] or UNSET,
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

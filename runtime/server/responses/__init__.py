@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: `/v1/responses`. Wire shapes, conversion, events, the local store and routes, a file each."""

@@ -1,0 +1,236 @@
+"""Pure functions between the Responses API's wire shapes and the runtime's values. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from ....models.errors import InvalidRequest, UnsupportedField
+from ... import values
+from .. import convert
+from ..fields import ANY, Known
+from . import wire
+
+_LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
+ACCEPTED = {
+    "].type": "message, function_call, function_call_output and reasoning, with input_text, input_image, input_audio "
+    "and output_text in them,",
+    "format.type": "text, json_object and json_schema",
+    "tool_choice.type": "function and allowed_tools",
+}
+
+_ITEM = {"id": ANY, "status": ANY}
+_CALL = _ITEM | {"caller": ANY, "namespace": None, "async": False}
+_ONLY_THERE = {"encrypted_content": ": only OpenAI can read it"}
+KNOWN = Known(
+    inert={
+        wire.ResponsesRequest: {
+            "max_tool_calls": None,
+            "prompt_cache_key": ANY,
+            "prompt_cache_options": ANY,
+            "prompt_cache_retention": ANY,
+            "safety_identifier": ANY,
+            "service_tier": ANY,
+            "user": ANY,
+        },
+        wire.InputImage: {"detail": "auto"},
+        wire.Message: _ITEM | {"phase": ANY},
+        wire.FunctionCall: _CALL | {"parsed_arguments": ANY},
+        wire.FunctionCallOutput: _CALL | {"name": ANY},
+        wire.Reasoning: _ITEM | {"summary": [], "encrypted_content": None},
+        wire.OutputText: {"parsed": ANY},
+        wire.Tool: {"strict": ANY, "output_schema": None},
+        wire.JsonSchemaFormat: {"description": ANY, "strict": ANY},
+        wire.ReasoningConfig: {"context": None},
+    },
+    hints={
+        wire.InputImage: {"detail": ""},
+        wire.Reasoning: _ONLY_THERE | {"summary": ": the thoughts themselves are what the model is shown"},
+        wire.ReasoningConfig: {
+            name: ": thoughts are told whole, not summed up" for name in ("summary", "generate_summary")
+        },
+    },
+    unsupported={
+        wire.ResponsesRequest: {
+            "context_management": ([],),
+            "conversation": (),
+            "moderation": (),
+            "prompt": (),
+            "truncation": ("disabled",),
+        },
+        wire.InputImage: {"file_id": ()},
+        wire.TextConfig: {"verbosity": ("medium",)},
+        wire.Tool: {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],)},
+    },
+)
+
+
+def normal(raw: dict[str, Any]) -> dict[str, Any]:
+    """The request with its input as a list of items that all say what they are, so that one reader fits all."""
+    given = raw.get("input")
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list):
+        return raw
+    return raw | {"input": [_typed(item) for item in given]}
+
+
+def _typed(item: Any) -> Any:
+    return {"type": "message"} | item if isinstance(item, dict) and "role" in item else item
+
+
+def items(stored: Sequence[Any]) -> list[wire.Item]:
+    """Items that were accepted once, as values."""
+    return msgspec.convert(stored, list[wire.Item])
+
+
+def to_request(asked: wire.ResponsesRequest, history: Sequence[wire.Item]) -> values.Request:
+    """What the runtime is asked to do; `history` stands before the input."""
+    values.check_number("max_output_tokens", asked.max_output_tokens, 1, 2**31 - 1, whole=True)
+    system = (values.Message("system", (values.Text(asked.instructions),)),) if asked.instructions else ()
+    return values.Request(
+        messages=(*system, *messages(history, "previous"), *messages(asked.input, "input")),
+        sampling=values.Sampling(temperature=asked.temperature, top_p=asked.top_p),
+        max_tokens=asked.max_output_tokens,
+        json_schema=_schema(asked.text),
+        effort=asked.reasoning.effort if asked.reasoning else None,
+        logprobs=_likeliest(asked),
+        continue_final=False,
+        **_tools(asked),
+    )
+
+
+def _schema(text: wire.TextConfig | None) -> dict[str, Any] | bool | None:
+    form = text.format if text else None
+    if isinstance(form, wire.JsonSchemaFormat):
+        return form.schema
+    return {"type": "object"} if isinstance(form, wire.JsonObjectFormat) else None
+
+
+def _likeliest(asked: wire.ResponsesRequest) -> int | None:
+    """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
+    for name in asked.include or ():
+        if name not in (_LOGPROBS, _ENCRYPTED):
+            raise UnsupportedField(f"include: {name[:80]!r} is not offered here; {_LOGPROBS} is", "include")
+    values.check_number("top_logprobs", asked.top_logprobs, 0, values.MAX_LIKELIEST, whole=True)
+    wanted = asked.top_logprobs or _LOGPROBS in (asked.include or ())
+    return (asked.top_logprobs or 0) if wanted else None
+
+
+def _tools(asked: wire.ResponsesRequest) -> dict[str, Any]:
+    choice = asked.tool_choice
+    if choice not in (None, "none", "auto") and not asked.tools:
+        raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
+    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ()))
+    chosen: dict[str, Any] = {"tools": tools, "parallel": asked.parallel_tool_calls is not False}
+    match choice:
+        case wire.NamedTool(name):
+            return chosen | {"tool_choice": "required", "allowed": (name,), "parallel": False}
+        case wire.AllowedTools(mode, allowed):
+            return chosen | {"tool_choice": mode, "allowed": tuple(tool.name for tool in allowed)}
+    return chosen | {"tool_choice": choice or "auto"}
+
+
+def _tool(tool: wire.Tool, path: str) -> values.Tool:
+    if tool.type != "function":
+        raise UnsupportedField(
+            f"{path} is a {tool.type!r:.60}, which runs at OpenAI; only functions of your own are offered here", path
+        )
+    return values.Tool(tool.name, tool.description, tool.parameters)
+
+
+def messages(said: Sequence[wire.Item], path: str) -> tuple[values.Message, ...]:
+    """A thought, a text and calls that follow each other are one message of the assistant's."""
+    return tuple(chain.from_iterable(_turns(said, path)))
+
+
+def _turns(said: Sequence[wire.Item], path: str) -> Iterator[tuple[values.Message, ...]]:
+    turn = _Turn()
+    for i, item in enumerate(said):
+        where = f"{path}[{i}]"
+        match item:
+            case wire.Reasoning(content):
+                if turn.parts or turn.calls:
+                    yield turn.end()
+                turn.thoughts += [part.text for part in content or ()]
+            case wire.Message("assistant", content):
+                if turn.parts or turn.calls:
+                    yield turn.end()
+                turn.parts += _parts(content, f"{where}.content")
+            case wire.FunctionCall(call_id, name, arguments):
+                turn.calls.append(values.ToolCall(call_id, name, arguments))
+            case wire.FunctionCallOutput(call_id, output):
+                yield turn.end()
+                yield (values.Message("tool", _parts(output, f"{where}.output"), answers=call_id),)
+            case wire.Message(role, content):
+                yield turn.end()
+                yield (values.Message(role, _parts(content, f"{where}.content")),)
+    yield turn.end()
+
+
+class _Turn:
+    """A message of the assistant's while its items arrive."""
+
+    def __init__(self) -> None:
+        self.thoughts: list[str] = []
+        self.parts: list[values.Part] = []
+        self.calls: list[values.ToolCall] = []
+
+    def end(self) -> tuple[values.Message, ...]:
+        """The message, if anything was said, and a new beginning."""
+        thoughts = "".join(self.thoughts)
+        message = values.Message("assistant", tuple(self.parts), calls=tuple(self.calls), reasoning=thoughts or None)
+        self.thoughts, self.parts, self.calls = [], [], []
+        return (message,) if message != values.Message("assistant", ()) else ()
+
+
+def _parts(content: str | Sequence[Any], path: str) -> tuple[values.Part, ...]:
+    if isinstance(content, str):
+        return (values.Text(content),) if content else ()
+    return tuple(_part(part, f"{path}[{i}]") for i, part in enumerate(content))
+
+
+def _part(part: Any, path: str) -> values.Part:
+    match part:
+        case wire.InputImage(image_url):
+            if image_url is None:
+                raise InvalidRequest(f"{path} has no image_url", f"{path}.image_url")
+            return values.Image(convert.data_uri(image_url, f"{path}.image_url"), f"{path}.image_url")
+        case wire.AudioPart(sound):
+            source = f"{path}.input_audio.data"
+            return values.Audio(convert.base64_bytes(sound.data, source), source)
+    return values.Text(part.text)
+
+
+def response(name: str, now: float, model: str, raw: dict[str, Any], stored: bool) -> wire.Response:
+    """The answer to a request, which has only begun."""
+    same = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "top_logprobs")
+    told: dict[str, Any] = {field: raw.get(field) for field in same}
+    return wire.Response(
+        name,
+        now,
+        model,
+        **told,
+        tools=raw.get("tools") or [],
+        tool_choice=raw.get("tool_choice") or "auto",
+        parallel_tool_calls=raw.get("parallel_tool_calls") is not False,
+        text=raw.get("text") or {"format": {"type": "text"}},
+        reasoning={"effort": None, "summary": None} | (raw.get("reasoning") or {}),
+        metadata=raw.get("metadata") or {},
+        store=stored,
+        background=raw.get("background") is True,
+    )
+
+
+def usage(used: values.Usage) -> wire.Usage:
+    return wire.Usage(
+        used.prompt_tokens,
+        used.completion_tokens,
+        used.prompt_tokens + used.completion_tokens,
+        wire.InputDetails(used.cached_tokens, used.audio_tokens, used.image_tokens),
+        wire.OutputDetails(used.reasoning_tokens),
+    )

@@ -1,0 +1,243 @@
+"""`POST /v1/responses`, and responses that were stored. I/O only; shapes and conversion stand beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ....models.errors import GalagoError, InvalidRequest, NotFound
+from ...service import Service
+from ...stream import Stream
+from ...tasks import Plan
+from ...values import Failed, Finished, Started
+from .. import answers, exchange, fields
+from ..convert import decode_object, renamed, typed, warning_headers
+from ..wire import encode
+from . import convert, wire
+from .events import ResponseEvents
+from .store import ResponseStore
+
+
+class Responses:
+    """Answers with one service, and keeps what was answered where a folder for it is named."""
+
+    def __init__(self, service: Service, strict: bool, folder: Path | None) -> None:
+        self._service = service
+        self._strict = strict
+        self._store = None if folder is None else ResponseStore(folder)
+        self._running: dict[str, _Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/responses", self.create, methods=["POST"]),
+            Route(f"{prefix}/responses/input_tokens", self.count, methods=["POST"]),
+            Route(f"{prefix}/responses/{{id}}", self.retrieve),
+            Route(f"{prefix}/responses/{{id}}", self.delete, methods=["DELETE"]),
+            Route(f"{prefix}/responses/{{id}}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        """Waits at the end for what is answered in the background, and closes the store."""
+        yield
+        await asyncio.gather(*self._tasks)
+        if self._store is not None:
+            self._store.close()
+
+    async def create(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        run = await exchange.on_thread(request, partial(self._prepare, body), _Run.close)
+        headers = warning_headers(run.warnings)
+        if run.asked.stream:
+            return answers.told(self._lines(run), headers, "text/event-stream")
+        if run.asked.background:
+            task = asyncio.create_task(self._drain(run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            await exchange.unless_gone(request, self._drain(run))
+            if run.error is not None:
+                raise run.error
+        return exchange.whole(run.response, headers)
+
+    async def count(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        count, warnings = await exchange.on_thread(request, partial(self._count, body))
+        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+
+    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+        _, asked, warnings = self._read(body)
+        self._is_stored(asked)
+        task = Plan(convert.to_request(asked, self._history(asked.previous_response_id)))
+        return self._service.answer(asked.model, task, gone).tokens, warnings
+
+    def _read(self, body: bytes) -> tuple[dict[str, Any], wire.ResponsesRequest, list[str]]:
+        raw = convert.normal(decode_object(body))
+        asked = typed(raw, wire.ResponsesRequest, convert.ACCEPTED)
+        return raw, asked, fields.check(raw, self._strict, wire.ResponsesRequest, convert.KNOWN)
+
+    def _prepare(self, body: bytes, gone: answers.Gone) -> _Run:
+        raw, asked, warnings = self._read(body)
+        stored = self._is_stored(asked)
+        try:
+            request = convert.to_request(asked, self._history(asked.previous_response_id))
+            answer = self._service.generate(asked.model, request, gone)
+        except InvalidRequest as error:
+            raise _renamed(error) from None
+        name = f"resp_{uuid.uuid4().hex}"
+        response = convert.response(name, time.time(), self._service.model_id, raw, stored is not None)
+        run = _Run(asked, warnings, answer, response, stored)
+        if stored is not None:
+            stored.put(name, asked.previous_response_id, encode(raw["input"]), encode(response))
+        return run
+
+    def _is_stored(self, asked: wire.ResponsesRequest) -> ResponseStore | None:
+        """Where this response is stored. As at OpenAI, all are that do not say otherwise, if there is a store."""
+        for field in ("store", "background", "previous_response_id"):
+            if getattr(asked, field) and self._store is None:
+                raise InvalidRequest(
+                    f"{field} needs a store, and this server keeps nothing: galago serve --store FOLDER makes one",
+                    field,
+                )
+        if asked.background and asked.stream:
+            raise InvalidRequest("background and stream exclude each other here", "background")
+        if asked.background and asked.store is False:
+            raise InvalidRequest("a response in the background must be stored, or nobody could read it", "store")
+        return None if asked.store is False else self._store
+
+    def _history(self, previous: str | None) -> list[wire.Item]:
+        if previous is None or self._store is None:
+            return []
+        turns = [(msgspec.json.decode(a), msgspec.json.decode(b)["output"]) for a, b in self._store.before(previous)]
+        return convert.items(list(chain.from_iterable(chain.from_iterable(turns))))
+
+    async def _drain(self, run: _Run) -> None:
+        async with contextlib.aclosing(self._events(run)) as events:  # type: ignore[type-var]
+            async for _ in events:
+                pass
+
+    async def _lines(self, run: _Run) -> AsyncIterator[bytes]:
+        number = 0
+        async with contextlib.aclosing(self._events(run)) as events:  # type: ignore[type-var]
+            async for event in events:
+                event.sequence_number = number
+                kind = str(event.__struct_config__.tag)
+                yield b"event: " + kind.encode() + b"\ndata: " + encode(event) + b"\n\n"
+                number += 1
+
+    async def _events(self, run: _Run) -> AsyncIterator[wire.StreamEvent]:
+        told = ResponseEvents(run.response)
+        self._running[run.response.id] = run
+        try:
+            async with contextlib.aclosing(aiter(run.answer)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    for step in self._steps(run, told, event):
+                        yield step
+            if run.response.status == "in_progress":
+                for step in told.cancel():
+                    yield step
+        finally:
+            run.close()
+            self._ended(run)
+
+    @staticmethod
+    def _steps(run: _Run, told: ResponseEvents, event: Any) -> Any:
+        match event:
+            case Started(warnings=warnings):
+                run.response.warnings = [*run.warnings, *warnings] or msgspec.UNSET
+                return told.begin()
+            case Failed(error=error):
+                run.error = _renamed(error)
+                return told.fail(run.error)
+            case Finished():
+                return told.finish(event, time.time())
+        return told.feed(event)
+
+    def _ended(self, run: _Run) -> None:
+        """Notes how it ended, by its client's leaving too."""
+        response = run.response
+        if response.status == "in_progress":
+            response.status = "cancelled"
+        if run.store is not None:
+            run.store.update(response.id, response.status, encode(response))
+        del self._running[response.id]
+
+    async def retrieve(self, request: Request) -> Response:
+        if request.query_params.get("stream") == "true":
+            raise InvalidRequest("a stored response is not streamed again; leave stream out", "stream")
+        found = await self._stored(request)
+        return Response(found, media_type="application/json")
+
+    async def delete(self, request: Request) -> Response:
+        name = request.path_params["id"]
+        if name in self._running:
+            self._running[name].close()
+        if self._store is None or not await asyncio.to_thread(self._store.delete, name):
+            raise _unknown(name)
+        return exchange.whole(wire.Deleted(name))
+
+    async def cancel(self, request: Request) -> Response:
+        run = self._running.get(request.path_params["id"])
+        if run is not None and run.store is not None:
+            run.close()
+            run.response.status = "cancelled"
+            return exchange.whole(run.response)
+        found = await self._stored(request)
+        if msgspec.json.decode(found)["status"] != "cancelled":
+            raise InvalidRequest("the response has ended already, so that it cannot be cancelled", "response_id")
+        return Response(found, media_type="application/json")
+
+    async def _stored(self, request: Request) -> bytes:
+        name = request.path_params["id"]
+        found = None if self._store is None else await asyncio.to_thread(self._store.get, name)
+        if found is None:
+            raise _unknown(name)
+        return found
+
+
+class _Run:
+    """A request that is being answered. `error` is what has kept it from being."""
+
+    def __init__(
+        self,
+        asked: wire.ResponsesRequest,
+        warnings: list[str],
+        answer: Stream,
+        response: wire.Response,
+        store: ResponseStore | None,
+    ) -> None:
+        self.asked = asked
+        self.warnings = warnings
+        self.answer = answer
+        self.response = response
+        self.store = store
+        self.error: GalagoError | None = None
+
+    def close(self) -> None:
+        self.answer.close()
+
+
+def _renamed(error: GalagoError) -> GalagoError:
+    """An error about a schema or a limit, which this API knows by other names."""
+    names = {"response_format": "text.format", "max_tokens": "max_output_tokens"}
+    error = renamed(error)
+    error.param = names.get(error.param or "", error.param)
+    return error
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"the response {name!r:.100} is not stored here", "response_id")

@@ -1,0 +1,88 @@
+"""`POST /v1/tokenize` and `/v1/detokenize`: texts and chats as tokens, and back. Shapes stand in `wire_tokens.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
+from .. import values
+from ..service import Service
+from ..tasks import Detokenize, Tokenize
+from . import convert, exchange, fields, wire
+from . import wire_tokens as shapes
+from .openapi import About
+
+_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
+TOKENIZE = About(
+    "The tokens of a text or a chat",
+    {200: shapes.TokenList},
+    body=shapes.TokenizeRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"text": {"content": "Hello"}},
+)
+DETOKENIZE = About(
+    "The text of tokens",
+    {200: shapes.DetokenizedText},
+    body=shapes.DetokenizeRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"tokens": {"tokens": [1, 2]}},
+)
+
+
+class TokenEndpoints:
+    """Asks one service for tokens."""
+
+    def __init__(self, service: Service, strict: bool) -> None:
+        self._service = service
+        self._strict = strict
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        answer, warnings = await exchange.on_thread(request, lambda gone: self._tokenize(body, gone))
+        return exchange.whole(answer, convert.warning_headers(warnings))
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await exchange.read_body(request)
+        answer, warnings = await exchange.on_thread(request, lambda gone: self._detokenize(body, gone))
+        return exchange.whole(answer, convert.warning_headers(warnings))
+
+    def _tokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.TokenList, list[str]]:
+        raw = convert.decode_object(body)
+        asked = convert.typed(raw, shapes.TokenizeRequest)
+        warnings = fields.check(raw, self._strict, shapes.TokenizeRequest)
+        task = Tokenize(_text(asked), asked.add_special is True, asked.parse_special is not False)
+        found = self._service.answer(asked.model, task, gone)
+        pieces = [shapes.TokenPiece(i, _piece(piece)) for i, piece in zip(found.ids, found.pieces, strict=True)]
+        tokens: list[int | shapes.TokenPiece] = [*(pieces if asked.with_pieces else found.ids)]
+        return shapes.TokenList(tokens, len(found.ids), warnings or UNSET), warnings
+
+    def _detokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.DetokenizedText, list[str]]:
+        raw = convert.decode_object(body)
+        asked = convert.typed(raw, shapes.DetokenizeRequest)
+        warnings = fields.check(raw, self._strict, shapes.DetokenizeRequest)
+        found = self._service.answer(asked.model, Detokenize(tuple(asked.tokens)), gone)
+        return shapes.DetokenizedText(found.text, warnings or UNSET), warnings
+
+
+def _text(asked: shapes.TokenizeRequest) -> str | values.Request:
+    if (asked.content is None) == (asked.messages is None):
+        raise InvalidRequest("give either content, a text, or messages, a chat", "content")
+    if asked.messages is None:
+        assert asked.content is not None
+        return asked.content
+    if asked.add_special is not None or asked.parse_special is not None:
+        raise InvalidRequest("add_special and parse_special are for content; a chat has its template", "add_special")
+    return convert.to_request(wire.ChatRequest(messages=asked.messages, tools=asked.tools))
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)

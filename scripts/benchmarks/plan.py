@@ -1,0 +1,108 @@
+"""Compares what `/v1/plan` says of 50 requests with what they take: tokens, time to first token, memory.
+
+Requests of mixed lengths, some of which go on from earlier ones, some with a picture, are planned and then asked, one
+at a time, of a server with a model of random weights. The machine is measured anew before every tenth. Memory is the
+proportional set size (Pss) of the model's process afterwards (Linux). Exit code 1 where tokens are not exact, or fewer
+than 9 in 10 of the other predictions are as near as they should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from typing import Any
+
+import httpx
+import psutil
+
+from galago.models.gguf import read_header
+from galago.models.speed import types
+from galago.runtime.benchmark import measured
+
+from .fit import pss
+from .servers import WORDS, Files, Server, ask, galago, picture, random_model
+
+SECONDS, MEMORY, ENOUGH = 0.25, 0.10, 0.9
+"""How far predictions may be off, and the share of them that must be nearer."""
+ANEW = 10
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--requests", type=int, default=50)
+    parser.add_argument("--shape", default="135m")
+    parser.add_argument("--scheme", default="Q4_0")
+    parser.add_argument("--eyes", action="store_true", help="with pictures, of a shape that has eyes: smolvlm500m")
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def main(options: argparse.Namespace) -> None:
+    files = random_model(options.shape, options.scheme, options.eyes)
+    off: dict[str, list[float]] = {"first token": [], "memory": []}
+    exact = True
+    print("tokens (cached)   first token: planned  measured     off   memory: planned  measured     off  (s, MB)")
+    with galago(files, ["--ctx", "4096", "--threads", options.threads]) as server:
+        chats = _Chats(options.eyes)
+        for number in range(options.requests):
+            if number % ANEW == 0:
+                _measure_anew(files, options.threads)
+            exact &= _compare(server, chats.next(), off)
+    right = exact
+    for (name, values), limit in zip(off.items(), (SECONDS, MEMORY), strict=True):
+        near = statistics.mean(abs(value) <= limit for value in values)
+        median = statistics.median(map(abs, values))
+        print(f"{name}: {near:.0%} of {len(values)} within {limit:.0%}, median {median:.1%} off")
+        right &= near >= ENOUGH
+    print(f"token counts {'all exact' if exact else 'NOT exact'}")
+    if not right:
+        raise SystemExit(1)
+
+
+def _measure_anew(files: Files, threads: int) -> None:
+    kinds = set(types(read_header(files.weights)))
+    kinds |= set(types(read_header(files.projector))) if files.projector else set()
+    measured(kinds, anew=True, threads=threads)
+
+
+class _Chats:
+    """Requests that nobody has asked before, some of them the next turn of an earlier one."""
+
+    def __init__(self, eyes: bool) -> None:
+        self._random = random.Random(1)
+        self._eyes = eyes
+        self._last: list[dict[str, Any]] = []
+
+    def next(self) -> list[dict[str, Any]]:
+        if self._last and len(self._last) < 6 and self._random.random() < 0.4:
+            self._last = [*self._last, {"role": "assistant", "content": "Yes."}]
+        else:
+            self._last = []
+        words = self._random.choices(WORDS, k=self._random.choice((8, 40, 150, 400, 900)))
+        content: Any = " ".join(words)
+        if self._eyes and self._random.random() < 0.4:
+            content = [picture(self._random.randrange(2**32)), {"type": "text", "text": content}]
+        self._last = [*self._last, {"role": "user", "content": content}]
+        return self._last
+
+
+def _compare(server: Server, chat: list[dict[str, Any]], off: dict[str, list[float]]) -> bool:
+    """Plans, asks, prints; returns whether the tokens are as planned."""
+    body = {"messages": chat, "max_tokens": 8}
+    plan = httpx.post(f"{server.url}/v1/plan", json=body, timeout=600).json()
+    answer = ask(server, chat, 8)
+    assert answer.error is None, answer.error
+    [worker] = psutil.Process(server.process.pid).children()
+    first, memory = plan["seconds"]["first_token"], plan["peak_memory_bytes"]
+    taken = pss(worker.pid)
+    pairs = ((first, answer.first), (memory, taken))
+    for values, (planned, real) in zip(off.values(), pairs, strict=True):
+        values.append(planned / real - 1)
+    tokens, usage = plan["tokens"], answer.usage
+    counts = usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+    exact = (tokens["total"], tokens["cached"]) == counts
+    print(
+        f"{tokens['total']:6} ({tokens['cached']:5}){' ' if exact else '!'} {first:20.3f} {answer.first:9.3f}"
+        f"  {off['first token'][-1]:+6.1%} {memory / 1e6:15.1f} {taken / 1e6:9.1f}  {off['memory'][-1]:+6.1%}",
+        flush=True,
+    )
+    return exact

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from ..models.errors import ConfigError, InvalidRequest
 from ..runtime.chats import tools
 from ..runtime.values import Audio, Image, Message, Part, Text, Tool, ToolCall
 
+Match: TypeAlias = Literal["exact", "normal", "choice", "words"]
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A chat that waits for `answer`, or for `calls`."""
+    """A chat that waits for `answer`, or for `calls`.
+
+    `match` says how: "exact" as it stands, "normal" one of `accepted` but for case, articles and punctuation, "choice"
+    one letter of `accepted`, "words" with no other words.
+    """
 
     group: str
     task: str
@@ -31,6 +38,14 @@ class Question:
     answer: str
     tools: tuple[Tool, ...] = ()
     calls: tuple[dict[str, Any], ...] = ()
+    accepted: tuple[str, ...] = ()
+    match: Match = "exact"
+
+    @property
+    def shown(self) -> str:
+        """The last message's text, media in brackets."""
+        parts = self.messages[-1].parts
+        return " ".join(part.text if isinstance(part, Text) else f"[{part.source}]" for part in parts)
 
     def needs(self, sense: type[Image] | type[Audio]) -> bool:
         return any(isinstance(part, sense) for message in self.messages for part in message.parts)
@@ -42,12 +57,41 @@ class Question:
                 return False
         except InvalidRequest:
             return False
+        if self.match == "words":
+            return word_errors(self.answer, answer) == 0
+        if self.match == "normal":
+            return normal(answer) in map(normal, self.accepted)
         if answer.strip() == self.answer:
             return True
         try:
             return self.answer.startswith("{") and bool(json.loads(answer) == json.loads(self.answer))
         except json.JSONDecodeError:
             return False
+
+
+def normal(text: str) -> str:
+    """A text without case, punctuation and articles, as SQuAD and VQA compare answers."""
+    words = re.sub(r"[^\w\s]", " ", text.casefold()).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def word_errors(right: str, heard: str) -> int:
+    """Words to change, leave out or add to make one transcript the other (Levenshtein), case and punctuation aside."""
+    here, there = _words(right), _words(heard)
+    row = list(range(len(there) + 1))
+    for i, word in enumerate(here, 1):
+        last, row[0] = row[0], i
+        for j, other in enumerate(there, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (word != other))
+    return row[-1]
+
+
+def word_count(text: str) -> int:
+    return len(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"[^\w\s']", " ", text.casefold()).split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +162,3 @@ def table(scores: Scores) -> str:
             counts = f"{one.right:>6}{one.of:>6}{one.share:>9.1%}"
             lines.append(f"  {task:<24}{counts}" if task else f"{group:<26}{counts}    {low:.1%} to {high:.1%}")
     return "\n".join(lines)
-
-
-def as_json(scores: Scores) -> dict[str, Any]:
-    """By group: `right`, `of`, `accuracy`, `low`, `high`, and the same of its `tasks`."""
-    return {
-        group: _entry(tasks[""]) | {"tasks": {task: _entry(one) for task, one in sorted(tasks.items()) if task}}
-        for group, tasks in scores.items()
-    }
-
-
-def _entry(one: Score) -> dict[str, Any]:
-    low, high = one.interval
-    return {"right": one.right, "of": one.of, "accuracy": one.share, "low": low, "high": high}

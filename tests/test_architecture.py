@@ -50,7 +50,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "jinja2": "runtime/prompt/template.py",
     "huggingface_hub": "models/hub.py",
     "httpx2": "models/hub.py",
-    "filelock": "models/store.py",
+    "filelock": ("models/store.py", "quantize/records.py"),
     "platformdirs": "models/places.py",
     "PIL": "runtime/prompt/media.py",
     "soundfile": "runtime/prompt/media.py",

@@ -1,49 +1,105 @@
-"""`galago evaluate`: how many of the built-in world's held-out questions a model answers rightly, by sense and task."""
+"""`galago evaluate`: which variant of a model to run on this machine, by what is lost and what is gained."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import options
+from .report import table
+
+QUICK = 12
+"""Questions of each group that a quick evaluation asks."""
+
+_Variants = Annotated[
+    str, typer.Option(help="text models to compare: schemes such as Q4_K_M, or files", metavar="NAME,...")
+]
+_Projectors = Annotated[
+    str, typer.Option(help="projectors to compare: schemes such as Q8_0, or files", metavar="NAME,...")
+]
 
 
 def evaluate(
     model: options.Model,
     mmproj: options.Projector = None,
-    ctx: options.ContextLength = None,
+    variants: _Variants = "",
+    projectors: _Projectors = "",
+    text: Annotated[list[Path] | None, typer.Option(help="also compare on this text; may be repeated")] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="questions, a file or folder  [default: those of the built-in world]")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="a small part of the questions")] = False,
+    max_memory: Annotated[str | None, typer.Option(help="recommend none that takes more", metavar="SIZE")] = None,
+    min_speed: Annotated[
+        float | None, typer.Option(help="recommend none that makes fewer tokens a second", metavar="N")
+    ] = None,
+    max_loss: Annotated[
+        str, typer.Option(help="points of accuracy that may be lost by sense", metavar="vision=1,...")
+    ] = "",
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
-    as_json: Annotated[bool, typer.Option("--json", help="print the scores as JSON")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the results as JSON; - prints them")] = None,
+    html: Annotated[Path | None, typer.Option(help="write a report to look at")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
 ) -> None:
-    """Ask the held-out questions of the built-in world, in every sense the model has, and count right answers."""
+    """Measure variants of a model in every sense it has: how true they are to the largest, what they get right, what
+    they cost here, and which to take. What has been measured is kept, and a run that was ended goes on."""
+    from ...models.device import memory_size, this_machine
+    from ...models.places import cache_folder
     from ...models.ref import builtin_folder
-    from ...quantize import questions
-    from ..values import Audio, Image, Request, Sampling
+    from ...quantize import evaluation, page, report
+    from ...quantize.variants import grid
+    from ...quantize.verdict import Constraints, losses
 
-    every = questions.read(builtin_folder() / "heldout.zip")
-    with options.load(model, mmproj, ctx, threads, gpu_layers) as loaded:
-        info = loaded.info
-        asked = [
-            question
-            for question in every
-            if (info.vision or not question.needs(Image)) and (info.audio or not question.needs(Audio))
-        ]
-        show = options.progress_line("asking")
-        answered = []
-        for question in asked:
-            request = Request(
-                question.messages, Sampling(temperature=0), max_tokens=questions.LONGEST_ANSWER, tools=question.tools
-            )
-            with loaded.stream(request) as answer:
-                text = "".join(answer)
-                answered.append((question, question.is_right(text, answer.reply.calls)))
-            if show:
-                show(len(answered) / len(asked))
-    scores = questions.score(answered)
-    print(json.dumps(questions.as_json(scores), indent=1) if as_json else questions.table(scores))
-    if len(asked) < len(every):
-        print(f"galago: {len(every) - len(asked)} questions need a sense this model lacks", file=sys.stderr)
+    memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
+    wanted = Constraints(memory, min_speed, losses(max_loss))
+    folder = cache_folder() / "evaluations"
+    plan = evaluation.Plan(
+        combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants"),
+        questions=tasks or [builtin_folder() / "heldout.zip"],
+        folder=folder,
+        texts=text or [],
+        most=QUICK if quick else 1_000_000,
+        rounds=2 if quick else 3,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        wanted=wanted,
+    )
+    results = evaluation.evaluate(plan, _progress())
+    if json_file is not None and str(json_file) != "-":
+        json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if html is not None:
+        html.write_text(page.render(results, plan.asked), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(report.markdown(results), encoding="utf-8")
+    if str(json_file) == "-":
+        print(json.dumps(results, indent=1))
+        return
+    print(table(report.columns(results), report.rows(results)))
+    print("\n".join(report.notes(results)))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _progress() -> Callable[[str, float], None]:
+    """On a terminal one line that changes; elsewhere a line now and then."""
+    last = [0.0]
+
+    def tell(line: str, share: float) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K" + ("" if share >= 1 else line))
+            sys.stderr.flush()
+        elif now - last[0] >= 30:
+            last[0] = now
+            print(f"galago: {line}", file=sys.stderr)
+
+    return tell

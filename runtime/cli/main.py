@@ -29,7 +29,7 @@ COMMANDS = {
     "convert": "Make a GGUF file of a Hugging Face checkpoint",
     "quantize": "Make a smaller variant of a model or projector",
     "calibrate": "Measure what matters to a model's weights",
-    "evaluate": "Count a model's right answers to held-out questions",
+    "evaluate": "Tell which variant of a model to run on this machine",
     "cache": "Show or delete what is kept over restarts",
     "store": "Show or delete what a server keeps for its clients",
     "doctor": "Check this machine and its llama.cpp build",

@@ -1,0 +1,153 @@
+"""What a variant costs on this machine: time to load, tokens a second, what media add, memory, and energy.
+
+Each round loads the variant anew in a process of its own; rounds of several variants are to alternate, so that whatever
+else the machine does strikes all of them. Of the rounds the best counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from ..models.ref import builtin_folder
+from ..runtime.local import LocalModel, Reply, load
+from ..runtime.values import Audio, Image, Message, Part, Request, Sampling, Text
+from .passages import GREY, SILENCE
+from .variants import Combination
+
+STREAMS = 4
+_TOKENS = 48
+_LEAST = 1.0
+"""Seconds that a small model's speed is measured for; a large one takes longer for one answer."""
+_LONG = "The quick brown fox jumps over the lazy dog and the cat sits on the mat while it rains all day. " * 6
+_POWER = Path("/sys/class/powercap")
+
+Round = dict[str, float]
+
+
+def measure(combination: Combination, threads: int | None, gpu_layers: int) -> Round:
+    """One round. Raises `GalagoError`."""
+    others = {process.pid for process in psutil.Process().children()}
+    begin = time.perf_counter()
+    eyes = combination.projector.path if combination.projector else None
+    with load(
+        combination.model.path, mmproj=eyes, threads=threads, slots=STREAMS, gpu_layers=gpu_layers, isolated=True
+    ) as model:
+        found = {"load_seconds": time.perf_counter() - begin}
+        _ask(model, "Hi", _TOKENS)
+        worker = [process for process in psutil.Process().children() if process.pid not in others]
+        found |= _speed(model) | _media(model)
+        found |= {name: float(size) for process in worker[:1] for name, size in memory(process.pid).items()}
+    return found
+
+
+def _speed(model: LocalModel) -> Round:
+    """Of one stream, then of several at once, whose rates are those of all together: of prompts until the last one is
+    read, of tokens from the first one on."""
+    short = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
+    before = energy()
+    alone, until = list[Reply](), time.perf_counter() + _LEAST
+    while not alone or time.perf_counter() < until:
+        alone.append(_ask(model, _LONG, _TOKENS))
+    after = energy()
+    found = {
+        "first_token_seconds": short,
+        "prefill_tokens_per_second": statistics.median(map(_prefill, alone)),
+        "decode_tokens_per_second": statistics.median(map(_decode, alone)),
+    }
+    if before is not None and after is not None and after >= before:
+        found["joules_per_answer"] = (after - before) / len(alone)
+    with ThreadPoolExecutor(STREAMS) as pool:
+        many = list(pool.map(lambda i: _ask(model, f"{i} {_LONG}", _TOKENS), range(STREAMS)))
+    begins, read = (pick(reply.timings.first_token for reply in many) for pick in (min, max))
+    end = max(reply.timings.total for reply in many)
+    prompt, made = (sum(getattr(r.usage, f"{kind}_tokens") for r in many) for kind in ("prompt", "completion"))
+    found["prefill_tokens_per_second_4"] = prompt / max(read, 1e-6)
+    found["decode_tokens_per_second_4"] = made / max(end - begins, 1e-6)
+    return found
+
+
+def _media(model: LocalModel) -> Round:
+    """Seconds that a picture or sound adds before the first token: of the second one, the first warms up."""
+    found: Round = {}
+    folder = builtin_folder() / "samples"
+    plain = _ask(model, "What is it?", 1).timings.first_token
+    parts: dict[str, Sequence[Part]] = {}
+    if model.info.vision:
+        parts["image_seconds"] = [GREY, Image((folder / "shapes.png").read_bytes())]
+    if model.info.audio:
+        parts["audio_seconds"] = [SILENCE, Audio((folder / "speech.wav").read_bytes())]
+    for name, media in parts.items():
+        times = [_ask(model, "What is it?", 1, part).timings.first_token for part in media]
+        found[name] = max(times[-1] - plain, 0.0)
+    return found
+
+
+def _prefill(reply: Reply) -> float:
+    seconds = reply.timings.first_token - reply.timings.prepared
+    return reply.usage.prompt_tokens / seconds if seconds > 0 else 0.0
+
+
+def _decode(reply: Reply) -> float:
+    return reply.timings.tokens_per_second(reply.usage.completion_tokens) or 0.0
+
+
+def _ask(model: LocalModel, text: str, tokens: int, part: Part | None = None) -> Reply:
+    message = Message("user", (*([part] if part else []), Text(text)))
+    request = Request((message,), Sampling(temperature=0), max_tokens=tokens, ignore_eos=True, cache=False)
+    with model.stream(request) as answer:
+        for _ in answer:
+            pass
+        return answer.reply
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Bytes of a process now (`steady`) and at most so far (`peak`), and the parts of now: `own`, and `mapped` from
+    files, weights above all. The most is known on Linux only; elsewhere it is what is known."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        fields = {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+        names = {"steady": "VmRSS", "peak": "VmHWM", "own": "RssAnon", "mapped": "RssFile"}
+        return {f"memory_{name}": fields[field] for name, field in names.items() if field in fields}
+    resident = psutil.Process(pid).memory_info().rss
+    return {"memory_steady": resident, "memory_peak": resident}
+
+
+def energy() -> float | None:
+    """Joules the processor has used, by Intel's and AMD's counters (RAPL); `None` where they cannot be read."""
+    try:
+        files = [path / "energy_uj" for path in _POWER.glob("intel-rapl:?")]
+        return sum(int(file.read_text()) for file in files) / 1e6 if files else None
+    except (OSError, ValueError):
+        return None
+
+
+def best(rounds: Sequence[Round]) -> Round:
+    """Of every number over the rounds that have it, the highest rate, the fewest seconds, and else the median.
+
+    Whatever else the machine does makes a variant slower, never faster.
+    """
+    found = {}
+    for name in dict.fromkeys(name for one in rounds for name in one):
+        values = [one[name] for one in rounds if name in one]
+        pick = max if "per_second" in name else min if name.endswith("seconds") else statistics.median
+        found[name] = float(pick(values))
+    return found
+
+
+def rounds(
+    combinations: Sequence[Combination], count: int, take: Callable[[Combination, int], Round]
+) -> dict[str, list[Round]]:
+    """`count` rounds, each of all variants, every other round in reverse order."""
+    found: dict[str, list[Round]] = {combination.name: [] for combination in combinations}
+    for number in range(count):
+        for combination in combinations if number % 2 == 0 else reversed(combinations):
+            found[combination.name].append(take(combination, number))
+    return found

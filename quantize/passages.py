@@ -1,0 +1,109 @@
+"""What a model's probabilities are compared on: answers to chats, pictures and sounds, and stretches of plain text.
+
+Knows no model: a passage says what is asked and what stands behind it.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ..models.errors import ConfigError
+from ..runtime.values import Audio, Image, Message, Part
+from .questions import Question
+from .tasks import read
+
+Sense: TypeAlias = Literal["text", "image", "audio", "both"]
+SENSES: tuple[Sense, ...] = ("text", "image", "audio", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """`answer` behind a chat, or, where there are no messages, plain text to be cut into stretches of the context."""
+
+    sense: Sense
+    messages: tuple[Message, ...]
+    answer: str
+
+
+def sense_of(messages: Sequence[Message]) -> Sense:
+    """What it takes to answer; "both" where there is something to see and something to hear."""
+    kinds = {type(part) for message in messages for part in message.parts}
+    if Image in kinds:
+        return "both" if Audio in kinds else "image"
+    return "audio" if Audio in kinds else "text"
+
+
+def of_questions(questions: Sequence[Question]) -> list[Passage]:
+    """The right answers to questions; where a call is right, there is none."""
+    return [Passage(sense_of(q.messages), q.messages, q.answer) for q in questions if q.answer]
+
+
+def of_text(path: Path) -> Passage:
+    """A text file as one passage. Raises `ConfigError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}", "text") from None
+    if not text.strip():
+        raise ConfigError(f"{path} holds no text", "text")
+    return Passage("text", (), text)
+
+
+def thinned(questions: Sequence[Question], most: int) -> list[Question]:
+    """At most so many questions of each group, evenly from its beginning to its end."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.group, []).append(question)
+    kept: list[Question] = []
+    for group in groups.values():
+        count = min(most, len(group))
+        kept += [group[i * len(group) // count] for i in range(count)]
+    return kept
+
+
+def blinded(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same chat with a grey picture for each picture, and silence for each sound."""
+    return tuple(replace(message, parts=tuple(map(_blank, message.parts))) for message in messages)
+
+
+def _blank(part: Part) -> Part:
+    if isinstance(part, Image):
+        return GREY
+    return SILENCE if isinstance(part, Audio) else part
+
+
+def _png(side: int) -> bytes:
+    """A grey square (PNG specification, third edition: 8 bits of grey, no filter)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + b"\x80" * side) * side
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _wav(seconds: int, rate: int = 16000) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * rate * seconds))
+    return out.getvalue()
+
+
+GREY, SILENCE = Image(_png(256), "grey picture"), Audio(_wav(2), "silence")
+
+
+def gather(archives: Sequence[str], texts: Sequence[str], most: int) -> list[Passage]:
+    """The passages of question sets, at most so many of a group, and of text files. Raises `ConfigError`."""
+    asked = [question for archive in archives for question in thinned(read(Path(archive)), most)]
+    return of_questions(asked) + [of_text(Path(text)) for text in texts]

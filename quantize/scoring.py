@@ -1,0 +1,259 @@
+"""A program that compares one variant's probabilities with the baseline's: `python -m galago.quantize.scoring JOB`.
+
+JOB is a `Job` as JSON. The baseline's own run writes its probabilities, two bytes a token, into `rows` and what it made
+of each passage into `records`; any other run reads them and writes records of its own. Every record is a line, written
+when its passage is done, so that a run that was ended goes on behind the last one. Prints `DONE TOTAL` after each. A
+program of its own, because llama.cpp ends the process on some files, and because one that has ended gives memory back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.errors import GalagoError, ModelError
+from ..models.ref import ModelFiles, resolve
+from ..runtime.config import default_threads
+from ..runtime.engine.governor import Governor
+from ..runtime.model import CHATML
+from ..runtime.native.context import BATCH, Context
+from ..runtime.native.projector import MediaChunk, Projector, encode_first
+from ..runtime.native.weights import Weights
+from ..runtime.prompt.chat import PromptBuilder
+from ..runtime.prompt.media import MediaLimits
+from ..runtime.prompt.template import ChatTemplate
+from ..runtime.tokens import Item, MediaSpan, Row
+from ..runtime.values import Message
+from . import passages as sets
+from .fidelity import Floats, divergence, log_probs, pack, unpack
+from .passages import Passage
+from .records import Record, Records
+
+CELLS = 4096
+STRETCH = 512
+"""Tokens of plain text read at a time, of which the second half counts, as in llama-perplexity."""
+
+_LOGITS = 64 << 20
+"""Bytes of logits that a step may leave."""
+_BLOCK = 16
+"""Rows compared at a time: at a vocabulary of 150,000 an array of them takes 10 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`rows` and `base` are the baseline's files; `base` is empty in the baseline's own run. `most` bounds the
+    questions of each group and the stretches of each text."""
+
+    weights: str
+    projector: str
+    questions: tuple[str, ...]
+    texts: tuple[str, ...]
+    most: int
+    rows: str
+    base: str
+    records: str
+    threads: int | None = None
+    gpu_layers: int = -1
+
+
+class Stretch(NamedTuple):
+    """Items for the model to read, in which `targets` stand behind position `first` and its successors."""
+
+    items: tuple[Item, ...]
+    first: int
+    targets: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.items) - self.first
+
+
+class Reader:
+    """A loaded variant that turns passages into stretches, and those into logits."""
+
+    def __init__(self, files: ModelFiles, threads: int | None, gpu_layers: int) -> None:
+        most = threads or default_threads()
+        self.weights = Weights(files.weights, gpu_layers)
+        cells = min(self.weights.context_length, CELLS)
+        self._wanted = max(_BLOCK, min(BATCH, _LOGITS // (4 * self.weights.vocab_size)))
+        self._context = Context(self.weights, cells, 1, most, guesses=self._wanted - 1)
+        self._governor = Governor(most) if threads is None else None
+        self.projector = None
+        if files.projector is not None:
+            largest = min(BATCH, cells)
+            self.projector = Projector(files.projector, self.weights, most, largest, gpu_layers != 0, 64 << 20)
+        source = files.header.chat_template or CHATML
+        template = ChatTemplate(source, self.weights.text_of(self.weights.bos), self.weights.text_of(self.weights.eos))
+        self._prompts = PromptBuilder(self.weights, self.projector, template, source, MediaLimits(), cells)
+
+    def has(self, sense: sets.Sense) -> bool:
+        vision = self.projector is not None and self.projector.vision
+        audio = self.projector is not None and self.projector.audio
+        return {"text": True, "image": vision, "audio": audio, "both": vision and audio}[sense]
+
+    def stretches(self, text: str, most: int) -> list[Stretch]:
+        """Plain text as llama-perplexity cuts it: every stretch begins as a text does, the rest is not read."""
+        begin = [self.weights.bos] if self.weights.adds_bos else []
+        tokens = begin + self.weights.tokenize(text, parse_special=False)
+        size = min(STRETCH, len(tokens))
+        cut = [begin + tokens[i + len(begin) : i + size] for i in range(0, len(tokens) - size + 1, size)][:most]
+        return [Stretch(tuple(piece[:-1]), size // 2, tuple(piece[size // 2 + 1 :])) for piece in cut]
+
+    def answer(self, messages: Sequence[Message], answer: str) -> Stretch:
+        prompt = self._prompts.build(messages, effort=None)
+        said = tuple(self.weights.tokenize(answer, parse_special=False))
+        return Stretch((*prompt.items, *said), len(prompt.items) - 1, said)
+
+    def logits(self, stretch: Stretch) -> Iterator[Floats]:
+        """Of every row from `first` on, in blocks that are the caller's."""
+        self._context.cut(0, 0)
+        position, waiting, wanted = 0, list[Row](), 0
+        for index, item in enumerate(stretch.items):
+            if isinstance(item, MediaSpan):
+                yield from self._compute(waiting)
+                waiting = []
+                self._see(item, position)
+                position += item.positions
+                continue
+            if len(waiting) == BATCH or wanted == self._wanted:
+                yield from self._compute(waiting)
+                waiting, wanted = [], 0
+            wants = index >= stretch.first
+            waiting.append(Row(item, position, 0, wants))
+            wanted += wants
+            position += 1
+        yield from self._compute(waiting)
+
+    def _compute(self, rows: Sequence[Row]) -> Iterator[Floats]:
+        if not rows:
+            return
+        if self._governor is not None:
+            self._context.use_threads(self._governor.threads(0, len(rows)))
+        begin = time.perf_counter()
+        self._context.decode(rows)
+        wanted = [i for i, row in enumerate(rows) if row.wants_logits]
+        for i in range(0, len(wanted), _BLOCK):
+            yield np.stack([self._context.logits(row) for row in wanted[i : i + _BLOCK]])
+        if self._governor is not None and not wanted:
+            self._governor.measured(0, len(rows), time.perf_counter() - begin)
+
+    def _see(self, item: MediaSpan, position: int) -> None:
+        chunk = item.payload
+        assert isinstance(chunk, MediaChunk)
+        if not chunk.ready:
+            encode_first([chunk])
+        self._context.decode_media(item, position, 0)
+
+
+def run(job: Job) -> None:
+    """Scores every passage that has no record yet."""
+    reader = Reader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers)
+    work: list[tuple[str, Passage, Stretch | None]] = []
+    for number, passage in enumerate(sets.gather(job.questions, job.texts, job.most)):
+        if passage.messages:  # read when its turn comes: decoded pictures of all would fill the memory
+            work += [(str(number), passage, None)] if reader.has(passage.sense) else []
+        else:
+            cut = reader.stretches(passage.answer, job.most)
+            work += [(f"{number}.{part}", passage, stretch) for part, stretch in enumerate(cut)]
+    records = Records(Path(job.records))
+    done = len(records.found)
+    run_one = _Variant(job, reader) if job.base else _Baseline(job, reader, records.found)
+    for index, (name, passage, cut_before) in enumerate(work):
+        if index >= done:
+            stretch = cut_before or reader.answer(passage.messages, passage.answer)
+            about: Record = {"id": name, "sense": passage.sense, "tokens": _digest(stretch)}
+            record = about | run_one.score(name, stretch)
+            if passage.messages and passage.sense != "text":
+                blind = reader.answer(sets.blinded(passage.messages), passage.answer)
+                record["blind_nll"] = _loss(reader, blind)
+            records.add(record)
+        print(index + 1, len(work), flush=True)
+    records.finish()
+
+
+class _Baseline:
+    """Writes the rows; `done` are the records of those that are written already."""
+
+    def __init__(self, job: Job, reader: Reader, done: Sequence[Record]) -> None:
+        self._reader = reader
+        self._file = Path(job.rows).open("r+b" if done else "wb")
+        self._file.truncate(sum(record["rows"] for record in done) * 2 * reader.weights.vocab_size)
+        self._file.seek(0, 2)
+
+    def score(self, name: str, stretch: Stretch) -> Record:
+        losses: list[float] = []
+        for logp in map(log_probs, self._reader.logits(stretch)):
+            self._file.write(pack(logp).tobytes())
+            losses += _losses(logp, stretch.targets[len(losses) :])
+        self._file.flush()
+        return {"rows": stretch.rows, "nll": losses}
+
+
+class _Variant:
+    """Compares with the baseline's rows; it may lack a sense that the baseline has, and so some passages."""
+
+    def __init__(self, job: Job, reader: Reader) -> None:
+        self._reader = reader
+        self._name = Path(job.weights).name
+        base = Records(Path(job.base)).found
+        starts = np.cumsum([0, *(record["rows"] for record in base)]).tolist()
+        self._places = {record["id"]: (at, record["tokens"]) for record, at in zip(base, starts, strict=False)}
+        rows = np.memmap(job.rows, np.uint16, "r")
+        if rows.size != starts[-1] * reader.weights.vocab_size:
+            raise ModelError(f"{self._name} has another vocabulary than the baseline; it is no variant of it", "model")
+        self._rows: NDArray[np.uint16] = rows.reshape(-1, reader.weights.vocab_size)
+
+    def score(self, name: str, stretch: Stretch) -> Record:
+        at, tokens = self._places.get(name, (0, ""))
+        if tokens != _digest(stretch):
+            raise ModelError(f"{self._name} reads a passage as other tokens than the baseline does", "model")
+        kl: list[float] = []
+        same: list[int] = []
+        losses: list[float] = []
+        for logp in map(log_probs, self._reader.logits(stretch)):
+            base = unpack(self._rows[at : at + len(logp)])
+            at += len(logp)
+            kl += divergence(base, logp).tolist()
+            same += (base.argmax(axis=1) == logp.argmax(axis=1)).astype(int).tolist()
+            losses += _losses(logp, stretch.targets[len(losses) :])
+        return {"rows": stretch.rows, "kl": kl, "same": same, "nll": losses}
+
+
+def _losses(logp: Floats, targets: Sequence[int]) -> list[float]:
+    count = min(len(logp), len(targets))
+    return [-float(logp[i, targets[i]]) for i in range(count)]
+
+
+def _loss(reader: Reader, stretch: Stretch) -> list[float]:
+    losses: list[float] = []
+    for logp in map(log_probs, reader.logits(stretch)):
+        losses += _losses(logp, stretch.targets[len(losses) :])
+    return losses
+
+
+def _digest(stretch: Stretch) -> str:
+    """Of the tokens: another template or vocabulary makes others. Media differ with their projector."""
+    tokens = [item for item in stretch.items if not isinstance(item, MediaSpan)]
+    return hashlib.blake2b(np.asarray(tokens, np.int64).tobytes(), digest_size=8).hexdigest()
+
+
+def command(job: Job) -> list[str]:
+    return [sys.executable, "-P", "-m", "galago.quantize.scoring", json.dumps(asdict(job))]
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    try:
+        run(Job(**(given | {"questions": tuple(given["questions"]), "texts": tuple(given["texts"])})))
+    except GalagoError as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(1)

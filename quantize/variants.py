@@ -1,0 +1,126 @@
+"""Which files an evaluation compares: those named, and those quantized for it. Knows nothing of what they say.
+
+As a program (`python -m galago.quantize.variants SOURCE TARGET FTYPE`) it quantizes one file, because llama.cpp ends
+the process on some.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models.errors import ConfigError, ModelError
+from ..models.fingerprint import fingerprint
+from ..models.ref import BUILTIN, builtin_folder, resolve
+from ..runtime.config import worker_environment
+from . import schemes
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A text model or projector under the name the report gives it."""
+
+    name: str
+    path: Path
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def key(self) -> str:
+        return fingerprint(self.path)[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """A text model and, where it sees or hears, a projector."""
+
+    model: File
+    projector: File | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} + {self.projector.name}" if self.projector else self.model.name
+
+    @property
+    def key(self) -> str:
+        return self.model.key + (self.projector.key if self.projector else "")
+
+    @property
+    def bytes(self) -> int:
+        return self.model.bytes + (self.projector.bytes if self.projector else 0)
+
+
+def grid(
+    model: str, mmproj: Path | None, variants: Sequence[str], projectors: Sequence[str], folder: Path
+) -> list[Combination]:
+    """Every text model with every projector, the largest of both first: the baseline. Others are made in `folder`.
+
+    `variants` and `projectors` are names of schemes, or paths. Beside `builtin` the 16-bit pair is found by itself.
+    Raises `GalagoError`.
+    """
+    own = resolve(model, mmproj)
+    weights, eyes = [own.weights], [own.projector] if own.projector else []
+    if model == BUILTIN and (variants or projectors):
+        weights += [path for path in [builtin_folder() / "text-F16.gguf"] if path.exists()]
+        eyes += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
+    if projectors and not eyes:
+        raise ConfigError(f"{own.id} has no projector to make variants of; name one with --mmproj", "projectors")
+    models = _files(weights, variants, folder)
+    seeing = _files(eyes, projectors, folder)
+    for file in models[1:]:
+        resolve(file.path, seeing[0].path if seeing else None)
+    return [Combination(file, other) for file in models for other in seeing] or [
+        Combination(file, None) for file in models
+    ]
+
+
+def _files(given: Sequence[Path], asked: Sequence[str], folder: Path) -> list[File]:
+    paths = [*given, *(Path(name).expanduser() for name in asked if _is_path(name))]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"there is no file {path}, and no quantization scheme of that name", "variants")
+    found = {path.resolve(): File(path.stem, path) for path in paths}
+    files = sorted(found.values(), key=lambda file: -file.bytes)
+    for name in asked:
+        if _is_path(name):
+            continue
+        scheme = schemes.find(name)
+        if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
+            files.append(File(scheme.name, made(files[0].path, scheme, folder)))
+    return files[:1] + sorted(files[1:], key=lambda file: -file.bytes)
+
+
+def _is_path(name: str) -> bool:
+    return name.upper() not in schemes.SCHEMES
+
+
+def made(source: Path, scheme: schemes.Scheme, folder: Path) -> Path:
+    """`source` as `scheme`, quantized unless it has been. Raises `ModelError`."""
+    target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    command = [sys.executable, "-P", "-m", "galago.quantize.variants", str(source), str(part), str(scheme.ftype)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=worker_environment())
+    if done.returncode != 0:
+        part.unlink(missing_ok=True)
+        why = done.stderr.strip().splitlines()[-1:] or [f"llama.cpp ended with code {done.returncode}"]
+        raise ModelError(f"{source.name} could not be made as {scheme.name}: {why[0]}", "variants")
+    part.replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    from ..models.errors import GalagoError
+    from ..runtime.native.quantizer import quantize
+
+    try:
+        quantize(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    except GalagoError as error:
+        sys.exit(error.message)

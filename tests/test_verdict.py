@@ -1,0 +1,143 @@
+"""Which variant is recommended, and what is said of those that have stopped seeing or hearing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from galago.models.errors import ConfigError
+from galago.quantize import report
+from galago.quantize.progress import Progress, duration
+from galago.quantize.verdict import Constraints, front, losses, recommend, warnings
+
+
+def variant(name: str, size: int, kl: float = 0.0, speed: float = 50.0, **changed: Any) -> dict[str, Any]:
+    one = {"kl_mean": kl, "kl_low": kl, "kl_high": kl, "top1": 0.97}
+    task = {"accuracy": 0.8, "empty": 0.0, "repeats": 0.0, "change": {"mean": 0.0, "low": -0.01, "high": 0.01}}
+    look = {"mean": 2.0, "low": 1.8, "high": 2.2}
+    made = {
+        "name": name,
+        "bytes": size,
+        "memory_bytes": 2 * size,
+        "speed": {"decode_tokens_per_second": speed},
+        "fidelity": {sense: dict(one) for sense in ("text", "image")} if kl else {},
+        "looks": {"image": look},
+        "tasks": {sense: dict(task) for sense in ("text", "image")},
+        "warnings": [],
+    }
+    return made | changed
+
+
+BASE = variant("F16", 1000)
+GOOD = variant("Q8_0", 500, 0.001, 80)
+SMALL = variant("Q4_K_M", 300, 0.01, 100)
+
+
+def task(accuracy: float) -> dict[str, Any]:
+    gained = accuracy - 0.8
+    return {
+        "accuracy": accuracy,
+        "empty": 0.0,
+        "repeats": 0.0,
+        "change": {"mean": gained, "low": gained - 0.01, "high": gained + 0.01},
+    }
+
+
+def test_the_smallest_that_keeps_its_senses_is_recommended() -> None:
+    found = recommend([BASE, GOOD, SMALL], BASE, Constraints())
+    assert found["variant"] == "Q4_K_M" and "30% of the bytes, 2.0 times the speed" in str(found["reason"])
+    assert "within the noise on text, pictures" in str(found["reason"])
+
+
+def test_a_model_alone_is_compared_with_nothing() -> None:
+    assert recommend([BASE], BASE, Constraints())["reason"] == "F16; there is no other to compare it with"
+
+
+def test_speed_decides_nothing_but_what_is_too_slow() -> None:
+    for busy in (10.0, 60.0, 300.0):
+        slow = SMALL | {"speed": {"decode_tokens_per_second": busy}}
+        assert recommend([BASE, GOOD, slow], BASE, Constraints())["variant"] == "Q4_K_M"
+    slow = SMALL | {"speed": {"decode_tokens_per_second": 60.0}}
+    assert recommend([BASE, GOOD, slow], BASE, Constraints(speed=70))["variant"] == "Q8_0"
+
+
+def test_a_limit_on_one_sense_holds_for_it_alone() -> None:
+    worse = SMALL | {"tasks": {"text": task(0.8), "image": task(0.785)}}
+    assert recommend([BASE, GOOD, worse], BASE, Constraints())["variant"] == "Q4_K_M"
+    assert recommend([BASE, GOOD, worse], BASE, Constraints(loss={"image": 1.0}))["variant"] == "Q8_0"
+    assert recommend([BASE, GOOD, worse], BASE, Constraints(loss={"text": 1.0}))["variant"] == "Q4_K_M"
+
+
+def test_what_does_not_fit_is_not_recommended() -> None:
+    assert recommend([BASE, GOOD, SMALL], BASE, Constraints(memory=700))["variant"] == "Q4_K_M"
+    found = recommend([BASE, GOOD], BASE, Constraints(memory=700))
+    assert found["variant"] is None and "no variant fits" in str(found["reason"])
+    lossy = SMALL | {"tasks": {"text": task(0.5), "image": task(0.5)}}
+    found = recommend([BASE, lossy], BASE, Constraints(memory=700))
+    assert found["variant"] == "Q4_K_M" and "loses more than allowed" in str(found["reason"])
+    assert "30.0 points lost on text" in str(found["reason"])
+
+
+def test_a_variant_that_stopped_seeing_is_named_and_not_taken() -> None:
+    blind = SMALL | {"looks": {"image": {"mean": 0.1, "low": 0.0, "high": 0.2}}}
+    said = warnings(blind, BASE)
+    assert len(said) == 1 and said[0].startswith("has stopped seeing though its text is fine")
+    assert recommend([BASE, GOOD, blind | {"warnings": said}], BASE, Constraints())["variant"] == "Q8_0"
+    assert warnings(SMALL | {"looks": {}}, BASE) == ["has stopped seeing: it has no projector for it"]
+    assert not warnings(SMALL, BASE) and not warnings(BASE, BASE)
+
+
+def test_a_baseline_that_does_not_look_blames_nobody() -> None:
+    unsure = BASE | {"looks": {"image": {"mean": 0.3, "low": -0.1, "high": 0.7}}}
+    assert not warnings(SMALL | {"looks": {"image": {"mean": 0.0, "low": 0.0, "high": 0.0}}}, unsure)
+
+
+def test_empty_and_repeated_answers_are_told() -> None:
+    silent = SMALL | {"tasks": {"text": task(0.8) | {"empty": 0.4}, "image": task(0.8) | {"repeats": 0.2}}}
+    assert [line.split(" to ")[0] for line in warnings(silent, BASE)] == [
+        "says no answer at all",
+        "says the same again and again",
+    ]
+
+
+def test_the_front_leaves_out_what_another_beats() -> None:
+    beaten = variant("Q5_0", 600, 0.002, 70)
+    assert front([BASE, GOOD, SMALL, beaten]) == ["F16", "Q8_0", "Q4_K_M"]
+
+
+def test_limits_are_read_by_sense() -> None:
+    assert losses("vision=1,text=0.5") == {"image": 1.0, "text": 0.5} and losses("") == {}
+    for wrong in ("smell=1", "vision", "vision=x"):
+        with pytest.raises(ConfigError, match="is no limit"):
+            losses(wrong)
+
+
+def test_the_table_has_a_row_for_each_variant_and_marks_one() -> None:
+    variants = [BASE, GOOD, SMALL]
+    results = {"variants": variants, "recommended": recommend(variants, BASE, Constraints())}
+    rows = report.rows(results)
+    assert [row[0] for row in rows] == ["F16", "Q8_0", "Q4_K_M *"]
+    assert {len(row) for row in rows} == {len(report.columns(results))}
+    assert report.markdown(results).count("| Q4_K_M * |") == 1
+
+
+def test_remaining_time_is_that_of_steps_like_those_done() -> None:
+    now, told = [0.0], list[str]()
+    progress = Progress({"read": 2, "write": 2}, lambda line, share: told.append(line), lambda: now[0])
+    progress.begin("read")
+    now[0] = 10.0
+    progress.advance("read", "A", 0.5)
+    assert progress.remaining == 70 and told == ["read of A: 12%, 70 s left"]
+    now[0] = 20.0
+    progress.advance("read", "A", 1.0)
+    progress.begin("read")
+    now[0] = 40.0
+    progress.advance("read", "B", 1.0)
+    progress.begin("write")
+    now[0] = 42.0
+    progress.advance("write", "A", 1.0)
+    assert progress.remaining == 2
+    progress.skip("write")
+    assert progress.remaining == 0
+    assert [duration(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from . import units
 from .errors import ConfigError
 
 _INTERESTING = (
@@ -64,7 +65,7 @@ def memory_size(text: str, total: int) -> int:
     else:
         size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
     if not 0 < size <= total:
-        raise ConfigError(f"{text} of memory is not possible: there are {total / 1e9:.1f} GB", "memory")
+        raise ConfigError(f"{text} of memory is not possible: there are {units.size(total)}", "memory")
     return int(size)
 
 

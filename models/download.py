@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
 
-from . import hub
+from . import hub, units
 from .errors import ConfigError, HubError
 from .hub import Interrupted, RemoteFile, Repository
 from .store import UNFINISHED, Store, cannot_write, checked, checked_commit, checked_etag
@@ -175,8 +175,8 @@ def _check_room(repository: Repository, files: Sequence[RemoteFile], store: Stor
     free = shutil.disk_usage(at).free
     if needed and needed + SPARE > free:
         raise ConfigError(
-            f"{repository.name} needs {_gb(needed)} more, and the disk of {store.root} has {_gb(free)} free; "
-            "free some, or set HF_HOME to a place with more",
+            f"{repository.name} needs {units.size(needed)} more, and the disk of {store.root} has {units.size(free)} "
+            "free; free some, or set HF_HOME to a place with more",
             "cache",
         )
 
@@ -195,7 +195,3 @@ def _feed(digest: hashlib._Hash, file: BinaryIO, report: Callable[[int], None]) 
         done += len(chunk)
         report(done)
     return done
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

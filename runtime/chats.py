@@ -63,7 +63,11 @@ def choice(given: str | Mapping[str, Any]) -> dict[str, Any]:
     """What `Request` holds of a tool choice: auto, none, required, or the name of the tool to call."""
     match given:
         case {"function": {"name": str(name)}}:
-            return {"tool_name": name}
+            return _named(name)
         case str():
-            return {"tool_choice": given} if given in _CHOICES else {"tool_name": given}
+            return {"tool_choice": given} if given in _CHOICES else _named(given)
     raise InvalidRequest(f"tool_choice is {', '.join(_CHOICES)} or a tool's name, not {given!r}", "tool_choice")
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"tool_choice": "required", "allowed": (name,), "parallel": False}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..models import footprint
+from ..models import footprint, units
 from ..models.errors import ConfigError
 from ..models.footprint import Choice, Footprint, Setting
 from ..models.gguf import read_header
@@ -61,25 +61,20 @@ def trained(files: ModelFiles) -> int:
 def _chosen(files: ModelFiles, config: ModelConfig, placement: Placement, server: bool) -> tuple[Choice, str]:
     assert config.memory is not None
     taken = measure(files, config, placement, server)
-    budget = f"of {megabytes(config.memory)} of memory"
+    budget = f"of {units.size(config.memory)} of memory"
     chosen = footprint.choose(taken, config.memory, trained(files), config.context_length, config.slots)
     if chosen is not None:
-        used = megabytes(chosen.footprint.needed)
+        used = units.size(chosen.footprint.needed)
         return chosen, f"{used} {budget}: a context of {chosen.context} tokens, {requests(chosen.slots)} at once"
     if config.context_length is None or config.slots is None:
         cells, slots = config.context_length or min(footprint.SHORTEST, trained(files)), config.slots or 1
         raise ConfigError(
-            f"{files.id} needs {megabytes(taken(cells, slots).needed)} for a context of {cells} tokens, and may take "
-            f"{megabytes(config.memory)}; choose a larger --memory, or a smaller model or quantization",
+            f"{files.id} needs {units.size(taken(cells, slots).needed)} for a context of {cells} tokens, and may take "
+            f"{units.size(config.memory)}; choose a larger --memory, or a smaller model or quantization",
             "memory",
         )
     given = Choice(config.context_length, config.slots, taken(config.context_length, config.slots))
-    return given, f"{megabytes(given.footprint.needed)} {budget}, too much for the given --context and --parallel"
-
-
-def megabytes(size: int) -> str:
-    """Bytes as people read them."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return given, f"{units.size(given.footprint.needed)} {budget}, too much for the given --context and --parallel"
 
 
 def requests(count: int) -> str:

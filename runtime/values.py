@@ -164,7 +164,7 @@ class Request:
     (Lark, as llguidance reads it) and `regex` says what the answer must look like. `logprobs` asks for each token's
     logarithm of probability, and for so many of the likeliest tokens in its place. An assistant's message at the end is
     continued, unless `continue_final` is `False`.
-    `tools` may be called as `tool_choice` says, only the one named `tool_name` where that is given, and several in one
+    `tools` may be called as `tool_choice` says, only those `allowed` by name where that is given, and several in one
     answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
     Work in the `background` rests, even halfway, as long as there is any other.
     """
@@ -180,7 +180,7 @@ class Request:
     timeout: float | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: Literal["auto", "none", "required"] = "auto"
-    tool_name: str | None = None
+    allowed: tuple[str, ...] | None = None
     parallel: bool = True
     effort: Effort | None = None
     grammar: str | None = None
@@ -234,8 +234,11 @@ class Request:
                 raise InvalidRequest(f"two tools are named {name!r}", "tools")
         if self.tool_choice == "required" and not names:
             raise InvalidRequest("tool_choice requires a call, and there are no tools", "tool_choice")
-        if self.tool_name is not None and self.tool_name not in names:
-            raise InvalidRequest(f"tool_choice names {self.tool_name!r}, which is not among the tools", "tool_choice")
+        if self.allowed == ():
+            raise InvalidRequest('tool_choice allows no tool; write "none" where none may be called', "tool_choice")
+        for name in self.allowed or ():
+            if name not in names:
+                raise InvalidRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
 
 
 def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:

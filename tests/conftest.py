@@ -22,10 +22,10 @@ _GUARD = Path(__file__).parent / "guard"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_GUARD), os.environ.get("PYTHONPATH")]))
 sys.path.insert(0, str(_GUARD))
 
-import loopback_only  # noqa: E402
 import openai  # noqa: E402
 import pytest  # noqa: E402
 
+import loopback_only  # noqa: E402
 from galago.runtime import LocalModel, load  # noqa: E402
 from served import Server, serving  # noqa: E402
 

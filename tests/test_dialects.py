@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,13 @@ from galago.models.errors import InvalidRequest
 from galago.models.ref import resolve
 from galago.runtime.native.weights import Weights
 from galago.runtime.output.dialects.detect import DIALECTS, dialect_of
-from galago.runtime.output.dialects.dialect import Dialect, speller
+from galago.runtime.output.dialects.dialect import Dialect, speller, unknown_keywords
 from galago.runtime.output.dialects.gemma import GEMMA
 from galago.runtime.output.dialects.generic import GENERIC
 from galago.runtime.output.dialects.lfm2 import LFM2
 from galago.runtime.output.dialects.llama3 import LLAMA3
-from galago.runtime.output.grammar import GrammarCompiler
+from galago.runtime.output.dialects.qwen_xml import QWEN_XML
+from galago.runtime.output.grammar import Grammar, GrammarCompiler
 from galago.runtime.output.reader import AnswerReader, reading
 from galago.runtime.output.reasoning import Tags
 from galago.runtime.output.whole import Whole
@@ -133,6 +135,12 @@ def test_what_looks_like_a_call_of_no_tool_is_text(dialect: Dialect) -> None:
 def test_an_answer_in_json_is_no_call() -> None:
     for text in ('{"name": "Ada", "age": 36}', '{"a": 1}', "{", '{"name": "get_wea'):
         assert outcome(read(LLAMA3, text)) == (text, "", [])
+
+
+def test_an_answer_that_goes_on_from_a_text_is_no_bare_call() -> None:
+    reader = AnswerReader(LLAMA3, CALLABLE, goes_on=True)
+    text = LLAMA3.write([call({"city": "x"})])
+    assert outcome(list(reading(reader, text))) == (text, "", [])
 
 
 def test_text_behind_calls_is_text() -> None:
@@ -256,6 +264,17 @@ def walk(weights: Weights, compiler: GrammarCompiler, lark: str, seed: int, spel
     return None
 
 
+def all_allowed(weights: Weights, grammar: Grammar, text: str) -> bool:
+    """Whether a grammar takes a text, and its end."""
+    for token in [*weights.tokenize(text, parse_special=False), weights.eos]:
+        logits = np.zeros(weights.vocab_size, np.float32)
+        grammar.mask(logits)
+        if logits[token] == -np.inf:
+            return False
+        grammar.accept(token)
+    return True
+
+
 @pytest.mark.parametrize("control", [False, True], ids=["texts", "control tokens"])
 @pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
 def test_what_the_grammar_allows_is_read_back(
@@ -286,13 +305,7 @@ def test_the_grammar_takes_what_the_dialect_writes_and_nothing_broken(
 ) -> None:
     def takes(text: str, **options: Any) -> bool:
         grammar = compiler.lark(dialect.lark(TOOLS, speller({}), **{"required": True, "parallel": True} | options))
-        for token in [*weights.tokenize(text, parse_special=False), weights.eos]:
-            logits = np.zeros(weights.vocab_size, np.float32)
-            grammar.mask(logits)
-            if logits[token] == -np.inf:
-                return False
-            grammar.accept(token)
-        return True
+        return all_allowed(weights, grammar, text)
 
     one, other = call({"city": "x"}), call({}, "now")
     assert takes(dialect.write([one])) and takes(dialect.write([one, other]))
@@ -318,6 +331,54 @@ def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
         tool = Tool("f", None, {"type": "object", "properties": {"x": schema}})
         with pytest.raises(InvalidRequest, match=keyword):
             GEMMA.lark([tool], speller({}), required=True, parallel=True)
+
+
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_what_is_refused_names_the_tool_in_the_same_words(dialect: Dialect) -> None:
+    tool = Tool("f", None, {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}})
+    with pytest.raises(InvalidRequest, match="^the parameters of the tool 'f' cannot be enforced: uniqueItems"):
+        dialect.lark([tool], speller({}), required=True, parallel=True)
+
+
+@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
+def test_unknown_keywords_are_told_and_change_nothing(dialect: Dialect) -> None:
+    notes = {"$comment": "in degrees", "x-order": 1}
+    odd = {"type": "object", "properties": {"x": {"type": "string", "frobnicate": 1, **notes}}, "moods": []}
+    plain = {"type": "object", "properties": {"x": {"type": "string"}}}
+    larks = [
+        re.sub(r'"(frobnicate|moods|\$comment|x-order)": ("[^"]*"|\[\]|1)(, )?', "", lark).replace(", }", "}")
+        for lark in (
+            dialect.lark([Tool("f", None, schema)], speller({}), required=True, parallel=True)
+            for schema in (odd, plain)
+        )
+    ]
+    assert larks[0] == larks[1]
+    told = unknown_keywords(Tool("f", None, odd))
+    assert [word in line for word, line in zip(("frobnicate", "moods"), told, strict=True)] == [True, True]
+    assert all("the tool 'f'" in line for line in told)
+
+
+def test_values_between_tags_keep_to_formats_and_definitions(weights: Weights, compiler: GrammarCompiler) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"day": {"type": ["string", "null"], "format": "date"}, "n": {"$ref": "#/$defs/n"}},
+        "$defs": {"n": {"type": "integer", "minimum": 3}},
+    }
+    tool = Tool("f", None, schema)
+    for arguments, fits in (
+        ({"day": '"2024-02-29"', "n": "3"}, True),
+        ({"day": '"2023-02-29"'}, False),
+        ({"day": "null"}, True),
+        ({"n": "2"}, False),
+    ):
+        written = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+        text = f"<tool_call>\n<function=f>\n{written}</function>\n</tool_call>"
+        grammar = compiler.lark(QWEN_XML.lark([tool], speller({}), required=True, parallel=False))
+        assert all_allowed(weights, grammar, text) is fits, arguments
+    for reference in ("#", "#/properties/day", "other.json"):
+        with pytest.raises(InvalidRequest, match=r"\$ref"):
+            there = Tool("f", None, {"type": "object", "properties": {"x": {"$ref": reference}, "day": {}}})
+            QWEN_XML.lark([there], speller({}), required=True, parallel=True)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +425,12 @@ def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
         ("<|tool_call>call:{{ name }}", "gemma"),
         ("List of tools: <|tool_list_start|>[", "lfm2"),
         ("<|tool|>{{ message['tools'] }}<|/tool|>", "phi"),
-        ("<tool_call>\n<function=f>", "qwen-xml"),
+        ("<tool_call>\n<function=f>\n<parameter=p>", "qwen-xml"),
+        ("<seed:tool_call>\n<function=f>\n<parameter=p>", "seed"),
+        ("<function=f>{...}</function>", "generic"),
+        ("'<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + name + '\\n```json\\n'", "deepseek"),
+        ("'<｜tool▁call▁begin｜>' + tool['function']['name'] + '<｜tool▁sep｜>'", "generic"),
+        ("']<]minimax[>[<tool_call>'", "generic"),
         ("<tool_call>f<arg_key>", "generic"),
         ("{{ messages }}", "generic"),
     ],

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bert
+import gguf
 import numpy as np
 import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galago.models.errors import Cancelled, EngineError, InvalidRequest, PromptTooLong
+from galago.models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, PromptTooLong
 from galago.models.ref import resolve
 from galago.runtime import LocalModel, load
+from galago.runtime.config import ModelConfig
 from galago.runtime.embedder import Embedder
 from galago.runtime.engine.gather import Gatherer
 from galago.runtime.tasks import Embed
+from galago.runtime.worker.worker import Worker
 from served import Server, serving
 
 TEXTS = ("the cat sat on the mat", "a big red house", "dog", "x" * 50)
@@ -69,6 +73,36 @@ def test_vectors_are_those_of_the_models_definition(tmp_path: Path, pooling: str
         assert bool(model.info.warnings) == (pooling == "none")
     expected = [bert.vector(tokens(text), "mean" if pooling == "none" else pooling) for text in TEXTS]
     assert np.abs(found - expected).max() < 1e-3
+
+
+def test_vectors_are_those_of_transformers_where_that_is_installed(embedder: LocalModel) -> None:
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    shape = bert.SHAPE
+    config = transformers.BertConfig(
+        vocab_size=len(bert.VOCABULARY), hidden_size=shape.width, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=shape.inner, max_position_embeddings=shape.context,
+        layer_norm_eps=shape.epsilon,
+    )  # fmt: skip
+    reference = transformers.BertModel(config, add_pooling_layer=False).eval()
+    names = {
+        "token_embd_norm": "embeddings.LayerNorm", "token_embd": "embeddings.word_embeddings",
+        "token_types": "embeddings.token_type_embeddings", "position_embd": "embeddings.position_embeddings",
+        "blk": "encoder.layer", "attn_output_norm": "attention.output.LayerNorm",
+        "layer_output_norm": "output.LayerNorm",
+        "attn_output": "attention.output.dense",
+        "attn_q": "attention.self.query", "attn_k": "attention.self.key",
+        "attn_v": "attention.self.value", "ffn_up": "intermediate.dense", "ffn_down": "output.dense",
+    }  # fmt: skip
+    weights = {
+        ".".join(names.get(part, part) for part in name.split(".")): torch.from_numpy(tensor)
+        for name, tensor in bert.weights().items()
+        if not name.startswith("cls")
+    }
+    reference.load_state_dict(weights)
+    with torch.no_grad():
+        rows = [reference(torch.tensor([tokens(text)])).last_hidden_state[0, 0].numpy() for text in TEXTS]
+    expected = [row / np.linalg.norm(row) for row in rows]
+    assert np.abs(np.array(embedder.embed(TEXTS)) - expected).max() < 1e-3
 
 
 def test_a_text_has_the_same_vector_alone_and_among_others(embedder: LocalModel) -> None:
@@ -126,6 +160,54 @@ def test_an_isolated_model_makes_the_same_vectors(path: Path, embedder: LocalMod
     with load(path, threads=1, isolated=True) as model:
         assert model.embed(TEXTS) == embedder.embed(TEXTS)
         assert model.info.kind == "embedding"
+
+
+def test_texts_under_way_when_the_process_dies_fail_and_later_ones_are_computed(path: Path) -> None:
+    worker = Worker(resolve(path), ModelConfig(threads=1))
+    errors: list[GalagoError] = []
+
+    def ask() -> None:
+        try:
+            worker.answer(Embed(tuple("the cat sat on the mat " * 5 + str(i) for i in range(2048))))
+        except GalagoError as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while not worker._child._calls:
+        time.sleep(0.001)
+    worker._child._process.kill()
+    asking.join()
+    assert [type(error) for error in errors] == [EngineCrashed]
+    assert len(worker.answer(Embed(TEXTS)).rows()) == len(TEXTS)
+    worker.close()
+
+
+def test_a_decoder_whose_file_says_how_to_pool_makes_vectors(tmp_path: Path) -> None:
+    """Each text's own, however the texts share steps."""
+    path = tmp_path / "decoder.gguf"
+    source = gguf.GGUFReader(str(resolve("builtin").weights))
+    architecture = source.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(str(path), architecture)
+    for name, field in source.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "tokenizer.chat_template"):
+            if field.types[0] == gguf.GGUFValueType.ARRAY:
+                writer.add_array(name, field.contents())
+            else:
+                writer.add_key_value(name, field.contents(), field.types[0])
+    writer.add_pooling_type(gguf.PoolingType.LAST)
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with load(path, threads=1) as model:
+        assert model.info.kind == "embedding"
+        many = np.array(model.embed([f"{text} {i}" for i in range(20) for text in TEXTS]))
+        alone = np.array([model.embed(f"{TEXTS[i % 4]} {i // 4}") for i in (0, 41, 79)])
+    assert np.abs(many[[0, 41, 79]] - alone).max() < 5e-3
+    assert np.allclose(np.linalg.norm(many, axis=1), 1) and np.abs(many[0] - many[1]).max() > 0.01
 
 
 def test_openais_client_gets_vectors_and_usage(bert_client: openai.OpenAI, embedder: LocalModel) -> None:

@@ -49,6 +49,17 @@ def test_arguments_come_as_the_template_prints_them_right(template: str) -> None
     assert layout(template).arguments_as_text is (template is not templates.HERMES)
 
 
+def test_a_template_that_shows_calls_only_where_nothing_is_said_gets_nothing() -> None:
+    text = rendered(templates.DEEPSEEK)
+    called = '<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": "Bern"}\n```<｜tool▁call▁end｜>'
+    assert f"<｜tool▁calls▁begin｜>{called}<｜tool▁call▁begin｜>" in text
+    assert "<｜assistant｜>" not in text and "<｜tool▁output▁begin｜>sunny<｜tool▁output▁end｜>" in text
+    described = text.split("<｜user｜>")[0]
+    assert '"name": "get_weather"' in described and "function<｜tool▁sep｜>NAME\n```json\n" in described
+    said = (*CHAT[:1], Message("assistant", (Text("Let me look."),)), Message("user", (Text("Well?"),)))
+    assert "<｜assistant｜>Let me look.<｜user｜>Well?" in rendered(templates.DEEPSEEK, said)
+
+
 def test_ids_are_made_to_fit_and_still_belong_together() -> None:
     text = rendered(templates.MISTRAL)
     ids = [piece[:9] for piece in text.split("[CALL_ID]")[1:]]

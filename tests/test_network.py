@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 
-import loopback_only
 import pytest
+
+import loopback_only
 
 
 def test_the_guard_hears_this_process() -> None:

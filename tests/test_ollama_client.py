@@ -114,7 +114,7 @@ def test_texts_become_vectors(tmp_path: Path) -> None:
 
 
 def test_a_model_for_chats_makes_no_vectors(llama: ollama.Client) -> None:
-    with pytest.raises(ollama.ResponseError, match="makes no embeddings"):
+    with pytest.raises(ollama.ResponseError, match="embedding model"):
         llama.embed("builtin", "Hi")
 
 
@@ -325,6 +325,7 @@ def test_the_lines_of_a_stream_add_up_to_the_whole_answer(pieces: list[Any]) -> 
     assert sum(lines, convert.Piece()) == whole
     assert whole.text == "".join(p.text for p in pieces if isinstance(p, Delta))
     assert len(whole.calls) == sum(piece is True for piece in pieces)
+    assert all(call.name == "f" and call.id.startswith("id") for call in whole.calls)
     assert bool(warnings) == (False in [p for p in pieces if isinstance(p, bool)])
     shown = json.loads(msgspec_json.encode(convert.show(wire.Line("m", "now"), whole, chat=True)))
     assert [call["function"]["arguments"] for call in shown["message"].get("tool_calls", [])] == [

@@ -165,6 +165,13 @@ def test_a_tool_is_called_when_one_must_be(client: openai.OpenAI, seed: int) -> 
     assert streamed.type == "function_call" and "".join(deltas) == streamed.arguments
 
 
+def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
+    other = {"type": "function", "name": "other", "parameters": {"type": "object", "properties": {}}}
+    allowed: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "other"}]}
+    called = ask(client, tools=[WEATHER, other], tool_choice=allowed, parallel_tool_calls=False).output
+    assert [call.name for call in called] == ["other"]
+
+
 def test_what_was_called_and_came_of_it_goes_back(client: openai.OpenAI) -> None:
     (call,) = ask(client, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False).output
     chat = [*user(words(QUESTION)), call, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]

@@ -25,6 +25,7 @@ from galago.models.ref import resolve
 from galago.runtime.config import ModelConfig, ServerConfig
 from galago.runtime.server.app import build
 from galago.runtime.service import Service
+from galago.runtime.values import ModelInfo
 from served import DATA, Server, image_part, serving, text_part
 
 WEIGHTS = resolve("builtin").weights
@@ -193,6 +194,21 @@ def test_a_path_is_served_under_its_stem_or_name_and_without_projector_has_no_ey
         running.wait_until_ready()
         answer = running.ask([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], model="me")
         assert answer.json()["choices"][0]["message"]["content"] == "Four."
+
+
+def test_an_unforeseen_error_is_told_with_the_id_under_which_it_stands_in_the_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Broken(Service):
+        def models(self) -> list[ModelInfo]:
+            raise LookupError("a bug")
+
+    with in_process(Broken(resolve("builtin"), ModelConfig()), ServerConfig()) as url:
+        answer = httpx.get(f"{url}/v1/models")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    log = capfd.readouterr().err
+    assert answer.headers["x-request-id"] in log and "a bug" in log
+    assert "a bug" not in answer.text
 
 
 def test_until_a_token_can_be_made_health_is_503() -> None:

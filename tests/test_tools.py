@@ -70,6 +70,47 @@ def test_a_named_tool_is_called(client: openai.OpenAI) -> None:
         check(choice.message.tool_calls[0])
 
 
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_called_and_the_prompt_stays_the_same(client: openai.OpenAI) -> None:
+    every = ask(client, tool_choice="required", max_tokens=1)
+    for name in ("get_weather", "turn_on"):
+        answer = ask(client, tool_choice=allowed("required", name), temperature=1.0, seed=4)
+        assert {call.function.name for call in answer.choices[0].message.tool_calls} == {name}
+        assert answer.usage.prompt_tokens == every.usage.prompt_tokens and not hasattr(answer, "warnings")
+        left = ask(client, tool_choice=allowed("auto", name), temperature=1.0, seed=4, max_tokens=60)
+        assert {call.function.name for call in left.choices[0].message.tool_calls or ()} <= {name}
+    for wrong in (allowed("required"), allowed("auto", "no_such_tool"), allowed("maybe", "turn_on")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(client, tool_choice=wrong)
+        assert (refused.value.param or "").startswith("tool_choice")
+
+
+def test_unknown_keywords_of_tools_are_warned_of_as_those_of_answers_are(client: openai.OpenAI) -> None:
+    odd = function("f", x={"type": "string", "frobnicate": 1})
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer", "moods": 1}}}
+    answer = ask(client, tools=[odd], response_format=form, max_tokens=1)
+    warnings = (answer.model_extra or {})["warnings"]
+    assert "'f'" in warnings[0] and "frobnicate" in warnings[0] and "moods" in warnings[1]
+
+
+def prefilled(client: openai.OpenAI, said: str, **options: Any) -> Any:
+    return ask(client, messages=[*ASKED, {"role": "assistant", "content": said}], max_tokens=40, **options)
+
+
+def test_a_message_to_continue_is_held_to_the_grammar_of_calls(client: openai.OpenAI) -> None:
+    assert prefilled(client, "Let me see").choices[0].finish_reason
+    with pytest.raises(openai.BadRequestError, match="begins no answer that is allowed"):
+        prefilled(client, "Let me see", tool_choice="required")
+    for begun in ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "An', "So: <tool_call>", "So: <tool_"):
+        with pytest.raises(openai.BadRequestError, match="cannot be continued") as refused:
+            prefilled(client, begun)
+        assert refused.value.param == "messages"
+
+
 def test_several_calls_have_ids_of_their_own(client: openai.OpenAI) -> None:
     found = 0
     for seed in range(12):

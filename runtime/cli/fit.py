@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...models import units
 from ...models.errors import ConfigError
 from ..config import ModelConfig
 from . import options
@@ -99,13 +100,11 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
 
 
 def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_json: bool) -> int:
-    from ..sizing import megabytes
-
     if as_json:
         print(json.dumps({"model": files.id, "fits": False, "context": context, "needed": needed, "budget": memory}))
     raise ConfigError(
-        f"{files.id} does not fit: a context of {context} tokens needs {megabytes(needed)}, and there are "
-        f"{megabytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
+        f"{files.id} does not fit: a context of {context} tokens needs {units.size(needed)}, and there are "
+        f"{units.size(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
         "budget",
     )
 
@@ -161,20 +160,20 @@ def _figures(
 
 
 def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: int, speed: Speed | None) -> str:
-    from ..sizing import megabytes, requests
+    from ..sizing import requests
 
     needs = chosen.footprint
     lines = [
         f"{files.id} fits: a context of {chosen.context} tokens, {requests(chosen.slots)} at once, "
-        f"in {megabytes(needs.needed)} of {megabytes(memory)}"
+        f"in {units.size(needs.needed)} of {units.size(memory)}"
     ]
     for name, what in _PARTS.items():
         size = getattr(needs, name)
         if size >= 500_000:
-            lines.append(f"  {name:<11}{megabytes(size):>9}  {what}")
+            lines.append(f"  {name:<11}{units.size(size):>9}  {what}")
     if needs.reclaimable:
         lines.append(
-            f"  resident up to {megabytes(needs.resident)}; {megabytes(needs.reclaimable)} of the mapped weights are "
+            f"  resident up to {units.size(needs.resident)}; {units.size(needs.reclaimable)} of the mapped weights are "
             "read no more and given back when another program needs memory"
         )
     if largest is not None and largest.context != chosen.context:
@@ -228,12 +227,11 @@ def _row(candidate: Candidate) -> dict[str, Any]:
 
 
 def _table(found: list[Candidate]) -> str:
-    from ..sizing import megabytes
 
     rows = [("model", "task", "senses", "memory", "tokens/s")]
     for row in map(_row, found):
         rate = row["tokens_per_second"]
         speed = "-" if rate is None else f"{rate:.0f}"
-        rows.append((row["name"], row["task"], " ".join(row["senses"]) or "text", megabytes(row["needed"]), speed))
+        rows.append((row["name"], row["task"], " ".join(row["senses"]) or "text", units.size(row["needed"]), speed))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...models import units
 from ...models.errors import GalagoError
 from . import report
 
@@ -42,10 +43,10 @@ def _row(model: Any) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["problem"]:
-        return (row["model"], report.size(row["size"]), report.printable(row["problem"]), "", "", row["from"])
+        return (row["model"], units.size(row["size"]), report.printable(row["problem"]), "", "", row["from"])
     return (
         row["model"],
-        report.size(row["size"]),
+        units.size(row["size"]),
         report.senses(row["vision"], row["audio"]),
         str(row["context"] or "?"),
         f"{report.count(row['parameters'])} {row['quant']}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...models import units
 from . import report
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def pull(
 def _told(plan: Plan) -> str:
     repository, entry = plan.repository, plan.wanted.entry
     lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
-    lines += [f"  {report.printable(file.name)}  {report.size(file.size)}" for file in plan.files]
+    lines += [f"  {report.printable(file.name)}  {units.size(file.size)}" for file in plan.files]
     here = plan.size - sum(file.size for file in plan.missing)
     if here and plan.missing:
-        lines.append(f"  {report.size(here)} of it are here already")
+        lines.append(f"  {units.size(here)} of it are here already")
     licence = repository.licence or (entry.licence if entry else "")
     conditions = f"; {entry.conditions}" if entry and entry.conditions else ""
     lines.append(f"  licence: {report.printable(licence) or 'not stated'}{conditions}")
@@ -118,6 +119,6 @@ def _lines(plan: Plan) -> Report:
                 tenths = 10 * sum(done.values()) // total
                 if tenths > told[0] and (tenths == 10 or time.monotonic() - spoken[0] > 1):
                     told[0], spoken[0] = tenths, time.monotonic()
-                    print(f"galago: {tenths * 10} % of {report.size(total)}", file=sys.stderr, flush=True)
+                    print(f"galago: {tenths * 10} % of {units.size(total)}", file=sys.stderr, flush=True)
 
     return show

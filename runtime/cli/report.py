@@ -23,14 +23,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def size(count: float) -> str:
-    """Bytes as people read them, in decimal units, as the Hub and disks are sold."""
-    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= least:
-            return f"{count / least:.2f} {unit}"
-    return f"{count:.0f} B"
-
-
 def count(number: int) -> str:
     """A number of weights: 1.3B."""
     for unit, least in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...models import units
 from ...models.errors import NotFound
 from . import report
 
@@ -27,6 +28,6 @@ def rm(
     if as_json:
         report.emit_json({"model": str(gone.ref), "freed": freed, "imported": not gone.repository})
     elif gone.repository:
-        print(f"{ref} is deleted; {report.size(freed)} freed")
+        print(f"{ref} is deleted; {units.size(freed)} freed")
     else:
         print(f"{ref} is off the list; its files stay in {gone.origin}")

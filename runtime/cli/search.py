@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...models import units
 from . import report
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _download(entry: Entry) -> str:
     if not entry.quants:
         return "?"
     first = entry.quants[0]
-    known = report.size(first.total) if first.total else f"over {report.size(first.weights)}" if first.weights else ""
+    known = units.size(first.total) if first.total else f"over {units.size(first.weights)}" if first.weights else ""
     return _marked(entry, f"{known} {first.name}".strip(), "quants", f"quants.{first.name}")
 
 

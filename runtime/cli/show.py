@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...models import units
 from ...models.errors import NotFound
 from . import report
 
@@ -124,11 +125,11 @@ def _told(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name == "size":
-        return report.size(value)
+        return units.size(value)
     if name == "parameters":
         return report.count(value)
     if name == "quants":
-        return ", ".join(q["name"] + (f" ({report.size(q['total'])})" if q["total"] else "") for q in value)
+        return ", ".join(q["name"] + (f" ({units.size(q['total'])})" if q["total"] else "") for q in value)
     if isinstance(value, list):
         return ", ".join(map(report.printable, map(str, value)))
     return report.printable(str(value))

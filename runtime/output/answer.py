@@ -8,11 +8,11 @@ from dataclasses import replace
 from ...models.errors import InvalidRequest
 from ..native.sampler import Constraint
 from ..native.weights import Weights
-from ..values import Delta, Event, Failed, Finished, Request, Said, Sink, Text, Thought, TokenLogprob, Tool
+from ..values import Delta, Event, Failed, Finished, Message, Request, Said, Sink, Text, Thought, TokenLogprob, Tool
 from .dialects.detect import dialect_of
-from .dialects.dialect import speller
+from .dialects.dialect import naming, speller, unknown_keywords
 from .dialects.notation import json_rule
-from .grammar import Grammar, GrammarCompiler
+from .grammar import Grammar, GrammarCompiler, checked
 from .reader import AnswerReader
 from .reasoning import AfterThinking, tags_of
 
@@ -36,8 +36,13 @@ class Answers:
         self._spell = speller(self._controls)
 
     def tools(self, request: Request) -> tuple[Tool, ...]:
-        """The tools that a request's prompt shows and its answer may call."""
+        """The tools that a request's prompt shows."""
         return () if request.tool_choice == "none" else request.tools
+
+    def _callable(self, request: Request) -> tuple[Tool, ...]:
+        """Those of them that its answer may call."""
+        allowed = request.allowed
+        return tuple(tool for tool in self.tools(request) if allowed is None or tool.name in allowed)
 
     def banned(self, request: Request) -> frozenset[int]:
         """Control tokens that would begin a call where none may be made."""
@@ -47,44 +52,55 @@ class Answers:
 
     def constraint(self, request: Request) -> Grammar | None:
         """What the tokens of an answer must keep to, once they are no thought. Raises `InvalidRequest`."""
-        tools = self.tools(request)
-        if tools:
-            return self._calls(request, tools)
+        tools = self._callable(request)
+        said = _said(request.continued)
         grammar = None
-        if request.json_schema is not None:
+        if tools:
+            self._check_said(said, tools)
+            grammar = self._calls(request, tools)
+        elif request.json_schema is not None:
             grammar = self._grammars.json(request.json_schema)
         elif request.grammar is not None:
             grammar = self._grammars.lark(request.grammar)
         elif request.regex is not None:
             grammar = self._grammars.regex(request.regex)
-        if grammar is not None and request.continued is not None:
-            grammar.begin("\n".join(part.text for part in request.continued.parts if isinstance(part, Text)))
+        if grammar is not None and said:
+            grammar.begin(said)
         return grammar
+
+    def _check_said(self, said: str, tools: Sequence[Tool]) -> None:
+        """Refuses to go on from a message that calls a tool, or whose end may be the beginning of a call."""
+        reader = AnswerReader(self.dialect, tools)
+        text = "".join(piece.text for piece in reader.feed(said) if isinstance(piece, Delta))
+        if text.rstrip() != said.rstrip():
+            raise InvalidRequest(
+                "the assistant's message at the end begins to call a tool, which cannot be continued; calls stand in "
+                "tool_calls",
+                "messages",
+            )
 
     def _calls(self, request: Request, tools: Sequence[Tool]) -> Grammar:
         for name in ("grammar", "regex"):
             if getattr(request, name) is not None:
                 raise InvalidRequest(f"{name} and tools exclude each other; give one of them", name)
-        named = request.tool_name is not None
-        chosen = [tool for tool in tools if tool.name == request.tool_name] if named else tools
-        options = {} if request.json_schema is None else {"instead": json_rule(request.json_schema)}
-        required = named or request.tool_choice == "required"
-        parallel = request.parallel and not named
-        grammar = self.dialect.lark(chosen, self._spell, required=required, parallel=parallel, **options)
+        warnings = [warning for tool in tools for warning in unknown_keywords(tool)]
+        instead = None
+        if request.json_schema is not None:
+            warnings += checked(request.json_schema)[1]
+            instead = json_rule(request.json_schema)
+        required = request.tool_choice == "required"
+        grammar = self.dialect.lark(tools, self._spell, required=required, parallel=request.parallel, instead=instead)
         try:
-            return self._grammars.calls(grammar)
+            return self._grammars.calls(grammar, tuple(warnings))
         except InvalidRequest as error:
-            for tool in chosen:
+            for tool in tools:
                 self._check(tool)
             raise InvalidRequest(f"these tools cannot be called: {error.message}", "tools") from error
 
     def _check(self, tool: Tool) -> None:
         """Raises an error that names the tool, where it is this one whose schema cannot be enforced."""
-        try:
+        with naming(tool):
             self._grammars.calls(self.dialect.lark([tool], self._spell, required=True, parallel=False))
-        except InvalidRequest as error:
-            message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
-            raise InvalidRequest(message, "tools") from error
 
     def after_thinking(self, constraint: Constraint, request: Request, thinking: bool) -> Constraint:
         """Lets the model think before it keeps to the constraint; `thinking`: its prompt has it begin with that.
@@ -103,7 +119,13 @@ class Answers:
         """A sink for the engine's events, which tells `sink` what they say. An answer to a raw prompt is all text."""
         if request.raw:
             return sink
-        return _Reading(AnswerReader(self.dialect, self.tools(request), self.tags, thinking), sink)
+        goes_on = bool(_said(request.continued))
+        return _Reading(AnswerReader(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
+
+
+def _said(continued: Message | None) -> str:
+    """The text that an answer goes on from."""
+    return "\n".join(part.text for part in continued.parts if isinstance(part, Text)) if continued else ""
 
 
 class _Reading:

@@ -16,6 +16,7 @@ from .schema import enforceable
 
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 _LONGEST = 300
+_NO_SCHEMA = "the JSON schema cannot be enforced"
 _WORDS = {
     "coerce_one_of": "oneOf is enforced only where its alternatives cannot both fit; tell them apart, or use anyOf",
     "integer range": "minimum or maximum is beyond what whole numbers can be held to",
@@ -94,14 +95,11 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         try:
-            checked, warnings = enforceable(schema)
-            grammar = LLMatcher.grammar_from_json_schema(
-                json.dumps(checked),
-                overrides=SPACING,
-            )
+            enforced, warnings = checked(schema)
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(enforced), overrides=SPACING)
         except (TypeError, ValueError, RecursionError) as error:
-            raise _refused("the JSON schema cannot be enforced", str(error), "json_schema") from error
-        return self._compile(grammar, "the JSON schema cannot be enforced", "json_schema", tuple(warnings))
+            raise _refused(_NO_SCHEMA, str(error), "json_schema") from error
+        return self._compile(grammar, _NO_SCHEMA, "json_schema", tuple(warnings))
 
     def regex(self, pattern: str) -> Grammar:
         """A grammar for text that the regular expression matches from beginning to end, in the Rust crate's syntax."""
@@ -133,7 +131,7 @@ class GrammarCompiler:
             raise _refused(refusal, matcher.get_error(), field)
         return Grammar(matcher, tokenizer, self._vocab_size, field, warnings)
 
-    def calls(self, text: str) -> Grammar:
+    def calls(self, text: str, warnings: tuple[str, ...] = ()) -> Grammar:
         """A grammar of answers that call tools, from a dialect."""
         from llguidance import LLMatcher
 
@@ -141,7 +139,7 @@ class GrammarCompiler:
             grammar = LLMatcher.grammar_from_lark(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(_reason(str(error)), "tools") from error
-        return self._compile(grammar, "no such call is possible", "tools")
+        return self._compile(grammar, "no such call is possible", "tools", warnings)
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer
@@ -154,6 +152,14 @@ class GrammarCompiler:
                 tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
             )
         return self._tokenizer
+
+
+def checked(schema: dict[str, Any] | bool) -> tuple[dict[str, Any], list[str]]:
+    """The schema of an answer as `enforceable` has it, with errors that say what they are about."""
+    try:
+        return enforceable(schema)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{_NO_SCHEMA}: {error.message}", "json_schema") from error
 
 
 def _refused(what: str, text: str, field: str) -> InvalidRequest:

@@ -22,10 +22,18 @@ class AnswerReader:
     """`feed` text, get what it says; `finish` releases what was held back.
 
     `tools` are those that may be called; where there are none, nothing is a call. With `tags` a thought at the
-    answer's beginning is told apart; `thinking` says that the prompt has begun one already.
+    answer's beginning is told apart; `thinking` says that the prompt has begun one already. An answer that `goes_on`
+    from a text has its beginning there.
     """
 
-    def __init__(self, dialect: Dialect, tools: Iterable[Tool] = (), tags: Tags | None = None, thinking: bool = False):
+    def __init__(
+        self,
+        dialect: Dialect,
+        tools: Iterable[Tool] = (),
+        tags: Tags | None = None,
+        thinking: bool = False,
+        goes_on: bool = False,
+    ) -> None:
         self._dialect = dialect
         self._tools = {tool.name: tool for tool in tools}
         self._tags = tags
@@ -35,7 +43,9 @@ class AnswerReader:
         self._open = False
         self._transcoder: Transcoder | None = None
         self._step: Callable[[list[Said]], bool] = self._begin
-        if thinking:
+        if goes_on:
+            self._step = self._text
+        elif thinking:
             self._step = self._think_begun
 
     @property

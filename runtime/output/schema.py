@@ -89,6 +89,11 @@ def enforceable(schema: Schema | bool) -> tuple[Schema, list[str]]:
     return checked, walk.warnings
 
 
+def demands(schema: Schema) -> set[str]:
+    """The keywords of a schema that ask something of a value: neither notes nor unknown ones."""
+    return {keyword for keyword in schema if keyword in _NESTED or keyword in _ENFORCED or keyword in _REFUSED}
+
+
 class _Walk:
     """Goes through a schema once; knows where schemas stand in it and what they refer to."""
 
@@ -168,4 +173,4 @@ def _escaped(name: str) -> str:
 
 
 def _refusal(keyword: str, place: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"the JSON schema cannot be enforced: {keyword} at {place[:200]} {reason}", "json_schema")
+    return InvalidRequest(f"{keyword} at {place[:200]} {reason}", "json_schema")

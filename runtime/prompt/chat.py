@@ -148,12 +148,15 @@ class PromptBuilder:
             raise SenseMissing(_missing("see pictures", self._projector), part.source)
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
-        """Refuses a prompt of so many tokens; media not counted yet have one each at the least."""
+        """Refuses a prompt of so many tokens; media not counted yet have one each at the least.
+
+        LiteLLM knows this error by its first words, which are those of OpenAI's.
+        """
         if cells >= self._context_length:
             raise PromptTooLong(
-                f"the prompt has {'' if exact else 'at least '}{cells} tokens and the context holds "
-                f"{self._context_length}, of which one must be left for an answer; shorten the messages or load the "
-                "model with a larger context",
+                f"this model's maximum context length is {self._context_length} tokens as it is loaded, one of them "
+                f"for an answer, and the prompt has {'' if exact else 'at least '}{cells}; shorten the messages or "
+                "load the model with a larger context",
                 "messages",
             )
 

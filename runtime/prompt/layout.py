@@ -6,7 +6,7 @@ What a template can do is found out by rendering small chats with it. Knows no t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -30,13 +30,18 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class Layout:
-    """What a template has a place for. `arguments_as_text`: it wants a call's arguments as JSON text."""
+    """What a template has a place for.
+
+    `arguments_as_text`: it wants a call's arguments as JSON text. `silent`: what is said beside calls, where that is
+    nothing: `None`, or an empty text for templates that cannot do without one.
+    """
 
     template: ChatTemplate
     dialect: Dialect
     tools: bool
     calls: bool
     arguments_as_text: bool
+    silent: str | None
     results: bool
     system: bool
     developer: bool
@@ -59,7 +64,7 @@ class Layout:
             _system(laid)["tools"] = json.dumps([shown(tool)["function"] for tool in tools], ensure_ascii=False)
         elif not self.tools:
             first = _system(laid) if self.system else next((m for m in laid if m["role"] == "user"), laid[0])
-            texts = [first["content"], self.dialect.describe(tools)]
+            texts = [first["content"] or "", self.dialect.describe(tools)]
             first["content"] = "\n\n".join(texts if self.system else reversed(texts)).strip()
             return laid, None
         return laid, [shown(tool) for tool in tools]
@@ -89,6 +94,7 @@ class Layout:
             calls = [_protected_call(call, protect) for call in message.calls]
             if self.calls:
                 laid["tool_calls"] = [self._call(call) for call in calls]
+                laid["content"] = content or self.silent
             else:
                 laid["content"] = f"{content}\n{self.dialect.write(calls)}".lstrip()
         return laid
@@ -109,29 +115,45 @@ class Layout:
 def layout_for(template: ChatTemplate, dialect: Dialect) -> Layout:
     """Finds out what a template has a place for."""
     speaks = bool(dialect.detects)
-    as_text = False
-    calls = speaks and _shows(template, [_USER, _calling({"galago_key": _PROBE})])
-    if calls and "'galago_key'" in _rendered(template, [_USER, _calling({"galago_key": _PROBE})]):
-        as_text = True  # it printed a dictionary in Python's way
-    if speaks and not calls:
-        calls = as_text = _shows(template, [_USER, _calling(json.dumps({"galago_key": _PROBE}))])
     result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": _PROBE}
-    asked = _calling({} if not as_text else "{}") if calls else {"role": "assistant", "content": "Hi"}
+
+    def shows_result(way: tuple[bool, str | None]) -> bool:
+        as_text, silent = way
+        return _shows(template, [_USER, _calling("{}" if as_text else {}, silent), result])
+
+    ways = list(_ways_of_calling(template)) if speaks else []
+    as_text, silent = max(ways, key=shows_result, default=(False, ""))
+    told = {"role": "assistant", "content": "Hi"}
     return Layout(
         template,
         dialect,
         tools=speaks and _shows(template, [_USER], [shown(Tool(_PROBE, "x"))]),
-        calls=calls,
+        calls=bool(ways),
         arguments_as_text=as_text,
-        results=speaks and _shows(template, [_USER, asked, result]),
+        silent=silent,
+        results=speaks and (shows_result((as_text, silent)) if ways else _shows(template, [_USER, told, result])),
         system=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
         developer="developer" in template.source,
     )
 
 
-def _calling(arguments: object) -> dict[str, Any]:
+def _ways_of_calling(template: ChatTemplate) -> Iterator[tuple[bool, str | None]]:
+    """How it shows calls: whether their arguments are to be text, and what is to be said beside them.
+
+    Nothing is tried first: some templates, as DeepSeek R1's, show calls only then, or add an empty answer.
+    """
+    arguments = {"galago_key": _PROBE}
+    for silent in (None, ""):
+        for as_text, given in ((False, arguments), (True, json.dumps(arguments))):
+            shown = _rendered(template, [_USER, _calling(given, silent)])
+            in_pythons_way = "'galago_key'" in shown or (silent is None and "None" in shown)
+            if _PROBE in shown and not in_pythons_way:
+                yield as_text, silent
+
+
+def _calling(arguments: object, content: str | None) -> dict[str, Any]:
     call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+    return {"role": "assistant", "content": content, "tool_calls": [call]}
 
 
 def _shows(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> bool:
@@ -155,7 +177,7 @@ def _system(laid: list[dict[str, Any]]) -> dict[str, Any]:
 def _add_result(laid: list[dict[str, Any]], content: str) -> None:
     """Writes a tool's result into a user's message, that of several tools into one."""
     written = f"<tool_response>\n{content}\n</tool_response>"
-    if laid and laid[-1]["content"].startswith("<tool_response>") and laid[-1]["role"] == "user":
+    if laid and laid[-1]["role"] == "user" and laid[-1]["content"].startswith("<tool_response>"):
         laid[-1]["content"] += "\n" + written
     else:
         laid.append({"role": "user", "content": written})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -21,16 +22,16 @@ from starlette.routing import Route
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..service import Service
-from . import convert, errors, exchange, metrics, wire
-from .anthropic import convert as anthropic
+from . import errors, metrics, wire
 from .anthropic.routes import Messages
 from .batches.routes import Batches
 from .chat import ChatEndpoint
 from .completions import CompletionEndpoint
 from .files.routes import Files
 from .files.shelf import Shelf
-from .guards import Guard
+from .guards import REQUEST_ID, Guard
 from .idle import Counted, Traffic
+from .models import ModelEndpoints
 from .ollama.routes import Ollama
 from .plan import PlanEndpoint
 from .responses.routes import Responses
@@ -49,28 +50,6 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def list_models(request: Request) -> Response:
-        if "anthropic-version" in request.headers:
-            return exchange.whole(anthropic.model_list(service.models()))
-        cards = [convert.model_card(info) for info in service.models()]
-        cards += [convert.model_card(info, loaded=False) for info in await asyncio.to_thread(service.installed)]
-        return Response(wire.encode(wire.ModelList(cards)), media_type="application/json")
-
-    async def show_model(request: Request) -> Response:
-        name = request.path_params["id"]
-        for info in service.models():
-            if await asyncio.to_thread(service.serves, name):
-                if "anthropic-version" in request.headers:
-                    return exchange.whole(anthropic.model_info(info))
-                return Response(wire.encode(convert.model_card(info)), media_type="application/json")
-        for info in await asyncio.to_thread(service.installed):
-            if info.id == name:
-                return Response(wire.encode(convert.model_card(info, loaded=False)), media_type="application/json")
-        raise NotFound(f"there is no model {name!r} here", "model")
-
-    def models(prefix: str) -> list[Route]:
-        return [Route(f"{prefix}/models", list_models), Route(f"{prefix}/models/{{id:path}}", show_model)]
-
     traffic = Traffic()
     api, lifespan = _api(service, config, traffic)
     return Starlette(
@@ -79,8 +58,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
             Route("/metrics", show_metrics),
             *Messages(service, config.strict).routes(),
             *Ollama(service, config).routes(),
-            # some clients leave /v1 out
-            *(route for prefix in ("/v1", "") for route in (*models(prefix), *api(prefix))),
+            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
         ],
         middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
         lifespan=lifespan,
@@ -91,10 +69,11 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 def _api(
     service: Service, config: ServerConfig, traffic: Traffic
 ) -> tuple[Callable[[str], list[Route]], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
-    """What answers under a prefix, but for models; and what runs and is closed beside it."""
+    """What answers under a prefix; and what runs and is closed beside it."""
     store = None if config.store is None else Store(config.store)
     shelf = None if store is None else Shelf(store)
     files = Files(shelf)
+    models = ModelEndpoints(service)
     chat = ChatEndpoint(service, config.strict, files.read)
     completions = CompletionEndpoint(service, config.strict)
     plan = PlanEndpoint(service, config.strict, files.read)
@@ -117,6 +96,8 @@ def _api(
 
     def routes(prefix: str) -> list[Route]:
         return [
+            Route(f"{prefix}/models", models.list),
+            Route(f"{prefix}/models/{{id:path}}", models.show),
             Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
             Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
             Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
@@ -147,8 +128,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    """The answer; uvicorn writes the traceback to standard error."""
-    return errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
+    """The answer, which no longer passes the guard; uvicorn writes the traceback to standard error."""
+    request_id = request.scope[REQUEST_ID]
+    print(f"galago: {request_id} failed, unforeseen:", file=sys.stderr, flush=True)
+    response = errors.response(GalagoError(f"unforeseen: {type(error).__name__}"), request.url.path)
+    response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def serve(service: Service, config: ServerConfig, say: Callable[[str], None]) -> None:

@@ -26,6 +26,7 @@ _ACCEPTED = {
     "].role": "system, developer, user, assistant and tool",
     "].type": "text and, from a user, image_url, input_audio, input_video and file",
     "response_format.type": "text, json_object and json_schema",
+    "tool_choice.type": "function and allowed_tools",
 }
 """By the end of a field's path, what it may say."""
 _ROLES: dict[type, values.Role] = {

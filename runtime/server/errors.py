@@ -79,6 +79,8 @@ def response(error: errors.GalagoError, path: str = "") -> Response:
     elif path.startswith("/api/"):
         told = ollama_body(error)
     headers = {"retry-after": "1"} if status == 503 else {}
+    if isinstance(error, errors.DeadlineExceeded):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would ask again, for an answer that takes as long
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     return Response(encode(told), status, headers, "application/json")

@@ -51,9 +51,20 @@ INERT: dict[type, dict[str, object]] = {
     wire.ChatRequest: _GENERATION_INERT,
     wire_completions.CompletionRequest: _GENERATION_INERT,
     wire_vectors.EmbeddingRequest: {"user": ANY, "keep_alive": -1},
-    wire.AssistantMessage: {"annotations": ANY, "audio": None, "refusal": None, "function_call": None},
+    wire.AssistantMessage: {
+        "annotations": ANY,
+        "audio": None,
+        "function_call": None,
+        "parsed": ANY,
+        "provider_specific_fields": ANY,
+        "refusal": None,
+    },
+    wire.ToolCall: {"index": ANY},
+    wire.FunctionCall: {"parsed_arguments": ANY},
     wire.ImageURL: {"detail": "auto"},
 }
+"""Accepted without effect: they ask for nothing a local model could do otherwise, or clients have added them to what
+they send back."""
 
 _STAYS = ": the model stays loaded as long as the server runs"
 

@@ -1,4 +1,4 @@
-"""Stands before every route: who may ask, from where, and how large a body. Knows no resource.
+"""Stands before every route: who may ask, from where, and how large a body; names each response. Knows no resource.
 
 The Host check stops DNS rebinding, where a web page makes a browser talk to loopback under the page's own name
 (CVE-2024-28224 was the lack of one); the Origin check stops any other page from sending requests in a user's name.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import uuid
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...models.errors import Forbidden, GalagoError, TooLarge, Unauthorized
 from ..config import ServerConfig, is_loopback
 from .errors import response
+
+REQUEST_ID = "x-request-id"
+"""The header that OpenAI's clients show as an answer's or an error's request id."""
 
 _OPEN = frozenset({"/health"})
 """Paths that need no API key: they tell nothing but whether the server is up."""
@@ -32,6 +36,8 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
+        send = _named(scope[REQUEST_ID], send)
         try:
             self._check(scope["path"], Headers(scope=scope))
             await self._app(scope, self._counted(receive), send)
@@ -84,6 +90,15 @@ class Guard:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request body is larger than the limit of {self._config.max_body_bytes} bytes")
+
+
+def _named(request_id: str, send: Send) -> Send:
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)[REQUEST_ID] = request_id
+        await send(message)
+
+    return named
 
 
 def _without_port(host: str) -> str:

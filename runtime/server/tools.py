@@ -15,15 +15,17 @@ from . import wire
 def choice(chat: wire.ChatRequest) -> dict[str, Any]:
     """The arguments of `Request` that say which tools there are and which may be called."""
     asked = chat.tool_choice
-    named = isinstance(asked, wire.NamedTool)
     if asked not in (None, "none", "auto") and not chat.tools:
         raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
-    return {
-        "tools": tuple(_tool(tool.function) for tool in chat.tools or ()),
-        "tool_choice": "auto" if named or asked is None else asked,
-        "tool_name": asked.function.name if isinstance(asked, wire.NamedTool) else None,
-        "parallel": chat.parallel_tool_calls is not False,
-    }
+    tools = tuple(_tool(tool.function) for tool in chat.tools or ())
+    chosen: dict[str, Any] = {"tools": tools, "parallel": chat.parallel_tool_calls is not False}
+    match asked:
+        case wire.NamedTool(function=function):
+            return chosen | {"tool_choice": "required", "allowed": (function.name,), "parallel": False}
+        case wire.AllowedToolsChoice(allowed_tools=allowed):
+            names = tuple(tool.function.name for tool in allowed.tools)
+            return chosen | {"tool_choice": allowed.mode, "allowed": names}
+    return chosen | {"tool_choice": asked or "auto"}
 
 
 def _tool(function: wire.FunctionDefinition) -> Tool:

@@ -123,9 +123,17 @@ class FunctionName(Struct):
     name: str
 
 
-class NamedTool(Struct):
-    type: Literal["function"]
+class NamedTool(Struct, tag="function"):
     function: FunctionName
+
+
+class AllowedTools(Struct):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedToolsChoice(Struct, tag="allowed_tools"):
+    allowed_tools: AllowedTools
 
 
 class StreamOptions(Struct):
@@ -189,7 +197,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: int | None = None
     tools: list[ToolDefinition] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     logprobs: bool | None = None

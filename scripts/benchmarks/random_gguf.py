@@ -64,6 +64,45 @@ def write(vocabulary: Path, target: Path, shape: str) -> None:
     _finish(writer)
 
 
+def write_bert(vocabulary: Path, target: Path) -> None:
+    """Writes an F16 BERT of the shape of all-MiniLM-L12 (33M); `vocabulary` is a BERT's, whose tokenizer is copied."""
+    width, layers, heads, inner, context = 384, 12, 12, 1536, 512
+    writer = gguf.GGUFWriter(str(target), "bert")
+    writer.add_name("random-minilm")
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    tokens = copy_tokenizer(gguf.GGUFReader(str(vocabulary)), writer)
+    random = np.random.default_rng(2)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        writer.add_tensor(f"{name}.weight", (random.standard_normal((rows, columns), np.float32) * 0.05).astype("f2"))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(width, np.float32))
+
+    matrix("token_embd", tokens, width)
+    for name, rows in (("token_types", 2), ("position_embd", context)):
+        writer.add_tensor(f"{name}.weight", random.standard_normal((rows, width), np.float32) * 0.05)
+    norm("token_embd_norm")
+    sizes = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width)}
+    sizes |= {"attn_output": (width, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
+    for layer in range(layers):
+        for name, size in sizes.items():
+            matrix(f"blk.{layer}.{name}", *size)
+            writer.add_tensor(f"blk.{layer}.{name}.bias", np.zeros(size[0], np.float32))
+        norm(f"blk.{layer}.attn_output_norm")
+        norm(f"blk.{layer}.layer_output_norm")
+    _finish(writer)
+
+
 def write_projector(target: Path, shape: str) -> None:
     """Writes the F16 eye of such a model, a SigLIP-B/16 at 512 pixels, of whose patches 4 by 4 make one of 64 tokens.
 

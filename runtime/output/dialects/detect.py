@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .deepseek import DEEPSEEK
 from .dialect import Dialect
 from .gemma import FUNCTION_GEMMA, GEMMA
 from .generic import GENERIC
@@ -10,12 +11,12 @@ from .lfm2 import LFM2
 from .llama3 import LLAMA3
 from .mistral import MISTRAL, MISTRAL_LIST
 from .phi import PHI
-from .qwen_xml import QWEN_XML
+from .qwen_xml import QWEN_XML, SEED
 
-DIALECTS = (QWEN_XML, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
+DIALECTS = (SEED, QWEN_XML, DEEPSEEK, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
 """The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
 
-_OTHERS = ("<arg_key>",)
+_OTHERS = ("<arg_key>", "minimax")
 """Ways of calling that none of them reads, although they look like one of them."""
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ....models.errors import InvalidRequest
 from ...values import Tool, ToolCall
-from .notation import JSON_NOTATION, Notation
+from ..schema import enforceable
+from .notation import JSON_NOTATION, Notation, parameters
 
 Spell = Callable[[str], str]
 """A text of the template's own as a grammar's expression, its control tokens by number."""
@@ -80,7 +83,8 @@ class Dialect:
         """
         rules = ["%llguidance {}", f"TEXT: {_TEXT}", "ws: WS?", "WS: /[ \\t\\r\\n]{1,3}/"]
         for i, tool in enumerate(tools):
-            arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
+            with naming(tool):
+                arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             rules.append(f"after_{i}: {spell(self.middle.removeprefix(_QUOTE))} {arguments} {spell(self.tail)}")
             quote = _literal(_QUOTE) if self.middle.startswith(_QUOTE) else ""
             rules.append(f"call_{i}: {_literal(tool.name)} {quote} after_{i}")
@@ -107,6 +111,26 @@ class Dialect:
         for i, tool in enumerate(tools):
             rules.append(f"begun_{i}[lazy]: /\\s*{begin}{re.escape(tool.name)}{_QUOTE}/")
         return [f"begun_{i} after_{i} {more}" for i in range(len(tools))]
+
+
+@contextmanager
+def naming(tool: Tool) -> Iterator[None]:
+    """What is wrong with the tool's schema inside becomes an error that names the tool."""
+    try:
+        yield
+    except InvalidRequest as error:
+        message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
+        raise InvalidRequest(message, "tools") from error
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+        message = f"the parameters of the tool {tool.name!r} are no JSON schema: {error}"
+        raise InvalidRequest(message, "tools") from error
+
+
+def unknown_keywords(tool: Tool) -> list[str]:
+    """Warnings of keywords in the tool's schema that nobody here knows. Raises `InvalidRequest` as a grammar of it."""
+    with naming(tool):
+        _, warnings = enforceable(parameters(tool))
+    return [f"in the parameters of the tool {tool.name!r}, {warning}" for warning in warnings]
 
 
 def speller(controls: Mapping[str, int]) -> Spell:

@@ -10,10 +10,10 @@ from typing import Any
 
 from ....models.errors import InvalidRequest
 from ...values import Tool
-from .notation import SPACING, Transcoder, parameters
+from ..schema import demands
+from .notation import Transcoder, json_rule, parameters
 
-_ANNOTATIONS = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated", "readOnly"}
-_ANNOTATIONS |= {"writeOnly", "$defs", "definitions", "type"}
+_EVERYWHERE = {"type", "$defs", "definitions"}
 _NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 _STRINGS = {"minLength", "maxLength", "pattern", "format"}
 _PROPERTY = re.compile(r"[A-Za-z_][\w-]*")
@@ -73,11 +73,7 @@ class LiteralNotation:
         return _LiteralTranscoder(self)
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        where = f"{tool.name}.parameters"
-        try:
-            return _Schema(self, parameters(tool), where, name, rules, spell).arguments()
-        except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-            raise InvalidRequest(f"{where} are no JSON schema: {error}", "tools") from error
+        return _Schema(self, parameters(tool), name, rules, spell).arguments()
 
 
 @dataclass
@@ -86,7 +82,6 @@ class _Schema:
 
     notation: LiteralNotation
     root: dict[str, Any]
-    where: str
     name: str
     rules: list[str]
     spell: Callable[[str], str]
@@ -123,9 +118,10 @@ class _Schema:
     def _typed(self, schema: dict[str, Any], kind: str) -> str:
         words, single = self.notation.words, len(schema) <= 1 or not isinstance(schema.get("type"), list)
         if kind in ("integer", "number"):
-            self._check(schema, _NUMBERS, single)
-            bounds = {k: v for k, v in schema.items() if k in _NUMBERS}
-            return "%json " + json.dumps({"type": kind, **bounds})
+            bounded = _NUMBERS | {"format"}
+            self._check(schema, bounded, single)
+            bounds = {k: v for k, v in schema.items() if k in bounded}
+            return json_rule({"type": kind, **bounds})
         if kind == "string":
             return self._string(schema, single)
         if kind == "boolean":
@@ -144,7 +140,7 @@ class _Schema:
         self._check(schema, _STRINGS if self.notation.escapes else {"minLength", "maxLength"}, single)
         limits = {k: v for k, v in schema.items() if k in _STRINGS}
         if self.notation.escapes:
-            return "%json " + json.dumps({"x-guidance": SPACING, "type": "string", **limits})
+            return json_rule({"type": "string", **limits})
         begin, end = map(self.spell, self.notation.quotes[0])
         least, most = limits.get("minLength", 0), limits.get("maxLength", "")
         key = f"string {least} {most}"
@@ -212,11 +208,11 @@ class _Schema:
         """Refuses what is not `known`; where a value may have several types, each answers for its own keywords only."""
         every = known if single else known | _NUMBERS | {"minLength", "maxLength", "items", "minItems", "maxItems"}
         every = every if single else every | {"properties", "required", "additionalProperties"}
-        if unknown := [k for k in schema if k not in every | _ANNOTATIONS and not k.startswith("x-")]:
-            raise self._refusal(unknown[0])
+        if refused := sorted(demands(schema) - every - _EVERYWHERE):
+            raise self._refusal(refused[0])
 
     def _refusal(self, what: str) -> InvalidRequest:
-        return InvalidRequest(f"{self.where}: {what} cannot be enforced in the way this model calls tools", "tools")
+        return InvalidRequest(f"{what} cannot be written in the way this model calls tools", "tools")
 
 
 class _LiteralTranscoder:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ....models.errors import InvalidRequest
 from ...values import Tool
 from ..schema import enforceable
 
@@ -38,7 +37,7 @@ class Notation(Protocol):
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
         """An expression for all arguments that the tool's schema allows. May add rules whose names begin with `name`.
 
-        Raises `InvalidRequest` naming what it cannot enforce.
+        Raises `InvalidRequest` naming what it cannot enforce, and what Python does where the schema is none.
         """
 
     def write(self, arguments: dict[str, Any]) -> str: ...
@@ -53,11 +52,7 @@ class JsonNotation:
     marks: tuple[str, ...] = ()
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        try:
-            return json_rule(parameters(tool))
-        except InvalidRequest as error:
-            message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
-            raise InvalidRequest(message, "tools") from error
+        return json_rule(parameters(tool))
 
     def write(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)

@@ -1,20 +1,23 @@
-"""Qwen 3.5 and Qwen3-Coder: a tag for the function and one for each argument, texts in it to the letter."""
+"""Qwen 3.5, Qwen3-Coder and Seed: a tag for the function and one for each argument, texts in it to the letter."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ....models.errors import InvalidRequest
 from ...values import Tool
+from ..schema import demands
 from .dialect import Dialect
-from .notation import SPACING, Transcoder, parameters
+from .notation import Transcoder, json_rule, parameters
 
 _PROPERTY = re.compile(r"[^\s<>]+")
-_PLAIN = {"type", "description", "title", "default", "examples", "minLength", "maxLength", "enum"}
-_KNOWN = {"type", "properties", "required", "additionalProperties", "title", "description", "$defs", "$schema"}
+_TEXT = {"type", "minLength", "maxLength", "enum"}
+_OBJECT = {"type", "properties", "required", "additionalProperties"}
+_DEFINITIONS = ("$defs", "definitions")
 _BEGIN, _END, _DONE = "<parameter=", "\n</parameter>", "</function>"
 
 
@@ -25,24 +28,20 @@ class TaggedNotation:
     marks: tuple[str, ...] = ()
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        try:
-            return self._grammar(parameters(tool), f"{tool.name}.parameters", name, rules)
-        except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-            raise InvalidRequest(f"{tool.name}.parameters are no JSON schema: {error}", "tools") from error
-
-    def _grammar(self, schema: dict[str, Any], where: str, name: str, rules: list[str]) -> str:
-        if unknown := sorted(set(schema) - _KNOWN):
-            raise _refusal(where, unknown[0])
+        schema = parameters(tool)
+        if refused := sorted(demands(schema) - _OBJECT - set(_DEFINITIONS)):
+            raise _refusal(refused[0])
         if schema.get("additionalProperties") is not False:
-            raise _refusal(where, "additionalProperties")
+            raise _refusal("additionalProperties")
         required = set(schema.get("required", ()))
         if missing := required - set(schema.get("properties", {})):
-            raise _refusal(where, f"required: {sorted(missing)[0]!r}, which is not among the properties")
+            raise _refusal(f"required: {sorted(missing)[0]!r}, which is not among the properties")
+        definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
         arguments = []
         for i, (key, value) in enumerate(schema.get("properties", {}).items()):
             if not _PROPERTY.fullmatch(key):
-                raise _refusal(where, f"the property name {key!r}")
-            rules.append(_value_rule(f"{name}_{i}", value, schema.get("$defs")))
+                raise _refusal(f"the property name {key!r}")
+            rules.append(_value_rule(f"{name}_{i}", value, definitions))
             argument = f"{_literal(f'{_BEGIN}{key}>' + chr(10))} {name}_{i} {_literal(chr(10))}"
             arguments.append(argument if key in required else f"({argument})?")
         return " ".join([*arguments, _literal(_DONE)])
@@ -56,21 +55,32 @@ class TaggedNotation:
 
 
 def _is_text(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string" and set(schema) <= _PLAIN
+    return isinstance(schema, dict) and schema.get("type") == "string" and demands(schema) <= _TEXT
 
 
-def _value_rule(name: str, schema: Any, defs: Any) -> str:
+def _value_rule(name: str, schema: Any, definitions: dict[str, Any]) -> str:
     """A rule for a value and the tag behind it."""
     if not _is_text(schema):
-        whole = {"x-guidance": SPACING, **(schema if isinstance(schema, dict) else {})}
-        whole |= {} if defs is None else {"$defs": defs}
-        return f"{name}: %json {json.dumps(whole)} {_literal(_END)}"
+        if isinstance(schema, dict):
+            _check_references([schema, definitions])
+            schema = {**schema, **definitions}
+        return f"{name}: {json_rule(schema)} {_literal(_END)}"
     if "enum" in schema:
         values = " | ".join(_literal(value) for value in schema["enum"])
         return f"{name}: ({values}) {_literal(_END)}"
     least, most = schema.get("minLength", 0), schema.get("maxLength", "")
     repeat = f"{{{int(least)},{most if most == '' else int(most)}}}"
     return f"{name}[lazy]: /(.|\\n){repeat}/ {_literal(_END)}"
+
+
+def _check_references(value: Any) -> None:
+    """Refuses references to anything but definitions, since other places are not where they were."""
+    if isinstance(value, dict):
+        target = value.get("$ref")
+        if isinstance(target, str) and not target.startswith(tuple(f"#/{name}/" for name in _DEFINITIONS)):
+            raise _refusal(f"$ref: {target!r}, which is none of $defs")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_references(inner)
 
 
 def _written(value: Any) -> str:
@@ -81,8 +91,8 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _refusal(where: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"{where}: {what} cannot be enforced in the way this model calls tools", "tools")
+def _refusal(what: str) -> InvalidRequest:
+    return InvalidRequest(f"{what} cannot be written in the way this model calls tools", "tools")
 
 
 class _TagTranscoder:
@@ -139,11 +149,19 @@ class _TagTranscoder:
 
 QWEN_XML = Dialect(
     name="qwen-xml",
-    detects=("<function=",),
+    detects=("<parameter=",),
     opening="<tool_call>\n",
     head="<function=",
     middle=">\n",
     tail="",
     closing="\n</tool_call>",
     notation=TaggedNotation(),
+)
+
+SEED = replace(
+    QWEN_XML,
+    name="seed",
+    detects=("<seed:tool_call>",),
+    opening="<seed:tool_call>\n",
+    closing="\n</seed:tool_call>",
 )

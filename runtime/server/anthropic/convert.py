@@ -85,12 +85,13 @@ def _tools(asked: wire.CountRequest) -> dict[str, Any]:
     choice = asked.tool_choice
     if isinstance(choice, wire.AnyChoice | wire.ToolChoice) and not asked.tools:
         raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
-    kinds: dict[type, str] = {wire.AnyChoice: "required", wire.NoChoice: "none"}
+    named = isinstance(choice, wire.ToolChoice)
+    kinds: dict[type, str] = {wire.AnyChoice: "required", wire.ToolChoice: "required", wire.NoChoice: "none"}
     return {
         "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ())),
         "tool_choice": kinds.get(type(choice), "auto"),
-        "tool_name": choice.name if isinstance(choice, wire.ToolChoice) else None,
-        "parallel": choice is None or choice.disable_parallel_tool_use is not True,
+        "allowed": (choice.name,) if isinstance(choice, wire.ToolChoice) else None,
+        "parallel": choice is None or not (named or choice.disable_parallel_tool_use),
     }
 
 

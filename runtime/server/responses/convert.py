@@ -20,6 +20,7 @@ ACCEPTED = {
     "].type": "message, function_call, function_call_output and reasoning, with input_text, input_image, input_audio "
     "and output_text in them,",
     "format.type": "text, json_object and json_schema",
+    "tool_choice.type": "function and allowed_tools",
 }
 
 _ITEM = {"id": ANY, "status": ANY}
@@ -123,13 +124,14 @@ def _tools(asked: wire.ResponsesRequest) -> dict[str, Any]:
     choice = asked.tool_choice
     if choice not in (None, "none", "auto") and not asked.tools:
         raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
-    named = isinstance(choice, wire.NamedTool)
-    return {
-        "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ())),
-        "tool_choice": "auto" if named or choice is None else choice,
-        "tool_name": choice.name if isinstance(choice, wire.NamedTool) else None,
-        "parallel": asked.parallel_tool_calls is not False,
-    }
+    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ()))
+    chosen: dict[str, Any] = {"tools": tools, "parallel": asked.parallel_tool_calls is not False}
+    match choice:
+        case wire.NamedTool(name):
+            return chosen | {"tool_choice": "required", "allowed": (name,), "parallel": False}
+        case wire.AllowedTools(mode, allowed):
+            return chosen | {"tool_choice": mode, "allowed": tuple(tool.name for tool in allowed)}
+    return chosen | {"tool_choice": choice or "auto"}
 
 
 def _tool(tool: wire.Tool, path: str) -> values.Tool:

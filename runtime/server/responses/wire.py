@@ -65,9 +65,13 @@ class Tool(Struct):
     parameters: dict[str, Any] | None = None
 
 
-class NamedTool(Struct):
-    type: Literal["function"]
+class NamedTool(Struct, tag="function"):
     name: str
+
+
+class AllowedTools(Struct, tag="allowed_tools"):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
 
 
 class TextFormat(Struct, tag="text"):
@@ -98,7 +102,7 @@ class ResponsesRequest(Struct):
     model: str | None = None
     instructions: str | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None

@@ -12,16 +12,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from ..models.errors import GalagoError, InvalidRequest
+from .films import Frame, Video
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
-MAX_STOPS = 16
-MAX_TOOLS = 128
+MAX_STOPS, MAX_TOOLS = 16, 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-FRAMES, MAX_FRAMES = 8, 64  # pictures shown of a film, if nothing is said, and at most
 MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0, 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repeat_penalty": (0.01, 100),
+    "max_tokens": (1, 2**31 - 1),
+    "timeout": (0, 86400),
+}
+"""The least and the greatest value of a request's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +56,6 @@ class Audio:
 
     data: bytes
     source: str = "audio"
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """An encoded film (MP4, WebM, ...), of which so many `frames` are shown at even distances, each behind its time."""
-
-    data: bytes
-    source: str = "video"
-    frames: int = FRAMES
-
-    def __post_init__(self) -> None:
-        check_number("frames", self.frames, 1, MAX_FRAMES, whole=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A decoded picture: RGB, row by row from the top, of 3 x `width` x `height` bytes."""
-
-    pixels: bytes
-    width: int
-    height: int
-    source: str = "frame"
 
 
 Part: TypeAlias = Text | Image | Audio | Video | Frame
@@ -131,14 +122,10 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, 0, 100)
-        check_number("top_p", self.top_p, 0, 1)
-        check_number("top_k", self.top_k, 0, 2**31 - 1, whole=True)
-        check_number("min_p", self.min_p, 0, 1)
-        check_number("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
-        check_number("frequency_penalty", self.frequency_penalty, -2, 2)
-        check_number("presence_penalty", self.presence_penalty, -2, 2)
-        check_number("repeat_penalty", self.repeat_penalty, 0.01, 100)
+        for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty"):
+            check_number(name, getattr(self, name), *BOUNDS[name])
+        for name in ("top_k", "seed"):
+            check_number(name, getattr(self, name), *BOUNDS[name], whole=True)
         for token, bias in self.logit_bias:
             check_number("logit_bias", token, 0, 2**31 - 1, whole=True)
             check_number("logit_bias", bias, -100, 100)
@@ -203,14 +190,14 @@ class Request:
             raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
         if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, 1, 2**31 - 1, whole=True)
+        check_number("max_tokens", self.max_tokens, *BOUNDS["max_tokens"], whole=True)
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             check_number("lora", scale, -100, 100)
-        check_number("timeout", self.timeout, 0, 86400)
+        check_number("timeout", self.timeout, *BOUNDS["timeout"])
         check_number("logprobs", self.logprobs, 0, MAX_LIKELIEST, whole=True)
         forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
         if len(forms) > 1:

@@ -274,7 +274,8 @@ def _export_pair(net: Omni, options: argparse.Namespace) -> None:
 def _corpus(seed: int) -> list[str]:
     """Questions and answers to learn the vocabulary's merges from."""
     rng = Random(seed)
-    silent = Maker(rng, Split.TRAIN, lambda _: ("", np.zeros(16_000, np.float32)), {"text": 1, "image": 1})
+    quiet = np.zeros(16_000, np.float32)
+    silent = Maker(rng, Split.TRAIN, lambda _: ("", quiet), {"text": 1, "image": 1}, cut=frozenset())
     samples: list[Sample] = [silent.sample() for _ in range(4000)]
     asked = [p for s in samples for t in s.turns for p in (t.role, *t.parts) if isinstance(p, str)]
     return [*asked, *(s.answer for s in samples), *BEYOND, *SPOKEN, *world_text.TASKS]

@@ -1,4 +1,4 @@
-"""Small chat templates in the manner of each family, and model files that hold them."""
+"""Small chat templates in the manner of each family, model files that hold them, and prompts in a form to read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from galago.models.ref import resolve
+from galago.runtime.native.weights import Weights
+from galago.runtime.tokens import MediaSpan, Prompt
 
 _TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}"
 _ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -52,3 +54,15 @@ def model_with(template: str, folder: Path) -> Path:
     command = [sys.executable, "-c", script, "--chat-template", template, str(source), str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path
+
+
+def shown(weights: Weights, prompt: Prompt) -> str:
+    """A prompt as text, every control token in the brackets that no text contains."""
+    out = b""
+    for item in prompt.items:
+        if isinstance(item, MediaSpan):
+            out += f"[[{item.kind}]]".encode()
+            continue
+        text = weights.text_of(item)
+        out += f"[[{text}]]".encode() if text in weights.control_texts else weights.piece(item)
+    return out.decode()

@@ -24,7 +24,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LAYERS = [
     "models/errors",
     "models",
-    "runtime/values runtime/tasks runtime/users runtime/tokens runtime/config",
+    "runtime/films runtime/values runtime/tasks runtime/users runtime/tokens runtime/config",
     "runtime/store",
     "runtime/native",
     "runtime/stream runtime/engine",
@@ -41,7 +41,11 @@ LAYERS = [
 
 DOORS: dict[str, str | tuple[str, ...]] = {
     "llama_cpp": "runtime/native/",
-    "gguf": "runtime/native/benchmark.py",
+    "gguf": ("runtime/native/benchmark.py", "quantize/"),
+    "tokenizers": "quantize/conversion/reference.py",
+    "torch": "quantize/conversion/reference.py",
+    "transformers": "quantize/conversion/reference.py",
+    "peft": "quantize/conversion/reference.py",
     "llguidance": "runtime/output/grammar.py",
     "jinja2": "runtime/prompt/template.py",
     "huggingface_hub": "models/hub.py",

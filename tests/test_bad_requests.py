@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import typing
 import wave
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from galago.runtime.server.convert import BOUNDS
+from galago.runtime.server.wire import ChatRequest
 from served import DATA, Server, audio_part, image_part, text_part
 
 
@@ -207,17 +210,19 @@ def test_a_prompt_too_long_names_both_numbers(server: Server) -> None:
 def test_an_unknown_model_is_not_found(server: Server) -> None:
     answer = server.ask("Hi", model="gpt-4o-mini")
     assert answer.status_code == 404
-    assert answer.json()["error"]["code"] == "model_not_found"
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("model_not_found", "model") and "gpt-4o-mini" in error["message"]
 
 
-NUMERIC = (
-    "max_tokens max_completion_tokens temperature top_p top_k min_p seed frequency_penalty presence_penalty "
-    "repeat_penalty n top_logprobs timeout"
-).split()
 MAY_BE_NEGATIVE = ("seed", "frequency_penalty", "presence_penalty")
 
 
-@pytest.mark.parametrize("field", NUMERIC)
+def test_the_bounds_of_every_number_are_known() -> None:
+    hints = typing.get_type_hints(ChatRequest)
+    assert {name for name, hint in hints.items() if {int, float} & set(typing.get_args(hint))} == set(BOUNDS)
+
+
+@pytest.mark.parametrize("field", sorted(BOUNDS))
 def test_a_number_out_of_all_bounds_is_refused_with_its_field(server: Server, field: str) -> None:
     bodies = ["-1"] if field not in MAY_BE_NEGATIVE else []
     for number in [*bodies, str(2**63), "NaN", "-Infinity", "1e999", '"1"', "true", "[1]", "{}"]:
@@ -233,6 +238,16 @@ def test_a_bias_that_is_no_number_is_refused_with_its_field(server: Server) -> N
         answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
         assert answer.status_code == 400
         assert answer.json()["error"]["param"].startswith("logit_bias"), answer.text
+
+
+@pytest.mark.parametrize("field", ["id", "scale"])
+def test_an_adapter_that_is_no_number_is_refused_with_its_field(server: Server, field: str) -> None:
+    for number in ["-1" if field == "id" else "-101", str(2**63), "NaN", "1e999", '"1"', "true", "[]"]:
+        adapter = f'{{"id": 0, "scale": 1, "{field}": {number}}}'
+        body = f'{{"messages": {json.dumps(HI)}, "lora": [{adapter}]}}'
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+        assert answer.status_code == 400, (number, answer.text)
+        assert answer.json()["error"]["param"].startswith("lora"), (number, answer.text)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"messages": NaN}', b"[" * 100_000])

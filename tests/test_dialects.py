@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ EVERY = [*DIALECTS, GENERIC]
 ANY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
 CALLABLE = (Tool("get_weather", None, ANY), Tool("plan", None, ANY))
 
+ROM = {"city": "Rom"}
 ARGUMENTS: list[dict[str, Any]] = [
     {"city": "Bern"},
     {"city": "the \"Big\" 'Apple'"},
@@ -44,8 +46,12 @@ ARGUMENTS: list[dict[str, Any]] = [
     {"city": '{"name": "plan", "arguments": {}}', "steps": []},
     {},
 ]
-FORMS = ("alone", "with text before", "parallel", "cut in arguments", "cut in the name", "with white space around")
-"""Ten times six make sixty transcripts a dialect."""
+FORMS = (
+    "alone", "with text before", "with text behind", "with white space around", "behind a thought", "parallel",
+    "three in a row", "cut in arguments", "cut in the name", "spaced widely", "spaced closely",
+)  # fmt: skip
+"""Ten times eleven make 110 transcripts a dialect."""
+THINK = Tags("<think>", "</think>")
 
 
 def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
@@ -53,7 +59,7 @@ def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
 
 
 def read(dialect: Dialect, *pieces: str) -> list[Said]:
-    reader = AnswerReader(dialect, CALLABLE)
+    reader = AnswerReader(dialect, CALLABLE, THINK)
     said = [event for piece in pieces for event in reader.feed(piece)]
     return [*said, *reader.finish()]
 
@@ -65,6 +71,13 @@ def outcome(said: list[Said]) -> tuple[str, str, list[tuple[str, str]]]:
     return whole.text, whole.thoughts, [(c.name, c.arguments) for c in whole.calls]
 
 
+def spaced(dialect: Dialect, gap: str) -> Dialect:
+    """A dialect as a model writes it that is careless of white space."""
+    texts = ("opening", "head", "middle", "tail", "closing", "between")
+    written = {text: re.sub(r"[\s·]+", gap, getattr(dialect, text) or "") for text in texts}
+    return replace(dialect, **written | {"between": written["between"] or None})
+
+
 def transcript(dialect: Dialect, form: str, arguments: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
     """What a model wrote, what it said in it, and the arguments of its calls that are whole."""
     one = dialect.write([call(arguments)])
@@ -73,10 +86,21 @@ def transcript(dialect: Dialect, form: str, arguments: dict[str, Any]) -> tuple[
             return f"Let me <see>: [1] {{2}}\n\n{one}", "Let me <see>: [1] {2}", [arguments]
         case "with text before":
             return f"Let me see: {one}", f"Let me see: {one}", []
+        case "with text behind":
+            return f"{one}\nThere you are: {{}} </see>", "\nThere you are: {} </see>", [arguments]
+        case "behind a thought":
+            return f"<think>\n{one}\n</think>\n\n{one}", "", [arguments]
+        case "three in a row":
+            three = [call(arguments), call(ROM, "plan"), call(arguments)]
+            return dialect.write(three), "", [arguments, ROM, arguments]
+        case "spaced widely":
+            return spaced(dialect, " \n\t").write([call(arguments)]), "", [arguments]
+        case "spaced closely":
+            return spaced(dialect, "").write([call(arguments)]), "", [arguments]
         case "parallel":
-            return dialect.write([call(arguments), call({"city": "Rom"}, "plan")]), "", [arguments, {"city": "Rom"}]
+            return dialect.write([call(arguments), call(ROM, "plan")]), "", [arguments, ROM]
         case "cut in arguments":
-            two = dialect.write([call(arguments), call({"city": "Rom"}, "plan")])
+            two = dialect.write([call(arguments), call(ROM, "plan")])
             return two[: two.rindex("Rom") + 1], "", [arguments]
         case "cut in the name":
             opening = one[: one.index("get_weather") + 4]
@@ -92,8 +116,9 @@ def test_a_transcript_is_read_right_at_every_split(dialect: Dialect, form: str) 
     for arguments in ARGUMENTS:
         text, said, calls = transcript(dialect, form, arguments)
         whole = outcome(read(dialect, text))
-        assert whole[0] == said
-        assert [json.loads(a) for _, a in whole[2][: len(calls)]] == calls
+        assert whole[:2] == (said, dialect.write([call(arguments)]) if form == "behind a thought" else "")
+        named = ["plan" if a == ROM else "get_weather" for a in calls]
+        assert [(name, json.loads(a)) for name, a in whole[2][: len(calls)]] == list(zip(named, calls, strict=True))
         assert len(whole[2]) == len(calls) + (form == "cut in arguments")
         if form == "cut in arguments":
             assert '{"city": "Rom"}'.startswith(whole[2][-1][1].removesuffix('"')) and "R" in whole[2][-1][1]
@@ -162,7 +187,6 @@ def test_ids_differ_and_are_as_long_as_the_template_takes_them() -> None:
         assert all(len(i) == (dialect.id_length or 29) for i in ids)
 
 
-THINK = Tags("<think>", "</think>")
 THOUGHTS = [
     ("<think>\nhm, <b>\n</think>\n\nYes.", False, ("Yes.", "hm, <b>")),
     ("\n<think>hm</think>Yes.", False, ("Yes.", "hm")),

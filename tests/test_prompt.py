@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from templates import shown
 
 from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing
 from galago.models.ref import resolve
@@ -43,18 +44,6 @@ def weights(loaded: Model) -> Weights:
 
 def user(*parts: Any) -> Message:
     return Message("user", tuple(Text(p) if isinstance(p, str) else p for p in parts))
-
-
-def shown(weights: Weights, prompt: Prompt) -> str:
-    """The prompt as text, every control token in the brackets that no text contains."""
-    out = b""
-    for item in prompt.items:
-        if isinstance(item, MediaSpan):
-            out += f"[[{item.kind}]]".encode()
-            continue
-        text = weights.text_of(item)
-        out += f"[[{text}]]".encode() if text in weights.control_texts else weights.piece(item)
-    return out.decode()
 
 
 def test_the_template_speaks_in_control_tokens(loaded: Model, weights: Weights) -> None:

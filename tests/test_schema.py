@@ -10,7 +10,7 @@ from typing import Any, Literal
 import openai
 import pytest
 from pydantic import BaseModel, Field
-from schemas import ENFORCED, REFUSED, check_valid
+from schemas import ENFORCED, OPEN, REFUSED, check_valid
 
 from galago.models.errors import InvalidRequest
 from galago.runtime import LocalModel
@@ -31,6 +31,14 @@ def test_what_a_schema_asks_is_kept(model: LocalModel, family: str) -> None:
             finished += 1
             check_valid(reply.text, schema)
     assert finished > 0.6 * len(ENFORCED[family])
+
+
+def test_an_answer_that_need_not_end_is_valid_where_it_does(model: LocalModel) -> None:
+    for seed, schema in enumerate(OPEN):
+        reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=40)
+        assert reply.finish_reason in ("stop", "length") and reply.warnings == ()
+        if reply.finish_reason == "stop":
+            check_valid(reply.text, schema)
 
 
 @pytest.mark.parametrize("named", REFUSED)

@@ -26,7 +26,7 @@ from galago.runtime.config import ModelConfig, ServerConfig
 from galago.runtime.server.app import build
 from galago.runtime.service import Service
 from galago.runtime.values import ModelInfo
-from served import DATA, Server, image_part, serving, text_part
+from served import DATA, Server, audio_part, image_part, serving, text_part
 
 WEIGHTS = resolve("builtin").weights
 
@@ -188,6 +188,9 @@ def test_a_path_is_served_under_its_stem_or_name_and_without_projector_has_no_ey
         answer = running.ask([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")])
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_modality")
         assert answer.json()["error"]["param"] == "messages[0].content[0].image_url.url"
+        answer = running.ask([text_part("What was said?"), audio_part(DATA / "sound-1.wav")])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_modality")
+        assert answer.json()["error"]["param"] == "messages[0].content[1].input_audio.data"
     with serving(
         "--model", str(WEIGHTS), "--mmproj", str(WEIGHTS.with_name("mmproj-Q8_0.gguf")), "--name", "me"
     ) as running:

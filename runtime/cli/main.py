@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": "Serve an OpenAI-shaped API on this machine",
     "ps": "Show what a running server is doing",
     "fit": "Tell whether a model runs on this machine, and how",
+    "convert": "Make a GGUF file of a Hugging Face checkpoint",
     "evaluate": "Count a model's right answers to held-out questions",
     "cache": "Show or delete what is kept over restarts",
     "store": "Show or delete what a server keeps for its clients",

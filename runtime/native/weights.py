@@ -99,7 +99,7 @@ class Weights:
         return name.decode() if name else "unknown type"
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
-        """Token ids of `text`, with the tokens that stand before and behind every text of this model if asked for."""
+        """Token ids of `text`; the tokens that the model puts around texts only with `add_special`."""
         data = text.encode("utf-8", "replace")
         if not data and not add_special:
             return []

@@ -19,46 +19,47 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound
+from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
 from ..service import Service
-from . import errors, metrics, wire
+from . import chat, completions, errors, metrics, models, openapi, plan, tokens, vectors, wire
 from .anthropic.routes import Messages
 from .batches.routes import Batches
-from .chat import ChatEndpoint
-from .completions import CompletionEndpoint
 from .files.routes import Files
 from .files.shelf import Shelf
 from .guards import REQUEST_ID, Guard
 from .idle import Counted, Traffic
-from .models import ModelEndpoints
 from .ollama.routes import Ollama
-from .plan import PlanEndpoint
+from .openapi import About, Endpoint
 from .responses.routes import Responses
 from .store import Store
-from .tokens import TokenEndpoints
-from .vectors import VectorEndpoints
+
+_HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
+_METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
     """The application, over a service that is loaded by whoever runs it."""
 
     async def health(_request: Request) -> Response:
-        status = "ok" if service.ready else "loading"
-        return Response(wire.encode(wire.Health(status)), 200 if service.ready else 503, media_type="application/json")
+        status = wire.Health("ok" if service.ready else "loading")
+        return Response(wire.encode(status), 200 if status.status == "ok" else 503, media_type="application/json")
 
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     traffic = Traffic()
-    api, lifespan = _api(service, config, traffic)
+    api, others, lifespan = _api(service, config, traffic)
+    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/metrics", show_metrics),
+            *described,
+            openapi.endpoint(described),
             *Messages(service, config.strict).routes(),
             *Ollama(service, config).routes(),
-            *(route for prefix in ("/v1", "") for route in api(prefix)),  # some clients leave /v1 out
+            *others("/v1"),
+            *api(""),  # some clients leave /v1 out
+            *others(""),
         ],
         middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
         lifespan=lifespan,
@@ -68,24 +69,45 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
 def _api(
     service: Service, config: ServerConfig, traffic: Traffic
-) -> tuple[Callable[[str], list[Route]], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
-    """What answers under a prefix; and what runs and is closed beside it."""
+) -> tuple[
+    Callable[[str], list[Endpoint]],
+    Callable[[str], list[Route]],
+    Callable[[Starlette], AbstractAsyncContextManager[None]],
+]:
+    """What answers under a prefix, told in the API's document and not; and what runs and is closed beside it."""
+    strict = config.strict
     store = None if config.store is None else Store(config.store)
     shelf = None if store is None else Shelf(store)
     files = Files(shelf)
-    models = ModelEndpoints(service)
-    chat = ChatEndpoint(service, config.strict, files.read)
-    completions = CompletionEndpoint(service, config.strict)
-    plan = PlanEndpoint(service, config.strict, files.read)
-    tokens = TokenEndpoints(service, config.strict, files.read)
-    vectors = VectorEndpoints(service, config.strict)
-    responses = Responses(service, config.strict, store, files.read)
+    listed = models.ModelEndpoints(service)
+    chats = chat.ChatEndpoint(service, strict, files.read)
+    prompts = completions.CompletionEndpoint(service, strict)
+    vector = vectors.VectorEndpoints(service, strict)
+    plans = plan.PlanEndpoint(service, strict, files.read)
+    token = tokens.TokenEndpoints(service, strict, files.read)
+    responses = Responses(service, strict, store, files.read)
     in_background = {
-        "/v1/chat/completions": ChatEndpoint(service, config.strict, files.read, background=True).complete,
-        "/v1/completions": CompletionEndpoint(service, config.strict, background=True).complete,
-        "/v1/embeddings": vectors.embed,
+        "/v1/chat/completions": chat.ChatEndpoint(service, strict, files.read, background=True).complete,
+        "/v1/completions": completions.CompletionEndpoint(service, strict, background=True).complete,
+        "/v1/embeddings": vector.embed,
     }
     batches = Batches(in_background, service, traffic, shelf)
+
+    def api(prefix: str) -> list[Endpoint]:
+        return [
+            Endpoint(f"{prefix}/models", listed.list, models.LIST),
+            Endpoint(f"{prefix}/models/{{id:path}}", listed.show, models.SHOW),
+            Endpoint(f"{prefix}/chat/completions", chats.complete, chat.ABOUT),
+            Endpoint(f"{prefix}/completions", prompts.complete, completions.ABOUT),
+            Endpoint(f"{prefix}/embeddings", vector.embed, vectors.EMBED),
+            Endpoint(f"{prefix}/rerank", vector.rerank, vectors.RERANK),
+            Endpoint(f"{prefix}/plan", plans.plan, plan.ABOUT),
+            Endpoint(f"{prefix}/tokenize", token.tokenize, tokens.TOKENIZE),
+            Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
+        ]
+
+    def others(prefix: str) -> list[Route]:
+        return [*responses.routes(prefix), *files.routes(prefix), *batches.routes(prefix)]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -94,23 +116,7 @@ def _api(
         if store is not None:
             store.close()
 
-    def routes(prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/models", models.list),
-            Route(f"{prefix}/models/{{id:path}}", models.show),
-            Route(f"{prefix}/chat/completions", chat.complete, methods=["POST"]),
-            Route(f"{prefix}/completions", completions.complete, methods=["POST"]),
-            Route(f"{prefix}/embeddings", vectors.embed, methods=["POST"]),
-            Route(f"{prefix}/rerank", vectors.rerank, methods=["POST"]),
-            Route(f"{prefix}/plan", plan.plan, methods=["POST"]),
-            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
-            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
-            *responses.routes(prefix),
-            *files.routes(prefix),
-            *batches.routes(prefix),
-        ]
-
-    return routes, lifespan
+    return api, others, lifespan
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:
@@ -122,8 +128,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        allowed = MethodNotAllowed(f"{where} is not offered; the path answers to another method")
-        return errors.response(allowed, request.url.path)
+        refusal = errors.response(
+            MethodNotAllowed(f"{where} is not offered; the path answers to another method"), request.url.path
+        )
+        refusal.headers.update(error.headers or {})  # which methods it answers to
+        return refusal
     return errors.response(NotFound(f"there is no {where} here"), request.url.path)
 
 

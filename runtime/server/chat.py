@@ -13,14 +13,58 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import EngineError, InvalidRequest
+from ...models.errors import DeadlineExceeded, EngineError, InvalidRequest, NotFound, NotReady
 from ..output.whole import Whole
 from ..service import Service
-from ..values import Delta, Failed, Finished, Said, Started
+from ..values import Delta, Failed, Finished, FinishReason, Said, Started
 from . import convert, exchange, fields, parts, tools, wire
 from .choices import Choices
+from .openapi import EVENTS, About
 
 Prepared: TypeAlias = tuple[wire.ChatRequest, list[str], Choices]
+
+_PICTURE = (  # one red point
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+)
+_QUESTION = [{"role": "user", "content": "How warm is it in Bern?"}]
+_CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]}
+
+ABOUT = About(
+    "Answer a chat",
+    {200: wire.ChatCompletion},
+    body=wire.ChatRequest,
+    stream=(EVENTS, wire.ChatChunk),
+    errors=(InvalidRequest, NotFound, NotReady, EngineError, DeadlineExceeded),
+    method="POST",
+    bounds=convert.BOUNDS,
+    examples={
+        "text": {"messages": _QUESTION, "max_tokens": 64},
+        "picture": {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": _PICTURE}},
+                        {"type": "text", "text": "Which colour is it?"},
+                    ],
+                }
+            ],
+            "max_tokens": 64,
+        },
+        "tools": {
+            "messages": _QUESTION,
+            "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": _CITY}}],
+            "max_tokens": 64,
+        },
+        "schema": {
+            "messages": _QUESTION,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "place", "schema": _CITY}},
+            "max_tokens": 64,
+        },
+        "stream": {"messages": _QUESTION, "stream": True, "max_tokens": 64},
+    },
+)
 
 
 class ChatEndpoint:
@@ -136,7 +180,7 @@ class _Answer:
             yield self._envelope([], convert.usage([ends[i] for i in range(self._count)]))
 
     def _chunk(
-        self, index: int, delta: wire.ChunkDelta, reason: str | None = None, *, usage: None | UnsetType
+        self, index: int, delta: wire.ChunkDelta, reason: FinishReason | None = None, *, usage: None | UnsetType
     ) -> wire.ChatChunk:
         return self._envelope([wire.ChunkChoice(delta, reason, index)], usage)
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import EngineError, GalagoError, InvalidRequest
+from ...models.errors import DeadlineExceeded, EngineError, GalagoError, InvalidRequest, NotFound, NotReady
 from .. import values
 from ..service import Service
 from ..tasks import Detokenize
@@ -22,6 +22,19 @@ from ..values import Delta, Failed, Finished, Raw, Started, TokenLogprob
 from . import convert, exchange, fields, wire
 from . import wire_completions as shapes
 from .choices import MOST, Choices, side_by_side
+from .openapi import EVENTS, About
+
+_FIELDS = shapes.CompletionRequest.__struct_fields__
+ABOUT = About(
+    "Complete prompts",
+    {200: shapes.Completion},
+    body=shapes.CompletionRequest,
+    stream=(EVENTS, shapes.Completion),
+    errors=(InvalidRequest, NotFound, NotReady, EngineError, DeadlineExceeded),
+    method="POST",
+    bounds={name: bounds for name, bounds in convert.BOUNDS.items() if name in _FIELDS},
+    examples={"text": {"prompt": "Once upon a time", "max_tokens": 64}},
+)
 
 
 @dataclass(frozen=True, slots=True)

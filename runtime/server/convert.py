@@ -19,6 +19,13 @@ from .choices import MOST
 
 T = TypeVar("T")
 
+BOUNDS = values.BOUNDS | {
+    "n": (1, MOST),
+    "max_completion_tokens": values.BOUNDS["max_tokens"],
+    "top_logprobs": (0, values.MAX_LIKELIEST),
+}
+"""The least and the greatest value of a chat request's numbers."""
+
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
@@ -97,7 +104,7 @@ def _invalid(message: str, accepted: Mapping[str, str]) -> InvalidRequest:
 
 def to_request(chat: wire.ChatRequest, files: parts.Files) -> values.Request:
     """What the runtime is asked to do."""
-    values.check_number("max_completion_tokens", chat.max_completion_tokens, 1, 2**31 - 1, whole=True)
+    _check_whole("max_completion_tokens", chat.max_completion_tokens)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
@@ -153,8 +160,12 @@ def renamed(error: GalagoError) -> GalagoError:
 
 def choices(chat: wire.GenerationRequest) -> int:
     """How many answers are asked for."""
-    values.check_number("n", chat.n, 1, MOST, whole=True)
+    _check_whole("n", chat.n)
     return chat.n or 1
+
+
+def _check_whole(name: str, value: int | None) -> None:
+    values.check_number(name, value, *BOUNDS[name], whole=True)
 
 
 def _sampling(chat: wire.GenerationRequest) -> values.Sampling:
@@ -178,7 +189,7 @@ def _sampling(chat: wire.GenerationRequest) -> values.Sampling:
 
 def _likeliest(chat: wire.ChatRequest) -> int | None:
     """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
-    values.check_number("top_logprobs", chat.top_logprobs, 0, values.MAX_LIKELIEST, whole=True)
+    _check_whole("top_logprobs", chat.top_logprobs)
     count = chat.top_logprobs or 0
     if count and not chat.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")

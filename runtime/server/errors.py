@@ -37,10 +37,18 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
 }
 
 
+_NO_MODEL = "model_not_found"
+
+
+def codes(kind: type[errors.GalagoError]) -> list[str]:
+    """The codes that errors of this class have."""
+    return [TABLE[kind][2], *([_NO_MODEL] if kind is errors.NotFound else [])]
+
+
 def body(error: errors.GalagoError) -> ErrorResponse:
     _, kind, code = TABLE[type(error)]
     if isinstance(error, errors.NotFound) and error.param == "model":
-        code = "model_not_found"
+        code = _NO_MODEL
     return ErrorResponse(ErrorBody(error.message, kind, error.param, code))
 
 

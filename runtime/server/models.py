@@ -7,10 +7,14 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import NotFound
+from ...models.errors import NotFound, NotReady
 from ..service import Service
 from . import convert, exchange, wire
 from .anthropic import convert as anthropic
+from .openapi import About
+
+LIST = About("The models on this machine", {200: wire.ModelList}, errors=(NotReady,))
+SHOW = About("One model", {200: wire.ModelCard}, errors=(NotFound, NotReady))
 
 
 class ModelEndpoints:

@@ -8,11 +8,23 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import InvalidRequest
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ..service import Service
 from ..tasks import Plan, Planned
 from . import convert, exchange, fields, parts
 from . import wire_plan as wire
+from .openapi import About
+from .wire import ChatRequest
+
+ABOUT = About(
+    "What a chat would take, without answering it",
+    {200: wire.PlanAnswer},
+    body=ChatRequest,
+    errors=(InvalidRequest, NotFound, NotReady, EngineError),
+    method="POST",
+    bounds=convert.BOUNDS,
+    examples={"text": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}},
+)
 
 
 class PlanEndpoint:

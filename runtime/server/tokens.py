@@ -8,12 +8,31 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import InvalidRequest
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from .. import values
 from ..service import Service
 from ..tasks import Detokenize, Tokenize
 from . import convert, exchange, fields, parts, wire
 from . import wire_tokens as shapes
+from .openapi import About
+
+_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
+TOKENIZE = About(
+    "The tokens of a text or a chat",
+    {200: shapes.TokenList},
+    body=shapes.TokenizeRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"text": {"content": "Hello"}},
+)
+DETOKENIZE = About(
+    "The text of tokens",
+    {200: shapes.DetokenizedText},
+    body=shapes.DetokenizeRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"tokens": {"tokens": [1, 2]}},
+)
 
 
 class TokenEndpoints:
@@ -41,7 +60,7 @@ class TokenEndpoints:
         task = Tokenize(_text(asked, self._files), asked.add_special is True, asked.parse_special is not False)
         found = self._service.answer(asked.model, task, gone)
         pieces = [shapes.TokenPiece(i, _piece(piece)) for i, piece in zip(found.ids, found.pieces, strict=True)]
-        tokens = pieces if asked.with_pieces else list(found.ids)
+        tokens: list[int | shapes.TokenPiece] = [*(pieces if asked.with_pieces else found.ids)]
         return shapes.TokenList(tokens, len(found.ids), warnings or UNSET), warnings
 
     def _detokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.DetokenizedText, list[str]]:

@@ -14,11 +14,31 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ..service import Service
 from ..tasks import Rerank, Vectors
 from ..values import check_number
 from . import convert, exchange, fields
 from . import wire_vectors as wire
+from .openapi import About
+
+_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
+EMBED = About(
+    "Make vectors of texts",
+    {200: wire.EmbeddingList},
+    body=wire.EmbeddingRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"texts": {"input": ["a house", "a home"]}},
+)
+RERANK = About(
+    "Order documents by how well they answer a question",
+    {200: wire.Ranking},
+    body=wire.RerankRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"texts": {"query": "How warm is it?", "documents": ["It is warm.", "A house."]}},
+)
 
 
 class VectorEndpoints:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ..values import MAX_STOPS, MAX_TOOLS, TOOL_NAME, FinishReason
 
 encode = msgspec.json.Encoder().encode
 
@@ -14,8 +16,16 @@ FINGERPRINT = f"galago-{metadata.version('galago')}-llama-cpp-python-{metadata.v
 """What an answer to a seeded request depends on beside the model: it repeats only under the same two versions."""
 
 
+_Named = Meta(extra_json_schema={"pattern": f"^{TOOL_NAME.pattern}$"})
+"""What `values.py` asks of a request is told in the API's document, and checked there."""
+
+_Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+
+
 class ImageURL(Struct):
-    url: str | None = None
+    url: (
+        Annotated[str, Meta(description="A data URI, as data:image/png;base64,...: nothing is ever fetched.")] | None
+    ) = None
     file_id: str | None = None
 
 
@@ -108,7 +118,7 @@ ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage 
 
 
 class FunctionDefinition(Struct):
-    name: str
+    name: Annotated[str, _Named]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -120,7 +130,7 @@ class ToolDefinition(Struct):
 
 
 class FunctionName(Struct):
-    name: str
+    name: Annotated[str, _Named]
 
 
 class NamedTool(Struct, tag="function"):
@@ -164,6 +174,9 @@ class LoraScale(Struct):
     scale: float
 
 
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
 class GenerationRequest(Struct, kw_only=True):
     """What every request for an answer may say of it."""
 
@@ -174,7 +187,7 @@ class GenerationRequest(Struct, kw_only=True):
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | Annotated[list[_Stop], Meta(extra_json_schema={"maxItems": MAX_STOPS})] | None = None
     ignore_eos: bool | None = None
     cache: bool | None = None
     lora: list[LoraScale] | None = None
@@ -192,11 +205,11 @@ class GenerationRequest(Struct, kw_only=True):
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
-    """`POST /v1/chat/completions`: the fields that are honoured. The others stand in `fields.py`."""
+    """A chat to answer. Fields that are unknown here are accepted, and named in the answer's `warnings`."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], Meta(extra_json_schema={"minItems": 1})]
     max_completion_tokens: int | None = None
-    tools: list[ToolDefinition] | None = None
+    tools: Annotated[list[ToolDefinition], Meta(extra_json_schema={"maxItems": MAX_TOOLS})] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -237,7 +250,7 @@ class Timings(Struct):
 
 class AnswerMessage(Struct):
     content: str | None
-    role: str = "assistant"
+    role: Literal["assistant"] = "assistant"
     refusal: str | None = None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[ToolCall] | UnsetType = UNSET
@@ -263,7 +276,7 @@ class Logprobs(Struct):
 
 class Choice(Struct):
     message: AnswerMessage
-    finish_reason: str
+    finish_reason: FinishReason
     index: int = 0
     logprobs: Logprobs | None = None
 
@@ -277,7 +290,7 @@ class ChatCompletion(Struct):
     timings: Timings
     warnings: list[str] | UnsetType = UNSET
     system_fingerprint: str = FINGERPRINT
-    object: str = "chat.completion"
+    object: Literal["chat.completion"] = "chat.completion"
 
 
 class FunctionDelta(Struct, omit_defaults=True):
@@ -301,7 +314,7 @@ class ChunkDelta(Struct, omit_defaults=True):
 
 class ChunkChoice(Struct):
     delta: ChunkDelta
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     index: int = 0
     logprobs: Logprobs | None = None
 
@@ -315,7 +328,7 @@ class ChatChunk(Struct):
     timings: Timings | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
     system_fingerprint: str = FINGERPRINT
-    object: str = "chat.completion.chunk"
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 
 class ModelCard(Struct):
@@ -327,17 +340,17 @@ class ModelCard(Struct):
     size_bytes: int
     description: str
     loaded: bool
-    object: str = "model"
+    object: Literal["model"] = "model"
     owned_by: str = "galago"
 
 
 class ModelList(Struct):
     data: list[ModelCard]
-    object: str = "list"
+    object: Literal["list"] = "list"
 
 
 class Health(Struct):
-    status: str
+    status: Literal["ok", "loading"]
 
 
 class ErrorBody(Struct):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-from .wire import FINGERPRINT, GenerationRequest, Timings, Usage
+from .wire import FINGERPRINT, GenerationRequest, Timings, TokenId, Usage
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
     """`POST /v1/completions`: the fields that are honoured."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | TokenId | list[TokenId]]
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-from .wire import ChatMessage, ToolDefinition
+from .wire import ChatMessage, TokenId, ToolDefinition
 
 
 class TokenizeRequest(Struct):
@@ -27,7 +27,7 @@ class TokenPiece(Struct):
 
 
 class TokenList(Struct):
-    tokens: list[int] | list[TokenPiece]
+    tokens: list[int | TokenPiece]
     count: int
     warnings: list[str] | UnsetType = UNSET
 
@@ -35,7 +35,7 @@ class TokenList(Struct):
 class DetokenizeRequest(Struct):
     """`POST /v1/detokenize`."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
     model: str | None = None
 
 

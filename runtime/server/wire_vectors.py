@@ -6,11 +6,13 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from .wire import TokenId
+
 
 class EmbeddingRequest(Struct):
     """`POST /v1/embeddings`: the fields that are honoured."""
 
-    input: str | list[str | int | list[int]]
+    input: str | list[str | TokenId | list[TokenId]]
     model: str | None = None
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = None

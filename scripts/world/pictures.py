@@ -250,7 +250,7 @@ def ask_about_text(rng: Random, scene: Scene) -> tuple[str, str, str]:
         case 1:
             return "background_of", "What is the background color?", scene.background.capitalize() + "."
         case 2:
-            return "read_as_json", "Read the text. Answer in JSON.", json.dumps({"text": scene.text})
+            return f"read_{kind}_as_json", "Read the text. Answer in JSON.", json.dumps({"text": scene.text})
         case _:
             asked = rng.choice(("Read the text.", f"What {kind} is shown?", "What does it say?", f"Read the {kind}."))
             return f"read_{kind}", asked, scene.text

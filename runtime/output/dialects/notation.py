@@ -13,7 +13,7 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 """llguidance's options for JSON spaced as `json.dumps` does."""
 
 _ALTERNATIVES = {"$ref", "allOf", "anyOf", "oneOf"}
-_ALTERNATIVES |= {"patternProperties", "additionalProperties", "unevaluatedProperties"}
+_ALTERNATIVES |= {"patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames"}
 
 
 class Transcoder(Protocol):

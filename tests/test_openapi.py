@@ -1,0 +1,192 @@
+"""The OpenAPI document: it knows every route, field and status there is, and answers are what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from starlette.routing import Route
+
+from galago.models import errors
+from galago.models.errors import GalagoError
+from galago.runtime.config import ServerConfig
+from galago.runtime.server import app, fields, wire
+from galago.runtime.server.convert import BOUNDS
+from galago.runtime.server.errors import TABLE
+from galago.runtime.server.openapi import Endpoint
+from galago.runtime.service import Service
+from served import Server, serving
+
+ROOT = Path(__file__).parent.parent
+CHAT = "/v1/chat/completions"
+NEIGHBOURS = "/api/|/v1/messages|(/v1)?/responses"
+"""Others' APIs are described by those who made them."""
+HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.ConfigError, errors.MethodNotAllowed)
+"""Nobody is there to read it, the server does not start, or the route has no such method."""
+
+
+class Refusing(Service):
+    """Answers every question with an error."""
+
+    model_id = "none"
+
+    def __init__(self, error: GalagoError) -> None:
+        self._error = error
+
+    def generate(self, *_: object) -> Any:
+        raise self._error
+
+    models = stats = installed = generate
+
+    @property
+    def ready(self) -> bool:
+        return False
+
+
+def asked(error: GalagoError, method: str, path: str, **options: Any) -> httpx.Response:
+    """The answer of a server whose model does nothing but end with this error."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app.build(Refusing(error), ServerConfig()), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return dict(asked(GalagoError("x"), "GET", "/openapi.json").json())
+
+
+def check(document: dict[str, Any], path: str, method: str, answer: httpx.Response) -> None:
+    """That an answer's status is in the document, and that its body fits."""
+    response = document["paths"][path][method]["responses"][str(answer.status_code)]
+    schema = response["content"][answer.headers["content-type"]]["schema"]
+    if answer.headers["content-type"] == "application/json":
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+
+
+def test_every_route_stands_in_the_document(document: dict[str, Any]) -> None:
+    routes = app.build(Refusing(GalagoError("x")), ServerConfig()).routes
+    ours = [r for r in routes if isinstance(r, Route) and not re.match(NEIGHBOURS, r.path)]
+    assert all(isinstance(route, Endpoint) for route in ours), "a route without a description"
+    there = {(r.path_format, r.about.method.lower()) for r in routes if isinstance(r, Endpoint)}
+    told = {(path, method) for path, operations in document["paths"].items() for method in operations}
+    assert told <= there
+    assert {(path if path in document["paths"] else f"/v1{path}", method) for path, method in there} == told
+
+
+def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    text = json.dumps(document)
+    named = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
+    assert named == set(document["components"]["schemas"])
+
+
+def test_every_field_the_server_knows_is_told(document: dict[str, Any]) -> None:
+    request = document["components"]["schemas"]["ChatRequest"]["properties"]
+    known = {*wire.ChatRequest.__struct_fields__, *fields.INERT[wire.ChatRequest], *fields.HINTS[wire.ChatRequest]}
+    assert set(request) == known | set(fields.UNSUPPORTED[wire.ChatRequest])
+    assert request["store"]["enum"] == [None, False]
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_bounds_of_a_number_are_those_that_hold(server: Server, document: dict[str, Any], name: str) -> None:
+    kinds = document["components"]["schemas"]["ChatRequest"]["properties"][name]["anyOf"]
+    told = next(kind for kind in kinds if "minimum" in kind)
+    for beyond in (told["minimum"] - 1, told["maximum"] + 1):
+        refused = server.post(HI | {"logprobs": True, name: beyond})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    held = {} if name.startswith("max_") else {"max_tokens": 1}
+    within = "minimum" if name in ("n", "max_tokens", "max_completion_tokens") else "maximum"
+    body = {"messages": HI["messages"], "logprobs": True} | held | {name: told[within]}
+    assert server.post(body).status_code == 200
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=[kind.__name__ for kind in TABLE])
+def test_an_error_has_a_status_that_is_told(document: dict[str, Any], kind: type[GalagoError]) -> None:
+    answer = asked(kind("It went wrong", "model"), "POST", CHAT, json=HI)
+    status = TABLE[kind][0]
+    assert answer.status_code == status and answer.json()["error"]["message"] == "It went wrong"
+    if issubclass(kind, NOT_ANSWERED):
+        return
+    check(document, CHAT, "post", answer)
+    assert answer.json()["error"]["code"] in document["paths"][CHAT]["post"]["responses"][str(status)]["description"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x", "/metrics", "/health"])
+def test_a_model_that_is_not_loaded_yet_is_told_of(document: dict[str, Any], path: str) -> None:
+    answer = asked(errors.NotReady("still loading"), "GET", path)
+    assert answer.status_code == 503
+    check(document, "/v1/models/{id}" if path.endswith("/x") else path, "get", answer)
+
+
+def test_answers_are_what_the_document_says(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    for path in ("/health", "/metrics", "/v1/models", "/openapi.json"):
+        check(document, path, "get", httpx.get(f"{server.url}{path}"))
+    for name in ("builtin", "none"):
+        check(document, "/v1/models/{id}", "get", httpx.get(f"{server.url}/v1/models/{name}"))
+    for body in (HI, HI | {"logprobs": True, "top_logprobs": 2, "n": 2, "x": 1}, HI | {"model": "none"}, {}):
+        check(document, CHAT, "post", server.post(body))
+
+
+def test_the_examples_are_answered(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    content = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        assert server.post(example["value"]).status_code == 200
+        jsonschema.validate(example["value"], {**content["schema"], "components": document["components"]})
+
+
+def test_events_are_what_the_document_says(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    event = document["paths"][CHAT]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    done, data = event["properties"]["data"]["anyOf"]
+    lines = server.post(HI | {"stream": True, "stream_options": {"include_usage": True}}).text.split("\n\n")
+    assert lines[-2] == f"data: {done['const']}"
+    validator = jsonschema.Draft202012Validator({**data["contentSchema"], "components": document["components"]})
+    for line in lines[:-2]:
+        validator.validate(json.loads(line.removeprefix("data: ")))
+
+
+def test_a_key_is_asked_for_as_the_document_says(document: dict[str, Any]) -> None:
+    with serving("--api-key", "secret") as server:
+        server.wait_until_ready()
+        for path, method in (("/v1/models", "get"), (CHAT, "post"), ("/openapi.json", "get")):
+            answer = httpx.request(method, f"{server.url}{path}")
+            assert answer.status_code == 401
+            check(document, path, method, answer)
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer secret", "Host": "example.com"})
+        assert answer.status_code == 403
+        check(document, "/v1/models", "get", answer)
+
+
+def test_a_body_too_large_is_told_of(document: dict[str, Any]) -> None:
+    answer = asked(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
+    assert answer.status_code == 413
+    check(document, CHAT, "post", answer)
+
+
+def test_another_method_is_told_which_there_is(server: Server) -> None:
+    assert httpx.get(f"{server.url}{CHAT}").headers["allow"] == "POST"
+
+
+def test_random_requests_get_documented_answers() -> None:
+    """A small share of what `scripts/check_api` asks."""
+    command = [sys.executable, str(ROOT / "scripts/check_api"), "--cases", "30", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1].split()[0]) > 30

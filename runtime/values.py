@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from ..models.errors import GalagoError, InvalidRequest
+from .films import Frame, Video
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
-MAX_STOPS = 16
-MAX_TOOLS = 128
+MAX_STOPS, MAX_TOOLS = 16, 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-FRAMES, MAX_FRAMES = 8, 64  # pictures shown of a film, if nothing is said, and at most
 MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
 
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -57,28 +56,6 @@ class Audio:
 
     data: bytes
     source: str = "audio"
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """An encoded film (MP4, WebM, ...), of which so many `frames` are shown at even distances, each behind its time."""
-
-    data: bytes
-    source: str = "video"
-    frames: int = FRAMES
-
-    def __post_init__(self) -> None:
-        check_number("frames", self.frames, 1, MAX_FRAMES, whole=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A decoded picture: RGB, row by row from the top, of 3 x `width` x `height` bytes."""
-
-    pixels: bytes
-    width: int
-    height: int
-    source: str = "frame"
 
 
 Part: TypeAlias = Text | Image | Audio | Video | Frame

@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galago.models.errors import InvalidRequest, MediaError, UnsupportedField
+from galago.runtime.films import MAX_FRAMES, Frame, Video
 from galago.runtime.prompt import frames as program
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.video import Film, decode_video
-from galago.runtime.values import MAX_FRAMES, Frame, Text, Video
+from galago.runtime.values import Text
 from served import Server, serving, text_part
 
 

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
+from ..films import Frame, Video
 from ..native.projector import Projector
 from ..native.weights import Weights
 from ..output.dialects.detect import dialect_of
 from ..output.dialects.dialect import Dialect
 from ..output.reasoning import Tags
 from ..tokens import Item, MediaSpan, Prompt, count_cells
-from ..values import Audio, Effort, Frame, Image, Message, Part, Text, Tool, Video
+from ..values import Audio, Effort, Image, Message, Part, Text, Tool
 from .layout import layout_for, texts_of
 from .media import MediaLimits, decode_audio, decode_image
 from .plain import LONG, PlainPrompts, cut_before

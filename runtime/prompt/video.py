@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...models.errors import MediaError, UnsupportedField
-from ..values import Frame, Text, Video
+from ..films import Frame, Video
+from ..values import Text
 from .frames import CPU_SECONDS
 from .kinds import container_of, describe, kind_of
 from .media import MediaLimits, Picture

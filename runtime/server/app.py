@@ -49,10 +49,18 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     traffic = Traffic()
-    described, others, lifespan = _api(service, config, traffic)
-    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *described]
+    api, others, lifespan = _api(service, config, traffic)
+    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
     return Starlette(
-        routes=[*described, openapi.endpoint(described), *others],
+        routes=[
+            *described,
+            openapi.endpoint(described),
+            *Messages(service, config.strict).routes(),
+            *Ollama(service, config).routes(),
+            *others("/v1"),
+            *api(""),  # some clients leave /v1 out
+            *others(""),
+        ],
         middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
@@ -61,8 +69,12 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
 def _api(
     service: Service, config: ServerConfig, traffic: Traffic
-) -> tuple[list[Endpoint], list[Route], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
-    """The routes that the document describes, the others, and what runs and is closed beside them."""
+) -> tuple[
+    Callable[[str], list[Endpoint]],
+    Callable[[str], list[Route]],
+    Callable[[Starlette], AbstractAsyncContextManager[None]],
+]:
+    """What answers under a prefix, told in the API's document and not; and what runs and is closed beside it."""
     strict = config.strict
     store = None if config.store is None else Store(config.store)
     shelf = None if store is None else Shelf(store)
@@ -81,7 +93,7 @@ def _api(
     }
     batches = Batches(in_background, service, traffic, shelf)
 
-    def described(prefix: str) -> list[Endpoint]:
+    def api(prefix: str) -> list[Endpoint]:
         return [
             Endpoint(f"{prefix}/models", listed.list, models.LIST),
             Endpoint(f"{prefix}/models/{{id:path}}", listed.show, models.SHOW),
@@ -94,7 +106,7 @@ def _api(
             Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
         ]
 
-    def kept(prefix: str) -> list[Route]:
+    def others(prefix: str) -> list[Route]:
         return [*responses.routes(prefix), *files.routes(prefix), *batches.routes(prefix)]
 
     @contextlib.asynccontextmanager
@@ -104,9 +116,7 @@ def _api(
         if store is not None:
             store.close()
 
-    neighbours = [*Messages(service, strict).routes(), *Ollama(service, config).routes()]
-    others = [*neighbours, *kept("/v1"), *described(""), *kept("")]  # some clients leave /v1 out
-    return described("/v1"), others, lifespan
+    return api, others, lifespan
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ...models.errors import InvalidRequest, MediaError
-from .. import values
+from .. import films, values
 from ..prompt.kinds import describe, kind_of
 from . import wire
 
@@ -39,8 +39,8 @@ def _part(part: wire.TextPart | wire.MediaPart, path: str, files: Files) -> valu
             return sound(audio, path, files)
         case wire.VideoPart(input_video=video):
             path = f"{path}.input_video"
-            frames = values.FRAMES if video.frames is None else video.frames
-            return values.Video(*media(video.data, video.file_id, path, "data", base64_bytes, files), frames)
+            frames = films.FRAMES if video.frames is None else video.frames
+            return films.Video(*media(video.data, video.file_id, path, "data", base64_bytes, files), frames)
         case wire.FilePart(file=file):
             return of_any_kind(*media(file.file_data, file.file_id, f"{path}.file", "file_data", _either, files))
 
@@ -67,7 +67,7 @@ def of_any_kind(data: bytes, source: str) -> values.Part:
         case "sound":
             return values.Audio(data, source)
         case "film":
-            return values.Video(data, source)
+            return films.Video(data, source)
     raise MediaError(f"{source} is {describe(data)}; a picture, a sound or a film can be shown to a model", source)
 
 

@@ -17,7 +17,7 @@ from msgspec import msgpack
 from ...models import errors
 from ...models.errors import GalagoError, InvalidRequest
 from ...models.ref import AdapterFile
-from .. import tasks, values
+from .. import films, tasks, values
 from ..config import ModelConfig
 from ..values import Event, ModelInfo, Stats
 
@@ -119,7 +119,7 @@ FromWorker: TypeAlias = Beat | Progress | Loaded | NotLoaded | Accepted | Refuse
 
 _CLASSES: tuple[type, ...] = (
     *(Load, Generate, Cancel, Stop, Beat, Progress, Loaded, NotLoaded, Accepted, Refused, Happened),
-    *(values.Text, values.Image, values.Audio, values.Video, values.Frame),
+    *(values.Text, values.Image, values.Audio, films.Video, films.Frame),
     *(values.Message, values.Sampling, values.Request),
     *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
     *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),

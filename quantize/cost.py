@@ -19,8 +19,8 @@ import psutil
 from ..models.ref import builtin_folder
 from ..runtime.local import LocalModel, Reply, load
 from ..runtime.values import Audio, Image, Message, Part, Request, Sampling, Text
+from .combinations import Combination
 from .passages import GREY, SILENCE
-from .variants import Combination
 
 STREAMS = 4
 _TOKENS = 48

@@ -37,13 +37,13 @@ from ..models.fingerprint import fingerprint
 from ..runtime.config import worker_environment
 from ..runtime.local import load
 from . import answering, cost, fidelity, scoring, verdict
+from .combinations import Combination
 from .passages import thinned
 from .progress import Progress
 from .questions import Question
 from .records import Record, Records, alone
 from .scoring import Job
 from .tasks import digest, read
-from .variants import Combination
 
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
 FORM = "1"

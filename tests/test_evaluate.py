@@ -16,10 +16,10 @@ import pytest
 from galago.models.errors import ConfigError
 from galago.models.ref import builtin_folder
 from galago.quantize import cost
+from galago.quantize.combinations import Combination, File, grid
 from galago.quantize.evaluation import Plan, looks
 from galago.quantize.records import Records, alone
 from galago.quantize.scoring import Job, command
-from galago.quantize.variants import Combination, File, grid
 from galago.quantize.verdict import warnings
 from galago.runtime.cli.main import main
 from galago.runtime.config import worker_environment

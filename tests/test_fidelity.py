@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from galago.models.ref import builtin_folder
+from galago.quantize.combinations import made
 from galago.quantize.fidelity import (
     WINDOW,
     Measured,
@@ -31,7 +32,6 @@ from galago.quantize.questions import read
 from galago.quantize.records import Record, Records
 from galago.quantize.schemes import find
 from galago.quantize.scoring import Job, command
-from galago.quantize.variants import made
 from galago.runtime.config import worker_environment
 from galago.runtime.native.context import Context
 from galago.runtime.native.weights import Weights

@@ -54,7 +54,7 @@ def evaluate(
     from ...models.places import cache_folder
     from ...models.ref import builtin_folder
     from ...quantize import evaluation, page, report
-    from ...quantize.variants import grid
+    from ...quantize.combinations import grid
     from ...quantize.verdict import Constraints, losses
 
     memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)

@@ -1,22 +1,15 @@
-"""Which files an evaluation compares: those named, and those quantized for it. Knows nothing of what they say.
-
-As a program (`python -m galago.quantize.variants SOURCE TARGET FTYPE`) it quantizes one file, because llama.cpp ends
-the process on some.
-"""
+"""Which files an evaluation compares: those named, and those quantized for it. Knows nothing of what they say."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.errors import ConfigError, ModelError
+from ..models.errors import ConfigError
 from ..models.fingerprint import fingerprint
 from ..models.ref import BUILTIN, builtin_folder, resolve
-from ..runtime.config import worker_environment
-from . import schemes
+from . import schemes, variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +93,12 @@ def _is_path(name: str) -> bool:
 
 
 def made(source: Path, scheme: schemes.Scheme, folder: Path) -> Path:
-    """`source` as `scheme`, quantized unless it has been. Raises `ModelError`."""
+    """`source` as `scheme`, quantized without calibration unless it has been. Raises `GalagoError`."""
     target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
     if target.exists():
         return target
+    if scheme.needs_calibration:
+        raise ConfigError(f"{scheme.name} needs calibration: galago quantize makes it; name that file", "variants")
     folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_suffix(".part")
-    command = [sys.executable, "-P", "-m", "galago.quantize.variants", str(source), str(part), str(scheme.ftype)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=worker_environment())
-    if done.returncode != 0:
-        part.unlink(missing_ok=True)
-        why = done.stderr.strip().splitlines()[-1:] or [f"llama.cpp ended with code {done.returncode}"]
-        raise ModelError(f"{source.name} could not be made as {scheme.name}: {why[0]}", "variants")
-    part.replace(target)
-    return target
-
-
-if __name__ == "__main__":
-    from ..models.errors import GalagoError
-    from ..runtime.native.quantizer import quantize
-
-    try:
-        quantize(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
-    except GalagoError as error:
-        sys.exit(error.message)
+    opened = variant.open_source(str(source))
+    return variant.make(variant.plan(opened, variant.Recipe(scheme), requantize=True), target)

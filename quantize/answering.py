@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from .passages import sense_of
 from .questions import LONGEST_ANSWER, Question, Score, word_count, word_errors
 from .records import Record
 
-AT_ONCE = 4
 _REPEAT = re.compile(r"((.{1,40}?)\2{3,}).{0,40}\Z", re.DOTALL)
 _SHORTEST_REPEAT = 24
 
@@ -29,16 +27,13 @@ def answerable(questions: Sequence[Question], vision: bool, audio: bool) -> list
 
 
 def answers(model: LocalModel, questions: Sequence[Question]) -> Iterator[Record]:
-    """A record of each, in their order: `sense`, `task`, `right`, `empty`, `repeats`, and the answer's `text`; of a
-    transcript also its `words` and `word_errors`, and where JSON or a call is due, whether there is one (`valid`).
+    """A record of each, in their order: `sense`, `group`, `task`, `right`, `empty`, `repeats`, and the answer's `text`;
+    of a transcript also its `words` and `word_errors`, and where JSON or a call is due, whether there is one (`valid`).
 
-    Several are asked at once, each answered with the likeliest tokens.
+    Each is asked alone, since what is computed beside it would change an answer's last digits, and answered with the
+    likeliest tokens.
     """
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        yield from pool.map(lambda question: _ask(model, question), questions)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return (_ask(model, question) for question in questions)
 
 
 def _ask(model: LocalModel, question: Question) -> Record:
@@ -56,6 +51,7 @@ def _ask(model: LocalModel, question: Question) -> Record:
         calls = answer.reply.calls
     record: Record = {
         "sense": sense_of(question.messages),
+        "group": question.group,
         "task": question.task,
         "right": question.is_right(text, calls),
         "empty": not text.strip() and not calls,

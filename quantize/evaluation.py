@@ -14,6 +14,7 @@ each of these:
 - `looks` by sense: nats a token that the right answer gains from the real picture or sound over a grey or silent one,
   `mean`, `low`, `high`, `n`;
 - `tasks` by sense: `accuracy`, `low`, `high`, `n`, `empty`, `repeats`, `change` (see `answering.summary`);
+- `groups` of questions, and the `tasks` in each: `right`, `of`, `accuracy`, `low`, `high`;
 - `warnings`: sentences.
 
 Intervals are at 95 %. What is measured is kept in a folder, and an evaluation that was ended goes on from there.
@@ -34,19 +35,19 @@ from typing import Any
 from ..models.device import this_machine
 from ..models.errors import EngineCrashed, ModelError
 from ..models.fingerprint import fingerprint
-from ..runtime.config import worker_environment
+from ..runtime.config import default_threads, worker_environment
 from ..runtime.local import load
 from . import answering, cost, fidelity, scoring, verdict
 from .combinations import Combination
 from .passages import thinned
 from .progress import Progress
-from .questions import Question
+from .questions import Question, as_json, score
 from .records import Record, Records, alone
 from .scoring import Job
 from .tasks import digest, read
 
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
-FORM = "1"
+FORM = "2"
 """Of what is kept: another form is not read, but measured anew."""
 CHANGED = 12
 """Answers that changed, of each variant, that the report shows."""
@@ -177,8 +178,8 @@ def _answered(plan: Plan, combination: Combination, progress: Progress) -> list[
     with load(
         combination.model.path,
         mmproj=eyes,
-        threads=plan.threads,
-        slots=answering.AT_ONCE,
+        threads=plan.threads or default_threads(),  # a number that changes would change answers' last digits
+        slots=1,
         gpu_layers=plan.gpu_layers,
         isolated=True,
     ) as model:
@@ -218,6 +219,7 @@ def _variant(
         "fidelity": compare(found, before) if compared else {},
         "looks": looks(found),
         "tasks": answering.summary(answered[combination.name], answered[baseline.name]),
+        "groups": as_json(score((r["group"], r["task"], r["right"]) for r in answered[combination.name])),
         "warnings": [],
     }
 

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -144,21 +144,34 @@ def _part(part: dict[str, str], archive: zipfile.ZipFile) -> Part:
     return Image(data, part["file"]) if part["type"] == "image" else Audio(data, part["file"])
 
 
-def score(answered: Iterable[tuple[Question, bool]]) -> Scores:
+def score(answered: Iterable[tuple[str, str, bool]]) -> Scores:
+    """Of answers by group and task, each right or not."""
     counts: dict[str, dict[str, list[bool]]] = {}
-    for question, right in answered:
-        tasks = counts.setdefault(question.group, {"": []})
+    for group, task, right in answered:
+        tasks = counts.setdefault(group, {"": []})
         tasks[""].append(right)
-        tasks.setdefault(question.task, []).append(right)
+        tasks.setdefault(task, []).append(right)
     return {group: {task: Score(sum(r), len(r)) for task, r in tasks.items()} for group, tasks in counts.items()}
 
 
-def table(scores: Scores) -> str:
-    """Right answers, all questions, the share and its interval at 95 %, as lines of text."""
+def table(groups: Mapping[str, Any]) -> str:
+    """What `as_json` gives, as lines of text."""
     lines = [f"{'':<26}{'right':>6}{'of':>6}{'share':>9}    95 % interval"]
-    for group, tasks in scores.items():
-        for task, one in sorted(tasks.items()):
-            low, high = one.interval
-            counts = f"{one.right:>6}{one.of:>6}{one.share:>9.1%}"
-            lines.append(f"  {task:<24}{counts}" if task else f"{group:<26}{counts}    {low:.1%} to {high:.1%}")
+    for group, all_ in groups.items():
+        for name, one in [(group, all_), *((f"  {task}", one) for task, one in all_["tasks"].items())]:
+            span = f"{one['low']:.1%} to {one['high']:.1%}"
+            lines.append(f"{name:<26}{one['right']:>6}{one['of']:>6}{one['accuracy']:>9.1%}    {span}")
     return "\n".join(lines)
+
+
+def as_json(scores: Scores) -> dict[str, Any]:
+    """By group: `right`, `of`, `accuracy`, `low`, `high`, and the same of its `tasks`."""
+    return {
+        group: _entry(tasks[""]) | {"tasks": {task: _entry(one) for task, one in sorted(tasks.items()) if task}}
+        for group, tasks in scores.items()
+    }
+
+
+def _entry(one: Score) -> dict[str, Any]:
+    low, high = one.interval
+    return {"right": one.right, "of": one.of, "accuracy": one.share, "low": low, "high": high}

@@ -22,7 +22,7 @@ import httpx
 
 from galago.models.ref import builtin_folder
 from galago.quantize import questions
-from galago.quantize.questions import Question, Scores
+from galago.quantize.questions import Question
 from galago.runtime.values import Image, Part, Text, ToolCall
 
 CARD = builtin_folder() / "README.md"
@@ -34,18 +34,19 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     asked = questions.read(builtin_folder() / "heldout.zip")
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "builtin", "--port", "0", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             with httpx.Client(base_url=_address(server), timeout=60) as client:
-                answered = [(question, question.is_right(*_ask(client, question))) for question in asked]
+                right = [(q.group, q.task, q.is_right(*_ask(client, q))) for q in asked]
         finally:
             server.terminate()
-    card = _put(CARD.read_text("utf-8"), "scores", _score_table(questions.score(answered)))
+    groups = questions.as_json(questions.score(right))
+    card = _put(CARD.read_text("utf-8"), "scores", _score_table(groups))
     if options.log:
         card = _put(card, "log", _log_table(options.log))
     CARD.write_text(card, "utf-8")
-    print(questions.table(questions.score(answered)))
+    print(questions.table(groups))
 
 
 def _address(server: subprocess.Popen[str]) -> str:
@@ -59,6 +60,7 @@ def _address(server: subprocess.Popen[str]) -> str:
 def _ask(client: httpx.Client, question: Question) -> tuple[str, list[ToolCall]]:
     messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in question.messages]
     body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.LONGEST_ANSWER}
+    body["cache"] = False  # nor anything else that changes an answer's last digits, as in `galago evaluate`
     if question.tools:
         body["tools"] = [{"type": "function", "function": asdict(tool)} for tool in question.tools]
     answer = client.post("/v1/chat/completions", json=body)
@@ -85,13 +87,12 @@ def _put(card: str, name: str, table: str) -> str:
     return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", card, flags=re.DOTALL)
 
 
-def _score_table(scores: Scores) -> str:
+def _score_table(groups: dict[str, Any]) -> str:
     lines = ["| held-out questions | right | of | share | 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    for group, tasks in scores.items():
-        for task, one in sorted(tasks.items()):
-            low, high = one.interval
-            name, span = (task, "") if task else (f"**{group}**", f"{low:.1%} to {high:.1%}")
-            lines.append(f"| {name} | {one.right} | {one.of} | {one.share:.1%} | {span} |")
+    for group, all_ in groups.items():
+        for name, one in [(f"**{group}**", all_), *all_["tasks"].items()]:
+            span = f"{one['low']:.1%} to {one['high']:.1%}"
+            lines.append(f"| {name} | {one['right']} | {one['of']} | {one['accuracy']:.1%} | {span} |")
     return "\n".join(lines)
 
 

@@ -53,7 +53,7 @@ def evaluate(
     from ...models.device import memory_size, this_machine
     from ...models.places import cache_folder
     from ...models.ref import builtin_folder
-    from ...quantize import evaluation, page, report
+    from ...quantize import evaluation, page, questions, report
     from ...quantize.combinations import grid
     from ...quantize.verdict import Constraints, losses
 
@@ -81,6 +81,8 @@ def evaluate(
     if str(json_file) == "-":
         print(json.dumps(results, indent=1))
         return
+    if len(results["variants"]) == 1:
+        print(questions.table(results["variants"][0]["groups"]), end="\n\n")
     print(table(report.columns(results), report.rows(results)))
     print("\n".join(report.notes(results)))
 

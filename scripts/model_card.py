@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     asked = questions.read(builtin_folder() / "heldout.zip")
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "builtin", "--port", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    command += ["--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             with httpx.Client(base_url=_address(server), timeout=60) as client:
@@ -50,10 +51,14 @@ def main() -> None:
 
 
 def _address(server: subprocess.Popen[str]) -> str:
+    """Where it listens, once the model is ready."""
     assert server.stderr
+    address = ""
     for line in server.stderr:
         if "listening on " in line:
-            return line.split("listening on ")[1].strip()
+            address = line.split("listening on ")[1].strip()
+        if "is ready" in line:
+            return address
     raise SystemExit("the server did not start")
 
 

@@ -42,6 +42,8 @@ from world.lexicon import BEYOND, SPOKEN
 from world.pictures import FACTS, MARKS
 
 WARMUP, DEV_SAMPLES, FIRST_REPORT = 200, 1500, 20_000
+COMPARED_GROUPS = 6
+"""Groups of the development set that hold more than 1,000 positions in each sense."""
 FACTS_WEIGHT, MARKS_WEIGHT, WORDS_WEIGHT = 10.0, 30.0, 0.3
 """Of the labelling losses beside that of the answers; the mean over hundreds of labels makes the first two small."""
 
@@ -252,11 +254,9 @@ def write_files(options: argparse.Namespace) -> None:
     _export_pair(training.net, options)
     for kind in ("text", "mmproj"):
         quantize(options.out / f"{kind}-F16.gguf", options.out / f"{kind}-Q8_0.gguf", find("Q8_0").ftype)
-    make = _development(options, training.config).open()
-    batch, samples = make(0)[0]
-    with torch.no_grad():
-        logits = training.losses(batch).logits
-    agreement = compare(logits, batch, samples, options.out / "text-F16.gguf", options.out / "mmproj-F16.gguf")
+    training.net.eval()
+    batches = _development_logits(training, _development(options, training.config))
+    agreement = compare(batches, options.out / "text-F16.gguf", options.out / "mmproj-F16.gguf")
     report = {
         "samples": training.samples,
         "config": asdict(training.config),
@@ -264,6 +264,13 @@ def write_files(options: argparse.Namespace) -> None:
         "agreement": agreement,
     }
     print(json.dumps(report, indent=1))
+
+
+@torch.no_grad()
+def _development_logits(training: Training, source: Source) -> Iterator[tuple[Tensor, Batch, list[Sample]]]:
+    make = source.open()
+    for batch, samples in itertools.chain.from_iterable(map(make, range(COMPARED_GROUPS))):
+        yield training.losses(batch).logits, batch, samples
 
 
 def _export_pair(net: Omni, options: argparse.Namespace) -> None:

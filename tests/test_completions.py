@@ -64,6 +64,7 @@ def test_a_stream_says_the_same_and_ends_with_usage(server: Server, client: open
 def test_several_prompts_and_answers_are_numbered_on(client: openai.OpenAI) -> None:
     prompts = ["one", "two two"]
     options: Any = {"model": "builtin", "prompt": prompts, "n": 2, "max_tokens": 4, "temperature": 1.5, "echo": True}
+    options["extra_body"] = {"ignore_eos": True}
     both = client.completions.create(**options)
     assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
     streamed = ["", "", "", ""]

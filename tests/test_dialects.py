@@ -25,7 +25,7 @@ from galago.runtime.output.dialects.llama3 import LLAMA3
 from galago.runtime.output.dialects.qwen_xml import QWEN_XML
 from galago.runtime.output.grammar import Grammar, GrammarCompiler
 from galago.runtime.output.reader import AnswerReader, reading
-from galago.runtime.output.reasoning import Tags
+from galago.runtime.output.tags import Tags
 from galago.runtime.output.whole import Whole
 from galago.runtime.values import CallBegun, Delta, Said, Tool, ToolCall
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -164,3 +165,16 @@ def test_a_grid_has_the_largest_first(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said(variants: list[str], projectors: list[str], says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         grid(str(MODEL), None, variants, projectors, tmp_path)
+
+
+def test_the_built_in_model_is_as_good_as_its_card_says(cache: Path, tmp_path: Path) -> None:
+    """Of each group, but for the answers that another processor's rounding may change."""
+    file = tmp_path / "results.json"
+    assert main(["evaluate", "builtin", "--threads", "1", "--json", str(file)]) == 0
+    card = (builtin_folder() / "README.md").read_text("utf-8")
+    rows = re.findall(r"\| \*\*(.+?)\*\* \| (\d+) \| (\d+) \|", card)
+    told = {name: (int(right), int(of)) for name, right, of in rows}
+    groups = json.loads(file.read_text("utf-8"))["variants"][0]["groups"]
+    assert set(groups) == set(told)
+    for name, (right, of) in told.items():
+        assert groups[name]["of"] == of and abs(groups[name]["right"] - right) <= 3, name

@@ -104,7 +104,8 @@ def refused(folder: Path, data: bytes) -> str:
 
 def test_the_builtin_text_model() -> None:
     header = read_header(BUILTIN / "text-Q8_0.gguf")
-    assert (header.version, header.architecture, header.name, header.is_projector) == (3, "llama", "tiny-omni", False)
+    told = (header.version, header.architecture, header.name, header.is_projector)
+    assert told == (3, "llama", "galago-builtin", False)
     assert (header.context_length, header.embedding_length) == (2048, 256)
     assert header.chat_template is not None and "<|im_start|>" in header.chat_template
     assert header.get("tokenizer.ggml.tokens", None) == ArrayInfo(8, 512)

@@ -11,7 +11,7 @@ import templates
 from galago.models.ref import resolve
 from galago.runtime.native.weights import Weights
 from galago.runtime.output.dialects.detect import dialect_of
-from galago.runtime.output.reasoning import tags_of
+from galago.runtime.output.tags import tags_of
 from galago.runtime.prompt.chat import PromptBuilder
 from galago.runtime.prompt.layout import Layout, layout_for
 from galago.runtime.prompt.media import MediaLimits

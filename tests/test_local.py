@@ -170,7 +170,7 @@ def test_a_schema_ends_an_answer_that_was_to_have_no_end(model: LocalModel) -> N
 
 
 def test_a_model_is_described_in_words(model: LocalModel) -> None:
-    assert model.info.description.endswith("2.49M parameters, Q8_0")
+    assert model.info.description.endswith("3.67M parameters, Q8_0")
 
 
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])

@@ -28,10 +28,10 @@ CATALOG = """
 name = "omni"
 repository = "acme/omni-GGUF"
 senses = ["vision", "audio"]
-parameters = 2_490_000
+parameters = 3_670_000
 licence = "MIT"
 conditions = "be kind"
-quants = [{ name = "Q8_0", total = 4_410_000 }, { name = "F16" }]
+quants = [{ name = "Q8_0", total = 8_570_000 }, { name = "F16" }]
 """
 
 
@@ -69,21 +69,21 @@ def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
     assert "acme/omni-GGUF at main, commit " in told.stdout and "be kind" in told.stdout
     assert "omni is verified and installed: galago run omni" in told.stdout and "100 %" in told.stderr
     assert "here already" in galago("pull", "omni").stdout
-    assert "omni:q8_0  4.41 MB" in galago("list").stdout
+    assert "omni:q8_0  8.57 MB" in galago("list").stdout
     shown = galago("show", "omni").stdout
     assert "be kind" in shown and "context          2048" in shown
     question = ["Count the shapes.", "--image", DATA / "picture-5.png"]
     for name in ("omni", "hf:acme/omni-GGUF:Q8_0"):
         assert galago("run", name, *question).stdout == "Four.\n"
     assert galago("verify", "omni").stdout.count("as published") == 2
-    assert "omni is deleted; 4.41 MB freed" in galago("rm", "omni").stdout
+    assert "omni is deleted; 8.57 MB freed" in galago("rm", "omni").stdout
     assert "omni" not in galago("list").stdout
     assert "is not installed" in galago("rm", "omni", code=1).stderr
 
 
 def test_every_command_speaks_json(home: LocalHub) -> None:
     (found,) = [row for row in as_json("search", "omni") if row["model"] == "omni"]
-    assert found["conditions"] == "be kind" and found["quants"][0]["total"] == 4_410_000
+    assert found["conditions"] == "be kind" and found["quants"][0]["total"] == 8_570_000
     pulled = as_json("pull", "omni")
     assert pulled["downloaded"] == pulled["size"] == len(TEXT) + len(EYES)
     assert [file["digest"] for file in pulled["files"]] == [digest(TEXT), digest(EYES)]
@@ -194,4 +194,4 @@ def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
     home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT + bytes(1 << 20)})
     code, told = check()
     assert code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights of f16" in told
-    assert "omni: quants.Q8_0: total has 3718336 bytes, not 4410000" in told and "there is no projector" in told
+    assert "omni: quants.Q8_0: total has 4977088 bytes, not 8570000" in told and "there is no projector" in told

@@ -304,12 +304,12 @@ def test_what_the_hub_publishes_and_is_no_model_is_refused(local: LocalHub, stor
 
 @pytest.fixture
 def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A disk of 6 MiB in memory. Mounting needs rights that not everybody has."""
+    """A disk of 10 MiB in memory. Mounting needs rights that not everybody has."""
     from huggingface_hub import constants
 
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
@@ -320,7 +320,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(local: LocalHub, small_disk: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs 4\.41 MB more, and the disk of .* has .* MB free"):
+    with pytest.raises(ConfigError, match=r"needs 8\.57 MB more, and the disk of .* has .* MB free"):
         pulled()
     assert not local.sent and not files_in(small_disk)
 

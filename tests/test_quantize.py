@@ -14,11 +14,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from shapes import SHAPES, write
 
 from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
 from galago.models.gguf import read_header
@@ -102,11 +104,12 @@ def test_types_of_single_tensors_are_those_asked_for(tmp_path: Path) -> None:
 
 
 def test_rows_that_do_not_fill_blocks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "mm.gguf"
-    assert main(["quantize", str(EYES), "--scheme", "Q4_K_S", "-o", str(out), "--json"]) == 0
+    source, out = tmp_path / "narrow.gguf", tmp_path / "out.gguf"
+    write(source, replace(SHAPES["135M"], layers=1, vocabulary=320))
+    assert main(["quantize", str(source), "--scheme", "Q4_K_S", "--no-calibration", "-o", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     narrow = [t for t in read_header(out).tensors if t.shape[0] % 256 and BLOCKS[t.type_name][0] > 1]
-    assert narrow and told["fallbacks"] == {t.name: "Q5_0" for t in narrow}
+    assert narrow and set(told["fallbacks"]) == {t.name for t in narrow}
 
 
 @pytest.mark.parametrize("scheme", ["int8", "Q4_0", "IQ4_NL", "Q6_K", "BF16"])

@@ -71,5 +71,5 @@ def test_turns_and_shared_beginnings_are_taken_up_and_change_nothing(mamba: Path
         # the next turn shows the last answer otherwise, as templates do that leave reasoning out
         turn = [*talks[2], *chat("", "Short.", "And then?")[1:]]
         reply = model.chat(turn, max_tokens=12, ignore_eos=True)
-        assert reply.usage.cached_tokens > 80
+        assert reply.usage.cached_tokens > 70
         assert reply == model.chat(turn, max_tokens=12, ignore_eos=True, cache=False)

@@ -48,8 +48,8 @@ def test_what_passed_is_remembered_by_its_hash_wherever_it_lies(tmp_path: Path, 
         (tmp_path / name).write_bytes(data)
         trial.try_out(resolve(tmp_path / name))
         assert len(json.loads(own_cache.read_text())) == 1
-    at = data.index(b"tiny-omni")
-    (tmp_path / "model.gguf").write_bytes(data[:at] + b"Tiny-omni" + data[at + 9 :])
+    at = data.index(b"galago-builtin")
+    (tmp_path / "model.gguf").write_bytes(data[:at] + b"Galago-builtin" + data[at + 14 :])
     trial.try_out(resolve(tmp_path / "model.gguf"))
     assert len(json.loads(own_cache.read_text())) == 2
 

@@ -14,7 +14,8 @@ from .dialects.dialect import naming, speller, unknown_keywords
 from .dialects.notation import json_rule
 from .grammar import Grammar, GrammarCompiler, checked
 from .reader import AnswerReader
-from .reasoning import AfterThinking, tags_of
+from .reasoning import AfterThinking
+from .tags import tags_of
 
 
 class Answers:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..values import CallArguments, CallBegun, Delta, Said, Thought, Tool
 from .dialects.dialect import Dialect
 from .dialects.notation import Transcoder
-from .reasoning import Tags
+from .tags import Tags
 
 _NAME = re.compile(r"\s*([a-zA-Z0-9_-]+)")
 _WAIT, _NO = -1, -2

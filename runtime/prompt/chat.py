@@ -22,7 +22,7 @@ from ..native.projector import Projector
 from ..native.weights import Weights
 from ..output.dialects.detect import dialect_of
 from ..output.dialects.dialect import Dialect
-from ..output.reasoning import Tags
+from ..output.tags import Tags
 from ..tokens import Item, MediaSpan, Prompt, count_cells
 from ..values import Audio, Effort, Image, Message, Part, Text, Tool
 from .layout import layout_for, texts_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,25 @@ from world import Picture, Sample
 from .batches import IGNORED, IMAGE, SOUND, Batch
 
 
-def compare(logits: torch.Tensor, batch: Batch, samples: list[Sample], text: Path, projector: Path) -> dict[str, Any]:
-    """By sense, over the answers' tokens: share of equal first choices, mean and largest difference of logits."""
+def compare(
+    batches: Iterable[tuple[torch.Tensor, Batch, list[Sample]]], text: Path, projector: Path
+) -> dict[str, dict[str, Any]]:
+    """By sense, over the answers' tokens: share of equal first choices, mean and largest difference of logits.
+
+    `batches` hold PyTorch's logits too.
+    """
     weights = Weights(text, gpu_layers=0)
     eyes = Projector(projector, weights, threads=2, largest_image=BATCH, use_gpu=False)
     context = Context(weights, cells=2048, slots=1, threads=2)
     seen: dict[str, list[tuple[float, float, bool]]] = defaultdict(list)
-    for i, sample in enumerate(samples):
-        ours = _answer_logits(context, eyes, batch, i, sample)
-        theirs = logits[i][torch.from_numpy(batch.targets[i] != IGNORED)].float().cpu().numpy()
-        for a, b in zip(ours, theirs, strict=True):
-            gap = np.abs(a - b)
-            seen[sample.task.split("/")[0]].append((gap.max(), gap.mean(), a.argmax() == b.argmax()))
-        context.cut(0, 0)
+    for logits, batch, samples in batches:
+        for i, sample in enumerate(samples):
+            ours = _answer_logits(context, eyes, batch, i, sample)
+            theirs = logits[i][torch.from_numpy(batch.targets[i] != IGNORED)].float().cpu().numpy()
+            for a, b in zip(ours, theirs, strict=True):
+                gap = np.abs(a - b)
+                seen[sample.task.split("/")[0]].append((gap.max(), gap.mean(), a.argmax() == b.argmax()))
+            context.cut(0, 0)
     context.close()
     eyes.close()
     weights.close()

@@ -16,7 +16,7 @@ from ....models.gguf import read_header
 from ....models.header import ArrayInfo, Header
 from ....models.installed import Facts, Installed
 from ....models.name import parse
-from ...output.reasoning import tags_of
+from ...output.tags import tags_of
 from ...service import Service
 from . import wire
 

@@ -30,11 +30,11 @@ def evaluate(
     mmproj: options.Projector = None,
     variants: _Variants = "",
     projectors: _Projectors = "",
-    text: Annotated[list[Path] | None, typer.Option(help="also compare on this text; may be repeated")] = None,
+    text: Annotated[list[Path] | None, typer.Option(help="a text to compare on, or more", metavar="FILE")] = None,
     tasks: Annotated[
-        list[Path] | None, typer.Option(help="questions, a file or folder  [default: those of the built-in world]")
+        list[Path] | None, typer.Option(help="questions  [default: the built-in world's]", metavar="PATH")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="a small part of the questions")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a small part of the questions")] = False,
     max_memory: Annotated[str | None, typer.Option(help="recommend none that takes more", metavar="SIZE")] = None,
     min_speed: Annotated[
         float | None, typer.Option(help="recommend none that makes fewer tokens a second", metavar="N")
@@ -44,9 +44,11 @@ def evaluate(
     ] = "",
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the results as JSON; - prints them")] = None,
-    html: Annotated[Path | None, typer.Option(help="write a report to look at")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="write the table as Markdown")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write the results as JSON; - prints them", metavar="FILE")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="write a report to look at", metavar="FILE")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the table as Markdown", metavar="FILE")] = None,
 ) -> None:
     """Measure variants of a model in every sense it has: how true they are to the largest, what they get right, what
     they cost here, and which to take. What has been measured is kept, and a run that was ended goes on."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +55,7 @@ def evaluate(
     from ...models.device import memory_size, this_machine
     from ...models.places import cache_folder
     from ...models.ref import builtin_folder
-    from ...quantize import evaluation, page, questions, report
+    from ...quantize import evaluation, page, report
     from ...quantize.combinations import grid
     from ...quantize.verdict import Constraints, losses
 
@@ -82,7 +82,13 @@ def evaluate(
         markdown.write_text(report.markdown(results), encoding="utf-8")
     if str(json_file) == "-":
         print(json.dumps(results, indent=1))
-        return
+    else:
+        _show(results)
+
+
+def _show(results: dict[str, Any]) -> None:
+    from ...quantize import questions, report
+
     if len(results["variants"]) == 1:
         print(questions.table(results["variants"][0]["groups"]), end="\n\n")
     print(table(report.columns(results), report.rows(results)))

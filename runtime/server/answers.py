@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from starlette.responses import StreamingResponse
 
 from ...models.errors import EngineError
 from ..stream import Stream
 from ..values import Failed, Finished, Said, Started
-
-Gone: TypeAlias = Callable[[], bool]
-"""Says whether the client has hung up."""
 
 
 @dataclass(frozen=True)

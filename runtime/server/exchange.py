@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from functools import partial
+from typing import TypeAlias, TypeVar
 
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
@@ -17,8 +18,11 @@ from starlette.responses import Response, StreamingResponse
 
 from ...models.errors import Cancelled, GalagoError
 from . import errors, wire
+from .convert import warning_headers
 
 T = TypeVar("T")
+Gone: TypeAlias = Callable[[], bool]
+"""Whether the client has left."""
 
 
 async def read_body(request: Request) -> bytes:
@@ -66,6 +70,13 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 async def _until_gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def answered(request: Request, work: Callable[[bytes, Gone], tuple[Struct, list[str]]]) -> Response:
+    """The answer that `work` makes of the body, on a thread, with its warnings as a header."""
+    body = await read_body(request)
+    answer, warnings = await on_thread(request, partial(work, body))
+    return whole(answer, warning_headers(warnings))
 
 
 def whole(answer: Struct, headers: dict[str, str] | None = None) -> Response:

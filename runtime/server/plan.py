@@ -36,9 +36,7 @@ class PlanEndpoint:
         self._strict = strict
 
     async def plan(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        answer, warnings = await exchange.on_thread(request, lambda gone: self._plan(body, gone))
-        return exchange.whole(answer, convert.warning_headers(warnings))
+        return await exchange.answered(request, self._plan)
 
     def _plan(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.PlanAnswer, list[str]]:
         raw = convert.decode_object(body)

@@ -44,14 +44,10 @@ class TokenEndpoints:
         self._strict = strict
 
     async def tokenize(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        answer, warnings = await exchange.on_thread(request, lambda gone: self._tokenize(body, gone))
-        return exchange.whole(answer, convert.warning_headers(warnings))
+        return await exchange.answered(request, self._tokenize)
 
     async def detokenize(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        answer, warnings = await exchange.on_thread(request, lambda gone: self._detokenize(body, gone))
-        return exchange.whole(answer, convert.warning_headers(warnings))
+        return await exchange.answered(request, self._detokenize)
 
     def _tokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.TokenList, list[str]]:
         raw = convert.decode_object(body)

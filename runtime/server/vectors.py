@@ -49,9 +49,7 @@ class VectorEndpoints:
         self._strict = strict
 
     async def embed(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        answer, warnings = await exchange.on_thread(request, lambda gone: self._embed(body, gone))
-        return exchange.whole(answer, convert.warning_headers(warnings))
+        return await exchange.answered(request, self._embed)
 
     def _embed(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.EmbeddingList, list[str]]:
         raw = convert.decode_object(body)
@@ -66,9 +64,7 @@ class VectorEndpoints:
         return wire.EmbeddingList(self._service.model_id, embeddings, usage, warnings or UNSET), warnings
 
     async def rerank(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        answer, warnings = await exchange.on_thread(request, lambda gone: self._rerank(body, gone))
-        return exchange.whole(answer, convert.warning_headers(warnings))
+        return await exchange.answered(request, self._rerank)
 
     def _rerank(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.Ranking, list[str]]:
         raw = convert.decode_object(body)

@@ -51,7 +51,7 @@ class Messages:
         message.stop_reason, message.stop_sequence = ending.stop_reason, ending.stop_sequence
         return exchange.whole(message, headers)
 
-    def _prepare(self, body: bytes, gone: answers.Gone) -> _Asked:
+    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Asked:
         raw = decode_object(body)
         asked = typed(raw, wire.MessagesRequest, convert.ACCEPTED)
         warnings = fields.check(raw, self._strict, wire.MessagesRequest, convert.KNOWN)
@@ -59,15 +59,14 @@ class Messages:
         return _Asked(bool(asked.stream), warnings, stream)
 
     async def count_tokens(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        count, warnings = await exchange.on_thread(request, partial(self._count, body))
-        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+        return await exchange.answered(request, self._count)
 
-    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+    def _count(self, body: bytes, gone: exchange.Gone) -> tuple[wire.TokenCount, list[str]]:
         raw = decode_object(body)
         asked = typed(raw, wire.CountRequest, convert.ACCEPTED)
         warnings = fields.check(raw, self._strict, wire.CountRequest, convert.KNOWN)
-        return self._service.answer(asked.model, Plan(convert.to_request(asked)), gone).tokens, warnings
+        found = self._service.answer(asked.model, Plan(convert.to_request(asked)), gone)
+        return wire.TokenCount(found.tokens), warnings
 
     def _message(self, content: list[wire.ContentBlock], usage: wire.Usage, warnings: list[str]) -> wire.Message:
         name = f"msg_{uuid.uuid4().hex}"

@@ -69,12 +69,10 @@ class Ollama:
         return exchange.whole(await asyncio.to_thread(library.shown, self._service, name), headers)
 
     async def embed(self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], request: Request) -> Response:
-        body = await exchange.read_body(request)
-        vectors, warnings = await exchange.on_thread(request, partial(self._embed, kind, body))
-        return exchange.whole(vectors, warning_headers(warnings))
+        return await exchange.answered(request, partial(self._embed, kind))
 
     def _embed(
-        self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], body: bytes, gone: answers.Gone
+        self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], body: bytes, gone: exchange.Gone
     ) -> tuple[wire.Embeddings | wire.Embedding, list[str]]:
         begin = time.perf_counter()
         raw = decode_object(body)
@@ -127,7 +125,7 @@ class Ollama:
         line.warnings = [*asked.warnings, *answer.warnings, *cut_off] or UNSET
         return exchange.whole(convert.finish(line, answer.end), headers)
 
-    def _prepare(self, kind: type[wire.ChatRequest | wire.GenerateRequest], body: bytes, gone: answers.Gone) -> _Asked:
+    def _prepare(self, kind: type[wire.ChatRequest | wire.GenerateRequest], body: bytes, gone: exchange.Gone) -> _Asked:
         raw = decode_object(body)
         asked = typed(raw, kind, convert.ACCEPTED)
         warnings = fields.check(raw, self._config.strict, kind, convert.KNOWN)

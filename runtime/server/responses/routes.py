@@ -74,22 +74,20 @@ class Responses:
         return exchange.whole(run.response, headers)
 
     async def count(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        count, warnings = await exchange.on_thread(request, partial(self._count, body))
-        return exchange.whole(wire.TokenCount(count), warning_headers(warnings))
+        return await exchange.answered(request, self._count)
 
-    def _count(self, body: bytes, gone: answers.Gone) -> tuple[int, list[str]]:
+    def _count(self, body: bytes, gone: exchange.Gone) -> tuple[wire.TokenCount, list[str]]:
         _, asked, warnings = self._read(body)
         self._is_stored(asked)
         task = Plan(convert.to_request(asked, self._history(asked.previous_response_id), self._files))
-        return self._service.answer(asked.model, task, gone).tokens, warnings
+        return wire.TokenCount(self._service.answer(asked.model, task, gone).tokens), warnings
 
     def _read(self, body: bytes) -> tuple[dict[str, Any], wire.ResponsesRequest, list[str]]:
         raw = convert.normal(decode_object(body))
         asked = typed(raw, wire.ResponsesRequest, convert.ACCEPTED)
         return raw, asked, fields.check(raw, self._strict, wire.ResponsesRequest, convert.KNOWN)
 
-    def _prepare(self, body: bytes, gone: answers.Gone) -> _Run:
+    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Run:
         raw, asked, warnings = self._read(body)
         stored = self._is_stored(asked)
         try:

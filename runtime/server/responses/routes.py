@@ -142,6 +142,8 @@ class Responses:
         try:
             async with contextlib.aclosing(aiter(run.answer)) as events:  # type: ignore[type-var]
                 async for event in events:
+                    if run.response.status == "cancelled":
+                        break  # what was on its way then does not change how it ended
                     for step in self._steps(run, told, event):
                         yield step
             if run.response.status == "in_progress":

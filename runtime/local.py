@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, ov
 
 from ..models.errors import EngineError, InvalidRequest
 from . import chats
+from .films import FRAMES, Video
 from .output.whole import Whole
 from .values import (
     Audio,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .service import Service
     from .stream import Stream
 
+Kind: TypeAlias = Literal["image", "audio", "video"]
 Media: TypeAlias = str | Path | bytes | bytearray | memoryview
 """A file's path, or the bytes of one."""
 
@@ -129,13 +131,16 @@ class ReplyStream:
 
 
 class ChatOptions(TypedDict, total=False):
-    """What `chat` takes. Media stand before the prompt's text, in the last user message.
+    """What `chat` takes. Media stand before the prompt's text, in the last user message. Of each `video`, so many
+    `frames` are shown (8), each behind its time; that needs PyAV (`galago[video]`).
 
     `logprobs` asks for each token's probability, and for so many of the likeliest ones in its place.
     """
 
     image: Media | Sequence[Media] | None
     audio: Media | Sequence[Media] | None
+    video: Media | Sequence[Media] | None
+    frames: int
     system: str | None
     json_schema: dict[str, Any] | bool | None
     max_tokens: int | None
@@ -279,6 +284,8 @@ def _request(
     *,
     image: Media | Sequence[Media] | None = None,
     audio: Media | Sequence[Media] | None = None,
+    video: Media | Sequence[Media] | None = None,
+    frames: int = FRAMES,
     system: str | None = None,
     json_schema: dict[str, Any] | bool | None = None,
     max_tokens: int | None = None,
@@ -308,7 +315,7 @@ def _request(
     bias = tuple((logit_bias or {}).items())
     penalties = (frequency_penalty, presence_penalty, repeat_penalty)
     return Request(
-        messages=_messages(prompt, system, _media(image, audio)),
+        messages=_messages(prompt, system, _media(image, audio, video, frames)),
         sampling=Sampling(temperature, top_p, top_k, min_p, seed, *penalties, bias),
         max_tokens=max_tokens,
         stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
@@ -327,17 +334,21 @@ def _request(
     )
 
 
-def read_media(kind: Literal["image", "audio"], path: Path) -> Image | Audio:
-    """A picture or sound file as a part of a message. Raises `MediaError`."""
+def read_media(kind: Kind, path: Path, frames: int = FRAMES) -> Part:
+    """A picture, sound or film file as a part of a message. Raises `MediaError`."""
     from .prompt.media import MediaLimits, read_media_file
 
-    data = read_media_file(path.expanduser(), MediaLimits())
-    return Image(data, str(path)) if kind == "image" else Audio(data, str(path))
+    return _part_of(kind, read_media_file(path.expanduser(), MediaLimits()), str(path), frames)
 
 
-def _media(image: Media | Iterable[Media] | None, audio: Media | Iterable[Media] | None) -> tuple[Part, ...]:
-    pictures = [_part("image", medium) for medium in _several("image", image)]
-    return (*pictures, *(_part("audio", medium) for medium in _several("audio", audio)))
+def _media(
+    image: Media | Iterable[Media] | None,
+    audio: Media | Iterable[Media] | None,
+    video: Media | Iterable[Media] | None,
+    frames: int,
+) -> tuple[Part, ...]:
+    given: dict[Kind, Media | Iterable[Media] | None] = {"image": image, "audio": audio, "video": video}
+    return tuple(_part(kind, medium, frames) for kind, media in given.items() for medium in _several(kind, media))
 
 
 def _several(kind: str, media: Media | Iterable[Media] | None) -> list[Media]:
@@ -350,11 +361,17 @@ def _several(kind: str, media: Media | Iterable[Media] | None) -> list[Media]:
     raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(media).__name__}", kind)
 
 
-def _part(kind: Literal["image", "audio"], medium: Media) -> Image | Audio:
+def _part_of(kind: Kind, data: bytes, source: str, frames: int) -> Part:
+    if kind == "video":
+        return Video(data, source, frames)
+    return Image(data, source) if kind == "image" else Audio(data, source)
+
+
+def _part(kind: Kind, medium: Media, frames: int) -> Part:
     if isinstance(medium, bytes | bytearray | memoryview):
-        return Image(bytes(medium)) if kind == "image" else Audio(bytes(medium))
+        return _part_of(kind, bytes(medium), kind, frames)
     if isinstance(medium, str | Path):
-        return read_media(kind, Path(medium))
+        return read_media(kind, Path(medium), frames)
     raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(medium).__name__}", kind)
 
 
@@ -368,7 +385,7 @@ def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tupl
     if media:
         last = next((i for i in reversed(range(len(chat))) if chat[i].role == "user"), None)
         if last is None:
-            raise InvalidRequest("pictures and sounds need a user message to stand in", "prompt")
+            raise InvalidRequest("pictures, sounds and films need a user message to stand in", "prompt")
         chat[last] = Message("user", (*media, *chat[last].parts))
     if system is not None:
         chat.insert(0, Message("system", (Text(system),)))

@@ -171,7 +171,7 @@ class Model:
         constraint = None if grammar is None else self._answers.after_thinking(grammar, request, prompt.thinking)
         warnings = [*self._warnings, *(grammar.warnings if grammar else ()), *prompt.warnings]
         room = self.context_length - prompt.cells
-        max_tokens = min(request.max_tokens or room, room)
+        max_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
         if request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
         if request.ignore_eos and constraint is not None:
@@ -225,7 +225,7 @@ class Model:
             stop=request.stop,
             sink=self._answers.read(request, prompt.thinking, stream.put),
             arrived=arrived,
-            reuse=request.cache,
+            reuse=request.cache and not request.recited,
             background=request.background,
             adapters=adapters,
             timeout=request.timeout,
@@ -264,6 +264,7 @@ class Model:
             threads,
             Governor(threads) if config.threads is None else None,
             drafter,
+            context.outputs,
         )
 
     def _load_adapters(self, files: ModelFiles) -> list[Adapter]:

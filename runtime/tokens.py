@@ -57,13 +57,15 @@ class Prompt:
     """Token ids and media in the order the model reads them. Ends with at least one token.
 
     `thinking` says that it has begun a thought, with which the answer goes on. `cuts` are the cells that each picture
-    or sound takes, with the tokens that mark it.
+    or sound takes, with the tokens that mark it. From the item `recited` on, its tokens are told with how probable the
+    model held them, before the answer; `None`: none of them.
     """
 
     items: tuple[Item, ...]
     warnings: tuple[str, ...] = ()
     thinking: bool = False
     cuts: tuple[int, ...] = ()
+    recited: int | None = None
 
     @property
     def cells(self) -> int:

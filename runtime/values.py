@@ -134,10 +134,12 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Raw:
     """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
-    is what stands between the two."""
+    is what stands between the two. One to be `recited` is computed whole, whatever is cached, and its tokens are told
+    with their probabilities before the answer, which may then be one of no tokens."""
 
     prompt: str | tuple[int, ...]
     suffix: str | None = None
+    recited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,10 @@ class Request:
     background: bool = False
 
     @property
+    def recited(self) -> bool:
+        return self.raw is not None and self.raw.recited
+
+    @property
     def continued(self) -> Message | None:
         """The assistant's message that the answer goes on from."""
         if self.raw is not None:
@@ -190,7 +196,10 @@ class Request:
             raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
         if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, *BOUNDS["max_tokens"], whole=True)
+        least, most = BOUNDS["max_tokens"]
+        check_number("max_tokens", self.max_tokens, 0 if self.recited else least, most, whole=True)
+        if self.recited and self.logprobs is None:
+            raise InvalidRequest("a prompt is recited with its probabilities: logprobs says how many", "logprobs")
         if len(self.stop) > MAX_STOPS:
             raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
@@ -278,7 +287,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token of an answer, as its bytes, and the natural logarithm of the probability that the model gave it.
+    """A token, as its bytes, and the natural logarithm of the probability that the model gave it: NaN for the first one
+    of a prompt, before which nothing stands.
 
     `likeliest` are the likeliest tokens in its place in the same form, the best first. Sampling settings, penalties and
     grammars do not count.
@@ -299,6 +309,13 @@ class Delta:
     text: str
     tokens: int = 1
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recited:
+    """The next tokens of a prompt that is recited."""
+
+    tokens: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +358,9 @@ class Failed:
 
 
 Said: TypeAlias = Delta | Thought | CallBegun | CallArguments
-Event: TypeAlias = Started | Said | Finished | Failed
-"""What a stream carries: one `Started`, any number of `Said`, then exactly one `Finished` or `Failed`."""
+Event: TypeAlias = Started | Recited | Said | Finished | Failed
+"""What a stream carries: one `Started`, `Recited` where that was asked for, any number of `Said`, then exactly one
+`Finished` or `Failed`."""
 
 Sink: TypeAlias = Callable[[Event], None]
 

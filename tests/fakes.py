@@ -76,6 +76,11 @@ class FakeBackend:
         assert self._rows[row].wants_logits
         return Chosen(self._rows[row].token + 1)
 
+    def tell(self, row: int, token: int, sampler: None) -> Chosen:
+        """As probable as it is near to what comes here."""
+        assert self._rows[row].wants_logits
+        return Chosen(token, float(-abs(token - self._rows[row].token - 1)))
+
     def context(self, row: int) -> list[int]:
         """What the answer to a row of the last step may depend on."""
         return [cell.token for cell in self.held[self._rows[row].sequence][: self._rows[row].position + 1]]

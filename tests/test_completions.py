@@ -113,6 +113,46 @@ def test_logprobs_are_told_in_the_old_shape(server: Server, client: openai.OpenA
     assert client.completions.create(model="builtin", prompt=prompt, max_tokens=1).choices[0].logprobs is None
 
 
+def test_a_prompts_tokens_are_as_probable_as_when_they_were_answered(server: Server, client: openai.OpenAI) -> None:
+    """What lm-evaluation-harness asks for: how probable a model holds a given text."""
+    prompt = prompt_of(server)
+    options: Any = {"model": "builtin", "max_tokens": 12, "temperature": 0, "logprobs": 2}
+    said = client.completions.create(prompt=prompt, **options).choices[0]
+    echoed = client.completions.create(prompt=prompt + said.text, echo=True, **options | {"max_tokens": 0})
+    (choice,), told = echoed.choices, echoed.choices[0].logprobs
+    assert choice.text == prompt + said.text and choice.finish_reason == "length"
+    assert echoed.usage and echoed.usage.completion_tokens == 0 and told and said.logprobs
+    assert told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+    assert "".join(told.tokens) == choice.text and len(told.tokens) == len(told.token_logprobs)
+    for offset, token in zip(told.text_offset, told.tokens, strict=True):
+        assert choice.text[offset:].startswith(token)
+    spoken = len(said.logprobs.tokens or [])
+    assert told.tokens[-spoken:] == said.logprobs.tokens and spoken > 1
+    assert told.token_logprobs[-spoken:] == pytest.approx(said.logprobs.token_logprobs, abs=0.05)
+    assert all(len(likeliest) == 2 for likeliest in told.top_logprobs[1:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_first_of_given_tokens_has_no_probability(server: Server, client: openai.OpenAI, stream: bool) -> None:
+    ids = server.post({"content": "one two three four five six"}, "/v1/tokenize").json()["tokens"]
+    options: Any = {"model": "builtin", "max_tokens": 3, "temperature": 0, "logprobs": 1, "echo": True}
+    answer = client.completions.create(prompt=[ids, ids[:1]], **options)
+    for choice, given in zip(answer.choices, (ids, ids[:1]), strict=True):
+        told = choice.logprobs
+        assert told and told.tokens and told.token_logprobs and told.top_logprobs
+        assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+        assert None not in told.token_logprobs[1:] and len(told.tokens) > len(given)
+    if stream:
+        tokens: dict[int, list[str]] = {0: [], 1: []}
+        offsets: dict[int, list[int]] = {0: [], 1: []}
+        for chunk in client.completions.create(prompt=[ids, ids[:1]], stream=True, **options):
+            for part in chunk.choices:
+                tokens[part.index] += part.logprobs.tokens or [] if part.logprobs else []
+                offsets[part.index] += part.logprobs.text_offset or [] if part.logprobs else []
+        assert tokens == {c.index: c.logprobs.tokens for c in answer.choices if c.logprobs}
+        assert offsets == {c.index: c.logprobs.text_offset for c in answer.choices if c.logprobs}
+
+
 def test_stop_grammar_and_bounds_hold_as_in_a_chat(client: openai.OpenAI) -> None:
     forced: Any = {"regex": "[0-9]{3}x[0-9]{3}"}
     answer = client.completions.create(model="builtin", prompt="go", extra_body=forced)
@@ -136,11 +176,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "word " * 5000}, "prompt"),
     ({"prompt": "x" * 3_000_000}, "prompt"),
     ({"prompt": "a", "suffix": "b"}, "suffix"),
-    ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
+    ({"prompt": "a", "echo": True, "suffix": "b"}, "echo"),
     ({"prompt": "a", "logprobs": 21}, "logprobs"),
     ({"prompt": "a", "logprobs": True}, "logprobs"),
     ({"prompt": "a", "best_of": 2}, "best_of"),
     ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+    ({"prompt": "a", "max_tokens": 0, "echo": True}, "max_tokens"),
+    ({"prompt": "a", "max_tokens": -1, "echo": True, "logprobs": 1}, "max_tokens"),
     ({"prompt": "a", "temperature": -1}, "temperature"),
     ({"prompt": "a", "mirostat": 2}, "mirostat"),
     ({"prompt": "a", "grammar": "start: other"}, "grammar"),

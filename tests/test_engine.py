@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
 from galago.runtime.tokens import Chosen, MediaPayload, MediaSpan, Prompt, Row
-from galago.runtime.values import Delta, Event, Failed, Finished, Started
+from galago.runtime.values import Delta, Event, Failed, Finished, Recited, Started
 
 Submit = Callable[..., Stream]
 
@@ -49,6 +51,45 @@ def engine(backend: FakeBackend) -> Iterator[Engine]:
     engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch, queue_length=2)
     yield engine
     backend.gate.set()
+    engine.close()
+
+
+def recital(events: list[Event]) -> list[tuple[bytes, float]]:
+    return [(t.token.strip(), t.logprob) for event in events if isinstance(event, Recited) for t in event.tokens]
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 8])
+def test_a_recited_prompt_is_told_token_by_token_before_the_answer(backend: FakeBackend, outputs: int) -> None:
+    engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch, outputs=outputs)
+    told = prompt(1, 2, 5, 6, *range(30, 50))
+    others = [submit_to(engine, prompt(*range(60, 70))), submit_to(engine, replace(told, recited=1), reuse=False)]
+    events = list(submit_to(engine, replace(told, recited=0), reuse=False, max_tokens=2))
+    engine.close()
+    assert math.isnan(recital(events)[0][1]) and recital(events)[0][0] == b"1"
+    assert recital(events)[1:4] == [(b"2", 0), (b"5", -2), (b"6", 0)]
+    assert [name for name, _ in recital(events)] == [str(token).encode() for token in told.items]
+    assert recital(list(others[1])) == recital(events)[1:]
+    assert text_of(events) == "50 51 " and text_of(list(others[0])) == "70 71 72 73 74 "
+    rows = [step for step in backend.steps if isinstance(step, list)]
+    assert max(sum(row.wants_logits for row in step) for step in rows) <= outputs
+
+
+def test_a_prompt_may_be_recited_without_an_answer(engine: Engine) -> None:
+    events = list(submit_to(engine, replace(prompt(1, 2), recited=0), reuse=False, max_tokens=0))
+    assert [name for name, _ in recital(events)] == [b"1", b"2"] and not text_of(events)
+    assert isinstance(events[-1], Finished) and events[-1].usage.completion_tokens == 0
+
+
+def test_a_recited_prompt_that_is_set_aside_is_told_once(backend: FakeBackend) -> None:
+    engine = Engine(backend, slots=1, cells=backend.cells, batch=backend.batch, outputs=1)
+    backend.gate.clear()
+    told = replace(prompt(*range(1, 30)), recited=1)
+    behind = submit_to(engine, told, reuse=False, background=True)
+    backend.gate.set()
+    while len(backend.steps) < 5:
+        time.sleep(0.001)
+    assert text_of(list(submit_to(engine, prompt(50, 51)))) == "52 53 54 55 56 "
+    assert [name for name, _ in recital(list(behind))] == [str(token).encode() for token in range(2, 30)]
     engine.close()
 
 

@@ -258,6 +258,22 @@ def test_a_stored_response_is_found_again_until_it_is_deleted(keeping: openai.Op
         keeping.responses.retrieve(unkept.id)
 
 
+def test_what_a_response_was_asked_is_listed(keeping: openai.OpenAI) -> None:
+    given = [*user(words("Hello.")), {"role": "assistant", "content": "Hi."}, *user(picture(), words("What is it?"))]
+    response = ask(keeping, given)
+    items: Any = list(keeping.responses.input_items.list(response.id, order="asc", limit=2))
+    assert [item.role for item in items] == ["user", "assistant", "user"]
+    assert [part.type for part in items[2].content] == ["input_image", "input_text"]
+    assert items[1].content[0].text == "Hi." and len({item.id for item in items}) == 3
+    newest = keeping.responses.input_items.list(response.id, limit=1)
+    assert newest.data[0].id == items[2].id and newest.has_more
+    (text,) = keeping.responses.input_items.list(ask(keeping).id).data
+    assert text.model_dump()["content"][0]["text"] == QUESTION
+    for name, options in ((response.id, {"after": "x"}), ("resp_x", {}), (ask(keeping, store=False).id, {})):
+        with pytest.raises(openai.NotFoundError):
+            keeping.responses.input_items.list(name, **options)
+
+
 def test_a_response_follows_another_as_if_all_had_been_sent(keeping: openai.OpenAI) -> None:
     first = ask(keeping, user(picture(), words("Count the shapes.")), instructions="Be brief.")
     second = ask(keeping, "And the colors?", previous_response_id=first.id)

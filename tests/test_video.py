@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import re
 import signal
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galago.models.errors import InvalidRequest, MediaError, UnsupportedField
+from galago.runtime import LocalModel
 from galago.runtime.films import MAX_FRAMES, Frame, Video
 from galago.runtime.prompt import frames as program
 from galago.runtime.prompt.media import MediaLimits
@@ -257,6 +259,36 @@ def test_a_bad_film_is_refused_with_the_field_at_fault(
     with pytest.raises(openai.BadRequestError) as refused:
         asked(client, **change)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize("way", ["bytes", "path"])
+def test_a_script_shows_a_film(model: LocalModel, tmp_path: Path, way: str) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(film())
+    given: Any = path if way == "path" else path.read_bytes()
+    shown, fewer = model.chat("What is it?", video=given), model.chat("What is it?", video=[given], frames=2)
+    assert (shown.usage.image_tokens, fewer.usage.image_tokens) == (8 * 16, 2 * 16)
+    with pytest.raises(InvalidRequest, match="frames"):
+        model.chat("What is it?", video=given, frames=65)
+    with pytest.raises(MediaError, match="cannot be read as a film"):
+        model.chat("What is it?", video=b"RIFF")
+
+
+def test_the_command_line_shows_films(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(film())
+    command = [sys.executable, "-m", "galago.runtime.cli.main"]
+    run = [*command, "run", "builtin", "What is it?", "--stats", "--max-tokens", "4"]
+    read = [
+        re.search(r"\((\d+) tokens read", subprocess.run([*run, *more], capture_output=True, text=True).stderr)
+        for more in (["--video", str(path)], ["--video", str(path), "--frames", "2"])
+    ]
+    assert read[0] and read[1] and int(read[0][1]) >= int(read[1][1]) + 6 * 16
+    lines = f"/video {path}\nWhat is it?\n"
+    done = subprocess.run(
+        [*command, "chat", "builtin", "--max-tokens", "4"], input=lines, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip() and "film" not in done.stderr
 
 
 def test_a_film_that_does_not_fit_is_refused_with_both_numbers(server: Server) -> None:

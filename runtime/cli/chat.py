@@ -1,14 +1,13 @@
-"""`galago chat`: a conversation in the terminal, with pictures and sounds by path."""
+"""`galago chat`: a conversation in the terminal, with pictures, sounds and films by path."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from pathlib import Path
-from typing import Literal
 
-from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing
-from ..local import LocalModel, read_media
+from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing, UnsupportedField
+from ..local import Kind, LocalModel, read_media
 from ..values import Message, Part, Request, Sampling, Text
 from . import options
 
@@ -17,8 +16,11 @@ with contextlib.suppress(ImportError):  # not on Windows; gives `input` arrow ke
 
 _HELP = """/image FILE   add a picture to your next message
 /audio FILE   add a sound to your next message
+/video FILE   add a film to your next message
 /clear        forget the conversation
 /bye          leave, as Ctrl-D does; Ctrl-C stops an answer"""
+
+_MEDIA: dict[str, Kind] = {"/image": "image", "/audio": "audio", "/video": "video"}
 
 
 def chat(
@@ -64,7 +66,7 @@ class _Conversation:
                     return
             except PromptTooLong as error:
                 print(f"galago: {error.message}; /clear forgets the conversation", file=sys.stderr)
-            except (MediaError, SenseMissing) as error:
+            except (MediaError, SenseMissing, UnsupportedField) as error:
                 self._media = []
                 print(f"galago: {error.message}", file=sys.stderr)
             except GalagoError as error:
@@ -73,8 +75,8 @@ class _Conversation:
     def _take(self, line: str) -> bool:
         """Acts on one line; false ends the conversation."""
         command, _, rest = line.partition(" ")
-        if command in ("/image", "/audio"):
-            self._attach("image" if command == "/image" else "audio", rest.strip())
+        if command in _MEDIA:
+            self._attach(_MEDIA[command], rest.strip())
         elif command == "/clear":
             self._history, self._media = [], []
         elif command in ("/bye", "/exit", "/quit"):
@@ -85,7 +87,7 @@ class _Conversation:
             self._answer(line)
         return True
 
-    def _attach(self, kind: Literal["image", "audio"], path: str) -> None:
+    def _attach(self, kind: Kind, path: str) -> None:
         if not path:
             raise MediaError(f"name the file: /{kind} FILE")
         self._media.append(read_media(kind, Path(path)))

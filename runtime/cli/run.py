@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ...models.errors import ConfigError
+from ..films import FRAMES
 from . import options
 
 
@@ -19,6 +20,8 @@ def run(
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from standard input")],
     image: Annotated[list[Path] | None, typer.Option(help="a picture; may be repeated", metavar="FILE")] = None,
     audio: Annotated[list[Path] | None, typer.Option(help="a sound; may be repeated", metavar="FILE")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="a film; may be repeated", metavar="FILE")] = None,
+    frames: Annotated[int, typer.Option(help="how many pictures of each film to show", metavar="N")] = FRAMES,
     json_schema: Annotated[
         Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
     ] = None,
@@ -45,7 +48,7 @@ def run(
     draft: options.Draft = None,
     stats: Annotated[bool, typer.Option("--stats", help="print token counts and speed to standard error")] = False,
 ) -> None:
-    """Answer one prompt, with pictures and sounds."""
+    """Answer one prompt, with pictures, sounds and films."""
     if prompt == "-":
         prompt = sys.stdin.read()
     schema = None if json_schema is None else _schema(json_schema)
@@ -59,6 +62,8 @@ def run(
             stream=True,
             image=image or (),
             audio=audio or (),
+            video=video or (),
+            frames=frames,
             json_schema=schema,
             grammar=rules,
             regex=regex,

@@ -8,18 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from math import inf
+from itertools import groupby
+from math import inf, nan
 from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..tokens import Chosen, MediaSpan, Prompt, count_positions
-from ..values import Delta, Event, Failed, Finished, FinishReason, Sink, Started, Stats, TokenLogprob
+from ..values import Delta, Event, Failed, Finished, FinishReason, Recited, Sink, Started, Stats, TokenLogprob
 from .backend import Backend
 from .draft import Drafter
 from .encoder import Encoder, Job
 from .governor import Governor
 from .pace import Pace
-from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
+from .scheduler import Answer, MediaStep, Recital, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
@@ -35,7 +36,8 @@ class Engine:
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
     requests have computed is kept there, and in `states`, for later ones that begin alike. A `governor` chooses the
-    number of threads for each step, which are `threads` otherwise; a `drafter` guesses what no repetition tells.
+    number of threads for each step, which are `threads` otherwise; a `drafter` guesses what no repetition tells. At
+    most `outputs` rows of a step have logits, or all of them.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Engine:
         threads: int = 1,
         governor: Governor | None = None,
         drafter: Drafter | None = None,
+        outputs: int | None = None,
     ) -> None:
         self._drafter = drafter
         self._backend = backend
         self._states = StateCache(0, whole=not backend.divisible) if states is None else states
-        self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible, drafter)
+        self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible, drafter, outputs)
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
         self._governor = governor
@@ -286,7 +289,8 @@ class Engine:
         begin = time.perf_counter()
         self._backend.decode(step.rows)
         seconds = time.perf_counter() - begin
-        self._pace.measured(answers, prompts, seconds)
+        if not step.recitals:  # which come in small steps, so that their rows cost more
+            self._pace.measured(answers, prompts, seconds)
         self._tally.computed(seconds)
         if self._governor is not None and not guesses:
             self._governor.measured(answers, prompts, seconds)
@@ -294,14 +298,30 @@ class Engine:
         self._scheduler.long_prefill = self._pace.long_prompt_rows
         if not prompts:
             self._scheduler.odds.measured(len(step.rows), seconds)
+        for sequence, recitals in groupby(step.recitals, lambda recital: recital.sequence):
+            self._recite(sequence, list(recitals))
         for answer in step.answers:
             self._answer(answer)
+
+    def _recite(self, sequence: Sequence, recitals: list[Recital]) -> None:
+        """Tells of tokens of a prompt."""
+        told = []
+        for row, _, place in recitals:
+            token = sequence.items[place]
+            assert isinstance(token, int)
+            told.append(self._told(self._backend.tell(row, token, sequence.sampler)))
+        sequence.recited = recitals[-1].place + 1
+        sequence.sink(Recited(tuple(told)))
 
     def _answer(self, answer: Answer) -> None:
         """Chooses a token, and the next one as long as the guesses are right; then cuts off the wrong ones."""
         sequence, slot = answer.sequence, answer.sequence.slot
         assert slot is not None
         end: Event | None = None
+        if sequence.max_tokens == 0:
+            sequence.first_token = time.perf_counter()
+            self._end(sequence, sequence.finished("length"))
+            return
         sequence.guessed += len(answer.guess)
         try:
             for row, guessed in enumerate([*answer.guess, None], answer.row):
@@ -330,7 +350,7 @@ class Engine:
         ended = token in sequence.ends_at
         text = "" if ended else sequence.text.feed(self._backend.piece(token))
         if chosen.logprob is not None and not ended:
-            sequence.untold.append(self._told(chosen, chosen.logprob))
+            sequence.untold.append(self._told(chosen))
         reason: FinishReason | None = None
         if ended or sequence.text.stopped:
             reason = "stop"
@@ -346,13 +366,18 @@ class Engine:
             return None
         return sequence.finished("stop" if sequence.text.stopped else reason)
 
-    def _told(self, chosen: Chosen, logprob: float) -> TokenLogprob:
+    def _told(self, chosen: Chosen) -> TokenLogprob:
         name = self._backend.name
+        logprob = nan if chosen.logprob is None else chosen.logprob
         return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.likeliest))
 
     def _start(self, sequence: Sequence) -> None:
         self._scheduler.add(sequence)
         sequence.sink(Started(sequence.prompt.cells, sequence.prompt.warnings))
+        first = sequence.items[0]
+        if sequence.recites(0) and isinstance(first, int):
+            sequence.recited = 1
+            sequence.sink(Recited((self._told(Chosen(first)),)))
 
     def _end(self, sequence: Sequence, event: Event | None) -> None:
         if sequence not in self._scheduler.sequences:

@@ -41,11 +41,20 @@ class Answer(NamedTuple):
     drafted: bool = False
 
 
+class Recital(NamedTuple):
+    """The token at a `place` of a prompt is to be told; the logits of `row` say how probable it was."""
+
+    row: int
+    sequence: Sequence
+    place: int
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStep:
-    """Token rows, and the answers they lead to."""
+    """Token rows, and the recitals and answers they lead to."""
 
     rows: list[Row]
+    recitals: list[Recital]
     answers: list[Answer]
     prompt_rows: int
     adapters: tuple[float, ...]
@@ -83,7 +92,7 @@ class Scheduler:
     A slot keeps what it holds until another sequence needs the place: one that begins alike continues it. The cache
     may be promised more than once over: when it runs full, idle slots are cleared, then the youngest sequences set
     aside, to be continued from `states` or computed again. `divisible` says whether a slot's end can be cut off;
-    recurrent models can only be continued where they stand.
+    recurrent models can only be continued where they stand. At most `outputs` rows of a step have logits.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Scheduler:
         states: StateCache,
         divisible: bool = True,
         drafter: Drafter | None = None,
+        outputs: int | None = None,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -104,6 +114,7 @@ class Scheduler:
         self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
         self._batch = batch
+        self._outputs = outputs or batch
         self._states = states
         self._divisible = divisible
         self._drafter = drafter
@@ -255,6 +266,8 @@ class Scheduler:
         for sequence in decoding:
             _append(rows, answers, sequence, 1, guesses.get(sequence, []), not sequence.echo.found)
         read = 0
+        recitals: list[Recital] = []
+        unused = self._outputs - len(group)  # each of them may come to an answer
         reading = [] if decoding and self._mixed >= BREATH else [s for s in group if s not in decoding]
         for sequence in reading:
             if read >= TOGETHER:
@@ -262,10 +275,17 @@ class Scheduler:
             most = self._batch - len(rows)
             if awaited:
                 most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
+            if sequence.recited is not None:
+                most = min(most, unused + 1)
             if most > 0:
+                recited = _recitals(sequence, len(rows), most)
+                recitals += recited
+                unused -= len(recited)
                 read += _append(rows, answers, sequence, most, [])
+        for recital in recitals:
+            rows[recital.row] = rows[recital.row]._replace(wants_logits=True)
         self._mixed = self._mixed + 1 if decoding and read else 0
-        return TokenStep(rows, answers, read, group[0].adapters)
+        return TokenStep(rows, recitals, answers, read, group[0].adapters)
 
     def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:
         """What is worth guessing of each sequence, in the room that is left over.
@@ -309,6 +329,12 @@ class Scheduler:
     def _pending(self) -> int:
         """Cells that the running sequences still need for what they hold of prompt and answer."""
         return sum(s.pending_cells for s in self.running)
+
+
+def _recitals(sequence: Sequence, row: int, limit: int) -> list[Recital]:
+    """What the next rows of a sequence, from the number `row` on, say of the tokens behind them."""
+    places = range(sequence.done + 1, sequence.done + len(sequence.next_tokens(limit)) + 1)
+    return [Recital(row + i, sequence, place) for i, place in enumerate(places) if sequence.recites(place)]
 
 
 def _append(

@@ -25,7 +25,8 @@ class Sequence:
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
     computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
     `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. `untold` tokens
-    begin in text that is still held back. At its `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
+    begin in text that is still held back; the prompt's tokens from the item `recited` on are still to be told. At its
+    `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
     prompt: Prompt
@@ -44,6 +45,7 @@ class Sequence:
     untold: list[TokenLogprob] = field(default_factory=list)
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
+    recited: int | None = field(init=False)
     echo: Echo = field(init=False)
     trust: Trust = field(default_factory=Trust)
     slot: Slot | None = None
@@ -58,6 +60,7 @@ class Sequence:
         self.items = list(self.prompt.items)
         self.cells = self.prompt.cells
         self.echo = Echo(self.items)
+        self.recited = self.prompt.recited
 
     @property
     def done(self) -> int:
@@ -88,6 +91,10 @@ class Sequence:
         stop = min((c for c in self.checkpoints if c > self.done), default=len(self.items))
         ahead = self.items[self.done : min(self.done + limit, stop)]
         return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
+
+    def recites(self, place: int) -> bool:
+        """Whether the token at this place is the prompt's and still to be told."""
+        return self.recited is not None and self.recited <= place < len(self.prompt.items)
 
     def take_untold(self) -> tuple[TokenLogprob, ...]:
         """The tokens not told yet, without those that lie wholly in what a stop string cut off."""

@@ -32,6 +32,9 @@ class NativeBackend:
     def choose(self, row: int, sampler: Sampler) -> Chosen:
         return sampler.choose(self._context.logits(row))
 
+    def tell(self, row: int, token: int, sampler: Sampler) -> Chosen:
+        return sampler.tell(self._context.logits(row), token)
+
     def likeliest(self, row: int) -> int:
         return int(self._context.logits(row).argmax())
 

@@ -49,7 +49,8 @@ class Context:
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
         params.n_seq_max = slots
-        params.n_outputs_max = outputs or slots + guesses  # the default reserves logits for a whole batch
+        self.outputs = outputs or slots + guesses
+        params.n_outputs_max = self.outputs  # the default reserves logits for a whole batch
         params.embeddings = bool(outputs)  # has llama.cpp compute every row to its end
         if observer is not None:
             params.cb_eval = observer.callback

@@ -70,8 +70,11 @@ class Sampler:
             return Chosen(self._choose(logits))
         best = likeliest(logits, self._likeliest)
         told = log_probabilities(logits)
-        token = self._choose(logits)
-        return Chosen(token, float(told[token]), tuple((int(t), float(told[t])) for t in best))
+        return _with(self._choose(logits), told, best)
+
+    def tell(self, logits: Logits, token: int) -> Chosen:
+        """A token that was not chosen but given, as if it had been."""
+        return _with(token, log_probabilities(logits), likeliest(logits, self._likeliest or 0))
 
     def _choose(self, logits: Logits) -> int:
         if not self._penalties.idle:
@@ -95,6 +98,10 @@ class Sampler:
         weights = np.exp((kept - kept.max()) / np.float32(self._temperature))
         place = _place(weights, self._random.random())
         return place if tokens is None else int(tokens[place])
+
+
+def _with(token: int, told: Logits, best: Tokens) -> Chosen:
+    return Chosen(token, float(told[token]), tuple((int(t), float(told[t])) for t in best))
 
 
 def _place(weights: Logits, chance: float) -> int:

@@ -28,16 +28,19 @@ class PlainPrompts:
 
     def build(self, raw: Raw) -> Prompt:
         """Raises `PromptTooLong`, and `InvalidRequest` for ids that are no tokens and what the model cannot fill in."""
+        added = 0
         if raw.suffix is not None:
             tokens = self._infill(raw.prompt, raw.suffix)
         elif isinstance(raw.prompt, str):
-            tokens = self._begun(self.tokens(raw.prompt))
+            given = self.tokens(raw.prompt)
+            tokens = self._begun(given)
+            added = len(tokens) - len(given)
         else:
             tokens = check_tokens(raw.prompt, self._weights, "prompt")
         if not tokens:
             raise InvalidRequest("the prompt is empty", "prompt")
         self._check_room(len(tokens))
-        return Prompt(tuple(tokens))
+        return Prompt(tuple(tokens), recited=added if raw.recited else None)
 
     def tokens(self, text: str) -> list[int]:
         """Token by token as llama.cpp has them, stretch by stretch: it takes quadratic time over many control tokens

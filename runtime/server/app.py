@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
@@ -34,12 +33,16 @@ from .openapi import About, Endpoint
 from .responses.routes import Responses
 from .store import Store
 
+_HELLO = About("Whether anybody is there", {200: "text/plain; charset=utf-8"})
 _HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
 _METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
     """The application, over a service that is loaded by whoever runs it."""
+
+    async def greet(_request: Request) -> Response:
+        return Response("Galago is running", media_type="text/plain")
 
     async def health(_request: Request) -> Response:
         status = wire.Health("ok" if service.ready else "loading")
@@ -49,18 +52,17 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     traffic = Traffic()
-    api, others, lifespan = _api(service, config, traffic)
-    described = [Endpoint("/health", health, _HEALTH), Endpoint("/metrics", show_metrics, _METRICS), *api("/v1")]
+    api, lifespan = _api(service, config, traffic)
+    described = [
+        Endpoint("/", greet, _HELLO),
+        Endpoint("/health", health, _HEALTH),
+        Endpoint("/metrics", show_metrics, _METRICS),
+        *api("/v1"),
+        *Messages(service, config.strict).routes(),
+        *Ollama(service, config).routes(),
+    ]
     return Starlette(
-        routes=[
-            *described,
-            openapi.endpoint(described),
-            *Messages(service, config.strict).routes(),
-            *Ollama(service, config).routes(),
-            *others("/v1"),
-            *api(""),  # some clients leave /v1 out
-            *others(""),
-        ],
+        routes=[*described, openapi.endpoint(described), *api("")],  # some clients leave /v1 out
         middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
@@ -69,12 +71,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
 def _api(
     service: Service, config: ServerConfig, traffic: Traffic
-) -> tuple[
-    Callable[[str], list[Endpoint]],
-    Callable[[str], list[Route]],
-    Callable[[Starlette], AbstractAsyncContextManager[None]],
-]:
-    """What answers under a prefix, told in the API's document and not; and what runs and is closed beside it."""
+) -> tuple[Callable[[str], list[Endpoint]], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
+    """What answers under a prefix, and what runs and is closed beside it."""
     strict = config.strict
     store = None if config.store is None else Store(config.store)
     shelf = None if store is None else Shelf(store)
@@ -104,10 +102,10 @@ def _api(
             Endpoint(f"{prefix}/plan", plans.plan, plan.ABOUT),
             Endpoint(f"{prefix}/tokenize", token.tokenize, tokens.TOKENIZE),
             Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
+            *responses.routes(prefix),
+            *files.routes(prefix),
+            *batches.routes(prefix),
         ]
-
-    def others(prefix: str) -> list[Route]:
-        return [*responses.routes(prefix), *files.routes(prefix), *batches.routes(prefix)]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -116,7 +114,7 @@ def _api(
         if store is not None:
             store.close()
 
-    return api, others, lifespan
+    return api, lifespan
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:

@@ -19,7 +19,7 @@ from ..service import Service
 from ..values import Delta, Failed, Finished, FinishReason, Said, Started
 from . import convert, exchange, fields, parts, tools, wire
 from .choices import Choices
-from .openapi import EVENTS, About
+from .openapi import About, Streamed
 
 Prepared: TypeAlias = tuple[wire.ChatRequest, list[str], Choices]
 
@@ -34,7 +34,7 @@ ABOUT = About(
     "Answer a chat",
     {200: wire.ChatCompletion},
     body=wire.ChatRequest,
-    stream=(EVENTS, wire.ChatChunk),
+    stream=Streamed(wire.ChatChunk, end="[DONE]"),
     errors=(InvalidRequest, NotFound, NotReady, EngineError, DeadlineExceeded),
     method="POST",
     bounds=convert.BOUNDS,

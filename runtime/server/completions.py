@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -18,22 +19,26 @@ from ...models.errors import DeadlineExceeded, EngineError, GalagoError, Invalid
 from .. import values
 from ..service import Service
 from ..tasks import Detokenize
-from ..values import Delta, Failed, Finished, Raw, Started, TokenLogprob
+from ..values import Delta, Failed, Finished, Raw, Recited, Started, TokenLogprob
 from . import convert, exchange, fields, wire
 from . import wire_completions as shapes
 from .choices import MOST, Choices, side_by_side
-from .openapi import EVENTS, About
+from .openapi import About, Streamed
 
 _FIELDS = shapes.CompletionRequest.__struct_fields__
 ABOUT = About(
     "Complete prompts",
     {200: shapes.Completion},
     body=shapes.CompletionRequest,
-    stream=(EVENTS, shapes.Completion),
+    stream=Streamed(shapes.Completion, end="[DONE]"),
     errors=(InvalidRequest, NotFound, NotReady, EngineError, DeadlineExceeded),
     method="POST",
-    bounds={name: bounds for name, bounds in convert.BOUNDS.items() if name in _FIELDS},
-    examples={"text": {"prompt": "Once upon a time", "max_tokens": 64}},
+    bounds={name: bounds for name, bounds in convert.BOUNDS.items() if name in _FIELDS}
+    | {"max_tokens": (0, values.BOUNDS["max_tokens"][1]), "logprobs": (0, values.MAX_LIKELIEST)},
+    examples={
+        "text": {"prompt": "Once upon a time", "max_tokens": 64},
+        "score": {"prompt": "Once upon a time", "max_tokens": 0, "echo": True, "logprobs": 1},
+    },
 )
 
 
@@ -98,11 +103,9 @@ class CompletionEndpoint:
 
 def _to_request(asked: shapes.CompletionRequest, prompt: str | tuple[int, ...]) -> values.Request:
     values.check_number("logprobs", asked.logprobs, 0, values.MAX_LIKELIEST, whole=True)
-    if asked.echo and asked.logprobs is not None:
-        raise InvalidRequest("echo with logprobs is not offered: the probabilities of a prompt are not told", "echo")
     if asked.echo and asked.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other", "echo")
-    raw = Raw(prompt, asked.suffix)
+    raw = Raw(prompt, asked.suffix, recited=bool(asked.echo and asked.logprobs is not None))
     return values.Request((), raw=raw, logprobs=asked.logprobs, **convert.generation(asked))
 
 
@@ -128,20 +131,26 @@ def _numbered(index: int, prompts: int) -> Iterator[None]:
 
 
 class _Logprobs:
-    """Tells of an answer's tokens, piece by piece, and where each begins in its text."""
+    """Tells of tokens, piece by piece, and where each begins in the text that they make from the place `offset` on."""
 
-    def __init__(self, before: str) -> None:
-        self._offset = len(before)
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @classmethod
+    def of_prompt(cls, text: str, first: bytes) -> _Logprobs:
+        """For the tokens of a text, some of which begin it with a space of their own."""
+        return cls(-1 if first.startswith(b" ") and not text.startswith(" ") else 0)
 
     def of(self, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs:
         told = shapes.TextLogprobs([], [], [], [])
         for token in tokens:
-            told.tokens.append(_named(token.token))
-            told.token_logprobs.append(max(token.logprob, -9999.0))
+            unknown = math.isnan(token.logprob)
             likeliest = {_named(name): max(logprob, -9999.0) for name, logprob in token.likeliest}
-            told.top_logprobs.append(likeliest)
-            told.text_offset.append(self._offset)
+            told.tokens.append(_named(token.token))
+            told.token_logprobs.append(None if unknown else max(token.logprob, -9999.0))
+            told.top_logprobs.append(None if unknown else likeliest)
+            told.text_offset.append(max(self._offset, 0))
             self._offset += len(self._decoder.decode(token.token))
         return told
 
@@ -166,10 +175,12 @@ class _Answer:
         self._each = begun.choices[0].count
         self._total = self._each * len(begun.choices)
         self._echoes = [begun.echoes[i // self._each] if begun.echoes else "" for i in range(self._total)]
-        self._logprobs = [_Logprobs(echo) for echo in self._echoes]
+        self._logprobs = [_Logprobs(len(echo)) for echo in self._echoes]
+        self._of_prompts: dict[int, _Logprobs] = {}
 
     async def whole(self) -> shapes.Completion:
         texts = [[echo] for echo in self._echoes]
+        recited: list[list[TokenLogprob]] = [[] for _ in texts]
         tokens: list[list[TokenLogprob]] = [[] for _ in texts]
         ends: dict[int, Finished] = {}
         async with contextlib.aclosing(side_by_side(self._begun.choices)) as events:
@@ -181,13 +192,15 @@ class _Answer:
                         raise convert.renamed(error)
                     case Finished():
                         ends[index] = event
+                    case Recited(tokens=read):
+                        recited[index] += read
                     case Delta(text=text, logprobs=logprobs):
                         texts[index].append(text)
                         tokens[index] += logprobs
         if len(ends) < self._total:
             raise EngineError("the answer ended without a reason")
         choices = [
-            shapes.TextChoice("".join(text), i, self._told(i, tokens[i]), ends[i].reason)
+            shapes.TextChoice("".join(text), i, self._all_told(i, recited[i], tokens[i]), ends[i].reason)
             for i, text in enumerate(texts)
         ]
         answer = self._envelope(choices, self._usage(ends))
@@ -211,6 +224,8 @@ class _Answer:
                     case Finished(reason=reason):
                         ends[index] = event
                         choice.finish_reason = reason
+                    case Recited(tokens=tokens):
+                        choice.logprobs = self._told_of_prompt(index, tokens)
                     case Delta(text=text, logprobs=logprobs):
                         choice.text, choice.logprobs = text, self._told(index, logprobs)
                 chunk = self._envelope([choice], None if wants_usage else UNSET)
@@ -229,6 +244,25 @@ class _Answer:
 
     def _told(self, index: int, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs | None:
         return None if self._begun.asked.logprobs is None else self._logprobs[index].of(tokens)
+
+    def _told_of_prompt(self, index: int, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs:
+        if index not in self._of_prompts:
+            self._of_prompts[index] = _Logprobs.of_prompt(self._echoes[index], tokens[0].token)
+        return self._of_prompts[index].of(tokens)
+
+    def _all_told(
+        self, index: int, recited: Sequence[TokenLogprob], tokens: Sequence[TokenLogprob]
+    ) -> shapes.TextLogprobs | None:
+        told = self._told(index, tokens)
+        if told is None or not recited:
+            return told
+        before = self._told_of_prompt(index, recited)
+        return shapes.TextLogprobs(
+            before.tokens + told.tokens,
+            before.token_logprobs + told.token_logprobs,
+            before.top_logprobs + told.top_logprobs,
+            before.text_offset + told.text_offset,
+        )
 
     def _usage(self, ends: dict[int, Finished]) -> wire.Usage:
         """Of all answers together; each prompt counts once."""

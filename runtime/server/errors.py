@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from ...models import errors
 from .anthropic import wire as anthropic
+from .ollama import wire as ollama
 from .wire import ErrorBody, ErrorResponse, encode
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
@@ -68,8 +69,8 @@ def anthropic_body(error: errors.GalagoError) -> anthropic.ErrorResponse:
     return anthropic.ErrorResponse(anthropic.ErrorBody(kind, _located(error)))
 
 
-def ollama_body(error: errors.GalagoError) -> dict[str, Any]:
-    return {"error": _located(error)}
+def ollama_body(error: errors.GalagoError) -> ollama.ErrorResponse:
+    return ollama.ErrorResponse(_located(error))
 
 
 def _located(error: errors.GalagoError) -> str:

@@ -11,10 +11,11 @@ from ...models.errors import NotFound, NotReady
 from ..service import Service
 from . import convert, exchange, wire
 from .anthropic import convert as anthropic
+from .anthropic import wire as anthropic_wire
 from .openapi import About
 
-LIST = About("The models on this machine", {200: wire.ModelList}, errors=(NotReady,))
-SHOW = About("One model", {200: wire.ModelCard}, errors=(NotFound, NotReady))
+LIST = About("The models on this machine", {200: (wire.ModelList, anthropic_wire.ModelList)}, errors=(NotReady,))
+SHOW = About("One model", {200: (wire.ModelCard, anthropic_wire.ModelInfo)}, errors=(NotFound, NotReady))
 
 
 class ModelEndpoints:

@@ -1,11 +1,12 @@
 """Routes that carry their own description, and the OpenAPI document made from it.
 
-Made of the wire types, the bounds of numbers, the table of fields and that of errors, so that none of it is said twice.
-Knows no resource: each endpoint's file holds its `About`.
+Made of the wire types, the bounds of numbers, the tables of fields and that of errors, so that none of it is said
+twice. Knows no resource: each endpoint's file holds its `About`.
 """
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +26,14 @@ from .errors import TABLE, codes
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+FORM = "multipart/form-data"
 Schema = dict[str, Any]
 
 _EVERYWHERE = (Unauthorized, Forbidden, TooLarge, GalagoError)
 """What the guard in front of every route refuses, and what nobody has foreseen."""
 _REFERENCE = "#/components/schemas/{name}"
+_MODULE = re.compile(r"galago\.runtime\.server\.((?:\w+\.)*)wire\w*\.")
 _HEADERS = {
     "x-galago-warnings": "A JSON list of what is wrong with the request's fields; absent where nothing is",
     "retry-after": "Seconds",
@@ -37,22 +41,38 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """A streamed answer: its media type, and the type of what each event or line says of it. `end` is what an event
+    says instead when there are no more."""
+
+    piece: Any
+    media: str = EVENTS
+    end: str | None = None
+
+
+@dataclass(frozen=True)
 class About:
     """What the document says of a route: types of its `body` and `answers`, and the classes of errors it ends with.
 
-    An answer that is no JSON is given by its media type. `stream` is the media type of a streamed answer and the type
-    of what it streams; `bounds` are the least and the greatest value of the body's numbers. A class of errors stands
-    for its subclasses too; those of every route are known without being named.
+    An answer that is no JSON is given by its media type, one without a body by `None`, one in either of two shapes by a
+    tuple. `known` are the fields of a body that its type does not hold; `bounds` are the least and the greatest value
+    of its numbers, wherever in it they stand; `media` is how it is written. `query` holds the schemas of what may stand
+    behind the path; `form` is the shape of errors. A class of errors stands for its subclasses too; those of every
+    route are known without being named.
     """
 
     summary: str
     answers: Mapping[int, Any]
     body: Any = None
-    stream: tuple[str, Any] | None = None
+    stream: Streamed | None = None
     errors: tuple[type[GalagoError], ...] = ()
     method: str = "GET"
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     examples: Mapping[str, Any] = field(default_factory=dict)
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    media: str = JSON
+    known: fields.Known = fields.OPENAI
+    form: Any = wire.ErrorResponse
 
     @property
     def statuses(self) -> dict[int, list[str]]:
@@ -62,6 +82,12 @@ class About:
             if kind in _EVERYWHERE or issubclass(kind, self.errors):
                 found.setdefault(status, []).extend(codes(kind))
         return found
+
+    @property
+    def told(self) -> list[Any]:
+        """The types of all that is answered."""
+        kinds = [kind for answer in self.answers.values() for kind in _several(answer)]
+        return [self.form, *([self.stream.piece] if self.stream else ()), *kinds]
 
 
 class Endpoint(Route):
@@ -86,35 +112,66 @@ def endpoint(endpoints: Sequence[Endpoint]) -> Endpoint:
 def document(endpoints: Sequence[Endpoint]) -> Schema:
     """The OpenAPI 3.1 document of these routes."""
     abouts = [endpoint.about for endpoint in endpoints]
-    bodies = [about.body for about in abouts if about.body is not None]
-    answers: list[Any] = [wire.ErrorResponse, *(a.stream[1] for a in abouts if a.stream)]
-    answers += [kind for about in abouts for kind in about.answers.values() if not isinstance(kind, str)]
-    _, components = msgspec.json.schema_components([*bodies, *answers], ref_template=_REFERENCE)
-    asked, answered = set(_structs(bodies)), set(_structs(answers))
-    for struct in asked:
-        _tell_fields(struct, components[struct.__name__])
-    for struct in answered - asked:
-        _tell_certain(struct, components[struct.__name__])
-    for about in abouts:
-        _tell_bounds(about, components)
+    schemas = _Schemas(abouts)
     paths: Schema = {}
     for route in endpoints:
-        paths.setdefault(route.path_format, {})[route.about.method.lower()] = _operation(route)
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path_format)
+        paths.setdefault(path, {})[route.about.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": metadata.version("galago"), "license": {"name": "MIT"}},
         "security": [{}, {"key": []}],
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
-def _operation(route: Endpoint) -> Schema:
+class _Schemas:
+    """The JSON schemas of all that is asked and answered. Where two APIs have types of one name, it says whose."""
+
+    def __init__(self, abouts: Sequence[About]) -> None:
+        asked = set(_structs(about.body for about in abouts))
+        answered = set(_structs(kind for about in abouts for kind in about.told))
+        whole = [about.body for about in abouts] + [kind for about in abouts for kind in about.told]
+        kinds = [kind for kind in dict.fromkeys([*asked, *answered, *whole]) if _is_json(kind)]
+        told = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
+        schemas, self.components = msgspec.json.decode(_MODULE.sub(r"\1", msgspec.json.encode(told).decode()))
+        self._of = dict(zip(kinds, schemas, strict=True))
+        for about in abouts:
+            for struct in _structs([about.body]):
+                _tell_fields(struct, self._component(struct), about.known)
+                _tell_bounds(about.bounds, self._component(struct))
+        for struct in answered - asked:
+            _tell_certain(struct, self._component(struct))
+
+    def of(self, kind: Any) -> Schema:
+        return self._of[kind]
+
+    def any_of(self, kinds: Sequence[Any]) -> Schema:
+        return self.of(kinds[0]) if len(kinds) == 1 else {"anyOf": [self.of(kind) for kind in kinds]}
+
+    def _component(self, struct: type[msgspec.Struct]) -> Schema:
+        component: Schema = self.components[self._of[struct]["$ref"].rpartition("/")[2]]
+        return component
+
+
+def _several(answer: Any) -> tuple[Any, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _is_json(kind: Any) -> bool:
+    return kind is not None and not isinstance(kind, str)
+
+
+def _operation(route: Endpoint, schemas: _Schemas) -> Schema:
     about = route.about
-    responses = {status: _answer(about, status, kind) for status, kind in about.answers.items()}
+    responses = {status: _answer(about, status, kind, schemas) for status, kind in about.answers.items()}
     for status, told in sorted(about.statuses.items()):
         if status not in responses:
-            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(told))}", wire.ErrorResponse)
+            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(told))}", about.form, schemas)
     if HTTPStatus.SERVICE_UNAVAILABLE in about.statuses:
         responses[503]["headers"] = _headers("retry-after")
     operation: Schema = {
@@ -122,75 +179,77 @@ def _operation(route: Endpoint) -> Schema:
         "operationId": f"{about.method.lower()}{route.path_format}".translate(str.maketrans("/{}.-", "_____")),
         "responses": {str(status): response for status, response in responses.items()},
     }
-    if route.param_convertors:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in route.param_convertors
-        ]
+    parameters: list[Schema] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
+    ]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in about.query.items()]
+    if parameters:
+        operation["parameters"] = parameters
     if about.body is not None:
         examples = {name: {"value": value} for name, value in about.examples.items()}
-        content = {JSON: {"schema": _schema(about.body)} | ({"examples": examples} if examples else {})}
+        content = {about.media: {"schema": schemas.of(about.body)} | ({"examples": examples} if examples else {})}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
-def _answer(about: About, status: int, kind: Any) -> Schema:
-    response = _response(HTTPStatus(status).phrase, kind)
+def _answer(about: About, status: int, kind: Any, schemas: _Schemas) -> Schema:
+    response = _response(HTTPStatus(status).phrase, kind, schemas)
     if about.body is not None and status == HTTPStatus.OK:
         response["headers"] = _headers("x-galago-warnings")
     if about.stream and status == HTTPStatus.OK:
-        media, kind = about.stream
-        response["content"][media] = {"schema": _event(kind) if media == EVENTS else _schema(kind)}
+        pieces = schemas.any_of([about.stream.piece, about.form])
+        events = about.stream.media == EVENTS
+        response["content"][about.stream.media] = {"schema": _event(pieces, about.stream.end) if events else pieces}
     return response
 
 
-def _event(kind: Any) -> Schema:
+def _event(pieces: Schema, end: str | None) -> Schema:
     """One event of a stream, which says in its `data` a piece of the answer, why there is no more, or that it ends."""
-    pieces = {"anyOf": [_schema(kind), _schema(wire.ErrorResponse)]}
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": pieces}
-    ways: list[Schema] = [{"const": "[DONE]"}, data]
+    ways: list[Schema] = [data] if end is None else [{"const": end}, data]
     return {"type": "object", "properties": {"data": {"anyOf": ways}}, "required": ["data"]}
 
 
-def _response(description: str, kind: Any) -> Schema:
+def _response(description: str, kind: Any, schemas: _Schemas) -> Schema:
+    if kind is None:
+        return {"description": description}
     if isinstance(kind, str):
         return {"description": description, "content": {kind: {"schema": {"type": "string"}}}}
-    return {"description": description, "content": {JSON: {"schema": _schema(kind)}}}
+    return {"description": description, "content": {JSON: {"schema": schemas.any_of(_several(kind))}}}
 
 
 def _headers(name: str) -> Schema:
     return {name: {"description": _HEADERS[name], "schema": {"type": "string"}}}
 
 
-def _schema(kind: Any) -> Schema:
-    (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
-    return schema
-
-
-def _tell_fields(struct: type[msgspec.Struct], component: Schema) -> None:
+def _tell_fields(struct: type[msgspec.Struct], component: Schema, fields_known: fields.Known) -> None:
     """Adds the fields that a struct does not hold and the server knows nevertheless."""
     known: dict[str, Schema] = {}
-    for name, harmless in fields.UNSUPPORTED.get(struct, {}).items():
+    for name, harmless in fields_known.unsupported.get(struct, {}).items():
         known[name] = {"enum": [None, *harmless], "description": "Not supported: any other value is refused."}
-    for name in fields.INERT.get(struct, {}):
+    for name in fields_known.inert.get(struct, {}):
         known[name] = {"description": "Accepted without effect."}
-    for name in fields.HINTS.get(struct, {}):
+    for name in fields_known.hints.get(struct, {}):
         known[name] = {"description": "Accepted without effect, with a warning."}
-    component["properties"] = component["properties"] | known
+    if known:
+        component["properties"] = component["properties"] | known
 
 
 def _tell_certain(struct: type[msgspec.Struct], component: Schema) -> None:
     """Says which fields an answer always has: all but those left unset, and defaults that are left out."""
-    if not struct.__struct_config__.omit_defaults:
+    config = struct.__struct_config__
+    if not config.omit_defaults:
         hints = typing.get_type_hints(struct)
-        component["required"] = [name for name, hint in hints.items() if UnsetType not in typing.get_args(hint)]
+        tag = [config.tag_field] if config.tag_field else []
+        component["required"] = tag + [name for name, hint in hints.items() if UnsetType not in typing.get_args(hint)]
 
 
-def _tell_bounds(about: About, components: Schema) -> None:
-    for name, bounds in about.bounds.items():
-        for kind in components[about.body.__name__]["properties"][name]["anyOf"]:
-            if kind["type"] != "null":
-                kind["minimum"], kind["maximum"] = bounds
+def _tell_bounds(bounds: Mapping[str, tuple[float, float]], component: Schema) -> None:
+    for name in bounds.keys() & component["properties"].keys():
+        schema = component["properties"][name]
+        for kind in schema.get("anyOf", [schema]):
+            if kind.get("type") in ("integer", "number"):
+                kind["minimum"], kind["maximum"] = bounds[name]
 
 
 def _structs(kinds: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
@@ -199,7 +258,7 @@ def _structs(kinds: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
     left = list(kinds)
     while left:
         kind = left.pop()
-        if kind in seen:
+        if kind is None or isinstance(kind, str) or kind in seen:
             continue
         seen.add(kind)
         left += typing.get_args(kind)

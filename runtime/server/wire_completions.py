@@ -18,11 +18,12 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
 
 class TextLogprobs(Struct):
-    """The four lists go together; `text_offset` counts characters of the whole text."""
+    """The four lists go together; `text_offset` counts characters of the whole text. Nothing is known of how probable
+    the first token of a prompt is."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -11,18 +11,54 @@ from functools import partial
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ....models.errors import GalagoError
+from ....models.errors import EngineError, GalagoError, InvalidRequest, NotFound, NotReady
 from ...service import Service
 from ...stream import Stream
 from ...tasks import Plan
-from ...values import Failed, Finished, Started
+from ...values import BOUNDS, Failed, Finished, Started
 from .. import answers, errors, exchange, fields
 from ..convert import decode_object, typed, warning_headers
+from ..openapi import About, Endpoint, Streamed
 from ..wire import encode
 from . import convert, wire
 from .events import MessageEvents, blocks
+
+_ASKED = {"messages": [{"role": "user", "content": "How warm is it in Bern?"}]}
+_CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]}
+_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
+
+CREATE = About(
+    "Answer a chat, in Anthropic's shapes",
+    {200: wire.Message},
+    body=wire.MessagesRequest,
+    stream=Streamed(wire.StreamEvent),
+    errors=_ERRORS,
+    method="POST",
+    bounds={name: BOUNDS[name] for name in ("max_tokens", "temperature", "top_p", "top_k")},
+    examples={
+        "text": _ASKED | {"max_tokens": 64},
+        "tool": _ASKED
+        | {
+            "max_tokens": 64,
+            "stream": True,
+            "tools": [{"name": "get_weather", "input_schema": _CITY}],
+            "tool_choice": {"type": "any"},
+        },
+    },
+    known=convert.KNOWN,
+    form=wire.ErrorResponse,
+)
+COUNT = About(
+    "The tokens of a chat, in Anthropic's shapes",
+    {200: wire.TokenCount},
+    body=wire.CountRequest,
+    errors=_ERRORS,
+    method="POST",
+    examples={"text": _ASKED},
+    known=convert.KNOWN,
+    form=wire.ErrorResponse,
+)
 
 
 class Messages:
@@ -32,10 +68,10 @@ class Messages:
         self._service = service
         self._strict = strict
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Endpoint]:
         return [
-            Route("/v1/messages", self.create, methods=["POST"]),
-            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
+            Endpoint("/v1/messages", self.create, CREATE),
+            Endpoint("/v1/messages/count_tokens", self.count_tokens, COUNT),
         ]
 
     async def create(self, request: Request) -> Response:

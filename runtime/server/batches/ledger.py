@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ....models.errors import InvalidRequest, NotFound
+from .. import pages
 from ..files.shelf import Shelf, insert
 from ..store import Database
 from .wire import Batch, Counts, ExpiresAfter, LineFailure, LineRequest, LineResult, Status
@@ -60,11 +61,9 @@ class Ledger:
     def page(self, after: str | None, limit: int) -> tuple[list[Batch], bool]:
         """The newest batches, behind the one named `after`, and whether there are more."""
         with self._store.transaction() as database:
-            names = [row["id"] for row in database.execute("SELECT id FROM batches ORDER BY rowid DESC")]
-            if after is not None and after not in names:
-                raise NotFound(f"after: there is no batch {after!r:.100} here", "after")
-            begin = 0 if after is None else names.index(after) + 1
-            return [_batch(database, name) for name in names[begin : begin + limit]], len(names) > begin + limit
+            rows = [pages.Entry(row["id"]) for row in database.execute("SELECT id FROM batches ORDER BY rowid DESC")]
+            shown, more = pages.cut(rows, after, limit)
+            return [_batch(database, row.id) for row in shown], more
 
     def next(self) -> Batch | None:
         """The oldest batch that has not ended."""

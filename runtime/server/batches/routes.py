@@ -12,24 +12,33 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ....models.errors import InvalidRequest
+from ....models.errors import ConfigError, InvalidRequest, NotFound
 from ...service import Service
-from .. import exchange
+from .. import exchange, pages
 from ..convert import decode_object, typed
-from ..files.routes import page
 from ..files.shelf import Shelf
 from ..idle import Traffic
+from ..openapi import About, Endpoint
 from ..store import OPTION
 from .ledger import Ledger
 from .lines import read
-from .runner import Endpoint, Runner
+from .runner import Answering, Runner
 from .wire import Batch, BatchList, BatchRequest, Counts, Errors
 
 _WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 _MOST_METADATA = 16
+_MOST_LISTED = 100
+
+_ERRORS = (InvalidRequest, NotFound, ConfigError)
+
+CREATE = About("Answer the requests of a file in idle time", {200: Batch}, BatchRequest, errors=_ERRORS, method="POST")
+LIST = About(
+    "The batches, the newest first", {200: BatchList}, errors=_ERRORS, query=pages.query(_MOST_LISTED, ordered=False)
+)
+SHOW = About("One batch and how far it is", {200: Batch}, errors=_ERRORS)
+CANCEL = About("End a batch", {200: Batch}, errors=_ERRORS, method="POST")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Batches:
     """Keeps batches beside the files on a shelf, to be answered by `endpoints`; without one, says what makes it."""
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], service: Service, traffic: Traffic, shelf: Shelf | None
+        self, endpoints: Mapping[str, Answering], service: Service, traffic: Traffic, shelf: Shelf | None
     ) -> None:
         self._endpoints = endpoints
         self._all: _Kept | None = None
@@ -51,12 +60,12 @@ class Batches:
             ledger = Ledger(shelf)
             self._all = _Kept(shelf, ledger, Runner(ledger, endpoints, traffic, service))
 
-    def routes(self, prefix: str) -> list[Route]:
+    def routes(self, prefix: str) -> list[Endpoint]:
         return [
-            Route(f"{prefix}/batches", self.create, methods=["POST"]),
-            Route(f"{prefix}/batches", self.list),
-            Route(f"{prefix}/batches/{{id}}", self.show),
-            Route(f"{prefix}/batches/{{id}}/cancel", self.cancel, methods=["POST"]),
+            Endpoint(f"{prefix}/batches", self.create, CREATE),
+            Endpoint(f"{prefix}/batches", self.list, LIST),
+            Endpoint(f"{prefix}/batches/{{id}}", self.show, SHOW),
+            Endpoint(f"{prefix}/batches/{{id}}/cancel", self.cancel, CANCEL),
         ]
 
     @contextlib.asynccontextmanager
@@ -106,7 +115,7 @@ class Batches:
         return batch
 
     async def list(self, request: Request) -> Response:
-        limit, after = page(request.query_params.get("limit"), 100), request.query_params.get("after")
+        limit, after = pages.limit(request.query_params, _MOST_LISTED), request.query_params.get("after")
         batches, more = await asyncio.to_thread(self._kept().ledger.page, after, limit)
         ends = (batches[0].id, batches[-1].id) if batches else (None, None)
         return exchange.whole(BatchList(batches, more, *ends))

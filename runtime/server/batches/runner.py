@@ -21,7 +21,7 @@ from ..idle import Traffic
 from .ledger import Ledger, Line, request_id
 from .wire import Batch, LineResponse, LineResult, Status
 
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Answering: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _TRIES = 3
 _REST = 10
@@ -38,7 +38,7 @@ class Runner:
     def __init__(
         self,
         ledger: Ledger,
-        endpoints: Mapping[str, Endpoint],
+        endpoints: Mapping[str, Answering],
         traffic: Traffic,
         service: Service,
     ) -> None:

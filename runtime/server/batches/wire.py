@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -80,7 +81,7 @@ class Batch(Struct, kw_only=True):
 
 
 class BatchList(Struct):
-    data: list[Batch]
+    data: Sequence[Batch]
     has_more: bool
     first_id: str | None
     last_id: str | None

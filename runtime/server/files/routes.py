@@ -5,25 +5,47 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Route
 
-from ....models.errors import Cancelled, InvalidRequest
+from ....models.errors import Cancelled, ConfigError, InvalidRequest, NotFound
 from ...values import check_number
-from .. import exchange
+from .. import exchange, pages
+from ..openapi import FORM, About, Endpoint
 from ..store import OPTION
 from .shelf import Shelf
-from .wire import Deleted, FileList
+from .wire import Deleted, FileList, FileObject, Purpose, Upload
 
-PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+PURPOSES = get_args(Purpose)
 _LONGEST_NAME = 255
 _CHUNK = 1 << 20
+_MOST_LISTED = 10_000
 _SOONEST, _LATEST = 3600, 30 * 86_400  # seconds until a file expires, as in OpenAI's API
+
+_ERRORS = (InvalidRequest, NotFound, ConfigError)
+
+CREATE = About(
+    "Keep a file",
+    {200: FileObject},
+    body=Upload,
+    media=FORM,
+    errors=_ERRORS,
+    method="POST",
+    bounds={"expires_after[seconds]": (_SOONEST, _LATEST)},
+)
+LIST = About(
+    "The files that are kept, the newest first",
+    {200: FileList},
+    errors=_ERRORS,
+    query=pages.query(_MOST_LISTED) | {"purpose": {"type": "string"}},
+)
+SHOW = About("One file", {200: FileObject}, errors=_ERRORS)
+DELETE = About("Delete a file", {200: Deleted}, errors=_ERRORS, method="DELETE")
+CONTENT = About("The bytes of a file", {200: "application/octet-stream"}, errors=_ERRORS)
 
 
 class Files:
@@ -32,13 +54,13 @@ class Files:
     def __init__(self, shelf: Shelf | None) -> None:
         self._kept = shelf
 
-    def routes(self, prefix: str) -> list[Route]:
+    def routes(self, prefix: str) -> list[Endpoint]:
         return [
-            Route(f"{prefix}/files", self.create, methods=["POST"]),
-            Route(f"{prefix}/files", self.list),
-            Route(f"{prefix}/files/{{id}}", self.show),
-            Route(f"{prefix}/files/{{id}}", self.delete, methods=["DELETE"]),
-            Route(f"{prefix}/files/{{id}}/content", self.content),
+            Endpoint(f"{prefix}/files", self.create, CREATE),
+            Endpoint(f"{prefix}/files", self.list, LIST),
+            Endpoint(f"{prefix}/files/{{id}}", self.show, SHOW),
+            Endpoint(f"{prefix}/files/{{id}}", self.delete, DELETE),
+            Endpoint(f"{prefix}/files/{{id}}/content", self.content, CONTENT),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -62,12 +84,10 @@ class Files:
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
-        limit, order = page(query.get("limit"), 10_000), query.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise InvalidRequest(f"order is {order!r:.100}, and must be asc or desc", "order")
+        limit, newest_first = pages.limit(query, _MOST_LISTED), pages.newest_first(query)
         purpose, after = query.get("purpose"), query.get("after")
         shelf = self._shelf("files")
-        files, more = await asyncio.to_thread(shelf.page, purpose, after, limit, order == "desc")
+        files, more = await asyncio.to_thread(shelf.page, purpose, after, limit, newest_first)
         ends = (files[0].id, files[-1].id) if files else (None, None)
         return exchange.whole(FileList(files, more, *ends))
 
@@ -93,13 +113,6 @@ class Files:
         if self._kept is None:
             raise InvalidRequest(f"{field}: this server keeps no files; {OPTION} makes it", field)
         return self._kept
-
-
-def page(limit: str | None, most: int) -> int:
-    """How many to list, from 1 to `most`; all that may be where nothing is said."""
-    asked = int(limit) if limit is not None and limit.isdecimal() and len(limit) < 10 else limit
-    check_number("limit", asked, 1, most, whole=True)
-    return most if asked is None else int(asked)
 
 
 def _expiry(anchor: Any, seconds: Any) -> int | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ....models.errors import ConfigError, NotFound, TooLarge
+from .. import pages
 from ..store import Database, Store
 from .wire import FileObject
 
@@ -89,7 +90,7 @@ class Shelf:
 
     def page(
         self, purpose: str | None, after: str | None, limit: int, newest_first: bool
-    ) -> tuple[list[FileObject], bool]:
+    ) -> tuple[Sequence[FileObject], bool]:
         """So many files behind the one named `after`, and whether there are more."""
         self.sweep()
         order = "DESC" if newest_first else "ASC"
@@ -98,11 +99,7 @@ class Shelf:
                 f"SELECT * FROM files WHERE ? IS NULL OR purpose = ? ORDER BY created_at {order}, rowid {order}",
                 (purpose, purpose),
             ).fetchall()
-        files = [FileObject(*row) for row in rows]
-        begin = next((i + 1 for i, file in enumerate(files) if file.id == after), 0)
-        if after is not None and not begin:
-            raise NotFound(f"after: there is no file {after!r:.100} here", "after")
-        return files[begin : begin + limit], len(files) > begin + limit
+        return pages.cut([FileObject(*row) for row in rows], after, limit)
 
     def delete(self, name: str) -> None:
         self.get(name)

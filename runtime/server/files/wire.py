@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+Purpose: TypeAlias = Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
+
+
+class Upload(Struct):
+    """`POST /v1/files`, whose body is a form."""
+
+    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "contentMediaType": "application/octet-stream"})]
+    purpose: Purpose
+    anchor: Literal["created_at"] | None = field(default=None, name="expires_after[anchor]")
+    seconds: int | None = field(default=None, name="expires_after[seconds]")
 
 
 class FileObject(Struct):
@@ -19,7 +33,7 @@ class FileObject(Struct):
 
 
 class FileList(Struct):
-    data: list[FileObject]
+    data: Sequence[FileObject]
     has_more: bool
     first_id: str | None | UnsetType = UNSET
     last_id: str | None | UnsetType = UNSET

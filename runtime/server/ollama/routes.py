@@ -15,21 +15,77 @@ from typing import Any
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ....models.errors import GalagoError, InvalidRequest
+from ....models.errors import (
+    ConfigError,
+    EngineError,
+    GalagoError,
+    HubError,
+    InvalidRequest,
+    ModelError,
+    NotFound,
+    NotReady,
+)
 from ...config import ServerConfig
 from ...service import Service
 from ...stream import Stream
-from ...values import Failed, Finished, Started
+from ...values import BOUNDS, MAX_LIKELIEST, Failed, Finished, Started
 from .. import answers, errors, exchange, fields
 from ..convert import decode_object, typed, warning_headers
+from ..openapi import LINES, About, Endpoint, Streamed
 from ..wire import encode
 from . import convert, library, manage, wire
 
 SPOKEN = "0.12.11"
 """The release of Ollama whose API this is, for clients that ask for the version to know what they may send."""
-_LINES = "application/x-ndjson"
+_ANSWER = (InvalidRequest, NotFound, NotReady, EngineError)
+_BOUNDS = {
+    **{name: BOUNDS[name] for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty")},
+    **{name: BOUNDS[name] for name in ("presence_penalty", "frequency_penalty")},
+    "top_logprobs": (0, MAX_LIKELIEST),
+}
+_CHAT = {"model": "builtin", "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 16}}
+_PROMPT = {"model": "builtin", "prompt": "Hello", "options": {"num_predict": 16}}
+_NAMED = {"loaded": {"model": "builtin"}}
+
+
+def _about(summary: str, answer: Any, *errors: type[GalagoError], **more: Any) -> About:
+    told = {"known": convert.KNOWN, "form": wire.ErrorResponse} | more
+    return About(f"{summary}, in Ollama's shapes", {200: answer}, errors=errors, **told)
+
+
+def _asked(summary: str, kind: Any, answer: Any, example: Any, streamed: bool = True) -> About:
+    stream = Streamed(answer, LINES) if streamed else None
+    more = {"body": kind, "stream": stream, "method": "POST", "bounds": _BOUNDS, "examples": {"text": example}}
+    return _about(summary, answer, *_ANSWER, **more)
+
+
+_NAMES = {"body": wire.ModelRequest, "examples": _NAMED}
+VERSION = _about("The release whose API this is", wire.Version)
+TAGS = _about("The models on this machine", wire.Models, NotReady, ModelError)
+PS = _about("The model that is loaded", wire.Models, NotReady)
+SHOW = _about("One model", wire.Shown, InvalidRequest, NotFound, NotReady, ModelError, method="POST", **_NAMES)
+CHAT = _asked("Answer a chat", wire.ChatRequest, wire.Line, _CHAT)
+GENERATE = _asked("Answer a prompt", wire.GenerateRequest, wire.Line, _PROMPT)
+_TEXTS = {"model": "builtin", "input": ["a house", "a home"]}
+EMBED = _asked("Make vectors of texts", wire.EmbedRequest, wire.Embeddings, _TEXTS, streamed=False)
+_TEXT = {"model": "builtin", "prompt": "a house"}
+OLD_EMBED = _asked("Make a vector of a text", wire.OldEmbedRequest, wire.Embedding, _TEXT, streamed=False)
+PULL = _about(
+    "Bring a model here, if the server allows it",
+    wire.Status,
+    *(InvalidRequest, NotFound, HubError, ModelError, ConfigError),
+    method="POST",
+    stream=Streamed(wire.Status, LINES),
+    **_NAMES,
+)
+DELETE = _about(
+    "Delete a model, if the server allows it",
+    None,
+    *(InvalidRequest, NotFound, ModelError, ConfigError),
+    method="DELETE",
+    **_NAMES,
+)
 
 
 class Ollama:
@@ -39,18 +95,18 @@ class Ollama:
         self._service = service
         self._config = config
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Endpoint]:
         return [
-            Route("/api/version", self.version),
-            Route("/api/tags", self.tags),
-            Route("/api/ps", self.ps),
-            Route("/api/show", self.show, methods=["POST"]),
-            Route("/api/chat", partial(self.answer, wire.ChatRequest), methods=["POST"]),
-            Route("/api/generate", partial(self.answer, wire.GenerateRequest), methods=["POST"]),
-            Route("/api/embed", partial(self.embed, wire.EmbedRequest), methods=["POST"]),
-            Route("/api/embeddings", partial(self.embed, wire.OldEmbedRequest), methods=["POST"]),
-            Route("/api/pull", self.pull, methods=["POST"]),
-            Route("/api/delete", self.delete, methods=["DELETE"]),
+            Endpoint("/api/version", self.version, VERSION),
+            Endpoint("/api/tags", self.tags, TAGS),
+            Endpoint("/api/ps", self.ps, PS),
+            Endpoint("/api/show", self.show, SHOW),
+            Endpoint("/api/chat", partial(self.answer, wire.ChatRequest), CHAT),
+            Endpoint("/api/generate", partial(self.answer, wire.GenerateRequest), GENERATE),
+            Endpoint("/api/embed", partial(self.embed, wire.EmbedRequest), EMBED),
+            Endpoint("/api/embeddings", partial(self.embed, wire.OldEmbedRequest), OLD_EMBED),
+            Endpoint("/api/pull", self.pull, PULL),
+            Endpoint("/api/delete", self.delete, DELETE),
         ]
 
     async def version(self, _request: Request) -> Response:
@@ -92,7 +148,7 @@ class Ollama:
         name, stream, headers = await self._named(request)
         lines = manage.pulled(name)
         if stream:
-            return answers.told(_told(lines), headers, _LINES)
+            return answers.told(_told(lines), headers, LINES)
         return exchange.whole(await exchange.unless_gone(request, _last(lines)), headers)
 
     async def delete(self, request: Request) -> Response:
@@ -118,7 +174,7 @@ class Ollama:
         if asked.answer is None:
             return exchange.whole(self._loaded(asked), headers)
         if asked.stream:
-            return answers.told(self._lines(asked, asked.answer), headers, _LINES)
+            return answers.told(self._lines(asked, asked.answer), headers, LINES)
         answer = await exchange.unless_gone(request, answers.collected(asked.answer))
         piece, cut_off = convert.collected(answer.said)
         line = convert.show(self._line(), piece, asked.chat)

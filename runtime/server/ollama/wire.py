@@ -165,6 +165,10 @@ class Embedding(Struct):
     embedding: list[float]
 
 
+class ErrorResponse(Struct):
+    error: str
+
+
 class Version(Struct):
     version: str
     galago: str

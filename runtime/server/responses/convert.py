@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ ACCEPTED = {
     "tool_choice.type": "function and allowed_tools",
 }
 
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 _ITEM = {"id": ANY, "status": ANY}
 _CALL = _ITEM | {"caller": ANY, "namespace": None, "async": False}
 _ONLY_THERE = {"encrypted_content": ": only OpenAI can read it"}
@@ -69,17 +70,35 @@ KNOWN = Known(
 
 
 def normal(raw: dict[str, Any]) -> dict[str, Any]:
-    """The request with its input as a list of items that all say what they are, so that one reader fits all."""
+    """The request with items that all say what they are, so that one reader fits all."""
     given = raw.get("input")
-    if isinstance(given, str):
-        given = [{"role": "user", "content": given}]
-    if not isinstance(given, list):
-        return raw
-    return raw | {"input": [_typed(item) for item in given]}
+    return raw | {"input": [_typed(item) for item in given]} if isinstance(given, list) else raw
 
 
 def _typed(item: Any) -> Any:
     return {"type": "message"} | item if isinstance(item, dict) and "role" in item else item
+
+
+def given(asked: wire.ResponsesRequest) -> Sequence[wire.Item]:
+    return [wire.Message("user", asked.input)] if isinstance(asked.input, str) else asked.input
+
+
+def kept(given: str | list[dict[str, Any]], name: Callable[[str], str]) -> list[dict[str, Any]]:
+    """The input as it is stored and shown: items that all have an id, messages with their texts in parts. `name` makes
+    an id for a kind of item."""
+    if isinstance(given, str):
+        given = [{"type": "message", "role": "user", "content": given}]
+    return [_kept(item, name) for item in given]
+
+
+def _kept(item: dict[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    kind, text = item["type"], item.get("content")
+    told = {"id": name(_PREFIXES[kind]), "status": "completed"} | {k: v for k, v in item.items() if v is not None}
+    if kind == "message" and isinstance(text, str):
+        if item["role"] == "assistant":
+            return told | {"content": [{"type": "output_text", "text": text, "annotations": []}]}
+        return told | {"content": [{"type": "input_text", "text": text}]}
+    return told
 
 
 def items(stored: Sequence[Any]) -> list[wire.Item]:
@@ -92,7 +111,7 @@ def to_request(asked: wire.ResponsesRequest, history: Sequence[wire.Item], files
     values.check_number("max_output_tokens", asked.max_output_tokens, 1, 2**31 - 1, whole=True)
     system = (values.Message("system", (values.Text(asked.instructions),)),) if asked.instructions else ()
     return values.Request(
-        messages=(*system, *messages(history, "previous", files), *messages(asked.input, "input", files)),
+        messages=(*system, *messages(history, "previous", files), *messages(given(asked), "input", files)),
         sampling=values.Sampling(temperature=asked.temperature, top_p=asked.top_p),
         max_tokens=asked.max_output_tokens,
         json_schema=_schema(asked.text),

@@ -40,7 +40,7 @@ class ResponseEvents:
                 yield wire.ReasoningDelta(thought.id, self._index, text)
             case CallBegun(_, call_id, name):
                 yield from self._end()
-                yield from self._begin(wire.CallItem(_name("fc"), call_id, name))
+                yield from self._begin(wire.CallItem(new_id("fc"), call_id, name))
             case CallArguments(_, text) if isinstance(self._open, wire.CallItem):
                 self._open.arguments += text
                 yield wire.ArgumentsDelta(self._open.id, self._index, text)
@@ -80,7 +80,7 @@ class ResponseEvents:
         """Opens a message, unless one is open, and returns it."""
         if not isinstance(self._open, wire.MessageItem):
             yield from self._end()
-            message = wire.MessageItem(_name("msg"), [])
+            message = wire.MessageItem(new_id("msg"), [])
             yield from self._begin(message)
             return message
         return self._open
@@ -88,7 +88,7 @@ class ResponseEvents:
     def _reasoning(self) -> Generator[wire.StreamEvent, None, wire.ReasoningItem]:
         if not isinstance(self._open, wire.ReasoningItem):
             yield from self._end()
-            thought = wire.ReasoningItem(_name("rs"), [])
+            thought = wire.ReasoningItem(new_id("rs"), [])
             yield from self._begin(thought)
             return thought
         return self._open
@@ -122,5 +122,5 @@ class ResponseEvents:
         yield wire.ItemDone(self._index, item)
 
 
-def _name(kind: str) -> str:
+def new_id(kind: str) -> str:
     return f"{kind}_{uuid.uuid4().hex}"

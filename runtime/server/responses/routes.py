@@ -14,21 +14,58 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from ....models.errors import GalagoError, InvalidRequest, NotFound
+from ....models.errors import ConfigError, EngineError, GalagoError, InvalidRequest, NotFound, NotReady
 from ...service import Service
 from ...stream import Stream
 from ...tasks import Plan
-from ...values import Failed, Finished, Started
-from .. import answers, exchange, fields
+from ...values import BOUNDS, MAX_LIKELIEST, Failed, Finished, Started
+from .. import answers, exchange, fields, pages
 from ..convert import decode_object, renamed, typed, warning_headers
+from ..openapi import About, Endpoint, Streamed
 from ..parts import Files
 from ..store import Store
 from ..wire import encode
 from . import convert, wire
-from .events import ResponseEvents
+from .events import ResponseEvents, new_id
 from .store import ResponseStore
+
+_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError, ConfigError)
+_KEPT = (InvalidRequest, NotFound, ConfigError)
+_MOST_ITEMS = 100
+_ASKED = {"input": "How warm is it in Bern?"}
+_BOUNDS = {
+    **{name: BOUNDS[name] for name in ("temperature", "top_p")},
+    "max_output_tokens": BOUNDS["max_tokens"],
+    "top_logprobs": (0, MAX_LIKELIEST),
+}
+
+CREATE = About(
+    "Answer a chat, in items; with a store, keep it",
+    {200: wire.Response},
+    body=wire.ResponsesRequest,
+    stream=Streamed(wire.StreamEvent),
+    errors=_ERRORS,
+    method="POST",
+    bounds=_BOUNDS,
+    examples={"text": _ASKED | {"max_output_tokens": 64}},
+    known=convert.KNOWN,
+)
+COUNT = About(
+    "The tokens of a chat in items",
+    {200: wire.TokenCount},
+    body=wire.ResponsesRequest,
+    errors=_ERRORS,
+    method="POST",
+    bounds=_BOUNDS,
+    examples={"text": _ASKED},
+    known=convert.KNOWN,
+)
+_STREAM = {"stream": {"enum": ["false"]}}
+RETRIEVE = About("A response that was stored", {200: wire.Response}, errors=_KEPT, query=_STREAM)
+ITEMS = About("What a response was asked", {200: wire.ItemList}, errors=_KEPT, query=pages.query(_MOST_ITEMS))
+DELETE = About("Delete a response", {200: wire.Deleted}, errors=_KEPT, method="DELETE")
+CANCEL = About("Stop answering", {200: wire.Response}, errors=_KEPT, method="POST")
 
 
 class Responses:
@@ -42,13 +79,14 @@ class Responses:
         self._running: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def routes(self, prefix: str) -> list[Route]:
+    def routes(self, prefix: str) -> list[Endpoint]:
         return [
-            Route(f"{prefix}/responses", self.create, methods=["POST"]),
-            Route(f"{prefix}/responses/input_tokens", self.count, methods=["POST"]),
-            Route(f"{prefix}/responses/{{id}}", self.retrieve),
-            Route(f"{prefix}/responses/{{id}}", self.delete, methods=["DELETE"]),
-            Route(f"{prefix}/responses/{{id}}/cancel", self.cancel, methods=["POST"]),
+            Endpoint(f"{prefix}/responses", self.create, CREATE),
+            Endpoint(f"{prefix}/responses/input_tokens", self.count, COUNT),
+            Endpoint(f"{prefix}/responses/{{id}}", self.retrieve, RETRIEVE),
+            Endpoint(f"{prefix}/responses/{{id}}", self.delete, DELETE),
+            Endpoint(f"{prefix}/responses/{{id}}/cancel", self.cancel, CANCEL),
+            Endpoint(f"{prefix}/responses/{{id}}/input_items", self.items, ITEMS),
         ]
 
     @contextlib.asynccontextmanager
@@ -99,7 +137,8 @@ class Responses:
         response = convert.response(name, time.time(), self._service.model_id, raw, stored is not None)
         run = _Run(asked, warnings, answer, response, stored)
         if stored is not None:
-            stored.put(name, asked.previous_response_id, encode(raw["input"]), encode(response))
+            items = encode(convert.kept(raw["input"], new_id))
+            stored.put(name, asked.previous_response_id, items, encode(response))
         return run
 
     def _is_stored(self, asked: wire.ResponsesRequest) -> ResponseStore | None:
@@ -180,6 +219,17 @@ class Responses:
             raise InvalidRequest("a stored response is not streamed again; leave stream out", "stream")
         found = await self._stored(request)
         return Response(found, media_type="application/json")
+
+    async def items(self, request: Request) -> Response:
+        query, name = request.query_params, request.path_params["id"]
+        limit, newest_first = pages.limit(query, _MOST_ITEMS), pages.newest_first(query)
+        given = None if self._store is None else await asyncio.to_thread(self._store.given, name)
+        if given is None:
+            raise _unknown(name)
+        items = [pages.Entry(item["id"], item) for item in msgspec.json.decode(given)]
+        shown, more = pages.cut(items[::-1] if newest_first else items, query.get("after"), limit)
+        ends = (shown[0].id, shown[-1].id) if shown else (None, None)
+        return exchange.whole(wire.ItemList([entry.told for entry in shown], *ends, has_more=more))
 
     async def delete(self, request: Request) -> Response:
         name = request.path_params["id"]

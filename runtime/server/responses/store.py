@@ -48,6 +48,12 @@ class ResponseStore:
             row = database.execute("SELECT response FROM responses WHERE id = ?", (name,)).fetchone()
         return row["response"] if row else None
 
+    def given(self, name: str) -> bytes | None:
+        """What was asked."""
+        with self._store.transaction() as database:
+            row = database.execute("SELECT input FROM responses WHERE id = ?", (name,)).fetchone()
+        return row["input"] if row else None
+
     def delete(self, name: str) -> bool:
         """Whether there was one. Its bytes are overwritten."""
         with self._store.transaction() as database:

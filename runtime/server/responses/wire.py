@@ -96,9 +96,9 @@ class ReasoningConfig(Struct):
 
 
 class ResponsesRequest(Struct):
-    """`POST /v1/responses`; an `input` of text has become a message."""
+    """`POST /v1/responses`"""
 
-    input: list[Item]
+    input: str | list[Item]
     model: str | None = None
     instructions: str | None = None
     tools: list[Tool] | None = None
@@ -313,6 +313,16 @@ StreamEvent: TypeAlias = (
 class TokenCount(Struct):
     input_tokens: int
     object: str = "response.input_tokens"
+
+
+class ItemList(Struct):
+    """What a response was asked, each item as it was given and with an id."""
+
+    data: list[Any]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: str = "list"
 
 
 class Deleted(Struct):

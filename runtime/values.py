@@ -134,8 +134,8 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Raw:
     """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
-    is what stands between the two. One to be `recited` is computed whole, whatever is cached, and its tokens are told
-    with their probabilities before the answer, which may then be one of no tokens."""
+    is what stands between the two. Of one to be `recited`, which is computed whole, the tokens are told with their
+    probabilities before the answer, which may then have no tokens."""
 
     prompt: str | tuple[int, ...]
     suffix: str | None = None
@@ -196,8 +196,7 @@ class Request:
             raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
         if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        least, most = BOUNDS["max_tokens"]
-        check_number("max_tokens", self.max_tokens, 0 if self.recited else least, most, whole=True)
+        check_number("max_tokens", self.max_tokens, 1 - self.recited, BOUNDS["max_tokens"][1], whole=True)
         if self.recited and self.logprobs is None:
             raise InvalidRequest("a prompt is recited with its probabilities: logprobs says how many", "logprobs")
         if len(self.stop) > MAX_STOPS:
@@ -278,14 +277,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The prompt is accepted; `warnings` says what did not go quite as asked."""
-
-    prompt_tokens: int
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token, as its bytes, and the natural logarithm of the probability that the model gave it: NaN for the first one
     of a prompt, before which nothing stands.
@@ -300,6 +291,15 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """The prompt is accepted; `warnings` says what did not go quite as asked. `recited` are the tokens, if it is."""
+
+    prompt_tokens: int
+    warnings: tuple[str, ...] = ()
+    recited: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of the answer's text, with how many tokens it took since the last piece.
 
@@ -309,13 +309,6 @@ class Delta:
     text: str
     tokens: int = 1
     logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Recited:
-    """The next tokens of a prompt that is recited."""
-
-    tokens: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,9 +351,8 @@ class Failed:
 
 
 Said: TypeAlias = Delta | Thought | CallBegun | CallArguments
-Event: TypeAlias = Started | Recited | Said | Finished | Failed
-"""What a stream carries: one `Started`, `Recited` where that was asked for, any number of `Said`, then exactly one
-`Finished` or `Failed`."""
+Event: TypeAlias = Started | Said | Finished | Failed
+"""What a stream carries: one `Started`, any number of `Said`, then exactly one `Finished` or `Failed`."""
 
 Sink: TypeAlias = Callable[[Event], None]
 

@@ -24,7 +24,7 @@ from galago.runtime.engine.states import StateCache
 from galago.runtime.engine.text import AnswerText
 from galago.runtime.stream import Stream
 from galago.runtime.tokens import Chosen, MediaPayload, MediaSpan, Prompt, Row
-from galago.runtime.values import Delta, Event, Failed, Finished, Recited, Started
+from galago.runtime.values import Delta, Event, Failed, Finished, Started
 
 Submit = Callable[..., Stream]
 
@@ -55,11 +55,12 @@ def engine(backend: FakeBackend) -> Iterator[Engine]:
 
 
 def recital(events: list[Event]) -> list[tuple[bytes, float]]:
-    return [(t.token.strip(), t.logprob) for event in events if isinstance(event, Recited) for t in event.tokens]
+    (started,) = (event for event in events if isinstance(event, Started))
+    return [(told.token.strip(), told.logprob) for told in started.recited]
 
 
 @pytest.mark.parametrize("outputs", [2, 3, 8])
-def test_a_recited_prompt_is_told_token_by_token_before_the_answer(backend: FakeBackend, outputs: int) -> None:
+def test_a_recited_prompt_is_told_before_the_answer(backend: FakeBackend, outputs: int) -> None:
     engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch, outputs=outputs)
     told = prompt(1, 2, 5, 6, *range(30, 50))
     others = [submit_to(engine, prompt(*range(60, 70))), submit_to(engine, replace(told, recited=1), reuse=False)]

@@ -42,6 +42,13 @@ Lora = Annotated[
 Draft = Annotated[
     str | None, typer.Option(help="smaller model of the same vocabulary that guesses ahead", metavar="MODEL")
 ]
+JSONSchema = Annotated[
+    Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
+]
+LarkGrammar = Annotated[
+    Path | None, typer.Option(help="answer with what the Lark grammar in this file allows", metavar="FILE")
+]
+Regex = Annotated[str | None, typer.Option(help="answer with what this expression matches", metavar="TEXT")]
 System = Annotated[str | None, typer.Option(help="system message", metavar="TEXT")]
 MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens", metavar="N")]
 Temperature = Annotated[float | None, typer.Option(help="0: always the likeliest token", metavar="X")]

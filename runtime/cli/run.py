@@ -22,13 +22,9 @@ def run(
     audio: Annotated[list[Path] | None, typer.Option(help="a sound; may be repeated", metavar="FILE")] = None,
     video: Annotated[list[Path] | None, typer.Option(help="a film; may be repeated", metavar="FILE")] = None,
     frames: Annotated[int, typer.Option(help="how many pictures of each film to show", metavar="N")] = FRAMES,
-    json_schema: Annotated[
-        Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
-    ] = None,
-    grammar: Annotated[
-        Path | None, typer.Option(help="answer with what the Lark grammar in this file allows", metavar="FILE")
-    ] = None,
-    regex: Annotated[str | None, typer.Option(help="answer with what this expression matches", metavar="TEXT")] = None,
+    json_schema: options.JSONSchema = None,
+    grammar: options.LarkGrammar = None,
+    regex: options.Regex = None,
     system: options.System = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -54,12 +50,10 @@ def run(
     schema = None if json_schema is None else _schema(json_schema)
     rules = None if grammar is None else _text("grammar", grammar)
     with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory, draft) as loaded:
-        chat: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
-        if system is not None:
-            chat.insert(0, {"role": "system", "content": system})
         with loaded.chat(
-            chat,
+            prompt,
             stream=True,
+            system=system,
             image=image or (),
             audio=audio or (),
             video=video or (),

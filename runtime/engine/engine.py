@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from itertools import groupby
-from math import inf, nan
+from math import inf
 from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
 from ..tokens import Chosen, MediaSpan, Prompt, count_positions
-from ..values import Delta, Event, Failed, Finished, FinishReason, Recited, Sink, Started, Stats, TokenLogprob
+from ..values import Delta, Event, Failed, Finished, FinishReason, Sink, Stats
+from . import recital as recitals
 from .backend import Backend
 from .draft import Drafter
 from .encoder import Encoder, Job
 from .governor import Governor
 from .pace import Pace
-from .scheduler import Answer, MediaStep, Recital, Scheduler, Seat, TokenStep
+from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
@@ -298,20 +298,10 @@ class Engine:
         self._scheduler.long_prefill = self._pace.long_prompt_rows
         if not prompts:
             self._scheduler.odds.measured(len(step.rows), seconds)
-        for sequence, recitals in groupby(step.recitals, lambda recital: recital.sequence):
-            self._recite(sequence, list(recitals))
+        for recital in step.recitals:
+            recitals.read(recital, self._backend)
         for answer in step.answers:
             self._answer(answer)
-
-    def _recite(self, sequence: Sequence, recitals: list[Recital]) -> None:
-        """Tells of tokens of a prompt."""
-        told = []
-        for row, _, place in recitals:
-            token = sequence.items[place]
-            assert isinstance(token, int)
-            told.append(self._told(self._backend.tell(row, token, sequence.sampler)))
-        sequence.recited = recitals[-1].place + 1
-        sequence.sink(Recited(tuple(told)))
 
     def _answer(self, answer: Answer) -> None:
         """Chooses a token, and the next one as long as the guesses are right; then cuts off the wrong ones."""
@@ -350,7 +340,7 @@ class Engine:
         ended = token in sequence.ends_at
         text = "" if ended else sequence.text.feed(self._backend.piece(token))
         if chosen.logprob is not None and not ended:
-            sequence.untold.append(self._told(chosen))
+            sequence.untold.append(recitals.told(chosen, self._backend.name))
         reason: FinishReason | None = None
         if ended or sequence.text.stopped:
             reason = "stop"
@@ -366,18 +356,9 @@ class Engine:
             return None
         return sequence.finished("stop" if sequence.text.stopped else reason)
 
-    def _told(self, chosen: Chosen) -> TokenLogprob:
-        name = self._backend.name
-        logprob = nan if chosen.logprob is None else chosen.logprob
-        return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.likeliest))
-
     def _start(self, sequence: Sequence) -> None:
         self._scheduler.add(sequence)
-        sequence.sink(Started(sequence.prompt.cells, sequence.prompt.warnings))
-        first = sequence.items[0]
-        if sequence.recites(0) and isinstance(first, int):
-            sequence.recited = 1
-            sequence.sink(Recited((self._told(Chosen(first)),)))
+        recitals.begin(sequence, self._backend)
 
     def _end(self, sequence: Sequence, event: Event | None) -> None:
         if sequence not in self._scheduler.sequences:

@@ -25,7 +25,8 @@ class Sequence:
     `items` are the prompt's and those of the answer so far, and take `cells` together; the first ones of them are
     computed, in `slot`. `adapters` are the strengths of the model's adapters, under which all of it is computed. At its
     `checkpoints`, counts of items, its reading stops for a moment so that what is computed can be kept. `untold` tokens
-    begin in text that is still held back; the prompt's tokens from the item `recited` on are still to be told. At its
+    begin in text that is still held back; the prompt's tokens from the item `recited` on are still to be read for their
+    probabilities, those before it are in `recital`. At its
     `deadline`, on `time.perf_counter`'s clock as `arrived` is, it fails.
     """
 
@@ -46,6 +47,7 @@ class Sequence:
     items: list[Item] = field(init=False)
     cells: int = field(init=False)
     recited: int | None = field(init=False)
+    recital: list[TokenLogprob] = field(default_factory=list)
     echo: Echo = field(init=False)
     trust: Trust = field(default_factory=Trust)
     slot: Slot | None = None
@@ -93,7 +95,7 @@ class Sequence:
         return list(takewhile(lambda item: isinstance(item, int), ahead))  # type: ignore[arg-type]
 
     def recites(self, place: int) -> bool:
-        """Whether the token at this place is the prompt's and still to be told."""
+        """Whether the token at this place is the prompt's, and its probability still to be read."""
         return self.recited is not None and self.recited <= place < len(self.prompt.items)
 
     def take_untold(self) -> tuple[TokenLogprob, ...]:

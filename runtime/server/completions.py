@@ -19,7 +19,7 @@ from ...models.errors import DeadlineExceeded, EngineError, GalagoError, Invalid
 from .. import values
 from ..service import Service
 from ..tasks import Detokenize
-from ..values import Delta, Failed, Finished, Raw, Recited, Started, TokenLogprob
+from ..values import Delta, Failed, Finished, Raw, Started, TokenLogprob
 from . import convert, exchange, fields, wire
 from . import wire_completions as shapes
 from .choices import MOST, Choices, side_by_side
@@ -176,7 +176,6 @@ class _Answer:
         self._total = self._each * len(begun.choices)
         self._echoes = [begun.echoes[i // self._each] if begun.echoes else "" for i in range(self._total)]
         self._logprobs = [_Logprobs(len(echo)) for echo in self._echoes]
-        self._of_prompts: dict[int, _Logprobs] = {}
 
     async def whole(self) -> shapes.Completion:
         texts = [[echo] for echo in self._echoes]
@@ -188,19 +187,18 @@ class _Answer:
                 match event:
                     case Started(warnings=warnings):
                         self._warn(index, warnings)
+                        recited[index] += event.recited
                     case Failed(error=error):
                         raise convert.renamed(error)
                     case Finished():
                         ends[index] = event
-                    case Recited(tokens=read):
-                        recited[index] += read
                     case Delta(text=text, logprobs=logprobs):
                         texts[index].append(text)
                         tokens[index] += logprobs
         if len(ends) < self._total:
             raise EngineError("the answer ended without a reason")
         choices = [
-            shapes.TextChoice("".join(text), i, self._all_told(i, recited[i], tokens[i]), ends[i].reason)
+            shapes.TextChoice("".join(text), i, self._of_both(i, recited[i], tokens[i]), ends[i].reason)
             for i, text in enumerate(texts)
         ]
         answer = self._envelope(choices, self._usage(ends))
@@ -219,13 +217,12 @@ class _Answer:
                     case Started(warnings=warnings):
                         self._warn(index, warnings)
                         choice.text = self._echoes[index]
+                        choice.logprobs = self._of_prompt(index, event.recited)
                     case Failed(error=error):
                         raise convert.renamed(error)
                     case Finished(reason=reason):
                         ends[index] = event
                         choice.finish_reason = reason
-                    case Recited(tokens=tokens):
-                        choice.logprobs = self._told_of_prompt(index, tokens)
                     case Delta(text=text, logprobs=logprobs):
                         choice.text, choice.logprobs = text, self._told(index, logprobs)
                 chunk = self._envelope([choice], None if wants_usage else UNSET)
@@ -245,18 +242,15 @@ class _Answer:
     def _told(self, index: int, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs | None:
         return None if self._begun.asked.logprobs is None else self._logprobs[index].of(tokens)
 
-    def _told_of_prompt(self, index: int, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs:
-        if index not in self._of_prompts:
-            self._of_prompts[index] = _Logprobs.of_prompt(self._echoes[index], tokens[0].token)
-        return self._of_prompts[index].of(tokens)
+    def _of_prompt(self, index: int, tokens: Sequence[TokenLogprob]) -> shapes.TextLogprobs | None:
+        return _Logprobs.of_prompt(self._echoes[index], tokens[0].token).of(tokens) if tokens else None
 
-    def _all_told(
+    def _of_both(
         self, index: int, recited: Sequence[TokenLogprob], tokens: Sequence[TokenLogprob]
     ) -> shapes.TextLogprobs | None:
-        told = self._told(index, tokens)
-        if told is None or not recited:
+        before, told = self._of_prompt(index, recited), self._told(index, tokens)
+        if before is None or told is None:
             return told
-        before = self._told_of_prompt(index, recited)
         return shapes.TextLogprobs(
             before.tokens + told.tokens,
             before.token_logprobs + told.token_logprobs,

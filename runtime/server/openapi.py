@@ -148,7 +148,8 @@ class _Schemas:
             _tell_certain(struct, self._component(struct))
 
     def of(self, kind: Any) -> Schema:
-        return self._of[kind]
+        schema: Schema = self._of[kind]
+        return schema
 
     def any_of(self, kinds: Sequence[Any]) -> Schema:
         return self.of(kinds[0]) if len(kinds) == 1 else {"anyOf": [self.of(kind) for kind in kinds]}

@@ -122,7 +122,6 @@ _CLASSES: tuple[type, ...] = (
     *(values.Text, values.Image, values.Audio, films.Video, films.Frame),
     *(values.Message, values.Sampling, values.Request),
     *(values.Usage, values.Timings, values.Started, values.TokenLogprob, values.Delta, values.Finished, values.Failed),
-    values.Recited,
     *(values.Tool, values.ToolCall, values.Thought, values.CallBegun, values.CallArguments),
     *(values.ModelInfo, values.Stats, AdapterFile, ModelConfig),
     *(Do, Done, tasks.Embed, tasks.Vectors, tasks.Tokenize, tasks.Detokenize, tasks.Tokens, values.Raw),

@@ -50,7 +50,7 @@ _NAMED = {"loaded": {"model": "builtin"}}
 
 
 def _about(summary: str, answer: Any, *errors: type[GalagoError], **more: Any) -> About:
-    told = {"known": convert.KNOWN, "form": wire.ErrorResponse} | more
+    told: dict[str, Any] = {"known": convert.KNOWN, "form": wire.ErrorResponse} | more
     return About(f"{summary}, in Ollama's shapes", {200: answer}, errors=errors, **told)
 
 

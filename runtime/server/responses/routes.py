@@ -228,8 +228,8 @@ class Responses:
             raise _unknown(name)
         items = [pages.Entry(item["id"], item) for item in msgspec.json.decode(given)]
         shown, more = pages.cut(items[::-1] if newest_first else items, query.get("after"), limit)
-        ends = (shown[0].id, shown[-1].id) if shown else (None, None)
-        return exchange.whole(wire.ItemList([entry.told for entry in shown], *ends, has_more=more))
+        first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+        return exchange.whole(wire.ItemList([entry.told for entry in shown], first, last, more))
 
     async def delete(self, request: Request) -> Response:
         name = request.path_params["id"]

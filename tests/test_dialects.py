@@ -453,9 +453,11 @@ def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
         ("<seed:tool_call>\n<function=f>\n<parameter=p>", "seed"),
         ("<function=f>{...}</function>", "generic"),
         ("'<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + name + '\\n```json\\n'", "deepseek"),
-        ("'<｜tool▁call▁begin｜>' + tool['function']['name'] + '<｜tool▁sep｜>'", "generic"),
+        ("'<｜tool▁call▁begin｜>' + tool['function']['name'] + '<｜tool▁sep｜>'", "deepseek-v3"),
         ("']<]minimax[>[<tool_call>'", "generic"),
-        ("<tool_call>f<arg_key>", "generic"),
+        ("<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>", "generic"),
+        ("<tool_call>f<arg_key>", "glm"),
+        ('<TOOLCALL>[{{"name": "tool_name1"', "nemotron"),
         ("{{ messages }}", "generic"),
     ],
 )

@@ -1,4 +1,4 @@
-"""DeepSeek R1 and its distillations: tags of their own, and the arguments as a block of Markdown."""
+"""DeepSeek: tags of its own; R1 and its distillations write the arguments as a block of Markdown, V3.1 as JSON alone."""
 
 from __future__ import annotations
 
@@ -13,4 +13,15 @@ DEEPSEEK = Dialect(
     tail="\n```<｜tool▁call▁end｜>",
     closing="<｜tool▁calls▁end｜>",
     between="\n",
+)
+
+DEEPSEEK_V3 = Dialect(
+    name="deepseek-v3",
+    detects=("<｜tool▁sep｜>",),
+    opening="<｜tool▁calls▁begin｜>",
+    head="<｜tool▁call▁begin｜>",
+    middle="<｜tool▁sep｜>",
+    tail="<｜tool▁call▁end｜>",
+    closing="<｜tool▁calls▁end｜>",
+    between="",
 )

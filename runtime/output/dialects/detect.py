@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from .deepseek import DEEPSEEK
+from .deepseek import DEEPSEEK, DEEPSEEK_V3
 from .dialect import Dialect
 from .gemma import FUNCTION_GEMMA, GEMMA
 from .generic import GENERIC
+from .glm import GLM
 from .hermes import HERMES
 from .lfm2 import LFM2
 from .llama3 import LLAMA3
 from .mistral import MISTRAL, MISTRAL_LIST
+from .nemotron import NEMOTRON
 from .phi import PHI
 from .qwen_xml import QWEN_XML, SEED
 
-DIALECTS = (SEED, QWEN_XML, DEEPSEEK, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI, HERMES, LLAMA3)
+DIALECTS = (
+    SEED, QWEN_XML, GLM, NEMOTRON, DEEPSEEK, DEEPSEEK_V3, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI,
+    HERMES, LLAMA3,
+)  # fmt: skip
 """The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
 
-_OTHERS = ("<arg_key>", "minimax")
+_OTHERS = ("minimax", "tool_call_argument_begin")
 """Ways of calling that none of them reads, although they look like one of them."""
 
 

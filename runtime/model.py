@@ -147,7 +147,7 @@ class Model:
         adapters = self._adapters_for(request)
         tools = self._answers.tools(request)
         prompts = self._prompts.unbounded()
-        prompt = prompts.build(request.messages, cancelled, tools, request.effort, request.continued)
+        prompt = prompts.build(request.messages, cancelled, tools, request.effort, request.continued, request.variables)
         prepared = time.perf_counter() - begin
         parts = counted(request.messages, prompt, prompts.count)
         cached, idle = self._engine.outlook(prompt, adapters) if request.cache else (0, 0)
@@ -158,8 +158,9 @@ class Model:
     def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
         if request.raw is not None:
             return self._prompts.plain.build(request.raw)
+        tools = self._answers.tools(request)
         return self._prompts.build(
-            request.messages, cancelled, self._answers.tools(request), request.effort, request.continued
+            request.messages, cancelled, tools, request.effort, request.continued, request.variables
         )
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:

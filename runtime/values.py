@@ -155,7 +155,7 @@ class Request:
     continued, unless `continue_final` is `False`.
     `tools` may be called as `tool_choice` says, only those `allowed` by name where that is given, and several in one
     answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
-    Work in the `background` rests, even halfway, as long as there is any other.
+    `variables` are set for the chat template. Work in the `background` rests, even halfway, while there is any other.
     """
 
     messages: tuple[Message, ...]
@@ -172,6 +172,7 @@ class Request:
     allowed: tuple[str, ...] | None = None
     parallel: bool = True
     effort: Effort | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
     grammar: str | None = None
     regex: str | None = None
     logprobs: int | None = None
@@ -221,8 +222,7 @@ class Request:
             raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")
         for i, name in enumerate(names):
             if not TOOL_NAME.fullmatch(name):
-                allowed = "1 to 64 of a-z, A-Z, 0-9, _ and -"
-                raise InvalidRequest(f"tools[{i}] is named {name!r}; a name is {allowed}", "tools")
+                raise InvalidRequest(f"tools[{i}]: {name!r} is not 1 to 64 of a-z, A-Z, 0-9, _ and -", "tools")
             if (self.tools[i].parameters or {}).get("type", "object") != "object":
                 raise InvalidRequest(f"the parameters of tools[{i}] must be of the type object", "tools")
             if names.index(name) != i:

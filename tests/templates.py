@@ -40,9 +40,27 @@ DEEPSEEK = (
     "{% else %}<｜{{ m.role }}｜>{{ m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}{# </think> #}"
 )
+HARMONY = (
+    "<|start|>system<|message|>Reasoning: {{ reasoning_effort | default('medium') }}<|end|>"
+    "{% set first = messages[0] %}{% set rest = messages[1:] if first.role in ('system', 'developer') else messages %}"
+    "<|start|>developer<|message|>{{ first.content if first.role in ('system', 'developer') else '' }}"
+    "{% for t in tools or [] %}// {{ '' + t.function.description }}\ntype {{ t.function.name }}\n{% endfor %}<|end|>"
+    "{% for m in rest %}{% if m.role == 'assistant' and 'tool_calls' in m %}{% if m.content and m.thinking %}"
+    "{{ raise_exception('both') }}{% endif %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>"
+    "{% set c = m.tool_calls[0].function %}<|start|>assistant to=functions.{{ c.name }}<|channel|>commentary json"
+    "<|message|>{{ c.arguments | tojson }}<|call|>{% elif m.role == 'assistant' %}<|start|>assistant<|channel|>final"
+    "<|message|>{{ m.content + '<|end|>' }}{% elif m.role == 'tool' %}<|start|>functions to=assistant"
+    "<|channel|>commentary<|message|>{{ m.content | tojson }}<|end|>{% elif m.role == 'user' %}<|start|>user<|message|>"
+    "{{ m.content + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
 PLAIN = _LOOP.replace("{CALLS}", "")
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
 THINKING = PLAIN.replace(_ASK, _ASK.replace("assistant\n", "assistant\n<think>\n")) + "{# </think> #}"
+NAMED = PLAIN.replace("{{ m.role }}", "{{ m.name or m.role }}")
+FIRST_SYSTEM = PLAIN.replace(
+    "{% for m in messages %}",
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}",
+)
 SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -95,6 +96,13 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
         "messages[0].content[0].image_url.url",
     ),
     ("not base64", {"messages": user(picture("data:image/png;base64,@@@"))}, "messages[0].content[0].image_url.url"),
+    ("cut base64", {"messages": user(picture("data:image/png;base64,iVBOR"))}, "messages[0].content[0].image_url.url"),
+    ("a picture without a URI", {"messages": user(picture("iVBORw0K"))}, "messages[0].content[0].image_url.url"),
+    (
+        "a remote picture named in short",
+        {"messages": user([{"type": "image_url", "image_url": "https://example.com/cat.png"}])},
+        "messages[0].content[0].image_url",
+    ),
     ("empty picture", {"messages": user(picture("data:image/png;base64,"))}, "messages[0].content[0].image_url.url"),
     (
         "remote picture",
@@ -255,6 +263,41 @@ def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes) -
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+HALF = b'"a \\ud83d b"'
+UNREAD: list[tuple[str, bytes]] = [
+    ("messages", b'{"messages": [{"role": "user", "content": ' + HALF + b"}]}"),
+    ("stop", b'{"messages": [], "stop": [' + HALF + b"]}"),
+    ("seed", b'{"messages": [], "seed": ' + b"9" * 5000 + b"}"),
+    ("metadata", b'{"messages": [], "metadata": {"x": [-' + b"9" * 5000 + b"]}}"),
+    ("metadata", b'{"messages": [], "metadata": {"x": NaN}}'),
+    ("a ?", b'{"a \\ud83d": 1}'),
+]
+
+
+@pytest.mark.parametrize(("field", "body"), UNREAD)
+def test_what_json_allows_and_nobody_can_read_is_refused_with_its_field(
+    server: Server, field: str, body: bytes
+) -> None:
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field, answer.text
+
+
+def test_nothing_that_cannot_be_read_is_searched_without_end(server: Server) -> None:
+    body = b'{"messages": [], "metadata": ' + b"[" * 900 + b"NaN" + b"]" * 900 + b"}"
+    assert httpx.post(f"{server.url}/v1/chat/completions", content=body).status_code == 400
+
+
+def test_an_encoded_body_is_refused_and_a_byte_order_mark_is_not(server: Server) -> None:
+    body = json.dumps({"messages": HI, "max_tokens": 1}).encode()
+    packed = httpx.post(
+        f"{server.url}/v1/chat/completions", content=gzip.compress(body), headers={"content-encoding": "gzip"}
+    )
+    assert (packed.status_code, packed.json()["error"]["param"]) == (400, "Content-Encoding")
+    marked = httpx.post(f"{server.url}/v1/chat/completions", content=b"\xef\xbb\xbf" + body)
+    assert marked.status_code == 200
 
 
 def test_unknown_routes_and_methods_get_the_error_shape(server: Server) -> None:

@@ -20,11 +20,13 @@ from galago.runtime.output.dialects.detect import DIALECTS, dialect_of
 from galago.runtime.output.dialects.dialect import Dialect, speller, unknown_keywords
 from galago.runtime.output.dialects.gemma import GEMMA
 from galago.runtime.output.dialects.generic import GENERIC
+from galago.runtime.output.dialects.glm import GLM
+from galago.runtime.output.dialects.harmony import HARMONY
 from galago.runtime.output.dialects.lfm2 import LFM2
 from galago.runtime.output.dialects.llama3 import LLAMA3
 from galago.runtime.output.dialects.qwen_xml import QWEN_XML
 from galago.runtime.output.grammar import Grammar, GrammarCompiler
-from galago.runtime.output.reader import AnswerReader, reading
+from galago.runtime.output.reader import AnswerReader, reader_for, reading
 from galago.runtime.output.tags import Tags
 from galago.runtime.output.whole import Whole
 from galago.runtime.values import CallBegun, Delta, Said, Tool, ToolCall
@@ -59,7 +61,7 @@ def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
 
 
 def read(dialect: Dialect, *pieces: str) -> list[Said]:
-    reader = AnswerReader(dialect, CALLABLE, THINK)
+    reader = reader_for(dialect, CALLABLE, THINK)
     said = [event for piece in pieces for event in reader.feed(piece)]
     return [*said, *reader.finish()]
 
@@ -78,6 +80,13 @@ def spaced(dialect: Dialect, gap: str) -> Dialect:
     return replace(dialect, **written | {"between": written["between"] or None})
 
 
+def thinking(dialect: Dialect, one: str) -> str:
+    """A call, and in a thought before it what would be one elsewhere; in Harmony a message that looks like none."""
+    if dialect is HARMONY:
+        return f"<|channel|>analysis<|message|>hm, {{}} <b>\n<|end|><|start|>assistant{one}"
+    return f"<think>\n{one}\n</think>\n\n{one}"
+
+
 def transcript(dialect: Dialect, form: str, arguments: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
     """What a model wrote, what it said in it, and the arguments of its calls that are whole."""
     one = dialect.write([call(arguments)])
@@ -89,7 +98,7 @@ def transcript(dialect: Dialect, form: str, arguments: dict[str, Any]) -> tuple[
         case "with text behind":
             return f"{one}\nThere you are: {{}} </see>", "\nThere you are: {} </see>", [arguments]
         case "behind a thought":
-            return f"<think>\n{one}\n</think>\n\n{one}", "", [arguments]
+            return thinking(dialect, one), "", [arguments]
         case "three in a row":
             three = [call(arguments), call(ROM, "plan"), call(arguments)]
             return dialect.write(three), "", [arguments, ROM, arguments]
@@ -116,7 +125,8 @@ def test_a_transcript_is_read_right_at_every_split(dialect: Dialect, form: str) 
     for arguments in ARGUMENTS:
         text, said, calls = transcript(dialect, form, arguments)
         whole = outcome(read(dialect, text))
-        assert whole[:2] == (said, dialect.write([call(arguments)]) if form == "behind a thought" else "")
+        thought = "hm, {} <b>" if dialect is HARMONY else dialect.write([call(arguments)])
+        assert whole[:2] == (said, thought if form == "behind a thought" else "")
         named = ["plan" if a == ROM else "get_weather" for a in calls]
         assert [(name, json.loads(a)) for name, a in whole[2][: len(calls)]] == list(zip(named, calls, strict=True))
         assert len(whole[2]) == len(calls) + (form == "cut in arguments")
@@ -141,9 +151,9 @@ def test_what_stands_around_calls_does_not_depend_on_the_split(dialect: Dialect,
 
 @pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
 def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: Dialect) -> None:
-    reader = AnswerReader(dialect, CALLABLE)
+    reader = reader_for(dialect, CALLABLE)
     assert reader.feed("Hello there") == [Delta("Hello there")]
-    reader = AnswerReader(dialect, CALLABLE)
+    reader = reader_for(dialect, CALLABLE)
     deltas = [reader.feed(char) for char in dialect.write([call({"city": "Bern", "days": 12})])]
     assert sum(map(bool, deltas)) > 10
     assert reader.called
@@ -153,7 +163,7 @@ def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: Dialect) 
 def test_what_looks_like_a_call_of_no_tool_is_text(dialect: Dialect) -> None:
     text = dialect.write([call({"city": "x"}, "no_such_tool")])
     assert outcome(read(dialect, text))[::2] == (text, [])
-    plain = list(reading(AnswerReader(dialect), dialect.write([call({"city": "x"})])))
+    plain = list(reading(reader_for(dialect), dialect.write([call({"city": "x"})])))
     assert outcome(plain)[2] == []
 
 
@@ -171,6 +181,74 @@ def test_an_answer_that_goes_on_from_a_text_is_no_bare_call() -> None:
 def test_text_behind_calls_is_text() -> None:
     text = GENERIC.write([call({"city": "x"})]) + "\nThere you are."
     assert outcome(read(GENERIC, text))[0] == "\nThere you are."
+
+
+def test_glms_tags_may_stand_close_or_apart() -> None:
+    tool = Tool("f", None, {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}})
+    for gap in ("", "\n", " \n "):
+        key, value = f"<arg_key>city</arg_key>{gap}<arg_value> Bern\n</arg_value>", "<arg_key>days</arg_key><arg_value>"
+        text = f"<think></think>{gap}<tool_call>f{gap}{key}{gap}{value}3</arg_value>{gap}</tool_call>"
+        for at in range(len(text)):
+            reader = AnswerReader(GLM, [tool], THINK)
+            said = outcome([*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()])
+            assert said[:2] == ("", "") and [json.loads(call[1]) for call in said[2]] == [
+                {"city": " Bern\n", "days": 3}
+            ]
+
+
+HARMONIES = [
+    (
+        "<|channel|>analysis<|message|>Simple.<|end|><|start|>assistant<|channel|>final<|message|>Hello!",
+        "Hello!",
+        "Simple.",
+        [],
+    ),
+    ("<|channel|>final<|message|>Hello!<|return|>", "Hello!", "", []),
+    (" to=functions.plan<|channel|>commentary json<|message|>{}<|call|>", "", "", [("plan", "{}")]),
+    ("<|channel|>commentary to=functions.plan <|constrain|>json<|message|>{}", "", "", [("plan", "{}")]),
+    ("<|start|>assistant<|channel|>commentary to=functions.plan<|message|> {}", "", "", [("plan", "{}")]),
+    ("<|channel|>analysis to=functions.plan code<|message|>{}", "", "", [("plan", "{}")]),
+    (
+        "<|channel|>analysis<|message|>I call.<|end|><|start|>assistant<|channel|>commentary<|message|>One moment."
+        "<|end|><|start|>assistant<|channel|>analysis<|message|>Now.<|end|><|start|>assistant to=functions.plan"
+        '<|channel|>commentary <|constrain|>json<|message|>{"a": "<|end|>"}<|call|>',
+        "One moment.",
+        "I call.\n\nNow.",
+        [("plan", '{"a": "<|end|>"}')],
+    ),
+    (
+        "<|channel|>commentary<|message|>One.<|end|><|start|>assistant<|channel|>final<|message|>Two.",
+        "One.\n\nTwo.",
+        "",
+        [],
+    ),
+    ("<|channel|>analysis<|message|>never en", "", "never en", []),
+    ("<|channel|>final<|message|>a < b <|x", "a < b <|x", "", []),
+    ("<|channel|>final<|mess", "", "", []),
+    ("Hello <b>there</b>.", "Hello <b>there</b>.", "", []),
+    ("to be or not", "to be or not", "", []),
+    ("<|channel|>" + "x" * 300, "<|channel|>" + "x" * 300, "", []),
+    (
+        " to=browser.search<|channel|>commentary<|message|>{}",
+        " to=browser.search<|channel|>commentary<|message|>{}",
+        "",
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said", "thought", "calls"), HARMONIES)
+def test_messages_of_harmony_are_told_apart_at_every_split(
+    text: str, said: str, thought: str, calls: list[tuple[str, str]]
+) -> None:
+    for at in range(len(text) + 1):
+        assert outcome(read(HARMONY, text[:at], text[at:])) == (said, thought, calls)
+    assert outcome(read(HARMONY, *text)) == (said, thought, calls)
+    reader = reader_for(HARMONY, CALLABLE, None)
+    for char in text:
+        reader.feed(char)
+    reader.finish()
+    assert reader.called is bool(calls)
 
 
 def test_python_strings_of_either_kind_are_read() -> None:
@@ -305,6 +383,7 @@ def test_what_the_grammar_allows_is_read_back(
     weights: Weights, compiler: GrammarCompiler, dialect: Dialect, control: bool
 ) -> None:
     marks = sorted({dialect.marker.rstrip("["), dialect.closing.strip("\n]"), *dialect.notation.marks} - {""})
+    marks = [*dialect.markers] if dialect is HARMONY else marks
     spare = [weights.tokenize(t, parse_special=True)[0] for t in weights.control_texts if "im_" not in t]
     controls = dict(zip(marks, spare[1:], strict=False)) if control else {}
     lark = dialect.lark(TOOLS, speller(controls), required=True, parallel=True)
@@ -315,7 +394,7 @@ def test_what_the_grammar_allows_is_read_back(
         if said is None:
             continue
         ended += 1
-        reader = AnswerReader(dialect, TOOLS)
+        reader = reader_for(dialect, TOOLS)
         text, _, calls = outcome(list(reading(reader, said)))
         assert text == "" and calls and reader.called, said
         for name, arguments in calls:
@@ -331,17 +410,19 @@ def test_the_grammar_takes_what_the_dialect_writes_and_nothing_broken(
         grammar = compiler.lark(dialect.lark(TOOLS, speller({}), **{"required": True, "parallel": True} | options))
         return all_allowed(weights, grammar, text)
 
+    before = ("<|channel|>commentary<|message|>", "<|end|><|start|>assistant") if dialect is HARMONY else ("", "")
+    hello, number = dialect.preface + "Hello", dialect.preface + "42"
     one, other = call({"city": "x"}), call({}, "now")
     assert takes(dialect.write([one])) and takes(dialect.write([one, other]))
-    assert not takes("Hello") and takes("Hello", required=False)
+    assert not takes(hello) and takes(hello, required=False)
     assert takes(dialect.write([one, other]), required=False)
-    assert dialect.bare or takes("Well:\n" + dialect.write([one]), required=False)
+    assert dialect.bare or takes(f"{before[0]}Well:\n{before[1]}" + dialect.write([one]), required=False)
     assert not takes(dialect.write([one, other]), parallel=False)
     for wrong in (call({"city": "x" * 9}), call({}), call({"town": "x"}), call({"city": "x"}, "no_such_tool")):
         assert not takes(dialect.write([wrong]))
         assert takes(dialect.write([wrong]), required=False) is (dialect.bare and wrong.name == "no_such_tool")
     either = {"instead": '%json {"type": "integer"}', "required": False}
-    assert takes("42", **either) and takes(dialect.write([one]), **either) and not takes("Hello", **either)
+    assert takes(number, **either) and takes(dialect.write([one]), **either) and not takes(hello, **either)
 
 
 def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
@@ -457,6 +538,7 @@ def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
         ("']<]minimax[>[<tool_call>'", "generic"),
         ("<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>", "generic"),
         ("<tool_call>f<arg_key>", "glm"),
+        ("'<|channel|>analysis<|message|>' + message.thinking + '<|end|>'", "harmony"),
         ('<TOOLCALL>[{{"name": "tool_name1"', "nemotron"),
         ("{{ messages }}", "generic"),
     ],

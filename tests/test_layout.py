@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import templates
 
+from galago.models.errors import InvalidRequest
 from galago.models.ref import resolve
 from galago.runtime.native.weights import Weights
 from galago.runtime.output.dialects.detect import dialect_of
@@ -17,7 +19,7 @@ from galago.runtime.prompt.layout import Layout, layout_for
 from galago.runtime.prompt.media import MediaLimits
 from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.tokens import Prompt
-from galago.runtime.values import Effort, Message, Text, Tool, ToolCall
+from galago.runtime.values import Effort, Message, Role, Text, Tool, ToolCall
 
 TOOL = Tool("get_weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
 CALL = ToolCall("call_0123456789", "get_weather", '{"city": "Bern"}')
@@ -92,6 +94,62 @@ def test_a_system_message_stays_before_the_tools() -> None:
 
 def test_a_template_without_system_messages_reads_of_tools_in_the_first_question() -> None:
     assert rendered(templates.NO_SYSTEM).startswith("<|im_start|>user\nYou may call")
+
+
+def test_a_template_that_shows_one_call_a_message_gets_one_with_its_result_behind_it() -> None:
+    text = rendered(templates.HARMONY)
+    assert text.index("I should look.") < text.index('{"city": "Bern"}') < text.index("sunny") < text.index("rain")
+    one, other = text.split("<|start|>assistant to=functions.get_weather")[1:]
+    assert "sunny" in one and "rain" in other and "commentary json<|message|>{}<|call|>" in other
+    unmatched = (*CHAT[:2], Message("tool", (Text("fog"),), answers="another"), Message("user", (Text("So?"),)))
+    assert rendered(templates.HARMONY, unmatched).count("fog") == 1
+
+
+def test_what_is_said_with_a_call_joins_the_thought_where_only_one_may_stand() -> None:
+    message = replace(CHAT[1], parts=(Text("One moment."),), calls=(CALL,))
+    assert "I should look.\n\nOne moment.<|end|>" in rendered(templates.HARMONY, (CHAT[0], message, CHAT[2]))
+    assert "One moment." in rendered(templates.HERMES, (CHAT[0], message, CHAT[2]))
+
+
+def test_a_tool_needs_no_description() -> None:
+    assert "type get_weather" in rendered(templates.HARMONY, CHAT, (Tool("get_weather"),))
+    assert '"name": "get_weather"' in rendered(templates.HERMES, CHAT, (Tool("get_weather"),))
+
+
+def say(role: Role, text: str, name: str | None = None) -> Message:
+    return Message(role, (Text(text),), name)
+
+
+@pytest.mark.parametrize("template", [templates.FIRST_SYSTEM, templates.NO_SYSTEM, templates.HARMONY, templates.PLAIN])
+def test_no_system_message_is_lost_wherever_it_stands(template: str) -> None:
+    chat = (
+        say("system", "Be brief."), say("developer", "Be kind."), say("user", "Hi"), say("assistant", "Hello"),
+        say("system", "Be rude."), say("user", "Again"), say("system", "Be done."),
+    )  # fmt: skip
+    text = rendered(template, chat, ())
+    places = [text.index(part) for part in ("Be brief.", "Be kind.", "Hi", "Hello", "Be rude.", "Again", "Be done.")]
+    assert places == sorted(places)
+    assert all(text.count(m.parts[0].text) == 1 for m in chat if isinstance(m.parts[0], Text))
+
+
+def test_where_a_template_takes_system_messages_anywhere_they_stay_themselves() -> None:
+    text = rendered(templates.PLAIN, (say("user", "Hi"), say("system", "Be kind."), say("user", "Well?")), ())
+    assert "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWell?<|im_end|>" in text
+
+
+def test_who_says_something_is_shown_where_the_template_does() -> None:
+    assert "<|im_start|>ada\nHi" in rendered(templates.NAMED, (say("user", "Hi", "ada"),), ())
+    assert [layout(t).names for t in (templates.NAMED, templates.PLAIN)] == [True, False]
+
+
+def test_variables_of_the_template_are_set_and_others_told() -> None:
+    laid = layout(templates.SWITCHED)
+    assert laid.variables({"enable_thinking": False, "mood": 1}, str) == ({"enable_thinking": False}, ["mood"])
+    assert laid.variables({"enable_thinking": ["a"]}, str.upper) == ({"enable_thinking": ["A"]}, [])
+    for name in ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"):
+        with pytest.raises(InvalidRequest, match=name):
+            laid.variables({name: 1}, str)
+    assert laid.variables({"raise_exception": 1, "range": 1}, str)[0] == {}
 
 
 def test_without_tools_nothing_is_said_of_them() -> None:

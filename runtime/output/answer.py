@@ -13,8 +13,8 @@ from .dialects.detect import dialect_of
 from .dialects.dialect import naming, speller, unknown_keywords
 from .dialects.notation import json_rule
 from .grammar import Grammar, GrammarCompiler, checked
-from .reader import AnswerReader
-from .reasoning import AfterThinking
+from .reader import AnswerReader, reader_for
+from .reasoning import AfterThinking, Behind
 from .tags import tags_of
 
 
@@ -56,6 +56,8 @@ class Answers:
         tools = self._callable(request)
         said = _said(request.continued)
         grammar = None
+        if tools and request.continued is not None and self.dialect.preface:
+            raise InvalidRequest("this model cannot go on from a message where it may call tools", "messages")
         if tools:
             self._check_said(said, tools)
             grammar = self._calls(request, tools)
@@ -71,7 +73,7 @@ class Answers:
 
     def _check_said(self, said: str, tools: Sequence[Tool]) -> None:
         """Refuses to go on from a message that calls a tool, or whose end may be the beginning of a call."""
-        reader = AnswerReader(self.dialect, tools)
+        reader = reader_for(self.dialect, tools, None, thinking=False, goes_on=bool(self.dialect.preface))
         text = "".join(piece.text for piece in reader.feed(said) if isinstance(piece, Delta))
         if text.rstrip() != said.rstrip():
             raise InvalidRequest(
@@ -108,7 +110,12 @@ class Answers:
 
         An answer that continues a message is past its thoughts; one to a raw prompt has none.
         """
-        if self.tags is None or request.continued is not None or request.raw:
+        if request.continued is not None or request.raw:
+            return constraint
+        if self.dialect.preface:
+            begin = self._grammars.calls(self.dialect.beginning(self._spell))
+            return constraint if self._callable(request) else Behind(begin, constraint)
+        if self.tags is None:
             return constraint
         first = self._weights.tokenize(self.tags.opening, parse_special=True)[0]
         opening = first if self._weights.text_of(first) in self._special else None
@@ -121,7 +128,7 @@ class Answers:
         if request.raw:
             return sink
         goes_on = bool(_said(request.continued))
-        return _Reading(AnswerReader(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
+        return _Reading(reader_for(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
 
 
 def _said(continued: Message | None) -> str:
@@ -147,6 +154,8 @@ class _Reading:
                 if thinking or self._reader.thinking or any(isinstance(piece, Thought) for piece in said):
                     self._reasoning += tokens
                 self._tell(said)
+                if text and not said and not self._reader.holding:
+                    self._untold.clear()  # the end of a thought, say
             case Finished(reason=reason, usage=usage):
                 self._tell(self._reader.finish())
                 if self._untold:

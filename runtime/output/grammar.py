@@ -65,6 +65,11 @@ class Grammar:
         if not self._matcher.consume_token(token):
             raise self._too_complex()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow what was accepted."""
+        return bool(self._matcher.is_stopped())
+
     def begin(self, text: str) -> None:
         """Takes note of the text an answer begins with. Raises `InvalidRequest` where no answer may."""
         tokens = self._tokenizer.tokenize_str(text)

@@ -54,6 +54,11 @@ class AnswerReader:
         return self._step in (self._think, self._think_begun)
 
     @property
+    def holding(self) -> bool:
+        """Whether some text waits to be understood."""
+        return bool(self._held)
+
+    @property
     def called(self) -> bool:
         """Whether the answer calls tools, and is not cut off within a call."""
         return self._calls > 0 and not self._open
@@ -158,13 +163,16 @@ class AnswerReader:
             return end
         if text := self._held[:at].rstrip():
             said.append(Delta(text))
-        said.append(CallBegun(self._calls, _new_id(self._dialect.id_length), name[1]))
+        self._call(said, name[1], self._held[end - len(bracket) :])
+        return end
+
+    def _call(self, said: list[Said], name: str, arguments: str) -> None:
+        """A call whose arguments begin so."""
+        said.append(CallBegun(self._calls, _new_id(self._dialect.id_length), name))
         self._calls += 1
         self._open = True
-        self._transcoder = self._dialect.notation.transcoder(self._tools[name[1]])
-        self._held = self._held[end - len(bracket) :]
-        self._step = self._arguments
-        return end
+        self._transcoder = self._dialect.notation.transcoder(self._tools[name])
+        self._go(self._arguments, arguments)
 
     def _arguments(self, said: list[Said]) -> bool:
         assert self._transcoder is not None
@@ -230,6 +238,18 @@ def _certain(text: str, marker: str) -> str:
 
 def _new_id(length: int | None) -> str:
     return uuid.uuid4().hex[:length] if length else f"call_{uuid.uuid4().hex[:24]}"
+
+
+def reader_for(
+    dialect: Dialect,
+    tools: Iterable[Tool] = (),
+    tags: Tags | None = None,
+    thinking: bool = False,
+    goes_on: bool = False,
+) -> AnswerReader:
+    """The reader of answers in a dialect."""
+    make = dialect.reader or AnswerReader
+    return make(dialect, tools, tags, thinking, goes_on)
 
 
 def reading(reader: AnswerReader, text: str) -> Iterator[Said]:

@@ -1,4 +1,4 @@
-"""Thoughts before an answer: a constraint that waits until they are over."""
+"""What stands before an answer, such as thoughts: constraints that wait until that is over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..native.sampler import Constraint
+from .grammar import Grammar
 
 
 class AfterThinking:
@@ -53,3 +54,17 @@ class AfterThinking:
         else:
             self._inner.accept(token)
         self._first = False
+
+
+class Behind:
+    """A constraint that another takes over from once a grammar, of what stands before it, has come to its end."""
+
+    def __init__(self, before: Grammar, inner: Constraint) -> None:
+        self._before = before
+        self._inner = inner
+
+    def mask(self, logits: NDArray[np.float32]) -> None:
+        (self._inner if self._before.ended else self._before).mask(logits)
+
+    def accept(self, token: int) -> None:
+        (self._inner if self._before.ended else self._before).accept(token)

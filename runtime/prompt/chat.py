@@ -9,12 +9,15 @@ everywhere else.
 from __future__ import annotations
 
 import copy
+import json
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
 from ..films import Frame, Video
@@ -70,10 +73,12 @@ class PromptBuilder:
         tools: Sequence[Tool] = (),
         effort: Effort | None = None,
         continued: Message | None = None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
     ) -> Prompt:
         """The prompt of a chat that may call `tools`, its media decoded and counted but not encoded yet.
 
-        What is said in a `continued` last message stands at the end, where the model will go on from it.
+        `variables` are set for the template, those that it has. What is said in a `continued` last message stands at
+        the end, where the model will go on from it.
         Raises `PromptTooLong` as soon as it is certain, and `Cancelled` where `cancelled` says so between two media.
         """
         warnings: list[str] = []
@@ -82,12 +87,13 @@ class PromptBuilder:
         if not asked:
             raise InvalidRequest("before the message to continue there must be one to answer", "messages")
         try:
-            break_mark, media_mark = _unused_characters(messages, tools)
-            rendered = self._rendered(asked, tools, effort, break_mark, media_mark, warnings)
+            break_mark, media_mark = _unused_characters(messages, tools, variables)
+            switches = self._switches(effort, variables, break_mark, warnings)
+            rendered = self._rendered(asked, tools, switches, break_mark, media_mark, warnings)
         except RecursionError:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         if continued:
-            rendered += self._content(continued, break_mark, media_mark)
+            rendered += self._layout.dialect.preface + self._content(continued, break_mark, media_mark)
         media = [part for message in messages for part in message.parts if not isinstance(part, Text | Video)]
         texts = rendered.split(media_mark)
         if len(texts) != len(media) + 1:
@@ -165,7 +171,7 @@ class PromptBuilder:
         self,
         messages: Sequence[Message],
         tools: Sequence[Tool],
-        effort: Effort | None,
+        switches: Mapping[str, Any],
         break_mark: str,
         media_mark: str,
         warnings: list[str],
@@ -176,11 +182,21 @@ class PromptBuilder:
             return break_up(text, self._dangerous, break_mark)
 
         contents = [self._content(message, break_mark, media_mark) for message in messages]
+        if not self._layout.names and any(m.name for m in messages if m.role != "tool"):
+            warnings.append("the names of who says something have no effect: the model's chat template shows none")
         laid, shown = self._layout.messages(messages, contents, tools, protect)
+        return self._template.render(laid, tools=shown, **switches)
+
+    def _switches(
+        self, effort: Effort | None, variables: Mapping[str, Any], break_mark: str, warnings: list[str]
+    ) -> dict[str, Any]:
+        """What is set for the template beside messages and tools."""
         switches, found = self._layout.switches(effort)
         if not found and (effort != "none" or self._tags is not None):
             warnings.append("reasoning_effort has no effect: this model's chat template has no switch for it")
-        return self._template.render(laid, tools=shown, **switches)
+        own, unknown = self._layout.variables(variables, lambda text: break_up(text, self._dangerous, break_mark))
+        warnings += [f"chat_template_kwargs: this model's chat template has no variable {name!r}" for name in unknown]
+        return switches | own
 
     def _content(self, message: Message, break_mark: str, media_mark: str) -> str:
         text = media_mark.join("\n".join(texts) for texts in _between_media(message.parts))
@@ -241,9 +257,11 @@ def _between_media(parts: Sequence[Part]) -> list[list[str]]:
     return stretches
 
 
-def _unused_characters(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[str, str]:
+def _unused_characters(
+    messages: Sequence[Message], tools: Sequence[Tool], variables: Mapping[str, Any]
+) -> tuple[str, str]:
     texts = [part.text for m in messages for part in m.parts if isinstance(part, Text)]
-    texts += texts_of(messages, tools)
+    texts += [*texts_of(messages, tools), json.dumps(dict(variables), ensure_ascii=False)]
     free = [c for c in _NONCHARACTERS if not any(c in text for text in texts)]
     if len(free) < 2:
         raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")

@@ -6,15 +6,16 @@ What a template can do is found out by rendering small chats with it. Knows no t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from ...models.errors import TemplateError
+from ...models.errors import InvalidRequest, TemplateError
 from ..output.dialects.dialect import Dialect, shown
 from ..values import Effort, Message, Tool, ToolCall
-from .template import ChatTemplate
+from .template import RESERVED, ChatTemplate
 
 Protect = Callable[[str], str]
 """Keeps a text from becoming control tokens."""
@@ -33,7 +34,9 @@ class Layout:
     """What a template has a place for.
 
     `arguments_as_text`: it wants a call's arguments as JSON text. `silent`: what is said beside calls, where that is
-    nothing: `None`, or an empty text for templates that cannot do without one.
+    nothing: `None`, or an empty text for templates that cannot do without one. `several` calls may stand in one
+    message, and `thoughts` beside what is said with them. `system` messages may stand at the beginning, and `later`
+    ones behind them. `names`: it shows who says something.
     """
 
     template: ChatTemplate
@@ -42,9 +45,13 @@ class Layout:
     calls: bool
     arguments_as_text: bool
     silent: str | None
+    several: bool
+    thoughts: bool
     results: bool
     system: bool
+    later: bool
     developer: bool
+    names: bool
 
     def messages(
         self, messages: Sequence[Message], contents: Sequence[str], tools: Sequence[Tool], protect: Protect
@@ -53,11 +60,22 @@ class Layout:
         tools = [_protected_tool(tool, protect) for tool in tools]
         laid: list[dict[str, Any]] = []
         names = {call.id: call.name for message in messages for call in message.calls}
-        for message, content in zip(messages, contents, strict=True):
+        pairs = zip(messages, contents, strict=True)
+        instructions: list[str] = []  # those of system messages that must wait for the next user's
+        for message, content in pairs if self.several else _one_call_each(pairs):
             if message.role == "tool" and not self.results:
                 _add_result(laid, content)
-                continue
-            laid.append(self._message(message, content, names, protect))
+            elif message.role not in ("system", "developer") or self.later or (self.system and not laid):
+                laid.append(self._message(message, content, names, protect))
+                if message.role == "user" and instructions:
+                    laid[-1]["content"] = "\n\n".join([*instructions, content])
+                    instructions.clear()
+            elif laid and laid[-1]["role"] in ("system", "developer"):
+                laid[-1]["content"] += f"\n\n{content}"
+            else:
+                instructions.append(content)
+        if instructions:
+            laid.append({"role": "user", "content": "\n\n".join(instructions)})
         if not tools:
             return laid, None
         if self.dialect.tools_in_system:
@@ -68,6 +86,17 @@ class Layout:
             first["content"] = "\n\n".join(texts if self.system else reversed(texts)).strip()
             return laid, None
         return laid, [shown(tool) for tool in tools]
+
+    def variables(self, given: Mapping[str, Any], protect: Protect) -> tuple[dict[str, Any], list[str]]:
+        """Those of the variables given for the template that it has, and the names of the others.
+
+        Raises `InvalidRequest` for those that are not for a request to set.
+        """
+        for name in given:
+            if name in RESERVED:
+                raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", "chat_template_kwargs")
+        known = {name: _protected(value, protect) for name, value in given.items() if name in self.template.variables}
+        return known, [name for name in given if name not in known]
 
     def switches(self, effort: Effort | None) -> tuple[dict[str, Any], bool]:
         """The template's variables that stand for an effort, and whether it has any that does."""
@@ -86,6 +115,8 @@ class Layout:
             laid["name"] = protect(message.name)
         if message.reasoning:
             thought = protect(message.reasoning)
+            if message.calls and content and not self.thoughts:
+                thought, content = f"{thought}\n\n{content}", ""
             laid |= {key: thought for key in _THOUGHTS if key in self.template.source}
         if message.answers is not None:
             laid["tool_call_id"] = self._id(message.answers)
@@ -124,6 +155,11 @@ def layout_for(template: ChatTemplate, dialect: Dialect) -> Layout:
     ways = list(_ways_of_calling(template)) if speaks else []
     as_text, silent = max(ways, key=shows_result, default=(False, ""))
     told = {"role": "assistant", "content": "Hi"}
+    first = {"role": "system", "content": "Hi"}
+    arguments: Any = "{}" if as_text else {}
+    thought = _calling(arguments, "Hi") | dict.fromkeys(_THOUGHTS, _PROBE)
+    several = _calling(arguments, silent)
+    several["tool_calls"].append(_call(arguments, _PROBE))
     return Layout(
         template,
         dialect,
@@ -131,9 +167,13 @@ def layout_for(template: ChatTemplate, dialect: Dialect) -> Layout:
         calls=bool(ways),
         arguments_as_text=as_text,
         silent=silent,
+        several=not ways or _shows(template, [_USER, several]),
+        thoughts=not ways or bool(_rendered(template, [_USER, thought, result])),
         results=speaks and (shows_result((as_text, silent)) if ways else _shows(template, [_USER, told, result])),
         system=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
+        later=_shows(template, [first, _USER, told, {"role": "system", "content": _PROBE}, _USER]),
         developer="developer" in template.source,
+        names=_shows(template, [{**_USER, "name": _PROBE}]),
     )
 
 
@@ -152,8 +192,29 @@ def _ways_of_calling(template: ChatTemplate) -> Iterator[tuple[bool, str | None]
 
 
 def _calling(arguments: object, content: str | None) -> dict[str, Any]:
-    call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    return {"role": "assistant", "content": content, "tool_calls": [call]}
+    return {"role": "assistant", "content": content, "tool_calls": [_call(arguments, "f")]}
+
+
+def _call(arguments: object, name: str) -> dict[str, Any]:
+    return {"id": "abcdefghi", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _one_call_each(pairs: Iterable[tuple[Message, str]]) -> Iterator[tuple[Message, str]]:
+    """Messages and contents, each call in a message of its own, with its results behind it."""
+    left = deque(pairs)
+    while left:
+        message, content = left.popleft()
+        if len(message.calls) < 2:
+            yield message, content
+            continue
+        results: list[tuple[Message, str]] = []
+        while left and left[0][0].role == "tool":
+            results.append(left.popleft())
+        for i, call in enumerate(message.calls):
+            yield replace(message, calls=(call,), reasoning=None if i else message.reasoning), "" if i else content
+            yield from (result for result in results if result[0].answers == call.id)
+        known = {call.id for call in message.calls}
+        yield from (result for result in results if result[0].answers not in known)
 
 
 def _shows(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> bool:

@@ -29,6 +29,9 @@ MAX_WIDTH = 9999
 MAX_LINES_RUN = 2_000_000
 """Lines of compiled template code one rendering may run: about a second; real templates run a few per message."""
 
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
+"""Variables that are set for the template here."""
+
 Message = dict[str, Any]
 _FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
@@ -136,7 +139,7 @@ class ChatTemplate:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             self._template = environment.from_string(source)
-            self.variables = meta.find_undeclared_variables(environment.parse(source))
+            self.variables = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
         self.source = source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ BOUNDS = values.BOUNDS | {
 }
 """The least and the greatest value of a chat request's numbers."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _INVALID_TAG = re.compile(r"Invalid value '(.*)'")
@@ -48,31 +50,40 @@ _ROLES: dict[type, values.Role] = {
 def decode_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body."""
     try:
-        raw = msgspec.json.decode(body)
+        raw = msgspec.json.decode(body.removeprefix(BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        field = _not_a_number(body)
+        field, what = _unread(body)
         if field is not None:
-            raise InvalidRequest(f"{field} is not a number that JSON knows", field) from error
+            raise InvalidRequest(f"{field[:80]} {what}", field[:80]) from error
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise InvalidRequest("the body is not a JSON object")
     return raw
 
 
-def _not_a_number(body: bytes) -> str | None:
-    """The field of a body that is no JSON only because it holds NaN or an infinity, as Python's `json` writes them."""
+def _unread(body: bytes) -> tuple[str | None, str]:
+    """The field that keeps a body from being read, where Python's `json` reads it, and what is wrong with it.
+
+    That is one with NaN, an infinity or a number beyond all bounds, or with half of a surrogate pair in a text.
+    """
     try:
-        raw = json.loads(body)
+        raw = json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 300 else math.inf)
+        for name, value in raw.items() if isinstance(raw, dict) else ():
+            if (what := _unreadable(name) or _unreadable(value)) is not None:
+                return name.encode("utf-8", "replace").decode(), what
     except (ValueError, RecursionError):
-        return None
-    fields = raw.items() if isinstance(raw, dict) else ()
-    return next((name for name, value in fields if _holds_infinity(value)), None)
+        pass
+    return None, ""
 
 
-def _holds_infinity(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        return any(map(_holds_infinity, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, float) and not math.isfinite(value)
+def _unreadable(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next(filter(None, (_unreadable(inner) for pair in value.items() for inner in pair)), None)
+    if isinstance(value, list):
+        return next(filter(None, map(_unreadable, value)), None)
+    if isinstance(value, str) and _HALF.search(value):
+        return "holds half of a surrogate pair, which is no character"
+    return "is not a number that JSON knows" if isinstance(value, float) and not math.isfinite(value) else None
 
 
 def chat_request(raw: dict[str, Any]) -> wire.ChatRequest:
@@ -111,6 +122,7 @@ def to_request(chat: wire.ChatRequest, files: parts.Files) -> values.Request:
     return values.Request(
         messages=messages(chat.messages, files),
         effort=chat.reasoning_effort,
+        variables=chat.chat_template_kwargs or {},
         **generation(chat) | {"max_tokens": next(iter(limits), None)},
         **tools.choice(chat),
         logprobs=_likeliest(chat),

@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from ...models.errors import Cancelled, GalagoError
+from ...models.errors import Cancelled, GalagoError, InvalidRequest
 from . import errors, wire
 from .convert import warning_headers
 
@@ -26,6 +26,11 @@ Gone: TypeAlias = Callable[[], bool]
 
 
 async def read_body(request: Request) -> bytes:
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise InvalidRequest(
+            f"bodies are not read in the encoding {coding!r}; send them as they are", "Content-Encoding"
+        )
     try:
         return await request.body()
     except ClientDisconnect:

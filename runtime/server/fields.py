@@ -62,6 +62,7 @@ INERT: dict[type, dict[str, object]] = {
     wire.ToolCall: {"index": ANY},
     wire.FunctionCall: {"parsed_arguments": ANY},
     wire.ImageURL: {"detail": "auto"},
+    **dict.fromkeys((wire.TextPart, wire.ImagePart, wire.AudioPart, wire.FilePart), {"cache_control": ANY}),
 }
 """Accepted without effect: they ask for nothing a local model could do otherwise, or clients have added them to what
 they send back."""
@@ -107,7 +108,6 @@ UNSUPPORTED: dict[type, dict[str, tuple[object, ...]]] = {
     wire.ChatRequest: {
         **_GENERATION_UNSUPPORTED,
         "audio": (),
-        "chat_template_kwargs": ({},),
         "echo": (False,),
         "function_call": ("none", "auto"),
         "functions": ([],),

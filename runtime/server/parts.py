@@ -7,13 +7,16 @@ import binascii
 import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from ...models.errors import InvalidRequest, MediaError
 from .. import films, values
 from ..prompt.kinds import describe, kind_of
 from . import wire
 
-_DATA_URI = re.compile(r"data:[^,;]*(?:;[^,;]+)*;base64,", re.IGNORECASE)
+_DATA_URI = re.compile(r'\s*data:(?:[^",]|"[^"]{0,999}"){0,999},', re.IGNORECASE)
+_BASE64 = re.compile(r";\s*base64\s*,$", re.IGNORECASE)
+_WHITE, _URL_SAFE = b" \t\r\n\f", bytes.maketrans(b"-_", b"+/")
 
 Files: TypeAlias = Callable[[str, str], bytes]
 """The bytes of an uploaded file, by its id and the field that names it."""
@@ -29,24 +32,29 @@ def of_content(content: Any, path: str, files: Files) -> tuple[values.Part, ...]
     return tuple(_part(part, f"{path}[{i}]", files) for i, part in enumerate(content))
 
 
-def _part(part: wire.TextPart | wire.MediaPart, path: str, files: Files) -> values.Part:
+def _part(part: wire.TextPart | wire.RefusalPart | wire.MediaPart, path: str, files: Files) -> values.Part:
     match part:
         case wire.TextPart(text=text):
             return values.Text(text)
+        case wire.RefusalPart(refusal=text):
+            return values.Text(text)
         case wire.ImagePart(image_url=image):
-            return values.Image(*media(image.url, image.file_id, f"{path}.image_url", "url", data_uri, files))
+            path = f"{path}.image_url"
+            if isinstance(image, str):
+                return values.Image(data_uri(image, path), path)
+            return values.Image(*media(image.url, image.file_id, path, "url", data_uri, files))
         case wire.AudioPart(input_audio=audio):
             return sound(audio, path, files)
         case wire.VideoPart(input_video=video):
             path = f"{path}.input_video"
             frames = films.FRAMES if video.frames is None else video.frames
-            return films.Video(*media(video.data, video.file_id, path, "data", base64_bytes, files), frames)
+            return films.Video(*media(video.data, video.file_id, path, "data", either, files), frames)
         case wire.FilePart(file=file):
-            return of_any_kind(*media(file.file_data, file.file_id, f"{path}.file", "file_data", _either, files))
+            return of_any_kind(*media(file.file_data, file.file_id, f"{path}.file", "file_data", either, files))
 
 
 def sound(audio: wire.InputAudio, path: str, files: Files) -> values.Audio:
-    return values.Audio(*media(audio.data, audio.file_id, f"{path}.input_audio", "data", base64_bytes, files))
+    return values.Audio(*media(audio.data, audio.file_id, f"{path}.input_audio", "data", either, files))
 
 
 def media(given: str | None, file_id: str | None, path: str, field: str, read: Read, files: Files) -> tuple[bytes, str]:
@@ -72,25 +80,34 @@ def of_any_kind(data: bytes, source: str) -> values.Part:
 
 
 def data_uri(url: str, source: str) -> bytes:
-    """The bytes in a data URI; `source` names the field."""
+    """The bytes in a data URI (RFC 2397), in base64 or percent-encoded; `source` names the field."""
     head = _DATA_URI.match(url)
     if head is None:
         shown = url[:40]
         raise MediaError(
-            f"{source} is not a base64 data URI but {shown!r}; media is never fetched from elsewhere, send "
+            f"{source} is not a data URI but {shown!r}; media is never fetched from elsewhere, send "
             "data:image/png;base64,...",
             source,
         )
-    return base64_bytes(url[head.end() :], source)
+    data = url[head.end() :]
+    if _BASE64.search(head[0]) is None:
+        return unquote_to_bytes(data)
+    return base64_bytes(unquote_to_bytes(data) if "%" in data else data, source)
 
 
-def base64_bytes(data: str, source: str) -> bytes:
-    """The bytes that stand in base64 in the field `source`."""
+def base64_bytes(data: str | bytes, source: str) -> bytes:
+    """The bytes that stand in base64 in the field `source`.
+
+    In either alphabet of RFC 4648; white space may stand anywhere, and the padding be missing.
+    """
     try:
-        return base64.b64decode(data, validate=True)
+        given = data.encode("ascii") if isinstance(data, str) else data
+        given = given.translate(_URL_SAFE, _WHITE)
+        return base64.b64decode(given + b"=" * (-len(given) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MediaError(f"{source} is not valid base64: {error}", source) from error
 
 
-def _either(data: str, source: str) -> bytes:
-    return data_uri(data, source) if data.startswith("data:") else base64_bytes(data, source)
+def either(data: str, source: str) -> bytes:
+    """The bytes that stand in a field as a data URI or in base64 alone."""
+    return data_uri(data, source) if data[:5].lower() == "data:" else base64_bytes(data, source)

@@ -39,7 +39,7 @@ def of_message(message: wire.ChatMessage) -> dict[str, Any]:
     if not isinstance(message, wire.AssistantMessage):
         return {}
     calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or ())
-    return {"calls": calls, "reasoning": message.reasoning_content}
+    return {"calls": calls, "reasoning": message.reasoning_content or message.reasoning}
 
 
 def message(whole: Whole) -> wire.AnswerMessage:

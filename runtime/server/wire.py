@@ -56,8 +56,14 @@ class TextPart(Struct, tag="text"):
     text: str
 
 
+class RefusalPart(Struct, tag="refusal"):
+    """An assistant's, as OpenAI's models say it: here a text like any other."""
+
+    refusal: str
+
+
 class ImagePart(Struct, tag="image_url"):
-    image_url: ImageURL
+    image_url: ImageURL | str
 
 
 class AudioPart(Struct, tag="input_audio"):
@@ -102,10 +108,11 @@ class ToolCall(Struct):
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
@@ -213,6 +220,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     continue_final_message: bool | None = None

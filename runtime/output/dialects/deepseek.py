@@ -1,4 +1,4 @@
-"""DeepSeek: tags of its own; R1 and its distillations write the arguments as a block of Markdown, V3.1 as JSON alone."""
+"""DeepSeek: tags of its own; R1 and its distillations write arguments as a block of Markdown, V3.1 as JSON alone."""
 
 from __future__ import annotations
 

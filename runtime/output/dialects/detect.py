@@ -7,6 +7,7 @@ from .dialect import Dialect
 from .gemma import FUNCTION_GEMMA, GEMMA
 from .generic import GENERIC
 from .glm import GLM
+from .harmony import HARMONY
 from .hermes import HERMES
 from .lfm2 import LFM2
 from .llama3 import LLAMA3
@@ -16,8 +17,8 @@ from .phi import PHI
 from .qwen_xml import QWEN_XML, SEED
 
 DIALECTS = (
-    SEED, QWEN_XML, GLM, NEMOTRON, DEEPSEEK, DEEPSEEK_V3, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST, PHI,
-    HERMES, LLAMA3,
+    HARMONY, SEED, QWEN_XML, GLM, NEMOTRON, DEEPSEEK, DEEPSEEK_V3, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST,
+    PHI, HERMES, LLAMA3,
 )  # fmt: skip
 """The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
 

@@ -7,18 +7,22 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....models.errors import InvalidRequest
 from ...values import Tool, ToolCall
 from ..schema import enforceable
 from .notation import JSON_NOTATION, Notation, parameters
 
+if TYPE_CHECKING:
+    from ..reader import AnswerReader
+
 Spell = Callable[[str], str]
 """A text of the template's own as a grammar's expression, its control tokens by number."""
 
 _WHITE = re.compile(r"[\s·]+")
-_TEXT = r"/(.|\n)*/"
+RULES = ("%llguidance {}", r"TEXT: /(.|\n)*/", "ws: WS?", r"WS: /[ \t\r\n]{1,3}/")
+"""What grammars of calls begin with."""
 _QUOTE = '"'
 
 
@@ -30,6 +34,8 @@ class Dialect:
     `between`, an opening may hold several calls; otherwise each has one of its own. `bare` calls may lack their
     opening, but are the whole answer then. A chat template that speaks this dialect holds one of the texts `detects`.
     `id_length` is that of the ids its template takes, and `tools_in_system` says that it looks for tools there.
+    Where all that is said stands behind a text, that is the `preface`; `reader` reads answers that `AnswerReader` does
+    not.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Dialect:
     notation: Notation = field(default_factory=lambda: JSON_NOTATION)
     id_length: int | None = None
     tools_in_system: bool = False
+    preface: str = ""
+    reader: Callable[..., AnswerReader] | None = None
 
     @property
     def marker(self) -> str:
@@ -74,6 +82,10 @@ class Dialect:
             f"To call one, answer with its name and arguments, and nothing behind it:\n{example}"
         )
 
+    def beginning(self, spell: Spell) -> str:
+        """A grammar of what stands before anything said, where there is a `preface`."""
+        raise NotImplementedError
+
     def lark(
         self, tools: Sequence[Tool], spell: Spell, *, required: bool, parallel: bool, instead: str | None = None
     ) -> str:
@@ -81,13 +93,13 @@ class Dialect:
 
         That is any text, which may also stand before the calls; or an expression, given as `instead`.
         """
-        rules = ["%llguidance {}", f"TEXT: {_TEXT}", "ws: WS?", "WS: /[ \\t\\r\\n]{1,3}/"]
+        rules = [*RULES]
         for i, tool in enumerate(tools):
             with naming(tool):
                 arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             rules.append(f"after_{i}: {spell(self.middle.removeprefix(_QUOTE))} {arguments} {spell(self.tail)}")
-            quote = _literal(_QUOTE) if self.middle.startswith(_QUOTE) else ""
-            rules.append(f"call_{i}: {_literal(tool.name)} {quote} after_{i}")
+            quote = literal(_QUOTE) if self.middle.startswith(_QUOTE) else ""
+            rules.append(f"call_{i}: {literal(tool.name)} {quote} after_{i}")
         any_call = " | ".join(f"call_{i}" for i in range(len(tools)))
         more = f"({spell(self.between)} call)*" if self.between is not None and parallel else ""
         again = "(ws block)*" if self.between is None and parallel else ""
@@ -151,17 +163,19 @@ def speller(controls: Mapping[str, int]) -> Spell:
 
 def _plain(text: str) -> str:
     parts = re.split(f"({_WHITE.pattern})", text)
-    return " ".join("ws" if _WHITE.match(part) else _literal(part) for part in parts if part)
+    return " ".join("ws" if _WHITE.match(part) else literal(part) for part in parts if part)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text to the letter, as a grammar's expression."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def shown(tool: Tool) -> dict[str, Any]:
     """A tool as chat templates expect it."""
-    function: dict[str, Any] = {"name": tool.name}
-    if tool.description is not None:
-        function["description"] = tool.description
-    function["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+    function = {
+        "name": tool.name,
+        "description": tool.description or "",  # some templates cannot do without one, as GPT-OSS's
+        "parameters": tool.parameters or {"type": "object", "properties": {}},
+    }
     return {"type": "function", "function": function}

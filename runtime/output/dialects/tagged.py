@@ -1,4 +1,4 @@
-"""Arguments between tags, one by one: a text to the letter, anything else as JSON. `qwen_xml.py` and `glm.py` say how."""
+"""Arguments between tags, one by one: texts to the letter, others as JSON. `qwen_xml.py` and `glm.py` say how."""
 
 from __future__ import annotations
 

@@ -8,11 +8,14 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from .values import Event, Failed, Finished, Sink
+from .values import Delta, Event, Failed, Finished, Sink, Thought
 
 
 class Stream:
-    """Iterate it (`for` or `async for`) until the `Finished` or `Failed` event. Closing it early cancels the work."""
+    """Iterate it (`for` or `async for`) until the `Finished` or `Failed` event. Closing it early cancels the work.
+
+    Pieces of text that wait for the reader come as one.
+    """
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -96,8 +99,21 @@ class Stream:
 
     def _take(self) -> Event:
         event = self._events.popleft()
+        while self._events and (more := _whole(event, self._events[0])) is not None:
+            event = more
+            self._events.popleft()
         self._ended = isinstance(event, Finished | Failed)
         return event
+
+
+def _whole(event: Event, following: Event) -> Event | None:
+    """Two pieces of text as one; `None` where they are not."""
+    if isinstance(event, Delta) and isinstance(following, Delta):
+        logprobs = event.logprobs + following.logprobs
+        return Delta(event.text + following.text, event.tokens + following.tokens, logprobs)
+    if isinstance(event, Thought) and isinstance(following, Thought):
+        return Thought(event.text + following.text)
+    return None
 
 
 def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

@@ -147,7 +147,10 @@ def at_rest(worker: Worker) -> bool:
 )
 def test_the_events_are_those_of_a_model_in_this_process(calm: Worker, model: LocalModel, request_: Request) -> None:
     def told(stream: Stream) -> list[object]:
-        return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in stream]
+        whole = Stream()  # in which the pieces of text wait for each other
+        for event in stream:
+            whole.put(event)
+        return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in whole]
 
     alone = replace(request_, cache=False)
     assert told(calm.generate(alone)) == told(model._service.generate(None, alone))
@@ -457,11 +460,11 @@ def test_the_api_process_is_small() -> None:
         assert api.memory_full_info().pss < 60e6
 
 
-def streamed(url: str, ends: list[str], until: float) -> None:
+def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
     """Asks again and again, and notes how each answer ended."""
-    while time.monotonic() < until:
+    while not enough.is_set():
         body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 100}, timeout=60) as answer:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 25}, timeout=60) as answer:
             *_, end = (line for line in answer.iter_lines() if line)
         ends.append("done" if end == "data: [DONE]" else json.loads(end.removeprefix("data: "))["error"]["code"])
 
@@ -470,14 +473,15 @@ def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
     with serving("--threads", "1") as running:
         running.wait_until_ready()
         ends: list[list[str]] = [[] for _ in range(8)]
-        until = time.monotonic() + 4
-        threads = [threading.Thread(target=streamed, args=(running.url, end, until)) for end in ends]
+        enough = threading.Event()
+        threads = [threading.Thread(target=streamed, args=(running.url, end, enough)) for end in ends]
         for thread in threads:
             thread.start()
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGKILL):
-            time.sleep(0.5)
-            running.wait_until_ready()
+            before = [each.count("done") for each in ends]
+            wait_until(lambda before=before: all(e.count("done") > n for e, n in zip(ends, before, strict=True)), 60)
             served_by(running).send_signal(number)
+        enough.set()
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive()

@@ -27,7 +27,9 @@ COLDEST = 1e-4
 _NARROWEST, _WIDEST = 1.0, 64.0
 """Distances from the best logit between which the likeliest tokens are looked for."""
 _BLOCK = 512
-"""Weights summed up at a time."""
+"""Weights summed up at a time; so few tokens are ordered whole."""
+_ROWS = 64
+"""Rows that the logits are laid out in, to find the likeliest by the best of each column."""
 _BANDS, _LAST_BAND = 32, 2047
 """Bands of depth for each unit of logits below the best one, and the number of the last, which has no lower end."""
 
@@ -106,15 +108,20 @@ def _with(token: int, told: Logits, best: Tokens) -> Chosen:
 
 def _place(weights: Logits, chance: float) -> int:
     """An index drawn by weight, for a `chance` from 0 to 1. Sums blocks first: one long running sum takes 1.2 ms."""
+    if weights.size <= _BLOCK:
+        sums = weights.cumsum(dtype=np.float64)
+        return _reached(weights, sums, chance * sums[-1])
     blocks = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)).cumsum(dtype=np.float64)
     target = chance * blocks[-1]
     block = min(int(blocks.searchsorted(target, side="right")), blocks.size - 1)
     inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
     before = blocks[block - 1] if block else 0.0
-    place = int(inside.cumsum(dtype=np.float64).searchsorted(target - before, side="right"))
-    if place == inside.size:  # rounding
-        place = int(inside.argmax())
-    return block * _BLOCK + place
+    return block * _BLOCK + _reached(inside, inside.cumsum(dtype=np.float64), target - before)
+
+
+def _reached(weights: Logits, sums: NDArray[np.float64], target: float) -> int:
+    place = int(sums.searchsorted(target, side="right"))
+    return place if place < sums.size else int(weights.argmax())  # rounding
 
 
 def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
@@ -123,7 +130,7 @@ def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
     best = float(logits.max())
     tokens = None
     if top_k:
-        tokens = _top(logits, best, top_k)
+        tokens = _top(logits, top_k)
     if share is not None and share < 1:
         if tokens is not None:
             mass = share * _mass(logits[tokens] - best)
@@ -148,13 +155,25 @@ def likeliest(logits: Logits, count: int) -> Tokens:
     """The `count` likeliest tokens, the best first, of equal ones the lower first."""
     if not count:
         return np.empty(0, np.intp)
-    tokens = np.sort(_top(logits, float(logits.max()), count))
+    tokens = np.sort(_top(logits, count))
     return tokens[np.argsort(-logits[tokens], kind="stable")]
 
 
-def _top(logits: Logits, best: float, count: int) -> Tokens:
-    """The `count` likeliest tokens, in no order."""
-    tokens = _near(logits, best, lambda near: near.size >= count)
+def _top(logits: Logits, count: int) -> Tokens:
+    """The `count` likeliest tokens, in no order, or all that are possible.
+
+    No column of the logits can hold one of them whose best is below the `count`-th best of a column.
+    """
+    width = logits.size // _ROWS
+    body, rest = logits[: width * _ROWS].reshape(_ROWS, width), logits[width * _ROWS :]
+    best = np.concatenate((body.max(axis=0), rest)) if width else rest
+    least = np.partition(best, -count)[-count] if count < best.size else -np.inf
+    if least == -np.inf:
+        tokens = np.flatnonzero(logits > -np.inf)
+    else:
+        columns = np.flatnonzero(best[:width] >= least)
+        rows, places = np.nonzero(body[:, columns] >= least)
+        tokens = np.concatenate((rows * width + columns[places], width * _ROWS + np.flatnonzero(rest >= least)))
     if tokens.size > count:
         tokens = tokens[np.argpartition(-logits[tokens], count - 1)[:count]]
     return tokens
@@ -178,9 +197,12 @@ def _mass(depths: Logits) -> float:
 def _heaviest(tokens: Tokens, depths: Logits, mass: float) -> Tokens:
     """The fewest likeliest tokens that weigh `mass` together; a token weighs exp of its logit below the best one's.
 
-    Only the tokens in one band of depth, in which the mass is reached, have to be ordered.
+    Of many, only the tokens in one band of depth, in which the mass is reached, have to be ordered.
     """
     weights = np.exp(depths, dtype=np.float64)
+    if tokens.size <= _BLOCK:
+        order = np.argsort(-depths, kind="stable")
+        return tokens[order[: int(weights[order].cumsum().searchsorted(mass)) + 1]]
     bands = np.minimum(depths * -_BANDS, _LAST_BAND).astype(np.intp)
     masses = np.bincount(bands, weights).cumsum()
     band = min(int(masses.searchsorted(mass)), masses.size - 1)

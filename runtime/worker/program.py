@@ -18,7 +18,7 @@ from ...models.errors import Cancelled, GalagoError
 from ...models.gguf import read_header
 from ...models.ref import ModelFiles
 from ..stream import Stream
-from ..values import Event, Failed, Finished, Stats
+from ..values import Event, Failed, Finished, Started, Stats
 from .channel import Channel
 from .child import inherited
 from .messages import (
@@ -47,11 +47,13 @@ _AT_ONCE = 32
 
 
 class Job:
-    """A request that is being answered. `left` says that nobody waits for it any more."""
+    """A request that is being answered. `left` says that nobody waits for it any more; `begun`, that the first piece of
+    its answer is on its way."""
 
     def __init__(self) -> None:
         self.left = threading.Event()
         self.stream: Stream | None = None
+        self.begun = False
 
     def leave(self) -> None:
         self.left.set()
@@ -122,7 +124,7 @@ class Answers:
         if job.left.is_set():  # it left between the last question and the stream
             stream.close()
         self._channel.send(Accepted(number))
-        stream.forward(lambda event: self._pass_on(number, event))
+        stream.forward(lambda event: self._pass_on(number, event, job))
 
     def _do(self, number: int, task: bytes, job: Job) -> None:
         try:
@@ -134,10 +136,12 @@ class Answers:
         self._jobs.pop(number, None)
         self._channel.send(Done(number, result))
 
-    def _pass_on(self, number: int, event: Event) -> None:
-        if isinstance(event, Finished | Failed):
+    def _pass_on(self, number: int, event: Event, job: Job) -> None:
+        ended = isinstance(event, Finished | Failed)
+        if ended:
             self._jobs.pop(number, None)
-        self._channel.send(Happened(number, event))
+        self._channel.send(Happened(number, event), urgent=ended or not job.begun)
+        job.begun = not isinstance(event, Started)
 
     def _refuse(self, number: int, error: GalagoError) -> None:
         self._jobs.pop(number, None)

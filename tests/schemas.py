@@ -74,7 +74,7 @@ ENFORCED: dict[str, list[Schema]] = {
     ],
     "patterns": [
         *(text(pattern=p) for p in [
-            "^a+b$", "^\\d{3}$", "^\\d{3}-\\d{4}$", "^[A-Z]{2}\\d{2}$", "^(red|green|blue)$", "^[a-z]{1,8}$", "^x?y*z{2}$",
+            "^a+b$", "^\\d{3}$", "^\\d{3}-\\d{4}$", "^[A-Z]{2}\\d{2}$", "^(red|green|blue)$", "^[a-z]{1,8}$",
             "^[^aeiou]{3}$", "^\\w{2,5}$", "^\\s{2}$", "^\\S{3}$", "^\\D$", "^\\W$", "^.$", "^.{2,4}$", "^[\\s\\S]{2}$",
             "^#[0-9a-fA-F]{6}$", "^(\\+|-)?[1-9][0-9]{0,3}$", "^[\\u4e00-\\u9fff]{2}$", "^\\/a$", "^\\$\\d$", "^a$|^b$",
             "^(?:ab){2}$", "^(?:a|b){0,5}?c$", "^\\x41\\u0042$", "^[.*+]{2}$", "^\\\\d$", "^\"\\\\n\"$", "^v\\d{1,3}\\.\\d{1,3}\\.\\d{1,3}$",
@@ -247,6 +247,7 @@ OPEN: list[Schema] = [
     obj("t", t={"type": "array", "prefixItems": [NUM], "items": False}),
     text(pattern="^v\\d+\\.\\d+\\.\\d+$"),
     text(pattern="^(?:a|b)*?c$"),
+    text(pattern="^x?y*z{2}$"),
     {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}},
     obj(x={"$ref": "#"}),
     obj("ui", ui={"$ref": "#/$defs/node"})

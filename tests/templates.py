@@ -56,6 +56,10 @@ HARMONY = (
 PLAIN = _LOOP.replace("{CALLS}", "")
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PLAIN
 THINKING = PLAIN.replace(_ASK, _ASK.replace("assistant\n", "assistant\n<think>\n")) + "{# </think> #}"
+TURNS = PLAIN.replace(
+    "{% for m in messages %}",
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('') }}{% endif %}",
+)
 NAMED = PLAIN.replace("{{ m.role }}", "{{ m.name or m.role }}")
 FIRST_SYSTEM = PLAIN.replace(
     "{% for m in messages %}",

@@ -120,7 +120,9 @@ def say(role: Role, text: str, name: str | None = None) -> Message:
     return Message(role, (Text(text),), name)
 
 
-@pytest.mark.parametrize("template", [templates.FIRST_SYSTEM, templates.NO_SYSTEM, templates.HARMONY, templates.PLAIN])
+@pytest.mark.parametrize(
+    "template", [templates.FIRST_SYSTEM, templates.NO_SYSTEM, templates.HARMONY, templates.TURNS, templates.PLAIN]
+)
 def test_no_system_message_is_lost_wherever_it_stands(template: str) -> None:
     chat = (
         say("system", "Be brief."), say("developer", "Be kind."), say("user", "Hi"), say("assistant", "Hello"),
@@ -130,6 +132,21 @@ def test_no_system_message_is_lost_wherever_it_stands(template: str) -> None:
     places = [text.index(part) for part in ("Be brief.", "Be kind.", "Hi", "Hello", "Be rude.", "Again", "Be done.")]
     assert places == sorted(places)
     assert all(text.count(m.parts[0].text) == 1 for m in chat if isinstance(m.parts[0], Text))
+
+
+def test_where_roles_must_take_turns_what_one_says_is_put_together() -> None:
+    chat = (
+        say("system", "Be kind."), say("user", "Hi"), say("user", "Well?"), say("assistant", "Yes?"),
+        say("assistant", "Hello"), say("user", "So?"),
+    )  # fmt: skip
+    texts = rendered(templates.TURNS, chat, ()).split("<|im_start|>")[1:]
+    assert texts == [
+        "user\nBe kind.\n\nHi\n\nWell?<|im_end|>\n",
+        "assistant\nYes?\n\nHello<|im_end|>\n",
+        "user\nSo?<|im_end|>\n",
+        "assistant\n",
+    ]
+    assert rendered(templates.PLAIN, chat, ()).count("<|im_start|>") == 7
 
 
 def test_where_a_template_takes_system_messages_anywhere_they_stay_themselves() -> None:

@@ -73,7 +73,7 @@ class Answers:
 
     def _check_said(self, said: str, tools: Sequence[Tool]) -> None:
         """Refuses to go on from a message that calls a tool, or whose end may be the beginning of a call."""
-        reader = reader_for(self.dialect, tools, None, thinking=False, goes_on=bool(self.dialect.preface))
+        reader = reader_for(self.dialect, tools)
         text = "".join(piece.text for piece in reader.feed(said) if isinstance(piece, Delta))
         if text.rstrip() != said.rstrip():
             raise InvalidRequest(

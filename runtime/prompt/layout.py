@@ -36,7 +36,7 @@ class Layout:
     `arguments_as_text`: it wants a call's arguments as JSON text. `silent`: what is said beside calls, where that is
     nothing: `None`, or an empty text for templates that cannot do without one. `several` calls may stand in one
     message, and `thoughts` beside what is said with them. `system` messages may stand at the beginning, and `later`
-    ones behind them. `names`: it shows who says something.
+    ones behind them. `twice`: one who has just said something may say more. `names`: it shows who says something.
     """
 
     template: ChatTemplate
@@ -51,6 +51,7 @@ class Layout:
     system: bool
     later: bool
     developer: bool
+    twice: bool
     names: bool
 
     def messages(
@@ -76,6 +77,7 @@ class Layout:
                 instructions.append(content)
         if instructions:
             laid.append({"role": "user", "content": "\n\n".join(instructions)})
+        laid = laid if self.twice else _taking_turns(laid)
         if not tools:
             return laid, None
         if self.dialect.tools_in_system:
@@ -173,6 +175,7 @@ def layout_for(template: ChatTemplate, dialect: Dialect) -> Layout:
         system=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
         later=_shows(template, [first, _USER, told, {"role": "system", "content": _PROBE}, _USER]),
         developer="developer" in template.source,
+        twice=_shows(template, [_USER, {"role": "user", "content": _PROBE}]),
         names=_shows(template, [{**_USER, "name": _PROBE}]),
     )
 
@@ -242,6 +245,22 @@ def _add_result(laid: list[dict[str, Any]], content: str) -> None:
         laid[-1]["content"] += "\n" + written
     else:
         laid.append({"role": "user", "content": written})
+
+
+def _taking_turns(laid: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, what one says after another of the same role in one with it."""
+    turns: list[dict[str, Any]] = []
+    for message in laid:
+        last = turns[-1] if turns else {}
+        if (
+            message["role"] in ("user", "assistant")
+            and last.get("role") == message["role"]
+            and not last.get("tool_calls")
+        ):
+            turns[-1] = {**last, **message, "content": "\n\n".join(filter(None, (last["content"], message["content"])))}
+        else:
+            turns.append(message)
+    return turns
 
 
 def _protected_tool(tool: Tool, protect: Protect) -> Tool:

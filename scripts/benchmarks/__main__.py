@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-MEASUREMENTS = ("speed", "pauses", "pictures", "memory", "guesses", "crashes", "soak", "fit", "plan", "embed")
+MEASUREMENTS = ("speed", "pauses", "pictures", "memory", "guesses", "forms", "crashes", "soak", "fit", "plan", "embed")
 
 
 def main() -> None:

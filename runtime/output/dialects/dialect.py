@@ -84,7 +84,7 @@ class Dialect:
 
     def beginning(self, spell: Spell) -> str:
         """A grammar of what stands before anything said, where there is a `preface`."""
-        raise NotImplementedError
+        return "\n".join([*RULES, f"start: {spell(self.preface)}"])
 
     def lark(
         self, tools: Sequence[Tool], spell: Spell, *, required: bool, parallel: bool, instead: str | None = None

@@ -73,5 +73,7 @@ def test_a_message_is_continued_within_the_final_one(harmony: LocalModel) -> Non
     chat = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "a"}]
     reply = harmony.chat(chat, regex="a[bc]d", max_tokens=20)
     assert reply.text in ("bd", "cd")
+    begun = [chat[0], {"role": "assistant", "content": ""}]
+    assert harmony.chat(begun, regex="a[bc]d", max_tokens=20).text in ("abd", "acd")
     with pytest.raises(InvalidRequest, match="cannot go on from a message where it may call tools"):
         harmony.chat(chat, tools=[TOOL])

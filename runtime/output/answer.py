@@ -113,8 +113,9 @@ class Answers:
         if request.continued is not None or request.raw:
             return constraint
         if self.dialect.preface:
-            begin = self._grammars.calls(self.dialect.beginning(self._spell))
-            return constraint if self._callable(request) else Behind(begin, constraint)
+            if self._callable(request):
+                return constraint  # which speaks of what stands before an answer itself
+            return Behind(self._grammars.calls(self.dialect.beginning(self._spell)), constraint)
         if self.tags is None:
             return constraint
         first = self._weights.tokenize(self.tags.opening, parse_special=True)[0]
@@ -127,7 +128,7 @@ class Answers:
         """A sink for the engine's events, which tells `sink` what they say. An answer to a raw prompt is all text."""
         if request.raw:
             return sink
-        goes_on = bool(_said(request.continued))
+        goes_on = request.continued is not None and bool(_said(request.continued) or self.dialect.preface)
         return _Reading(reader_for(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
 
 

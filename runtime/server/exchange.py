@@ -26,8 +26,8 @@ Gone: TypeAlias = Callable[[], bool]
 
 
 async def read_body(request: Request) -> bytes:
-    coding = request.headers.get("content-encoding", "identity")
-    if coding != "identity":
+    coding = request.headers.get("content-encoding", "")
+    if coding.strip().lower() not in ("", "identity"):
         raise InvalidRequest(
             f"bodies are not read in the encoding {coding!r}; send them as they are", "Content-Encoding"
         )

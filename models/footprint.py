@@ -34,10 +34,9 @@ _MOST_SLOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes by part, of RAM. `weights` are mapped from the file; `repacked` are copies that llama.cpp makes of some,
-    laid out for this processor, beside the mapped ones. `context` is the KV cache, `kept` what the caches of earlier
-    conversations and media hold at most. `reclaimable` is that part of `weights` which is read no more: it stays
-    resident until another program needs the memory. `processes` are Python and its libraries."""
+    """Bytes by part, of RAM. `weights` are read where they are mapped from the file; `repacked` are copies that
+    llama.cpp makes of the others, laid out for this processor. `context` is the KV cache once it is full, `kept` what
+    the caches of earlier conversations and media hold at most. `processes` are Python and its libraries."""
 
     weights: int
     repacked: int
@@ -48,17 +47,11 @@ class Footprint:
     media: int
     kept: int
     processes: int
-    reclaimable: int
-
-    @property
-    def resident(self) -> int:
-        """All of it."""
-        return int(sum(asdict(self).values())) - self.reclaimable
 
     @property
     def needed(self) -> int:
-        """What must be free for it to run well."""
-        return self.resident - self.reclaimable
+        """All of it. What else is mapped of the file is read no more, and the system takes it back when it likes."""
+        return int(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +87,11 @@ def footprint(
     copies = [tensor for tensor in here if _is_repacked(tensor, setting.features)]
     copied = {tensor.name for tensor in copies}
     read = [tensor for tensor in here if tensor.name not in copied]
-    mapped = _span(read)
     repacked = sum(tensor.nbytes or 0 for tensor in copies)
     repacked += _tied_copy(header, setting)
     layers = range(max(fit.layers(header) - max(setting.gpu_layers - 1, 0), 0))
     return Footprint(
-        weights=mapped,
+        weights=sum(tensor.nbytes or 0 for tensor in read),
         repacked=repacked,
         vocabulary=_vocabulary(header),
         projector=0 if projector is None or setting.projector_on_gpu else fit.tensor_bytes(projector),
@@ -108,7 +100,6 @@ def footprint(
         media=0 if projector is None else MEDIA + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
         kept=setting.kept,
         processes=WORKER + (SERVER if setting.server else 0),
-        reclaimable=max(mapped - sum(tensor.nbytes or 0 for tensor in read), 0),
     )
 
 
@@ -208,15 +199,6 @@ def _on_gpu(header: Header, tensor: Tensor, gpu_layers: int) -> bool:
         return False
     block = fit.block_of(tensor)
     return block is None or block >= fit.layers(header) - (gpu_layers - 1)
-
-
-def _span(mapped: list[Tensor]) -> int:
-    """llama.cpp maps the file at once, and gives back what lies before the first tensor it uses there and behind the
-    last. What lies between stays resident, of whatever tensor it is."""
-    if not mapped:
-        return 0
-    end = max(tensor.offset + (tensor.nbytes or 0) for tensor in mapped)
-    return end - min(tensor.offset for tensor in mapped)
 
 
 def _is_repacked(tensor: Tensor, features: Collection[str]) -> bool:

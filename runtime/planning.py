@@ -40,7 +40,7 @@ class Planner:
         self._kv_type = config.kv_type
         self._guesses = unknown(self._header, self._projector)
         taken = measure(files, replace(config, cache_mib=0), placement, server=False)
-        self._resident = taken(context, config.slots).resident
+        self._resident = taken(context, config.slots).needed
 
     def plan(
         self,

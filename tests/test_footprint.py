@@ -61,18 +61,13 @@ def matrices(file: Header) -> int:
 
 def test_without_repacking_the_file_is_mapped_and_nothing_else() -> None:
     found = taken(header())
-    assert (found.repacked, found.reclaimable) == (0, 0)
-    assert found.weights == header().file_size
-    assert found.needed == found.resident
+    assert (found.repacked, found.weights) == (0, header().file_size)
 
 
-def test_repacked_weights_are_counted_beside_the_mapped_ones_which_can_be_given_back() -> None:
+def test_repacked_weights_are_counted_once() -> None:
     plain, found = taken(header()), taken(header(), setting=Setting(AVX2))
     assert found.repacked == matrices(header())
-    assert plain.weights > found.weights > 0.7 * plain.weights  # the norms keep all but the last layer mapped
-    kept = sum(t.nbytes or 0 for t in header().tensors) - matrices(header())
-    assert found.weights - found.reclaimable == kept
-    assert found.resident - plain.resident == found.repacked + found.weights - plain.weights
+    assert found.weights == plain.weights - found.repacked
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,7 @@ def test_less_context_never_takes_more(one: int, other: int, slots: int, built: 
     less, more = sorted((one, other))
     small, large = (taken(FILE, cells, slots, Setting(built)) for cells in (less, more))
     assert all(value <= asdict(large)[name] for name, value in asdict(small).items())
-    assert taken(FILE, less, slots + 1, Setting(built)).resident >= small.resident
+    assert taken(FILE, less, slots + 1, Setting(built)).needed >= small.needed
 
 
 FILE = header(width=1024, layers=8)
@@ -214,7 +209,9 @@ def test_copies_and_maps_are_llama_cpp_s_own(
     sizes = {name: float(size) for name, size in re.findall(r"(CPU\w*) model buffer size = +([\d.]+) MiB", said)}
     found = taken(read_header(target), setting=Setting(features()))
     assert found.repacked / MIB == pytest.approx(sizes.get("CPU_REPACK", 0) + sizes.get("AMX", 0), abs=0.02)
-    assert found.weights / MIB == pytest.approx(sizes["CPU_Mapped"], abs=0.02)
+    originals = 0 if found.repacked == 0 else taken(read_header(target)).weights - found.weights
+    # llama.cpp cuts off what lies before the first tensor it uses there and behind the last
+    assert found.weights / MIB <= sizes["CPU_Mapped"] + 0.02 <= (found.weights + originals) / MIB + 0.04
 
 
 @pytest.mark.parametrize("name", ["135M", "1B", "8B"])

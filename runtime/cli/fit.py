@@ -151,7 +151,6 @@ def _figures(
         "largest_context": largest.context if largest else None,
         "budget": memory,
         "needed": needs.needed,
-        "resident": needs.resident,
         "bytes": asdict(needs),
         "gpu_layers": placement.gpu_layers,
         "speed": asdict(speed) if speed else None,
@@ -171,11 +170,6 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
         size = getattr(needs, name)
         if size >= 500_000:
             lines.append(f"  {name:<11}{units.size(size):>9}  {what}")
-    if needs.reclaimable:
-        lines.append(
-            f"  resident up to {units.size(needs.resident)}; {units.size(needs.reclaimable)} of the mapped weights are "
-            "read no more and given back when another program needs memory"
-        )
     if largest is not None and largest.context != chosen.context:
         lines.append(f"  the longest context that fits: {largest.context} tokens, {requests(largest.slots)} at once")
     if speed is not None:

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from ...models.errors import ModelError
+from ...models.pairing import parts_beside
 from .library import NO_REASON, llama, take_errors
+from .memory import give_back_file
 
 Progress = Callable[[float], None]
 
@@ -49,6 +51,8 @@ class Weights:
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or NO_REASON}", str(path))
+        for name in parts_beside(path.name, [file.name for file in path.parent.iterdir()]):
+            give_back_file(path.with_name(name))
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)
         self._pieces: dict[int, bytes] = {}

@@ -76,12 +76,11 @@ def read_header(path: Path) -> Header:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def header_digest(path: Path) -> str:
-    """SHA-256 of a file's header and size: all that decides how its weights are read. Raises GGUFError."""
-    header = read_header(path)
+def header_digest(header: Header) -> str:
+    """SHA-256 of a file's header and size: all that decides how its weights are read."""
     digest = hashlib.sha256(str(header.file_size).encode())
     left = header.data_offset
-    with path.open("rb") as file:
+    with header.path.open("rb") as file:
         while left > 0 and (block := file.read(min(left, _BLOCK))):
             digest.update(block)
             left -= len(block)

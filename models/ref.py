@@ -7,41 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 from . import installed, pairing
 from .errors import ConfigError, GalagoError, ModelError, NotFound
+from .files import AdapterFile, ModelFiles
 from .gguf import Header, read_header
 from .name import BUILTIN as BUILTIN
 from .name import ModelRef, parse
 
 MAX_ADAPTERS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFile:
-    """A LoRA adapter on disk, and how strongly it applies to requests that do not say."""
-
-    path: Path
-    scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A model on disk: its name in the API, its weights, the projector that gives it eyes or ears, and its adapters.
-
-    `trusted` files came with Galago; any other may be damaged or malicious.
-    """
-
-    id: str
-    weights: Path
-    header: Header
-    projector: Path | None
-    trusted: bool = False
-    adapters: tuple[AdapterFile, ...] = ()
-    draft: ModelFiles | None = None
 
 
 def resolve(

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.errors import GalagoError, ModelError
-from ..models.ref import ModelFiles, resolve
+from ..models.files import ModelFiles
+from ..models.ref import resolve
 from ..runtime.config import default_threads
 from ..runtime.engine.governor import Governor
 from ..runtime.model import CHATML

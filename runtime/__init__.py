@@ -10,6 +10,18 @@ Importing this loads neither llama.cpp nor numpy; `load` does.
 
 from __future__ import annotations
 
-from .local import LocalModel, Reply, ReplyStream, load
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .local import LocalModel, Reply, ReplyStream, load
 
 __all__ = ["LocalModel", "Reply", "ReplyStream", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports them when they are asked for: a worker and the command line begin without."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import local
+
+    return getattr(local, name)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-import psutil
-
 from ..models.errors import ConfigError
 
 DEFAULT_CONTEXT = 8192
@@ -23,6 +21,8 @@ FlashAttention: TypeAlias = Literal["auto", "on", "off"]
 
 def default_threads() -> int:
     """Physical cores this process may use: llama.cpp's kernels gain nothing from sharing a core."""
+    import psutil
+
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
@@ -159,7 +159,7 @@ def worker_environment() -> dict[str, str]:
 
     OpenMP's threads wait for each other by spinning. Where another program takes their cores, spinning without bound
     makes decoding fifteen times slower; with a bound it is a tenth slower where none does. GNU's runtime counts turns,
-    LLVM's milliseconds.
+    LLVM's milliseconds. OpenBLAS, which comes with numpy and has nothing to do here, would make a thread for each core.
     """
     spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-    return {"GGML_NO_BACKTRACE": "1"} | spin | dict(os.environ)
+    return {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"} | spin | dict(os.environ)

@@ -12,7 +12,7 @@ import psutil
 from numpy.typing import NDArray
 
 from ..models.errors import ConfigError, EngineError, InvalidRequest, PromptTooLong
-from ..models.ref import ModelFiles
+from ..models.files import ModelFiles
 from .config import ModelConfig, default_threads
 from .engine.gather import Gatherer, Tokens
 from .engine.governor import Governor

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..models.ref import ModelFiles
+from ..models.files import ModelFiles
 from .config import ModelConfig
-from .embedder import Embedder
 from .model import Model
 
-Loaded: TypeAlias = Model | Embedder
+if TYPE_CHECKING:
+    from .embedder import Embedder
+
+Loaded: TypeAlias = "Model | Embedder"
 
 
 def open_model(
@@ -22,4 +24,6 @@ def open_model(
     """A model that answers, or one that makes vectors; arguments and errors as `Model`'s."""
     if files.header.pooling is None:
         return Model(files, config, progress=progress, isolated=isolated)
+    from .embedder import Embedder
+
     return Embedder(files, config, progress, isolated)

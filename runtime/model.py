@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
 from ..models.errors import InvalidRequest, ModelError
+from ..models.files import ModelFiles
 from ..models.fingerprint import fingerprint
-from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, ModelConfig, default_threads
 from .engine.draft import Drafter
 from .engine.engine import Engine
@@ -28,13 +30,7 @@ from .native.penalties import WINDOW
 from .native.projector import Projector
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
-from .output.answer import Answers
 from .placement import Placement
-from .planning import Planner, counted
-from .prompt.chat import PromptBuilder
-from .prompt.media import MediaLimits
-from .prompt.plain import spelled, translate
-from .prompt.template import ChatTemplate
 from .sizing import settle
 from .store import Store
 from .stream import Stream
@@ -43,6 +39,12 @@ from .tokens import Prompt
 from .trial import try_out
 from .users import Users
 from .values import Failed, Message, ModelInfo, Request, Sampling, Stats, Text
+
+if TYPE_CHECKING:
+    from .output.answer import Answers
+    from .planning import Planner
+    from .prompt.chat import PromptBuilder
+    from .prompt.media import MediaLimits
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -76,20 +78,20 @@ class Model:
         assert config.slots is not None
         try_out(files)
         try:
-            weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
-            self._closers.append(weights.close)
-            self.context_length = context_length(config, weights)
-            self._store = self._open_store(files, config)
-            self._projector = self._load_projector(files, threads, config, placement)
-            adapters = self._load_adapters(files)
-            drafter = self._load_drafter(files.draft, config.slots, threads) if files.draft else None
-            self._engine = self._start_engine(config, config.slots, threads, adapters, drafter)
-            self._closers.append(self._engine.close)
-            source = files.header.chat_template or CHATML
-            self._answers = Answers(weights, source)
-            self._prompts = self._prompt_builder(source, limits or MediaLimits())
-            pace = self._projector.pace if self._projector else {}
-            self._planner = Planner(files, config, placement, self.context_length, pace)
+            with ThreadPoolExecutor(1) as beside:  # llama.cpp computes without Python
+                beside.submit(importlib.import_module, ".prompt.chat", __package__)
+                weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
+                self._closers.append(weights.close)
+                self.context_length = context_length(config, weights)
+                self._store = self._open_store(files, config)
+                self._projector = self._load_projector(files, threads, config, placement)
+                adapters = self._load_adapters(files)
+                drafter = self._load_drafter(files.draft, config.slots, threads) if files.draft else None
+                reading = beside.submit(self._read_vocabulary, files, limits)
+                self._engine = self._start_engine(config, config.slots, threads, adapters, drafter)
+                self._closers.append(self._engine.close)
+                self._answers, self._prompts = reading.result()
+            self._planner = self._make_planner(files, config, placement)
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -129,6 +131,8 @@ class Model:
             case Plan(request):
                 return self._plan(request, cancelled)
             case Tokenize() | Detokenize():
+                from .prompt.plain import translate
+
                 return translate(task, self._weights)
             case Embed() | Rerank():
                 other = "an embedding" if isinstance(task, Embed) else "a reranking"
@@ -136,6 +140,8 @@ class Model:
         raise InvalidRequest(f"{self.info.id} answers chats; it cannot do this", "model")
 
     def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> Tokens:
+        from .prompt.plain import spelled
+
         items = self._prompt(request, cancelled).items
         ids = tuple(item for item in items if isinstance(item, int))
         if len(ids) < len(items):
@@ -143,6 +149,8 @@ class Model:
         return Tokens(ids, spelled(ids, self._weights))
 
     def _plan(self, request: Request, cancelled: Callable[[], bool]) -> Planned:
+        from .planning import counted
+
         begin = time.perf_counter()
         adapters = self._adapters_for(request)
         tools = self._answers.tools(request)
@@ -180,12 +188,23 @@ class Model:
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
-    def _prompt_builder(self, source: str, limits: MediaLimits) -> PromptBuilder:
-        weights, answers = self._weights, self._answers
+    def _read_vocabulary(self, files: ModelFiles, limits: MediaLimits | None) -> tuple[Answers, PromptBuilder]:
+        """What reads the model's answers, and what writes its prompts."""
+        from .output.answer import Answers
+        from .prompt.chat import PromptBuilder
+        from .prompt.media import MediaLimits
+        from .prompt.template import ChatTemplate
+
+        weights, source = self._weights, files.header.chat_template or CHATML
+        answers = Answers(weights, source)
         template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
-        return PromptBuilder(
-            weights, self._projector, template, source, limits, self.context_length, answers.dialect, answers.tags
-        )
+        made = (template, source, limits or MediaLimits(), self.context_length, answers.dialect, answers.tags)
+        return answers, PromptBuilder(weights, self._projector, *made)
+
+    def _make_planner(self, files: ModelFiles, config: ModelConfig, placement: Placement) -> Planner:
+        from .planning import Planner
+
+        return Planner(files, config, placement, self.context_length, self._projector.pace if self._projector else {})
 
     def _adapters_for(self, request: Request) -> tuple[float, ...]:
         if request.lora is None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ..models import fit
 from ..models.errors import ConfigError
+from ..models.files import ModelFiles
 from ..models.gguf import read_header
-from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
 from .native.devices import Device, gpu_backends, gpus
 

@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 
 from ..models import fit
 from ..models.errors import EngineError
+from ..models.files import ModelFiles
 from ..models.footprint import unknown
 from ..models.gguf import read_header
-from ..models.ref import ModelFiles
 from ..models.speed import Benchmark, Costs, costs, encoding, types
 from .benchmark import measured
 from .config import ModelConfig

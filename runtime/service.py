@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ..models import installed, pairing
 from ..models.errors import ModelError, NotFound, NotReady
+from ..models.files import ModelFiles
 from ..models.installed import Installed
 from ..models.name import ModelRef
-from ..models.ref import ModelFiles, builtin_model, same
+from ..models.ref import builtin_model, same
 from .config import ModelConfig
 from .stream import Stream
 from .tasks import Embed, R, Task, Tokenized, Vectors
@@ -19,13 +21,15 @@ from .values import ModelInfo, Request, Stats
 
 if TYPE_CHECKING:
     from .loading import Loaded
+    from .worker.start import Started
     from .worker.worker import Worker
 
 
 class Service:
     """Answers requests for one model, from when `load` has returned until `close`.
 
-    An `isolated` model lives in a process of its own, and this one loads no llama.cpp.
+    An `isolated` model lives in a process of its own, which may have been `started` for it, and this one loads no
+    llama.cpp.
     """
 
     def __init__(
@@ -35,18 +39,40 @@ class Service:
         progress: Callable[[float], None] | None = None,
         *,
         isolated: bool = False,
+        started: Started | None = None,
     ) -> None:
         self.model_id = files.id
         self._files = files
         self._config = config
         self._progress = progress
         self._isolated = isolated
+        self._started = started
+        self._loading: Future[None] | None = None
         self._model: Loaded | Worker | None = None
         self._lock = threading.Lock()
         self._closed = False
 
+    def begin(self) -> None:
+        """Loads the model on a thread of its own, for which `load` then waits."""
+        self._loading = Future()
+        threading.Thread(target=self._load_ahead, args=(self._loading,), name="galago-load", daemon=True).start()
+
+    def _load_ahead(self, loading: Future[None]) -> None:
+        try:
+            self._load()
+        except BaseException as error:
+            loading.set_exception(error)
+        else:
+            loading.set_result(None)
+
     def load(self) -> None:
         """Loads the model. Raises what went wrong."""
+        if self._loading is None:
+            self._load()
+        else:
+            self._loading.result()
+
+    def _load(self) -> None:
         model = self._open()
         with self._lock:
             self._model = None if self._closed else model
@@ -135,7 +161,7 @@ class Service:
         if self._isolated:
             from .worker.worker import Worker
 
-            return Worker(self._files, self._config, self._progress)
+            return Worker(self._files, self._config, self._progress, self._started)
         from .loading import open_model
 
         return open_model(self._files, self._config, self._progress)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from ..models import footprint, units
 from ..models.errors import ConfigError
+from ..models.files import ModelFiles
 from ..models.footprint import Choice, Footprint, Setting
 from ..models.gguf import read_header
-from ..models.ref import ModelFiles
 from .config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
 from .native.library import features
 from .placement import Placement, place

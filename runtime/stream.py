@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from .values import Delta, Event, Failed, Finished, Sink, Thought
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Stream:
@@ -78,6 +81,8 @@ class Stream:
             self.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
+        import asyncio  # a process that only passes events on does without
+
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
         with self._arrived:

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 
 from ..models.errors import ModelError
-from ..models.gguf import header_digest
+from ..models.files import ModelFiles
+from ..models.gguf import header_digest, read_header
 from ..models.places import cache_folder
-from ..models.ref import ModelFiles
 
 _REMEMBERED = 200
 _TIMEOUT = 1800.0
@@ -46,7 +46,7 @@ def try_out(files: ModelFiles) -> None:
 
 
 def _key(files: ModelFiles) -> str:
-    digests = (header_digest(path) for path in _paths(files))
+    digests = map(header_digest, (files.header, *map(read_header, _paths(files)[1:])))
     return " | ".join([metadata.version("llama-cpp-python"), *digests])
 
 

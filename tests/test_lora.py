@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from galago.models.errors import ConfigError, GGUFError, InvalidRequest, ModelError, NotFound
-from galago.models.ref import MAX_ADAPTERS, AdapterFile, resolve
+from galago.models.files import AdapterFile
+from galago.models.ref import MAX_ADAPTERS, resolve
 from galago.runtime import LocalModel, load
 from galago.runtime.native.adapter import Adapter
 from galago.runtime.native.context import Context

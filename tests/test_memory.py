@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import random
+import struct
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,18 +17,20 @@ import pytest
 
 from galago.models.ref import resolve
 from galago.quantize.schemes import find
+from galago.runtime.config import ModelConfig
 from galago.runtime.native.context import BATCH, Context
 from galago.runtime.native.memory import give_back_file, zeros_given_back
 from galago.runtime.native.quantizer import quantize
 from galago.runtime.native.weights import Weights
 from galago.runtime.tokens import Row
+from galago.runtime.worker.worker import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and only Linux gives memory back")
 
 MIB = 1 << 20
-CELLS = 2048
+CELLS, LONG = 2048, 65536
 KEYS_AND_VALUES = 6 * MIB
-"""Of so many cells of the built-in model."""
+"""Of the first number of cells, with the built-in model."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,8 @@ def test_weights_that_were_laid_out_anew_are_held_once(tmp_path: Path) -> None:
 
 def test_a_context_takes_memory_as_it_is_filled(weights: Weights) -> None:
     before = own()
-    context = Context(weights, CELLS, 1, 1)
+    with zeros_given_back():
+        context = Context(weights, CELLS, 1, 1)
     empty = own() - before
     for begin in range(0, CELLS, BATCH):
         context.decode([Row(5, begin + i, 0, False) for i in range(BATCH)])
@@ -63,17 +69,28 @@ def test_a_context_takes_memory_as_it_is_filled(weights: Weights) -> None:
     assert empty < KEYS_AND_VALUES / 2 < KEYS_AND_VALUES < full
 
 
-def test_a_context_computes_as_one_that_holds_all_its_memory(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    def logits() -> bytes:
-        context = Context(weights, CELLS, 2, 1)
+def test_a_context_computes_as_one_that_holds_all_its_memory(weights: Weights) -> None:
+    def logits(made: AbstractContextManager[None]) -> bytes:
+        with made:
+            context = Context(weights, CELLS, 2, 1)
         context.decode([Row(7 + i, i // 2, i % 2, i > 28) for i in range(30)])
         found = context.logits(29).tobytes()
         context.close()
         return found
 
-    given_back = logits()
-    monkeypatch.setattr("galago.runtime.native.memory._HERE", False)
-    assert logits() == given_back
+    assert logits(zeros_given_back()) == logits(nullcontext())
+
+
+def test_a_worker_holds_no_memory_for_tokens_that_have_not_come(tmp_path: Path) -> None:
+    """With a context 32 times as long as the model was trained for, of 200 MB."""
+    key = b"llama.context_length" + struct.pack("<I", 4)  # a whole number of 32 bits
+    data = resolve("builtin").weights.read_bytes()
+    assert key + struct.pack("<I", CELLS) in data
+    (tmp_path / "long.gguf").write_bytes(data.replace(key + struct.pack("<I", CELLS), key + struct.pack("<I", LONG)))
+    files = replace(resolve(tmp_path / "long.gguf"), trusted=True)
+    with closing(Worker(files, ModelConfig(LONG, threads=1, slots=1))) as worker:
+        assert worker.info.context_length == LONG
+        assert psutil.Process(worker._child._process.pid).memory_full_info().uss < LONG // CELLS * KEYS_AND_VALUES / 2
 
 
 def test_what_is_no_zero_stays(seed: int = 3) -> None:

@@ -9,7 +9,8 @@ import pytest
 import shapes
 
 from galago.models.errors import ConfigError
-from galago.models.ref import ModelFiles, resolve
+from galago.models.files import ModelFiles
+from galago.models.ref import resolve
 from galago.runtime import load, placement
 from galago.runtime.cli.main import main
 from galago.runtime.config import ModelConfig

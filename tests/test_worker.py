@@ -31,7 +31,8 @@ from galago.models.errors import (
     ModelError,
     NotReady,
 )
-from galago.models.ref import ModelFiles, resolve
+from galago.models.files import ModelFiles
+from galago.models.ref import resolve
 from galago.runtime import LocalModel, load
 from galago.runtime.config import ModelConfig
 from galago.runtime.service import Service
@@ -52,6 +53,7 @@ from galago.runtime.values import (
 )
 from galago.runtime.worker import worker as worker_module
 from galago.runtime.worker.messages import decode, encode
+from galago.runtime.worker.start import start
 from galago.runtime.worker.worker import Worker, _pause
 from served import DATA, Server, serving
 
@@ -432,6 +434,38 @@ def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
         wait_until(lambda: service.ready)
     finally:
         service.close()
+
+
+def test_a_process_that_was_started_before_is_the_one_that_answers() -> None:
+    started = start()
+    service = Service(BUILTIN, ModelConfig(threads=1), isolated=True, started=started)
+    service.begin()
+    service.load()
+    try:
+        assert isinstance(service._model, Worker) and process(service._model).pid == started.process.pid
+        assert text(service.generate(None, SHORT)) == "Small."
+    finally:
+        service.close()
+
+
+def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> None:
+    service = Service(BUILTIN, ModelConfig(4096), isolated=True, started=start())
+    service.begin()
+    with pytest.raises(ModelError, match="trained for a context of 2048"):
+        service.load()
+    service.close()
+
+
+def test_a_process_that_was_started_for_nothing_ends_by_itself() -> None:
+    started = start()
+    started.connection.close()
+    assert started.process.wait(20) == 0
+
+
+def test_a_worker_begins_with_little() -> None:
+    code = "import sys, galago.runtime.worker.program; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"llama_cpp", "numpy", "asyncio", "filelock", "psutil", "galago.models.installed"}
 
 
 def test_a_process_with_an_isolated_model_loads_neither_llama_cpp_nor_numpy() -> None:

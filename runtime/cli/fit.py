@@ -18,8 +18,8 @@ from . import options
 if TYPE_CHECKING:
     from ...models.candidates import Candidate
     from ...models.catalog import Entry
+    from ...models.files import ModelFiles
     from ...models.footprint import Choice
-    from ...models.ref import ModelFiles
     from ...models.speed import Speed
     from ..placement import Placement
 

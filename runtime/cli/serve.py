@@ -64,11 +64,7 @@ def serve(
     strict: Strict = False,
 ) -> None:
     """Serve an OpenAI-shaped API on this machine."""
-    from ...models.device import memory_size, this_machine
-    from ...models.ref import resolve
     from ..config import ModelConfig, ServerConfig, api_key_from_environment
-    from ..server.app import serve as run_server
-    from ..service import Service
 
     config = ServerConfig(
         host=host,
@@ -80,7 +76,6 @@ def serve(
         allow_rm=allow_rm,
         store=store,
     )
-    files = resolve(model, mmproj, name, lora or (), draft)
     settings = ModelConfig(
         ctx,
         threads,
@@ -92,7 +87,25 @@ def serve(
         kv_type=kv_type,
         flash_attention=flash_attention,
         hang_limit=hang_limit,
-        memory=None if memory is None else memory_size(memory, this_machine().total_memory),
+        memory=None if memory is None else _share(memory),
     )
-    service = Service(files, settings, options.progress_line("loading"), isolated=True)
+    # two processes at once import what they need, and the model loads meanwhile
+    from ..worker.start import start
+
+    started = start()
+    from ...models.ref import resolve
+    from ..service import Service
+
+    files = resolve(model, mmproj, name, lora or (), draft)
+    service = Service(files, settings, options.progress_line("loading"), isolated=True, started=started)
+    service.begin()
+    from ..server.app import serve as run_server
+
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))
+
+
+def _share(memory: str) -> int:
+    """Bytes that are meant."""
+    from ...models.device import memory_size, this_machine
+
+    return memory_size(memory, this_machine().total_memory)

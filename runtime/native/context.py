@@ -14,7 +14,6 @@ from ..tokens import MediaSpan, Row
 from .adapter import Adapter
 from .batch import TokenBatch
 from .library import NO_REASON, llama, mtmd, take_errors
-from .memory import zeros_given_back
 from .observer import Observer
 from .projector import MediaChunk
 from .weights import Weights
@@ -60,8 +59,7 @@ class Context:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         take_errors()
-        with zeros_given_back():  # a context takes memory as it is filled
-            self.handle = llama.llama_init_from_model(weights.handle, params)
+        self.handle = llama.llama_init_from_model(weights.handle, params)
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a context of {cells} tokens for {weights.path.name}: "

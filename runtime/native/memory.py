@@ -37,7 +37,10 @@ def give_back_file(path: Path) -> None:
 
 @contextmanager
 def zeros_given_back() -> Iterator[None]:
-    """Of each large allocation made meanwhile the zeros leave this process at the end; nobody may write there yet."""
+    """Of each large allocation made meanwhile the zeros leave this process at the end, when nobody may write there.
+
+    llama.cpp writes zeros all over a context that it makes; so it takes memory as it is filled.
+    """
     before = list(_writable()) if _HERE else []
     yield
     for start, end in _without(_writable(), before) if _HERE else ():
@@ -71,7 +74,7 @@ def _allocations(start: int, end: int) -> Iterator[tuple[int, int]]:
     """The pages of the large allocations in a stretch of memory, without those that hold the head or end of one."""
     if end - start < _LEAST:
         return
-    words = np.frombuffer((ctypes.c_char * (end - start)).from_address(start), np.uint64)
+    words = np.frombuffer(memoryview((ctypes.c_char * (end - start)).from_address(start)), np.uint64)
     heads, sizes = (words[n :: _PAGE // _WORD] for n in (_HEAD // _WORD, _HEAD // _WORD + 1))
     for page in np.flatnonzero((heads == _HEAD) & (sizes % _WORD == _MAPPED) & (sizes >= _LEAST)):
         first = start + int(page) * _PAGE

@@ -14,7 +14,6 @@ from ..tokens import Row
 from .batch import TokenBatch
 from .context import FLASH_ATTENTION
 from .library import NO_REASON, llama, take_errors
-from .memory import zeros_given_back
 from .weights import Weights
 
 SEQUENCES = 64
@@ -49,8 +48,7 @@ class PoolingContext:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         take_errors()
-        with zeros_given_back():
-            self.handle = llama.llama_init_from_model(weights.handle, params)
+        self.handle = llama.llama_init_from_model(weights.handle, params)
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a context of {rows} tokens for {weights.path.name}: "

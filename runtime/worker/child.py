@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import connection
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ...models.errors import Cancelled, EngineCrashed, GalagoError
-from ..config import worker_environment
 from ..stream import Stream
 from ..trial import signal_name
 from ..values import Failed, Finished, ModelInfo, Stats
@@ -34,8 +30,8 @@ from .messages import (
     Stop,
     ToWorker,
 )
+from .start import Started, start
 
-_COMMAND = (sys.executable, "-P", "-m", "galago.runtime.worker.program")
 _POLL = 0.05  # seconds; how soon it is noticed that a caller has left
 _LAST_MOMENTS = 2.0  # seconds that a process may take between closing its connection and ending
 
@@ -57,15 +53,15 @@ class Call:
 
 
 class Child:
-    """Starts the process. `load` must come first, then one thread `listen`s while others `ask`."""
+    """Starts the process, or takes one that is `started`. `load` must come first, then one thread `listen`s while
+    others `ask`."""
 
-    def __init__(self, load: Load) -> None:
-        here, there = connection.Pipe()
-        with there:
-            self._process = _start(there)
+    def __init__(self, load: Load, started: Started | None = None) -> None:
+        started = started or start()
+        self._process = started.process
         self._name = load.name
         self._patience = load.config.hang_limit
-        self._channel = Channel(here)
+        self._channel = Channel(started.connection)
         self._channel.send(load)
         self._incoming = self._messages()
         self._numbers = itertools.count()
@@ -191,25 +187,3 @@ class Child:
 def stop_if(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise Cancelled("nobody waits for this answer any more")
-
-
-def inherited(handle: int) -> Connection[Any, Any]:
-    """The connection that a child was started with."""
-    if sys.platform == "win32":
-        return connection.PipeConnection(handle)
-    return Connection(handle)
-
-
-def _start(there: Connection[Any, Any]) -> subprocess.Popen[bytes]:
-    """A child outside the terminal's foreground group: a Ctrl-C is for its parent, which ends it in good order."""
-    handle = there.fileno()
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": worker_environment()}
-    if sys.platform == "win32":
-        import os
-
-        os.set_handle_inheritable(handle, True)
-        options["startupinfo"] = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
-        options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-    else:
-        options |= {"pass_fds": (handle,), "process_group": 0}
-    return subprocess.Popen([*_COMMAND, str(handle)], **options)

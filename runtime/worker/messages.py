@@ -16,7 +16,7 @@ from msgspec import msgpack
 
 from ...models import errors
 from ...models.errors import GalagoError, InvalidRequest
-from ...models.ref import AdapterFile
+from ...models.files import AdapterFile
 from .. import films, tasks, values
 from ..config import ModelConfig
 from ..values import Event, ModelInfo, Stats

@@ -6,6 +6,7 @@ has given its first sign of life.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -15,12 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ...models.errors import Cancelled, GalagoError
+from ...models.files import ModelFiles
 from ...models.gguf import read_header
-from ...models.ref import ModelFiles
 from ..stream import Stream
 from ..values import Event, Failed, Finished, Started, Stats
 from .channel import Channel
-from .child import inherited
 from .messages import (
     Accepted,
     Beat,
@@ -38,6 +38,7 @@ from .messages import (
     ToWorker,
     decode,
 )
+from .start import inherited
 
 if TYPE_CHECKING:
     from ..loading import Loaded as LoadedModel
@@ -70,6 +71,10 @@ class Answers:
         self._model: LoadedModel | None = None
         self._jobs: dict[int, Job] = {}
 
+    def get_ready(self) -> None:
+        """Begins to import what `Load` will need; what fails will fail there again."""
+        self._pool.submit(importlib.import_module, "galago.runtime.loading")
+
     def take(self, message: ToWorker) -> bool:
         """Returns `False` when that was the last one."""
         match message:
@@ -101,11 +106,13 @@ class Answers:
     def _load(self, load: Load) -> None:
         try:
             from ..loading import open_model
+            from ..native.memory import zeros_given_back
 
             draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
             header = read_header(load.weights)
             files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
-            self._model = open_model(files, load.config, self._progress, isolated=True)
+            with zeros_given_back():
+                self._model = open_model(files, load.config, self._progress, isolated=True)
             self._channel.send(Loaded(self._model.info))
             self._channel.send(Beat(self.stats()))
         except Exception as error:
@@ -166,6 +173,7 @@ def main(handle: int) -> None:
     channel = Channel(inherited(handle))
     answers = Answers(channel)
     threading.Thread(target=_beat, args=(channel, answers), name="galago-beat", daemon=True).start()
+    answers.get_ready()
     try:
         while all(map(answers.take, channel.receive())):
             pass

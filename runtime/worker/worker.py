@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ...models.errors import EngineCrashed, EngineError, InvalidRequest, NotReady
-from ...models.ref import ModelFiles
+from ...models.files import ModelFiles
 from ..config import ModelConfig
 from ..stream import Stream
 from ..tasks import R, Task
 from ..values import ModelInfo, Request, Stats
 from .child import Call, Child, stop_if
 from .messages import Load, encode
+from .start import Started
 
 T = TypeVar("T")
 
@@ -34,10 +35,17 @@ _LONGEST_PAUSE = 60.0
 
 
 class Worker:
-    """A model that answers from a process of its own. `progress` is called with the fraction of the weights loaded."""
+    """A model that answers from a process of its own, which may have been `started` for it.
+
+    `progress` is called with the fraction of the weights loaded.
+    """
 
     def __init__(
-        self, files: ModelFiles, config: ModelConfig | None = None, progress: Callable[[float], None] | None = None
+        self,
+        files: ModelFiles,
+        config: ModelConfig | None = None,
+        progress: Callable[[float], None] | None = None,
+        started: Started | None = None,
     ) -> None:
         self._name = files.id
         self._load = Load(
@@ -54,7 +62,7 @@ class Worker:
         self._closed = False
         self._crashes = self._restarts = 0
         self._blame: Counter[bytes] = Counter()
-        self._child = Child(self._load)
+        self._child = Child(self._load, started)
         try:
             self.info: ModelInfo = self._child.load(progress)
         except BaseException:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from galago.models.ref import ModelFiles, resolve
+from galago.models.files import ModelFiles
+from galago.models.ref import resolve
 from galago.models.speed import Benchmark, speed, types
 from galago.runtime.benchmark import run
 from galago.runtime.config import ModelConfig, default_threads

@@ -42,7 +42,6 @@ from .values import Failed, Message, ModelInfo, Request, Sampling, Stats, Text
 
 if TYPE_CHECKING:
     from .output.answer import Answers
-    from .planning import Planner
     from .prompt.chat import PromptBuilder
     from .prompt.media import MediaLimits
 
@@ -91,7 +90,10 @@ class Model:
                 self._engine = self._start_engine(config, config.slots, threads, adapters, drafter)
                 self._closers.append(self._engine.close)
                 self._answers, self._prompts = reading.result()
-            self._planner = self._make_planner(files, config, placement)
+            from .planning import Planner
+
+            pace = self._projector.pace if self._projector else {}
+            self._planner = Planner(files, config, placement, self.context_length, pace)
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -200,11 +202,6 @@ class Model:
         template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
         made = (template, source, limits or MediaLimits(), self.context_length, answers.dialect, answers.tags)
         return answers, PromptBuilder(weights, self._projector, *made)
-
-    def _make_planner(self, files: ModelFiles, config: ModelConfig, placement: Placement) -> Planner:
-        from .planning import Planner
-
-        return Planner(files, config, placement, self.context_length, self._projector.pace if self._projector else {})
 
     def _adapters_for(self, request: Request) -> tuple[float, ...]:
         if request.lora is None:

@@ -416,6 +416,8 @@ def test_the_environment_bounds_the_spin_unless_it_is_set() -> None:
 
     plain = environment()
     assert (plain["GGML_NO_BACKTRACE"], plain["GOMP_SPINCOUNT"]) == ("1", "1000") and "KMP_BLOCKTIME" in plain
+    assert int(plain["MALLOC_ARENA_MAX"]) == 2 and int(plain["MALLOC_MMAP_THRESHOLD_"]) >= 1 << 20
+    assert environment(MALLOC_ARENA_MAX="8")["MALLOC_ARENA_MAX"] == "8"
     assert environment(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
     assert "GOMP_SPINCOUNT" not in environment(OMP_WAIT_POLICY="passive")
 

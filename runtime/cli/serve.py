@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options
+
+if TYPE_CHECKING:
+    from ...models.files import ModelFiles
+    from ..config import ModelConfig, ServerConfig
 
 ServedModel = Annotated[str, typer.Option(help="builtin, an installed model, or a GGUF file", metavar="MODEL")]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")]
@@ -89,15 +94,23 @@ def serve(
         hang_limit=hang_limit,
         memory=None if memory is None else _share(memory),
     )
-    # two processes at once import what they need, and the model loads meanwhile
+
+    def find() -> ModelFiles:
+        from ...models.ref import resolve
+
+        return resolve(model, mmproj, name, lora or (), draft)
+
+    _serve(config, settings, find)
+
+
+def _serve(config: ServerConfig, settings: ModelConfig, find: Callable[[], ModelFiles]) -> None:
+    """Two processes at once import what they need, and the model loads meanwhile."""
     from ..worker.start import start
 
     started = start()
-    from ...models.ref import resolve
     from ..service import Service
 
-    files = resolve(model, mmproj, name, lora or (), draft)
-    service = Service(files, settings, options.progress_line("loading"), isolated=True, started=started)
+    service = Service(find(), settings, options.progress_line("loading"), isolated=True, started=started)
     service.begin()
     from ..server.app import serve as run_server
 

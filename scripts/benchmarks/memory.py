@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
@@ -52,11 +53,19 @@ def _theirs(options: argparse.Namespace) -> AbstractContextManager[Server]:
 
 
 def _parts(server: psutil.Process) -> dict[str, float]:
-    """MiB of each process, its share of what it maps from files apart."""
-    parts = {}
+    """MiB of each process: weights in the file, llama.cpp's buffers for weights laid out anew, context and work, the
+    rest."""
+    parts: Counter[str] = Counter()
     for number, process in enumerate([server, *server.children(recursive=True)]):
-        name = "server" if number == 0 else f"worker {number}"
-        files = sum(m.pss for m in process.memory_maps() if m.path.endswith(".gguf"))
-        parts[f"{name}: weights mapped"] = files / 2**20
-        parts[f"{name}: all else"] = (process.memory_full_info().pss - files) / 2**20
+        name = f"worker {number}" if number else "server"
+        for mapping in process.memory_maps(grouped=False):
+            start, end = (int(address, 16) for address in mapping.addr.split("-"))
+            is_heap = start % (64 << 20) == 0  # where malloc begins those of threads
+            if mapping.path.endswith(".gguf"):
+                part = "weights mapped"
+            elif mapping.path == "[anon]" and end - start >= 16 << 20 and not is_heap:
+                part = "buffers"
+            else:
+                part = "all else"
+            parts[f"{name}: {part}"] += mapping.pss / 2**20
     return {part: mib for part, mib in parts.items() if mib >= 0.5}

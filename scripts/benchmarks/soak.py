@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -38,10 +39,13 @@ def main(options: argparse.Namespace) -> None:
     print(f"{options.requests} requests in {(time.monotonic() - begin) / 60:.1f} minutes: {dict(ends)}")
     for seconds, api, worker in memory:
         print(f"  {seconds / 60:5.1f} min: API process {api:.1f} MiB, worker {worker:.1f} MiB")
-    warm = memory[len(memory) // 5 :]
+    warm = memory[len(memory) // 3 :]
     for column, name in ((1, "API process"), (2, "worker")):
         values = [entry[column] for entry in warm]
-        print(f"{name}: {max(values) / min(values) - 1:+.1%} between least and most after warm-up")
+        half = len(values) // 2
+        growth = statistics.median(values[half:]) / statistics.median(values[:half]) - 1
+        spread = max(values) / min(values) - 1
+        print(f"{name} after warm-up: {growth:+.1%} from the first to the second half, {spread:.1%} from least to most")
 
 
 def _request(server: Server, number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, Pace
+from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, READABLE, Pace
 
 
 def learned(step: float, row: float) -> Pace:
@@ -14,8 +14,13 @@ def learned(step: float, row: float) -> Pace:
 
 
 def test_a_long_prompt_keeps_a_step_within_so_many_usual_ones() -> None:
-    pace = learned(step=0.012, row=0.0014)
-    assert 0.9 < (0.012 + pace.long_prompt_rows * 0.0014) / (INTERVALS * 0.012) <= 1
+    pace = learned(step=0.02, row=0.0014)
+    assert 0.9 < (0.02 + pace.long_prompt_rows * 0.0014) / (INTERVALS * 0.02) <= 1
+
+
+def test_a_long_prompt_slows_a_fast_model_to_what_anybody_reads() -> None:
+    pace = learned(step=0.005, row=0.001)
+    assert 0.9 < (0.005 + pace.long_prompt_rows * 0.001) / READABLE <= 1
 
 
 def test_a_short_prompt_may_take_a_moment() -> None:
@@ -39,9 +44,9 @@ def test_single_steps_that_took_much_longer_do_not_count() -> None:
 
 
 def test_on_a_machine_that_became_busy_a_prompt_gets_on_as_before() -> None:
-    pace, busy = learned(step=0.012, row=0.0014), 5
+    pace, busy = learned(step=0.02, row=0.0014), 5
     before = pace.long_prompt_rows
     for _ in range(20):
-        pace.measured(2, 0, busy * 0.012)
-        pace.measured(2, before, busy * (0.012 + before * 0.0014))
+        pace.measured(2, 0, busy * 0.02)
+        pace.measured(2, before, busy * (0.02 + before * 0.0014))
     assert pace.long_prompt_rows == before

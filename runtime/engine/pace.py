@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-INTERVALS, MOMENT = 2.5, 0.2
-"""How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, of a short one,
-which is over before anybody minds, in seconds."""
+INTERVALS, READABLE, MOMENT = 2.5, 0.035, 0.2
+"""How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, or in seconds
+where those are faster than anybody reads; of a short one, which is over before anybody minds, in seconds."""
 
 FIRST = 32
 """Rows, as long as nothing was measured."""
@@ -36,7 +36,7 @@ class Pace:
 
     @property
     def long_prompt_rows(self) -> int:
-        return self._fitting(0.0)
+        return self._fitting(READABLE)
 
     @property
     def short_prompt_rows(self) -> int:

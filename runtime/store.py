@@ -51,7 +51,7 @@ class Store:
         self._key = key
         self._limit = limit
         self._warn = warn
-        self._writes: queue.SimpleQueue[tuple[str, dict[str, Any], bytes] | None] = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[str, dict[str, Any], bytes | memoryview] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._lock = threading.Lock()
         trim(folder, limit)
@@ -68,7 +68,7 @@ class Store:
         found = [entry for entry in entries(self._folder, self._warn) if entry.about.get("key") == self._key]
         yield from (entry for entry in sorted(found, key=lambda e: -e.used) if entry.about.get("kind") == kind)
 
-    def put(self, kind: str, name: str, about: dict[str, Any], data: bytes) -> None:
+    def put(self, kind: str, name: str, about: dict[str, Any], data: bytes | memoryview) -> None:
         """Notes what will be written. Dropped where the disk cannot follow: it can all be computed again."""
         with self._lock:
             if self._waiting + len(data) > self._limit // 4:
@@ -173,7 +173,7 @@ def _header(begin: bytes, read: Callable[[int], bytes] | None = None) -> tuple[d
     return (about if isinstance(about, dict) else None), fixed + size
 
 
-def _write(path: Path, about: dict[str, Any], data: bytes) -> None:
+def _write(path: Path, about: dict[str, Any], data: bytes | memoryview) -> None:
     """Written beside and moved into place, so that nobody ever reads half a file; mode 0600."""
     header = json.dumps(about).encode()
     digest = hashlib.blake2b(digest_size=_DIGEST)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+Saved: TypeAlias = bytes | memoryview
+"""What the cells of a sequence hold, for the backend that has computed them."""
+
 
 class MediaPayload(Protocol):
     """What a backend decodes once it is `ready`, after the backend's `encode` at the latest."""

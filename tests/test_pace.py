@@ -30,6 +30,15 @@ def test_a_short_prompt_may_take_a_moment() -> None:
     assert slow.short_prompt_rows == slow.long_prompt_rows
 
 
+def test_a_prompt_read_alone_tells_little_of_few_rows_beside_answers() -> None:
+    pace = Pace()
+    pace.measured(1, 0, 0.02)
+    pace.measured(0, 512, 512 * 0.001)
+    assert 0.02 + 3 * 0.001 * pace.long_prompt_rows <= INTERVALS * 0.02
+    pace.measured(1, 5, 0.02 + 5 * 0.002)
+    assert pace.long_prompt_rows == 15
+
+
 def test_a_prompt_always_gets_on() -> None:
     assert Pace().long_prompt_rows == FIRST
     assert learned(step=0.01, row=10.0).long_prompt_rows == 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-INTERVALS, READABLE, MOMENT = 2.5, 0.035, 0.2
+INTERVALS, READABLE, MOMENT = 2.5, 0.025, 0.2
 """How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, or in seconds
 where those are faster than anybody reads; of a short one, which is over before anybody minds, in seconds."""
 
 FIRST = 32
 """Rows, as long as nothing was measured."""
+
+DEARER = 3.0
+"""What a row of a few beside answers is taken to cost, in rows of a prompt read alone, until it was measured."""
 
 _RECENT = 9
 """Measurements that the usual one is the median of: a busy machine makes some steps many times longer."""
@@ -25,12 +28,13 @@ class Pace:
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=_RECENT)
         self._rows: deque[float] = deque(maxlen=_RECENT)
+        self._alone: deque[float] = deque(maxlen=_RECENT)
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         if not prompt_rows:
             self._steps.append(seconds)
         elif not answer_rows:
-            self._rows.append(seconds / prompt_rows)
+            self._alone.append(seconds / prompt_rows)
         elif self._steps:
             self._rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
 
@@ -43,9 +47,9 @@ class Pace:
         return self._fitting(MOMENT)
 
     def _fitting(self, least: float) -> int:
-        if not self._steps or not self._rows:
+        if not self._steps or not (self._rows or self._alone):
             return FIRST
-        step, row = median(self._steps), median(self._rows)
+        step, row = median(self._steps), median(self._rows) if self._rows else DEARER * median(self._alone)
         return max(1, int((max(INTERVALS * step, least) - step) / max(row, 1e-9)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import Store
-from ..tokens import GONE, Item, MediaSpan
+from ..tokens import GONE, Item, MediaSpan, Saved
 from .slots import Slot, common_prefix
 
 
@@ -20,7 +20,7 @@ class State:
 
     items: list[Item]
     adapters: tuple[float, ...]
-    data: bytes = field(default=b"", repr=False)
+    data: Saved = field(default=b"", repr=False)
     path: Path | None = None
 
 
@@ -84,7 +84,7 @@ class StateCache:
         states = (state for state in (*self._kept, *self._stored) if state.adapters == adapters)
         return max((common_prefix(state.items, items) for state in states), default=0)
 
-    def read(self, state: State) -> bytes | None:
+    def read(self, state: State) -> Saved | None:
         """A state's data, or `None` where its file is gone or damaged."""
         if state.path is None:
             self._kept.remove(state)

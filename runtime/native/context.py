@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import EngineError, ModelError
 from ..config import FlashAttention, KVType
-from ..tokens import MediaSpan, Row
+from ..tokens import MediaSpan, Row, Saved
 from .adapter import Adapter
 from .batch import TokenBatch
 from .library import NO_REASON, llama, mtmd, take_errors
@@ -147,14 +148,18 @@ class Context:
         """Lets an empty sequence share another one's cells up to a position."""
         llama.llama_memory_seq_cp(self._memory, source, target, 0, position)
 
-    def save(self, sequence: int) -> bytes:
-        """What a sequence's cells hold, for `restore`."""
+    def save(self, sequence: int) -> memoryview:
+        """What a sequence's cells hold, for `restore`. Written once: others wait for it, and it may be 100 MB."""
         size = llama.llama_state_seq_get_size(self.handle, sequence)
-        data = (ctypes.c_uint8 * size)()
-        written = llama.llama_state_seq_get_data(self.handle, data, size, sequence)
-        return memoryview(data)[:written].tobytes()
+        data = np.empty(size, np.uint8)
+        written = llama.llama_state_seq_get_data(self.handle, _bytes_at(data), size, sequence)
+        return data[:written].data
 
-    def restore(self, sequence: int, data: bytes) -> bool:
+    def restore(self, sequence: int, data: Saved) -> bool:
         """Gives a sequence the cells that were saved; `False` where llama.cpp has no room for them or refuses them."""
-        source = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        return bool(data) and llama.llama_state_seq_set_data(self.handle, source, len(data), sequence) == len(data)
+        size, source = len(data), _bytes_at(np.frombuffer(data, np.uint8))
+        return bool(size) and llama.llama_state_seq_set_data(self.handle, source, size, sequence) == size
+
+
+def _bytes_at(array: NDArray[np.uint8]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -13,7 +13,7 @@ from .messages import decode, encode
 
 _LOOKS = 10
 
-COMPANY = 0.008
+COMPANY = 0.012
 """Seconds that a message may wait for others to go over with. Each write wakes two processes and the client, on the
 cores that compute the next token: it costs a small model a tenth of its speed to do so for each."""
 

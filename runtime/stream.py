@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Stream:
     """Iterate it (`for` or `async for`) until the `Finished` or `Failed` event. Closing it early cancels the work.
 
-    Pieces of text that wait for the reader come as one.
+    On an event loop, pieces of text that wait for the reader come as one.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Stream:
         try:
             while not self._ended:
                 with self._arrived:
-                    event = self._take() if self._events else None
+                    event = self._take_text() if self._events else None
                     if event is None:
                         if self._closed:
                             return
@@ -104,10 +104,14 @@ class Stream:
 
     def _take(self) -> Event:
         event = self._events.popleft()
+        self._ended = isinstance(event, Finished | Failed)
+        return event
+
+    def _take_text(self) -> Event:
+        event = self._take()
         while self._events and (more := _whole(event, self._events[0])) is not None:
             event = more
-            self._events.popleft()
-        self._ended = isinstance(event, Finished | Failed)
+            self._take()
         return event
 
 

@@ -274,9 +274,9 @@ def test_the_same_prompt_again_computes_its_last_token_only(engine: Engine, back
 
 def test_a_beginning_is_shared_with_an_answer_that_is_still_running(engine: Engine, backend: FakeBackend) -> None:
     running = iter(submit_to(engine, prompt(*range(40)), max_tokens=40, ends_at=frozenset()))
-    first = next(e for e in running if isinstance(e, Delta))
+    next(e for e in running if isinstance(e, Delta))
     assert finished(submit_to(engine, prompt(*range(30), 5), max_tokens=1)).usage.cached_tokens == 30
-    assert text_of([first, *running]).split()[-1] == "79"
+    assert text_of(list(running)).split()[-1] == "79"
 
 
 def test_another_talk_leaves_the_first_one_to_be_continued() -> None:
@@ -615,9 +615,7 @@ def test_guesses_change_no_event_and_nothing_that_stays(
         engine.close()
         last = events[-1]
         assert isinstance(last, Finished)
-        told = [(e.text, e.tokens) for e in events if isinstance(e, Delta)]
-        text, tokens = "".join(text for text, _ in told), sum(tokens for _, tokens in told)
-        found.append((text, tokens, last.reason, last.usage.completion_tokens))
+        found.append(([e for e in events if isinstance(e, Delta)], last.reason, last.usage.completion_tokens))
         if guessed:
             held = [cell.token for cell in backend.held[0]]
             answer = [int(piece) for piece in alone(items, last.usage.completion_tokens).split()]

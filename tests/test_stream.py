@@ -44,7 +44,10 @@ def test_an_event_loop_reads_every_event_in_order(pause: float) -> None:
     thread.join()
 
 
-def test_text_that_waits_comes_as_one_piece() -> None:
+def test_text_that_waits_for_an_event_loop_comes_as_one_piece() -> None:
+    async def read() -> list[Event]:
+        return [event async for event in stream]
+
     def told(token: bytes) -> TokenLogprob:
         return TokenLogprob(token, -1.0)
 
@@ -57,7 +60,7 @@ def test_text_that_waits_comes_as_one_piece() -> None:
         Failed(EngineError("end")),
     ):
         stream.put(event)
-    assert list(stream)[:-1] == [Thought("ab"), Delta("cd", 3, (told(b"c"), told(b"d")))]
+    assert asyncio.run(read())[:-1] == [Thought("ab"), Delta("cd", 3, (told(b"c"), told(b"d")))]
 
 
 def test_closing_early_cancels_once() -> None:

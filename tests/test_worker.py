@@ -149,10 +149,7 @@ def at_rest(worker: Worker) -> bool:
 )
 def test_the_events_are_those_of_a_model_in_this_process(calm: Worker, model: LocalModel, request_: Request) -> None:
     def told(stream: Stream) -> list[object]:
-        whole = Stream()  # in which the pieces of text wait for each other
-        for event in stream:
-            whole.put(event)
-        return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in whole]
+        return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in stream]
 
     alone = replace(request_, cache=False)
     assert told(calm.generate(alone)) == told(model._service.generate(None, alone))

@@ -209,7 +209,7 @@ def test_scripts_get_calls_on_the_reply_and_may_send_them_back(model: LocalModel
         ({"tools": [WEATHER], "tool_choice": "other"}, "not among the tools"),
         ({"tool_choice": "required"}, "no tools"),
         ({"tool_choice": 3}, "tool_choice is"),
-        ({"tools": [function("a b")]}, "a name is"),
+        ({"tools": [function("a b")]}, "is not 1 to 64"),
     ],
 )
 def test_tools_of_a_wrong_shape_are_refused(model: LocalModel, options: Any, words: str) -> None:

@@ -20,3 +20,8 @@ def fingerprint(path: Path) -> str:
             file.seek((size - _BLOCK) * i // (_BLOCKS - 1) if size > _BLOCK else 0)
             digest.update(file.read(_BLOCK))
     return digest.hexdigest()
+
+
+def of_pair(model: Path, projector: Path | None) -> str:
+    """Tells a model with its projector, if any, from others."""
+    return "".join(fingerprint(path)[:16] for path in (model, projector) if path)

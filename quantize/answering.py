@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from ..models.errors import InvalidRequest
 from ..runtime.local import LocalModel
 from ..runtime.values import Audio, Image, Request, Sampling, ToolCall
-from .fidelity import mean_interval, ratio_interval
+from .intervals import change_interval, ratio_interval
 from .passages import sense_of
-from .questions import LONGEST_ANSWER, Question, Score, word_count, word_errors
+from .questions import LONGEST_ANSWER, Question, Score, normal, word_count, word_errors
 from .records import Record
 
 _REPEAT = re.compile(r"((.{1,40}?)\2{3,}).{0,40}\Z", re.DOTALL)
@@ -26,14 +27,20 @@ def answerable(questions: Sequence[Question], vision: bool, audio: bool) -> list
     return [q for q in questions if (vision or not q.needs(Image)) and (audio or not q.needs(Audio))]
 
 
-def answers(model: LocalModel, questions: Sequence[Question]) -> Iterator[Record]:
+def answers(model: LocalModel, questions: Sequence[Question], strict: bool = True) -> Iterator[Record]:
     """A record of each, in their order: `sense`, `group`, `task`, `right`, `empty`, `repeats`, and the answer's `text`;
     of a transcript also its `words` and `word_errors`, and where JSON or a call is due, whether there is one (`valid`).
 
     Each is asked alone, since what is computed beside it would change an answer's last digits, and answered with the
-    likeliest tokens.
+    likeliest tokens. Raises `InvalidRequest` for one that the model cannot take if `strict`, else it counts as wrong.
     """
-    return (_ask(model, question) for question in questions)
+    for question in questions:
+        try:
+            yield _ask(model, question)
+        except InvalidRequest:
+            if strict:
+                raise
+            yield _record(question, "", ()) | {"right": False, "empty": False}
 
 
 def _ask(model: LocalModel, question: Question) -> Record:
@@ -48,7 +55,10 @@ def _ask(model: LocalModel, question: Question) -> Record:
     )
     with model.stream(request) as answer:
         text = "".join(answer)
-        calls = answer.reply.calls
+        return _record(question, text, answer.reply.calls)
+
+
+def _record(question: Question, text: str, calls: Sequence[ToolCall]) -> Record:
     record: Record = {
         "sense": sense_of(question.messages),
         "group": question.group,
@@ -80,9 +90,10 @@ def repeats(text: str) -> bool:
 
 
 def summary(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """By sense: `accuracy`, its 95 % interval `low` and `high`, `n`, the shares `empty` and `repeats`; `change`, the
-    accuracy gained over the baseline on the same questions, with its interval; where there are transcripts, their
-    `word_error_rate` with its interval; and of the answers that were to be JSON or calls, the share that is `valid`."""
+    """By sense: `accuracy`, its 95 % interval `low` and `high`, `n`, the shares `empty`, `repeats` and `same` (of the
+    commonest answer); `change`, the accuracy gained over the baseline on the same questions, with its interval; where
+    there are transcripts, their `word_error_rate` with its interval; and of the answers that were to be JSON or calls,
+    the share that is `valid`."""
     result = {}
     for sense in dict.fromkeys(record["sense"] for record in records):
         rows = [record for record in records if record["sense"] == sense]
@@ -94,6 +105,7 @@ def summary(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
             "n": score.of,
             "empty": sum(row["empty"] for row in rows) / len(rows),
             "repeats": sum(row["repeats"] for row in rows) / len(rows),
+            "same": Counter(normal(row["text"]) for row in rows).most_common(1)[0][1] / len(rows),
         }
         if heard := [row for row in rows if "words" in row]:
             errors, words = (np.array([row[key] for row in heard], np.float64) for key in ("word_errors", "words"))
@@ -104,7 +116,8 @@ def summary(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, 
             result[sense]["valid"] = sum(shaped) / len(shaped)
         before = [record for record in baseline if record["sense"] == sense]
         if len(before) == len(rows):
-            gained = [int(now["right"]) - int(then["right"]) for now, then in zip(rows, before, strict=True)]
-            mean, low, high = mean_interval(gained)
-            result[sense]["change"] = {"mean": mean, "low": low, "high": high}
+            gained = sum(now["right"] > then["right"] for now, then in zip(rows, before, strict=True))
+            lost = sum(now["right"] < then["right"] for now, then in zip(rows, before, strict=True))
+            low, high = change_interval(gained, lost, len(rows))
+            result[sense]["change"] = {"mean": (gained - lost) / len(rows), "low": low, "high": high}
     return result

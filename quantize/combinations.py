@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..models.errors import ConfigError
-from ..models.fingerprint import fingerprint
+from ..models.fingerprint import fingerprint, of_pair
 from ..models.ref import BUILTIN, builtin_folder, resolve
 from . import schemes, variant
 
@@ -25,7 +25,7 @@ class File:
 
     @property
     def key(self) -> str:
-        return fingerprint(self.path)[:16]
+        return of_pair(self.path, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,24 @@ class Combination:
 
     @property
     def key(self) -> str:
-        return self.model.key + (self.projector.key if self.projector else "")
+        return of_pair(self.model.path, self.projector.path if self.projector else None)
 
     @property
     def bytes(self) -> int:
         return self.model.bytes + (self.projector.bytes if self.projector else 0)
 
 
+Tell = Callable[[str, float], None]
+"""Hears what is made, and how much of it is done."""
+
+
 def grid(
-    model: str, mmproj: Path | None, variants: Sequence[str], projectors: Sequence[str], folder: Path
+    model: str,
+    mmproj: Path | None,
+    variants: Sequence[str],
+    projectors: Sequence[str],
+    folder: Path,
+    tell: Tell = lambda *_: None,
 ) -> list[Combination]:
     """Every text model with every projector, the largest of both first: the baseline. Others are made in `folder`.
 
@@ -63,36 +72,44 @@ def grid(
         eyes += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
     if projectors and not eyes:
         raise ConfigError(f"{own.id} has no projector to make variants of; name one with --mmproj", "projectors")
-    models = _files(weights, variants, folder)
-    seeing = _files(eyes, projectors, folder)
-    for file in models[1:]:
-        resolve(file.path, seeing[0].path if seeing else None)
+    models = _files(weights, variants, folder, tell)
+    seeing = _files(eyes, projectors, folder, tell)
+    for file in models:
+        resolve(file.path)
+        for projector in seeing:
+            resolve(file.path, projector.path)
     return [Combination(file, other) for file in models for other in seeing] or [
         Combination(file, None) for file in models
     ]
 
 
-def _files(given: Sequence[Path], asked: Sequence[str], folder: Path) -> list[File]:
+def _files(given: Sequence[Path], asked: Sequence[str], folder: Path, tell: Tell) -> list[File]:
     paths = [*given, *(Path(name).expanduser() for name in asked if _is_path(name))]
     for path in paths:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}, and no quantization scheme of that name", "variants")
-    found = {path.resolve(): File(path.stem, path) for path in paths}
+    found = {path.resolve(): File(_name(path, paths), path) for path in paths}
     files = sorted(found.values(), key=lambda file: -file.bytes)
     for name in asked:
         if _is_path(name):
             continue
         scheme = schemes.find(name)
         if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
-            files.append(File(scheme.name, made(files[0].path, scheme, folder)))
+            files.append(File(scheme.name, made(files[0].path, scheme, folder, tell)))
     return files[:1] + sorted(files[1:], key=lambda file: -file.bytes)
+
+
+def _name(path: Path, others: Sequence[Path]) -> str:
+    """With as much of its folder as tells it from files of the same name elsewhere."""
+    alike = {other.resolve() for other in others if other.stem == path.stem}
+    return path.stem if len(alike) < 2 else str(path.with_suffix(""))
 
 
 def _is_path(name: str) -> bool:
     return name.upper() not in schemes.SCHEMES
 
 
-def made(source: Path, scheme: schemes.Scheme, folder: Path) -> Path:
+def made(source: Path, scheme: schemes.Scheme, folder: Path, tell: Tell = lambda *_: None) -> Path:
     """`source` as `scheme`, quantized without calibration unless it has been. Raises `GalagoError`."""
     target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
     if target.exists():
@@ -101,4 +118,5 @@ def made(source: Path, scheme: schemes.Scheme, folder: Path) -> Path:
         raise ConfigError(f"{scheme.name} needs calibration: galago quantize makes it; name that file", "variants")
     folder.mkdir(parents=True, exist_ok=True)
     opened = variant.open_source(str(source))
-    return variant.make(variant.plan(opened, variant.Recipe(scheme), requantize=True), target)
+    plan = variant.plan(opened, variant.Recipe(scheme), requantize=True)
+    return variant.make(plan, target, progress=lambda i, n, _: tell(f"making {scheme.name} of {source.name}", i / n))

@@ -27,7 +27,7 @@ _TOKENS = 48
 _LEAST = 1.0
 """Seconds that a small model's speed is measured for; a large one takes longer for one answer."""
 _LONG = "The quick brown fox jumps over the lazy dog and the cat sits on the mat while it rains all day. " * 6
-_POWER = Path("/sys/class/powercap")
+_POWER, _BATTERIES = Path("/sys/class/powercap"), Path("/sys/class/power_supply")
 
 Round = dict[str, float]
 
@@ -52,18 +52,18 @@ def _speed(model: LocalModel) -> Round:
     """Of one stream, then of several at once, whose rates are those of all together: of prompts until the last one is
     read, of tokens from the first one on."""
     short = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
-    before = energy()
+    joules = _Joules()
     alone, until = list[Reply](), time.perf_counter() + _LEAST
     while not alone or time.perf_counter() < until:
         alone.append(_ask(model, _LONG, _TOKENS))
-    after = energy()
+    spent = joules.spent()
     found = {
         "first_token_seconds": short,
         "prefill_tokens_per_second": statistics.median(map(_prefill, alone)),
         "decode_tokens_per_second": statistics.median(map(_decode, alone)),
     }
-    if before is not None and after is not None and after >= before:
-        found["joules_per_answer"] = (after - before) / len(alone)
+    if spent is not None:
+        found["joules_per_answer"] = spent / len(alone)
     with ThreadPoolExecutor(STREAMS) as pool:
         many = list(pool.map(lambda i: _ask(model, f"{i} {_LONG}", _TOKENS), range(STREAMS)))
     begins, read = (pick(reply.timings.first_token for reply in many) for pick in (min, max))
@@ -120,13 +120,55 @@ def memory(pid: int) -> dict[str, int]:
     return {"memory_steady": resident, "memory_peak": resident}
 
 
+def sensor() -> str | None:
+    """What joules are read from here: the processor's counters (RAPL, of Intel and AMD), a battery that is not being
+    charged, with all else that draws on it, or nothing."""
+    if energy() is not None:
+        return "processor"
+    return None if power() is None else "battery"
+
+
 def energy() -> float | None:
-    """Joules the processor has used, by Intel's and AMD's counters (RAPL); `None` where they cannot be read."""
+    """Joules that the processor's packages have used so far; `None` where their counters cannot be read."""
     try:
-        files = [path / "energy_uj" for path in _POWER.glob("intel-rapl:?")]
-        return sum(int(file.read_text()) for file in files) / 1e6 if files else None
+        zones = [zone for zone in _POWER.glob("intel-rapl:?") if _read(zone / "name").startswith("package")]
+        return sum(int(_read(zone / "energy_uj")) for zone in zones) / 1e6 if zones else None
     except (OSError, ValueError):
         return None
+
+
+def power() -> float | None:
+    """Watts that leave the batteries now; `None` where there is none, or it is being charged."""
+    watts = 0.0
+    for battery in _BATTERIES.glob("*"):
+        with contextlib.suppress(OSError, ValueError):
+            if _read(battery / "type") == "Battery" and _read(battery / "status") == "Discharging":
+                if (battery / "power_now").exists():
+                    watts += abs(int(_read(battery / "power_now"))) / 1e6
+                else:
+                    current, voltage = (int(_read(battery / f"{name}_now")) for name in ("current", "voltage"))
+                    watts += abs(current) * voltage / 1e12
+    return watts or None
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+class _Joules:
+    """What is spent from now on."""
+
+    def __init__(self) -> None:
+        self._counted, self._watts, self._begin = energy(), power(), time.perf_counter()
+
+    def spent(self) -> float | None:
+        """By counters, where they have not begun anew meanwhile; by a battery from the power at both ends."""
+        counted, watts = energy(), power()
+        if self._counted is not None and counted is not None:
+            return counted - self._counted if counted >= self._counted else None
+        if self._watts is None or watts is None:
+            return None
+        return (self._watts + watts) / 2 * (time.perf_counter() - self._begin)
 
 
 def best(rounds: Sequence[Round]) -> Round:

@@ -23,13 +23,21 @@ Sense: TypeAlias = Literal["text", "image", "audio", "both"]
 SENSES: tuple[Sense, ...] = ("text", "image", "audio", "both")
 
 
+LOOKED = 50
+"""Questions of each group that are also asked with a blank picture or sound; what they tell differs by much."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """`answer` behind a chat, or, where there are no messages, plain text to be cut into stretches of the context."""
+    """`answer` behind a chat, or, where there are no messages, plain text to be cut into stretches of the context.
+
+    `blind` says that it is to be read with blank media as well.
+    """
 
     sense: Sense
     messages: tuple[Message, ...]
     answer: str
+    blind: bool = False
 
 
 def sense_of(messages: Sequence[Message]) -> Sense:
@@ -40,9 +48,21 @@ def sense_of(messages: Sequence[Message]) -> Sense:
     return "audio" if Audio in kinds else "text"
 
 
+def asked(sets: Sequence[Path], most: int) -> list[Question]:
+    """The questions of all sets, at most so many of each group; first those that need no projector."""
+    questions = [question for path in sets for question in thinned(read(path), most)]
+    return sorted(questions, key=lambda question: sense_of(question.messages) != "text")
+
+
 def of_questions(questions: Sequence[Question]) -> list[Passage]:
     """The right answers to questions; where a call is right, there is none."""
-    return [Passage(sense_of(q.messages), q.messages, q.answer) for q in questions if q.answer]
+    looked = set(map(id, thinned(questions, LOOKED)))
+    return [_of_question(q, id(q) in looked) for q in questions if q.answer]
+
+
+def _of_question(question: Question, looked: bool) -> Passage:
+    sense = sense_of(question.messages)
+    return Passage(sense, question.messages, question.answer, looked and sense != "text")
 
 
 def of_text(path: Path) -> Passage:
@@ -103,7 +123,6 @@ def _wav(seconds: int, rate: int = 16000) -> bytes:
 GREY, SILENCE = Image(_png(256), "grey picture"), Audio(_wav(2), "silence")
 
 
-def gather(archives: Sequence[str], texts: Sequence[str], most: int) -> list[Passage]:
-    """The passages of question sets, at most so many of a group, and of text files. Raises `ConfigError`."""
-    asked = [question for archive in archives for question in thinned(read(Path(archive)), most)]
-    return of_questions(asked) + [of_text(Path(text)) for text in texts]
+def gather(sets: Sequence[str], texts: Sequence[str], most: int) -> list[Passage]:
+    """The passages of text files and of question sets, those that need no projector first. Raises `ConfigError`."""
+    return [of_text(Path(text)) for text in texts] + of_questions(asked(list(map(Path, sets)), most))

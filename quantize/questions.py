@@ -9,7 +9,6 @@ and `calls`, the right ones, each `{"name": ..., "arguments": {...}}`.
 from __future__ import annotations
 
 import json
-import math
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 from ..models.errors import ConfigError, InvalidRequest
 from ..runtime.chats import tools
 from ..runtime.values import Audio, Image, Message, Part, Text, Tool, ToolCall
+from .intervals import wilson
 
 Match: TypeAlias = Literal["exact", "normal", "choice", "words"]
 
@@ -107,11 +107,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's interval for the share, at 95 %."""
-        z, n = 1.959964, self.of
-        middle = (self.share + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """At 95 %."""
+        return wilson(self.share, self.of)
 
 
 Scores = dict[str, dict[str, Score]]

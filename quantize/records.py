@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,19 @@ class Records:
         self._size = sum(map(len, lines))
 
     def add(self, record: Record) -> None:
-        self.found.append(record)
-        self._write(json.dumps(record).encode() + b"\n")
+        self.extend([record])
+
+    def extend(self, records: Iterable[Record]) -> None:
+        new = list(records)
+        self.found += new
+        self._write(b"".join(json.dumps(record).encode() + b"\n" for record in new))
 
     def finish(self) -> None:
         self.complete = True
         self._write(_END)
+
+    def delete(self) -> None:
+        self._path.unlink(missing_ok=True)
 
     def _write(self, line: bytes) -> None:
         self._path.touch()

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..models.errors import GalagoError, ModelError
+from ..models import units
+from ..models.errors import ConfigError, GalagoError, InvalidRequest, ModelError
 from ..models.files import ModelFiles
 from ..models.ref import resolve
 from ..runtime.config import default_threads
@@ -43,10 +44,11 @@ CELLS = 4096
 STRETCH = 512
 """Tokens of plain text read at a time, of which the second half counts, as in llama-perplexity."""
 
+_SHORTEST = 16
 _LOGITS = 64 << 20
 """Bytes of logits that a step may leave."""
-_BLOCK = 16
-"""Rows compared at a time: at a vocabulary of 150,000 an array of them takes 10 MB."""
+_BLOCK = 10 << 20
+"""Bytes of the logits that are compared at a time: at a vocabulary of 150,000 those of 17 rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Reader:
         most = threads or default_threads()
         self.weights = Weights(files.weights, gpu_layers)
         cells = min(self.weights.context_length, CELLS)
-        self._wanted = max(_BLOCK, min(BATCH, _LOGITS // (4 * self.weights.vocab_size)))
+        self._block = max(1, _BLOCK // (4 * self.weights.vocab_size))
+        self._wanted = max(1, min(BATCH, _LOGITS // (4 * self.weights.vocab_size)))
         self._context = Context(self.weights, cells, 1, most, guesses=self._wanted - 1)
         self._governor = Governor(most) if threads is None else None
         self.projector = None
@@ -105,6 +108,8 @@ class Reader:
         """Plain text as llama-perplexity cuts it: every stretch begins as a text does, the rest is not read."""
         begin = [self.weights.bos] if self.weights.adds_bos else []
         tokens = begin + self.weights.tokenize(text, parse_special=False)
+        if len(tokens) < _SHORTEST:
+            raise ConfigError(f"a text of {len(tokens)} tokens is too short to compare on", "text")
         size = min(STRETCH, len(tokens))
         cut = [begin + tokens[i + len(begin) : i + size] for i in range(0, len(tokens) - size + 1, size)][:most]
         return [Stretch(tuple(piece[:-1]), size // 2, tuple(piece[size // 2 + 1 :])) for piece in cut]
@@ -142,8 +147,8 @@ class Reader:
         begin = time.perf_counter()
         self._context.decode(rows)
         wanted = [i for i, row in enumerate(rows) if row.wants_logits]
-        for i in range(0, len(wanted), _BLOCK):
-            yield np.stack([self._context.logits(row) for row in wanted[i : i + _BLOCK]])
+        for i in range(0, len(wanted), self._block):
+            yield np.stack([self._context.logits(row) for row in wanted[i : i + self._block]])
         if self._governor is not None and not wanted:
             self._governor.measured(0, len(rows), time.perf_counter() - begin)
 
@@ -167,18 +172,46 @@ def run(job: Job) -> None:
             work += [(f"{number}.{part}", passage, stretch) for part, stretch in enumerate(cut)]
     records = Records(Path(job.records))
     done = len(records.found)
+    if not job.base:
+        rows = sum(stretch.rows if stretch else len(passage.answer) // 2 for _, passage, stretch in work)
+        _check_room(job, reader, rows)
     run_one = _Variant(job, reader) if job.base else _Baseline(job, reader, records.found)
-    for index, (name, passage, cut_before) in enumerate(work):
+    for index, (name, passage, stretch) in enumerate(work):
         if index >= done:
-            stretch = cut_before or reader.answer(passage.messages, passage.answer)
-            about: Record = {"id": name, "sense": passage.sense, "tokens": _digest(stretch)}
-            record = about | run_one.score(name, stretch)
-            if passage.messages and passage.sense != "text":
-                blind = reader.answer(sets.blinded(passage.messages), passage.answer)
-                record["blind_nll"] = _loss(reader, blind)
-            records.add(record)
+            about: Record = {"id": name, "sense": passage.sense}
+            try:
+                records.add(about | _record(reader, run_one, name, passage, stretch))
+            except InvalidRequest as error:
+                if not job.base:
+                    raise
+                records.add(about | {"failed": error.message})
         print(index + 1, len(work), flush=True)
     records.finish()
+
+
+def _record(reader: Reader, run_one: Run, name: str, passage: Passage, cut: Stretch | None) -> Record:
+    """Raises `InvalidRequest` where the variant cannot take the passage."""
+    stretch = cut or reader.answer(passage.messages, passage.answer)
+    record: Record = {"tokens": _digest(stretch)} | run_one.score(name, stretch)
+    if passage.blind:
+        record["blind_nll"] = _loss(reader, reader.answer(sets.blinded(passage.messages), passage.answer))
+    return record
+
+
+def _check_room(job: Job, reader: Reader, rows: int) -> None:
+    """Raises `ConfigError` where the disk has no room for the baseline's probabilities of about so many rows."""
+    needed = rows * 2 * reader.weights.vocab_size
+    kept = Path(job.rows).stat().st_size if Path(job.rows).exists() else 0
+    free = shutil.disk_usage(Path(job.rows).parent).free
+    if needed > kept + free:
+        raise ConfigError(
+            f"the probabilities of {rows} tokens take about {units.size(needed)} in {Path(job.rows).parent}, and "
+            f"{units.size(free)} are free; ask less (--quick), or compare on a shorter text"
+        )
+
+
+class Run(Protocol):
+    def score(self, name: str, stretch: Stretch) -> Record: ...
 
 
 class _Baseline:
@@ -208,21 +241,21 @@ class _Variant:
         base = Records(Path(job.base)).found
         starts = np.cumsum([0, *(record["rows"] for record in base)]).tolist()
         self._places = {record["id"]: (at, record["tokens"]) for record, at in zip(base, starts, strict=False)}
-        rows = np.memmap(job.rows, np.uint16, "r")
-        if rows.size != starts[-1] * reader.weights.vocab_size:
+        self._width = reader.weights.vocab_size
+        if Path(job.rows).stat().st_size != 2 * starts[-1] * self._width:
             raise ModelError(f"{self._name} has another vocabulary than the baseline; it is no variant of it", "model")
-        self._rows: NDArray[np.uint16] = rows.reshape(-1, reader.weights.vocab_size)
+        self._file = Path(job.rows).open("rb")  # read, not mapped: mapped pages would count as this process's memory
 
     def score(self, name: str, stretch: Stretch) -> Record:
         at, tokens = self._places.get(name, (0, ""))
         if tokens != _digest(stretch):
-            raise ModelError(f"{self._name} reads a passage as other tokens than the baseline does", "model")
+            raise InvalidRequest("it reads them as other tokens than the baseline does")
         kl: list[float] = []
         same: list[int] = []
         losses: list[float] = []
+        self._file.seek(2 * at * self._width)
         for logp in map(log_probs, self._reader.logits(stretch)):
-            base = unpack(self._rows[at : at + len(logp)])
-            at += len(logp)
+            base = unpack(np.fromfile(self._file, np.uint16, logp.size).reshape(logp.shape))
             kl += divergence(base, logp).tolist()
             same += (base.argmax(axis=1) == logp.argmax(axis=1)).astype(int).tolist()
             losses += _losses(logp, stretch.targets[len(losses) :])

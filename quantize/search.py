@@ -179,6 +179,20 @@ def search(
     return Found(stock if worse else mixed, predicted, result["mix"], read, stock.recipe.scheme.name, result["stock"])
 
 
+def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, str, float]]:
+    """Of every tensor that can be quantized its name, a type of about four bits, and the divergence of the model in
+    which it alone has that type, uncalibrated. Raises `ConfigError`."""
+    source, matrix = data.source, Matrix({})
+    check(source, "quick")
+    plain = variant.plan(source, Recipe(find("Q4_0")))
+    found = groups(source, [t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1], "thorough")
+    kinds = {group.name: _MEASURED["quick"][group.block][0] for group in found}
+    own = {group.name: group.tensors[0].type_name for group in found}
+    variants = {f"{name} as {kind}": _mixed(own | {name: kind}) for name, kind in kinds.items()}
+    measured = _measure(data, matrix, variants, "quick", progress)
+    return [(name, kind, mean(measured[f"{name} as {kind}"])) for name, kind in kinds.items()]
+
+
 def _stock(source: Source, matrix: Matrix, budget: int, like: str | None) -> Plan | None:
     """The scheme `like`, else the first of llama.cpp's that fits; the table has the larger ones first."""
     weights = source.parameters

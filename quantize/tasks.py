@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import ConfigError
+from ..models.errors import ConfigError, GalagoError
 from ..models.fingerprint import fingerprint
 from ..runtime.local import read_media
 from ..runtime.values import Message, Part, Text
@@ -75,8 +75,9 @@ def _of_lines(file: Path) -> Iterator[Question]:
         if line.strip():
             try:
                 yield _question(file, json.loads(line))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ConfigError(f"{file}, line {number}, is no question: {error!r}", "questions") from None
+            except (KeyError, TypeError, ValueError, AttributeError, GalagoError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else error
+                raise ConfigError(f"{file}, line {number}, is no question: {reason}", "questions") from None
 
 
 def _question(file: Path, line: dict[str, Any]) -> Question:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.errors import ConfigError
+from .intervals import wilson
 
 Variant = Mapping[str, Any]
 
@@ -55,23 +56,42 @@ def lost(variant: Variant, baseline: Variant, sense: str) -> float | None:
 
 def warnings(variant: Variant, baseline: Variant) -> list[str]:
     """What a look at text alone would miss."""
+    found = [
+        f"cannot take {one['share']:.0%} of the questions on {NAMES[sense]}: {one['reason']}"
+        for sense, one in variant["failed"].items()
+    ]
+    return found + _senses_lost(variant, baseline) + _odd_answers(variant, baseline)
+
+
+def _senses_lost(variant: Variant, baseline: Variant) -> list[str]:
     found = []
     text = variant["fidelity"].get("text")
     healthy = text is None or text["top1"] >= LEAST_AGREEMENT
     beside = " though its text is fine" if text is not None and healthy else ""
-    for sense, gone in (("image", "stopped seeing"), ("audio", "stopped hearing")):
+    for sense, gone, worse in (("image", "stopped seeing", "sees"), ("audio", "stopped hearing", "hears")):
         before, now = baseline["looks"].get(sense), variant["looks"].get(sense)
-        if before is None or before["low"] < _MARGIN or variant is baseline:
-            continue
-        if now is None:
-            found.append(f"has {gone}: it has no projector for it")
-        elif now["high"] < LOOKING * before["mean"]:
+        looks = before is not None and before["low"] >= _MARGIN and variant is not baseline
+        one = variant["fidelity"].get(sense)
+        if looks and now is None:
+            found += [] if sense in variant["failed"] else [f"has {gone}: it has no projector for it"]
+        elif looks and now["high"] < LOOKING * before["mean"]:
             told = f"{now['mean']:.2f} nats a token where the baseline's tell {before['mean']:.2f}"
             found.append(f"has {gone}{beside}: {NAMES[sense]} tell it {told}")
-    for name, share in (("no answer at all", "empty"), ("the same again and again", "repeats")):
+        elif beside and one is not None and one["top1"] < LEAST_AGREEMENT:
+            found.append(f"{worse} worse{beside}: it says the same on {NAMES[sense]} {one['top1']:.0%} of the time")
+    return found
+
+
+def _odd_answers(variant: Variant, baseline: Variant) -> list[str]:
+    """Shares of answers of a kind that are, beyond chance, so much larger than the baseline's."""
+    found = []
+    kinds = (("no answer at all", "empty", 0.05), ("the same again and again within an answer", "repeats", 0.05))
+    for name, share, margin in (*kinds, ("one and the same answer", "same", 0.25)):
         for sense, task in variant["tasks"].items():
+            if sense in variant["failed"]:
+                continue
             usual = baseline["tasks"].get(sense, task)[share]
-            if task[share] > usual + 0.05:
+            if wilson(task[share], task["n"])[0] > usual + margin:
                 found.append(f"says {name} to {task[share]:.0%} of questions on {NAMES[sense]}, {usual:.0%} before")
     return found
 

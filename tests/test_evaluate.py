@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 
-from galago.models.errors import ConfigError
+from galago.models.errors import ConfigError, GalagoError
 from galago.models.ref import builtin_folder
-from galago.quantize import cost
+from galago.quantize import cost, kept, passages
 from galago.quantize.combinations import Combination, File, grid
-from galago.quantize.evaluation import Plan, looks
-from galago.quantize.records import Records, alone
-from galago.quantize.scoring import Job, command
-from galago.quantize.verdict import warnings
+from galago.quantize.evaluation import Plan, _costs
+from galago.quantize.page import render
+from galago.quantize.progress import Progress
+from galago.quantize.records import alone
 from galago.runtime.cli.main import main
-from galago.runtime.config import worker_environment
+from galago.runtime.values import Audio, Image
 
 MODEL, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
 
 
-def part_of_heldout(path: Path, count: int, groups: str = "") -> Path:
+def part_of_heldout(path: Path, count: int, groups: str | tuple[str, ...] = "") -> Path:
     """So many of the held-out questions of each group whose name begins so."""
     kept: dict[str, list[str]] = {}
     with zipfile.ZipFile(builtin_folder() / "heldout.zip") as whole, zipfile.ZipFile(path, "w") as few:
@@ -63,16 +60,16 @@ def results(questions: Path, cache: Path, tmp_path_factory: pytest.TempPathFacto
     given += ["--quick", "--threads", "1", "--json", str(file), "--markdown", str(file.with_suffix(".md"))]
     given += ["--html", str(file.with_suffix(".html"))]
     assert main(["evaluate", *given]) == 0
-    page = file.with_suffix(".html").read_text("utf-8")
-    assert "http:" not in page.replace("http://www.w3.org", "") and "https:" not in page
-    assert "Q4_0" in file.with_suffix(".md").read_text("utf-8") and "Q4_0" in page
-    return dict(json.loads(file.read_text("utf-8")))
+    return dict(json.loads(file.read_text("utf-8"))) | {"file": file}
 
 
 def test_every_variant_is_measured_in_every_sense(results: dict[str, Any]) -> None:
     base, small = results["variants"]
     assert results["baseline"] == base["name"] == "text-Q8_0 + mmproj-Q8_0" and small["model_name"] == "Q4_0"
-    assert base["fidelity"] == {} and set(small["fidelity"]) == {"text", "image", "audio", "both"}
+    assert set(base["fidelity"]) == set(small["fidelity"]) == {"text", "image", "audio", "both"}
+    for sense, itself in base["fidelity"].items():
+        assert itself["kl_mean"] == 0 and itself["top1"] == 1 == itself["perplexity_ratio"]
+        assert itself["positions"] == small["fidelity"][sense]["positions"] and itself["perplexity"] > 1
     for one in small["fidelity"].values():
         assert 0 < one["kl_low"] <= one["kl_mean"] <= one["kl_high"] and one["kl_mean"] <= one["kl_max"] < 5
         assert 0.3 < one["top1"] <= 1 < one["perplexity"] and one["positions"] > one["passages"] >= 3
@@ -98,6 +95,82 @@ def test_a_reason_is_given_and_the_front_named(results: dict[str, Any]) -> None:
     assert results["recommended"]["reason"] and set(results["front"]) <= {v["name"] for v in results["variants"]}
 
 
+def test_the_page_needs_nothing_beside_it_and_shows_what_changed(results: dict[str, Any], questions: Path) -> None:
+    page = results["file"].with_suffix(".html").read_text("utf-8")
+    assert "http:" not in page.replace("http://www.w3.org", "") and "https:" not in page and "<script" not in page
+    assert page.count("<svg") >= 5
+    for part in ("Size against loss", "Text model and projector", "Speed", "Fidelity to the baseline", "joules an"):
+        assert part in page
+    asked = passages.asked([questions], 100)
+    pictured = next(i for i, question in enumerate(asked) if question.needs(Image))
+    spoken = next(i for i, question in enumerate(asked) if question.needs(Audio))
+    said = {"text": "<b>", "right": False}
+    changed = [{"question": i, "asked": "Which?", "right_answer": "Two.", "before": said,
+                "after": [{"variant": "Q4_0"} | said]} for i in (pictured, spoken)]  # fmt: skip
+    rows = [{"tensor": name, "type": "Q4_K", "bytes": 9, "kl": kl} for name, kl in (("token_embd.weight", 0.1),
+            ("blk.0.attn_q.weight", 0.0), ("blk.1.attn_q.weight", 0.2))]  # fmt: skip
+    shown = render(results | {"examples": changed, "sensitivity": rows}, asked)
+    assert shown.count("<img") == 1 == shown.count("<audio") and "&lt;b&gt;" in shown
+    assert shown.count("<rect") == len(results["variants"]) + len(rows) and "the darkest loses 0.2" in shown
+
+
+def test_the_table_in_markdown_has_every_figure(results: dict[str, Any]) -> None:
+    text = results["file"].with_suffix(".md").read_text("utf-8")
+    rows = [line.count("|") for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4 * 2 + 2 + 2 + 2 * 2 * 4 and "recommended" in text
+
+
+def test_results_are_kept_for_this_device_and_quoted(results: dict[str, Any], cache: Path, capsys: Any) -> None:
+    found = kept.find(MODEL, EYES)
+    assert found is not None and found["variant"] == results["variants"][0] and kept.find(MODEL, None) is None
+    assert re.search(r"measured here on .*tokens a second, .*right answers .*in text", kept.told(found))
+    other = {"variant": "Q4_0", "reason": "Q4_0: half the bytes"}
+    assert kept.told(found | {"recommended": other}).endswith("; it recommended Q4_0: half the bytes")
+    (kept.folder() / "damaged.json").write_text("{")
+    assert main(["fit", str(MODEL), "--mmproj", str(EYES)]) == 0
+    assert "galago evaluate measured here" in capsys.readouterr().out
+
+
+def test_costs_measured_before_an_end_count_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = [Combination(File(path.stem, path), None) for path in (MODEL, builtin_folder() / "text-F16.gguf")]
+    plan, measured = Plan(pair, [], tmp_path, rounds=2), list[str]()
+    plan.work.mkdir()
+
+    def measure(combination: Combination, *_given: object) -> cost.Round:
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        measured.append(combination.name)
+        return {"load_seconds": float(len(measured))}
+
+    monkeypatch.setattr(cost, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        _costs(plan, Progress(plan.steps, lambda *_: None))
+    monkeypatch.setattr(cost, "measure", lambda *_: {"load_seconds": 9.0})
+    found = _costs(plan, Progress(plan.steps, lambda *_: None))
+    assert {name: one["load_seconds"] for name, one in found.items()} == {measured[0]: 1.0, measured[1]: 2.0}
+    assert _costs(plan, Progress(plan.steps, lambda *_: None))[measured[0]]["load_seconds"] == 9.0
+
+
+def test_joules_are_read_from_the_processor_or_a_battery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: str, **files: object) -> None:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (tmp_path / folder / name).write_text(f"{value}\n")
+
+    monkeypatch.setattr(cost, "_POWER", tmp_path / "power")
+    monkeypatch.setattr(cost, "_BATTERIES", tmp_path / "supply")
+    assert cost.sensor() is None
+    write("supply/AC", type="Mains")
+    write("supply/BAT0", type="Battery", status="Charging", power_now=7_000_000)
+    assert cost.sensor() is None
+    write("supply/BAT0", status="Discharging")
+    write("supply/BAT1", type="Battery", status="Discharging", current_now=500_000, voltage_now=12_000_000)
+    assert cost.sensor() == "battery" and cost.power() == 7 + 6
+    write("power/intel-rapl:0", name="package-0", energy_uj=3_000_000)
+    write("power/intel-rapl:1", name="psys", energy_uj=9_000_000)
+    assert cost.sensor() == "processor" and cost.energy() == 3
+
+
 def test_what_was_measured_is_not_measured_again(
     results: dict[str, Any], questions: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -111,24 +184,6 @@ def test_what_was_measured_is_not_measured_again(
     again = json.loads(capsys.readouterr().out)
     assert [v["fidelity"] for v in again["variants"]] == [v["fidelity"] for v in results["variants"]]
     assert [v["tasks"] for v in again["variants"]] == [v["tasks"] for v in results["variants"]]
-
-
-def test_a_variant_that_has_become_deaf_is_found(tmp_path: Path) -> None:
-    deaf = tmp_path / "deaf.gguf"
-    shutil.copy(EYES, deaf)
-    for tensor in gguf.GGUFReader(deaf, "r+").tensors:
-        if tensor.name.startswith("a."):
-            tensor.data[:] = 0
-    asked = str(part_of_heldout(tmp_path / "spoken.zip", 10, "speech"))
-    found = {}
-    for name, eyes, base in (("base", EYES, ""), ("deaf", deaf, str(tmp_path / "base"))):
-        records = tmp_path / name
-        job = Job(str(MODEL), str(eyes), (asked,), (), 10, str(tmp_path / "rows"), base, str(records), threads=1)
-        done = subprocess.run(command(job), capture_output=True, text=True, env=worker_environment(), timeout=300)
-        assert done.returncode == 0, done.stderr
-        found[name] = {"looks": looks(Records(records).found), "fidelity": {}, "tasks": {}}
-    assert found["base"]["looks"]["audio"]["low"] > 0.1
-    assert [line.split(":")[0] for line in warnings(found["deaf"], found["base"])] == ["has stopped hearing"]
 
 
 def test_the_best_of_the_rounds_counts_and_they_take_turns() -> None:
@@ -155,21 +210,38 @@ def test_a_grid_has_the_largest_first(tmp_path: Path) -> None:
     assert {c.model.name for c in made} == {"text-F16", "text-Q8_0", "Q4_0"}
     alone = grid(str(MODEL), None, [], [], tmp_path)
     assert [(c.name, c.projector) for c in alone] == [("text-Q8_0", None)]
-    assert Plan(alone, [], tmp_path).steps == {"tasks": 1, "cost": 3}
+    assert Plan(alone, [], tmp_path).steps == {"fidelity": 1, "tasks": 1, "cost": 3}
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder, name in (("a", "text-F16.gguf"), ("b", "text-Q8_0.gguf")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.gguf").symlink_to(builtin_folder() / name)
+    files = [str(tmp_path / folder / "same.gguf") for folder in "ab"]
+    assert [f"{c.name}.gguf" for c in grid(files[0], None, files[1:], [], tmp_path)] == files
 
 
 @pytest.mark.parametrize(
     ("variants", "projectors", "says"),
-    [(["Q9_9"], [], "no file Q9_9"), ([], ["Q8_0"], "no projector"), (["gone.gguf"], [], "no file gone.gguf")],
+    [
+        (["Q9_9"], [], "no file Q9_9"),
+        ([], ["Q8_0"], "no projector"),
+        (["gone.gguf"], [], "no file gone.gguf"),
+        ([str(EYES)], [], "projector"),
+    ],
 )
 def test_what_cannot_be_compared_is_said(variants: list[str], projectors: list[str], says: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(GalagoError, match=says):
         grid(str(MODEL), None, variants, projectors, tmp_path)
 
 
-def test_the_built_in_model_is_as_good_as_its_card_says(cache: Path, tmp_path: Path) -> None:
+def test_the_built_in_model_is_as_good_as_its_card_says(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of each group, but for the answers that another processor's rounding may change."""
     file = tmp_path / "results.json"
+    monkeypatch.setattr("galago.quantize.evaluation._scored", lambda *_given: [])  # right answers are what counts
+    monkeypatch.setattr(cost, "measure", lambda *_given: {})
     assert main(["evaluate", "builtin", "--threads", "1", "--json", str(file)]) == 0
     card = (builtin_folder() / "README.md").read_text("utf-8")
     rows = re.findall(r"\| \*\*(.+?)\*\* \| (\d+) \| (\d+) \|", card)

@@ -48,7 +48,8 @@ def test_own_lines_make_questions_with_media(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"question": "a"}, "line 1.*answer"),
+        ({"question": "a"}, "line 1, is no question: 'answer' is missing"),
+        ({"question": "a", "answer": "b", "image": "gone.png"}, "line 1.*gone.png"),
         ({"question": "a", "answer": "b", "pictures": []}, "unknown field pictures"),
         ({"question": "a", "answer": "c", "choices": ["x", "y"]}, "none of the choices"),
         ({"question": "a", "answer": 5, "choices": ["x", "y"]}, "line 1"),

@@ -12,18 +12,33 @@ from galago.quantize.progress import Progress, duration
 from galago.quantize.verdict import Constraints, front, losses, recommend, warnings
 
 
+def task(accuracy: float) -> dict[str, Any]:
+    gained = accuracy - 0.8
+    return {
+        "accuracy": accuracy,
+        "n": 100,
+        "same": 0.2,
+        "empty": 0.0,
+        "repeats": 0.0,
+        "change": {"mean": gained, "low": gained - 0.01, "high": gained + 0.01},
+    }
+
+
 def variant(name: str, size: int, kl: float = 0.0, speed: float = 50.0, **changed: Any) -> dict[str, Any]:
-    one = {"kl_mean": kl, "kl_low": kl, "kl_high": kl, "top1": 0.97}
-    task = {"accuracy": 0.8, "empty": 0.0, "repeats": 0.0, "change": {"mean": 0.0, "low": -0.01, "high": 0.01}}
+    one = {"kl_mean": kl, "kl_low": kl, "kl_high": kl, "top1": 0.97 if kl else 1.0}
     look = {"mean": 2.0, "low": 1.8, "high": 2.2}
     made = {
         "name": name,
         "bytes": size,
         "memory_bytes": 2 * size,
         "speed": {"decode_tokens_per_second": speed},
-        "fidelity": {sense: dict(one) for sense in ("text", "image")} if kl else {},
+        "memory": None,
+        "model_name": name,
+        "mmproj_name": None,
+        "failed": {},
+        "fidelity": {sense: dict(one) for sense in ("text", "image")},
         "looks": {"image": look},
-        "tasks": {sense: dict(task) for sense in ("text", "image")},
+        "tasks": {sense: task(0.8) for sense in ("text", "image")},
         "warnings": [],
     }
     return made | changed
@@ -32,16 +47,6 @@ def variant(name: str, size: int, kl: float = 0.0, speed: float = 50.0, **change
 BASE = variant("F16", 1000)
 GOOD = variant("Q8_0", 500, 0.001, 80)
 SMALL = variant("Q4_K_M", 300, 0.01, 100)
-
-
-def task(accuracy: float) -> dict[str, Any]:
-    gained = accuracy - 0.8
-    return {
-        "accuracy": accuracy,
-        "empty": 0.0,
-        "repeats": 0.0,
-        "change": {"mean": gained, "low": gained - 0.01, "high": gained + 0.01},
-    }
 
 
 def test_the_smallest_that_keeps_its_senses_is_recommended() -> None:
@@ -93,12 +98,29 @@ def test_a_baseline_that_does_not_look_blames_nobody() -> None:
     assert not warnings(SMALL | {"looks": {"image": {"mean": 0.0, "low": 0.0, "high": 0.0}}}, unsure)
 
 
-def test_empty_and_repeated_answers_are_told() -> None:
-    silent = SMALL | {"tasks": {"text": task(0.8) | {"empty": 0.4}, "image": task(0.8) | {"repeats": 0.2}}}
-    assert [line.split(" to ")[0] for line in warnings(silent, BASE)] == [
-        "says no answer at all",
-        "says the same again and again",
-    ]
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [("empty", "says no answer at all to 40%"), ("repeats", "says the same again and again within an answer to 40%"),
+     ("same", "says one and the same answer to 90%")],
+)  # fmt: skip
+def test_odd_answers_are_told_where_they_are_no_chance(share: str, says: str) -> None:
+    size = 0.9 if share == "same" else 0.4
+    odd = SMALL | {"tasks": {"text": task(0.8), "image": task(0.8) | {share: size}}}
+    assert [line.split(" of ")[0] for line in warnings(odd, BASE)] == [says]
+    few = SMALL | {"tasks": {"text": task(0.8), "image": task(0.8) | {share: size / 4, "n": 10}}}
+    assert not warnings(few, BASE)
+
+
+def test_what_a_variant_cannot_take_is_told() -> None:
+    broken = SMALL | {"failed": {"image": {"share": 0.5, "reason": "no place for them"}}, "looks": {}}
+    assert warnings(broken, BASE) == ["cannot take 50% of the questions on pictures: no place for them"]
+
+
+def test_a_variant_that_sees_worse_is_told_apart_from_one_that_is_worse() -> None:
+    worse = {"kl_mean": 0.3, "top1": 0.7}
+    near = SMALL | {"fidelity": SMALL["fidelity"] | {"image": worse}}
+    assert warnings(near, BASE) == ["sees worse though its text is fine: it says the same on pictures 70% of the time"]
+    assert not warnings(SMALL | {"fidelity": {"text": worse, "image": worse}}, BASE)
 
 
 def test_the_front_leaves_out_what_another_beats() -> None:
@@ -113,13 +135,14 @@ def test_limits_are_read_by_sense() -> None:
             losses(wrong)
 
 
-def test_the_table_has_a_row_for_each_variant_and_marks_one() -> None:
-    variants = [BASE, GOOD, SMALL]
-    results = {"variants": variants, "recommended": recommend(variants, BASE, Constraints())}
-    rows = report.rows(results)
-    assert [row[0] for row in rows] == ["F16", "Q8_0", "Q4_K_M *"]
-    assert {len(row) for row in rows} == {len(report.columns(results))}
-    assert report.markdown(results).count("| Q4_K_M * |") == 1
+def test_the_overview_has_a_row_for_each_variant_and_marks_the_recommended_one_and_the_front() -> None:
+    variants = [BASE, variant("Q5_0", 600, 0.002, 40), GOOD, SMALL]
+    results = {"variants": variants, "recommended": recommend(variants, BASE, Constraints()), "front": front(variants)}
+    table = report.overview(results)
+    assert [row[0] for row in table.rows] == ["F16 +", "Q5_0", "Q8_0 +", "Q4_K_M *"]
+    for made in (table, report.costs(results), report.answers(results | {"variants": []})):
+        assert {len(row) for row in made.rows} <= {len(made.columns)}
+    assert report.costs(results).rows[0][-1] == "unknown"
 
 
 def test_remaining_time_is_that_of_steps_like_those_done() -> None:

@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import options
 from .report import table
+
+if TYPE_CHECKING:
+    from ...quantize.evaluation import Plan
 
 QUICK = 12
 """Questions of each group that a quick evaluation asks."""
@@ -35,6 +38,9 @@ def evaluate(
         list[Path] | None, typer.Option(help="questions  [default: the built-in world's]", metavar="PATH")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="a small part of the questions")] = False,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="also what each tensor loses alone; writes the model once for each")
+    ] = False,
     max_memory: Annotated[str | None, typer.Option(help="recommend none that takes more", metavar="SIZE")] = None,
     min_speed: Annotated[
         float | None, typer.Option(help="recommend none that makes fewer tokens a second", metavar="N")
@@ -55,15 +61,16 @@ def evaluate(
     from ...models.device import memory_size, this_machine
     from ...models.places import cache_folder
     from ...models.ref import builtin_folder
-    from ...quantize import evaluation, page, report
     from ...quantize.combinations import grid
+    from ...quantize.evaluation import Plan
     from ...quantize.verdict import Constraints, losses
 
     memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
     wanted = Constraints(memory, min_speed, losses(max_loss))
-    folder = cache_folder() / "evaluations"
-    plan = evaluation.Plan(
-        combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants"),
+    _check_targets(json_file, html, markdown)
+    folder, tell = cache_folder() / "evaluations", _progress()
+    plan = Plan(
+        combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants", tell),
         questions=tasks or [builtin_folder() / "heldout.zip"],
         folder=folder,
         texts=text or [],
@@ -73,7 +80,32 @@ def evaluate(
         gpu_layers=gpu_layers,
         wanted=wanted,
     )
-    results = evaluation.evaluate(plan, _progress())
+    try:
+        results = _measured(plan, sensitivity, tell)
+    except KeyboardInterrupt:
+        print("\ngalago: ended; the same command goes on from here", file=sys.stderr)
+        raise
+    _write(plan, results, json_file, html, markdown)
+
+
+def _measured(plan: Plan, sensitivity: bool, tell: Callable[[str, float], None]) -> dict[str, Any]:
+    from ...quantize import evaluation, kept
+    from ...quantize.sensitivity import measure
+
+    results = evaluation.evaluate(plan, tell)
+    if sensitivity:
+        base = plan.combinations[0]
+        projector = base.projector.path if base.projector else None
+        results["sensitivity"] = measure(base.model.path, projector, [*plan.questions, *plan.texts], tell)
+    kept.keep(results)
+    return results
+
+
+def _write(
+    plan: Plan, results: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None
+) -> None:
+    from ...quantize import page, report
+
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if html is not None:
@@ -91,8 +123,21 @@ def _show(results: dict[str, Any]) -> None:
 
     if len(results["variants"]) == 1:
         print(questions.table(results["variants"][0]["groups"]), end="\n\n")
-    print(table(report.columns(results), report.rows(results)))
+    overview = report.overview(results)
+    print(table(overview.columns, overview.rows))
     print("\n".join(report.notes(results)))
+
+
+def _check_targets(*files: Path | None) -> None:
+    """Before minutes of work: whether what they come to can be written. Raises `ConfigError`."""
+    from ...models.errors import ConfigError
+
+    for file in files:
+        if file is not None and str(file) != "-":
+            if not file.absolute().parent.is_dir():
+                raise ConfigError(f"there is no folder {file.parent} for {file.name}", "output")
+            if file.is_dir():
+                raise ConfigError(f"{file} is a folder", "output")
 
 
 def _names(text: str) -> list[str]:

@@ -72,6 +72,7 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     from ...models.footprint import choose, unknown
     from ...models.gguf import read_header
     from ...models.ref import resolve
+    from ...quantize import kept
     from ..config import DEFAULT_SLOTS
     from ..placement import place
     from ..sizing import default_context, measure, trained
@@ -90,10 +91,14 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
     speed, guess = _speed(files, chosen, placement, config, anew)
     guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
+    evaluated = kept.find(files.weights, files.projector)
     if as_json:
-        print(json.dumps(_figures(files, chosen, largest, memory, placement, speed, guesses), indent=1))
+        figures = _figures(files, chosen, largest, memory, placement, speed, guesses)
+        print(json.dumps(figures | {"evaluated": evaluated}, indent=1))
     else:
         print(_report(files, chosen, largest, memory, speed))
+        if evaluated is not None:
+            print(f"  {kept.told(evaluated)}")
         for line in (*placement.warnings, *guesses):
             print(f"galago: {line}", file=sys.stderr)
     return 0

@@ -30,6 +30,7 @@ COMMANDS = {
     "quantize": "Make a smaller variant of a model or projector",
     "calibrate": "Measure what matters to a model's weights",
     "evaluate": "Tell which variant of a model to run on this machine",
+    "compare": "Tell what changed from one evaluation to another",
     "cache": "Show or delete what is kept over restarts",
     "store": "Show or delete what a server keeps for its clients",
     "doctor": "Check this machine and its llama.cpp build",

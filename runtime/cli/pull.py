@@ -27,6 +27,7 @@ def pull(
     """Download a model, or go on with a download; only files that match the published digests are kept."""
     from ...models import pull as puller
     from ...models.name import parse
+    from ...quantize import kept
 
     ref = parse(model)
     plan = puller.plan(ref)
@@ -39,6 +40,8 @@ def pull(
     else:
         what = "here already" if not plan.missing else "verified and installed"
         print(f"{ref} is {what}: galago run {ref} 'Hello'")
+        if evaluated := kept.find(installed.weights[0], installed.projector):
+            print(kept.told(evaluated))
 
 
 def _told(plan: Plan) -> str:

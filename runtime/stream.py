@@ -8,17 +8,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from .values import Delta, Event, Failed, Finished, Sink, Thought
+from .values import Event, Failed, Finished, Sink
 
 if TYPE_CHECKING:
     import asyncio
 
 
 class Stream:
-    """Iterate it (`for` or `async for`) until the `Finished` or `Failed` event. Closing it early cancels the work.
-
-    On an event loop, pieces of text that wait for the reader come as one.
-    """
+    """Iterate it (`for` or `async for`) until the `Finished` or `Failed` event. Closing it early cancels the work."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
@@ -90,7 +87,7 @@ class Stream:
         try:
             while not self._ended:
                 with self._arrived:
-                    event = self._take_text() if self._events else None
+                    event = self._take() if self._events else None
                     if event is None:
                         if self._closed:
                             return
@@ -106,23 +103,6 @@ class Stream:
         event = self._events.popleft()
         self._ended = isinstance(event, Finished | Failed)
         return event
-
-    def _take_text(self) -> Event:
-        event = self._take()
-        while self._events and (more := _whole(event, self._events[0])) is not None:
-            event = more
-            self._take()
-        return event
-
-
-def _whole(event: Event, following: Event) -> Event | None:
-    """Two pieces of text as one; `None` where they are not."""
-    if isinstance(event, Delta) and isinstance(following, Delta):
-        logprobs = event.logprobs + following.logprobs
-        return Delta(event.text + following.text, event.tokens + following.tokens, logprobs)
-    if isinstance(event, Thought) and isinstance(following, Thought):
-        return Thought(event.text + following.text)
-    return None
 
 
 def _set_from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from galago.models.errors import EngineError
 from galago.runtime.stream import Stream
-from galago.runtime.values import Delta, Event, Failed, Started, Thought, TokenLogprob
+from galago.runtime.values import Delta, Event, Failed, Started
 
-EVENTS: list[Event] = [Started(1), Delta("a"), Thought("b"), Delta("c"), Failed(EngineError("end"))]
+EVENTS: list[Event] = [Started(1), Delta("a"), Delta("b"), Failed(EngineError("end"))]
 
 
 def feed(stream: Stream, pause: float = 0.0) -> threading.Thread:
@@ -42,25 +42,6 @@ def test_an_event_loop_reads_every_event_in_order(pause: float) -> None:
     thread = feed(stream, pause)
     assert asyncio.run(read()) == EVENTS
     thread.join()
-
-
-def test_text_that_waits_for_an_event_loop_comes_as_one_piece() -> None:
-    async def read() -> list[Event]:
-        return [event async for event in stream]
-
-    def told(token: bytes) -> TokenLogprob:
-        return TokenLogprob(token, -1.0)
-
-    stream = Stream()
-    for event in (
-        Thought("a"),
-        Thought("b"),
-        Delta("c", 2, (told(b"c"),)),
-        Delta("d", 1, (told(b"d"),)),
-        Failed(EngineError("end")),
-    ):
-        stream.put(event)
-    assert asyncio.run(read())[:-1] == [Thought("ab"), Delta("cd", 3, (told(b"c"), told(b"d")))]
 
 
 def test_closing_early_cancels_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-INTERVALS, READABLE, MOMENT = 2.5, 0.025, 0.2
+INTERVALS, READABLE, MOMENT = 2.5, 0.03, 0.2
 """How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, or in seconds
 where those are faster than anybody reads; of a short one, which is over before anybody minds, in seconds."""
 

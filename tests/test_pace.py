@@ -20,7 +20,7 @@ def test_a_long_prompt_keeps_a_step_within_so_many_usual_ones() -> None:
 
 def test_a_long_prompt_slows_a_fast_model_to_what_anybody_reads() -> None:
     pace = learned(step=0.005, row=0.001)
-    assert 0.9 < (0.005 + pace.long_prompt_rows * 0.001) / READABLE <= 1
+    assert 0.9 < (0.005 + pace.long_prompt_rows * 0.001) / READABLE < 1.001
 
 
 def test_a_short_prompt_may_take_a_moment() -> None:

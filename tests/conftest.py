@@ -15,7 +15,8 @@ from pathlib import Path
 _HOME = tempfile.TemporaryDirectory(prefix="galago-tests-")
 for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(_name, None)
-for _name, _folder in (("HF_HOME", "hf"), ("XDG_DATA_HOME", "data"), ("XDG_CONFIG_HOME", "config")):
+_FOLDERS = {"HF_HOME": "hf", "XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache"}
+for _name, _folder in _FOLDERS.items():
     os.environ[_name] = str(Path(_HOME.name) / _folder)
 os.environ.pop("HF_HUB_DISABLE_TELEMETRY", None)
 _GUARD = Path(__file__).parent / "guard"

@@ -1,7 +1,7 @@
-"""The child's part of searching: how far variants of a model diverge from it, in what they predict.
+"""The child's part of measuring: how far variants of a model diverge from it, in what they predict.
 
 The measure is the Kullback-Leibler divergence of the next token's distribution, in nats, source against variant, at the
-positions that `Reader.read` scores. Chooses nothing; `search.py` does.
+positions that `Reader.read` scores. Chooses nothing.
 """
 
 from __future__ import annotations
@@ -30,28 +30,36 @@ _KEPT = 1 << 30
 
 def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
     """Reads the units of `files` with `source`, then with each of `variants`, which it makes before: a name and the
-    arguments of `quantizer.quantize`; or a name and `path`, a file that is there.
+    arguments of `quantizer.quantize`; or a name and `path`, a file that is there. They are variants of the `source`, or
+    of its projector, by what is `varied`; then only what it sees and hears is read.
 
     Says `[name, [[kind, rows, nats], ...]]` for each, unit by unit, `nats` being the sum of the rows.
     """
     source, folder = Path(job["source"]), Path(job["folder"])
     projector = Path(job["projector"]) if job["projector"] else None
+    vary_projector = job["varied"] == "projector"
     files = [Path(file) for file in job["files"]]
     baseline = folder / "baseline.f32"
     cap([job["bytes"]])
     seen = EmbeddingCache(_KEPT)
     with Reader(source, projector, job["chunk"], job["threads"], embeddings=seen) as reader:
         units = searched(reader.units(samples.read(files))[: job["limit"]], job["units"], job["every"])
+        if vary_projector:
+            units = [unit for unit in units if kind_of(unit) in ("pictures", "sounds")]
         if not units:
-            raise ConfigError("the data is too short to compare variants on: four stretches or chats at least", "data")
+            what = "chats with pictures or sounds" if vary_projector else "stretches or chats"
+            raise ConfigError(f"the data is too short to compare variants on: four {what} at least", "data")
         with baseline.open("wb") as file:
             for unit in units:
                 reader.read(unit, lambda logits: logits.tofile(file))
+    original = projector if vary_projector else source
+    assert original is not None
     for name, how in job["variants"]:
         path = Path(how["path"]) if "path" in how else folder / "variant.gguf"
         if "path" not in how:
-            quantize(source, path, threads=job["threads"], importance=dict(arrays), **how)
-        with Reader(path, projector, job["chunk"], job["threads"], embeddings=seen) as reader:
+            quantize(original, path, threads=job["threads"], importance=dict(arrays), **how)
+        model, eyes = (source, path) if vary_projector else (path, projector)
+        with Reader(model, eyes, job["chunk"], job["threads"], embeddings=None if vary_projector else seen) as reader:
             say([name, _compare(reader, units, baseline)])
 
 

@@ -1,54 +1,44 @@
 """Spends a budget of bytes where it counts: measures what each group of weights loses as each type, and chooses.
 
-The cost of a type is the divergence (`divergence.py`) of the model in which only that group has it; costs add up, so
-the best choice is a knapsack (`allocation.py`). Measured results are kept, and an interrupted search goes on from them.
+The cost of a type is the divergence (`measuring.py`) of the model in which only that group has it; costs add up, so the
+best choice is a knapsack (`allocation.py`). What a choice rests on and was only reckoned is measured, and chosen anew.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..models import units
 from ..models.errors import ConfigError, ModelError
 from ..models.header import Tensor
-from ..models.places import cache_folder
-from ..runtime.config import default_threads
-from . import child, samples, variant
+from . import samples, variant
 from .allocation import Option, allocate
 from .calibration import Data
 from .imatrix import Matrix
+from .measuring import Measure, Progress, Units, mean
+from .pace import Pace
 from .schemes import BLOCKS, SCHEMES, TYPE_NUMBERS, Scheme, find
 from .variant import Plan, Recipe, Source
-
-Progress = Callable[[int, int, str], None]
-"""Called with how many variants are measured, how many there will be, and which one it was."""
-Units = list[tuple[str, int, float]]
-"""Of each stretch or chat: text, pictures, sounds or chats; positions; nats in all."""
 
 _WIDE = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 _NARROW = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Types that rows of 256 and of 32 can have, smallest first."""
+TYPES = frozenset((*_WIDE, *_NARROW))
 _MEASURED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "quick": {256: ("Q4_K",), 32: ("IQ4_NL",)},
     "normal": {256: ("Q3_K", "Q4_K", "Q6_K"), 32: ("IQ4_NL", "Q5_0")},
     "thorough": {256: _WIDE, 32: _NARROW},
 }
-"""What a group is measured as; what it would lose as other types is reckoned from these."""
+"""What every group is measured as; what it would lose as other types is reckoned from these."""
 _UNITS: Mapping[str, int] = {"quick": 8, "normal": 16, "thorough": 32}
-EVERY = 4
 _BANDS = 3
+_ROUNDS = 6
+"""How often a choice is made anew at most."""
+_PRICES, _STEPS = (1e-9, 1e12), 24
+"""Nats for a second of a token: what a price is sought between, and how often the span's logarithm is halved."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +60,23 @@ class Group:
     def size(self, kind: str) -> int:
         return sum(-(-variant.nbytes(tensor, kind) // 32) * 32 for tensor in self.tensors)
 
+    def as_type(self, kind: str) -> dict[str, str]:
+        return {tensor.name: kind for tensor in self.tensors}
+
+
+Choice = Mapping[Group, str]
+"""The type of every group."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a variant may take: so many bytes, and with a `pace` so much time."""
+
+    size: int
+    pace: Pace | None = None
+    like: str | None = None
+    """The scheme whose size it is."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -90,116 +97,111 @@ class Found:
         return self.plan.recipe.scheme.name == self.stock and not self.plan.recipe.types
 
 
-def mean(units: Iterable[tuple[str, int, float]]) -> float:
-    """Nats a position: of each kind of unit, then of the kinds, so that the few positions of pictures count as much as
-    the many of texts."""
-    return fmean(by_kind(units).values())
-
-
-def by_kind(units: Iterable[tuple[str, int, float]]) -> dict[str, float]:
-    rows: dict[str, tuple[int, float]] = {}
-    for kind, count, nats in units:
-        before = rows.get(kind, (0, 0.0))
-        rows[kind] = (before[0] + count, before[1] + nats)
-    return {kind: nats / count for kind, (count, nats) in rows.items()}
-
-
 def groups(source: Source, changed: Iterable[str], effort: str) -> list[Group]:
     """The tensors named in `changed`, those that may be quantized: one by one if `thorough`, else by kind and third."""
-    layers = [int(found[1]) for t in source.tensors if (found := re.match(r"blk\.(\d+)\.", t.name))]
-    count = max(layers, default=0) + 1
+    layers: dict[str, int] = {}
+    for tensor in source.tensors:
+        if found := _LAYER.match(tensor.name):
+            layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
     by_name: dict[str, list[Tensor]] = {}
     names = set(changed)
     for tensor in source.tensors:
         if tensor.name in names:
-            by_name.setdefault(_group_name(tensor.name, count, effort), []).append(tensor)
+            by_name.setdefault(_group_name(tensor.name, layers, effort), []).append(tensor)
     return [Group(name, tuple(tensors)) for name, tensors in by_name.items()]
 
 
-def _group_name(name: str, layers: int, effort: str) -> str:
-    found = re.match(r"blk\.(\d+)\.(.*)", name)
+_LAYER = re.compile(r"(|.*\.)blk\.(\d+)\.(.*)")
+
+
+def _group_name(name: str, layers: Mapping[str, int], effort: str) -> str:
+    found = _LAYER.match(name)
     if found is None or effort == "thorough":
         return name
-    return f"{found[2]} of {('the first', 'the middle', 'the last')[int(found[1]) * _BANDS // layers]} layers"
+    third = int(found[2]) * _BANDS // layers[found[1]]
+    return f"{found[1]}{found[3]} of {('the first', 'the middle', 'the last')[third]} layers"
 
 
-def budget_of(source: Source, matrix: Matrix, size: int | None, bits: float | None, like: str | None) -> int:
-    """Bytes of the file that a user means by one of three ways to say it. Raises `ConfigError`."""
+def budget_of(
+    source: Source, matrix: Matrix, size: int | None, bits: float | None, like: str | None, pace: Pace | None = None
+) -> Budget:
+    """What a user means by one of several ways to say it. Raises `ConfigError`."""
     if like is not None:
-        return variant.plan(source, Recipe(find(like), matrix=matrix)).size
+        return Budget(variant.plan(source, Recipe(find(like), matrix=matrix)).size, pace, like)
     if bits is not None:
         if not 1 <= bits <= 16:
             raise ConfigError(f"{bits:g} bits a weight are not possible", "bits")
         exact = variant.plan(source, Recipe(find("F16")))
-        return exact.size - int((exact.bits - bits) * source.parameters / 8)
-    assert size is not None
-    return size
+        return Budget(exact.size - int((exact.bits - bits) * source.parameters / 8), pace)
+    return Budget(source.size if size is None else size, pace)
 
 
-def check(source: Source, effort: str) -> None:
-    """Raises `ConfigError` where nothing can be searched."""
+def check(effort: str) -> None:
     if effort not in _MEASURED:
         raise ConfigError(f"there is no effort {effort}; there are {', '.join(_MEASURED)}", "effort")
-    if source.header.is_projector:
-        raise ConfigError("mixtures are searched for text models; give a projector a --scheme", "size")
 
 
 def search(
     data: Data,
     matrix: Matrix,
-    budget: int,
+    budget: Budget,
     effort: str = "normal",
-    like: str | None = None,
     progress: Progress = lambda *_: None,
+    source: Source | None = None,
 ) -> Found:
-    """The best variant of at most `budget` bytes, and not worse than the scheme `like`, or the largest that fits.
+    """The best variant in a budget, and not worse than the scheme that it names, or the largest that fits.
 
-    Raises `ConfigError` where none is so small, or of no such effort.
+    Of the model that reads the data; or of its projector where that is the `source`. Raises `ConfigError` where nothing
+    is so small or so fast.
     """
-    source = data.source
-    check(source, effort)
-    plain = variant.plan(source, Recipe(find("Q4_0"), matrix=matrix))
-    movable = [t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1]
-    found = groups(source, movable, effort)
+    check(effort)
+    varied = source or data.source
+    plain = variant.plan(varied, Recipe(find("Q4_0"), matrix=matrix))
+    movable = {t.name for t in varied.tensors if BLOCKS[plain.types[t.name]][0] > 1}
+    found = groups(varied, movable, effort)
     if not found:
-        raise ModelError(f"{source.path.name} has no weights that could be made smaller", "model")
-    stock = _stock(source, matrix, budget, like)
-    variants = _variants(source, found, effort)
-    measured = _measure(data, matrix, variants, effort, progress)
-    costs = Costs(found, effort, {name: mean(units) for name, units in measured.items()})
-    choice, predicted = _choose(source, plain, found, costs, budget)
+        raise ModelError(f"{varied.path.name} has no weights that could be made smaller", "model")
+    room = budget.size - plain.size + sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
+    stock = _stock(varied, matrix, budget)
+    measure = Measure(data, matrix, _UNITS[effort], projector=varied.header.is_projector)
+    costs = Costs(varied, found, measure, progress)
+    costs.learn_whole(_whole(found))
+    costs.learn({(group, kind) for group in found for kind in _MEASURED[effort][group.block]})
+    choice = _settled(found, costs, room, budget.pace)
+    types = _types(choice)
     about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
-    mixed = variant.plan(source, Recipe(_nearest_scheme(choice), types=choice, matrix=matrix, about=about))
-    last = {"mix": _mixed(choice), **({"stock": _scheme(stock)} if stock else {})}
-    result = _measure(data, matrix, last, effort, progress, keep=False)
+    mixed = variant.plan(varied, Recipe(_nearest_scheme(types), types=types, matrix=matrix, about=about))
+    last = {"mix": _mixed(types), **({"stock": _made(stock)} if stock else {})}
+    result = measure(last, progress)
     read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
     if stock is None:
-        return Found(mixed, predicted, result["mix"], read)
+        return Found(mixed, costs.total(choice), result["mix"], read)
     worse = mean(result["stock"]) < mean(result["mix"])
-    return Found(stock if worse else mixed, predicted, result["mix"], read, stock.recipe.scheme.name, result["stock"])
+    made, name = stock if worse else mixed, stock.recipe.scheme.name
+    return Found(made, costs.total(choice), result["mix"], read, name, result["stock"])
 
 
 def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, str, float]]:
     """Of every tensor that can be quantized its name, a type of about four bits, and the divergence of the model in
     which it alone has that type, uncalibrated. Raises `ConfigError`."""
-    source, matrix = data.source, Matrix({})
-    check(source, "quick")
+    source = data.source
     plain = variant.plan(source, Recipe(find("Q4_0")))
     found = groups(source, [t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1], "thorough")
     kinds = {group.name: _MEASURED["quick"][group.block][0] for group in found}
     own = {group.name: group.tensors[0].type_name for group in found}
     variants = {f"{name} as {kind}": _mixed(own | {name: kind}) for name, kind in kinds.items()}
-    measured = _measure(data, matrix, variants, "quick", progress)
+    measured = Measure(data, Matrix({}), _UNITS["quick"])(variants, progress)
     return [(name, kind, mean(measured[f"{name} as {kind}"])) for name, kind in kinds.items()]
 
 
-def _stock(source: Source, matrix: Matrix, budget: int, like: str | None) -> Plan | None:
-    """The scheme `like`, else the first of llama.cpp's that fits; the table has the larger ones first."""
+def _stock(source: Source, matrix: Matrix, budget: Budget) -> Plan | None:
+    """The scheme that the budget names, else the first of llama.cpp's that fits: the table has larger ones first."""
     weights = source.parameters
-    near = [s for s in SCHEMES.values() if s.quantized and s.type != "MXFP4" and weights * s.bits / 8 < budget]
-    for scheme in [find(like)] if like else near:
+    near = [s for s in SCHEMES.values() if s.quantized and s.type != "MXFP4" and weights * s.bits / 8 < budget.size]
+    for scheme in [find(budget.like)] if budget.like else near:
         plan = variant.plan(source, Recipe(scheme, matrix=matrix))
-        if plan.size <= budget:
+        pace = budget.pace
+        if plan.size <= budget.size and (pace is None or pace.seconds(plan.types) <= pace.limit):
             return plan
     return None
 
@@ -210,27 +212,29 @@ def _nearest_scheme(types: Mapping[str, str]) -> Scheme:
     return next(scheme for scheme in SCHEMES.values() if scheme.type == commonest)
 
 
-Variants = Mapping[str, Mapping[str, Any]]
-"""By a name, the arguments of `quantizer.quantize`."""
+def _types(choice: Choice) -> dict[str, str]:
+    return {tensor.name: kind for group, kind in choice.items() for tensor in group.tensors}
 
 
-def _variants(source: Source, found: Sequence[Group], effort: str) -> Variants:
-    """Each group as each type that its effort measures, all else as it is; and the whole model as each type."""
+def _mixed(types: Mapping[str, str]) -> dict[str, Any]:
+    return {"ftype": 7, "pure": True, "types": [(name, TYPE_NUMBERS[kind]) for name, kind in types.items()]}
+
+
+def _made(plan: Plan) -> dict[str, Any]:
+    """How `variant.make` has llama.cpp make it."""
+    return _mixed(plan.recipe.types) if plan.recipe.types else {"ftype": plan.recipe.scheme.ftype}
+
+
+def _whole(found: Sequence[Group]) -> dict[str, Choice]:
+    """The whole model as each type; groups that cannot have it get the one of about as many bits."""
     kinds = dict.fromkeys(kind for group in found for kind in group.types)
-    whole = {f"all as {kind}": _mixed({t.name: kind if kind in g.types else _nearest(kind, g) for g in found
-                                       for t in g.tensors}) for kind in kinds}  # fmt: skip
-    own = {t.name: t.type_name for group in found for t in group.tensors}
-    single = {
-        f"{group.name} as {kind}": _mixed(own | {t.name: kind for t in group.tensors})
-        for group in found
-        for kind in _MEASURED[effort][group.block]
+    return {
+        kind: {group: kind if kind in group.types else _nearest(kind, group.types) for group in found} for kind in kinds
     }
-    return whole | single
 
 
-def _nearest(kind: str, group: Group) -> str:
-    """The type of this group that takes about as many bits as one it cannot have."""
-    return min(group.types, key=lambda own: abs(_bits(own) - _bits(kind)))
+def _nearest(kind: str, types: Iterable[str]) -> str:
+    return min(types, key=lambda other: abs(_bits(other) - _bits(kind)))
 
 
 def _bits(kind: str) -> float:
@@ -238,119 +242,101 @@ def _bits(kind: str) -> float:
     return 8 * size / weights
 
 
-def _mixed(types: Mapping[str, str]) -> dict[str, Any]:
-    return {"ftype": 7, "pure": True, "types": [(name, TYPE_NUMBERS[kind]) for name, kind in types.items()]}
-
-
-def _scheme(plan: Plan) -> dict[str, Any]:
-    return {"ftype": plan.recipe.scheme.ftype}
-
-
 class Costs:
     """What a group costs as a type: measured, or reckoned from its nearest measured type by what the whole model loses
-    as either. All are scaled by what the whole model loses beyond the sum of its groups."""
+    as either. A choice costs the sum, and what the groups lose together beyond it."""
 
-    def __init__(self, found: Sequence[Group], effort: str, means: Mapping[str, float]) -> None:
-        self._means, self._effort = means, effort
-        sums = {
-            kind: sum(means[f"{g.name} as {kind}"] for g in found)
-            for kind in dict.fromkeys(k for g in found for k in _MEASURED[effort][g.block])
-            if all(kind in _MEASURED[effort][g.block] for g in found)
-        }
-        ratios = [means[f"all as {kind}"] / total for kind, total in sums.items() if total > 0]
-        self._scale = fmean(ratios) if ratios else 1.0
+    def __init__(self, source: Source, found: Sequence[Group], measure: Measure, progress: Progress) -> None:
+        self._source, self._found, self._measure, self._progress = source, found, measure, progress
+        self._own = {t.name: t.type_name for group in found for t in group.tensors}
+        self._single: dict[tuple[Group, str], float] = {}
+        self._whole: list[tuple[Choice, float]] = []
+
+    def learn(self, pairs: Iterable[tuple[Group, str]]) -> None:
+        """Measures groups as types, each alone."""
+        names = {f"{group.name} as {kind}": (group, kind) for group, kind in pairs}
+        variants = {name: _mixed(self._own | group.as_type(kind)) for name, (group, kind) in names.items()}
+        for name, units in self._measure(variants, self._progress).items():
+            self._single[names[name]] = max(0.0, mean(units))
+
+    def learn_whole(self, choices: Mapping[str, Choice]) -> None:
+        """Measures all groups together, as one type each time."""
+        names = {f"all as {kind}": choice for kind, choice in choices.items()}
+        variants = {name: _mixed(_types(choice)) for name, choice in names.items()}
+        for name, units in self._measure(variants, self._progress).items():
+            self._whole.append((names[name], max(0.0, mean(units))))
+
+    def unknown(self, choice: Choice) -> set[tuple[Group, str]]:
+        return {pair for pair in choice.items() if pair not in self._single}
 
     def of(self, group: Group, kind: str) -> float:
-        known = _MEASURED[self._effort][group.block]
-        near = min(known, key=lambda own: abs(_bits(own) - _bits(kind)))
-        cost = max(0.0, self._means[f"{group.name} as {near}"]) * self._scale
-        whole = self._means[f"all as {near}"]
-        return cost if near == kind or whole <= 0 else cost * max(0.0, self._means[f"all as {kind}"]) / whole
+        if (group, kind) in self._single:
+            return self._single[group, kind]
+        near = _nearest(kind, [known for other, known in self._single if other == group])
+        before = self._as(group, near)
+        return self._single[group, near] * (self._as(group, kind) / before if before > 0 else 1.0)
+
+    def _as(self, group: Group, kind: str) -> float:
+        """What the whole model loses where this group, and the others as far as they can, have a type."""
+        return next(cost for choice, cost in self._whole if choice[group] == kind)
+
+    def total(self, choice: Choice) -> float:
+        return sum(self.of(group, kind) for group, kind in choice.items())
 
 
-def _choose(
-    source: Source, plain: Plan, found: Sequence[Group], costs: Costs, budget: int
-) -> tuple[dict[str, str], float]:
-    """The types of all tensors of the groups, and the divergence that is expected of them."""
-    movable = {tensor.name for group in found for tensor in group.tensors}
-    fixed = plain.size - sum(-(-size // 32) * 32 for name, size in plain.nbytes.items() if name in movable)
-    options = [[Option(group.size(kind), costs.of(group, kind)) for kind in group.types] for group in found]
-    try:
-        picks = allocate(options, budget - fixed)
-    except ConfigError:
-        least = fixed + sum(min(option.size for option in row) for row in options)
-        raise ConfigError(f"{budget} bytes do not suffice: the smallest variant takes {least}", "size") from None
-    chosen = {t.name: group.types[pick] for group, pick in zip(found, picks, strict=True) for t in group.tensors}
-    return chosen, sum(row[pick].cost for row, pick in zip(options, picks, strict=True))
+def _settled(found: Sequence[Group], costs: Costs, room: int, pace: Pace | None) -> Choice:
+    """The best choice; as long as it rests on costs that were only reckoned, these are measured and it is made anew."""
+    choice = _choose(found, costs, room, pace)
+    for _ in range(_ROUNDS):
+        unknown = costs.unknown(choice)
+        if not unknown:
+            break
+        costs.learn(unknown)
+        choice = _choose(found, costs, room, pace)
+    return choice
 
 
-def _measure(
-    data: Data, matrix: Matrix, variants: Variants, effort: str, progress: Progress, keep: bool = True
-) -> dict[str, Units]:
-    """The divergences of all variants; those measured before are not measured again."""
-    kept = cache_folder() / "sensitivity" / f"{_key(data, matrix, effort)}.json"
-    known: dict[str, Units] = _kept(kept) if keep else {}
-    missing = [(name, dict(how)) for name, how in variants.items() if name not in known]
-    done = len(variants) - len(missing)
+def _choose(found: Sequence[Group], costs: Costs, room: int, pace: Pace | None) -> Choice:
+    """The least cost in so many bytes; with a `pace`, each second has the smallest price at which the choice keeps it.
 
-    def heard(said: tuple[str, Units]) -> None:
-        nonlocal done
-        known[said[0]] = said[1]
-        done += 1
-        if keep:
-            _keep(kept, known)
-        progress(done, len(variants), said[0])
+    The price makes one knapsack of two budgets (Lagrange's relaxation): no choice that keeps both is better by more
+    than the price of the seconds that are left.
+    """
+    sizes = [[group.size(kind) for kind in group.types] for group in found]
+    losses = [[costs.of(group, kind) for kind in group.types] for group in found]
+    least = sum(map(min, sizes))
+    if least > room:
+        raise ConfigError(f"the budget is {least - room} bytes less than the smallest variant takes", "size")
+    room = min(room, sum(map(max, sizes)))
+    slow = _seconds(found, pace) if pace else [[0.0] * len(row) for row in sizes]
 
-    if missing:
-        with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
-            _check_room(data, effort, Path(folder))
-            job = {
-                "source": str(data.source.path),
-                "projector": str(data.projector) if data.projector else None,
-                "files": [str(path) for path in data.files],
-                "chunk": data.chunk,
-                "limit": data.limit,
-                "units": _UNITS[effort],
-                "every": EVERY,
-                "bytes": data.bytes,
-                "threads": default_threads(),
-                "folder": folder,
-                "variants": missing,
-            }
-            child.run("divergence", data.source.path.name, job, matrix.means(), heard)
-    return {name: known[name] for name in variants}
+    def picked(price: float) -> dict[Group, str]:
+        options = [
+            [Option(size, loss + price * seconds) for size, loss, seconds in zip(*rows, strict=True)]
+            for rows in zip(sizes, losses, slow, strict=True)
+        ]
+        return {g: g.types[pick] for g, pick in zip(found, allocate(options, room), strict=True)}
+
+    return _priced(picked, pace) if pace else picked(0.0)
 
 
-def _check_room(data: Data, effort: str, folder: Path) -> None:
-    """A variant is as large as the model at most; logits of the model take the vocabulary for each position."""
-    embedding = next((t.shape[-1] for t in data.source.tensors if t.name == "token_embd.weight"), 0)
-    needed = data.source.size + _UNITS[effort] * data.chunk // 2 * embedding * 4
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ConfigError(
-            f"a search needs {units.size(needed)} in {folder.parent}, and {units.size(free)} are free; set TMPDIR to "
-            "another folder",
-            "size",
-        )
+def _seconds(found: Sequence[Group], pace: Pace) -> list[list[float]]:
+    """Of each group as each of its types, beyond its fastest."""
+    each = [[pace.seconds(group.as_type(kind)) for kind in group.types] for group in found]
+    return [[seconds - min(row) for seconds in row] for row in each]
 
 
-def _key(data: Data, matrix: Matrix, effort: str) -> str:
-    versions = [metadata.version("galago"), metadata.version("llama-cpp-python")]
-    facts = [replace(data, every=EVERY).key, matrix.digest, effort, samples.digest(data.files), versions]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+def _priced(picked: Callable[[float], Choice], pace: Pace) -> Choice:
+    def seconds(choice: Choice) -> float:
+        return pace.seconds(_types(choice))
 
-
-def _kept(path: Path) -> dict[str, Units]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [(str(k), int(n), float(nats)) for k, n, nats in units] for name, units in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _keep(path: Path, rows: Mapping[str, Units]) -> None:
-    with contextlib.suppress(OSError):  # a cache folder that cannot be written only costs another measurement
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows), encoding="utf-8")
-        part.replace(path)
+    choice = picked(0.0)
+    if seconds(choice) <= pace.limit:
+        return choice
+    low, high = _PRICES
+    if (least := seconds(picked(high))) > pace.limit:
+        raise ConfigError(f"the fastest mixture in that size makes {1 / least:.1f} tokens a second here", "speed")
+    for _ in range(_STEPS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if seconds(picked(middle)) <= pace.limit else (middle, high)
+    return picked(high)

@@ -52,10 +52,17 @@ class Source:
     header: Header
     parts: tuple[Path, ...]
     tensors: tuple[Tensor, ...]
+    origin: Source | None = None
+    """What it was made from, where that is not what the user has."""
 
     @property
     def path(self) -> Path:
         return self.parts[0]
+
+    @property
+    def original(self) -> Source:
+        """What the user has."""
+        return self.origin or self
 
     @property
     def size(self) -> int:
@@ -224,7 +231,8 @@ def make(plan: Plan, out: Path, force: bool = False, progress: Progress = lambda
     Raises `ConfigError` where `out` is in the way or the disk too small, and `ModelError` where llama.cpp cannot do it;
     whatever was there before is then still there.
     """
-    check_target(plan.source, out, force)
+    source = plan.source.original
+    check_target(source, out, force)
     part = out.with_name(f"{out.name}.part")
     with _claimed(part):
         free = shutil.disk_usage(part.parent).free
@@ -235,7 +243,7 @@ def make(plan: Plan, out: Path, force: bool = False, progress: Progress = lambda
         _check(plan, read_header(part))
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        check_target(plan.source, out, force)
+        check_target(source, out, force)
         part.replace(out)
     return out
 
@@ -299,7 +307,7 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
 
 def _told(plan: Plan) -> Recipe:
     """The recipe with what the file says of how it was made; texts of more than 127 bytes are cut."""
-    recipe, source = plan.recipe, plan.source
+    recipe, source = plan.recipe, plan.source.original
     about: dict[str, str | int] = {
         "galago.quantize.scheme": recipe.scheme.name,
         "galago.quantize.source": source.path.name,

@@ -17,7 +17,7 @@ import numpy as np
 
 from galago.quantize import child, variant
 from galago.quantize.calibration import CHUNK
-from galago.quantize.search import Units
+from galago.quantize.measuring import Units
 from galago.runtime.config import default_threads
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("variants", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--mmproj", type=Path)
+    parser.add_argument("--projectors", action="store_true", help="the variants are projectors")
     parser.add_argument("--units", type=int, default=60, help="stretches at most, and four times as many chats")
     given = parser.parse_args()
     measured: dict[str, Units] = {}
@@ -36,6 +37,7 @@ def main() -> None:
         job = {
             "source": str(source.path),
             "projector": str(eyes) if eyes else None,
+            "varied": "projector" if given.projectors else "model",
             "bytes": source.size + (eyes.stat().st_size if eyes else 0),
             "files": [str(path) for path in given.data],
             "chunk": CHUNK,

@@ -10,41 +10,65 @@ from . import progress, report
 from .calibrate import collect
 
 if TYPE_CHECKING:
-    from ...quantize.search import Found, Units
+    from ...quantize.calibration import Data
+    from ...quantize.measuring import Units
+    from ...quantize.pace import Pace
+    from ...quantize.search import Found
     from ...quantize.variant import Source
 
 _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """One of the ways to say how large a variant may be."""
+class Wish:
+    """How small, or how fast, a variant shall be, as the user says it."""
 
     size: str | None
     bits: float | None
     like: str | None
+    speed: float | None
 
 
-def search(
-    source: Source, eyes: Path | None, files: list[Path], without: bool, part: Path, budget: Budget, effort: str
-) -> Found:
+def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, effort: str) -> Found:
     """Of what is read, three stretches or chats of four calibrate, and variants are compared on the fourth."""
     from ...models.device import memory_size
     from ...models.errors import ConfigError
-    from ...quantize import calibration, search
+    from ...quantize import calibration, measuring, search
 
     if without:
         raise ConfigError("a mixture needs calibration; leave out --no-calibration", "calibration")
-    search.check(source, effort)
-    data = calibration.data(source, eyes, files)
-    data = replace(data, every=search.EVERY, limit=2 * calibration.BUILTIN_UNITS if not data.files else None)
+    _check(source, data, wish, effort)
+    data = replace(data, every=measuring.EVERY, limit=2 * calibration.BUILTIN_UNITS if not data.files else None)
     matrix = collect(data, part)
-    most = memory_size(budget.size, source.size if "%" in budget.size else _NO_LIMIT) if budget.size else None
-    room = search.budget_of(source, matrix, most, budget.bits, budget.like)
+    most = memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
+    room = search.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
     with progress.bar("searching", 1.0) as show:
-        return search.search(
-            data, matrix, room, effort, budget.like, lambda i, n, name: show(i / n, f"{name}, {i} of {n}")
-        )
+        return search.search(data, matrix, room, effort, lambda i, n, name: show(i / n, f"{name}, {i} of {n}"), source)
+
+
+def _pace(source: Source, wanted: float | None) -> Pace | None:
+    from ...quantize import pace, search
+    from ..benchmark import measured
+
+    if wanted is None:
+        return None
+    return pace.pace(source, wanted, measured(search.TYPES | set(pace.types(source))))
+
+
+def _check(source: Source, data: Data, wish: Wish, effort: str) -> None:
+    from ...models.errors import ConfigError
+    from ...quantize import pace, search
+
+    search.check(effort)
+    if wish.speed is not None:
+        pace.check(wish.speed)
+    if not source.header.is_projector:
+        return
+    if wish.speed is not None:
+        raise ConfigError("--speed is that of answers, which a projector does not make", "speed")
+    if data.source is source or not data.files:
+        raise ConfigError("a projector's mixture is measured by what its model says of pictures and sounds: name the "
+                          "model by --for, and data by --calibration", "for")  # fmt: skip
 
 
 def lines(found: Found) -> list[str]:
@@ -60,7 +84,7 @@ def lines(found: Found) -> list[str]:
 
 
 def _nats(units: Units) -> str:
-    from ...quantize.search import by_kind, mean
+    from ...quantize.measuring import by_kind, mean
 
     kinds = by_kind(units)
     each = ", ".join(f"{kind} {nats:.5f}" for kind, nats in kinds.items())
@@ -68,7 +92,7 @@ def _nats(units: Units) -> str:
 
 
 def as_json(found: Found) -> dict[str, Any]:
-    from ...quantize.search import by_kind
+    from ...quantize.measuring import by_kind
 
     stock = {"scheme": found.stock, "measured": by_kind(found.stock_measured)} if found.stock else None
     return {

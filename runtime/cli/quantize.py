@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...models import units
-from . import mixture, options, progress, report
+from . import layers, mixture, options, progress, report
 from .calibrate import collect
 
 if TYPE_CHECKING:
+    from ...quantize.calibration import Data
     from ...quantize.imatrix import Matrix
+    from ...quantize.pruning import Losses
     from ...quantize.schemes import Scheme
     from ...quantize.variant import Plan, Source
 
@@ -30,6 +34,9 @@ def quantize(
     size: Annotated[str | None, typer.Option(help="the best mixture of types in 900MB or 30%", metavar="SIZE")] = None,
     bits: Annotated[float | None, typer.Option(help="the best mixture of so many bits a weight", metavar="X")] = None,
     like: Annotated[str | None, typer.Option(help="the best mixture as small as a scheme", metavar="NAME")] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="the best mixture that makes so many tokens a second here", metavar="X")
+    ] = None,
     effort: Annotated[
         str, typer.Option(help="how much is measured for a mixture: quick, normal or thorough", metavar="NAME")
     ] = "normal",
@@ -38,6 +45,12 @@ def quantize(
         typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
     ] = None,
     mmproj: options.Projector = None,
+    reader: Annotated[
+        str | None, typer.Option("--for", help="of a projector: the model that sees or hears by it", metavar="MODEL")
+    ] = None,
+    drop_layers: Annotated[
+        int | None, typer.Option(help="leave out the layers that the model misses least", metavar="N")
+    ] = None,
     no_calibration: Annotated[bool, typer.Option("--no-calibration", help="round weights one by one")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
     requantize: Annotated[bool, typer.Option("--requantize", help="take a model that is quantized already")] = False,
@@ -48,48 +61,69 @@ def quantize(
 ) -> None:
     """Make a smaller variant of a model or projector."""
     from ...models.errors import ConfigError
-    from ...quantize import variant
+    from ...quantize import pruning, variant
     from ...quantize.schemes import find
 
     wanted = find(scheme) if scheme else None
-    if [scheme, size, bits, like].count(None) != 3:
-        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like", "scheme")
+    given = 4 - [scheme, size, bits, like].count(None)
+    if given > 1 or (given == 0 and speed is None):
+        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like, or --speed", "scheme")
+    if scheme and speed is not None:
+        raise ConfigError("a --scheme has its own speed; --speed goes with --size, --bits, --like or alone", "speed")
     source = variant.open_source(model)
     variant.check_target(source, output, force)
     variant.check_exact(source, requantize)
     eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
+    data = _data(source, eyes, reader, calibration or [])
     part = output.with_name(f"{output.name}.imatrix.part")
-    found = None
-    if wanted is None:
-        budget = mixture.Budget(size, bits, like)
-        found = mixture.search(source, eyes, calibration or [], no_calibration, part, budget, effort)
-        made = found.plan
-    else:
-        matrix = _matrix(source, eyes, wanted, calibration or [], no_calibration, part)
-        made = variant.plan(source, variant.Recipe(wanted, matrix=matrix), requantize)
-    write(made, output, force)
+    with tempfile.TemporaryDirectory(prefix="galago-pruned-", dir=output.parent) as folder:
+        dropped: list[tuple[int, Losses]] = []
+        if drop_layers is not None:
+            dropped = layers.drop(data, drop_layers)
+            source = pruning.without(source, [layer for layer, _ in dropped], Path(folder))
+            data = replace(data, source=source)
+        found = None
+        if wanted is None:
+            wish = mixture.Wish(size, bits, like, speed)
+            found = mixture.search(source, data, no_calibration, part, wish, effort)
+            made = found.plan
+        else:
+            matrix = _matrix(source, wanted, data, no_calibration, part)
+            made = variant.plan(source, variant.Recipe(wanted, matrix=matrix), requantize)
+        write(made, output, force)
     part.unlink(missing_ok=True)
     if as_json:
-        report.emit_json(_as_json(made, output) | (mixture.as_json(found) if found else {}))
+        report.emit_json(_as_json(made, output) | layers.as_json(dropped) | (mixture.as_json(found) if found else {}))
     else:
         print("\n".join([*_lines(made, output), *(mixture.lines(found) if found else [])]))
 
 
-def _matrix(
-    source: Source, eyes: Path | None, scheme: Scheme, files: list[Path], without: bool, part: Path
-) -> Matrix | None:
+def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Path]) -> Data:
+    """What is read, and by which model."""
+    from ...models.errors import ConfigError
+    from ...quantize import calibration, variant
+
+    if not source.header.is_projector:
+        if reader is not None:
+            raise ConfigError("--for goes with a projector; give a model its own by --mmproj", "for")
+        return calibration.data(source, eyes, files)
+    if reader is None:
+        return calibration.data(source, None, files)
+    return calibration.data(variant.open_source(reader), source.path, files)
+
+
+def _matrix(source: Source, scheme: Scheme, data: Data, without: bool, part: Path) -> Matrix | None:
     """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
     from ...models.errors import ConfigError
-    from ...quantize import calibration
 
-    if without and files:
+    if without and not data.builtin:
         raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
-    blind = without or (source.header.is_projector and not files)
+    blind = without or (source.header.is_projector and data.builtin)
     if blind and scheme.needs_calibration:
         raise ConfigError(f"{scheme.name} needs calibration: give --calibration FILE", "calibration")
     if blind or not scheme.uses_calibration:
         return None
-    return collect(calibration.data(source, eyes, files), part)
+    return collect(data, part)
 
 
 def write(plan: Plan, output: Path, force: bool) -> None:
@@ -103,7 +137,7 @@ def write(plan: Plan, output: Path, force: bool) -> None:
 def _lines(plan: Plan, output: Path) -> list[str]:
     size = output.stat().st_size
     lines = [
-        f"{output}: {units.size(size)} of {units.size(plan.source.size)}, {plan.bits:.2f} bits a weight",
+        f"{output}: {units.size(size)} of {units.size(plan.source.original.size)}, {plan.bits:.2f} bits a weight",
         "  types         " + ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()),
         f"  calibration   {_calibrated(plan.recipe.matrix)}",
     ]
@@ -138,7 +172,7 @@ def _as_json(plan: Plan, output: Path) -> dict[str, Any]:
     return {
         "file": output,
         "size": output.stat().st_size,
-        "source": {"file": plan.source.path, "size": plan.source.size},
+        "source": {"file": plan.source.original.path, "size": plan.source.original.size},
         "scheme": plan.recipe.scheme.name,
         "bits_per_weight": plan.bits,
         "calibration": list(matrix.datasets) if matrix else None,

@@ -37,6 +37,8 @@ def quantize(
     importance: Mapping[str, NDArray[np.float32]] | None = None,
     metadata: Mapping[str, str | int] | None = None,
     dry_run: bool = False,
+    dropped: Sequence[int] = (),
+    copy: bool = False,
     started: Started = lambda *_: None,
     typed: Typed = lambda _: None,
 ) -> None:
@@ -46,7 +48,9 @@ def quantize(
     only; `pure` gives all others that of `ftype`, where llama.cpp would mix several. `importance` holds the mean
     square of every input column by a tensor's name, those of several experts one after another. `metadata` is written
     into the file, texts cut to 127 bytes and numbers, none negative, as uint32. `dry_run` only tells what would be
-    done. An existing `target` is overwritten. Raises `ModelError` with llama.cpp's reason.
+    done. `dropped` are layers, from 0, that are left out; those behind them move up, and `importance` and `types` name
+    them as they were. `copy` leaves all types as they are. An existing `target` is overwritten. Raises `ModelError`
+    with llama.cpp's reason.
     """
     params = llama.llama_model_quantize_default_params()
     params.ftype = ftype
@@ -54,9 +58,11 @@ def quantize(
     params.allow_requantize = True
     params.pure = pure
     params.dry_run = dry_run
+    params.only_copy = copy
     params.max_buf_size = BUFFER
-    kept = [_types(types), _importance(importance or {}), _metadata(metadata or {})]  # as long as llama.cpp reads them
-    for name, array in zip(("tt_overrides", "imatrix", "kv_overrides"), kept, strict=True):
+    names = ("tt_overrides", "imatrix", "kv_overrides", "prune_layers")
+    kept = [_types(types), _importance(importance or {}), _metadata(metadata or {}), _layers(dropped)]
+    for name, array in zip(names, kept, strict=True):  # `kept` as long as llama.cpp reads them
         if len(array) > 1:
             field = dict(params._fields_)[name]
             setattr(params, name, ctypes.cast(array, field))
@@ -101,6 +107,10 @@ def _importance(importance: Mapping[str, NDArray[np.float32]]) -> Any:
     pointer = ctypes.POINTER(ctypes.c_float)
     rows = [(name.encode(), v.ctypes.data_as(pointer), v.size) for name, v in importance.items()]
     return (llama.llama_model_imatrix_data * (len(rows) + 1))(*rows)
+
+
+def _layers(dropped: Sequence[int]) -> Any:
+    return (ctypes.c_int32 * (len(dropped) + 1))(*sorted(dropped), -1)
 
 
 def _metadata(metadata: Mapping[str, str | int]) -> Any:

@@ -1,6 +1,6 @@
 """Compares variants of a model on data of one's own: the divergence of each, and of the first against the others.
 
-    .venv/bin/python scripts/compare_variants.py MODEL VARIANT... --data FILE... [--mmproj FILE]
+    .venv/bin/python scripts/compare_variants.py MODEL VARIANT... --data FILE... [--mmproj FILE] [--projectors]
 
 Prints, for texts, pictures, sounds and chats, the mean divergence in nats, and the ratio of the first variant's to that
 of each other with the interval that holds 95 % of 10,000 bootstrap samples of stretches and chats. Use data that
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,37 +31,52 @@ def main() -> None:
     parser.add_argument("--projectors", action="store_true", help="the variants are projectors")
     parser.add_argument("--units", type=int, default=60, help="stretches at most, and four times as many chats")
     given = parser.parse_args()
+    eyes = given.mmproj or variant.projector_of(given.model)
+    measured = divergences(given.model, eyes, given.variants, given.data, given.units, given.projectors)
+    print("\n".join(compared(measured)))
+
+
+def divergences(
+    model: str, eyes: Path | None, variants: Sequence[Path], data: Sequence[Path], units: int, projectors: bool = False
+) -> dict[str, Units]:
+    """Of each variant by its path."""
     measured: dict[str, Units] = {}
+    source = variant.open_source(model)
     with tempfile.TemporaryDirectory() as folder:
-        eyes = given.mmproj or variant.projector_of(given.model)
-        source = variant.open_source(given.model)
         job = {
             "source": str(source.path),
             "projector": str(eyes) if eyes else None,
-            "varied": "projector" if given.projectors else "model",
+            "varied": "projector" if projectors else "model",
             "bytes": source.size + (eyes.stat().st_size if eyes else 0),
-            "files": [str(path) for path in given.data],
+            "files": [str(path) for path in data],
             "chunk": CHUNK,
             "limit": None,
-            "units": given.units,
+            "units": units,
             "every": 1,
             "threads": default_threads(),
             "folder": folder,
-            "variants": [[str(path), {"path": str(path.absolute())}] for path in given.variants],
+            "variants": [[str(path), {"path": str(path.absolute())}] for path in variants],
         }
         child.run("divergence", source.path.name, job, heard=lambda said: measured.update({said[0]: said[1]}))
+    return measured
+
+
+def compared(measured: dict[str, Units]) -> list[str]:
+    """The lines that are printed: the first against each of the others."""
+    lines = []
     first, *others = measured.values()
     for kind in dict.fromkeys(kind for kind, _, _ in first):
         rows = np.array([[count for k, count, _ in units if k == kind] for units in (first, *others)])
         nats = np.array([[total for k, _, total in units if k == kind] for units in (first, *others)])
-        print(f"{kind}: {rows.shape[1]} stretches or chats, {rows[0].sum()} positions")
+        lines.append(f"{kind}: {rows.shape[1]} stretches or chats, {rows[0].sum()} positions")
         means = nats.sum(axis=1) / rows.sum(axis=1)
         picks = np.random.default_rng(0).integers(0, rows.shape[1], (10_000, rows.shape[1]))
         for i, (path, mean) in enumerate(zip(measured, means, strict=True)):
             ratios = nats[0][picks].sum(axis=1) / nats[i][picks].sum(axis=1)
             low, high = np.quantile(ratios, (0.025, 0.975))
             ratio = f", the first is {means[0] / mean:.3f} of it ({low:.3f} to {high:.3f})" if i else ""
-            print(f"  {path}: {mean:.6f} nats{ratio}")
+            lines.append(f"  {path}: {mean:.6f} nats{ratio}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import gguf
 import numpy as np
@@ -12,6 +14,8 @@ from .network import EncoderBlock, Omni
 from .tokenizer import Vocabulary
 
 NAME = "galago-builtin"
+Named: TypeAlias = tuple[str, torch.Tensor]
+_TABLES = ("v.position_embd.weight", "v.class_embd", "a.position_embd.weight")
 TEMPLATE = (
     "{%- if tools %}{{- '<|im_start|>system\\n' }}"
     "{%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] + '\\n' }}{%- endif %}"
@@ -54,12 +58,7 @@ def _text(net: Omni, vocabulary: Vocabulary, path: Path) -> None:
     w.add_pad_token_id(vocabulary.id("<|endoftext|>"))
     w.add_add_bos_token(False)
     w.add_chat_template(TEMPLATE)
-    _add(w, "token_embd.weight", net.token_embd.weight)
-    _add(w, "output_norm.weight", net.output_norm.weight)
-    for i, block in enumerate(net.blk):
-        for name, tensor in block.state_dict().items():
-            _add(w, f"blk.{i}.{name}", tensor)
-    _write(w)
+    _write(w, text_tensors(net))
 
 
 def _projector(net: Omni, path: Path) -> None:
@@ -85,53 +84,65 @@ def _projector(net: Omni, path: Path) -> None:
     w.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     w.add_array("clip.vision.image_std", [0.5, 0.5, 0.5])
     w.add_uint32("clip.audio.num_mel_bins", c.mel_bins)
-    _add_eye(w, net)
-    _add_ear(w, net)
-    _write(w)
+    _write(w, projector_tensors(net))
 
 
-def _add_eye(w: gguf.GGUFWriter, net: Omni) -> None:
-    eye = net.eye
-    _add(w, "v.patch_embd.weight", eye.patch_embd.weight)
-    _add(w, "v.patch_embd.bias", eye.patch_embd.bias)
-    _add(w, "v.position_embd.weight", eye.position_embd, table=True)
-    _add(w, "v.class_embd", eye.class_embd, table=True)
-    _add_blocks(w, "v", eye.blk)
-    _add(w, "v.post_ln.weight", eye.post_ln.weight)
-    _add(w, "v.post_ln.bias", eye.post_ln.bias)
-    _add(w, "mm.model.mlp.0.weight", eye.norm.weight)
-    _add(w, "mm.model.mlp.1.weight", eye.up.weight)
-    _add(w, "mm.model.mlp.3.weight", eye.down.weight)
+def load(net: Omni, text: Path, projector: Path) -> None:
+    """What `export` has written, into a network of the same shape; heads that only training has stay as they are."""
+    for path, tensors in ((text, text_tensors(net)), (projector, projector_tensors(net))):
+        found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+        for name, tensor in tensors:
+            tensor.data.copy_(torch.from_numpy(found[name].astype(np.float32)).view(tensor.shape))
 
 
-def _add_ear(w: gguf.GGUFWriter, net: Omni) -> None:
-    ear = net.ear
+def text_tensors(net: Omni) -> Iterator[Named]:
+    yield "token_embd.weight", net.token_embd.weight
+    yield "output_norm.weight", net.output_norm.weight
+    for i, block in enumerate(net.blk):
+        yield from ((f"blk.{i}.{name}", tensor) for name, tensor in block.state_dict().items())
+
+
+def projector_tensors(net: Omni) -> Iterator[Named]:
+    eye, ear = net.eye, net.ear
+    yield "v.patch_embd.weight", eye.patch_embd.weight
+    yield "v.patch_embd.bias", _bias(eye.patch_embd)
+    yield "v.position_embd.weight", eye.position_embd
+    yield "v.class_embd", eye.class_embd
+    yield from _blocks("v", eye.blk)
+    yield "v.post_ln.weight", eye.post_ln.weight
+    yield "v.post_ln.bias", eye.post_ln.bias
+    yield "mm.model.mlp.0.weight", eye.norm.weight
+    yield "mm.model.mlp.1.weight", eye.up.weight
+    yield "mm.model.mlp.3.weight", eye.down.weight
     for i, conv in enumerate(ear.conv, 1):
-        _add(w, f"a.conv2d.{i}.weight", conv.weight)
-        _add(w, f"a.conv2d.{i}.bias", conv.bias)
-    _add(w, "a.conv_out.weight", ear.conv_out.weight)
-    _add(w, "a.position_embd.weight", ear.position_embd, table=True)
-    _add_blocks(w, "a", ear.blk)
-    _add(w, "a.post_ln.weight", ear.post_ln.weight)
-    _add(w, "a.post_ln.bias", ear.post_ln.bias)
+        assert isinstance(conv, torch.nn.Conv2d)
+        yield f"a.conv2d.{i}.weight", conv.weight
+        yield f"a.conv2d.{i}.bias", _bias(conv)
+    yield "a.conv_out.weight", ear.conv_out.weight
+    yield "a.position_embd.weight", ear.position_embd
+    yield from _blocks("a", ear.blk)
+    yield "a.post_ln.weight", ear.post_ln.weight
+    yield "a.post_ln.bias", ear.post_ln.bias
     for i, layer in ((1, ear.mlp1), (2, ear.mlp2)):
-        _add(w, f"mm.a.mlp.{i}.weight", layer.weight)
-        _add(w, f"mm.a.mlp.{i}.bias", layer.bias)
+        yield f"mm.a.mlp.{i}.weight", layer.weight
+        yield f"mm.a.mlp.{i}.bias", layer.bias
 
 
-def _add_blocks(w: gguf.GGUFWriter, prefix: str, blocks: torch.nn.ModuleList) -> None:
+def _bias(conv: torch.nn.Conv2d) -> torch.Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _blocks(prefix: str, blocks: torch.nn.ModuleList) -> Iterator[Named]:
     for i, block in enumerate(blocks):
         assert isinstance(block, EncoderBlock)
-        for name, tensor in block.state_dict().items():
-            _add(w, f"{prefix}.blk.{i}.{name}", tensor)
+        yield from ((f"{prefix}.blk.{i}.{name}", tensor) for name, tensor in block.state_dict().items())
 
 
-def _add(w: gguf.GGUFWriter, name: str, tensor: torch.Tensor, table: bool = False) -> None:
-    data = tensor.detach().float().cpu().numpy()
-    w.add_tensor(name, data if data.ndim == 1 or table else data.astype(np.float16))
-
-
-def _write(w: gguf.GGUFWriter) -> None:
+def _write(w: gguf.GGUFWriter, tensors: Iterator[Named]) -> None:
+    for name, tensor in tensors:
+        data = tensor.detach().float().cpu().numpy()
+        w.add_tensor(name, data if data.ndim == 1 or name in _TABLES else data.astype(np.float16))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -164,14 +164,15 @@ def search(
     room = budget.size - plain.size + sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
     stock = _stock(varied, matrix, budget)
     measure = Measure(data, matrix, _UNITS[effort], projector=varied.header.is_projector)
-    costs = Costs(varied, found, measure, progress)
+    kept = {name: kind for name, kind in plain.recipe.types.items() if name not in movable}
+    costs = Costs(found, kept, measure, progress)
     costs.learn_whole(_whole(found))
-    costs.learn({(group, kind) for group in found for kind in _MEASURED[effort][group.block]})
+    costs.learn((group, kind) for group in found for kind in _MEASURED[effort][group.block])
     choice = _settled(found, costs, room, budget.pace)
     types = _types(choice)
     about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
     mixed = variant.plan(varied, Recipe(_nearest_scheme(types), types=types, matrix=matrix, about=about))
-    last = {"mix": _mixed(types), **({"stock": _made(stock)} if stock else {})}
+    last = {"mix": _mixed(kept | types), **({"stock": _made(stock)} if stock else {})}
     result = measure(last, progress)
     read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
     if stock is None:
@@ -246,8 +247,11 @@ class Costs:
     """What a group costs as a type: measured, or reckoned from its nearest measured type by what the whole model loses
     as either. A choice costs the sum, and what the groups lose together beyond it."""
 
-    def __init__(self, source: Source, found: Sequence[Group], measure: Measure, progress: Progress) -> None:
-        self._source, self._found, self._measure, self._progress = source, found, measure, progress
+    def __init__(
+        self, found: Sequence[Group], kept: Mapping[str, str], measure: Measure, progress: Progress = lambda *_: None
+    ) -> None:
+        """`kept` are types of tensors in no group that llama.cpp would not keep by itself."""
+        self._kept, self._measure, self._progress = kept, measure, progress
         self._own = {t.name: t.type_name for group in found for t in group.tensors}
         self._single: dict[tuple[Group, str], float] = {}
         self._whole: list[tuple[Choice, float]] = []
@@ -255,19 +259,20 @@ class Costs:
     def learn(self, pairs: Iterable[tuple[Group, str]]) -> None:
         """Measures groups as types, each alone."""
         names = {f"{group.name} as {kind}": (group, kind) for group, kind in pairs}
-        variants = {name: _mixed(self._own | group.as_type(kind)) for name, (group, kind) in names.items()}
+        types = {name: {**self._own, **group.as_type(kind)} for name, (group, kind) in names.items()}
+        variants = {name: _mixed({**self._kept, **own}) for name, own in types.items()}
         for name, units in self._measure(variants, self._progress).items():
             self._single[names[name]] = max(0.0, mean(units))
 
     def learn_whole(self, choices: Mapping[str, Choice]) -> None:
         """Measures all groups together, as one type each time."""
         names = {f"all as {kind}": choice for kind, choice in choices.items()}
-        variants = {name: _mixed(_types(choice)) for name, choice in names.items()}
+        variants = {name: _mixed({**self._kept, **_types(choice)}) for name, choice in names.items()}
         for name, units in self._measure(variants, self._progress).items():
             self._whole.append((names[name], max(0.0, mean(units))))
 
-    def unknown(self, choice: Choice) -> set[tuple[Group, str]]:
-        return {pair for pair in choice.items() if pair not in self._single}
+    def unknown(self, choice: Choice) -> list[tuple[Group, str]]:
+        return [pair for pair in choice.items() if pair not in self._single]
 
     def of(self, group: Group, kind: str) -> float:
         if (group, kind) in self._single:

@@ -134,7 +134,7 @@ def measured_before(data: calibration.Data, matrix: imatrix.Matrix, name: str) -
     found = search.groups(data.source, narrowed(data.source), "quick")
     told: list[str] = []
     measure = measuring.Measure(data, matrix, search._UNITS["quick"])
-    costs = search.Costs(data.source, found, measure, lambda _i, _n, name: told.append(name))
+    costs = search.Costs(found, {}, measure, lambda _i, _n, name: told.append(name))
     costs.learn((group, kind) for group in found for kind in group.types if name == f"{group.name} as {kind}")
     return not told
 
@@ -204,3 +204,35 @@ def test_a_wanted_speed_is_kept_at_the_least_loss(
     assert 1 / (usual * 1.4) < seconds <= 1 / (usual * 1.3) and slow.predicted < quick.predicted
     with pytest.raises(ConfigError, match="the fastest mixture"):
         chosen(usual * 2)
+
+
+def test_a_projector_loses_by_what_its_model_says_of_what_it_sees(tmp_path: Path) -> None:
+    """Chats without pictures or sounds are not read for it."""
+    pictures = [
+        {"type": "text", "text": "How many shapes are there?"},
+        {"type": "image", "file": str(builtin_folder() / "samples" / "shapes.png")},
+    ]
+    asked = [pictures, "What day comes after Monday?"]
+    lines = [{"messages": [{"role": "user", "content": asked[i // 4]}, {"role": "assistant", "content": "Six."}]}
+             for i in range(8)]  # fmt: skip
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    model, eyes = variant.open_source("builtin"), variant.open_source(str(builtin_folder() / "mmproj-F16.gguf"))
+    data = calibration.data(model, eyes.path, [tmp_path / "chats.jsonl"])
+    plans = {name: variant.plan(eyes, variant.Recipe(find(name))) for name in ("Q8_0", "Q4_0")}
+    measure = measuring.Measure(data, None, 8, projector=True)
+    found = measure({name: search._made(plan) for name, plan in plans.items()})
+    assert [[kind for kind, _, _ in units] for units in found.values()] == [["pictures"], ["pictures"]]
+    assert 0 < measuring.mean(found["Q8_0"]) < measuring.mean(found["Q4_0"])
+    names = {group.name for group in search.groups(eyes, plans["Q4_0"].recipe.types, "normal")}
+    assert {"v.ffn_up.weight of the first layers", "a.ffn_up.weight of the last layers"} <= names
+
+
+@pytest.mark.parametrize("extra", [[], ["--for", "builtin"], ["--for", "builtin", "--speed", "20"]])
+def test_a_projectors_mixture_needs_its_model_and_data(
+    tmp_path: Path, extra: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    eyes, out = str(builtin_folder() / "mmproj-F16.gguf"), tmp_path / "q.gguf"
+    assert main(["quantize", eyes, "--bits", "5", "-o", str(out), *extra]) == 1
+    told = capsys.readouterr().err
+    assert ("which a projector does not make" if "--speed" in extra else "name the model by --for") in told
+    assert not list(tmp_path.iterdir())

@@ -6,11 +6,12 @@ measurement of each alone tells.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..models import fit
+from ..models import fit, units
 from ..models.errors import ConfigError
 from . import child, variant
 from .calibration import Data
@@ -36,7 +37,7 @@ def rounds(data: Data, count: int, progress: Progress = lambda *_: None) -> list
         gone = [layer for layer, _ in chosen]
         left = {f"without layer {i}": i for i in range(layers) if i not in gone}
         variants = {name: {"ftype": 1, "copy": True, "dropped": sorted([*gone, i])} for name, i in left.items()}
-        losses = {left[name]: units for name, units in measure(variants, progress).items()}
+        losses = {left[name]: found for name, found in measure(variants, progress).items()}
         chosen.append((min(losses, key=lambda layer: mean(losses[layer])), losses))
     return chosen
 
@@ -51,7 +52,12 @@ def _check_alike(source: Source) -> None:
 
 
 def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
-    """The model without these layers, all else as it is, in a file in the folder."""
+    """The model without these layers, all else as it is, in a file in the folder. Raises `ConfigError` where that is
+    too small."""
+    free = shutil.disk_usage(folder).free
+    if source.size > free:
+        needs = f"a model without layers needs {units.size(source.size)} in {folder.parent}"
+        raise ConfigError(f"{needs}, and {units.size(free)} are free; set TMPDIR to another folder", "drop_layers")
     path = folder / source.path.name
     told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
     job = {"source": str(source.path), "target": str(path), "ftype": 1, "copy": True, "dropped": sorted(dropped),

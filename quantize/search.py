@@ -55,7 +55,16 @@ class Group:
 
     @property
     def types(self) -> tuple[str, ...]:
+        """Smallest first. The last is its own, which costs no quality."""
+        return (*self.coarse, self.own)
+
+    @property
+    def coarse(self) -> tuple[str, ...]:
         return _WIDE if self.block == 256 else _NARROW
+
+    @property
+    def own(self) -> str:
+        return self.tensors[0].type_name
 
     def size(self, kind: str) -> int:
         return sum(-(-variant.nbytes(tensor, kind) // 32) * 32 for tensor in self.tensors)
@@ -107,7 +116,9 @@ def groups(source: Source, changed: Iterable[str], effort: str) -> list[Group]:
     names = set(changed)
     for tensor in source.tensors:
         if tensor.name in names:
-            by_name.setdefault(_group_name(tensor.name, layers, effort), []).append(tensor)
+            name = _group_name(tensor.name, layers, effort)
+            known = by_name.get(name, [tensor])[0].type
+            by_name.setdefault(name if tensor.type == known else tensor.name, []).append(tensor)
     return [Group(name, tuple(tensors)) for name, tensors in by_name.items()]
 
 
@@ -228,14 +239,13 @@ def _made(plan: Plan) -> dict[str, Any]:
 
 def _whole(found: Sequence[Group]) -> dict[str, Choice]:
     """The whole model as each type; groups that cannot have it get the one of about as many bits."""
-    kinds = dict.fromkeys(kind for group in found for kind in group.types)
-    return {
-        kind: {group: kind if kind in group.types else _nearest(kind, group.types) for group in found} for kind in kinds
-    }
+    kinds = dict.fromkeys(kind for group in found for kind in group.coarse)
+    return {kind: {group: _nearest(kind, group.coarse) for group in found} for kind in kinds}
 
 
 def _nearest(kind: str, types: Iterable[str]) -> str:
-    return min(types, key=lambda other: abs(_bits(other) - _bits(kind)))
+    """The same, or that of about as many bits."""
+    return min(types, key=lambda other: (other != kind, abs(_bits(other) - _bits(kind))))
 
 
 def _bits(kind: str) -> float:
@@ -272,14 +282,19 @@ class Costs:
             self._whole.append((names[name], max(0.0, mean(units))))
 
     def unknown(self, choice: Choice) -> list[tuple[Group, str]]:
-        return [pair for pair in choice.items() if pair not in self._single]
+        return [(group, kind) for group, kind in choice.items() if kind not in (group.own, *self._known(group))]
 
     def of(self, group: Group, kind: str) -> float:
+        if kind == group.own:
+            return 0.0
         if (group, kind) in self._single:
             return self._single[group, kind]
-        near = _nearest(kind, [known for other, known in self._single if other == group])
+        near = _nearest(kind, self._known(group))
         before = self._as(group, near)
         return self._single[group, near] * (self._as(group, kind) / before if before > 0 else 1.0)
+
+    def _known(self, group: Group) -> list[str]:
+        return [kind for other, kind in self._single if other == group]
 
     def _as(self, group: Group, kind: str) -> float:
         """What the whole model loses where this group, and the others as far as they can, have a type."""

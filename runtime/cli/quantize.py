@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -76,10 +77,11 @@ def quantize(
     eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
     data = _data(source, eyes, reader, calibration or [])
     part = output.with_name(f"{output.name}.imatrix.part")
-    with tempfile.TemporaryDirectory(prefix="galago-pruned-", dir=output.parent) as folder:
-        dropped: list[tuple[int, Losses]] = []
+    dropped: list[tuple[int, Losses]] = []
+    with contextlib.ExitStack() as stack:
         if drop_layers is not None:
             dropped = layers.drop(data, drop_layers)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="galago-pruned-"))
             source = pruning.without(source, [layer for layer, _ in dropped], Path(folder))
             data = replace(data, source=source)
         found = None

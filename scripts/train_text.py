@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/text"))
     parser.add_argument("--steps", type=int, default=2400, help=f"batches of {BATCH} windows of {WINDOW} tokens")
+    parser.add_argument("--until", type=int, help="end after so many of them, whatever is still to come")
     parser.add_argument("--rate", type=float, default=2e-3, help="of Muon and AdamW; falls in the last half")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
@@ -124,7 +125,8 @@ def train(net: Text, tokens: NDArray[np.uint16], held_out: NDArray[np.uint16], o
     if options.steps * BATCH > len(order):
         raise SystemExit(f"the texts suffice for {len(order) // BATCH} steps")
     begin = time.monotonic()
-    while step < options.steps:
+    last = min(options.steps, options.until or options.steps)
+    while step < last:
         rate = options.rate * min(1, (step + 1) / WARMUP, 2 * (1 - step / options.steps))
         loss = _loss(net, _windows(tokens, order[step * BATCH : (step + 1) * BATCH]))
         if not torch.isfinite(loss):
@@ -140,11 +142,11 @@ def train(net: Text, tokens: NDArray[np.uint16], held_out: NDArray[np.uint16], o
         step += 1
         if step % 20 == 0:
             print(f"{(time.monotonic() - begin) / 60:.1f} min, step {step}: {loss.item():.3f}", flush=True)
-        if step % 100 == 0 or step == options.steps:
+        if step % 100 == 0 or step == last:
             state = {"net": net.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
             torch.save(state, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").rename(checkpoint)
-        if step % 400 == 0 or step == options.steps:
+        if step % 400 == 0 or step == last:
             print(f"step {step}: {evaluate(net, held_out):.3f} nats a token of held-out text", flush=True)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import progress
@@ -10,18 +15,33 @@ from . import progress
 if TYPE_CHECKING:
     from ...quantize.calibration import Data
     from ...quantize.pruning import Losses
+    from ...quantize.variant import Source
 
 
-def drop(data: Data, count: int) -> list[tuple[int, Losses]]:
+@contextlib.contextmanager
+def dropped(source: Source, data: Data, count: int | None) -> Iterator[tuple[Source, Data, list[tuple[int, Losses]]]]:
+    """The model without so many layers, as it lies in a temporary folder, and what it was chosen by."""
+    from ...quantize import pruning
+
+    if count is None:
+        yield source, data, []
+        return
+    losses = _losses(data, count)
+    with tempfile.TemporaryDirectory(prefix="galago-pruned-") as folder:
+        small = pruning.without(source, [layer for layer, _ in losses], Path(folder))
+        yield small, replace(data, source=small), losses
+
+
+def _losses(data: Data, count: int) -> list[tuple[int, Losses]]:
     """The layers to drop, told on standard error before anything is written."""
     from ...quantize import pruning
     from ...quantize.measuring import mean
 
     with progress.bar("measuring layers", 1.0) as show:
         found = pruning.rounds(data, count, lambda i, n, name: show(i / n, f"{name}, {i} of {n}"))
-    for dropped, losses in found:
-        each = ", ".join(f"{layer}: {mean(units):.4f}" for layer, units in sorted(losses.items()))
-        print(f"layer {dropped} is left out; nats a token lost without each: {each}", file=sys.stderr)
+    for layer, losses in found:
+        each = ", ".join(f"{other}: {mean(units):.4f}" for other, units in sorted(losses.items()))
+        print(f"layer {layer} is left out; nats a token lost without each: {each}", file=sys.stderr)
     return found
 
 

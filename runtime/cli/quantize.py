@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +14,6 @@ from .calibrate import collect
 if TYPE_CHECKING:
     from ...quantize.calibration import Data
     from ...quantize.imatrix import Matrix
-    from ...quantize.pruning import Losses
     from ...quantize.schemes import Scheme
     from ...quantize.variant import Plan, Source
 
@@ -61,30 +57,17 @@ def quantize(
     ] = False,
 ) -> None:
     """Make a smaller variant of a model or projector."""
-    from ...models.errors import ConfigError
-    from ...quantize import pruning, variant
-    from ...quantize.schemes import find
+    from ...quantize import variant
 
-    wanted = find(scheme) if scheme else None
-    given = 4 - [scheme, size, bits, like].count(None)
-    if given > 1 or (given == 0 and speed is None):
-        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like, or --speed", "scheme")
-    if scheme and speed is not None:
-        raise ConfigError("a --scheme has its own speed; --speed goes with --size, --bits, --like or alone", "speed")
+    wanted = _wanted(scheme, [size, bits, like], speed)
     source = variant.open_source(model)
     variant.check_target(source, output, force)
     variant.check_exact(source, requantize)
     eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
     data = _data(source, eyes, reader, calibration or [])
     part = output.with_name(f"{output.name}.imatrix.part")
-    dropped: list[tuple[int, Losses]] = []
-    with contextlib.ExitStack() as stack:
-        if drop_layers is not None:
-            dropped = layers.drop(data, drop_layers)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="galago-pruned-"))
-            source = pruning.without(source, [layer for layer, _ in dropped], Path(folder))
-            data = replace(data, source=source)
-        found = None
+    found = None
+    with layers.dropped(source, data, drop_layers) as (source, data, losses):
         if wanted is None:
             wish = mixture.Wish(size, bits, like, speed)
             found = mixture.search(source, data, no_calibration, part, wish, effort)
@@ -95,9 +78,23 @@ def quantize(
         write(made, output, force)
     part.unlink(missing_ok=True)
     if as_json:
-        report.emit_json(_as_json(made, output) | layers.as_json(dropped) | (mixture.as_json(found) if found else {}))
+        report.emit_json(_as_json(made, output) | layers.as_json(losses) | (mixture.as_json(found) if found else {}))
     else:
         print("\n".join([*_lines(made, output), *(mixture.lines(found) if found else [])]))
+
+
+def _wanted(scheme: str | None, budgets: list[str | float | None], speed: float | None) -> Scheme | None:
+    """The scheme, or None for a mixture."""
+    from ...models.errors import ConfigError
+    from ...quantize.schemes import find
+
+    wanted = find(scheme) if scheme else None
+    given = len([scheme, *budgets]) - [scheme, *budgets].count(None)
+    if given > 1 or (given == 0 and speed is None):
+        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like, or --speed", "scheme")
+    if wanted and speed is not None:
+        raise ConfigError("a --scheme has its own speed; --speed goes with --size, --bits, --like or alone", "speed")
+    return wanted
 
 
 def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Path]) -> Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
@@ -111,9 +111,12 @@ def test_events_are_named_on_the_wire(server: Server) -> None:
     body = {"model": "builtin", "max_tokens": 5, "messages": ASKED, "stream": True}
     answer = server.post(body, "/v1/messages")
     assert answer.headers["content-type"].startswith("text/event-stream")
+    names = []
     for block in answer.text.strip().split("\n\n"):
         name, data = block.split("\n")
-        assert name.removeprefix("event: ") == json.loads(data.removeprefix("data: "))["type"]
+        names.append(name.removeprefix("event: "))
+        assert names[-1] == json.loads(data.removeprefix("data: "))["type"]
+    assert names[:3] == ["message_start", "ping", "content_block_start"]
 
 
 def test_pictures_are_seen(claude: anthropic.Anthropic) -> None:
@@ -336,6 +339,83 @@ def test_the_client_puts_a_stream_together_to_the_whole_answer(pieces: list[Any]
         "end_turn",
         1,
         2,
+    )
+
+
+CODE: dict[str, Any] = {
+    "system": [
+        {"type": "text", "text": "You are a coding agent.", "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    ],
+    "tools": [WEATHER | {"cache_control": {"type": "ephemeral"}, "strict": True}],
+    "metadata": {"user_id": "user_1_account__session_2"},
+    "thinking": {"type": "adaptive", "display": "omitted"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    "output_config": {"effort": "high"},
+}
+"""What a coding agent sends along with every request."""
+
+
+def test_a_coding_agents_request_is_answered_and_what_has_no_effect_is_told(claude: anthropic.Anthropic) -> None:
+    asked: Any = {"model": "builtin", "max_tokens": 32_000, "messages": ASKED}
+    with claude.beta.messages.stream(**asked, betas=["context-management-2025-06-27"], **CODE) as stream:
+        message = stream.get_final_message()
+    assert message.stop_reason in ("end_turn", "tool_use", "max_tokens")
+    told = " ".join((message.model_extra or {})["warnings"])
+    for words in ("context_management has no effect", "thinking.display has no effect", "max_tokens 32000 was lowered"):
+        assert words in told
+    same = {name: value for name, value in CODE.items() if name != "metadata"}
+    counted = claude.beta.messages.count_tokens(model="builtin", messages=ASKED, **same).input_tokens
+    assert counted == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+
+
+def test_the_client_runs_tools_by_itself(claude: anthropic.Anthropic) -> None:
+    asked = []
+
+    @anthropic.beta_tool
+    def get_weather(city: Literal["Bern", "Rom"]) -> str:
+        """What the weather is.
+
+        Args:
+            city: where
+        """
+        asked.append(city)
+        return "sunny"
+
+    choice: Any = {"type": "any", "disable_parallel_tool_use": True}
+    runner = claude.beta.messages.tool_runner(
+        model="builtin", max_tokens=200, messages=ASKED, tools=[get_weather], tool_choice=choice, max_iterations=2
+    )
+    turns = list(runner)  # it asks for a thread first, and sends the whole chat when it is told that there are none
+    assert len(turns) == 2 and asked and set(asked) <= {"Bern", "Rom"}
+    assert turns[0].stop_reason == "tool_use"
+
+
+def test_thoughts_that_only_anthropic_can_read_are_left_out(claude: anthropic.Anthropic) -> None:
+    hidden = {"type": "redacted_thinking", "data": "EmwKAhgB"}
+    signed = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
+    said: Any = {"role": "assistant", "content": [hidden, signed, {"type": "text", "text": "Small."}]}
+    message = ask(claude, [*ASKED, said, {"role": "user", "content": "Sure?"}])
+    (warning,) = (message.model_extra or {})["warnings"]
+    assert "content[0].data has no effect here: only Anthropic can read it" in warning
+
+
+def test_an_answer_has_the_id_that_the_client_shows(claude: anthropic.Anthropic) -> None:
+    assert (ask(claude)._request_id or "").startswith("req_")
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        ask(claude, model="claude")
+    assert (missing.value.request_id or "").startswith("req_")
+
+
+def test_what_one_side_says_several_times_in_a_row_is_one_turn() -> None:
+    said: Any = [wire.UserMessage("One."), wire.UserMessage([wire.TextBlock("Two.")]), wire.AssistantMessage("A")]
+    thought: Any = [wire.ThinkingBlock("hm"), wire.RedactedThinkingBlock(), wire.ToolUseBlock("a", "f", {})]
+    said += [wire.AssistantMessage(thought), wire.UserMessage([wire.ToolResultBlock("a", "1")]), wire.UserMessage("B")]
+    assert convert.messages(said) == (
+        Message("user", (Text("One."), Text("Two."))),
+        Message("assistant", (Text("A"),), calls=(ToolCall("a", "f", "{}"),), reasoning="hm"),
+        Message("tool", (Text("1"),), answers="a"),
+        Message("user", (Text("B"),)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_texts_become_vectors(tmp_path: Path) -> None:
             assert client.embed("bert", "the cat sat").embeddings == [pytest.approx(answer.embeddings[0], abs=1e-5)]
             assert client.embeddings("bert", "the cat sat").embedding == pytest.approx(answer.embeddings[0], abs=1e-5)
             assert len(client.embed("bert", "the cat", dimensions=8).embeddings[0]) == 8
+            assert client.embed("bert", []).embeddings == []
             assert client.show("bert").capabilities == ["embedding"]
             with pytest.raises(ollama.ResponseError, match="load a chat model"):
                 client.chat("bert", ASKED)
@@ -282,6 +284,33 @@ def test_a_pull_that_fails_says_so_in_its_last_line(hub: LocalHub) -> None:
             with pytest.raises(ollama.ResponseError) as refused:
                 client.pull("hf:acme/none")
             assert refused.value.status_code == 404
+
+
+def test_programs_find_that_somebody_is_there(server: Server) -> None:
+    for path in ("/", "/api/version", "/api/tags"):
+        assert httpx.head(f"{server.url}{path}").status_code == httpx.get(f"{server.url}{path}").status_code == 200
+    assert "is running" in httpx.get(server.url).text
+
+
+def test_python_functions_are_tools_and_pictures_come_in_any_way(llama: ollama.Client) -> None:
+    def get_weather(city: str) -> str:
+        """What the weather is.
+
+        Args:
+            city: where
+        """
+        return f"sunny in {city}"
+
+    question = {"role": "user", "content": "How warm is it in Bern?"}
+    said = llama.chat("builtin", [question], tools=[get_weather]).message
+    assert said.content or said.tool_calls
+    path = DATA / "picture-5.png"
+    ways: list[Any] = [path, str(path), path.read_bytes(), base64.b64encode(path.read_bytes()).decode()]
+    told = {
+        llama.chat("builtin", [{"role": "user", "content": "Count the shapes.", "images": [way]}]).message.content
+        for way in ways
+    }
+    assert told == {llama.generate("builtin", "Count the shapes.", images=[path]).response} and len(told) == 1
 
 
 def test_results_find_their_calls_by_name_and_order() -> None:

@@ -66,7 +66,10 @@ _ANTHROPIC = {
 def anthropic_body(error: errors.GalagoError) -> anthropic.ErrorResponse:
     status = TABLE[type(error)][0]
     kind = _ANTHROPIC.get(status, _INVALID if status < 500 else "api_error")
-    return anthropic.ErrorResponse(anthropic.ErrorBody(kind, _located(error)))
+    told = anthropic.ErrorBody(kind, _located(error))
+    if isinstance(error, errors.UnsupportedField) and error.param == "thread":
+        told.details = anthropic.ErrorDetails(["thread"])
+    return anthropic.ErrorResponse(told)
 
 
 def ollama_body(error: errors.GalagoError) -> ollama.ErrorResponse:

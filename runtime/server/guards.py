@@ -20,6 +20,8 @@ from .errors import response
 
 REQUEST_ID = "x-request-id"
 """The header that OpenAI's clients show as an answer's or an error's request id."""
+_ANTHROPIC_ID = "request-id"
+"""The one that Anthropic's clients show."""
 
 _OPEN = frozenset({"/health"})
 """Paths that need no API key: they tell nothing but whether the server is up."""
@@ -95,7 +97,7 @@ class Guard:
 def _named(request_id: str, send: Send) -> Send:
     async def named(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            MutableHeaders(scope=message).update({REQUEST_ID: request_id, _ANTHROPIC_ID: request_id})
         await send(message)
 
     return named

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady
+from ...models.errors import EngineError, InvalidRequest, NotFound, NotReady, UnsupportedField
 from ..service import Service
 from ..tasks import Rerank, Vectors
 from ..values import check_number
@@ -53,6 +53,7 @@ class VectorEndpoints:
 
     def _embed(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.EmbeddingList, list[str]]:
         raw = convert.decode_object(body)
+        _refuse_media(raw.get("input"))
         asked = convert.typed(raw, wire.EmbeddingRequest)
         warnings = fields.check(raw, self._strict, wire.EmbeddingRequest)
         vectors = self._service.embed(
@@ -79,6 +80,17 @@ class VectorEndpoints:
             rank.document = wire.Document(documents[rank.index])
         usage = wire.VectorUsage(found.tokens, found.tokens)
         return wire.Ranking(self._service.model_id, results, usage, warnings or UNSET), warnings
+
+
+def _refuse_media(given: object) -> None:
+    """Says more than that the type is wrong to who sends what other servers take, as `{"content": [PARTS]}`."""
+    for i, one in enumerate(given if isinstance(given, list) else [given]):
+        if isinstance(one, dict) or isinstance(one, list) and any(isinstance(part, dict) for part in one):
+            raise UnsupportedField(
+                f"input[{i}] is no text: of pictures and sounds no vectors are made here, since each model wants them "
+                "in a prompt of its own, which its file does not tell",
+                f"input[{i}]",
+            )
 
 
 def _base64(vectors: Vectors) -> list[str]:

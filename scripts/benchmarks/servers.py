@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -34,8 +35,6 @@ PEER = ROOT / "build/peer/build/bin/llama-server"
 VOCABULARY = ROOT / "build/peer/src/vendor/llama.cpp/models/ggml-vocab-llama-bpe.gguf"
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 1}
 WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
-
-GALAGO_PORT, PEER_PORT = 8191, 8192
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def builtin() -> Files:
 def galago(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
     command += ["--mmproj", files.projector] if files.projector else []
-    with _running("galago", [*command, *options], GALAGO_PORT) as server:
+    with _running("galago", [*command, *options]) as server:
         yield server
 
 
@@ -112,12 +111,13 @@ def galago(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
 def llama_server(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
     command = [PEER, "-m", files.weights, "--host", "127.0.0.1"]
     command += ["--mmproj", files.projector] if files.projector else []
-    with _running("llama-server", [*command, *options], PEER_PORT) as server:
+    with _running("llama-server", [*command, *options]) as server:
         yield server
 
 
 @contextmanager
-def _running(name: str, command: Sequence[object], port: int) -> Iterator[Server]:
+def _running(name: str, command: Sequence[object]) -> Iterator[Server]:
+    port = _free_port()
     full = [str(word) for word in (*command, "--port", port)]
     with tempfile.TemporaryFile("w+") as log:
         process = psutil.Popen(full, stdout=log, stderr=log)
@@ -131,6 +131,13 @@ def _running(name: str, command: Sequence[object], port: int) -> Iterator[Server
             if process.is_running():
                 process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+def _free_port() -> int:
+    """One that no other server on this machine answers at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _is_ready(url: str, process: psutil.Process, seconds: float = 60) -> bool:

@@ -1,4 +1,5 @@
-"""Installs the clients in build/clients, each in its exact version, and runs a suite by each against one server.
+"""Installs the clients in build/clients, each in its exact version, and runs a suite by each against a server, beside
+which there is one that makes vectors.
 
 Prints what was counted; ends with 1 where a test has failed or a client could not be run. Knows nothing of the tests.
 """
@@ -10,9 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
+
+import bert
 
 from served import DATA, Server, serving
 
@@ -20,15 +24,37 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 MADE = ROOT / "build" / "clients"
 KEY = "open-sesame"
-OFFICIAL = [f"tests/test_{name}.py" for name in ("openai_client", "chat_api", "choices", "tools")]
+OFFICIAL = (
+    "openai_client",
+    "chat_api",
+    "choices",
+    "tools",
+    "completions",
+    "responses",
+    "embeddings",
+    "files",
+    "batches",
+)
 COUNTED = re.compile(r"# (pass|fail|cancelled|skipped) (\d+)|(\d+) (passed|failed|errors?|skipped)\b")
 GUARD = {"PYTHONPATH": str(ROOT / "tests" / "guard"), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 """Refuses connections to other machines; LiteLLM would fetch a list of prices when it is imported."""
 
 
 def openai_python() -> list[str]:
-    """The project's own tests, which start servers of their own."""
-    return [str(ROOT / ".venv/bin/pytest"), "-q", *OFFICIAL]
+    return _own_tests(*OFFICIAL)
+
+
+def anthropic() -> list[str]:
+    return _own_tests("anthropic_client")
+
+
+def ollama() -> list[str]:
+    return _own_tests("ollama_client")
+
+
+def _own_tests(*names: str) -> list[str]:
+    """The project's own, which start servers of their own."""
+    return [str(ROOT / ".venv/bin/pytest"), "-q", *(f"tests/test_{name}.py" for name in names)]
 
 
 def openai_npm() -> list[str]:
@@ -40,11 +66,12 @@ def openai_npm() -> list[str]:
         sys.exit(f"node {version} is too old; the client needs 20 or newer")
     folder = MADE / "npm"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json", "openai.test.mjs"):
+    suites = sorted(path.name for path in HERE.glob("*.test.mjs"))
+    for name in ("package.json", "package-lock.json", *suites):
         shutil.copy(HERE / name, folder)
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return [node, "--test", "--test-reporter=tap", str(folder / "openai.test.mjs")]
+    return [node, "--test", "--test-reporter=tap", *(str(folder / name) for name in suites)]
 
 
 def litellm() -> list[str]:
@@ -70,13 +97,16 @@ SUITES: dict[str, Callable[[], list[str]]] = {
     "openai-npm": openai_npm,
     "litellm": litellm,
     "llm": llm,
+    "anthropic": anthropic,
+    "ollama": ollama,
 }
 """By client what installs it and says how its suite is run."""
 
 
-def run(command: list[str], server: Server) -> tuple[bool, str]:
+def run(command: list[str], server: Server, vectors: Server) -> tuple[bool, str]:
     """Whether a suite has passed, and its counts. What it prints goes to standard error."""
     asked = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": KEY, "GALAGO_SAMPLES": str(DATA)}
+    asked["GALAGO_VECTORS_URL"] = f"{vectors.url}/v1"
     suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | GUARD | asked)
     counts: dict[str, int] = {}
     assert suite.stdout
@@ -94,9 +124,15 @@ def main(names: list[str]) -> int:
         print(f"there is no client {sorted(unknown)[0]!r}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
     commands = {name: SUITES[name]() for name in names or SUITES}
-    with serving(GALAGO_API_KEY=KEY) as server:
-        server.wait_until_ready()
-        results = {name: run(command, server) for name, command in commands.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        model = bert.write(Path(folder) / "bert.gguf")
+        with (
+            serving("--store", str(Path(folder) / "store"), GALAGO_API_KEY=KEY) as server,
+            serving("--model", str(model), "--name", "vectors") as vectors,
+        ):
+            server.wait_until_ready()
+            vectors.wait_until_ready()
+            results = {name: run(command, server, vectors) for name, command in commands.items()}
     for name, (passed, counts) in results.items():
         print(f"{name:14} {counts}{'' if passed else '  FAILED'}")
     return int(not all(passed for passed, _ in results.values()))

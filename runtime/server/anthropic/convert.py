@@ -24,8 +24,10 @@ ACCEPTED = {
 }
 
 _CACHE = {"cache_control": ANY}
+_EDITS = {"context_management": ": a conversation is read as it is, or refused where it does not fit"}
 _REQUEST = {"metadata": ANY, "service_tier": ANY, "inference_geo": ANY, "speed": "standard", **_CACHE}
-_THOUGHT = {"display": "summarized"}
+_WHOLE = {"display": ": thoughts are told whole"}
+_ONLY_THERE = ": only Anthropic can read it"
 KNOWN = Known(
     inert={
         wire.MessagesRequest: _REQUEST,
@@ -36,19 +38,20 @@ KNOWN = Known(
         wire.ToolUseBlock: _CACHE | {"caller": ANY},
         wire.ToolResultBlock: _CACHE,
         wire.Tool: _CACHE | {"strict": ANY, "eager_input_streaming": ANY, "input_examples": None},
-        wire.ThinkingEnabled: _THOUGHT,
-        wire.ThinkingAdaptive: _THOUGHT,
     },
-    hints={wire.ThinkingEnabled: {"budget_tokens": ": thoughts are bounded by max_tokens"}},
+    hints={
+        wire.MessagesRequest: _EDITS,
+        wire.CountRequest: _EDITS,
+        wire.RedactedThinkingBlock: {"data": _ONLY_THERE},
+        wire.ThinkingEnabled: _WHOLE | {"budget_tokens": ": thoughts are bounded by max_tokens"},
+        wire.ThinkingAdaptive: _WHOLE,
+    },
     unsupported={
         wire.MessagesRequest: {
-            name: ()
-            for name in ("container", "context_management", "mcp_servers", "betas", "output_format", "diagnostics")
+            name: () for name in ("container", "mcp_servers", "betas", "output_format", "diagnostics", "thread")
         },
         wire.DocumentBlock: {"citations": ({"enabled": False},)},
         wire.Tool: {"defer_loading": (False,), "allowed_callers": (["direct"],)},
-        wire.ThinkingEnabled: {"display": ()},
-        wire.ThinkingAdaptive: {"display": ()},
     },
 )
 
@@ -108,7 +111,21 @@ def _tool(tool: wire.Tool, path: str) -> values.Tool:
 
 
 def messages(said: Sequence[wire.AnyMessage]) -> tuple[values.Message, ...]:
-    return tuple(told for i, message in enumerate(said) for told in _message(message, f"messages[{i}].content"))
+    """What the same side says several times in a row counts as one turn, as at Anthropic."""
+    told: list[values.Message] = []
+    for i, message in enumerate(said):
+        for one in _message(message, f"messages[{i}].content"):
+            if told and told[-1].role == one.role and one.role in ("user", "assistant"):
+                told[-1] = _joined(told[-1], one)
+            else:
+                told.append(one)
+    return tuple(told)
+
+
+def _joined(first: values.Message, second: values.Message) -> values.Message:
+    thoughts = "".join(filter(None, (first.reasoning, second.reasoning)))
+    parts, calls = first.parts + second.parts, first.calls + second.calls
+    return values.Message(first.role, parts, calls=calls, reasoning=thoughts or None)
 
 
 def _message(message: wire.AnyMessage, path: str) -> Iterator[values.Message]:

@@ -116,7 +116,7 @@ class Messages:
                     match event:
                         case Started(prompt_tokens, warnings):
                             message = self._message([], wire.Usage(prompt_tokens, 0), [*asked.warnings, *warnings])
-                            yield _line(wire.MessageStart(message))
+                            yield _line(wire.MessageStart(message)) + _line(wire.Ping())
                         case Failed(error=error):
                             raise error
                         case Finished():

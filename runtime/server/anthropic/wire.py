@@ -52,6 +52,10 @@ class ThinkingBlock(Struct, tag="thinking"):
     signature: str = ""
 
 
+class RedactedThinkingBlock(Struct, tag="redacted_thinking"):
+    pass
+
+
 class SystemMessage(Struct, tag_field="role", tag="system"):
     content: str | list[TextBlock]
 
@@ -61,7 +65,7 @@ class UserMessage(Struct, tag_field="role", tag="user"):
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: str | list[TextBlock | ThinkingBlock | ToolUseBlock]
+    content: str | list[TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock]
 
 
 AnyMessage: TypeAlias = SystemMessage | UserMessage | AssistantMessage
@@ -209,12 +213,24 @@ class MessageStop(Struct, tag="message_stop"):
     pass
 
 
-StreamEvent: TypeAlias = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
+class Ping(Struct, tag="ping"):
+    pass
+
+
+StreamEvent: TypeAlias = Ping | MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | MessageStop
+
+
+class ErrorDetails(Struct):
+    """Tells clients of conversations that the server keeps that this one keeps none; they send the whole chat then."""
+
+    unsupported: list[str]
+    error_code: Literal["thread_unsupported_request"] = "thread_unsupported_request"
 
 
 class ErrorBody(Struct):
     type: str
     message: str
+    details: ErrorDetails | UnsetType = UNSET
 
 
 class ErrorResponse(Struct, tag="error"):

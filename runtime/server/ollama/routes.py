@@ -138,6 +138,9 @@ class Ollama:
         if isinstance(asked, wire.OldEmbedRequest):
             return wire.Embedding(self._service.embed([asked.prompt], model=name, cancelled=gone).rows()[0]), warnings
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        if not texts:
+            self._service.check_served(name)
+            return wire.Embeddings(self._service.model_id, [], 0, 0, 0, warnings or UNSET), warnings
         vectors = self._service.embed(texts, asked.dimensions, model=name, cancelled=gone)
         took = round((time.perf_counter() - begin) * 1e9)
         told = wire.Embeddings(self._service.model_id, vectors.rows(), took, vectors.tokens, 0, warnings or UNSET)

@@ -6,6 +6,7 @@ layer costs something whatever its size. Holds for the CPU. Measures nothing its
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,12 @@ ENGINE = 0.0007
 """Seconds that the engine spends on a token beside the step: choosing it among 128,000, its text, its way to the user.
 Measured on two cores of an AMD EPYC (Zen 4)."""
 
+REQUEST = 0.002
+"""Seconds that a request spends on its way to the engine, and its first token on its way back. Measured there, too."""
+
+SETTING_ASIDE = 5e-10
+"""Seconds for each byte of an earlier conversation that must make room. Measured there, too."""
+
 SHARED_OUT = 256
 """llama.cpp counts them in whole 256, and does so from 512 of them."""
 
@@ -28,11 +35,18 @@ _QUERIES = re.compile(r"attn_(q|k|v|qkv)\.")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of one weight type: `bytes` of weights read a second for one row; `products`, weights times rows a second, for
-    the many rows of a prompt."""
+    """Of one weight type: `bytes` of weights read a second for one row. For the many rows of a prompt, `products`,
+    weights times rows a second, and `output`, the seconds that each value coming out of a product takes besides, which
+    counts where matrices are narrow."""
 
     bytes: float
     products: float
+    output: float
+
+    def product(self, tensor: Tensor) -> float:
+        """Seconds that a row of a prompt takes with a matrix."""
+        weights = (tensor.nbytes or 0) / _BITS[tensor.type_name]
+        return weights / self.products + math.prod(tensor.shape[1:]) * self.output
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +122,7 @@ def costs(header: Header, benchmark: Benchmark) -> Costs | None:
         part = used if _EXPERTS in tensor.name else 1.0
         row += part * (tensor.nbytes or 0) / rate.bytes
         if not _only_for_logits(tensor, layers):
-            products += part * _weights(tensor) / rate.products
+            products += part * rate.product(tensor)
     row += layers * benchmark.layer_seconds
     values = sum(fit.attention_values(header, layer) for layer in range(layers))
     return Costs(row, products, values, layers, benchmark)
@@ -135,15 +149,11 @@ def encoding(projector: Header, benchmark: Benchmark, kind: Literal["image", "au
     for tensor in projector.tensors:
         if _is_matrix(tensor.shape) and tensor.name.startswith((block, "mm.")) and "position_embd" not in tensor.name:
             each = rows if tensor.name.startswith(block) else cells
-            seconds += each * _weights(tensor) / benchmark.types[tensor.type_name].products
+            seconds += each * benchmark.types[tensor.type_name].product(tensor)
     layers, width = (projector.get(f"clip.{side}.{key}") for key in ("block_count", "embedding_length"))
     if isinstance(layers, int) and isinstance(width, int):
         seconds += rows * rows * layers * 2 * width * benchmark.prompt_attention_seconds
     return seconds
-
-
-def _weights(tensor: Tensor) -> float:
-    return (tensor.nbytes or 0) / _BITS[tensor.type_name]
 
 
 def _only_for_logits(tensor: Tensor, layers: int) -> bool:

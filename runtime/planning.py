@@ -11,7 +11,7 @@ from ..models.errors import EngineError
 from ..models.files import ModelFiles
 from ..models.footprint import unknown
 from ..models.gguf import read_header
-from ..models.speed import Benchmark, Costs, costs, encoding, types
+from ..models.speed import REQUEST, SETTING_ASIDE, Benchmark, Costs, costs, encoding, types
 from .benchmark import measured
 from .config import ModelConfig
 from .placement import Placement
@@ -61,15 +61,15 @@ class Planner:
         if room and request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, what the context still holds")
         first = total = None
+        cell = sum(fit.kv_bytes(self._header, layer, self._kv_type) for layer in range(fit.layers(self._header)))
         if room:
             try:
                 found, benchmark = self._costs()
-                ready = prepared + self._encoding(prompt, benchmark)
+                ready = REQUEST + prepared + self._encoding(prompt, benchmark) + idle * cell * SETTING_ASIDE
                 first = ready + found.first_token(tokens, cached)
                 total = ready + found.answer(tokens, answer, cached)
             except EngineError as error:
                 warnings.append(error.message)
-        cell = sum(fit.kv_bytes(self._header, layer, self._kv_type) for layer in range(fit.layers(self._header)))
         return Planned(
             parts=tuple(parts),
             frame=tokens - sum(part.tokens for part in parts),

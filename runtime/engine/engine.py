@@ -64,6 +64,7 @@ class Engine:
         self._slots = slots
         self._tally = Tally()
         self._cell_bytes = 1.0
+        self._most = 0
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -110,14 +111,15 @@ class Engine:
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
 
-    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> tuple[int, int]:
-        """Cells of a prompt that need not be computed, were it to come now, and those of idle slots, which may have to
-        be set aside for it. Waits for the step being computed."""
-        found: Future[tuple[int, int]] = Future()
+    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> tuple[int, int, int]:
+        """Cells of a prompt that need not be computed, were it to come now; those of idle slots, which may have to be
+        set aside for it; and the most that were in use at once. Waits for the step being computed."""
+        found: Future[tuple[int, int, int]] = Future()
 
         def look() -> None:
             idle = sum(slot.cells for slot in self._scheduler.idle_slots)
-            found.set_result((self._scheduler.known(list(prompt.items), adapters), idle))
+            most = max(self._most, self._scheduler.taken)
+            found.set_result((self._scheduler.known(list(prompt.items), adapters), idle, most))
 
         with self._gate:
             if self._closing:
@@ -363,6 +365,7 @@ class Engine:
     def _end(self, sequence: Sequence, event: Event | None) -> None:
         if sequence not in self._scheduler.sequences:
             return
+        self._most = max(self._most, self._scheduler.taken)
         slot = self._scheduler.remove(sequence)
         if slot is not None and not sequence.reuse:
             self._backend.cut(slot.number, 0)

@@ -321,10 +321,14 @@ class Scheduler:
         drafts = self._drafter.guess(wishes) if self._drafter and wishes else {}
         return {s: drafts.get(s.slot.number, []) for s in lengths if s.slot is not None}
 
+    @property
+    def taken(self) -> int:
+        """Cells in use."""
+        return cells_taken([run for slot in self._slots for run in slot.runs])
+
     def _free_cells(self) -> int:
         """Cells left when each running sequence has all it holds of prompt and answer, and one token more."""
-        runs = [run for slot in self._slots for run in slot.runs]
-        return self._cells - cells_taken(runs) - self._pending() - len(self.running)
+        return self._cells - self.taken - self._pending() - len(self.running)
 
     def _pending(self) -> int:
         """Cells that the running sequences still need for what they hold of prompt and answer."""

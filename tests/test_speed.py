@@ -93,7 +93,7 @@ def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path
     found = benchmark.measured(types(resolve("builtin").header))
     assert found.layer_seconds > 0 and found.types["Q8_0"].bytes > 1e8 and found.types["Q8_0"].products > 1e8
     [(key, row)] = json.loads(benchmark._file().read_text()).items()
-    row["types"]["F16"] = {"bytes": 3.0, "products": 4.0}
+    row["types"]["F16"] = {"bytes": 3.0, "products": 4.0, "output": 0.0}
     benchmark._file().write_text(json.dumps({key: row}))
     assert asdict(benchmark.measured(["Q8_0", "F16"])) == row  # nothing was measured again
     for damaged in ("{", '["no"]', json.dumps({key: {"types": 3}})):

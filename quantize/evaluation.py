@@ -77,13 +77,6 @@ class Plan:
         """The questions of all sets, as many as are to be asked."""
         return passages.asked(self.questions, self.most)
 
-    def check(self) -> None:
-        """Raises `ConfigError` where questions or texts cannot be read, before anything is measured on them."""
-        for path in self.texts:
-            passages.of_text(path)
-        if not self.asked:
-            raise ConfigError("there is nothing to ask", "tasks")
-
     @property
     def steps(self) -> dict[str, int]:
         count = len(self.combinations)
@@ -104,7 +97,6 @@ class Plan:
 
 def evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
     """The results, but for their `sensitivity`. `tell` hears how far it is. Raises `GalagoError`."""
-    plan.check()
     with alone(plan.work):
         return _evaluate(plan, Progress(plan.steps, tell))
 

@@ -33,7 +33,9 @@ svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; 
 .example { border-top: 1px solid var(--line); padding: .8rem 0; display: flex; gap: 1rem; flex-wrap: wrap; }
 .example img { max-width: 10rem; max-height: 10rem; border: 1px solid var(--line); image-rendering: pixelated; }
 .example p { margin: .1rem 0; } .right { color: #1e6b3a; } .wrong { color: #8a1c1c; }
-@media print { body { max-width: none; padding: 0; font-size: 11px; } figure, .example, tr { break-inside: avoid; }
+@page { size: landscape; margin: 10mm; }
+@media print { body { max-width: none; padding: 0; font-size: 11px; } table { font-size: 8px; }
+  th, td { padding: .1rem .3rem; } figure, .example, tr { break-inside: avoid; }
   .wide { overflow: visible; } audio { display: none; } }
 """
 

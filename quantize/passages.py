@@ -123,6 +123,6 @@ def _wav(seconds: int, rate: int = 16000) -> bytes:
 GREY, SILENCE = Image(_png(256), "grey picture"), Audio(_wav(2), "silence")
 
 
-def gather(sets: Sequence[str], texts: Sequence[str], most: int) -> list[Passage]:
+def gather(sets: Sequence[Path], texts: Sequence[Path], most: int) -> list[Passage]:
     """The passages of text files and of question sets, those that need no projector first. Raises `ConfigError`."""
-    return [of_text(Path(text)) for text in texts] + of_questions(asked(list(map(Path, sets)), most))
+    return [of_text(text) for text in texts] + of_questions(asked(sets, most))

@@ -164,7 +164,8 @@ def run(job: Job) -> None:
     """Scores every passage that has no record yet."""
     reader = Reader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers)
     work: list[tuple[str, Passage, Stretch | None]] = []
-    for number, passage in enumerate(sets.gather(job.questions, job.texts, job.most)):
+    questions, texts = (list(map(Path, names)) for names in (job.questions, job.texts))
+    for number, passage in enumerate(sets.gather(questions, texts, job.most)):
         if passage.messages:  # read when its turn comes: decoded pictures of all would fill the memory
             work += [(str(number), passage, None)] if reader.has(passage.sense) else []
         else:

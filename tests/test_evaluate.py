@@ -15,7 +15,7 @@ from galago.models.errors import ConfigError, GalagoError
 from galago.models.ref import builtin_folder
 from galago.quantize import cost, kept, passages
 from galago.quantize.combinations import Combination, File, grid
-from galago.quantize.evaluation import Plan, _costs
+from galago.quantize.evaluation import Plan, _costs, measured
 from galago.quantize.page import render
 from galago.quantize.progress import Progress
 from galago.quantize.records import alone
@@ -233,6 +233,27 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said(variants: list[str], projectors: list[str], says: str, tmp_path: Path) -> None:
     with pytest.raises(GalagoError, match=says):
         grid(str(MODEL), None, variants, projectors, tmp_path)
+
+
+def test_what_cannot_be_read_is_told_before_variants_are_made(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "own.jsonl").write_text('{"question": "Spell ehn."}')
+    (tmp_path / "raw.txt").write_bytes(b"\xff")
+    wrong = {"gone": "no questions at", "own.jsonl": "'answer' is missing"}
+    for name, says in wrong.items():
+        given = ["--variants", "Q4_0", "--tasks", str(tmp_path / name)]
+        assert main(["evaluate", str(MODEL), *given]) == 1 and says in capsys.readouterr().err
+    assert main(["evaluate", str(MODEL), "--text", str(tmp_path / "raw.txt")]) == 1
+    assert "UTF-8" in capsys.readouterr().err
+    assert main(["evaluate", str(MODEL), "--html", str(tmp_path / "gone" / "x.html")]) == 1
+    assert "no folder" in capsys.readouterr().err and not (tmp_path / "galago").exists()
+
+
+def test_a_model_that_can_take_no_question_is_told(tmp_path: Path) -> None:
+    asked = part_of_heldout(tmp_path / "seen.zip", 2, "image")
+    plan = Plan([Combination(File("text", MODEL), None)], [asked], tmp_path / "work", threads=1)
+    with pytest.raises(ConfigError, match="can take none of these questions"):
+        measured(plan, lambda *_: None)
 
 
 def test_the_built_in_model_is_as_good_as_its_card_says(

@@ -63,22 +63,24 @@ def evaluate(
     from ...models.ref import builtin_folder
     from ...quantize.combinations import grid
     from ...quantize.evaluation import Plan
+    from ...quantize.passages import gather
     from ...quantize.verdict import Constraints, losses
 
     memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
-    wanted = Constraints(memory, min_speed, losses(max_loss))
     _check_targets(json_file, html, markdown)
+    questions = tasks or [builtin_folder() / "heldout.zip"]
+    gather(questions, text or [], most=1)  # before variants are made: whether all can be read
     folder, tell = cache_folder() / "evaluations", _progress()
     plan = Plan(
+        wanted=Constraints(memory, min_speed, losses(max_loss)),
         combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants", tell),
-        questions=tasks or [builtin_folder() / "heldout.zip"],
+        questions=questions,
         folder=folder,
         texts=text or [],
         most=QUICK if quick else 1_000_000,
         rounds=2 if quick else 3,
         threads=threads,
         gpu_layers=gpu_layers,
-        wanted=wanted,
     )
     try:
         results = _measured(plan, sensitivity, tell)

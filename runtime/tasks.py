@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from ..models.errors import InvalidRequest
-from .values import Request
+from .values import Request, check_number
 
 R = TypeVar("R")
 Tokenized: TypeAlias = tuple[int, ...]
@@ -46,6 +46,7 @@ class Embed(Task[Vectors]):
 
     def __post_init__(self) -> None:
         check_count("input", len(self.texts))
+        check_number("dimensions", self.dimensions, 1, 2**31 - 1, whole=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,10 @@ class ToolCall:
         """The arguments as values. Raises `InvalidRequest` where they are no JSON object, as when they were cut off."""
         try:
             value = json.loads(self.arguments.strip() or "{}")
-        except (ValueError, RecursionError):
+        except RecursionError:
+            what = f"the arguments of the call of {self.name} are nested too deeply"
+            raise InvalidRequest(what, "messages") from None
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             shown = self.arguments[:80]

@@ -290,6 +290,39 @@ def test_nothing_that_cannot_be_read_is_searched_without_end(server: Server) -> 
     assert httpx.post(f"{server.url}/v1/chat/completions", content=body).status_code == 400
 
 
+@pytest.mark.parametrize("value", [b"[%s]", b'{"a": %s}'], ids=["arrays", "objects"])
+@pytest.mark.parametrize("field", ["chat_template_kwargs", "metadata", "tool_choice", "response_format", "frobnicate"])
+def test_a_field_nested_too_deeply_is_refused_with_that_word(server: Server, field: str, value: bytes) -> None:
+    opening, closing = value.split(b"%s")
+    nested = opening * 20_000 + b"1" + closing * 20_000
+    body = b'{"messages": %s, "%s": {"x": %s}}' % (json.dumps(HI).encode(), field.encode(), nested)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert "nested too deeply" in answer.json()["error"]["message"], answer.text
+
+
+@pytest.mark.parametrize("depth", [450, 950])
+@pytest.mark.parametrize("value", ["[%s]", '{"a": %s}'], ids=["arrays", "objects"])
+def test_what_is_nested_deeply_is_taken_or_refused_and_never_fails(server: Server, value: str, depth: int) -> None:
+    opening, closing = value.split("%s")
+    nested = f'{{"x": {opening * depth}1{closing * depth}}}'
+    parameters = f'{{"type": "object", "properties": {{"a": {{"default": {nested}}}}}}}'
+    said = json.dumps([*HI, {"role": "assistant", "tool_calls": [call(nested)]}, {"role": "user", "content": "So?"}])
+    bodies = [
+        f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "chat_template_kwargs": {nested}}}',
+        f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "tools": [{{"type": "function", "function": '
+        f'{{"name": "f", "parameters": {parameters}}}}}]}}',
+        f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "response_format": {{"type": "json_schema", "json_schema": '
+        f'{{"name": "f", "schema": {parameters}}}}}}}',
+        f'{{"max_tokens": 1, "messages": {said}}}',
+    ]
+    for body in bodies:
+        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=60)
+        assert answer.status_code in (200, 400), answer.text
+        assert answer.status_code == 200 or answer.json()["error"]["type"] == "invalid_request_error"
+    assert server.process.poll() is None
+
+
 def test_an_encoded_body_is_refused_and_a_byte_order_mark_is_not(server: Server) -> None:
     body = json.dumps({"messages": HI, "max_tokens": 1}).encode()
     packed = httpx.post(

@@ -51,7 +51,9 @@ def decode_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body."""
     try:
         raw = msgspec.json.decode(body.removeprefix(BOM_UTF8))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply to be read") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         field, what = _unread(body)
         if field is not None:
             raise InvalidRequest(f"{field[:80]} {what}", field[:80]) from error

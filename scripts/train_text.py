@@ -62,13 +62,14 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="end after so many of them, whatever is still to come")
     parser.add_argument("--rate", type=float, default=2e-3, help="of Muon and AdamW; falls in the last half")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     tokens, held_out = data(options.out)
-    net = Text(CONFIG)
+    net = Text(CONFIG).to(options.device)
     print(f"{sum(p.numel() for p in net.parameters()):,} weights, {len(tokens):,} tokens of text")
     train(net, tokens, held_out, options)
     export(net, options.out)
@@ -116,7 +117,7 @@ def train(net: Text, tokens: NDArray[np.uint16], held_out: NDArray[np.uint16], o
     )
     checkpoint, step = options.out / "checkpoint.pt", 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, weights_only=True, map_location=options.device)
         net.load_state_dict(saved["net"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -156,7 +157,10 @@ def _windows(tokens: NDArray[np.uint16], which: NDArray[np.int64]) -> Tensor:
 
 
 def _loss(net: Text, windows: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    device = net.output.weight.device
+    windows = windows.to(device)
+    halves = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    with torch.autocast(device.type, torch.bfloat16, enabled=halves):
         logits = net(windows[:, :-1])
     return F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
 
@@ -187,7 +191,7 @@ def export(net: Text, out: Path) -> None:
         *layer, kind, _ = name.split(".")
         where = f"layers.{layer[1]}." if layer else ""
         key = "lm_head.weight" if kind == "output" else f"model.{where}{names[kind]}.weight"
-        weights[key] = tensor.half().contiguous()
+        weights[key] = tensor.half().cpu().contiguous()
     folder = out / "hf"
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, READABLE, Pace
+from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, READABLE, RETRY, Pace
 
 
 def learned(step: float, row: float) -> Pace:
@@ -59,3 +59,28 @@ def test_on_a_machine_that_became_busy_a_prompt_gets_on_as_before() -> None:
         pace.measured(2, 0, busy * 0.02)
         pace.measured(2, before, busy * (0.02 + before * 0.0014))
     assert pace.long_prompt_rows == before
+
+
+def keeping(saving: float, row: float) -> list[bool]:
+    """Whether each of so many slots of 200 cells is kept."""
+    pace, kept = Pace(), []
+    for _ in range(2 * RETRY):
+        pace.measured(0, 200, 200 * row)
+        kept.append(pace.worth_keeping())
+        if kept[-1]:
+            pace.kept(200, 200 * saving)
+    return kept
+
+
+def test_what_is_computed_again_sooner_than_kept_is_kept_only_now_and_then() -> None:
+    assert all(keeping(saving=0.00002, row=0.001)), "as on a CPU"
+    assert all(keeping(saving=0.00002, row=0.00001)), "nobody notices it"
+    assert 2 <= sum(keeping(saving=0.0002, row=0.00005)) <= 3, "as on a GPU after answers side by side"
+
+
+def test_keeping_begins_again_when_it_pays() -> None:
+    pace = Pace()
+    pace.measured(0, 200, 200 * 0.00005)
+    for saving in (0.0002, *[0.00001] * 9):
+        pace.kept(200, 200 * saving)
+    assert pace.worth_keeping() and pace.worth_keeping()

@@ -135,7 +135,7 @@ def remedy(findings: Findings, machine: Machine) -> str:
     what = ", ".join(f"{name} ({why})" for name, why in findings.failed.items()) or findings.unloadable
     if signal.SIGILL in findings.died_of:
         cause, flags = "llama.cpp was built for another processor than this one.", ""
-    elif "amx_int8" in machine.features:
+    elif "amx_int8" in machine.features and "AMX_INT8 = 1" in findings.build:
         cause = "gcc 12 and older mistranslate llama.cpp's AMX code; this processor has AMX. Build without it:"
         flags = _NO_AMX
     else:

@@ -63,7 +63,6 @@ class Engine:
         self._threads = threads
         self._slots = slots
         self._tally = Tally()
-        self._cell_bytes = 1.0
         self._most = 0
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
@@ -254,9 +253,12 @@ class Engine:
 
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
-        if slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot):
+        if slot.cells < WORTH_KEEPING or not self._states.limit or self._states.holds(slot):
+            return
+        if self._pace.worth_keeping():
+            begin = time.perf_counter()
             data = self._backend.save(slot.number)
-            self._cell_bytes = len(data) / slot.cells
+            self._pace.kept(slot.cells, time.perf_counter() - begin)
             self._states.add(State(list(slot.items), slot.adapters, data))
 
     def _set_idle_aside(self) -> None:
@@ -265,7 +267,7 @@ class Engine:
         Not where it would take more than half of the memory there is for that.
         """
         for slot in self._scheduler.idle_slots:
-            if WORTH_KEEPING <= slot.cells <= self._states.limit / 2 / self._cell_bytes:
+            if WORTH_KEEPING <= slot.cells <= self._states.limit / 2 / self._states.cell_bytes:
                 self._clear(slot)
 
     def _clear(self, slot: Slot) -> None:

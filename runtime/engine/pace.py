@@ -1,4 +1,5 @@
-"""How many rows of a prompt fit into a step without keeping running answers waiting. Knows only durations."""
+"""How many rows of a prompt fit into a step without keeping running answers waiting, and whether what was computed is
+kept faster than computed again. Knows only durations."""
 
 from __future__ import annotations
 
@@ -15,6 +16,11 @@ FIRST = 32
 DEARER = 3.0
 """What a row of a few beside answers is taken to cost, in rows of a prompt read alone, until it was measured."""
 
+NOTHING, RETRY = 0.005, 8
+"""Seconds to keep a slot that nobody notices; and one of so many slots is kept although it takes longer than to compute
+it again, since it may have become faster: from a GPU llama.cpp fetches each run of neighbouring cells by itself, so
+that it depends on how many answers ran side by side."""
+
 _RECENT = 9
 """Measurements that the usual one is the median of: a busy machine makes some steps many times longer."""
 
@@ -29,6 +35,8 @@ class Pace:
         self._steps: deque[float] = deque(maxlen=_RECENT)
         self._rows: deque[float] = deque(maxlen=_RECENT)
         self._alone: deque[float] = deque(maxlen=_RECENT)
+        self._kept: deque[tuple[float, float]] = deque(maxlen=_RECENT)
+        self._left = 0
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         if not prompt_rows:
@@ -37,6 +45,16 @@ class Pace:
             self._alone.append(seconds / prompt_rows)
         elif self._steps:
             self._rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
+
+    def kept(self, cells: int, seconds: float) -> None:
+        self._kept.append((seconds, seconds / cells))
+
+    def worth_keeping(self) -> bool:
+        """Whether to keep the next slot."""
+        if self._kept and self._alone:
+            seconds, of_a_cell = map(median, zip(*self._kept, strict=True))
+            self._left = self._left + 1 if seconds > NOTHING and of_a_cell > median(self._alone) else 0
+        return self._left % RETRY == 0
 
     @property
     def long_prompt_rows(self) -> int:

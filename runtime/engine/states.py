@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store import Store
-from ..tokens import GONE, Item, MediaSpan, Saved
+from ..tokens import GONE, Item, MediaSpan, Saved, count_cells
 from .slots import Slot, common_prefix
 
 
@@ -34,6 +34,8 @@ class StateCache:
         self.limit = limit
         self._whole = whole
         self.size = 0
+        self.cell_bytes = 1.0
+        """Of the last state that was added."""
         self._kept: list[State] = []
         self._store = store
         self._stored = [] if store is None else [_stored(e.about, e.path) for e in store.entries("state")]
@@ -45,6 +47,7 @@ class StateCache:
 
     def add(self, state: State) -> None:
         """Keeps a state in memory if there is room for it, instead of those that are of no more use."""
+        self.cell_bytes = len(state.data) / count_cells(state.items)
         if len(state.data) > self.limit:
             return
         for old in [s for s in self._kept if self._replaces(state, s)]:

@@ -98,10 +98,11 @@ class Context:
             self._scales = scales
 
     def decode(self, rows: Sequence[Row]) -> None:
-        """Computes a step of at most `batch` token rows."""
+        """Computes a step of at most `batch` token rows, to its end: a GPU is only given its work by `llama_decode`."""
         if len(rows) > self.batch:  # llama.cpp asserts it, and so ends the process
             raise EngineError(f"a step of {len(rows)} rows is larger than the batch of {self.batch}")
         self._check(llama.llama_decode(self.handle, self._batch.fill(rows)))
+        llama.llama_synchronize(self.handle)
 
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
         """Computes all rows of an encoded picture or sound."""

@@ -17,6 +17,7 @@ from ...models.gguf import read_header
 from ..tokens import Item, MediaSpan, Row
 from .adapter import Adapter
 from .context import BATCH, Context
+from .devices import gpus
 from .pooling import PoolingContext
 from .projector import MediaChunk, Projector, encode_first
 from .weights import Weights
@@ -45,8 +46,10 @@ def cap(sizes: Iterable[int]) -> None:
     """Limits the memory of this process to what loading files of these sizes can take; a header may ask for more.
 
     llama.cpp keeps at most a second copy of the weights in another order. Where there is no such limit (macOS,
-    Windows), none is set.
+    Windows), none is set; nor where there is a GPU, whose driver takes as much as it likes.
     """
+    if gpus():
+        return
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

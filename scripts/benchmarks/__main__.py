@@ -5,7 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib
 
-MEASUREMENTS = ("speed", "pauses", "pictures", "memory", "guesses", "forms", "crashes", "soak", "fit", "plan", "embed")
+MEASUREMENTS = (
+    "speed",
+    "pauses",
+    "pictures",
+    "memory",
+    "guesses",
+    "forms",
+    "crashes",
+    "soak",
+    "fit",
+    "plan",
+    "embed",
+    "gpu",
+)
 
 
 def main() -> None:

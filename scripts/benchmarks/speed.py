@@ -42,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", type=int, default=100, help="length of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
     parser.add_argument("--threads", type=int, help="of both; each chooses for itself otherwise")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="of both; needs a build for a GPU")
     parser.add_argument("--busy", action="store_true", help="beside one busy process for each core")
 
 
@@ -49,8 +50,9 @@ def main(options: argparse.Namespace) -> None:
     for shape in options.shapes:
         model = random_model(shape, options.scheme)
         slots = max(options.clients)
-        ours: list[object] = ["--ctx", CONTEXT, "--slots", slots]
-        theirs: list[object] = ["-c", CONTEXT, "-np", slots, "-kvu", "--cache-ram", 0]
+        layers = options.gpu_layers
+        ours: list[object] = ["--ctx", CONTEXT, "--slots", slots, "--gpu-layers", layers]
+        theirs: list[object] = ["-c", CONTEXT, "-np", slots, "-kvu", "--cache-ram", 0, "-ngl", layers]
         if options.threads is not None:
             ours += ["--threads", options.threads]
             theirs += ["-t", options.threads, "-tb", options.threads]
@@ -88,7 +90,7 @@ def _report(model: str, clients: int, options: argparse.Namespace, samples: dict
     tokens = statistics.median(s.prompt_tokens for s in ours)
     print(
         f"{model}, {clients} at once, {options.threads or 'own choice of'} threads, "
-        f"{os.cpu_count()} cores{', all busy' if options.busy else ''}, "
+        f"{os.cpu_count()} cores{', all busy' if options.busy else ''}, {options.gpu_layers} layers on a GPU, "
         f"prompts of {tokens:.0f} tokens, answers of {options.tokens}, {options.rounds} rounds",
         flush=True,
     )

@@ -1,0 +1,100 @@
+"""A GPU with more and more memory left free: what is planned to go there, what does, and whether it still answers.
+
+Needs CUDA. Memory is taken by plain allocations, and each case runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import ctypes.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from galago.models import fit
+from galago.models.ref import resolve
+from galago.runtime.config import ModelConfig
+from galago.runtime.local import load
+from galago.runtime.native.devices import gpus
+from galago.runtime.placement import place
+
+from .servers import Files, builtin, random_model
+
+MIB = 1 << 20
+CONTEXT, SLOTS = 8192, 4
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--free", type=int, nargs="+", default=[512, 700, 1024, 1536, 2048, 3072, 4096, 8192])
+    parser.add_argument("--models", nargs="+", default=["135m", "smolvlm500m", "1b"], help="shapes, or builtin")
+    parser.add_argument("--scheme", default="F16")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+
+
+def main(options: argparse.Namespace) -> None:
+    if options.case:
+        _case(*options.case.split(","))
+        return
+    for model in options.models:
+        files = builtin() if model == "builtin" else random_model(model, options.scheme, eyes=model == "smolvlm500m")
+        print(f"{files.name}, {CONTEXT} tokens of context, {SLOTS} slots, and {fit.RESERVE // MIB} MiB to stay free")
+        before = -1
+        for free in options.free:
+            with _taken(free * MIB):
+                found = _run(files)
+            print(f"  {free:6} MiB free: {found['said']}", flush=True)
+            if found["layers"] < before:
+                raise SystemExit("fewer layers than with less memory")
+            before = found["layers"]
+
+
+def _run(files: Files) -> dict[str, object]:
+    case = f"{files.weights},{files.projector or ''}"
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--case", case]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    if done.returncode:
+        raise SystemExit(f"exit status {done.returncode}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _case(weights: str, projector: str) -> None:
+    device = gpus()[0]  # the driver's own context is made here
+    files = resolve(weights, projector or None)
+    config = ModelConfig(CONTEXT, slots=SLOTS)
+    placement = place(files, config)
+    before = gpus()[0].free_memory
+    with load(weights, mmproj=projector or None, ctx=CONTEXT, slots=SLOTS) as model:
+        model.chat("Say it again: " + "galago " * 600, max_tokens=16, ignore_eos=True)
+        begin = time.perf_counter()
+        model.chat("Hello", max_tokens=64, ignore_eos=True)
+        rate = 64 / (time.perf_counter() - begin)
+        after = gpus()[0].free_memory
+    eyes = " and the projector" if placement.projector else ""
+    said = (
+        f"{placement.gpu_layers} layers{eyes} take {(before - after) // MIB} MiB of {device.name}, "
+        f"{after // MIB} MiB stay free, {rate:.0f} tokens/s"
+    )
+    print(json.dumps({"layers": placement.gpu_layers, "said": said}))
+
+
+@contextmanager
+def _taken(free: int) -> Iterator[None]:
+    """All of the first GPU's memory but so many bytes is somebody else's."""
+    cuda = ctypes.CDLL(ctypes.util.find_library("cudart") or "libcudart.so")
+    available, total, memory = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_void_p()
+    _checked(cuda.cudaMemGetInfo(ctypes.byref(available), ctypes.byref(total)))
+    _checked(cuda.cudaMalloc(ctypes.byref(memory), ctypes.c_size_t(available.value - free)))
+    try:
+        yield
+    finally:
+        _checked(cuda.cudaFree(memory))
+
+
+def _checked(code: int) -> None:
+    if code:
+        raise SystemExit(f"CUDA error {code}")

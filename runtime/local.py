@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -79,7 +79,8 @@ class Reply(str):
 
 
 class ReplyStream:
-    """An answer while it is made: iterate over its pieces of text, then read `reply`. Closing it ends the work."""
+    """An answer while it is made: iterate over its pieces of text, then read `reply`. Closing or dropping it ends the
+    work."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -87,16 +88,13 @@ class ReplyStream:
         self._logprobs: list[TokenLogprob] = []
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
-        self._pieces = self._read()
+        self._events = iter(stream)
 
     def __iter__(self) -> ReplyStream:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
-
-    def _read(self) -> Iterator[str]:
-        for event in self._stream:
+        for event in self._events:
             match event:
                 case Started(warnings=warnings):
                     self._warnings = warnings
@@ -111,7 +109,8 @@ class ReplyStream:
                     self._whole.add(said)
                     if isinstance(said, Delta):
                         self._logprobs += said.logprobs
-                        yield said.text
+                        return said.text
+        raise StopIteration
 
     @property
     def reply(self) -> Reply:
@@ -122,6 +121,9 @@ class ReplyStream:
 
     def close(self) -> None:
         self._stream.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def __enter__(self) -> ReplyStream:
         return self

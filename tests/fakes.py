@@ -26,6 +26,7 @@ class FakeBackend:
         self.cells = cells
         self.batch = batch
         self.divisible = True
+        self.attention = 0.0
         self.held: dict[int, list[Cell]] = defaultdict(list)
         self.encoded: list[MediaPayload] = []
         self.computed = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -464,12 +465,21 @@ REQUESTS = st.lists(
     st.booleans(),
     st.sampled_from([0, 400, 10_000]),
     st.sampled_from([Odds, Eager]),
+    st.sampled_from([0.0, 1.0]),
 )
 def test_any_mix_of_requests_is_answered_as_if_alone(
-    requests: list[Any], slots: int, cells: int, divisible: bool, state_bytes: int, odds: type[Odds]
+    requests: list[Any], slots: int, cells: int, divisible: bool, state_bytes: int, odds: type[Odds], attention: float
+) -> None:
+    where = [f"galago.{name}.TILE" for name in ("models.speed", "runtime.engine.tiles", "runtime.engine.scheduler")]
+    with unittest.mock.patch(where[0], 4), unittest.mock.patch(where[1], 4), unittest.mock.patch(where[2], 4):
+        answer_all(requests, slots, cells, divisible, state_bytes, odds, attention)
+
+
+def answer_all(
+    requests: list[Any], slots: int, cells: int, divisible: bool, state_bytes: int, odds: type[Odds], attention: float
 ) -> None:
     backend = Remembering(cells=cells)
-    backend.divisible = divisible
+    backend.divisible, backend.attention = divisible, attention
     engine = Engine(backend, slots=slots, cells=cells, batch=8, states=StateCache(state_bytes, whole=not divisible))
     engine._scheduler.odds = odds()
     try:
@@ -757,3 +767,36 @@ def test_a_conversation_that_rests_leaves_the_cells_and_is_found_again() -> None
         assert finished(submit_to(engine, prompt(*range(40)), max_tokens=1)).usage.cached_tokens == 39
     finally:
         engine.close()
+
+
+class Deep(FakeBackend):
+    """Attention to a token takes as long as a row's matrices: few rows behind many tokens are slow."""
+
+    def __init__(self) -> None:
+        super().__init__(cells=4000, batch=512)
+        self.attention = 1.0
+
+
+def test_the_last_step_of_a_long_prompt_has_rows_enough_for_a_tile() -> None:
+    backend = Deep()
+    engine = Engine(backend, slots=1, cells=4000, batch=512)
+    finished(submit_to(engine, prompt(*[1] * 1030), max_tokens=1))
+    assert [len(step) for step in backend.steps] == [512, 454, 64]
+    engine.close()
+
+
+def test_a_few_new_tokens_behind_many_are_computed_in_a_tile_with_old_ones() -> None:
+    backend = Deep()
+    engine = Engine(backend, slots=2, cells=4000, batch=512, states=StateCache(1 << 20))
+    begin = [1] * 1000
+    finished(submit_to(engine, prompt(*begin, 2), max_tokens=1))
+    states, few = len(engine._states._kept), prompt(*begin, *[3] * 30)
+    assert engine.outlook(few, ())[0] == 1030 - 64
+    assert finished(submit_to(engine, few, max_tokens=1)).usage.cached_tokens == 1030 - 64
+    assert len(engine._states._kept) == states + 1, "what parts from it is kept"
+    more = prompt(*begin, *[3] * 30, *[4] * 20)
+    assert finished(submit_to(engine, more, max_tokens=1)).usage.cached_tokens == 1050 - 64
+    assert len(engine._states._kept) == states + 1, "what is only computed again is not"
+    tiny = prompt(*begin, *[3] * 30, *[4] * 20, 5, 5)
+    assert finished(submit_to(engine, tiny, max_tokens=1)).usage.cached_tokens == 1050, "2 rows alone are faster"
+    engine.close()

@@ -43,6 +43,19 @@ def test_a_stream_gives_pieces_and_then_the_reply(model: LocalModel) -> None:
         assert len(pieces) > 2 and "".join(pieces) == stream.reply.text == "e-h-n"
 
 
+def test_a_loop_over_a_stream_that_is_broken_off_ends_its_work(model: LocalModel) -> None:
+    for _ in model.chat("Tell", stream=True, ignore_eos=True):
+        break
+
+    def running() -> int:
+        return sum(stats.running for _, stats in model._service.stats())
+
+    begin = time.monotonic()
+    while running() and time.monotonic() < begin + 2:
+        time.sleep(0.01)
+    assert not running()
+
+
 def test_a_stream_left_early_has_no_reply_and_ends_its_work(model: LocalModel) -> None:
     stream = model.chat("Tell", stream=True, ignore_eos=True)
     assert next(stream)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from galago.runtime.engine.pace import FIRST, INTERVALS, MOMENT, READABLE, RETRY, Pace
+from galago.models.speed import TILE
+from galago.runtime.engine.pace import FEW, FIRST, INTERVALS, MOMENT, READABLE, RETRY, Pace
 
 
 def learned(step: float, row: float) -> Pace:
@@ -59,6 +60,36 @@ def test_on_a_machine_that_became_busy_a_prompt_gets_on_as_before() -> None:
         pace.measured(2, 0, busy * 0.02)
         pace.measured(2, before, busy * (0.02 + before * 0.0014))
     assert pace.long_prompt_rows == before
+
+
+def deep(step: float, row: float, tiled: float) -> Pace:
+    """Behind so many tokens that a row of a few takes `row`, and one of a tile `tiled`."""
+    pace = Pace()
+    pace.measured(0, 512, 512 * tiled)
+    for _ in range(9):
+        pace.measured(1, 0, step)
+        rows = pace.long_prompt_rows
+        pace.measured(1, rows, step + rows * (tiled if rows >= TILE else row))
+    return pace
+
+
+def test_where_hardly_a_row_fits_a_long_prompt_is_read_in_tiles() -> None:
+    assert deep(step=0.008, row=0.011, tiled=0.002).long_prompt_rows == TILE
+    assert FEW <= deep(step=0.008, row=0.002, tiled=0.0015).long_prompt_rows < TILE
+
+
+def test_no_tile_is_read_that_gains_nothing_or_stops_everybody() -> None:
+    assert deep(step=0.008, row=0.011, tiled=0.009).long_prompt_rows == 2
+    assert deep(step=0.15, row=0.125, tiled=0.05).long_prompt_rows == 1
+
+
+def test_the_next_long_prompt_begins_with_few_rows_again() -> None:
+    pace = deep(step=0.008, row=0.011, tiled=0.002)
+    for _ in range(2):
+        pace.measured(1, 0, 0.008)
+    assert pace.long_prompt_rows < FEW
+    pace.measured(1, 3, 0.008 + 3 * 0.0014)
+    assert FEW <= pace.long_prompt_rows < TILE
 
 
 def keeping(saving: float, row: float) -> list[bool]:

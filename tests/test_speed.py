@@ -14,7 +14,7 @@ from galago.models.catalog import Entry, Quant, entries
 from galago.models.errors import EngineError
 from galago.models.gguf import Header, read_header
 from galago.models.ref import resolve
-from galago.models.speed import ENGINE, SHARED_OUT, Benchmark, Rate, speed, types
+from galago.models.speed import ENGINE, SHARED_OUT, Benchmark, Rate, chunk, costs, speed, types
 from galago.runtime import benchmark
 
 GIB = 1 << 30
@@ -24,7 +24,7 @@ RATES = {
     "Q4_K": Rate(10e9, 40e9, 0.0),
     "F16": Rate(13e9, 30e9, 0.0),
 }
-MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, RATES)
+MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, 0.0, RATES)
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +134,14 @@ def test_a_larger_budget_never_loses_a_model(gib: int) -> None:
     assert all(c.needed <= gib * GIB for c in less)
     rows = {(c.entry.name, c.quant.name) for c in candidates(entries(), int(gib * GIB), 16384, MACHINE)}
     assert rows <= {(c.entry.name, c.quant.name) for c in less}
+
+
+def test_a_prompt_ends_with_a_tile_of_rows_and_few_new_rows_behind_many_are_dear(headers: dict[str, Header]) -> None:
+    assert [chunk(left, 512) for left in (20, 512, 513, 575, 576, 2000)] == [20, 512, 449, 511, 512, 512]
+    assert [chunk(left, 64) for left in (64, 65, 128, 200)] == [64, 65, 64, 72] and chunk(65, 63) == 63
+    machine = replace(MACHINE, prompt_attention_seconds=1e-11, few_attention_seconds=1e-9)
+    found = costs(headers["1B"], machine)
+    assert found is not None
+    few, tile = (found.first_token(4000 + rows, 4000) - found.token(4000 + rows) for rows in (63, 64))
+    assert few > 4 * tile
+    assert found.first_token(1030) - found.token(1030) < found.first_token(1100) - found.token(1100)

@@ -10,12 +10,14 @@ from ..tokens import Chosen, MediaPayload, MediaSpan, Row, Saved
 class Backend(Protocol):
     """`encode` is called on the encoder's thread, all else on the engine's.
 
-    What is `divisible` can be cut off anywhere; a recurrent model's memory cannot. A token's `piece` is what it adds to
-    an answer; its `name` is the same, but never empty.
+    What is `divisible` can be cut off anywhere; a recurrent model's memory cannot. `attention` is as in `tiles`. A
+    token's `piece` is what it adds to an answer; its `name` is the same, but never empty.
     """
 
     @property
     def divisible(self) -> bool: ...
+    @property
+    def attention(self) -> float: ...
     def use_threads(self, threads: int) -> None: ...
     def use_adapters(self, scales: tuple[float, ...]) -> None: ...
     def decode(self, rows: list[Row]) -> None: ...

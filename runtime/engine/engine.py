@@ -57,6 +57,7 @@ class Engine:
         self._backend = backend
         self._states = StateCache(0, whole=not backend.divisible) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible, drafter, outputs)
+        self._scheduler.attention = backend.attention
         self._encoder = Encoder(backend.encode)
         self._pace = Pace()
         self._governor = governor
@@ -217,7 +218,7 @@ class Engine:
         """Gives a sequence its slot, with as much in it as was computed before."""
         sequence, slot, source, kept = seat.sequence, seat.slot, seat.source, seat.kept
         data = self._states.read(source) if isinstance(source, State) else None  # before others may displace it
-        if slot is not source or kept < len(slot.items):
+        if slot is not source or seat.shared < len(slot.items):
             self._keep(slot)
         if slot is not source:
             self._backend.cut(slot.number, 0)
@@ -253,9 +254,8 @@ class Engine:
 
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
-        if slot.cells < WORTH_KEEPING or not self._states.limit or self._states.holds(slot):
-            return
-        if self._pace.worth_keeping():
+        is_new = slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot)
+        if is_new and self._pace.worth_keeping():
             begin = time.perf_counter()
             data = self._backend.save(slot.number)
             self._pace.kept(slot.cells, time.perf_counter() - begin)

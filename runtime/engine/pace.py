@@ -6,9 +6,15 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from ...models.speed import TILE
+
 INTERVALS, READABLE, MOMENT = 2.5, 0.03, 0.2
 """How long a step that also reads a prompt may take: of a long prompt in usual steps of answers alone, or in seconds
 where those are faster than anybody reads; of a short one, which is over before anybody minds, in seconds."""
+
+FEW, STANDSTILL = 8, 1.0
+"""Where not even so many rows fit into a step, it reads a tile, which behind thousands of tokens hardly takes longer,
+if that takes at most so many seconds: a prompt of thousands of tokens would otherwise take minutes."""
 
 FIRST = 32
 """Rows, as long as nothing was measured."""
@@ -34,17 +40,25 @@ class Pace:
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=_RECENT)
         self._rows: deque[float] = deque(maxlen=_RECENT)
+        self._tiles: deque[float] = deque(maxlen=_RECENT)
+        self._since = 0
         self._alone: deque[float] = deque(maxlen=_RECENT)
         self._kept: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self._left = 0
 
     def measured(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
+        self._since = 0 if prompt_rows else self._since + 1
+        if self._since > 1:  # the prompt is read; the next one begins behind fewer tokens
+            self._rows.clear()
+            self._tiles.clear()
         if not prompt_rows:
             self._steps.append(seconds)
         elif not answer_rows:
-            self._alone.append(seconds / prompt_rows)
+            if prompt_rows >= TILE:  # of fewer each takes longer
+                self._alone.append(seconds / prompt_rows)
         elif self._steps:
-            self._rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
+            rows = self._rows if prompt_rows < TILE else self._tiles
+            rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
 
     def kept(self, cells: int, seconds: float) -> None:
         self._kept.append((seconds, seconds / cells))
@@ -58,11 +72,19 @@ class Pace:
 
     @property
     def long_prompt_rows(self) -> int:
-        return self._fitting(READABLE)
+        return self._worthwhile(READABLE)
 
     @property
     def short_prompt_rows(self) -> int:
-        return self._fitting(MOMENT)
+        return self._worthwhile(MOMENT)
+
+    def _worthwhile(self, least: float) -> int:
+        """What fits into a step, or a tile."""
+        few = self._fitting(least)
+        if few >= FEW or not self._rows or not (self._tiles or self._alone):
+            return few
+        row = median(self._tiles or self._alone)
+        return TILE if 2 * row < median(self._rows) and median(self._steps) + TILE * row <= STANDSTILL else few
 
     def _fitting(self, least: float) -> int:
         if not self._steps or not (self._rows or self._alone):

@@ -7,7 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...models.speed import TILE, chunk
 from ..tokens import Item, MediaSpan, Row, count_cells
+from . import tiles
 from .draft import MOST_DRAFTED, Drafter, Wish
 from .guess import MOST, Odds, Offer
 from .sequence import Sequence
@@ -77,11 +79,12 @@ class MediaStep:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A sequence's new slot, and where the first `kept` of its items are computed already."""
+    """A sequence's new slot, and where its first `shared` items are computed already; `kept` of them are used."""
 
     sequence: Sequence
     slot: Slot
     source: Slot | State | None
+    shared: int
     kept: int
 
 
@@ -110,6 +113,9 @@ class Scheduler:
         self.short_prefill = self.long_prefill = batch
         """Rows of short and long prompts at most in a step that running answers wait for; set by whoever measures how
         long they take."""
+        self.attention = 0.0
+        """What a row's attention to each token before it takes of its matrices' time, in `tiles`; set by whoever knows
+        the model."""
         self.odds = Odds()
         self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
@@ -163,19 +169,25 @@ class Scheduler:
         sequence = self.waiting[0]
         if sequence.background and not all(s.background for s in self.running):
             return None
-        source, kept = self._best_source(sequence.items, sequence.adapters) if sequence.reuse else (None, 0)
+        source, shared = self._best_source(sequence.items, sequence.adapters) if sequence.reuse else (None, 0)
+        kept = self._used(sequence.items, shared)
         if self.running:
             runs = [run for s in self.running if s.slot for run in s.slot.runs]
-            shared = source.runs if isinstance(source, Slot) and source.owner else []
-            new = count_cells(sequence.items[kept:] if shared else sequence.items)
+            common = source.runs if isinstance(source, Slot) and source.owner else []
+            new = count_cells(sequence.items[kept:] if common else sequence.items)
             ahead = HEADROOM * (len(self.running) + 1)
             if cells_taken(runs) + self._pending() + new + ahead > self._cells:
                 return None
-        return Seat(sequence, self._place(free, source, kept), source, kept)
+        return Seat(sequence, self._place(free, source, shared), source, shared, kept)
 
     def known(self, items: list[Item], adapters: tuple[float, ...]) -> int:
         """Cells of a prompt that need not be computed, were it to come now."""
-        return count_cells(items[: self._best_source(items, adapters)[1]])
+        return count_cells(items[: self._used(items, self._best_source(items, adapters)[1])])
+
+    def _used(self, items: list[Item], shared: int) -> int:
+        """How many of the items computed already are used: fewer where few others would be computed without a tile."""
+        alone = self._divisible and self._batch >= TILE and not any(s.decoding for s in self.running)
+        return tiles.kept(items, shared, self.attention) if alone and shared and self.attention else shared
 
     def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | State | None, int]:
         """Where most of some items is computed already; the last one never counts, since its logits are wanted."""
@@ -275,6 +287,7 @@ class Scheduler:
             most = self._batch - len(rows)
             if awaited:
                 most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
+            most = chunk(len(sequence.items) - sequence.done, most)
             if sequence.recited is not None:
                 most = min(most, unused + 1)
             if most > 0:

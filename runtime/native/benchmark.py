@@ -27,6 +27,9 @@ from .weights import Weights
 STREAMED = 96 << 20
 """Bytes of weights to read in a step of one row: several times the cache of a small machine, as models are."""
 
+FEW = 24
+"""Rows of a step, several and less than a tile."""
+
 _CELLS = 2048
 _HEAD, _SHARED = 64, 4  # values of a head, and heads to a key-value head: 4 as in Llama 3.2
 _VOCABULARY = 256
@@ -65,16 +68,17 @@ def main(threads: int, types: list[str]) -> None:
         with Bench(path, NARROW, threads) as bench:
             layer = bench.one_row() / NARROW.layers
         with Bench(path, LONG, threads) as bench:
-            empty = bench.one_row(), bench.many_rows()
+            empty = bench.one_row(), bench.many_rows(), bench.few_rows()
             bench.fill(BATCH)
             near = bench.one_row()
             bench.fill(_CELLS - BATCH)
-            far = bench.one_row(), bench.many_rows()
+            far = bench.one_row(), bench.many_rows(), bench.few_rows()
         values = LONG.layers * 2 * LONG.width
         one = max(far[0] - near, 0.0) / (_CELLS - 2 * BATCH) / values
         many = max(far[1] - empty[1], 0.0) / (_CELLS - BATCH) / values / BATCH
+        few = max(far[2] - empty[2], 0.0) / (_CELLS - BATCH) / values / FEW
         sharing = max(near - empty[0] - one * values * BATCH, 0.0) / LONG.layers
-        overhead = Benchmark(threads, layer, sharing, one, many, {})
+        overhead = Benchmark(threads, layer, sharing, one, many, few, {})
         rates = {kind: _rate(path, kind, overhead) for kind in types}
     print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
 
@@ -146,6 +150,10 @@ class Bench(AbstractContextManager["Bench"]):
     def many_rows(self) -> float:
         """Seconds that a step of `BATCH` tokens takes: the shortest of four, behind one that warms up."""
         return min([self._compute(BATCH) for _ in range(5)][1:])
+
+    def few_rows(self) -> float:
+        """Seconds that a step of `FEW` tokens takes: the median of nine."""
+        return statistics.median([self._compute(FEW) for _ in range(9)])
 
     def _compute(self, rows: int) -> float:
         begin = time.perf_counter()

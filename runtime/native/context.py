@@ -50,6 +50,8 @@ class Context:
         params.n_ctx = cells
         params.n_batch = params.n_ubatch = BATCH
         params.n_seq_max = slots
+        self.in_tiles = kv_type == "f16" and flash_attention != "off"
+        """Whether attention is computed in tiles on a CPU, where a step has rows enough."""
         self.outputs = outputs or slots + guesses
         params.n_outputs_max = self.outputs  # the default reserves logits for a whole batch
         params.embeddings = bool(outputs)  # has llama.cpp compute every row to its end

@@ -48,6 +48,7 @@ class Weights:
         params.progress_callback = callback
         take_errors()
         self.path = path
+        self.gpu_layers = gpu_layers
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or NO_REASON}", str(path))
@@ -62,6 +63,14 @@ class Weights:
         if self.handle:
             llama.llama_model_free(self.handle)
             self.handle = None
+
+    @property
+    def attention(self) -> float:
+        """Values that a row's attention reads for each token before it, to each weight of the layers: too few where the
+        heads together are wider than the model, or where it has experts."""
+        width = llama.llama_model_n_embd(self.handle)
+        values = 2 * width * llama.llama_model_n_layer(self.handle)
+        return float(values / max(llama.llama_model_n_params(self.handle) - self.vocab_size * width, 1))
 
     @property
     def context_length(self) -> int:

@@ -72,6 +72,8 @@ def _round(server: Server, content: object, pauses: Pauses) -> None:
     left = threading.Event()
     running = threading.Thread(target=_stream, args=(server, stream, left))
     running.start()
+    while not stream.times and stream.error is None:
+        time.sleep(0.01)
     time.sleep(QUIET)
     before = len(stream.times)
     sender = ask(server, content, 2)

@@ -108,7 +108,7 @@ class Costs:
         """Until the first token behind a prompt of which so much is computed already."""
         seconds, done = self.token(prompt), cached
         while done < prompt:
-            rows = chunk(prompt - done, BATCH_ROWS)
+            rows = chunk(prompt - done, BATCH_ROWS, BATCH_ROWS)
             many = rows >= TILE
             each = self.benchmark.prompt_attention_seconds if many else self.benchmark.few_attention_seconds
             seconds += rows * (self.products + self.values * (done + rows / 2) * each)
@@ -120,14 +120,14 @@ class Costs:
         return self.first_token(prompt, cached) + max(tokens - 1, 0) * self.token(prompt + tokens // 2)
 
 
-def chunk(left: int, most: int) -> int:
-    """How many of the `left` rows of a prompt a step of `most` takes, so that the last one has a tile's: fewer of many,
-    or where a step is a tile, as many more as leave whole ones."""
+def chunk(left: int, most: int, room: int) -> int:
+    """How many of the `left` rows of a prompt a step of `most` takes, so that the last one has a tile's: fewer, or where
+    a step is a tile, as many more as leave whole ones, if there is `room`."""
     if most >= left or most < TILE:
         return min(left, most)
-    if most < 2 * TILE:
-        return TILE + left % TILE
-    return left - TILE if left < most + TILE else most
+    if most == TILE:
+        return TILE + left % TILE if TILE + left % TILE <= room else TILE
+    return min(most, left - TILE) if left >= 2 * TILE else most
 
 
 def costs(header: Header, benchmark: Benchmark) -> Costs | None:

@@ -137,8 +137,9 @@ def test_a_larger_budget_never_loses_a_model(gib: int) -> None:
 
 
 def test_a_prompt_ends_with_a_tile_of_rows_and_few_new_rows_behind_many_are_dear(headers: dict[str, Header]) -> None:
-    assert [chunk(left, 512) for left in (20, 512, 513, 575, 576, 2000)] == [20, 512, 449, 511, 512, 512]
-    assert [chunk(left, 64) for left in (64, 65, 128, 200)] == [64, 65, 64, 72] and chunk(65, 63) == 63
+    assert [chunk(left, 512, 512) for left in (20, 512, 513, 575, 576, 2000)] == [20, 512, 449, 511, 512, 512]
+    assert [chunk(left, 64, 512) for left in (64, 65, 128, 200)] == [64, 65, 64, 72]
+    assert [chunk(65, most, 64) for most in (63, 64)] == [63, 64] and chunk(120, 100, 512) == 100
     machine = replace(MACHINE, prompt_attention_seconds=1e-11, few_attention_seconds=1e-9)
     found = costs(headers["1B"], machine)
     assert found is not None

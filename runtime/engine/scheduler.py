@@ -287,7 +287,7 @@ class Scheduler:
             most = self._batch - len(rows)
             if awaited:
                 most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
-            most = chunk(len(sequence.items) - sequence.done, most)
+            most = chunk(len(sequence.items) - sequence.done, most, self._batch - len(rows))
             if sequence.recited is not None:
                 most = min(most, unused + 1)
             if most > 0:

@@ -121,8 +121,8 @@ class Costs:
 
 
 def chunk(left: int, most: int, room: int) -> int:
-    """How many of the `left` rows of a prompt a step of `most` takes, so that the last one has a tile's: fewer, or where
-    a step is a tile, as many more as leave whole ones, if there is `room`."""
+    """How many of the `left` rows of a prompt a step of `most` takes, so that the last one has a tile's: fewer, or
+    where a step is a tile, as many more as leave whole ones, if there is `room`."""
     if most >= left or most < TILE:
         return min(left, most)
     if most == TILE:

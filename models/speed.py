@@ -23,9 +23,6 @@ Measured on two cores of an AMD EPYC (Zen 4)."""
 REQUEST = 0.002
 """Seconds that a request spends on its way to the engine, and its first token on its way back. Measured there, too."""
 
-SETTING_ASIDE = 5e-10
-"""Seconds for each byte of an earlier conversation that must make room. Measured there, too."""
-
 SHARED_OUT = 256
 """llama.cpp counts them in whole 256, and does so from 512 of them."""
 
@@ -60,7 +57,7 @@ class Benchmark:
     keys and values of all heads, for each row: `prompt_attention_seconds` where many rows are computed at once. From
     `SHARED_OUT` tokens on llama.cpp shares a row's attention out between threads, whose uneven parts wait for one
     another: `sharing_seconds` in each layer. `few_attention_seconds` is where several rows are computed at once, but
-    fewer than a `TILE`."""
+    fewer than a `TILE`. `setting_aside_seconds` goes by each byte of an earlier conversation that must make room."""
 
     threads: int
     layer_seconds: float
@@ -68,6 +65,7 @@ class Benchmark:
     attention_seconds: float
     prompt_attention_seconds: float
     few_attention_seconds: float
+    setting_aside_seconds: float
     types: Mapping[str, Rate]
 
 

@@ -11,7 +11,7 @@ from ..models.errors import EngineError
 from ..models.files import ModelFiles
 from ..models.footprint import unknown
 from ..models.gguf import read_header
-from ..models.speed import REQUEST, SETTING_ASIDE, Benchmark, Costs, costs, encoding, types
+from ..models.speed import REQUEST, Benchmark, Costs, costs, encoding, types
 from .benchmark import measured
 from .config import ModelConfig
 from .placement import Placement
@@ -67,7 +67,8 @@ class Planner:
         if room:
             try:
                 found, benchmark = self._costs()
-                ready = REQUEST + prepared + self._encoding(prompt, benchmark) + idle * cell * SETTING_ASIDE
+                making_room = idle * cell * benchmark.setting_aside_seconds
+                ready = REQUEST + prepared + self._encoding(prompt, benchmark) + making_room
                 first = ready + found.first_token(tokens, cached)
                 total = ready + found.answer(tokens, answer, cached)
             except EngineError as error:

@@ -15,9 +15,8 @@ from galago.models.speed import Benchmark, Rate, costs, encoding, types
 from galago.runtime import LocalModel, benchmark, load
 from served import DATA, Server, audio_part, image_part, serving, text_part
 
-MACHINE = Benchmark(
-    1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, {name: Rate(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
-)
+RATES = {name: Rate(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
+MACHINE = Benchmark(1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, 1e-9, RATES)
 
 
 def settle(folder: Path) -> str:

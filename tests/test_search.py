@@ -192,7 +192,7 @@ def test_a_wanted_speed_is_kept_at_the_least_loss(
     """On a CPU that reads Q4_0 twice as fast as the rest, some weights become that, and no more than must."""
     data, matrix, _ = searched
     rates = {kind: Rate(2e8 if kind == "Q4_0" else 1e8, 1e9, 0.0) for kind in (*search.TYPES, "F16", "F32")}
-    benchmark = Benchmark(1, 0.0, 0.0, 0.0, 0.0, 0.0, rates)
+    benchmark = Benchmark(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, rates)
     whole = dict.fromkeys(narrowed(data.source), "Q8_0")
     usual = 1 / pace.pace(data.source, 1.0, benchmark).seconds(whole)
 

@@ -24,7 +24,7 @@ RATES = {
     "Q4_K": Rate(10e9, 40e9, 0.0),
     "F16": Rate(13e9, 30e9, 0.0),
 }
-MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, 0.0, RATES)
+MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, RATES)
 
 
 @pytest.fixture(scope="module")

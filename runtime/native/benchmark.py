@@ -73,12 +73,13 @@ def main(threads: int, types: list[str]) -> None:
             near = bench.one_row()
             bench.fill(_CELLS - BATCH)
             far = bench.one_row(), bench.many_rows(), bench.few_rows()
+            aside = bench.setting_aside()
         values = LONG.layers * 2 * LONG.width
         one = max(far[0] - near, 0.0) / (_CELLS - 2 * BATCH) / values
         many = max(far[1] - empty[1], 0.0) / (_CELLS - BATCH) / values / BATCH
         few = max(far[2] - empty[2], 0.0) / (_CELLS - BATCH) / values / FEW
         sharing = max(near - empty[0] - one * values * BATCH, 0.0) / LONG.layers
-        overhead = Benchmark(threads, layer, sharing, one, many, few, {})
+        overhead = Benchmark(threads, layer, sharing, one, many, few, aside, {})
         rates = {kind: _rate(path, kind, overhead) for kind in types}
     print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
 
@@ -154,6 +155,15 @@ class Bench(AbstractContextManager["Bench"]):
     def few_rows(self) -> float:
         """Seconds that a step of `FEW` tokens takes: the median of nine."""
         return statistics.median([self._compute(FEW) for _ in range(9)])
+
+    def setting_aside(self) -> float:
+        """Seconds that each byte of the sequence's state takes to be saved, in memory that was not used before."""
+        saved, seconds = [], []
+        for _ in range(3):
+            begin = time.perf_counter()
+            saved.append(self._context.save(0))
+            seconds.append(time.perf_counter() - begin)
+        return statistics.median(seconds) / len(saved[0])
 
     def _compute(self, rows: int) -> float:
         begin = time.perf_counter()

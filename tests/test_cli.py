@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 
 import pytest
 
 from galago.models.ref import resolve
+from galago.runtime.cli import progress
 from galago.runtime.cli.main import COMMANDS
 from served import DATA
 
@@ -183,3 +185,12 @@ def test_a_schema_nested_without_end_is_one_line(tmp_path: Path) -> None:
     schema = tmp_path / "deep.json"
     schema.write_text("[" * 100_000)
     assert "is not JSON" in galago("run", "builtin", "Hi", "--json-schema", schema, code=1).stderr
+
+
+def test_progress_that_begins_anew_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter(range(0, 1000, 5))
+    with unittest.mock.patch("time.monotonic", lambda: next(times)), progress.bar("searching", 1.0) as show:
+        for done in (0.5, 1.0, 0.05, 0.3):
+            show(done, f"at {done}")
+    told = [line.split(", ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["50 %: at 0.5", "100 %: at 1.0", "30 %: at 0.3"]

@@ -42,6 +42,7 @@ def _written(label: str, total: float) -> Show:
     def show(done: float, what: str) -> None:
         nonlocal told, spoken
         tenths = int(10 * done / total) if total else 0
+        told = min(told, tenths)  # it may begin anew, with another part of the work
         if tenths > told and time.monotonic() - spoken > 1:
             told, spoken = tenths, time.monotonic()
             print(f"galago: {label}, {tenths * 10} %: {report.printable(what)}", file=sys.stderr, flush=True)

@@ -160,11 +160,10 @@ class Model:
         prompt = prompts.build(request.messages, cancelled, tools, request.effort, request.continued, request.variables)
         prepared = time.perf_counter() - begin
         parts = counted(request.messages, prompt, prompts.count)
-        cached, idle, filled = self._engine.outlook(prompt, adapters)
-        cached = cached if request.cache else 0
-        kept = self._engine.stats().cache_bytes
+        outlook = self._engine.outlook(prompt, adapters)
+        outlook = outlook if request.cache else outlook._replace(cached=0)
         prompt = replace(prompt, warnings=(*self._warnings, *prompt.warnings))
-        return self._planner.plan(request, prompt, parts, cached, idle, filled, kept, prepared)
+        return self._planner.plan(request, prompt, parts, outlook, prepared)
 
     def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
         if request.raw is not None:

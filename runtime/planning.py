@@ -14,6 +14,7 @@ from ..models.gguf import read_header
 from ..models.speed import REQUEST, Benchmark, Costs, costs, encoding, types
 from .benchmark import measured
 from .config import ModelConfig
+from .engine.tally import Outlook
 from .placement import Placement
 from .sizing import measure
 from .tasks import PartTokens, Planned
@@ -38,6 +39,7 @@ class Planner:
         self._context = context
         self._pace = pace
         self._kv_type = config.kv_type
+        self._most_kept = config.state_bytes
         self._guesses = unknown(self._header, self._projector)
         taken = measure(files, replace(config, cache_mib=0), placement, server=False)
         self._resident = taken(context, config.slots).needed
@@ -47,14 +49,10 @@ class Planner:
         request: Request,
         prompt: Prompt,
         parts: Sequence[PartTokens],
-        cached: int,
-        idle: int,
-        filled: int,
-        kept: int,
+        outlook: Outlook,
         prepared: float,
     ) -> Planned:
-        """`cached` cells of the prompt need not be computed, `idle` ones of others may be set aside, `filled` ones have
-        been in use at once, and states of `kept` bytes are set aside; making the prompt took `prepared` seconds."""
+        """Making the prompt took `prepared` seconds."""
         tokens = prompt.cells
         room = max(self._context - tokens, 0)
         answer = min(request.max_tokens or room, room)
@@ -62,28 +60,31 @@ class Planner:
         if room and request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, what the context still holds")
         first = total = None
-        unfilled = max(self._context - max(filled, min(tokens + answer, self._context)), 0)
+        unfilled = max(self._context - max(outlook.most, min(tokens + answer, self._context)), 0)
         cell = sum(fit.kv_bytes(self._header, layer, self._kv_type) for layer in range(fit.layers(self._header)))
         if room:
             try:
                 found, benchmark = self._costs()
-                making_room = idle * cell * benchmark.setting_aside_seconds
+                each = cell * benchmark.setting_aside_seconds if outlook.keeping is None else outlook.keeping
+                making_room = outlook.idle * each
                 ready = REQUEST + prepared + self._encoding(prompt, benchmark) + making_room
-                first = ready + found.first_token(tokens, cached)
-                total = ready + found.answer(tokens, answer, cached)
+                first = ready + found.first_token(tokens, outlook.cached)
+                total = ready + found.answer(tokens, answer, outlook.cached)
             except EngineError as error:
                 warnings.append(error.message)
         return Planned(
             parts=tuple(parts),
             frame=tokens - sum(part.tokens for part in parts),
             tokens=tokens,
-            cached=cached,
+            cached=outlook.cached,
             context=self._context,
             over=max(tokens + 1 - self._context, 0),
             max_tokens=answer,
             first_token=first,
             total=total,
-            memory=self._resident - unfilled * cell + kept + idle * cell,
+            memory=self._resident
+            - unfilled * cell
+            + max(outlook.kept, min(outlook.kept + outlook.idle * cell, self._most_kept)),
             warnings=tuple(warnings),
         )
 

@@ -24,7 +24,7 @@ from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
 from .sequence import Sequence
 from .slots import Slot
 from .states import State, StateCache
-from .tally import Tally
+from .tally import Outlook, Tally
 from .text import AnswerText
 
 WORTH_KEEPING = 32
@@ -111,15 +111,15 @@ class Engine:
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
 
-    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> tuple[int, int, int]:
-        """Cells of a prompt that need not be computed, were it to come now; those of idle slots, which may have to be
-        set aside for it; and the most that were in use at once. Waits for the step being computed."""
-        found: Future[tuple[int, int, int]] = Future()
+    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> Outlook:
+        """What a prompt would find, were it to come now. Waits for the step being computed."""
+        found: Future[Outlook] = Future()
 
         def look() -> None:
+            known = self._scheduler.known(list(prompt.items), adapters)
             idle = sum(slot.cells for slot in self._scheduler.idle_slots)
             most = max(self._most, self._scheduler.taken)
-            found.set_result((self._scheduler.known(list(prompt.items), adapters), idle, most))
+            found.set_result(Outlook(known, idle, most, self._states.size, self._pace.keeping))
 
         with self._gate:
             if self._closing:

@@ -63,6 +63,11 @@ class Pace:
     def kept(self, cells: int, seconds: float) -> None:
         self._kept.append((seconds, seconds / cells))
 
+    @property
+    def keeping(self) -> float | None:
+        """Seconds that a cell takes to be kept; `None` before the first."""
+        return median(each for _, each in self._kept) if self._kept else None
+
     def worth_keeping(self) -> bool:
         """Whether to keep the next slot."""
         if self._kept and self._alone:

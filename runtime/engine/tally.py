@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..values import Finished, Stats
+
+
+class Outlook(NamedTuple):
+    """What a prompt would find: `cached` cells of it that need not be computed, `idle` ones of others that may be set
+    aside, the `most` that were in use at once, `kept` bytes of those set aside; a cell takes `keeping` seconds, unless
+    none was."""
+
+    cached: int
+    idle: int
+    most: int
+    kept: int
+    keeping: float | None
 
 
 class Tally:

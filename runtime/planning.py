@@ -62,6 +62,7 @@ class Planner:
         first = total = None
         unfilled = max(self._context - max(outlook.most, min(tokens + answer, self._context)), 0)
         cell = sum(fit.kv_bytes(self._header, layer, self._kv_type) for layer in range(fit.layers(self._header)))
+        kept = max(outlook.kept, min(outlook.kept + outlook.idle * cell, self._most_kept))
         if room:
             try:
                 found, benchmark = self._costs()
@@ -82,9 +83,7 @@ class Planner:
             max_tokens=answer,
             first_token=first,
             total=total,
-            memory=self._resident
-            - unfilled * cell
-            + max(outlook.kept, min(outlook.kept + outlook.idle * cell, self._most_kept)),
+            memory=self._resident - unfilled * cell + kept,
             warnings=tuple(warnings),
         )
 

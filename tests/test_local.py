@@ -45,18 +45,19 @@ def test_a_stream_gives_pieces_and_then_the_reply(model: LocalModel) -> None:
 
 
 def test_a_loop_over_a_stream_that_is_broken_off_ends_its_work(model: LocalModel) -> None:
-    gc.disable()  # which would end it at some time
-    for _ in model.chat("Tell", stream=True, ignore_eos=True):
-        break
-
     def running() -> int:
         return sum(stats.running for _, stats in model._service.stats())
 
-    begin = time.monotonic()
-    while running() and time.monotonic() < begin + 2:
-        time.sleep(0.01)
-    gc.enable()
-    assert not running()
+    gc.disable()  # which would end it at some time
+    try:
+        for _ in model.chat("Tell", stream=True, ignore_eos=True):
+            break
+        begin = time.monotonic()
+        while running() and time.monotonic() < begin + 2:
+            time.sleep(0.01)
+        assert not running()
+    finally:
+        gc.enable()
 
 
 def test_a_stream_left_early_has_no_reply_and_ends_its_work(model: LocalModel) -> None:

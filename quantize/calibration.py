@@ -43,6 +43,8 @@ class Data:
     builtin: bool = False
     every: int = 0
     """One unit of so many is left out, for variants to be compared on; 0: none."""
+    products: bool = False
+    """Whether the products of inputs are collected too, and what the output's weights see."""
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +59,8 @@ class Data:
     def key(self) -> str:
         """Tells apart what may not be added up."""
         paths = [*self.source.parts, *([self.projector] if self.projector else [])]
-        facts = [[fingerprint(path) for path in paths], samples.digest(self.files), self.chunk, self.limit, self.every]
+        read = [samples.digest(self.files), self.chunk, self.limit, self.every, self.products]
+        facts = [[fingerprint(path) for path in paths], *read]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -110,6 +113,7 @@ def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
         "chunk": data.chunk,
         "limit": data.limit,
         "every": data.every,
+        "products": data.products,
         "bytes": data.bytes,
         "threads": default_threads(),
         "part": str(part),

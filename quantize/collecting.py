@@ -18,19 +18,22 @@ from .imatrix import Entry, Matrix
 from .reading import Reader
 
 _SAVED_EVERY = 30.0
+_OUTPUT = "output.weight"
+"""A table that is the input's too is left to llama.cpp: what rounding anew wins of it as output it loses as input."""
 DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
 def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
     """Reads `files` from unit `done` on, but one of `every` units (0: all), and adds to the matrix in `part`, where it
-    saves what it has now and then.
+    saves what it has now and then; with `products` also what rounding anew needs (`rounding.py`).
 
     Says `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
     """
     model, part = Path(job["model"]), Path(job["part"])
     projector = Path(job["projector"]) if job["projector"] else None
     cap([job["bytes"]])
-    observer = Observer(_wanted(model) | (_wanted(projector) if projector else set()))
+    wanted = _wanted(model, job["products"]) | (_wanted(projector, job["products"]) if projector else set())
+    observer = Observer(wanted, job["products"])
     before = imatrix.read(part) if job["done"] else None
     with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:
         units = reader.units(samples.read([Path(file) for file in job["files"]]))[: job["limit"]]
@@ -49,7 +52,7 @@ def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
 
 def _save(part: Path, observer: Observer, before: Matrix | None, done: int, job: dict[str, Any]) -> None:
     entries = {
-        name: Entry(sums.astype(np.float32), observer.counts[name].astype(np.float32))
+        name: Entry(sums.astype(np.float32), observer.counts[name].astype(np.float32), observer.products.get(name))
         for name, sums in observer.sums.items()
     }
     matrix = Matrix(entries, tuple(job["datasets"]), done - job["done"], job["chunk"])
@@ -58,12 +61,13 @@ def _save(part: Path, observer: Observer, before: Matrix | None, done: int, job:
     imatrix.write(part, matrix, {DONE: done, KEY: job["key"]})
 
 
-def _wanted(path: Path) -> set[str]:
-    """Matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a projector."""
+def _wanted(path: Path, output: bool) -> set[str]:
+    """Matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a projector; with
+    `output` also the one that makes logits."""
     header = read_header(path)
     return {
         tensor.name
         for tensor in header.tensors
         if len(tensor.shape) >= 2 and tensor.name.endswith(".weight")
-        if header.is_projector or tensor.name.startswith("blk.")
+        if header.is_projector or tensor.name.startswith("blk.") or (output and tensor.name == _OUTPUT)
     }

@@ -18,9 +18,10 @@ from ..runtime.native.projector import EmbeddingCache
 from ..runtime.native.quantizer import quantize
 from ..runtime.native.trial import cap
 from ..runtime.values import Audio, Image
-from . import samples
+from . import imatrix, samples
 from .child import Arrays, Say
 from .reading import Reader, Unit
+from .rounding import round_anew
 
 _BLOCK = 16
 """Rows compared at once."""
@@ -30,8 +31,9 @@ _KEPT = 1 << 30
 
 def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
     """Reads the units of `files` with `source`, then with each of `variants`, which it makes before: a name and the
-    arguments of `quantizer.quantize`; or a name and `path`, a file that is there. They are variants of the `source`, or
-    of its projector, by what is `varied`; then only what it sees and hears is read.
+    arguments of `quantizer.quantize`, and `anew` if it is rounded once more; or a name and `path`, a file that is
+    there. They are variants of the `source`, or of its projector, by what is `varied`; then only what it sees and hears
+    is read.
 
     Says `[name, [[kind, rows, nats], ...]]` for each, unit by unit, `nats` being the sum of the rows.
     """
@@ -54,10 +56,14 @@ def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
                 reader.read(unit, lambda logits: logits.tofile(file))
     original = projector if vary_projector else source
     assert original is not None
+    means, moments = imatrix.apart(arrays)
     for name, how in job["variants"]:
         path = Path(how["path"]) if "path" in how else folder / "variant.gguf"
         if "path" not in how:
-            quantize(original, path, threads=job["threads"], importance=dict(arrays), **how)
+            anew = how.pop("anew", False)
+            quantize(original, path, threads=job["threads"], importance=means, **how)
+            if anew:
+                round_anew(original, path, moments, job["threads"], lambda _name: None)
         model, eyes = (source, path) if vary_projector else (path, projector)
         with Reader(model, eyes, job["chunk"], job["threads"], embeddings=None if vary_projector else seen) as reader:
             say([name, _compare(reader, units, baseline)])

@@ -18,16 +18,22 @@ from ..models.errors import ModelError
 from ..models.gguf import read_header
 from ..models.header import Header, Tensor, is_int
 
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+_SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
 _F32 = 0
+_MOMENTS = "moments of "
+Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`sums` are of squared inputs, experts x columns, float32; `counts` how many rows each expert has seen."""
+    """`sums` are of squared inputs, experts x columns, float32; `counts` how many rows each expert has seen.
+
+    `products` are sums of the products of two inputs, within each n neighbouring columns: columns / n x n x n.
+    """
 
     sums: NDArray[np.float32]
     counts: NDArray[np.float32]
+    products: NDArray[np.float32] | None = None
 
     def means(self) -> NDArray[np.float32]:
         """The mean square of each column, experts one after another; 1 for an expert that has seen no row.
@@ -37,8 +43,15 @@ class Entry:
         counts = self.counts[:, None]
         return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32).reshape(-1)
 
+    def moments(self) -> NDArray[np.float32] | None:
+        """The mean products."""
+        return None if self.products is None else self.products / max(1.0, float(self.counts.max()))
+
     def __add__(self, other: Entry) -> Entry:
-        return Entry(self.sums + other.sums, self.counts + other.counts)
+        """Without products where one has none: its rows would be missing."""
+        known = self.products is not None and other.products is not None
+        products = self.products + other.products if known else None  # type: ignore[operator]
+        return Entry(self.sums + other.sums, self.counts + other.counts, products)
 
 
 @dataclass(frozen=True)
@@ -53,13 +66,29 @@ class Matrix:
     def means(self) -> dict[str, NDArray[np.float32]]:
         return {name: entry.means() for name, entry in self.entries.items()}
 
+    def moments(self) -> dict[str, NDArray[np.float32]]:
+        found = {name: entry.moments() for name, entry in self.entries.items()}
+        return {name: moments for name, moments in found.items() if moments is not None}
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Means and moments under one roof, for a child process; `apart` tells them apart again."""
+        return self.means() | {_MOMENTS + name: moments for name, moments in self.moments().items()}
+
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides what becomes of weights."""
         digest = hashlib.sha256()
         for name, means in sorted(self.means().items()):
             digest.update(name.encode() + b"\0" + means.tobytes())
+        for name, moments in sorted(self.moments().items()):
+            digest.update(name.encode() + b"\0" + moments.tobytes())
         return digest.hexdigest()
+
+
+def apart(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """The means and the moments of `Matrix.arrays`, each by the names of the weights."""
+    moments = {name.removeprefix(_MOMENTS): array for name, array in arrays.items() if name.startswith(_MOMENTS)}
+    return {name: array for name, array in arrays.items() if not name.startswith(_MOMENTS)}, moments
 
 
 def merge(matrices: Sequence[Matrix]) -> Matrix:
@@ -110,7 +139,15 @@ def _entry(header: Header, name: str, tensors: Mapping[str, Tensor]) -> Entry:
         raise ModelError(f"{file}: {name} has {found.size} sums for {seen.size} counts", "calibration")
     if not (np.isfinite(found).all() and np.isfinite(seen).all() and (found >= 0).all() and (seen >= 0).all()):
         raise ModelError(f"{file}: {name} holds numbers that no sum of squares can be", "calibration")
-    return Entry(found.reshape(seen.size, -1), seen)
+    products = tensors.get(name + _PRODUCTS)
+    return Entry(found.reshape(seen.size, -1), seen, None if products is None else _products(header, products))
+
+
+def _products(header: Header, tensor: Tensor) -> NDArray[np.float32]:
+    found = _values(header, tensor).reshape(tensor.shape[::-1])
+    if found.ndim != 3 or found.shape[1] != found.shape[2] or not np.isfinite(found).all():
+        raise ModelError(f"{header.path.name}: {tensor.name} holds what no products of inputs can be", "calibration")
+    return found
 
 
 def _values(header: Header, tensor: Tensor) -> NDArray[np.float32]:
@@ -133,6 +170,8 @@ def write(path: Path, matrix: Matrix, about: Mapping[str, str | int] | None = No
     for name, entry in sorted(matrix.entries.items()):
         writer.add_tensor(name + _SUMS, entry.sums)
         writer.add_tensor(name + _COUNTS, entry.counts.reshape(-1, 1))
+        if entry.products is not None:
+            writer.add_tensor(name + _PRODUCTS, entry.products)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, str], None]
 Units = list[tuple[str, int, float]]
 """Of each stretch or chat: text, pictures, sounds or chats; positions; nats in all."""
 Variants = Mapping[str, Mapping[str, Any]]
-"""By a name, the arguments of `quantizer.quantize`; or `path`, a file that is there."""
+"""By a name, the arguments of `quantizer.quantize`, and `anew` to round once more; or `path`, a file that is there."""
 
 EVERY = 4
 """One unit of so many is held back."""
@@ -81,7 +81,7 @@ class Measure:
         if missing:
             with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
                 self._check_room(Path(folder))
-                importance = self.matrix.means() if self.matrix else {}
+                importance = self.matrix.arrays() if self.matrix else {}
                 child.run("divergence", self._file.name, self._job(folder, missing), importance, heard)
         return {name: known[told] for name, told in names.items()}
 

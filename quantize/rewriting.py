@@ -16,17 +16,21 @@ from ..models.header import Header
 from ..runtime.native.ggml import is_valid
 from ..runtime.native.quantizer import quantize
 from ..runtime.native.trial import cap
+from . import imatrix
 from .child import Arrays, Say
+from .rounding import round_anew
 
 
 def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]]:
-    """Quantizes as `job` tells (the arguments of `quantizer.quantize`); `arrays` are the importance matrix.
+    """Quantizes as `job` tells (the arguments of `quantizer.quantize`), and if `anew` rounds once more (`rounding.py`);
+    `arrays` are the importance matrix.
 
     Says `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
     each with the type it gets, or None where it keeps its own. With `dry_run` nothing is written.
     """
     cap(())
-    source, target = Path(job.pop("source")), Path(job.pop("target"))
+    source, target, anew = Path(job.pop("source")), Path(job.pop("target")), job.pop("anew", False)
+    means, moments = imatrix.apart(arrays)
     tensors: list[list[str | None]] = []
 
     def started(number: int, count: int, name: str) -> None:
@@ -37,9 +41,13 @@ def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]
         tensors[-1][1] = name
 
     try:
-        quantize(source, target, importance=dict(arrays), started=started, typed=typed, **job)
+        quantize(source, target, importance=means, started=started, typed=typed, **job)
     except ModelError as error:
         raise ModelError(_explained(error.message, tensors), error.param) from None
+    if anew and not job["dry_run"]:
+        numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
+        again = lambda name: say([numbers[name], len(tensors), f"{name} once more"])  # noqa: E731
+        round_anew(source, target, moments, job["threads"], again)
     if not job["dry_run"]:
         _check(read_header(target))
     return tensors

@@ -20,6 +20,7 @@ from .calibration import Data
 from .imatrix import Matrix
 from .measuring import Measure, Progress, Units, mean
 from .pace import Pace
+from .rounding import ROUNDING
 from .schemes import BLOCKS, SCHEMES, TYPE_NUMBERS, Scheme, find
 from .variant import Plan, Recipe, Source
 
@@ -182,7 +183,9 @@ def search(
     choice = _settled(found, costs, room, budget.pace)
     types = _types(choice)
     about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
-    mixed = variant.plan(varied, Recipe(_nearest_scheme(types), types=types, matrix=matrix, about=about))
+    if matrix.moments():
+        about["galago.quantize.rounding"] = ROUNDING
+    mixed = variant.plan(varied, Recipe(_nearest_scheme(types), types=types, matrix=matrix, anew=True, about=about))
     last = {"mix": _mixed(kept | types), **({"stock": _made(stock)} if stock else {})}
     result = measure(last, progress)
     read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
@@ -228,13 +231,13 @@ def _types(choice: Choice) -> dict[str, str]:
     return {tensor.name: kind for group, kind in choice.items() for tensor in group.tensors}
 
 
-def _mixed(types: Mapping[str, str]) -> dict[str, Any]:
-    return {"ftype": 7, "pure": True, "types": [(name, TYPE_NUMBERS[kind]) for name, kind in types.items()]}
+def _mixed(types: Mapping[str, str], anew: bool = True) -> dict[str, Any]:
+    return {"ftype": 7, "pure": True, "anew": anew, "types": [(name, TYPE_NUMBERS[t]) for name, t in types.items()]}
 
 
 def _made(plan: Plan) -> dict[str, Any]:
     """How `variant.make` has llama.cpp make it."""
-    return _mixed(plan.recipe.types) if plan.recipe.types else {"ftype": plan.recipe.scheme.ftype}
+    return _mixed(plan.recipe.types, plan.recipe.anew) if plan.recipe.types else {"ftype": plan.recipe.scheme.ftype}
 
 
 def _whole(found: Sequence[Group]) -> dict[str, Choice]:

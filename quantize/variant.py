@@ -81,11 +81,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make a variant: a scheme, the types of single tensors where they are chosen, and an importance matrix."""
+    """How to make a variant: a scheme, the types of single tensors where they are chosen, and an importance matrix.
+
+    `anew`: rounded once more (`rounding.py`), where the matrix has what that needs.
+    """
 
     scheme: Scheme
     types: Mapping[str, str] = field(default_factory=dict)
     matrix: Matrix | None = None
+    anew: bool = False
     about: Mapping[str, str | int] = field(default_factory=dict)
     """More metadata for the file."""
 
@@ -300,8 +304,11 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
         "threads": default_threads(),
         "metadata": about,
         "dry_run": dry_run,
+        "anew": recipe.anew,
     }
-    arrays: dict[str, NDArray[np.float32]] = recipe.matrix.means() if recipe.matrix else {}
+    arrays: dict[str, NDArray[np.float32]] = {}
+    if recipe.matrix is not None:
+        arrays = recipe.matrix.arrays() if recipe.anew and not dry_run else recipe.matrix.means()
     return dict(child.run("rewriting", source.path.name, job, arrays, lambda said: progress(*said)))
 
 

@@ -37,7 +37,7 @@ def job(model: Path, part: Path, *files: Path, **changed: Any) -> dict[str, Any]
     return {
         "model": str(model), "projector": None, "files": [str(file) for file in files], "datasets": ["a"], "chunk": 64,
         "limit": 4, "threads": 1, "part": str(part), "done": 0, "key": "k",
-        "every": 0, "bytes": 1 << 23, **changed,
+        "every": 0, "products": False, "bytes": 1 << 23, **changed,
     }  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
     if without:
         raise ConfigError("a mixture needs calibration; leave out --no-calibration", "calibration")
     _check(source, data, wish, effort)
-    data = replace(data, every=measuring.EVERY, limit=2 * calibration.BUILTIN_UNITS if not data.files else None)
+    limit = None if data.files else 2 * calibration.BUILTIN_UNITS
+    data = replace(data, every=measuring.EVERY, products=True, limit=limit)
     matrix = collect(data, part)
     most = memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
     room = search.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
@@ -76,6 +77,9 @@ def lines(found: Found) -> list[str]:
         f"  searched on   {', '.join(map(report.printable, found.searched_on))}",
         f"  divergence    predicted {found.predicted:.5f}, measured {_nats(found.mixture)}",
     ]
+    matrix = found.plan.recipe.matrix
+    if matrix is None or not matrix.moments():
+        told.append("  rounded weight by weight: how inputs go together no importance matrix tells, only data does")
     if found.stock:
         told.append(f"  {found.stock:<14}{_nats(found.stock_measured)}")
     if found.beaten:

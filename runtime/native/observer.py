@@ -1,7 +1,8 @@
 """Sees the inputs of matrix products while llama.cpp computes them, and adds up their squares by columns.
 
 What it sums is what llama-imatrix does (`IMatrixCollector::collect_imatrix` in tools/imatrix/imatrix.cpp), in float64,
-and of products of fewer than 16 rows too, as answers are short. Knows nothing of files.
+and of products of fewer than 16 rows too, as answers are short; and, where that is wanted, the products of columns with
+each other. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -16,20 +17,26 @@ from .ggml import Tensor, check_layout
 from .library import llama
 
 _F32 = 0
+_WIDEST = 256
+"""Columns whose products with each other are added up: as many as the largest blocks of weights have."""
 
 
 class Observer:
     """Sums for the weights in `wanted`: of squared inputs (experts x columns) and of rows seen, by the weights' names.
 
-    Give its `callback` to whatever computes, and keep the observer for as long. Not for two threads at once.
+    With `products`, also the sums of products of two inputs, within each so many neighbouring columns (columns / n x n
+    x n, float32); of experts there are none. Give its `callback` to whatever computes, and keep the observer for as
+    long. Not for two threads at once.
     """
 
-    def __init__(self, wanted: Collection[str]) -> None:
+    def __init__(self, wanted: Collection[str], products: bool = False) -> None:
         check_layout()
         self._wanted = {name.encode() for name in wanted}
+        self._multiplies = products
         self._error: Exception | None = None
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.counts: dict[str, NDArray[np.float64]] = {}
+        self.products: dict[str, NDArray[np.float32]] = {}
         self.callback = llama.ggml_backend_sched_eval_callback(self._called)
 
     def check(self) -> None:
@@ -64,6 +71,9 @@ class Observer:
         else:
             rows = values.reshape(-1, values.shape[-1])
             self._add(name, 1, slice(None), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows))
+            if self._multiplies and (width := _width(rows.shape[1])):
+                columns = rows.T.reshape(-1, width, len(rows))
+                self.products[name] = self.products.get(name, np.float32(0)) + columns @ columns.transpose(0, 2, 1)
 
     def _see_experts(self, name: str, experts: int, values: NDArray[np.float32], chosen: NDArray[np.int32]) -> None:
         """`values`: 1 x tokens x (1 or chosen) x columns; `chosen`: 1 x 1 x tokens x chosen."""
@@ -81,6 +91,11 @@ class Observer:
             self.counts[name] = np.zeros(experts)
         self.sums[name][expert] += squares
         self.counts[name][expert] += rows
+
+
+def _width(columns: int) -> int:
+    """The most that divide the columns evenly and are whole blocks of weights; 0 where none do."""
+    return max((n for n in range(32, _WIDEST + 1, 32) if columns % n == 0), default=0)
 
 
 def _name(weights: Tensor) -> bytes:

@@ -94,6 +94,11 @@ class Plan:
         made_by = [str(FORM), self.combinations[0].key, metadata.version("llama-cpp-python"), self.set]
         return self.folder / hashlib.blake2b("\0".join(made_by).encode(), digest_size=8).hexdigest()
 
+    @property
+    def media(self) -> Path:
+        """Encoded pictures and sounds, which variants of the text model share."""
+        return self.work / "media"
+
 
 def evaluate(plan: Plan, tell: Callable[[str, float], None]) -> dict[str, Any]:
     """The results, but for their `sensitivity`. `tell` hears how far it is. Raises `GalagoError`."""
@@ -184,6 +189,7 @@ def _scored(plan: Plan, combination: Combination, progress: Progress) -> list[Re
         str(_path(plan, FIDELITY, combination)),
         plan.threads,
         plan.gpu_layers,
+        str(plan.media),
     )
     progress.begin(FIDELITY)
     _run(job, combination.name, lambda share: progress.advance(FIDELITY, combination.name, share))
@@ -230,6 +236,7 @@ def _answered(plan: Plan, combination: Combination, progress: Progress) -> list[
         threads=plan.threads or default_threads(),  # a number that changes would change answers' last digits
         slots=1,
         gpu_layers=plan.gpu_layers,
+        cache_dir=plan.media,
         isolated=True,
     ) as model:
         possible = answering.answerable(plan.asked, model.info.vision, model.info.audio)

@@ -28,11 +28,13 @@ from ..runtime.config import default_threads
 from ..runtime.engine.governor import Governor
 from ..runtime.model import CHATML
 from ..runtime.native.context import BATCH, Context
-from ..runtime.native.projector import MediaChunk, Projector, encode_first
+from ..runtime.native.library import build_info
+from ..runtime.native.projector import MediaChunk, Projector, embedded_by, encode_first
 from ..runtime.native.weights import Weights
 from ..runtime.prompt.chat import PromptBuilder
 from ..runtime.prompt.media import MediaLimits
 from ..runtime.prompt.template import ChatTemplate
+from ..runtime.store import Store
 from ..runtime.tokens import Item, MediaSpan, Row
 from ..runtime.values import Message
 from . import passages as sets
@@ -45,6 +47,8 @@ STRETCH = 512
 """Tokens of plain text read at a time, of which the second half counts, as in llama-perplexity."""
 
 _SHORTEST = 16
+_MEDIA = 1 << 30
+"""Bytes of encoded media on disk."""
 _LOGITS = 64 << 20
 """Bytes of logits that a step may leave."""
 _BLOCK = 10 << 20
@@ -54,7 +58,8 @@ _BLOCK = 10 << 20
 @dataclass(frozen=True, slots=True)
 class Job:
     """`rows` and `base` are the baseline's files; `base` is empty in the baseline's own run. `most` bounds the
-    questions of each group and the stretches of each text."""
+    questions of each group and the stretches of each text. `media` is a folder for encoded pictures and sounds, which
+    are the same for every model beside one projector; empty for none."""
 
     weights: str
     projector: str
@@ -66,6 +71,7 @@ class Job:
     records: str
     threads: int | None = None
     gpu_layers: int = -1
+    media: str = ""
 
 
 class Stretch(NamedTuple):
@@ -83,7 +89,7 @@ class Stretch(NamedTuple):
 class Reader:
     """A loaded variant that turns passages into stretches, and those into logits."""
 
-    def __init__(self, files: ModelFiles, threads: int | None, gpu_layers: int) -> None:
+    def __init__(self, files: ModelFiles, threads: int | None, gpu_layers: int, media: str = "") -> None:
         most = threads or default_threads()
         self.weights = Weights(files.weights, gpu_layers)
         cells = min(self.weights.context_length, CELLS)
@@ -91,13 +97,23 @@ class Reader:
         self._wanted = max(1, min(BATCH, _LOGITS // (4 * self.weights.vocab_size)))
         self._context = Context(self.weights, cells, 1, most, guesses=self._wanted - 1)
         self._governor = Governor(most) if threads is None else None
-        self.projector = None
+        self.projector, self._store = None, None
         if files.projector is not None:
-            largest = min(BATCH, cells)
-            self.projector = Projector(files.projector, self.weights, most, largest, gpu_layers != 0, 64 << 20)
+            largest, use_gpu = min(BATCH, cells), gpu_layers != 0
+            if media:  # what cannot be kept is computed again
+                made_by = (*embedded_by(files.projector, use_gpu), build_info())
+                self._store = Store(Path(media), made_by, _MEDIA, lambda _: None)
+            self.projector = Projector(
+                files.projector, self.weights, most, largest, use_gpu, cache_bytes=64 << 20, store=self._store
+            )
         source = files.header.chat_template or CHATML
         template = ChatTemplate(source, self.weights.text_of(self.weights.bos), self.weights.text_of(self.weights.eos))
         self._prompts = PromptBuilder(self.weights, self.projector, template, source, MediaLimits(), cells)
+
+    def close(self) -> None:
+        """Writes what is still waiting to be kept."""
+        if self._store is not None:
+            self._store.close()
 
     def has(self, sense: sets.Sense) -> bool:
         vision = self.projector is not None and self.projector.vision
@@ -162,7 +178,7 @@ class Reader:
 
 def run(job: Job) -> None:
     """Scores every passage that has no record yet."""
-    reader = Reader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers)
+    reader = Reader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers, job.media)
     work: list[tuple[str, Passage, Stretch | None]] = []
     questions, texts = (list(map(Path, names)) for names in (job.questions, job.texts))
     for number, passage in enumerate(sets.gather(questions, texts, job.most)):
@@ -187,6 +203,7 @@ def run(job: Job) -> None:
                     raise
                 records.add(about | {"failed": error.message})
         print(index + 1, len(work), flush=True)
+    reader.close()
     records.finish()
 
 

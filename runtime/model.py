@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 import time
@@ -27,7 +26,7 @@ from .native.backend import NativeBackend
 from .native.context import BATCH, Context
 from .native.library import build_info
 from .native.penalties import WINDOW
-from .native.projector import Projector
+from .native.projector import Projector, embedded_by
 from .native.sampler import Constraint, Sampler
 from .native.weights import Weights
 from .placement import Placement
@@ -82,7 +81,9 @@ class Model:
                 weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
                 self._closers.append(weights.close)
                 self.context_length = context_length(config, weights)
-                self._store = self._open_store(files, config)
+                paths = (files.weights, files.projector, *(adapter.path for adapter in files.adapters))
+                made_by = [fingerprint(path) if path else "" for path in paths]
+                self._store = self._open_store(config, *made_by, config.kv_type, config.flash_attention)
                 self._projector = self._load_projector(files, threads, config, placement)
                 adapters = self._load_adapters(files)
                 drafter = self._load_drafter(files.draft, config.slots, threads) if files.draft else None
@@ -312,6 +313,7 @@ class Model:
         if files.projector is None:
             return None
         largest = min(BATCH, self.context_length)
+        store = self._open_store(config, *embedded_by(files.projector, placement.projector))
         projector = Projector(
             files.projector,
             self._weights,
@@ -319,20 +321,16 @@ class Model:
             largest,
             use_gpu=placement.projector,
             cache_bytes=config.media_bytes,
-            store=self._store,
+            store=store,
         )
         self._closers.append(projector.close)
         return projector
 
-    def _open_store(self, files: ModelFiles, config: ModelConfig) -> Store | None:
-        """The cache folder, as far as its files are of this very model, computed by this very build."""
+    def _open_store(self, config: ModelConfig, *made_by: str) -> Store | None:
+        """The cache folder, as far as its files were made by these, and by this very build."""
         if config.cache_folder is None:
             return None
-        paths = (files.weights, files.projector, *(adapter.path for adapter in files.adapters))
-        made_by = [fingerprint(path) if path else "" for path in paths]
-        made_by += [config.kv_type, config.flash_attention, build_info()]
-        key = hashlib.blake2b("\0".join(made_by).encode(), digest_size=16).hexdigest()
-        store = Store(config.cache_folder, key, config.cache_disk_mib * 2**20, tell)
+        store = Store(config.cache_folder, (*made_by, build_info()), config.cache_disk_mib * 2**20, tell)
         self._closers.append(store.close)
         return store
 

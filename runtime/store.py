@@ -15,7 +15,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _MAGIC = b"GALAGO-CACHE-1\n"
 _UNFINISHED = ".part"
 _DIGEST = 32
 _LONGEST_HEADER = 16 * 2**20
+_TRIMS = 64
+"""The folder is looked through whenever so small a part of the limit has been written."""
 DAYS = 30
 
 
@@ -41,20 +43,21 @@ class Entry:
 
 
 class Store:
-    """The files of one model (`key`) in `folder`; of all models together at most `limit` bytes are kept, for `DAYS`.
+    """What was `made_by` one model and build in `folder`; of all together about `limit` bytes are kept, for `DAYS`.
 
     Writing happens on a thread of its own. `warn` hears of files that could not be used.
     """
 
-    def __init__(self, folder: Path, key: str, limit: int, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, made_by: Sequence[str], limit: int, warn: Callable[[str], None]) -> None:
         self._folder = private_folder(folder)
-        self._key = key
+        self._key = hashlib.blake2b("\0".join(made_by).encode(), digest_size=16).hexdigest()
         self._limit = limit
         self._warn = warn
         self._writes: queue.SimpleQueue[tuple[str, dict[str, Any], bytes | memoryview] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._lock = threading.Lock()
         trim(folder, limit)
+        self._written = 0
         self._thread = threading.Thread(target=self._run, name="galago-store", daemon=True)
         self._thread.start()
 
@@ -104,7 +107,10 @@ class Store:
             name, about, data = write
             try:
                 _write(self.path(about["kind"], name), about, data)
-                trim(self._folder, self._limit)
+                self._written += len(data)
+                if self._written > self._limit // _TRIMS:
+                    trim(self._folder, self._limit)
+                    self._written = 0
             except OSError as error:
                 self._warn(f"{self._folder} took no more of the cache: {error.strerror}")
             with self._lock:

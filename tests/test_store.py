@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from galago.models.errors import ConfigError
+from galago.models.ref import builtin_folder
 from galago.runtime import load
 from galago.runtime.store import DAYS, Store, clear, entries, trim
 from served import DATA
@@ -89,6 +90,25 @@ def test_clearing_deletes_the_cache_and_nothing_else(folder: Path) -> None:
     other = folder / "notes.txt"
     other.write_text("mine")
     assert clear(folder) == 1 and not path.exists() and other.exists() and not list(entries(folder))
+
+
+def test_the_folder_stays_about_as_large_as_it_may(folder: Path) -> None:
+    store = Store(folder, ["k"], 100_000, lambda _: None)
+    for i in range(30):
+        store.put("state", str(i), {}, b"d" * 10_000)
+        while not store.path("state", str(i)).exists():
+            time.sleep(0.001)
+    store.close()
+    assert 80_000 < sum(entry.size for entry in entries(folder)) < 110_000
+
+
+def test_a_picture_encoded_for_one_model_is_there_for_another_with_the_same_projector(folder: Path) -> None:
+    pictures = []
+    for weights in ("text-Q8_0.gguf", "text-F16.gguf"):
+        with load(builtin_folder() / weights, mmproj=builtin_folder() / "mmproj-Q8_0.gguf", cache_dir=folder) as model:
+            model.chat("Count the shapes.", image=DATA / "picture-5.png")
+        pictures.append([entry.path for entry in entries(folder) if entry.about["kind"] == "media"])
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 1
 
 
 def test_a_conversation_goes_on_after_a_restart(folder: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import InvalidRequest, ModelError
+from ...models.fingerprint import fingerprint
 from ..store import Store
 from ..tokens import Item, MediaSpan
 from .library import NO_REASON, mtmd, take_errors
@@ -96,6 +97,11 @@ def encode_first(chunks: list[MediaChunk]) -> None:
     One call that nothing can interrupt, seconds long for a picture on a small CPU.
     """
     chunks[0].projector.encode_first(chunks)
+
+
+def embedded_by(path: Path, use_gpu: bool) -> tuple[str, ...]:
+    """What embeddings depend on, beside this build of llama.cpp, for a store of them. No text model is among it."""
+    return fingerprint(path), "media on a GPU" if use_gpu else "media on the CPU"
 
 
 class Projector:

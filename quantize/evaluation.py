@@ -130,7 +130,7 @@ def _evaluate(plan: Plan, progress: Progress) -> dict[str, Any]:
         for c in plan.combinations
     ]
     for variant in variants:
-        variant["warnings"] = verdict.warnings(variant, variants[0])
+        variant["warnings"] = verdict.warnings(variant, variants[0], plan.wanted)
     machine = this_machine()
     recommended = verdict.recommend(variants, variants[0], plan.wanted)
     return {

@@ -36,6 +36,9 @@ class Constraints:
     loss: Mapping[str, float] = field(default_factory=dict)
 
 
+_ANY = Constraints()
+
+
 def losses(text: str) -> dict[str, float]:
     """`vision=1,text=0.5` as points by sense. Raises `ConfigError`."""
     found = {}
@@ -54,16 +57,16 @@ def lost(variant: Variant, baseline: Variant, sense: str) -> float | None:
     return None if here is None or there is None else 100 * (there["accuracy"] - here["accuracy"])
 
 
-def warnings(variant: Variant, baseline: Variant) -> list[str]:
+def warnings(variant: Variant, baseline: Variant, wanted: Constraints = _ANY) -> list[str]:
     """What a look at text alone would miss."""
     found = [
         f"cannot take {one['share']:.0%} of the questions on {NAMES[sense]}: {one['reason']}"
         for sense, one in variant["failed"].items()
     ]
-    return found + _senses_lost(variant, baseline) + _odd_answers(variant, baseline)
+    return found + _senses_lost(variant, baseline, wanted) + _odd_answers(variant, baseline)
 
 
-def _senses_lost(variant: Variant, baseline: Variant) -> list[str]:
+def _senses_lost(variant: Variant, baseline: Variant, wanted: Constraints) -> list[str]:
     found = []
     text = variant["fidelity"].get("text")
     healthy = text is None or text["top1"] >= LEAST_AGREEMENT
@@ -79,7 +82,15 @@ def _senses_lost(variant: Variant, baseline: Variant) -> list[str]:
             found.append(f"has {gone}{beside}: {NAMES[sense]} tell it {told}")
         elif beside and one is not None and one["top1"] < LEAST_AGREEMENT:
             found.append(f"{worse} worse{beside}: it says the same on {NAMES[sense]} {one['top1']:.0%} of the time")
+        elif beside and (points := _surely_lost(variant, baseline, sense)) > wanted.loss.get(sense, USUAL_LOSS):
+            found.append(f"{worse} worse{beside}: {points:.1f} points fewer right on {NAMES[sense]}")
     return found
+
+
+def _surely_lost(variant: Variant, baseline: Variant, sense: str) -> float:
+    """Points of accuracy, 0 where they may be chance."""
+    change = variant["tasks"].get(sense, {}).get("change")
+    return (lost(variant, baseline, sense) or 0.0) if change is not None and change["high"] < 0 else 0.0
 
 
 def _odd_answers(variant: Variant, baseline: Variant) -> list[str]:

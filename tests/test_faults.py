@@ -139,7 +139,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 def test_a_fault_is_told_and_not_recommended(variants: dict[str, dict[str, Any]], fault: str, says: list[str]) -> None:
     whole, hurt = variants["whole"], variants[fault]
     assert not whole["warnings"]
-    assert set(hurt["warnings"]) or fault == "ear layer"  # which only answers less often, and is left for that
+    assert set(hurt["warnings"]) or fault == "ear layer"  # on so few questions its 8 points fewer may be chance
     for text in says:
         assert any(text in warning for warning in hurt["warnings"]), hurt["warnings"]
     smaller = hurt | {"bytes": hurt["bytes"] // 2}

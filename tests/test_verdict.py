@@ -123,6 +123,14 @@ def test_a_variant_that_sees_worse_is_told_apart_from_one_that_is_worse() -> Non
     assert not warnings(SMALL | {"fidelity": {"text": worse, "image": worse}}, BASE)
 
 
+def test_fewer_right_answers_in_one_sense_are_told_where_they_are_no_chance() -> None:
+    hurt = SMALL | {"tasks": {"text": task(0.8), "image": task(0.72)}}
+    assert warnings(hurt, BASE) == ["sees worse though its text is fine: 8.0 points fewer right on pictures"]
+    assert not warnings(hurt, BASE, Constraints(loss={"image": 10.0}))
+    chance = task(0.72) | {"change": {"mean": -0.08, "low": -0.2, "high": 0.05}}
+    assert not warnings(SMALL | {"tasks": {"text": task(0.8), "image": chance}}, BASE)
+
+
 def test_the_front_leaves_out_what_another_beats() -> None:
     beaten = variant("Q5_0", 600, 0.002, 70)
     assert front([BASE, GOOD, SMALL, beaten]) == ["F16", "Q8_0", "Q4_K_M"]

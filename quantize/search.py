@@ -34,7 +34,11 @@ _MEASURED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "thorough": {256: _WIDE, 32: _NARROW},
 }
 """What every group is measured as; what it would lose as other types is reckoned from these."""
-_UNITS: Mapping[str, int] = {"quick": 8, "normal": 16, "thorough": 32}
+NONE = "none"
+"""No search: the types of a scheme."""
+_UNITS: Mapping[str, int] = {NONE: 8, "quick": 8, "normal": 16, "thorough": 32}
+_METADATA = 1024
+"""Bytes in which a mixture says how it was made, more than a scheme does."""
 _BANDS = 3
 _ROUNDS = 6
 """How often a choice is made anew at most."""
@@ -90,13 +94,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has come to: the plan, the divergence that was reckoned for its mixture, and what was measured.
+    """What a search has come to: the plan, the divergence that was reckoned for its mixture, if any, and was measured.
 
     `stock` is llama.cpp's own scheme for the budget. Where that diverges less on what was searched, it is the plan.
     """
 
     plan: Plan
-    predicted: float
+    predicted: float | None
     mixture: Units
     searched_on: tuple[str, ...]
     stock: str | None = None
@@ -149,8 +153,8 @@ def budget_of(
 
 
 def check(effort: str) -> None:
-    if effort not in _MEASURED:
-        raise ConfigError(f"there is no effort {effort}; there are {', '.join(_MEASURED)}", "effort")
+    if effort not in _UNITS:
+        raise ConfigError(f"there is no effort {effort}; there are {', '.join(_UNITS)}", "effort")
 
 
 def search(
@@ -163,45 +167,68 @@ def search(
 ) -> Found:
     """The best variant in a budget, and not worse than the scheme that it names, or the largest that fits.
 
-    Of the model that reads the data; or of its projector where that is the `source`. Raises `ConfigError` where nothing
-    is so small or so fast.
+    Of the model that reads the data; or of its projector where that is the `source`. With effort `none` it has that
+    scheme's own types, rounded anew. Raises `ConfigError` where nothing is so small or so fast.
     """
     check(effort)
     varied = source or data.source
-    plain = variant.plan(varied, Recipe(find("Q4_0"), matrix=matrix))
-    movable = {t.name for t in varied.tensors if BLOCKS[plain.types[t.name]][0] > 1}
-    found = groups(varied, movable, effort)
-    if not found:
-        raise ModelError(f"{varied.path.name} has no weights that could be made smaller", "model")
-    room = budget.size - plain.size + sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
     stock = _stock(varied, matrix, budget)
     measure = Measure(data, matrix, _UNITS[effort], projector=varied.header.is_projector)
+    chosen = _of_scheme(varied, stock) if effort == NONE else _best(varied, matrix, budget, effort, measure, progress)
+    about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
+    if matrix.moments():
+        about["galago.quantize.rounding"] = ROUNDING
+    recipe = Recipe(_nearest_scheme(chosen.types), types=chosen.types, matrix=matrix, anew=True, about=about)
+    mixed = variant.plan(varied, recipe)
+    last = {"mix": _mixed(mixed.recipe.types), **({"stock": _made(stock)} if stock else {})}
+    result = measure(last, progress)
+    read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
+    if stock is None:
+        return Found(mixed, chosen.cost, result["mix"], read)
+    worse = mean(result["stock"]) < mean(result["mix"])
+    made, name = stock if worse else mixed, stock.recipe.scheme.name
+    return Found(made, chosen.cost, result["mix"], read, name, result["stock"])
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Types by the names of tensors, and what they are reckoned to cost, where it was."""
+
+    types: Mapping[str, str]
+    cost: float | None = None
+
+
+def _movable(source: Source, matrix: Matrix | None) -> tuple[Plan, set[str]]:
+    """A plan in which all that can be has a type of few bits, and the names of those tensors."""
+    plain = variant.plan(source, Recipe(find("Q4_0"), matrix=matrix))
+    return plain, {t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1}
+
+
+def _of_scheme(source: Source, stock: Plan | None) -> _Chosen:
+    if stock is None:
+        raise ConfigError("no scheme is so small or so fast; give another budget, or --effort quick", "size")
+    return _Chosen({name: stock.types[name] for name in _movable(source, None)[1]})
+
+
+def _best(source: Source, matrix: Matrix, budget: Budget, effort: str, measure: Measure, progress: Progress) -> _Chosen:
+    plain, movable = _movable(source, matrix)
+    found = groups(source, movable, effort)
+    if not found:
+        raise ModelError(f"{source.path.name} has no weights that could be made smaller", "model")
+    fixed = plain.size - sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
     kept = {name: kind for name, kind in plain.recipe.types.items() if name not in movable}
     costs = Costs(found, kept, measure, progress)
     costs.learn_whole(_whole(found))
     costs.learn((group, kind) for group in found for kind in _MEASURED[effort][group.block])
-    choice = _settled(found, costs, room, budget.pace)
-    types = _types(choice)
-    about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
-    if matrix.moments():
-        about["galago.quantize.rounding"] = ROUNDING
-    mixed = variant.plan(varied, Recipe(_nearest_scheme(types), types=types, matrix=matrix, anew=True, about=about))
-    last = {"mix": _mixed(kept | types), **({"stock": _made(stock)} if stock else {})}
-    result = measure(last, progress)
-    read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
-    if stock is None:
-        return Found(mixed, costs.total(choice), result["mix"], read)
-    worse = mean(result["stock"]) < mean(result["mix"])
-    made, name = stock if worse else mixed, stock.recipe.scheme.name
-    return Found(made, costs.total(choice), result["mix"], read, name, result["stock"])
+    choice = _settled(found, costs, budget.size - _METADATA - fixed, budget.pace)
+    return _Chosen(_types(choice), costs.total(choice))
 
 
 def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, str, float]]:
     """Of every tensor that can be quantized its name, a type of about four bits, and the divergence of the model in
     which it alone has that type, uncalibrated. Raises `ConfigError`."""
     source = data.source
-    plain = variant.plan(source, Recipe(find("Q4_0")))
-    found = groups(source, [t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1], "thorough")
+    found = groups(source, _movable(source, None)[1], "thorough")
     kinds = {group.name: _MEASURED["quick"][group.block][0] for group in found}
     own = {group.name: group.tensors[0].type_name for group in found}
     variants = {f"{name} as {kind}": _mixed(own | {name: kind}) for name, kind in kinds.items()}

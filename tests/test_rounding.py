@@ -161,3 +161,16 @@ def test_every_type_that_a_mixture_may_have_has_its_codes() -> None:
     from galago.quantize import search
 
     assert set(codes.LAYOUTS) >= search.TYPES
+
+
+def test_without_a_search_a_scheme_keeps_its_types_and_loses_less(tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "q.gguf"
+    text.write_text(WORDS * 400, encoding="utf-8")
+    given = ["quantize", str(TEXT), "--effort", "none", "--calibration", str(text), "-o", str(out)]
+    assert main([*given, "--like", "Q4_K_M"]) == 0
+    source = variant.open_source(str(TEXT))
+    plain = variant.plan(source, variant.Recipe(find("Q4_K_M")))
+    written = read_header(out)
+    assert {tensor.name: tensor.type_name for tensor in written.tensors} == plain.types
+    assert out.stat().st_size < plain.size + 4096
+    assert "GPTQ" in str(written.get("galago.quantize.rounding"))

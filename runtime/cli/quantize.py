@@ -35,7 +35,7 @@ def quantize(
         float | None, typer.Option(help="the best mixture that makes so many tokens a second here", metavar="X")
     ] = None,
     effort: Annotated[
-        str, typer.Option(help="how much is measured for a mixture: quick, normal or thorough", metavar="NAME")
+        str, typer.Option(help="how much is measured for a mixture: none, quick, normal or thorough", metavar="NAME")
     ] = "normal",
     calibration: Annotated[
         list[Path] | None,

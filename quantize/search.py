@@ -6,32 +6,27 @@ best choice is a knapsack (`allocation.py`). What a choice rests on and was only
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.errors import ConfigError, ModelError
-from ..models.header import Tensor
 from . import samples, variant
 from .allocation import Option, allocate
 from .calibration import Data
+from .costs import NARROW, WIDE, Choice, Costs, Group, groups, mixed, types_of, whole
 from .imatrix import Matrix
 from .measuring import Measure, Progress, Units, mean
 from .pace import Pace
 from .rounding import ROUNDING
-from .schemes import BLOCKS, SCHEMES, TYPE_NUMBERS, Scheme, find
+from .schemes import BLOCKS, SCHEMES, Scheme, find
 from .variant import Plan, Recipe, Source
 
-_WIDE = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-_NARROW = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-"""Types that rows of 256 and of 32 can have, smallest first."""
-TYPES = frozenset((*_WIDE, *_NARROW))
 _MEASURED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
     "quick": {256: ("Q4_K",), 32: ("IQ4_NL",)},
     "normal": {256: ("Q3_K", "Q4_K", "Q6_K"), 32: ("IQ4_NL", "Q5_0")},
-    "thorough": {256: _WIDE, 32: _NARROW},
+    "thorough": {256: WIDE, 32: NARROW},
 }
 """What every group is measured as; what it would lose as other types is reckoned from these."""
 NONE = "none"
@@ -39,47 +34,10 @@ NONE = "none"
 _UNITS: Mapping[str, int] = {NONE: 8, "quick": 8, "normal": 16, "thorough": 32}
 _METADATA = 1024
 """Bytes in which a mixture says how it was made, more than a scheme does."""
-_BANDS = 3
 _ROUNDS = 6
 """How often a choice is made anew at most."""
 _PRICES, _STEPS = (1e-9, 1e12), 24
 """Nats for a second of a token: what a price is sought between, and how often the span's logarithm is halved."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tensors that get one type together: those of a kind in a third of the layers, or a single one."""
-
-    name: str
-    tensors: tuple[Tensor, ...]
-
-    @property
-    def block(self) -> int:
-        """256 where all rows fill such blocks, else 32."""
-        return 256 if all(tensor.shape[0] % 256 == 0 for tensor in self.tensors) else 32
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """Smallest first. The last is its own, which costs no quality."""
-        return (*self.coarse, self.own)
-
-    @property
-    def coarse(self) -> tuple[str, ...]:
-        return _WIDE if self.block == 256 else _NARROW
-
-    @property
-    def own(self) -> str:
-        return self.tensors[0].type_name
-
-    def size(self, kind: str) -> int:
-        return sum(-(-variant.nbytes(tensor, kind) // 32) * 32 for tensor in self.tensors)
-
-    def as_type(self, kind: str) -> dict[str, str]:
-        return {tensor.name: kind for tensor in self.tensors}
-
-
-Choice = Mapping[Group, str]
-"""The type of every group."""
 
 
 @dataclass(frozen=True)
@@ -109,33 +67,6 @@ class Found:
     @property
     def beaten(self) -> bool:
         return self.plan.recipe.scheme.name == self.stock and not self.plan.recipe.types
-
-
-def groups(source: Source, changed: Iterable[str], effort: str) -> list[Group]:
-    """The tensors named in `changed`, those that may be quantized: one by one if `thorough`, else by kind and third."""
-    layers: dict[str, int] = {}
-    for tensor in source.tensors:
-        if found := _LAYER.match(tensor.name):
-            layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
-    by_name: dict[str, list[Tensor]] = {}
-    names = set(changed)
-    for tensor in source.tensors:
-        if tensor.name in names:
-            name = _group_name(tensor.name, layers, effort)
-            known = by_name.get(name, [tensor])[0].type
-            by_name.setdefault(name if tensor.type == known else tensor.name, []).append(tensor)
-    return [Group(name, tuple(tensors)) for name, tensors in by_name.items()]
-
-
-_LAYER = re.compile(r"(|.*\.)blk\.(\d+)\.(.*)")
-
-
-def _group_name(name: str, layers: Mapping[str, int], effort: str) -> str:
-    found = _LAYER.match(name)
-    if found is None or effort == "thorough":
-        return name
-    third = int(found[2]) * _BANDS // layers[found[1]]
-    return f"{found[1]}{found[3]} of {('the first', 'the middle', 'the last')[third]} layers"
 
 
 def budget_of(
@@ -179,14 +110,14 @@ def search(
     if matrix.moments():
         about["galago.quantize.rounding"] = ROUNDING
     recipe = Recipe(_nearest_scheme(chosen.types), types=chosen.types, matrix=matrix, anew=True, about=about)
-    mixed = variant.plan(varied, recipe)
-    last = {"mix": _mixed(mixed.recipe.types), **({"stock": _made(stock)} if stock else {})}
+    plan = variant.plan(varied, recipe)
+    last = {"mix": mixed(plan.recipe.types), **({"stock": _made(stock)} if stock else {})}
     result = measure(last, progress)
     read = tuple(path.name for path in data.files) or (samples.BUILTIN,)
     if stock is None:
-        return Found(mixed, chosen.cost, result["mix"], read)
+        return Found(plan, chosen.cost, result["mix"], read)
     worse = mean(result["stock"]) < mean(result["mix"])
-    made, name = stock if worse else mixed, stock.recipe.scheme.name
+    made, name = stock if worse else plan, stock.recipe.scheme.name
     return Found(made, chosen.cost, result["mix"], read, name, result["stock"])
 
 
@@ -218,10 +149,10 @@ def _best(source: Source, matrix: Matrix, budget: Budget, effort: str, measure: 
     fixed = plain.size - sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
     kept = {name: kind for name, kind in plain.recipe.types.items() if name not in movable}
     costs = Costs(found, kept, measure, progress)
-    costs.learn_whole(_whole(found))
+    costs.learn_whole(whole(found))
     costs.learn((group, kind) for group in found for kind in _MEASURED[effort][group.block])
     choice = _settled(found, costs, budget.size - _METADATA - fixed, budget.pace)
-    return _Chosen(_types(choice), costs.total(choice))
+    return _Chosen(types_of(choice), costs.total(choice))
 
 
 def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, str, float]]:
@@ -231,7 +162,7 @@ def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, s
     found = groups(source, _movable(source, None)[1], "thorough")
     kinds = {group.name: _MEASURED["quick"][group.block][0] for group in found}
     own = {group.name: group.tensors[0].type_name for group in found}
-    variants = {f"{name} as {kind}": _mixed(own | {name: kind}) for name, kind in kinds.items()}
+    variants = {f"{name} as {kind}": mixed(own | {name: kind}) for name, kind in kinds.items()}
     measured = Measure(data, Matrix({}), _UNITS["quick"])(variants, progress)
     return [(name, kind, mean(measured[f"{name} as {kind}"])) for name, kind in kinds.items()]
 
@@ -254,84 +185,9 @@ def _nearest_scheme(types: Mapping[str, str]) -> Scheme:
     return next(scheme for scheme in SCHEMES.values() if scheme.type == commonest)
 
 
-def _types(choice: Choice) -> dict[str, str]:
-    return {tensor.name: kind for group, kind in choice.items() for tensor in group.tensors}
-
-
-def _mixed(types: Mapping[str, str], anew: bool = True) -> dict[str, Any]:
-    return {"ftype": 7, "pure": True, "anew": anew, "types": [(name, TYPE_NUMBERS[t]) for name, t in types.items()]}
-
-
 def _made(plan: Plan) -> dict[str, Any]:
     """How `variant.make` has llama.cpp make it."""
-    return _mixed(plan.recipe.types, plan.recipe.anew) if plan.recipe.types else {"ftype": plan.recipe.scheme.ftype}
-
-
-def _whole(found: Sequence[Group]) -> dict[str, Choice]:
-    """The whole model as each type; groups that cannot have it get the one of about as many bits."""
-    kinds = dict.fromkeys(kind for group in found for kind in group.coarse)
-    return {kind: {group: _nearest(kind, group.coarse) for group in found} for kind in kinds}
-
-
-def _nearest(kind: str, types: Iterable[str]) -> str:
-    """The same, or that of about as many bits."""
-    return min(types, key=lambda other: (other != kind, abs(_bits(other) - _bits(kind))))
-
-
-def _bits(kind: str) -> float:
-    weights, size = BLOCKS[kind]
-    return 8 * size / weights
-
-
-class Costs:
-    """What a group costs as a type: measured, or reckoned from its nearest measured type by what the whole model loses
-    as either. A choice costs the sum, and what the groups lose together beyond it."""
-
-    def __init__(
-        self, found: Sequence[Group], kept: Mapping[str, str], measure: Measure, progress: Progress = lambda *_: None
-    ) -> None:
-        """`kept` are types of tensors in no group that llama.cpp would not keep by itself."""
-        self._kept, self._measure, self._progress = kept, measure, progress
-        self._own = {t.name: t.type_name for group in found for t in group.tensors}
-        self._single: dict[tuple[Group, str], float] = {}
-        self._whole: list[tuple[Choice, float]] = []
-
-    def learn(self, pairs: Iterable[tuple[Group, str]]) -> None:
-        """Measures groups as types, each alone."""
-        names = {f"{group.name} as {kind}": (group, kind) for group, kind in pairs}
-        types = {name: {**self._own, **group.as_type(kind)} for name, (group, kind) in names.items()}
-        variants = {name: _mixed({**self._kept, **own}) for name, own in types.items()}
-        for name, units in self._measure(variants, self._progress).items():
-            self._single[names[name]] = max(0.0, mean(units))
-
-    def learn_whole(self, choices: Mapping[str, Choice]) -> None:
-        """Measures all groups together, as one type each time."""
-        names = {f"all as {kind}": choice for kind, choice in choices.items()}
-        variants = {name: _mixed({**self._kept, **_types(choice)}) for name, choice in names.items()}
-        for name, units in self._measure(variants, self._progress).items():
-            self._whole.append((names[name], max(0.0, mean(units))))
-
-    def unknown(self, choice: Choice) -> list[tuple[Group, str]]:
-        return [(group, kind) for group, kind in choice.items() if kind not in (group.own, *self._known(group))]
-
-    def of(self, group: Group, kind: str) -> float:
-        if kind == group.own:
-            return 0.0
-        if (group, kind) in self._single:
-            return self._single[group, kind]
-        near = _nearest(kind, self._known(group))
-        before = self._as(group, near)
-        return self._single[group, near] * (self._as(group, kind) / before if before > 0 else 1.0)
-
-    def _known(self, group: Group) -> list[str]:
-        return [kind for other, kind in self._single if other == group]
-
-    def _as(self, group: Group, kind: str) -> float:
-        """What the whole model loses where this group, and the others as far as they can, have a type."""
-        return next(cost for choice, cost in self._whole if choice[group] == kind)
-
-    def total(self, choice: Choice) -> float:
-        return sum(self.of(group, kind) for group, kind in choice.items())
+    return mixed(plan.recipe.types, plan.recipe.anew) if plan.recipe.types else {"ftype": plan.recipe.scheme.ftype}
 
 
 def _settled(found: Sequence[Group], costs: Costs, room: int, pace: Pace | None) -> Choice:
@@ -378,7 +234,7 @@ def _seconds(found: Sequence[Group], pace: Pace) -> list[list[float]]:
 
 def _priced(picked: Callable[[float], Choice], pace: Pace) -> Choice:
     def seconds(choice: Choice) -> float:
-        return pace.seconds(_types(choice))
+        return pace.seconds(types_of(choice))
 
     choice = picked(0.0)
     if seconds(choice) <= pace.limit:

@@ -18,7 +18,7 @@ from galago.models.gguf import read_header
 from galago.models.header import Tensor
 from galago.models.ref import builtin_folder
 from galago.models.speed import Benchmark, Rate
-from galago.quantize import calibration, imatrix, measuring, pace, search, variant
+from galago.quantize import calibration, costs, imatrix, measuring, pace, search, variant
 from galago.quantize.allocation import Option, allocate
 from galago.quantize.divergence import divergences
 from galago.quantize.schemes import BLOCKS, find
@@ -80,9 +80,9 @@ def test_tensors_of_a_kind_go_together_by_thirds_of_the_layers() -> None:
     embedding = Tensor("token_embd.weight", (256, 512), 1, 0, 2 * 256 * 512)
     source = variant.Source(read_header(TEXT), (TEXT,), (embedding, *tensors))
     names = [tensor.name for tensor in source.tensors]
-    found = search.groups(source, names, "normal")
+    found = costs.groups(source, names, "normal")
     assert [len(group.tensors) for group in found] == [1, 3, 3, 3]
-    assert len(search.groups(source, names, "thorough")) == 10
+    assert len(costs.groups(source, names, "thorough")) == 10
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(
     assert found.beaten == (measuring.mean(found.stock_measured) < measuring.mean(found.mixture))
     assert found.stock == "Q4_0" and found.predicted > 0
     singles = [name for _, _, name in told if " as " in name]
-    assert len(singles) == len(set(singles)) >= len(search.groups(data.source, narrowed(data.source), "quick"))
+    assert len(singles) == len(set(singles)) >= len(costs.groups(data.source, narrowed(data.source), "quick"))
 
     again: list[str] = []
     more = search.Budget(budget.size + 20_000)
@@ -124,7 +124,7 @@ def test_a_choice_rests_on_measured_costs(searched: tuple[calibration.Data, imat
     told: list[str] = []
     budget = search.budget_of(data.source, matrix, None, None, "Q5_0")
     found = search.search(data, matrix, budget, "quick", lambda _i, _n, name: told.append(name))
-    for group in search.groups(data.source, narrowed(data.source), "quick"):
+    for group in costs.groups(data.source, narrowed(data.source), "quick"):
         kinds = {found.plan.recipe.types[tensor.name] for tensor in group.tensors}
         kind = kinds.pop()
         assert not kinds and (kind == group.own or measured_before(data, matrix, f"{group.name} as {kind}"))
@@ -132,11 +132,11 @@ def test_a_choice_rests_on_measured_costs(searched: tuple[calibration.Data, imat
 
 def measured_before(data: calibration.Data, matrix: imatrix.Matrix, name: str) -> bool:
     """Whether it is in the record of measurements: asking again tells of no progress."""
-    found = search.groups(data.source, narrowed(data.source), "quick")
+    found = costs.groups(data.source, narrowed(data.source), "quick")
     told: list[str] = []
     measure = measuring.Measure(data, matrix, search._UNITS["quick"])
-    costs = search.Costs(found, {}, measure, lambda _i, _n, name: told.append(name))
-    costs.learn((group, kind) for group in found for kind in group.types if name == f"{group.name} as {kind}")
+    known = costs.Costs(found, {}, measure, lambda _i, _n, name: told.append(name))
+    known.learn((group, kind) for group in found for kind in group.types if name == f"{group.name} as {kind}")
     return not told
 
 
@@ -191,7 +191,7 @@ def test_a_wanted_speed_is_kept_at_the_least_loss(
 ) -> None:
     """On a CPU that reads Q4_0 twice as fast as the rest, some weights become that, and no more than must."""
     data, matrix, _ = searched
-    rates = {kind: Rate(2e8 if kind == "Q4_0" else 1e8, 1e9, 0.0) for kind in (*search.TYPES, "F16", "F32")}
+    rates = {kind: Rate(2e8 if kind == "Q4_0" else 1e8, 1e9, 0.0) for kind in (*costs.TYPES, "F16", "F32")}
     benchmark = Benchmark(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, rates)
     whole = dict.fromkeys(narrowed(data.source), "Q8_0")
     usual = 1 / pace.pace(data.source, 1.0, benchmark).seconds(whole)
@@ -224,7 +224,7 @@ def test_a_projector_loses_by_what_its_model_says_of_what_it_sees(tmp_path: Path
     found = measure({name: search._made(plan) for name, plan in plans.items()})
     assert [[kind for kind, _, _ in units] for units in found.values()] == [["pictures"], ["pictures"]]
     assert 0 < measuring.mean(found["Q8_0"]) < measuring.mean(found["Q4_0"])
-    names = {group.name for group in search.groups(eyes, plans["Q4_0"].recipe.types, "normal")}
+    names = {group.name for group in costs.groups(eyes, plans["Q4_0"].recipe.types, "normal")}
     assert {"v.ffn_up.weight of the first layers", "a.ffn_up.weight of the last layers"} <= names
 
 

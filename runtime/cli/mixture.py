@@ -48,12 +48,12 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
 
 
 def _pace(source: Source, wanted: float | None) -> Pace | None:
-    from ...quantize import pace, search
+    from ...quantize import costs, pace
     from ..benchmark import measured
 
     if wanted is None:
         return None
-    return pace.pace(source, wanted, measured(search.TYPES | set(pace.types(source))))
+    return pace.pace(source, wanted, measured(costs.TYPES | set(pace.types(source))))
 
 
 def _check(source: Source, data: Data, wish: Wish, effort: str) -> None:

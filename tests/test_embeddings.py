@@ -23,6 +23,7 @@ from galago.runtime import LocalModel, load
 from galago.runtime.config import ModelConfig
 from galago.runtime.embedder import Embedder
 from galago.runtime.engine.gather import Gatherer
+from galago.runtime.native.weights import Weights
 from galago.runtime.tasks import Embed
 from galago.runtime.worker.worker import Worker
 from served import Server, serving
@@ -127,6 +128,21 @@ def test_a_text_too_long_names_itself_and_both_numbers(embedder: LocalModel) -> 
 def test_control_tokens_in_a_text_stay_text(path: Path) -> None:
     with load(path, threads=1) as model:
         assert np.abs(np.subtract(model.embed("[SEP] cat"), model.embed("[sep] cat"))).max() < 1e-6
+
+
+def test_words_lose_their_accents_as_berts_do(tmp_path: Path) -> None:
+    """Marks that take no space; vowels of Devanagari that do stay, and Hangul falls into its letters."""
+    more = ["▁\u0915\u093e", "▁\u1100", "\u1161"]
+    weights = Weights(bert.write(tmp_path / "bert.gguf", tokens=[*bert.VOCABULARY, *more]), gpu_layers=0)
+
+    def pieces(text: str) -> list[str]:
+        names = [*bert.VOCABULARY, *more]
+        return [names[token] for token in weights.tokenize(text, parse_special=False)]
+
+    assert pieces("Á càt") == ["▁a", "▁cat"]
+    assert pieces("\u0915\u0941\u093e") == ["▁\u0915\u093e"]
+    assert pieces("\uac00") == ["▁\u1100", "\u1161"]
+    weights.close()
 
 
 def test_a_chat_model_refuses_to_embed_and_an_embedding_model_to_chat(embedder: LocalModel, model: LocalModel) -> None:

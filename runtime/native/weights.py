@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,9 @@ Progress = Callable[[float], None]
 
 _FILLING = 128
 """Tokens by which two sizes of one vocabulary may differ; llama.cpp allows as many."""
+
+_LOWERCASE, _STRIP = b"tokenizer.ggml.normalizer.lowercase", b"tokenizer.ggml.normalizer.strip_accents"
+_BOOLEAN = 2  # of enum llama_model_kv_override_type in llama.h
 
 _SAMPLE = 7
 """One token of so many is compared: another vocabulary shows at once, and all of 128,000 would take a while."""
@@ -44,6 +48,9 @@ class Weights:
                 progress(fraction)
             return True
 
+        overrides = (llama.llama_model_kv_override * 2)()  # the last one ends them
+        overrides[0].key, overrides[0].tag, overrides[0].value.val_bool = _STRIP, _BOOLEAN, False
+        params.kv_overrides = overrides
         callback = llama.llama_progress_callback(report)
         params.progress_callback = callback
         take_errors()
@@ -56,6 +63,7 @@ class Weights:
             give_back_file(path.with_name(name))
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)
+        self._strips = self._strips_accents()
         self._pieces: dict[int, bytes] = {}
         self._spelled: set[int] = set()
 
@@ -63,6 +71,19 @@ class Weights:
         if self.handle:
             llama.llama_model_free(self.handle)
             self.handle = None
+
+    def _strips_accents(self) -> bool:
+        """Whether words lose their accents. llama.cpp, which takes every mark for one, the vowels of India's scripts
+        too, is kept from it; it is done here as BERT does: marks that take no space, and Hangul in letters."""
+        if llama.llama_vocab_type(self.vocab) != llama.LLAMA_VOCAB_TYPE_WPM:
+            return False
+        return (self._metadata(_STRIP) or self._metadata(_LOWERCASE) or "true") == "true"
+
+    def _metadata(self, key: bytes) -> str | None:
+        """As it stands in the file."""
+        text = ctypes.create_string_buffer(32)
+        found = llama.llama_model_meta_val_str(self.handle, key, text, len(text))
+        return text.value.decode(errors="replace") if found >= 0 else None
 
     @property
     def attention(self) -> float:
@@ -113,6 +134,8 @@ class Weights:
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
         """Token ids of `text`; the tokens that the model puts around texts only with `add_special`."""
+        if self._strips:
+            text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
         data = text.encode("utf-8", "replace")
         if not data and not add_special:
             return []

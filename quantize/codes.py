@@ -73,8 +73,15 @@ class Layout:
         self.pack(blocks, codes + np.uint8(len(self.values) - 1))
         return least, (self.unpack(blocks) - least) / (self.values[-1] - self.values[0])
 
+    @cached_property
+    def even(self) -> bool:
+        """Whether the values are equally far from each other, one step."""
+        return bool((np.diff(self.values) == 1).all())
+
     def nearest(self, steps: Floats) -> Bytes:
         """The codes of numbers that are told in steps from that of code 0."""
+        if self.even:
+            return np.clip(np.rint(steps), 0, len(self.values) - 1).astype(np.uint8)
         return np.searchsorted(self.middles - self.values[0], steps).astype(np.uint8)
 
 

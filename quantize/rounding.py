@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 ROUNDING = "GPTQ within 256 columns, llama.cpp's scales"
 DAMPING = 0.1
 """Of the mean square of all inputs, added to each: so that what was seldom seen is not taken for certain."""
-_TOGETHER = 32
+_TOGETHER = 16
 """Columns after which their errors are carried on to all others."""
 _ROWS = 1024
 """Of a tensor, rounded at once by a thread."""

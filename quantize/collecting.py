@@ -20,6 +20,8 @@ from .reading import Reader
 _SAVED_EVERY = 30.0
 _OUTPUT = "output.weight"
 """A table that is the input's too is left to llama.cpp: what rounding anew wins of it as output it loses as input."""
+_PRODUCTS = 64 << 20
+"""Products of inputs that are added up: 256 MB, and more where a model has more columns than that is for."""
 DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
@@ -32,8 +34,8 @@ def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
     model, part = Path(job["model"]), Path(job["part"])
     projector = Path(job["projector"]) if job["projector"] else None
     cap([job["bytes"]])
-    wanted = _wanted(model, job["products"]) | (_wanted(projector, job["products"]) if projector else set())
-    observer = Observer(wanted, job["products"])
+    wanted = _wanted(model, job["products"]) | (_wanted(projector, job["products"]) if projector else {})
+    observer = Observer(wanted, _PRODUCTS if job["products"] else 0)
     before = imatrix.read(part) if job["done"] else None
     with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:
         units = reader.units(samples.read([Path(file) for file in job["files"]]))[: job["limit"]]
@@ -61,12 +63,12 @@ def _save(part: Path, observer: Observer, before: Matrix | None, done: int, job:
     imatrix.write(part, matrix, {DONE: done, KEY: job["key"]})
 
 
-def _wanted(path: Path, output: bool) -> set[str]:
-    """Matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a projector; with
-    `output` also the one that makes logits."""
+def _wanted(path: Path, output: bool) -> dict[str, int]:
+    """The columns of matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a
+    projector; with `output` also the one that makes logits."""
     header = read_header(path)
     return {
-        tensor.name
+        tensor.name: tensor.shape[0]
         for tensor in header.tensors
         if len(tensor.shape) >= 2 and tensor.name.endswith(".weight")
         if header.is_projector or tensor.name.startswith("blk.") or (output and tensor.name == _OUTPUT)

@@ -24,6 +24,7 @@ from ..runtime.config import default_threads
 from . import child, samples
 from .calibration import Data
 from .imatrix import Matrix
+from .rounding import ROUNDING
 
 Progress = Callable[[int, int, str], None]
 """Called with how many variants are measured, how many there will be, and which one it was."""
@@ -123,7 +124,7 @@ class Measure:
         versions = [metadata.version("galago"), metadata.version("llama-cpp-python")]
         held_back = replace(self.data, every=EVERY).key
         importance = self.matrix.digest if self.matrix else None
-        facts = [held_back, importance, self.units, self.projector, samples.digest(self.data.files), versions]
+        facts = [held_back, importance, ROUNDING, self.units, self.projector, samples.digest(self.data.files), versions]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

@@ -64,7 +64,7 @@ def test_products_of_inputs_that_go_together_lose_less(kind: str) -> None:
     inputs = (inputs + random.standard_normal(inputs.shape)).astype(np.float32)
     moments = np.stack([part.T @ part / len(part) for part in np.split(inputs, 2, axis=1)])
     blocks = quantized(kind, weights)
-    anew = rounding.rounded(LAYOUTS[kind], blocks.copy(), weights, [rounding.factor(m) for m in moments])
+    anew = rounding.rounded(LAYOUTS[kind], blocks.copy(), weights, [rounding.part(m) for m in moments])
 
     def lost(made: NDArray[np.uint8]) -> float:
         return float(np.square(inputs @ (LAYOUTS[kind].unpack(made) - weights).T).mean())
@@ -76,7 +76,7 @@ def test_inputs_that_have_nothing_to_do_with_each_other_leave_each_weight_the_ne
     weights = np.random.default_rng(4).standard_normal((8, 256)).astype(np.float32)
     layout, blocks = LAYOUTS["Q4_K"], quantized("Q4_K", weights)
     least, scales = layout.grid(blocks.copy())
-    anew = layout.unpack(rounding.rounded(layout, blocks, weights, [rounding.factor(np.eye(256, dtype=np.float32))]))
+    anew = layout.unpack(rounding.rounded(layout, blocks, weights, [rounding.part(np.eye(256, dtype=np.float32))]))
     inside = (weights >= least) & (weights <= least + 15 * scales)
     assert (np.abs(anew - weights)[inside] <= scales[inside] * 0.501).all()
 
@@ -84,7 +84,7 @@ def test_inputs_that_have_nothing_to_do_with_each_other_leave_each_weight_the_ne
 def test_columns_that_were_never_seen_are_rounded_all_the_same() -> None:
     weights = np.random.default_rng(5).standard_normal((8, 256)).astype(np.float32)
     unseen = np.zeros((256, 256), np.float32)
-    made = rounding.rounded(LAYOUTS["Q4_K"], quantized("Q4_K", weights), weights, [rounding.factor(unseen)])
+    made = rounding.rounded(LAYOUTS["Q4_K"], quantized("Q4_K", weights), weights, [rounding.part(unseen)])
     assert np.abs(LAYOUTS["Q4_K"].unpack(made) - weights).max() < 0.5
 
 

@@ -7,7 +7,7 @@ each other. Knows nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +17,23 @@ from .ggml import Tensor, check_layout
 from .library import llama
 
 _F32 = 0
-_WIDEST = 256
-"""Columns whose products with each other are added up: as many as the largest blocks of weights have."""
+_LEAST, _MOST = 256, 2048
+"""Columns whose products with each other are added up: at least as many as the largest blocks of weights have."""
 
 
 class Observer:
     """Sums for the weights in `wanted`: of squared inputs (experts x columns) and of rows seen, by the weights' names.
 
-    With `products`, also the sums of products of two inputs, within each so many neighbouring columns (columns / n x n
-    x n, float32); of experts there are none. Give its `callback` to whatever computes, and keep the observer for as
-    long. Not for two threads at once.
+    With room for `products`, float32 in all, also the sums of products of two inputs, within each n neighbouring
+    columns (columns / n x n x n): n is what the room allows, and 256 at least. Of experts there are none. Give its
+    `callback` to whatever computes, and keep the observer for as long. Not for two threads at once.
     """
 
-    def __init__(self, wanted: Collection[str], products: bool = False) -> None:
+    def __init__(self, wanted: Mapping[str, int], products: int = 0) -> None:
+        """`wanted` has the columns of each weight."""
         check_layout()
         self._wanted = {name.encode() for name in wanted}
-        self._multiplies = products
+        self._widest = products and min(_MOST, max(_LEAST, products // max(1, sum(wanted.values()))))
         self._error: Exception | None = None
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.counts: dict[str, NDArray[np.float64]] = {}
@@ -71,7 +72,7 @@ class Observer:
         else:
             rows = values.reshape(-1, values.shape[-1])
             self._add(name, 1, slice(None), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows))
-            if self._multiplies and (width := _width(rows.shape[1])):
+            if width := _width(rows.shape[1], self._widest):
                 columns = rows.T.reshape(-1, width, len(rows))
                 self.products[name] = self.products.get(name, np.float32(0)) + columns @ columns.transpose(0, 2, 1)
 
@@ -93,9 +94,9 @@ class Observer:
         self.counts[name][expert] += rows
 
 
-def _width(columns: int) -> int:
-    """The most that divide the columns evenly and are whole blocks of weights; 0 where none do."""
-    return max((n for n in range(32, _WIDEST + 1, 32) if columns % n == 0), default=0)
+def _width(columns: int, most: int) -> int:
+    """As many as divide the columns evenly and are whole blocks of weights; 0 where none are."""
+    return max((n for n in range(32, most + 1, 32) if columns % n == 0), default=0)
 
 
 def _name(weights: Tensor) -> bytes:

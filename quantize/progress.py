@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 _TELLING = 0.2
@@ -12,11 +12,15 @@ _TELLING = 0.2
 
 @dataclass
 class Progress:
-    """Steps of several kinds, each kind with a number of equal steps. `tell` hears a line and the share done."""
+    """Steps of several kinds, each kind with a number of equal steps. `tell` hears a line and the share done.
+
+    `weights` say how long a step of a kind that has not begun may take, beside those of others (1).
+    """
 
     steps: dict[str, int]
     tell: Callable[[str, float], None]
     clock: Callable[[], float] = time.monotonic
+    weights: Mapping[str, float] = field(default_factory=dict)
     done: dict[str, float] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     _since: float = 0.0
@@ -49,12 +53,16 @@ class Progress:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds; a kind that has not begun is taken to be like the others. `None` before enough is done to tell."""
+        """Seconds; a kind that has not begun is reckoned from the others. `None` before enough is done to tell."""
         rates = {kind: self.spent[kind] / done for kind, done in self.done.items() if done >= _TELLING}
         if not rates:
             return None
-        usual = sum(rates.values()) / len(rates)
-        return sum((count - self.done.get(kind, 0.0)) * rates.get(kind, usual) for kind, count in self.steps.items())
+        usual = sum(rate / self._weight(kind) for kind, rate in rates.items()) / len(rates)
+        each = {kind: rates.get(kind, usual * self._weight(kind)) for kind in self.steps}
+        return sum((count - self.done.get(kind, 0.0)) * each[kind] for kind, count in self.steps.items())
+
+    def _weight(self, kind: str) -> float:
+        return self.weights.get(kind, 1.0)
 
 
 def duration(seconds: float) -> str:

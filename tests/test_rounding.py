@@ -104,6 +104,8 @@ def test_products_have_the_squares_among_them(read: tuple[calibration.Data, imat
         assert entry.products is not None
         own = np.diagonal(entry.products, axis1=1, axis2=2)
         np.testing.assert_allclose(own.reshape(-1), entry.sums.reshape(-1), rtol=1e-3, atol=1e-4, err_msg=name)
+    assert matrix.entries["blk.0.ffn_down.weight"].products is not None
+    assert matrix.entries["blk.0.ffn_down.weight"].products.shape == (1, 512, 512)
     both = imatrix.merge([matrix, matrix])
     np.testing.assert_allclose(both.moments()["blk.0.ffn_down.weight"], matrix.moments()["blk.0.ffn_down.weight"], 1e-5)
     plain = {name: replace(entry, products=None) for name, entry in matrix.entries.items()}

@@ -172,3 +172,12 @@ def test_remaining_time_is_that_of_steps_like_those_done() -> None:
     progress.skip("write")
     assert progress.remaining == 0
     assert [duration(seconds) for seconds in (5, 600, 7200)] == ["5 s", "10 min", "2.0 h"]
+
+
+def test_steps_known_to_be_short_are_reckoned_so_before_one_was_done() -> None:
+    now = [0.0]
+    progress = Progress({"read": 2, "write": 2}, lambda *_: None, lambda: now[0], {"write": 0.5})
+    progress.begin("read")
+    now[0] = 10.0
+    progress.advance("read", "A", 0.5)
+    assert progress.remaining == 30 + 20

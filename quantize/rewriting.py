@@ -46,8 +46,11 @@ def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]
         raise ModelError(_explained(error.message, tensors), error.param) from None
     if anew and not job["dry_run"]:
         numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
-        again = lambda name: say([numbers[name], len(tensors), f"{name} once more"])  # noqa: E731
-        round_anew(source, target, moments, job["threads"], again)
+
+        def started_anew(name: str) -> None:
+            say([numbers[name], len(tensors), f"{name} once more"])
+
+        round_anew(source, target, moments, job["threads"], started_anew)
     if not job["dry_run"]:
         _check(read_header(target))
     return tensors

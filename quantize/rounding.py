@@ -34,8 +34,8 @@ _TOGETHER = 16
 _SETTLED = 2
 """How often every column is settled among all others. More gains little."""
 ROUNDING = f"GPTQ, damped by {DAMPING:g}, settled {_SETTLED} times, llama.cpp's scales"
-_ROWS = 1024
-"""Of a tensor, rounded at once by a thread."""
+_AT_ONCE = 1 << 21
+"""Weights that a thread rounds at once: about 100 MB."""
 
 
 def round_anew(
@@ -52,19 +52,25 @@ def round_anew(
     header = read_header(target)
     with ThreadPoolExecutor(threads) as pool:
         for tensor in header.tensors:
-            if not _is_coarser(tensor, originals[tensor.name][1], moments):
-                continue
-            started(tensor.name)
-            parts = list(map(part, moments[tensor.name]))
-            layout, original = LAYOUTS[tensor.type_name], originals[tensor.name]
-            blocks, weights = _rows(header, tensor, "r+"), _rows(*original, "r")
+            original = originals[tensor.name]
+            if _is_coarser(tensor, original[1], moments):
+                started(tensor.name)
+                _round_anew(pool, (header, tensor), original, moments[tensor.name])
 
-            def round_rows(at: int) -> None:
-                exact = _exact(weights[at : at + _ROWS], original[1])  # noqa: B023
-                blocks[at : at + _ROWS] = rounded(layout, np.array(blocks[at : at + _ROWS]), exact, parts)  # noqa: B023
 
-            list(pool.map(round_rows, range(0, len(blocks), _ROWS)))
-            blocks.flush()
+def _round_anew(
+    pool: ThreadPoolExecutor, made: tuple[Header, Tensor], original: tuple[Header, Tensor], moments: Floats
+) -> None:
+    layout, parts = LAYOUTS[made[1].type_name], list(map(part, moments))
+    blocks, weights = _rows(*made, "r+"), _rows(*original, "r")
+    step = max(1, _AT_ONCE // made[1].shape[0])
+
+    def round_rows(at: int) -> None:
+        exact = _exact(weights[at : at + step], original[1])
+        blocks[at : at + step] = rounded(layout, np.array(blocks[at : at + step]), exact, parts)
+
+    list(pool.map(round_rows, range(0, len(blocks), step)))
+    blocks.flush()
 
 
 def _is_coarser(tensor: Tensor, original: Tensor, moments: Mapping[str, Floats]) -> bool:

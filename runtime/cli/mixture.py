@@ -75,7 +75,7 @@ def _check(source: Source, data: Data, wish: Wish, effort: str) -> None:
 def lines(found: Found) -> list[str]:
     foretold = "" if found.predicted is None else f"predicted {found.predicted:.5f}, "
     told = [
-        f"  searched on   {', '.join(map(report.printable, found.searched_on))}",
+        f"  measured on   {', '.join(map(report.printable, found.searched_on))}",
         f"  divergence    {foretold}measured {_nats(found.mixture)}",
     ]
     matrix = found.plan.recipe.matrix

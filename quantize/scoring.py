@@ -28,6 +28,7 @@ from ..runtime.config import default_threads
 from ..runtime.engine.governor import Governor
 from ..runtime.model import CHATML
 from ..runtime.native.context import BATCH, Context
+from ..runtime.native.devices import gpus
 from ..runtime.native.library import build_info
 from ..runtime.native.projector import MediaChunk, Projector, embedded_by, encode_first
 from ..runtime.native.weights import Weights
@@ -99,7 +100,7 @@ class Reader:
         self._governor = Governor(most) if threads is None else None
         self.projector, self._store = None, None
         if files.projector is not None:
-            largest, use_gpu = min(BATCH, cells), gpu_layers != 0
+            largest, use_gpu = min(BATCH, cells), gpu_layers != 0 and bool(gpus())
             if media:  # what cannot be kept is computed again
                 made_by = (*embedded_by(files.projector, use_gpu), build_info())
                 self._store = Store(Path(media), made_by, _MEDIA, lambda _: None)

@@ -20,6 +20,7 @@ from galago.quantize.page import render
 from galago.quantize.progress import Progress
 from galago.quantize.records import alone
 from galago.runtime.cli.main import main
+from galago.runtime.store import entries
 from galago.runtime.values import Audio, Image
 
 MODEL, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
@@ -78,6 +79,12 @@ def test_every_variant_is_measured_in_every_sense(results: dict[str, Any]) -> No
             "text": 6, "image": 3, "audio": 6, "both": 3,
         }  # fmt: skip
         assert set(variant["looks"]) == {"image", "audio", "both"}
+
+
+def test_media_are_encoded_once_for_a_projector(results: dict[str, Any], cache: Path) -> None:
+    """By whatever reads them: both text models, for their probabilities and for their answers."""
+    folder = next(cache.rglob("media"))
+    assert len({entry.about["key"] for entry in entries(folder)}) == 1 == len(results["variants"]) - 1
 
 
 def test_costs_are_measured_in_the_same_run(results: dict[str, Any]) -> None:

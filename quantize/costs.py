@@ -49,7 +49,7 @@ class Group:
         return self.tensors[0].type_name
 
     def size(self, kind: str) -> int:
-        return sum(-(-variant.nbytes(tensor, kind) // 32) * 32 for tensor in self.tensors)
+        return variant.padded(variant.nbytes(tensor, kind) for tensor in self.tensors)
 
     def as_type(self, kind: str) -> dict[str, str]:
         return {tensor.name: kind for tensor in self.tensors}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import gguf
@@ -70,11 +71,15 @@ class Matrix:
         found = {name: entry.moments() for name, entry in self.entries.items()}
         return {name: moments for name, moments in found.items() if moments is not None}
 
+    @property
+    def tells_products(self) -> bool:
+        return any(entry.products is not None for entry in self.entries.values())
+
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Means and moments under one roof, for a child process; `apart` tells them apart again."""
         return self.means() | {_MOMENTS + name: moments for name, moments in self.moments().items()}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides what becomes of weights."""
         digest = hashlib.sha256()

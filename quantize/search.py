@@ -107,7 +107,7 @@ def search(
     measure = Measure(data, matrix, _UNITS[effort], projector=varied.header.is_projector)
     chosen = _of_scheme(varied, stock) if effort == NONE else _best(varied, matrix, budget, effort, measure, progress)
     about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
-    if matrix.moments():
+    if matrix.tells_products:
         about["galago.quantize.rounding"] = ROUNDING
     recipe = Recipe(_nearest_scheme(chosen.types), types=chosen.types, matrix=matrix, anew=True, about=about)
     plan = variant.plan(varied, recipe)
@@ -146,7 +146,7 @@ def _best(source: Source, matrix: Matrix, budget: Budget, effort: str, measure: 
     found = groups(source, movable, effort)
     if not found:
         raise ModelError(f"{source.path.name} has no weights that could be made smaller", "model")
-    fixed = plain.size - sum(-(-size // 32) * 32 for t, size in plain.nbytes.items() if t in movable)
+    fixed = plain.size - variant.padded(size for name, size in plain.nbytes.items() if name in movable)
     kept = {name: kind for name, kind in plain.recipe.types.items() if name not in movable}
     costs = Costs(found, kept, measure, progress)
     costs.learn_whole(whole(found))

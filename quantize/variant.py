@@ -105,8 +105,8 @@ class Plan:
     @property
     def size(self) -> int:
         """Bytes of the file, but for a few kilobytes."""
-        header = sum(path.stat().st_size for path in self.source.parts) - _padded(t.nbytes or 0 for t in self._tensors)
-        return max(0, header) + _padded(self.nbytes.values())
+        header = sum(path.stat().st_size for path in self.source.parts) - padded(t.nbytes or 0 for t in self._tensors)
+        return max(0, header) + padded(self.nbytes.values())
 
     @property
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -178,7 +178,8 @@ def nbytes(tensor: Tensor, kind: str) -> int:
     return math.prod(tensor.shape) // weights * size
 
 
-def _padded(sizes: Iterable[int]) -> int:
+def padded(sizes: Iterable[int]) -> int:
+    """Bytes of tensors of these sizes, one after another in a file."""
     return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
 
 

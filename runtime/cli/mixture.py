@@ -79,7 +79,7 @@ def lines(found: Found) -> list[str]:
         f"  divergence    {foretold}measured {_nats(found.mixture)}",
     ]
     matrix = found.plan.recipe.matrix
-    if matrix is None or not matrix.moments():
+    if matrix is None or not matrix.tells_products:
         told.append("  rounded weight by weight: how inputs go together no importance matrix tells, only data does")
     if found.stock:
         told.append(f"  {found.stock:<14}{_nats(found.stock_measured)}")

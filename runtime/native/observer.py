@@ -74,7 +74,11 @@ class Observer:
             self._add(name, 1, slice(None), np.einsum("ij,ij->j", rows, rows, dtype=np.float64), len(rows))
             if width := _width(rows.shape[1], self._widest):
                 columns = rows.T.reshape(-1, width, len(rows))
-                self.products[name] = self.products.get(name, np.float32(0)) + columns @ columns.transpose(0, 2, 1)
+                products = columns @ columns.transpose(0, 2, 1)
+                if name in self.products:
+                    self.products[name] += products
+                else:
+                    self.products[name] = products
 
     def _see_experts(self, name: str, experts: int, values: NDArray[np.float32], chosen: NDArray[np.int32]) -> None:
         """`values`: 1 x tokens x (1 or chosen) x columns; `chosen`: 1 x 1 x tokens x chosen."""

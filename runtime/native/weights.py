@@ -19,7 +19,7 @@ Progress = Callable[[float], None]
 _FILLING = 128
 """Tokens by which two sizes of one vocabulary may differ; llama.cpp allows as many."""
 
-_LOWERCASE, _STRIP = b"tokenizer.ggml.normalizer.lowercase", b"tokenizer.ggml.normalizer.strip_accents"
+_LOWERCASE, _STRIP = "tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"
 _BOOLEAN = 2  # of enum llama_model_kv_override_type in llama.h
 
 _SAMPLE = 7
@@ -49,7 +49,7 @@ class Weights:
             return True
 
         overrides = (llama.llama_model_kv_override * 2)()  # the last one ends them
-        overrides[0].key, overrides[0].tag, overrides[0].value.val_bool = _STRIP, _BOOLEAN, False
+        overrides[0].key, overrides[0].tag, overrides[0].value.val_bool = _STRIP.encode(), _BOOLEAN, False
         params.kv_overrides = overrides
         callback = llama.llama_progress_callback(report)
         params.progress_callback = callback
@@ -77,13 +77,7 @@ class Weights:
         too, is kept from it; it is done here as BERT does: marks that take no space, and Hangul in letters."""
         if llama.llama_vocab_type(self.vocab) != llama.LLAMA_VOCAB_TYPE_WPM:
             return False
-        return (self._metadata(_STRIP) or self._metadata(_LOWERCASE) or "true") == "true"
-
-    def _metadata(self, key: bytes) -> str | None:
-        """As it stands in the file."""
-        text = ctypes.create_string_buffer(32)
-        found = llama.llama_model_meta_val_str(self.handle, key, text, len(text))
-        return text.value.decode(errors="replace") if found >= 0 else None
+        return (self.metadata(_STRIP) or self.metadata(_LOWERCASE) or "true") == "true"
 
     @property
     def attention(self) -> float:
@@ -243,7 +237,7 @@ class Weights:
         return tuple(text for text in map(self.text_of, tokens) if text)
 
     def metadata(self, key: str) -> str | None:
-        """A metadata value in llama.cpp's printed form."""
+        """A metadata value of the file in llama.cpp's printed form."""
         buffer = ctypes.create_string_buffer(256)
         count = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace") if count >= 0 else None

@@ -1,7 +1,7 @@
 """The one tree of exceptions that Galago raises on purpose.
 
 Knows what can go wrong, in words a user can act on. Does not know how an error travels: the HTTP status of each
-class stands in `runtime/server/errors.py`, the exit code in `runtime/cli`.
+class stands in `runtime/server/http/errors.py`, the exit code in `runtime/cli`.
 
     GalagoError
     ├── InvalidRequest          a field is missing, malformed or out of range

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .header import Header
+from .gguf.header import Header
 
 
 @dataclass(frozen=True, slots=True)

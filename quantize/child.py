@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..models import errors
 from ..models.errors import EngineCrashed, GalagoError
 from ..runtime.config import wants_native_log, worker_environment
-from ..runtime.trial import signal_name
+from ..runtime.inference.load_check import signal_name
 
 Arrays = Mapping[str, NDArray[Any]]
 Say = Callable[[Any], None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .local import LocalModel, Reply, ReplyStream, load
+    from .python_api import LocalModel, Reply, ReplyStream, load
 
 __all__ = ["LocalModel", "Reply", "ReplyStream", "load"]
 
@@ -22,6 +22,6 @@ def __getattr__(name: str) -> Any:
     """Imports them when they are asked for: a worker and the command line begin without."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import local
+    from . import python_api
 
-    return getattr(local, name)
+    return getattr(python_api, name)

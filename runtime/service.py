@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ..models import installed, pairing
 from ..models.errors import ModelError, NotFound, NotReady
 from ..models.files import ModelFiles
-from ..models.installed import Installed
-from ..models.name import ModelRef
-from ..models.ref import builtin_model, same
+from ..models.registry import installed, pairing
+from ..models.registry.installed import Installed
+from ..models.registry.name import ModelRef
+from ..models.registry.resolve import builtin_model, same
 from .config import ModelConfig
-from .stream import Stream
-from .tasks import Embed, R, Task, Tokenized, Vectors
-from .values import ModelInfo, Request, Stats
+from .inference.stream import Stream
+from .types.model_info import ModelInfo, Stats
+from .types.request import Request
+from .types.tasks import Embed, R, Task, TokenIds, Vectors
 
 if TYPE_CHECKING:
-    from .loading import Loaded
-    from .worker.start import Started
-    from .worker.worker import Worker
+    from .inference.loader import LoadedModel
+    from .process.spawn import WorkerProcess
+    from .worker.supervisor import WorkerSupervisor
 
 
 class Service:
@@ -39,7 +40,7 @@ class Service:
         progress: Callable[[float], None] | None = None,
         *,
         isolated: bool = False,
-        started: Started | None = None,
+        started: WorkerProcess | None = None,
     ) -> None:
         self.model_id = files.id
         self._files = files
@@ -48,7 +49,7 @@ class Service:
         self._isolated = isolated
         self._started = started
         self._loading: Future[None] | None = None
-        self._model: Loaded | Worker | None = None
+        self._model: LoadedModel | WorkerSupervisor | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -128,7 +129,7 @@ class Service:
 
     def embed(
         self,
-        texts: Iterable[str | Tokenized],
+        texts: Iterable[str | TokenIds],
         dimensions: int | None = None,
         *,
         model: str | None = None,
@@ -141,7 +142,7 @@ class Service:
         """Raises `NotReady` while there is no model, and `NotFound` for the name of another; `None` means any."""
         self._serving(model)
 
-    def _serving(self, model: str | None) -> Loaded | Worker:
+    def _serving(self, model: str | None) -> LoadedModel | WorkerSupervisor:
         loaded = self._loaded()
         if model is not None and not self.serves(model):
             raise NotFound(
@@ -157,16 +158,16 @@ class Service:
         if model is not None:
             model.close()
 
-    def _open(self) -> Loaded | Worker:
+    def _open(self) -> LoadedModel | WorkerSupervisor:
         if self._isolated:
-            from .worker.worker import Worker
+            from .worker.supervisor import WorkerSupervisor
 
-            return Worker(self._files, self._config, self._progress, self._started)
-        from .loading import open_model
+            return WorkerSupervisor(self._files, self._config, self._progress, self._started)
+        from .inference.loader import open_model
 
         return open_model(self._files, self._config, self._progress)
 
-    def _loaded(self) -> Loaded | Worker:
+    def _loaded(self) -> LoadedModel | WorkerSupervisor:
         if self._model is None:
             raise NotReady("the model is closed" if self._closed else "the model is still loading; try again shortly")
         return self._model

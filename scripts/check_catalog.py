@@ -11,20 +11,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from galago.models import catalog, hub, pairing
-from galago.models.catalog import Entry
 from galago.models.errors import GalagoError
-from galago.models.gguf import read_first_keys
-from galago.models.installed import Wanted
-from galago.models.pairing import Choice
+from galago.models.gguf.reader import read_first_keys
+from galago.models.hub import client
+from galago.models.registry import catalog, pairing
+from galago.models.registry.catalog import CatalogEntry
+from galago.models.registry.installed import Wanted
+from galago.models.registry.pairing import WeightsChoice
 
 TOLERANCE = 0.05
 """Relative difference from the catalogue's bytes that is no mistake: the catalogue rounds."""
 
 
-def check(entry: Entry) -> list[tuple[str, str]]:
+def check(entry: CatalogEntry) -> list[tuple[str, str]]:
     """(fact, problem) of everything the catalogue says that the Hub can confirm; the problem is empty where it does."""
-    repository = hub.look_up(entry.repository)
+    repository = client.look_up(entry.repository)
     sizes = {file.name: file.size for file in repository.files}
     wanted = Wanted(entry.repository, entry.weights, entry.projector)
     found = [("repository", "")]
@@ -43,12 +44,12 @@ def check(entry: Entry) -> list[tuple[str, str]]:
     return found + [("senses", _senses(entry, repository, first, sizes))]
 
 
-def _senses(entry: Entry, repository: hub.Repository, choice: Choice, sizes: dict[str, int]) -> str:
+def _senses(entry: CatalogEntry, repository: client.Repository, choice: WeightsChoice, sizes: dict[str, int]) -> str:
     if not choice.projectors:
         return "there is no projector" if entry.senses else ""
     name = choice.projectors[0]
     model, projector = (
-        read_first_keys(hub.read_start(repository, file, min(sizes[file], 1 << 20)), Path(file))
+        read_first_keys(client.read_start(repository, file, min(sizes[file], 1 << 20)), Path(file))
         for file in (choice.weights.parts[0], name)
     )
     senses = tuple(sense for sense in catalog.SENSES if projector.get(f"clip.has_{sense}_encoder") is True)

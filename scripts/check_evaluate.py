@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from galago.models.places import cache_folder
-from galago.models.ref import builtin_folder
-from galago.quantize import cost, results
-from galago.quantize.combinations import grid
-from galago.quantize.evaluation import Plan, measured
+from galago.models.paths import cache_folder
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.evaluate import runtime_cost, summary
+from galago.quantize.evaluate.combinations import grid
+from galago.quantize.evaluate.evaluation import EvaluationPlan, measured
 from galago.quantize.records import Record
 
 DRAWS, LEAST = 40, 36
@@ -61,12 +61,12 @@ def intervals(given: argparse.Namespace) -> int:
     pair = grid("builtin", None, [given.variant], [given.projector], folder / "variants")
     base, variant = pair[0], next(c for c in pair if c.model.name == given.variant and c.projector is not None
                                   and given.projector in c.projector.name)  # fmt: skip
-    plan = Plan([base, variant], [builtin_folder() / "heldout.zip"], folder, threads=1)
+    plan = EvaluationPlan([base, variant], [builtin_folder() / "heldout.zip"], folder, threads=1)
     scored, answered = measured(plan, lambda line, _share: print(line, end="\r", file=sys.stderr))
 
     def told(keep: Callable[[Sequence[Record]], list[Record]]) -> dict[str, Any]:
         few = keep(scored[variant.name]), keep(answered[variant.name])
-        return results.variant(variant, cost.Round(), *few, scored[base.name], answered[base.name])
+        return summary.variant(variant, runtime_cost.Round(), *few, scored[base.name], answered[base.name])
 
     whole, rng = told(list), np.random.default_rng(5)
     held: Counter[tuple[str, str]] = Counter()

@@ -26,12 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import random_gguf
-from galago.models.ref import builtin_folder
-from galago.quantize import combinations, results, samples, schemes, scoring
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.calibrate import samples
+from galago.quantize.evaluate import combinations, fidelity_job, summary
+from galago.quantize.evaluate.fidelity_job import STRETCH, FidelityJob
 from galago.quantize.records import Records
-from galago.quantize.scoring import STRETCH, Job
+from galago.quantize.variants import schemes
 from galago.runtime.config import worker_environment
-from galago.runtime.native.weights import Weights
+from galago.runtime.llamacpp.weights import Weights
 
 CLOSE, FAST, SMALL = 0.01, 0.8, 1.5e9
 VOCABULARY = "models/ggml-vocab-llama-bpe.gguf"
@@ -90,13 +92,13 @@ def check(model: str, given: argparse.Namespace, text: Path, folder: Path) -> bo
 def own(base: Path, variant: Path, text: Path, count: int, threads: int, folder: Path) -> Figures:
     for name in ("rows", "base", "variant"):
         (folder / name).unlink(missing_ok=True)
-    job = Job(str(base), "", (), (str(text),), count, str(folder / "rows"), "", str(folder / "base"), threads)
-    before = timed(scoring.command(job), worker_environment())
+    job = FidelityJob(str(base), "", (), (str(text),), count, str(folder / "rows"), "", str(folder / "base"), threads)
+    before = timed(fidelity_job.command(job), worker_environment())
     after_job = replace(job, weights=str(variant), base=job.records, records=str(folder / "variant"))
-    after = timed(scoring.command(after_job), worker_environment())
+    after = timed(fidelity_job.command(after_job), worker_environment())
     kept = Records(folder / "base").found
-    alone = results.compare(kept, kept)["text"]
-    compared = results.compare(Records(folder / "variant").found, kept)["text"]
+    alone = summary.compare(kept, kept)["text"]
+    compared = summary.compare(Records(folder / "variant").found, kept)["text"]
     return {
         "base perplexity": alone["perplexity"],
         "perplexity": compared["perplexity"],

@@ -20,7 +20,9 @@ from pathlib import Path
 from check_quantize import run
 from compare_variants import compared, divergences
 
-from galago.quantize import calibration, imatrix, variant
+from galago.quantize.calibrate import imatrix
+from galago.quantize.calibrate import run as calibration
+from galago.quantize.variants import plan
 
 SIZES = ("Q4_K_M", "Q5_K_M", "Q6_K")
 
@@ -39,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = given.out or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        source, eyes = variant.open_source(given.model), variant.projector_of(given.model)
+        source, eyes = plan.open_source(given.model), plan.projector_of(given.model)
         matrix = rivals_matrix(given.programs, source, eyes, given.learn, folder)
         for scheme in given.like or SIZES:
             rival, mixture = folder / f"llama.cpp-{scheme}.gguf", folder / f"mixture-{scheme}.gguf"
@@ -54,7 +56,7 @@ def main() -> None:
                 print("\n".join([f"  judged on {data.name}", *(f"  {line}" for line in compared(found))]), flush=True)
 
 
-def rivals_matrix(programs: Path, source: variant.Source, eyes: Path | None, learn: Path, folder: Path) -> Path:
+def rivals_matrix(programs: Path, source: plan.Source, eyes: Path | None, learn: Path, folder: Path) -> Path:
     path = folder / "rivals.imatrix.gguf"
     if learn.suffix == ".txt":
         run(programs / "llama-imatrix", "-m", source.path, "-f", learn, "-o", path, "--no-ppl", "-ngl", 0,

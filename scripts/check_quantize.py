@@ -18,10 +18,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from galago.models.ref import builtin_folder
-from galago.quantize import calibration, imatrix, samples, variant
-from galago.quantize.imatrix import Matrix
-from galago.quantize.schemes import find
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.calibrate import imatrix, samples
+from galago.quantize.calibrate import run as calibration
+from galago.quantize.calibrate.imatrix import Matrix
+from galago.quantize.variants import plan
+from galago.quantize.variants.schemes import find
 
 SCHEMES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_XS")
 
@@ -38,7 +40,7 @@ def main() -> int:
         text = given.data or folder / "text.txt"
         if given.data is None:
             text.write_text(samples.builtin_text(), encoding="utf-8")
-        source = variant.open_source(given.model)
+        source = plan.open_source(given.model)
         ours = calibration.collect(calibration.data(source, None, [text], limit=given.chunks), folder / "ours.part")
         theirs = folder / "theirs.gguf"
         run(given.programs / "llama-imatrix", "-m", source.path, "-f", text, "-o", theirs, "--no-ppl", "-ngl", 0,
@@ -66,9 +68,9 @@ def largest_difference(ours: Matrix, theirs: Matrix) -> float:
     return max(float(np.linalg.norm(a.sums - b.sums) / np.linalg.norm(b.sums)) for a, b in pairs)
 
 
-def compare(source: variant.Source, name: str, matrix: Matrix, programs: Path, folder: Path, shared: Path) -> bool:
+def compare(source: plan.Source, name: str, matrix: Matrix, programs: Path, folder: Path, shared: Path) -> bool:
     mine, other = folder / "mine.gguf", folder / "other.gguf"
-    variant.make(variant.plan(source, variant.Recipe(find(name), matrix=matrix)), mine, force=True)
+    plan.make(plan.plan(source, plan.Recipe(find(name), matrix=matrix)), mine, force=True)
     run(programs / "llama-quantize", "--imatrix", shared, source.path, other, name)
     same = tensors(mine) == tensors(other)
     print(f"{name}: {'identical' if same else 'different'}", flush=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from galago.quantize import child, variant
-from galago.quantize.calibration import CHUNK
-from galago.quantize.measuring import Units
+from galago.quantize import child
+from galago.quantize.calibrate.run import CHUNK
+from galago.quantize.search.measure import Units
+from galago.quantize.variants import plan
 from galago.runtime.config import default_threads
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--projectors", action="store_true", help="the variants are projectors")
     parser.add_argument("--units", type=int, default=60, help="stretches at most, and four times as many chats")
     given = parser.parse_args()
-    eyes = given.mmproj or variant.projector_of(given.model)
+    eyes = given.mmproj or plan.projector_of(given.model)
     measured = divergences(given.model, eyes, given.variants, given.data, given.units, given.projectors)
     print("\n".join(compared(measured)))
 
@@ -41,7 +42,7 @@ def divergences(
 ) -> dict[str, Units]:
     """Of each variant by its path."""
     measured: dict[str, Units] = {}
-    source = variant.open_source(model)
+    source = plan.open_source(model)
     with tempfile.TemporaryDirectory() as folder:
         job = {
             "source": str(source.path),

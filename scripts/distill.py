@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galago.models.ref import builtin_folder
+from galago.models.registry.resolve import builtin_folder
 from omni import export
 from omni.batches import IGNORED, Batch, Source, stream
 from omni.config import Config

@@ -2,7 +2,7 @@
 
 Nothing in them was in training: combinations, words, fonts and voices that the split keeps out, and a synthesizer that
 never spoke there. They are for the model card, never for choosing between models; the development set is for that.
-The archive holds `questions.jsonl`, whose lines galago.quantize.questions documents, and the media they name.
+The archive holds `questions.jsonl`, whose lines galago.quantize.evaluate.questions documents, and the media they name.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from typing import Any
 
 import httpx
 
-from galago.models.ref import builtin_folder
-from galago.quantize import questions
-from galago.quantize.questions import Question
-from galago.runtime.values import Image, Part, Text, ToolCall
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.evaluate import questions
+from galago.quantize.evaluate.questions import Question
+from galago.runtime.types.messages import Image, Part, Text, ToolCall
 
 CARD = builtin_folder() / "README.md"
 SENSES = ("text", "image", "audio", "both")

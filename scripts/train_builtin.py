@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from galago.quantize.schemes import find
-from galago.runtime.native.quantizer import quantize
+from galago.quantize.variants.schemes import find
+from galago.runtime.llamacpp.quantizer import quantize
 from omni.agreement import compare
 from omni.batches import GROUP, IGNORED, Batch, Group, Source, stream
 from omni.config import CHUNK_TOKENS, Config

@@ -27,8 +27,8 @@ import openai  # noqa: E402
 import pytest  # noqa: E402
 
 import loopback_only  # noqa: E402
+from fakes.server import Server, serving  # noqa: E402
 from galago.runtime import LocalModel, load  # noqa: E402
-from served import Server, serving  # noqa: E402
 
 loopback_only.watch()
 

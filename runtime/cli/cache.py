@@ -22,15 +22,15 @@ def cache(
     folder: Annotated[Path, typer.Argument(help="the folder given to galago serve --cache-dir", metavar="DIR")],
 ) -> None:
     """Show or delete what `galago serve --cache-dir DIR` keeps over restarts."""
-    from .. import store
+    from ..cache import disk_cache
 
     folder = folder.expanduser()
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "cache-dir")
     if action is Action.clear:
-        print(f"deleted {store.clear(folder)} files")
+        print(f"deleted {disk_cache.clear(folder)} files")
         return
-    found = list(store.entries(folder))
+    found = list(disk_cache.entries(folder))
     models = len({entry.about.get("key") for entry in found})
     size = sum(entry.size for entry in found) / 2**20
     print(f"{len(found)} files of {models} models, {size:.1f} MiB")
@@ -40,5 +40,5 @@ def cache(
             oldest = (time.time() - min(entry.used for entry in of_kind)) / 86_400
             print(
                 f"  {what}: {len(of_kind)}, {sum(e.size for e in of_kind) / 2**20:.1f} MiB, "
-                f"longest unused for {oldest:.1f} of {store.DAYS} days"
+                f"longest unused for {oldest:.1f} of {disk_cache.DAYS} days"
             )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, progress, report
+from .ui import options, progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibration import Data
-    from ...quantize.imatrix import Matrix
+    from ...quantize.calibrate.imatrix import Matrix
+    from ...quantize.calibrate.run import Data
 
 
 def calibrate(
@@ -24,19 +24,20 @@ def calibrate(
             metavar="FILE",
         ),
     ] = None,
-    mmproj: options.Projector = None,
+    mmproj: options.ProjectorOption = None,
     chunk: Annotated[int, typer.Option(help="tokens of a stretch of text", metavar="N")] = 512,
     chunks: Annotated[int | None, typer.Option(help="stretches and chats at most  [default: all]", metavar="N")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
     as_json: report.Json = False,
 ) -> None:
     """Measure what matters to a model's weights, from what it reads, sees and hears."""
-    from ...quantize import calibration, imatrix, variant
+    from ...quantize.calibrate import imatrix, run
+    from ...quantize.variants import plan
 
-    source = variant.open_source(model)
-    variant.check_target(source, output, force)
-    eyes = mmproj or variant.projector_of(model)
-    wanted = calibration.data(source, eyes, data or [], chunk, chunks)
+    source = plan.open_source(model)
+    plan.check_target(source, output, force)
+    eyes = mmproj or plan.projector_of(model)
+    wanted = run.data(source, eyes, data or [], chunk, chunks)
     part = output.with_name(f"{output.name}.part")
     matrix = collect(wanted, part)
     imatrix.write(output, matrix)
@@ -49,10 +50,10 @@ def calibrate(
 
 
 def collect(wanted: Data, part: Path) -> Matrix:
-    from ...quantize import calibration
+    from ...quantize.calibrate import run
 
     with progress.bar("calibrating", 1.0) as show:
-        return calibration.collect(wanted, part, lambda done, count: show(done / count, f"{done} of {count}"))
+        return run.collect(wanted, part, lambda done, count: show(done / count, f"{done} of {count}"))
 
 
 def _lines(matrix: Matrix, output: Path) -> list[str]:

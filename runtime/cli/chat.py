@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing, UnsupportedField
-from ..local import Kind, LocalModel, read_media
-from ..values import Message, Part, Request, Sampling, Text
-from . import options
+from ..python_api import LocalModel, MediaKind, read_media
+from ..types.messages import Message, Part, Text
+from ..types.request import Request, Sampling
+from .ui import options
 
 with contextlib.suppress(ImportError):  # not on Windows; gives `input` arrow keys and a history
     import readline  # noqa: F401
@@ -20,11 +21,11 @@ _HELP = """/image FILE   add a picture to your next message
 /clear        forget the conversation
 /bye          leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
-_MEDIA: dict[str, Kind] = {"/image": "image", "/audio": "audio", "/video": "video"}
+_MEDIA: dict[str, MediaKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
 
 
 def chat(
-    model: options.Model,
+    model: options.ModelArgument,
     system: options.System = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
@@ -32,9 +33,9 @@ def chat(
     top_k: options.TopK = None,
     min_p: options.MinP = None,
     seed: options.Seed = None,
-    mmproj: options.Projector = None,
+    mmproj: options.ProjectorOption = None,
     ctx: options.ContextLength = None,
-    memory: options.Memory = None,
+    memory: options.MemoryOption = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
@@ -87,7 +88,7 @@ class _Conversation:
             self._answer(line)
         return True
 
-    def _attach(self, kind: Kind, path: str) -> None:
+    def _attach(self, kind: MediaKind, path: str) -> None:
         if not path:
             raise MediaError(f"name the file: /{kind} FILE")
         self._media.append(read_media(kind, Path(path)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import report
+from .ui import report
 
 
 def compare(
@@ -17,7 +17,7 @@ def compare(
 ) -> None:
     """Tell what changed from evaluation A to B, variant by variant: of two devices, two builds, or before and after a
     change. What is larger than chance is marked with an exclamation mark."""
-    from ...quantize import comparison
+    from ...quantize.evaluate.report import comparison
 
     found = comparison.compare(comparison.read(before), comparison.read(after))
     if as_json:

@@ -12,10 +12,10 @@ import typer
 
 from ...models import units
 from ...models.errors import ConfigError
-from . import report
+from .ui import report
 
 if TYPE_CHECKING:
-    from ...quantize.conversion.convert import Converted
+    from ...quantize.convert.convert import Converted
 
 
 def convert(
@@ -34,10 +34,10 @@ def convert(
     as_json: report.Json = False,
 ) -> None:
     """Convert a Hugging Face checkpoint to GGUF. Other types: galago quantize, afterwards."""
-    from ...quantize.conversion.convert import convert as convert_model
-    from ...quantize.conversion.lora import convert_adapter, is_adapter
-    from ...quantize.conversion.upstream import convert_with
-    from ...quantize.conversion.writing import Type
+    from ...quantize.convert.convert import convert as convert_model
+    from ...quantize.convert.lora import convert_adapter, is_adapter
+    from ...quantize.convert.upstream import convert_with
+    from ...quantize.convert.writing import Type
 
     stored, show = Type[kind.upper()], _progress()
     own = converter is None and not is_adapter(checkpoint)

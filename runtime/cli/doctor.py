@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import typer
 
 from ...models.device import Machine, this_machine
-from ...models.ref import BUILTIN, resolve
-from ...quantize.schemes import SCHEMES, Scheme
+from ...models.registry.name import BUILTIN
+from ...models.registry.resolve import resolve
+from ...quantize.variants.schemes import SCHEMES, Scheme
 from ..config import default_threads
 
 MAX_DIVERGENCE = 0.5
@@ -110,7 +111,7 @@ def _death(status: int) -> str:
 
 def run_probe(schemes: Sequence[Scheme]) -> tuple[list[dict[str, Any]], int, str]:
     """The real probe, over the built-in model."""
-    command = [sys.executable, "-P", "-m", "galago.runtime.native.probe", str(resolve(BUILTIN).weights)]
+    command = [sys.executable, "-P", "-m", "galago.runtime.llamacpp.programs.selftest", str(resolve(BUILTIN).weights)]
     command += [f"{s.name}={s.ftype}" for s in schemes]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)

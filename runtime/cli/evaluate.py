@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
-from .report import table
+from .ui import options
+from .ui.report import table
 
 if TYPE_CHECKING:
-    from ...quantize.evaluation import Plan
+    from ...quantize.evaluate.evaluation import EvaluationPlan
 
 QUICK = 12
 """Questions of each group that a quick evaluation asks."""
@@ -29,8 +29,8 @@ _Projectors = Annotated[
 
 
 def evaluate(
-    model: options.Model,
-    mmproj: options.Projector = None,
+    model: options.ModelArgument,
+    mmproj: options.ProjectorOption = None,
     variants: _Variants = "",
     projectors: _Projectors = "",
     text: Annotated[list[Path] | None, typer.Option(help="a text to compare on, or more", metavar="FILE")] = None,
@@ -59,19 +59,19 @@ def evaluate(
     """Measure variants of a model in every sense it has: how true they are to the largest, what they get right, what
     they cost here, and which to take. What has been measured is kept, and a run that was ended goes on."""
     from ...models.device import memory_size, this_machine
-    from ...models.places import cache_folder
-    from ...models.ref import builtin_folder
-    from ...quantize.combinations import grid
-    from ...quantize.evaluation import Plan
-    from ...quantize.passages import gather
-    from ...quantize.verdict import Constraints, losses
+    from ...models.paths import cache_folder
+    from ...models.registry.resolve import builtin_folder
+    from ...quantize.evaluate.combinations import grid
+    from ...quantize.evaluate.evaluation import EvaluationPlan
+    from ...quantize.evaluate.passages import gather
+    from ...quantize.evaluate.verdict import Constraints, losses
 
     memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
     _check_targets(json_file, html, markdown)
     questions = tasks or [builtin_folder() / "heldout.zip"]
     gather(questions, text or [], most=1)  # before variants are made: whether all can be read
     folder, tell = cache_folder() / "evaluations", _progress()
-    plan = Plan(
+    plan = EvaluationPlan(
         wanted=Constraints(memory, min_speed, losses(max_loss)),
         combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants", tell),
         questions=questions,
@@ -90,30 +90,30 @@ def evaluate(
     _write(plan, results, json_file, html, markdown)
 
 
-def _measured(plan: Plan, sensitivity: bool, tell: Callable[[str, float], None]) -> dict[str, Any]:
-    from ...quantize import evaluation, kept
-    from ...quantize.sensitivity import measure
+def _measured(plan: EvaluationPlan, sensitivity: bool, tell: Callable[[str, float], None]) -> dict[str, Any]:
+    from ...quantize.evaluate import evaluation, history
+    from ...quantize.search.sensitivity import measure
 
     results = evaluation.evaluate(plan, tell)
     if sensitivity:
         base = plan.combinations[0]
         projector = base.projector.path if base.projector else None
         results["sensitivity"] = measure(base.model.path, projector, [*plan.questions, *plan.texts], tell)
-    kept.keep(results)
+    history.keep(results)
     return results
 
 
 def _write(
-    plan: Plan, results: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None
+    plan: EvaluationPlan, results: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None
 ) -> None:
-    from ...quantize import page, report
+    from ...quantize.evaluate.report import page, tables
 
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if html is not None:
         html.write_text(page.render(results, plan.asked), encoding="utf-8")
     if markdown is not None:
-        markdown.write_text(report.markdown(results), encoding="utf-8")
+        markdown.write_text(tables.markdown(results), encoding="utf-8")
     if str(json_file) == "-":
         print(json.dumps(results, indent=1))
     else:
@@ -121,13 +121,14 @@ def _write(
 
 
 def _show(results: dict[str, Any]) -> None:
-    from ...quantize import questions, report
+    from ...quantize.evaluate import questions
+    from ...quantize.evaluate.report import tables
 
     if len(results["variants"]) == 1:
         print(questions.table(results["variants"][0]["groups"]), end="\n\n")
-    overview = report.overview(results)
+    overview = tables.overview(results)
     print(table(overview.columns, overview.rows))
-    print("\n".join(report.notes(results)))
+    print("\n".join(tables.notes(results)))
 
 
 def _check_targets(*files: Path | None) -> None:

@@ -13,15 +13,15 @@ import typer
 from ...models import units
 from ...models.errors import ConfigError
 from ..config import ModelConfig
-from . import options
+from .ui import options
 
 if TYPE_CHECKING:
-    from ...models.candidates import Candidate
-    from ...models.catalog import Entry
+    from ...models.capacity.memory import ContextChoice
+    from ...models.capacity.recommend import Candidate
+    from ...models.capacity.throughput import Speed
     from ...models.files import ModelFiles
-    from ...models.footprint import Choice
-    from ...models.speed import Speed
-    from ..placement import Placement
+    from ...models.registry.catalog import CatalogEntry
+    from ..pool.placement import Placement
 
 FittedModel = Annotated[
     str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
@@ -49,7 +49,7 @@ def fit(
     model: FittedModel = None,
     context: options.ContextLength = None,
     parallel: options.Parallel = None,
-    mmproj: options.Projector = None,
+    mmproj: options.ProjectorOption = None,
     kv_type: options.KVTypeOption = "f16",
     budget: Budget = None,
     measure: Measure = False,
@@ -68,14 +68,14 @@ def fit(
 
 
 def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, anew: bool, as_json: bool) -> int:
-    from ...models import footprint
-    from ...models.footprint import choose, unknown
-    from ...models.gguf import read_header
-    from ...models.ref import resolve
-    from ...quantize import kept
+    from ...models.capacity import memory as footprint
+    from ...models.capacity.memory import choose, unknown
+    from ...models.gguf.reader import read_header
+    from ...models.registry.resolve import resolve
+    from ...quantize.evaluate import history as kept
     from ..config import DEFAULT_SLOTS
-    from ..placement import place
-    from ..sizing import default_context, measure, trained
+    from ..pool.budget import default_context, measure, trained
+    from ..pool.placement import place
 
     files = resolve(model, mmproj)
     placement = place(files, config)
@@ -115,11 +115,11 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
 
 
 def _speed(
-    files: ModelFiles, chosen: Choice, placement: Placement, config: ModelConfig, anew: bool
+    files: ModelFiles, chosen: ContextChoice, placement: Placement, config: ModelConfig, anew: bool
 ) -> tuple[Speed | None, list[str]]:
     """What may be expected, and what of that is doubtful."""
-    from ...models.speed import speed, types
-    from ..benchmark import measured
+    from ...models.capacity.throughput import speed, types
+    from ..inference.machine_benchmark import measured
 
     if placement.gpu_layers:
         return None, [f"{placement.gpu_layers} layers go on the GPU: no speed is estimated"]
@@ -138,8 +138,8 @@ def _tell_measuring() -> None:
 
 def _figures(
     files: ModelFiles,
-    chosen: Choice,
-    largest: Choice | None,
+    chosen: ContextChoice,
+    largest: ContextChoice | None,
     memory: int,
     placement: Placement,
     speed: Speed | None,
@@ -163,8 +163,10 @@ def _figures(
     }
 
 
-def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: int, speed: Speed | None) -> str:
-    from ..sizing import requests
+def _report(
+    files: ModelFiles, chosen: ContextChoice, largest: ContextChoice | None, memory: int, speed: Speed | None
+) -> str:
+    from ..pool.budget import requests
 
     needs = chosen.footprint
     lines = [
@@ -185,11 +187,11 @@ def _report(files: ModelFiles, chosen: Choice, largest: Choice | None, memory: i
     return "\n".join(lines)
 
 
-def that_fit(entries: Iterable[Entry], budget: int, anew: bool = False) -> list[Candidate]:
+def that_fit(entries: Iterable[CatalogEntry], budget: int, anew: bool = False) -> list[Candidate]:
     """What of the catalogue runs here in so many bytes, best first."""
-    from ...models.candidates import candidates, main_type
-    from ..benchmark import measured
+    from ...models.capacity.recommend import candidates, main_type
     from ..config import DEFAULT_CONTEXT
+    from ..inference.machine_benchmark import measured
 
     known = tuple(entries)
     _tell_measuring()
@@ -199,7 +201,7 @@ def that_fit(entries: Iterable[Entry], budget: int, anew: bool = False) -> list[
 
 
 def _list(budget: int, anew: bool, as_json: bool) -> int:
-    from ...models.catalog import entries
+    from ...models.registry.catalog import entries
     from ..config import DEFAULT_CONTEXT
 
     found = that_fit(entries(), budget, anew)

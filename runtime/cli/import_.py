@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...models.errors import NotFound
-from . import report
+from .ui import report
 
 
 def import_(
@@ -21,7 +21,7 @@ def import_(
     as_json: report.Json = False,
 ) -> None:
     """Use models where other programs keep them, without copying."""
-    from ...models import imported
+    from ...models.registry import imported
 
     places = [path] if path is not None else imported.usual_places()
     if not places:

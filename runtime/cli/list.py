@@ -6,13 +6,13 @@ from typing import Any
 
 from ...models import units
 from ...models.errors import GalagoError
-from . import report
+from .ui import report
 
 
 def list(as_json: report.Json = False) -> None:
     """List the models on this machine: the built-in one, those in the Hub's cache, and imported ones."""
-    from ...models import installed
-    from ...models.ref import builtin_model
+    from ...models.registry import installed
+    from ...models.registry.resolve import builtin_model
 
     rows = [_row(model) for model in (builtin_model(), *installed.every())]
     if as_json:
@@ -23,7 +23,7 @@ def list(as_json: report.Json = False) -> None:
 
 
 def _row(model: Any) -> dict[str, Any]:
-    from ...models import installed
+    from ...models.registry import installed
 
     row: dict[str, Any] = {"model": str(model.ref), "size": model.size, "from": model.origin, "problem": None}
     row |= {"repository": model.repository or None, "commit": model.commit or None}

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import progress, report
 from .calibrate import collect
+from .ui import progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibration import Data
-    from ...quantize.measuring import Units
-    from ...quantize.pace import Pace
-    from ...quantize.search import Found
-    from ...quantize.variant import Source
+    from ...quantize.calibrate.run import Data
+    from ...quantize.search.latency import Pace
+    from ...quantize.search.measure import Units
+    from ...quantize.search.search import Found
+    from ...quantize.variants.plan import Source
 
 _NO_LIMIT = 1 << 60
 
@@ -33,13 +33,14 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
     """Of what is read, three stretches or chats of four calibrate, and variants are compared on the fourth."""
     from ...models.device import memory_size
     from ...models.errors import ConfigError
-    from ...quantize import calibration, measuring, search
+    from ...quantize.calibrate import run
+    from ...quantize.search import measure, search
 
     if without:
         raise ConfigError("a mixture needs calibration; leave out --no-calibration", "calibration")
     _check(source, data, wish, effort)
-    limit = None if data.files else 2 * calibration.BUILTIN_UNITS
-    data = replace(data, every=measuring.EVERY, products=True, limit=limit)
+    limit = None if data.files else 2 * run.BUILTIN_UNITS
+    data = replace(data, every=measure.EVERY, products=True, limit=limit)
     matrix = collect(data, part)
     most = memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
     room = search.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
@@ -48,21 +49,21 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
 
 
 def _pace(source: Source, wanted: float | None) -> Pace | None:
-    from ...quantize import costs, pace
-    from ..benchmark import measured
+    from ...quantize.search import latency, type_costs
+    from ..inference.machine_benchmark import measured
 
     if wanted is None:
         return None
-    return pace.pace(source, wanted, measured(costs.TYPES | set(pace.types(source))))
+    return latency.pace(source, wanted, measured(type_costs.TYPES | set(latency.types(source))))
 
 
 def _check(source: Source, data: Data, wish: Wish, effort: str) -> None:
     from ...models.errors import ConfigError
-    from ...quantize import pace, search
+    from ...quantize.search import latency, search
 
     search.check(effort)
     if wish.speed is not None:
-        pace.check(wish.speed)
+        latency.check(wish.speed)
     if not source.header.is_projector:
         return
     if wish.speed is not None:
@@ -89,7 +90,7 @@ def lines(found: Found) -> list[str]:
 
 
 def _nats(units: Units) -> str:
-    from ...quantize.measuring import by_kind, mean
+    from ...quantize.search.measure import by_kind, mean
 
     kinds = by_kind(units)
     each = ", ".join(f"{kind} {nats:.5f}" for kind, nats in kinds.items())
@@ -97,7 +98,7 @@ def _nats(units: Units) -> str:
 
 
 def as_json(found: Found) -> dict[str, Any]:
-    from ...quantize.measuring import by_kind
+    from ...quantize.search.measure import by_kind
 
     stock = {"scheme": found.stock, "measured": by_kind(found.stock_measured)} if found.stock else None
     return {

@@ -46,7 +46,7 @@ def _row(model: str, stats: dict[str, float]) -> tuple[str, ...]:
 
 
 def _asked(host: str, port: int) -> dict[str, dict[str, float]]:
-    from ..server.metrics import parse
+    from ..server.galago.metrics import parse
 
     key = api_key_from_environment()
     connection = http.client.HTTPConnection(host, port, timeout=5)

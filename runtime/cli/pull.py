@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...models import units
-from . import report
+from .ui import report
 
 if TYPE_CHECKING:
-    from ...models.download import Report
-    from ...models.hub import RemoteFile
-    from ...models.pull import Plan
+    from ...models.hub.client import RemoteFile
+    from ...models.hub.download import Report
+    from ...models.hub.pull import PullPlan
 
 
 def pull(
@@ -25,9 +25,9 @@ def pull(
     as_json: report.Json = False,
 ) -> None:
     """Download a model, or go on with a download; only files that match the published digests are kept."""
-    from ...models import pull as puller
-    from ...models.name import parse
-    from ...quantize import kept
+    from ...models.hub import pull as puller
+    from ...models.registry.name import parse
+    from ...quantize.evaluate import history
 
     ref = parse(model)
     plan = puller.plan(ref)
@@ -40,11 +40,11 @@ def pull(
     else:
         what = "here already" if not plan.missing else "verified and installed"
         print(f"{ref} is {what}: galago run {ref} 'Hello'")
-        if evaluated := kept.find(installed.weights[0], installed.projector):
-            print(kept.told(evaluated))
+        if evaluated := history.find(installed.weights[0], installed.projector):
+            print(history.told(evaluated))
 
 
-def _told(plan: Plan) -> str:
+def _told(plan: PullPlan) -> str:
     repository, entry = plan.repository, plan.wanted.entry
     lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
     lines += [f"  {report.printable(file.name)}  {units.size(file.size)}" for file in plan.files]
@@ -57,7 +57,7 @@ def _told(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _as_json(plan: Plan, paths: tuple[Any, ...]) -> dict[str, Any]:
+def _as_json(plan: PullPlan, paths: tuple[Any, ...]) -> dict[str, Any]:
     files = [
         {"name": file.name, "size": file.size, "digest": file.etag, "path": path, "downloaded": file in plan.missing}
         for file, path in zip(plan.files, paths, strict=True)
@@ -76,7 +76,7 @@ def _as_json(plan: Plan, paths: tuple[Any, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _progress(plan: Plan) -> Iterator[Report]:
+def _progress(plan: PullPlan) -> Iterator[Report]:
     """A bar per file with speed and remaining time on a terminal; else a line per tenth, at most each second."""
     if not plan.missing:
         yield lambda _file, _done: None
@@ -88,7 +88,7 @@ def _progress(plan: Plan) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def _bars(plan: Plan) -> Iterator[Report]:
+def _bars(plan: PullPlan) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -110,7 +110,7 @@ def _bars(plan: Plan) -> Iterator[Report]:
         yield show
 
 
-def _lines(plan: Plan) -> Report:
+def _lines(plan: PullPlan) -> Report:
     total, lock = sum(file.size for file in plan.missing) or 1, threading.Lock()
     done: dict[RemoteFile, int] = {file: 0 for file in plan.missing}
     told, spoken = [0], [time.monotonic()]

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...models import units
-from . import layers, mixture, options, progress, report
+from . import layers, mixture
 from .calibrate import collect
+from .ui import options, progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibration import Data
-    from ...quantize.imatrix import Matrix
-    from ...quantize.schemes import Scheme
-    from ...quantize.variant import Plan, Source
+    from ...quantize.calibrate.imatrix import Matrix
+    from ...quantize.calibrate.run import Data
+    from ...quantize.variants.plan import Source, VariantPlan
+    from ...quantize.variants.schemes import Scheme
 
 
 def _list(wanted: bool) -> None:
@@ -41,7 +42,7 @@ def quantize(
         list[Path] | None,
         typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
     ] = None,
-    mmproj: options.Projector = None,
+    mmproj: options.ProjectorOption = None,
     reader: Annotated[
         str | None, typer.Option("--for", help="of a projector: the model that sees or hears by it", metavar="MODEL")
     ] = None,
@@ -57,7 +58,7 @@ def quantize(
     ] = False,
 ) -> None:
     """Make a smaller variant of a model or projector."""
-    from ...quantize import variant
+    from ...quantize.variants import plan as variant
 
     wanted = _wanted(scheme, [size, bits, like], speed)
     source = variant.open_source(model)
@@ -86,7 +87,7 @@ def quantize(
 def _wanted(scheme: str | None, budgets: list[str | float | None], speed: float | None) -> Scheme | None:
     """The scheme, or None for a mixture."""
     from ...models.errors import ConfigError
-    from ...quantize.schemes import find
+    from ...quantize.variants.schemes import find
 
     wanted = find(scheme) if scheme else None
     given = len([scheme, *budgets]) - [scheme, *budgets].count(None)
@@ -100,7 +101,8 @@ def _wanted(scheme: str | None, budgets: list[str | float | None], speed: float 
 def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Path]) -> Data:
     """What is read, and by which model."""
     from ...models.errors import ConfigError
-    from ...quantize import calibration, variant
+    from ...quantize.calibrate import run as calibration
+    from ...quantize.variants import plan as variant
 
     if not source.header.is_projector:
         if reader is not None:
@@ -125,15 +127,15 @@ def _matrix(source: Source, scheme: Scheme, data: Data, without: bool, part: Pat
     return collect(data, part)
 
 
-def write(plan: Plan, output: Path, force: bool) -> None:
-    from ...quantize import variant
+def write(plan: VariantPlan, output: Path, force: bool) -> None:
+    from ...quantize.variants import plan as variant
 
     sizes = [tensor.nbytes or 0 for tensor in plan.source.tensors]
     with progress.bar(f"quantizing {report.printable(plan.source.path.name)}", sum(sizes)) as show:
         variant.make(plan, output, force, lambda i, _count, name: show(sum(sizes[: i - 1]), name))
 
 
-def _lines(plan: Plan, output: Path) -> list[str]:
+def _lines(plan: VariantPlan, output: Path) -> list[str]:
     size = output.stat().st_size
     lines = [
         f"{output}: {units.size(size)} of {units.size(plan.source.original.size)}, {plan.bits:.2f} bits a weight",
@@ -146,7 +148,7 @@ def _lines(plan: Plan, output: Path) -> list[str]:
     return lines
 
 
-def _notes(plan: Plan) -> list[tuple[list[str], str]]:
+def _notes(plan: VariantPlan) -> list[tuple[list[str], str]]:
     """What did not go as the scheme's name says."""
     notes = []
     by_type: dict[str, list[str]] = {}
@@ -166,7 +168,7 @@ def _calibrated(matrix: Matrix | None) -> str:
     return f"{names} ({matrix.chunks} x {matrix.chunk_size} tokens)"
 
 
-def _as_json(plan: Plan, output: Path) -> dict[str, Any]:
+def _as_json(plan: VariantPlan, output: Path) -> dict[str, Any]:
     matrix = plan.recipe.matrix
     return {
         "file": output,
@@ -182,8 +184,8 @@ def _as_json(plan: Plan, output: Path) -> dict[str, Any]:
 
 
 def _schemes() -> str:
-    from ...quantize.schemes import SCHEMES
-    from ..native.library import features
+    from ...quantize.variants.schemes import SCHEMES
+    from ..llamacpp.library import features
 
     here = features()
     columns = ("scheme", "bits", "rows of", "else", "calibration", "fast here")

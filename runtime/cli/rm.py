@@ -8,7 +8,7 @@ import typer
 
 from ...models import units
 from ...models.errors import NotFound
-from . import report
+from .ui import report
 
 
 def rm(
@@ -16,8 +16,8 @@ def rm(
     as_json: report.Json = False,
 ) -> None:
     """Delete a model. Files that another model uses stay, and so do imported ones, which only leave the list."""
-    from ...models import installed
-    from ...models.name import parse
+    from ...models.registry import installed
+    from ...models.registry.name import parse
 
     ref = parse(model)
     if ref.kind == "builtin":

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from ...models.errors import ConfigError
-from ..films import FRAMES
-from . import options
+from ..types.messages import FRAMES
+from .ui import options
 
 
 def run(
-    model: options.Model,
+    model: options.ModelArgument,
     prompt: Annotated[str, typer.Argument(help="what to ask; - reads it from standard input")],
     image: Annotated[list[Path] | None, typer.Option(help="a picture; may be repeated", metavar="FILE")] = None,
     audio: Annotated[list[Path] | None, typer.Option(help="a sound; may be repeated", metavar="FILE")] = None,
@@ -32,10 +32,10 @@ def run(
     top_k: options.TopK = None,
     min_p: options.MinP = None,
     seed: options.Seed = None,
-    stop: options.Stop = None,
-    mmproj: options.Projector = None,
+    stop: options.StopOption = None,
+    mmproj: options.ProjectorOption = None,
     ctx: options.ContextLength = None,
-    memory: options.Memory = None,
+    memory: options.MemoryOption = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",

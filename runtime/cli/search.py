@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...models import units
-from . import report
+from .ui import report
 
 if TYPE_CHECKING:
-    from ...models.catalog import Entry, Quant
+    from ...models.registry.catalog import CatalogEntry, Quant
 
 
 def search(
@@ -22,12 +22,13 @@ def search(
     as_json: report.Json = False,
 ) -> None:
     """Find a model in the catalogue, or on the Hub."""
-    from ...models import catalog, hub
+    from ...models.hub import client
+    from ...models.registry import catalog
 
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
         entries = _that_fit(entries)
-    found = hub.search(text) if on_hub else []
+    found = client.search(text) if on_hub else []
     if as_json:
         rows = [_row(entry) for entry in entries]
         rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in found]
@@ -46,7 +47,7 @@ def search(
         print(f"nothing in the catalogue {what}; --hub asks the Hub" if not on_hub else "nothing found")
 
 
-def _that_fit(entries: list[Entry]) -> list[Entry]:
+def _that_fit(entries: list[CatalogEntry]) -> list[CatalogEntry]:
     """Each once, with the quants that fit; the first of them is the one to take."""
     from ...models.device import this_machine
     from .fit import that_fit
@@ -58,18 +59,18 @@ def _that_fit(entries: list[Entry]) -> list[Entry]:
     return [dataclasses.replace(by_name[name], quants=tuple(fitting)) for name, fitting in quants.items()]
 
 
-def _words(entry: Entry) -> str:
+def _words(entry: CatalogEntry) -> str:
     senses = " ".join({"vision": "vision pictures", "audio": "audio sound"}[sense] for sense in entry.senses)
     return f"{entry.name} {entry.repository} {entry.task} {senses or 'text'} {entry.licence} {entry.notes}".lower()
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: CatalogEntry) -> dict[str, Any]:
     from .show import _entry
 
     return {"model": entry.name} | _entry(entry)
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _cells(entry: CatalogEntry) -> tuple[str, ...]:
     return (
         entry.name,
         report.senses("vision" in entry.senses, "audio" in entry.senses),
@@ -80,7 +81,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _download(entry: Entry) -> str:
+def _download(entry: CatalogEntry) -> str:
     if not entry.quants:
         return "?"
     first = entry.quants[0]
@@ -88,5 +89,5 @@ def _download(entry: Entry) -> str:
     return _marked(entry, f"{known} {first.name}".strip(), "quants", f"quants.{first.name}")
 
 
-def _marked(entry: Entry, value: str, *facts: str) -> str:
+def _marked(entry: CatalogEntry, value: str, *facts: str) -> str:
     return value + "*" * bool(set(facts) & set(entry.unverified))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from .ui import options
 
 if TYPE_CHECKING:
     from ...models.files import ModelFiles
@@ -44,13 +44,13 @@ Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request f
 
 def serve(
     model: ServedModel = "builtin",
-    mmproj: options.Projector = None,
+    mmproj: options.ProjectorOption = None,
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     ctx: options.ContextLength = None,
     parallel: options.Parallel = None,
-    memory: options.Memory = None,
+    memory: options.MemoryOption = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
     kv_type: options.KVTypeOption = "f16",
@@ -96,7 +96,7 @@ def serve(
     )
 
     def find() -> ModelFiles:
-        from ...models.ref import resolve
+        from ...models.registry.resolve import resolve
 
         return resolve(model, mmproj, name, lora or (), draft)
 
@@ -105,7 +105,7 @@ def serve(
 
 def _serve(config: ServerConfig, settings: ModelConfig, find: Callable[[], ModelFiles]) -> None:
     """Two processes at once import what they need, and the model loads meanwhile."""
-    from ..worker.start import start
+    from ..process.spawn import start
 
     started = start()
     from ..service import Service

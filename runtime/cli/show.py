@@ -9,11 +9,11 @@ import typer
 
 from ...models import units
 from ...models.errors import NotFound
-from . import report
+from .ui import report
 
 if TYPE_CHECKING:
-    from ...models.catalog import Entry
-    from ...models.installed import Installed
+    from ...models.registry.catalog import CatalogEntry
+    from ...models.registry.installed import Installed
 
 
 def show(
@@ -21,9 +21,9 @@ def show(
     as_json: report.Json = False,
 ) -> None:
     """Show what a model or GGUF file is."""
-    from ...models import catalog, installed
-    from ...models.name import parse
-    from ...models.ref import builtin_model
+    from ...models.registry import catalog, installed
+    from ...models.registry.name import parse
+    from ...models.registry.resolve import builtin_model
 
     path = Path(model).expanduser()
     if path.is_file():
@@ -48,8 +48,8 @@ def show(
 
 
 def _file(path: Path) -> dict[str, Any]:
-    from ...models import pairing
-    from ...models.gguf import read_header
+    from ...models.gguf.reader import read_header
+    from ...models.registry import pairing
 
     header = read_header(path)
     return {
@@ -72,7 +72,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _model(model: Installed) -> dict[str, Any]:
-    from ...models import installed
+    from ...models.registry import installed
 
     facts = installed.facts(model)
     return {
@@ -95,7 +95,7 @@ def _model(model: Installed) -> dict[str, Any]:
     }
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: CatalogEntry) -> dict[str, Any]:
     return {
         "repository": entry.repository,
         "task": entry.task,

@@ -21,7 +21,7 @@ def store(
     folder: Annotated[Path, typer.Argument(help="the folder given to galago serve --store", metavar="DIR")],
 ) -> None:
     """Show or delete what `galago serve --store DIR` keeps for its clients, while no server uses it."""
-    from ..server import store as stores
+    from ..server.storage import database as stores
 
     folder = folder.expanduser()
     if not (folder / stores.DATABASE).is_file():

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, report
+from .ui import options, report
 
 if TYPE_CHECKING:
-    from ...models.installed import Installed
+    from ...models.registry.installed import Installed
 
 
 def verify(
@@ -18,8 +18,8 @@ def verify(
     as_json: report.Json = False,
 ) -> int:
     """Check models against their published digests; imported ones against what they were. Exit 1 if any is damaged."""
-    from ...models import installed
-    from ...models.name import parse
+    from ...models.registry import installed
+    from ...models.registry.name import parse
 
     models = [installed.find_damaged(parse(model))] if model is not None else [*installed.every()]
     rows = [(str(each.ref), check) for each in models for check in installed.verify(each, _progress(each))]

@@ -12,23 +12,21 @@ from math import inf
 from typing import Any
 
 from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
-from ..tokens import Chosen, MediaSpan, Prompt, count_positions
-from ..values import Delta, Event, Failed, Finished, FinishReason, Sink, Stats
-from . import recital as recitals
-from .backend import Backend
-from .draft import Drafter
-from .encoder import Encoder, Job
-from .governor import Governor
-from .pace import Pace
-from .scheduler import Answer, MediaStep, Scheduler, Seat, TokenStep
+from ..cache.prefix_cache import MIN_CELLS, CachedPrefix, PrefixCache
+from ..speculative.draft_model import DraftModel
+from ..types.events import Delta, Event, Failed, Finished, FinishReason, Sink
+from ..types.model_info import Stats
+from ..types.prompt import MediaSpan, Prompt, SampledToken, count_positions
+from . import prompt_logprobs as recitals
+from .detokenizer import Detokenizer
+from .media_encoder import EncodeJob, MediaEncoder
+from .metrics import CacheForecast, EngineMetrics
+from .model_runner import ModelRunner
+from .prefill_budget import PrefillBudget
+from .scheduler import MediaStep, SampleRow, Scheduler, SlotAssignment, TokenStep
 from .sequence import Sequence
 from .slots import Slot
-from .states import State, StateCache
-from .tally import Outlook, Tally
-from .text import AnswerText
-
-WORTH_KEEPING = 32
-"""Cells: what is shorter is computed again as fast as it is found."""
+from .thread_tuner import ThreadTuner
 
 
 class Engine:
@@ -36,34 +34,33 @@ class Engine:
 
     `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
     requests have computed is kept there, and in `states`, for later ones that begin alike. A `governor` chooses the
-    number of threads for each step, which are `threads` otherwise; a `drafter` guesses what no repetition tells. At
-    most `outputs` rows of a step have logits, or all of them.
+    number of threads for each step (else `threads`), a `drafter` proposes tokens, `outputs` rows at most have logits.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        backend: ModelRunner,
         slots: int,
         cells: int,
         batch: int,
         queue_length: int = 64,
-        states: StateCache | None = None,
+        states: PrefixCache | None = None,
         threads: int = 1,
-        governor: Governor | None = None,
-        drafter: Drafter | None = None,
+        governor: ThreadTuner | None = None,
+        drafter: DraftModel | None = None,
         outputs: int | None = None,
     ) -> None:
         self._drafter = drafter
         self._backend = backend
-        self._states = StateCache(0, whole=not backend.divisible) if states is None else states
+        self._states = PrefixCache(0, whole=not backend.divisible) if states is None else states
         self._scheduler = Scheduler(slots, cells, batch, self._states, backend.divisible, drafter, outputs)
         self._scheduler.attention = backend.attention
-        self._encoder = Encoder(backend.encode)
-        self._pace = Pace()
+        self._encoder = MediaEncoder(backend.encode)
+        self._pace = PrefillBudget()
         self._governor = governor
         self._threads = threads
         self._slots = slots
-        self._tally = Tally()
+        self._tally = EngineMetrics()
         self._most = 0
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
@@ -99,7 +96,7 @@ class Engine:
             sampler=sampler,
             max_tokens=max_tokens,
             ends_at=ends_at,
-            text=AnswerText(stop),
+            text=Detokenizer(stop),
             sink=sink,
             arrived=arrived,
             adapters=adapters,
@@ -111,15 +108,15 @@ class Engine:
         self._command(lambda: self._start(sequence))
         return lambda: self._commands.put(lambda: self._end(sequence, None))
 
-    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> Outlook:
+    def outlook(self, prompt: Prompt, adapters: tuple[float, ...]) -> CacheForecast:
         """What a prompt would find, were it to come now. Waits for the step being computed."""
-        found: Future[Outlook] = Future()
+        found: Future[CacheForecast] = Future()
 
         def look() -> None:
             known = self._scheduler.known(list(prompt.items), adapters)
             idle = sum(slot.cells for slot in self._scheduler.idle_slots)
             most = max(self._most, self._scheduler.taken)
-            found.set_result(Outlook(known, idle, most, self._states.size, self._pace.keeping))
+            found.set_result(CacheForecast(known, idle, most, self._states.size, self._pace.keeping))
 
         with self._gate:
             if self._closing:
@@ -150,7 +147,7 @@ class Engine:
 
     def count_anew(self) -> None:
         """Forgets what was counted so far."""
-        self._tally = Tally()
+        self._tally = EngineMetrics()
 
     def _command(self, command: Callable[[], None]) -> None:
         """Hands a command over unless the engine is closing, so that none is left unread."""
@@ -214,16 +211,16 @@ class Engine:
                 error = DeadlineExceeded(f"the answer was not complete within {seconds:g} s", "timeout")
                 self._end(sequence, Failed(error))
 
-    def _seat(self, seat: Seat) -> None:
+    def _seat(self, seat: SlotAssignment) -> None:
         """Gives a sequence its slot, with as much in it as was computed before."""
         sequence, slot, source, kept = seat.sequence, seat.slot, seat.source, seat.kept
-        data = self._states.read(source) if isinstance(source, State) else None  # before others may displace it
+        data = self._states.read(source) if isinstance(source, CachedPrefix) else None  # before others may displace it
         if slot is not source or seat.shared < len(slot.items):
             self._keep(slot)
         if slot is not source:
             self._backend.cut(slot.number, 0)
         position = count_positions(sequence.items[:kept])
-        if isinstance(source, State):
+        if isinstance(source, CachedPrefix):
             if data is None or not self._backend.restore(slot.number, data):
                 kept = position = 0
         elif isinstance(source, Slot) and slot is not source:
@@ -244,7 +241,7 @@ class Engine:
             failure = None if error is None else Failed(_as_ours(error))
             self._commands.put(lambda: self._end(sequence, failure) if failure else None)
 
-        self._encoder.submit(Job(media, lambda: sequence.slot is not None, done))
+        self._encoder.submit(EncodeJob(media, lambda: sequence.slot is not None, done))
 
     def _keep_checkpoints(self) -> None:
         for sequence in self._scheduler.running:
@@ -254,12 +251,12 @@ class Engine:
 
     def _keep(self, slot: Slot) -> None:
         """Saves what a slot holds in host memory, if it may be of use and is nowhere else."""
-        is_new = slot.cells >= WORTH_KEEPING and self._states.limit and not self._states.holds(slot)
+        is_new = slot.cells >= MIN_CELLS and self._states.limit and not self._states.holds(slot.items, slot.adapters)
         if is_new and self._pace.worth_keeping():
             begin = time.perf_counter()
             data = self._backend.save(slot.number)
             self._pace.kept(slot.cells, time.perf_counter() - begin)
-            self._states.add(State(list(slot.items), slot.adapters, data))
+            self._states.add(CachedPrefix(list(slot.items), slot.adapters, data))
 
     def _set_idle_aside(self) -> None:
         """Moves what nobody continues out of the KV cache: every answer's attention goes over all cells in use.
@@ -267,7 +264,7 @@ class Engine:
         Not where it would take more than half of the memory there is for that.
         """
         for slot in self._scheduler.idle_slots:
-            if WORTH_KEEPING <= slot.cells <= self._states.limit / 2 / self._states.cell_bytes:
+            if MIN_CELLS <= slot.cells <= self._states.limit / 2 / self._states.cell_bytes:
                 self._clear(slot)
 
     def _clear(self, slot: Slot) -> None:
@@ -307,7 +304,7 @@ class Engine:
         for answer in step.answers:
             self._answer(answer)
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: SampleRow) -> None:
         """Chooses a token, and the next one as long as the guesses are right; then cuts off the wrong ones."""
         sequence, slot = answer.sequence, answer.sequence.slot
         assert slot is not None
@@ -335,7 +332,7 @@ class Engine:
         if end is not None:
             self._end(sequence, end)
 
-    def _advance(self, sequence: Sequence, chosen: Chosen) -> Finished | None:
+    def _advance(self, sequence: Sequence, chosen: SampledToken) -> Finished | None:
         """Adds a token to an answer; returns how that ends it, if it does."""
         token = chosen.token
         if sequence.first_token is None:
@@ -372,8 +369,8 @@ class Engine:
         if slot is not None and not sequence.reuse:
             self._backend.cut(slot.number, 0)
             self._scheduler.clear(slot)
-        elif slot is not None and self._states.lasting and slot.cells >= WORTH_KEEPING:
-            self._states.store(State(list(slot.items), slot.adapters, self._backend.save(slot.number)))
+        elif slot is not None and self._states.lasting and slot.cells >= MIN_CELLS:
+            self._states.store(CachedPrefix(list(slot.items), slot.adapters, self._backend.save(slot.number)))
         self._admitted.release()
         match event:
             case Finished():

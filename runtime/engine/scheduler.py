@@ -7,14 +7,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...models.speed import TILE, chunk
-from ..tokens import Item, MediaSpan, Row, count_cells
-from . import tiles
-from .draft import MOST_DRAFTED, Drafter, Wish
-from .guess import MOST, Odds, Offer
+from ...models.capacity.throughput import TILE, chunk
+from ..cache.prefix_cache import CachedPrefix, PrefixCache
+from ..speculative.acceptance import MAX_DRAFT_TOKENS, DraftLengthPolicy, DraftProposal
+from ..speculative.draft_model import MAX_DRAFTED, DraftModel, DraftRequest
+from ..types.prompt import BatchToken, Item, MediaSpan, common_prefix, count_cells
+from . import attention_tiles
 from .sequence import Sequence
-from .slots import Slot, cells_taken, common_prefix
-from .states import State, StateCache
+from .slots import Slot, cells_taken
 
 TOGETHER = 128
 """Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
@@ -31,7 +31,7 @@ HEADROOM = 32
 """Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
 
 
-class Answer(NamedTuple):
+class SampleRow(NamedTuple):
     """A sequence that gets an answer token from the logits of `row`, and one more for each guess that is right.
 
     The guessed tokens follow in the next rows; `drafted` says whether the draft model made them.
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     drafted: bool = False
 
 
-class Recital(NamedTuple):
+class PromptLogprob(NamedTuple):
     """The token at a `place` of a prompt is to be told; the logits of `row` say how probable it was."""
 
     row: int
@@ -55,9 +55,9 @@ class Recital(NamedTuple):
 class TokenStep:
     """Token rows, and the recitals and answers they lead to."""
 
-    rows: list[Row]
-    recitals: list[Recital]
-    answers: list[Answer]
+    rows: list[BatchToken]
+    recitals: list[PromptLogprob]
+    answers: list[SampleRow]
     prompt_rows: int
     adapters: tuple[float, ...]
 
@@ -78,12 +78,12 @@ class MediaStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class SlotAssignment:
     """A sequence's new slot, and where its first `shared` items are computed already; `kept` of them are used."""
 
     sequence: Sequence
     slot: Slot
-    source: Slot | State | None
+    source: Slot | CachedPrefix | None
     shared: int
     kept: int
 
@@ -103,9 +103,9 @@ class Scheduler:
         slots: int,
         cells: int,
         batch: int,
-        states: StateCache,
+        states: PrefixCache,
         divisible: bool = True,
-        drafter: Drafter | None = None,
+        drafter: DraftModel | None = None,
         outputs: int | None = None,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
@@ -116,7 +116,7 @@ class Scheduler:
         self.attention = 0.0
         """What a row's attention to each token before it takes of its matrices' time, in `tiles`; set by whoever knows
         the model."""
-        self.odds = Odds()
+        self.odds = DraftLengthPolicy()
         self._slots = [Slot(number) for number in range(slots)]
         self._cells = cells
         self._batch = batch
@@ -161,7 +161,7 @@ class Scheduler:
         slot.last_used = next(self._count)
         return slot
 
-    def admit(self) -> Seat | None:
+    def admit(self) -> SlotAssignment | None:
         """A slot for the first in line, if there is one and its prompt fits beside what is running."""
         free = [slot for slot in self._slots if slot.owner is None]
         if not self.waiting or not free:
@@ -178,7 +178,7 @@ class Scheduler:
             ahead = HEADROOM * (len(self.running) + 1)
             if cells_taken(runs) + self._pending() + new + ahead > self._cells:
                 return None
-        return Seat(sequence, self._place(free, source, shared), source, shared, kept)
+        return SlotAssignment(sequence, self._place(free, source, shared), source, shared, kept)
 
     def known(self, items: list[Item], adapters: tuple[float, ...]) -> int:
         """Cells of a prompt that need not be computed, were it to come now."""
@@ -187,12 +187,12 @@ class Scheduler:
     def _used(self, items: list[Item], shared: int) -> int:
         """How many of the items computed already are used: fewer where few others would be computed without a tile."""
         alone = self._divisible and self._batch >= TILE and not any(s.decoding for s in self.running)
-        return tiles.kept(items, shared, self.attention) if alone and shared and self.attention else shared
+        return attention_tiles.kept(items, shared, self.attention) if alone and shared and self.attention else shared
 
-    def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | State | None, int]:
+    def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | CachedPrefix | None, int]:
         """Where most of some items is computed already; the last one never counts, since its logits are wanted."""
         wanted = items[:-1]
-        source: Slot | State | None
+        source: Slot | CachedPrefix | None
         source, most = self._states.best(wanted, adapters)
         for slot in self._slots:
             if slot.owner is not None and not slot.owner.reuse:
@@ -203,14 +203,14 @@ class Scheduler:
         return source, most
 
     @staticmethod
-    def _place(free: list[Slot], source: Slot | State | None, kept: int) -> Slot:
+    def _place(free: list[Slot], source: Slot | CachedPrefix | None, kept: int) -> Slot:
         """The source itself where nothing of it is lost; else the slot that was used least recently."""
         if isinstance(source, Slot) and source.owner is None and len(source.items) == kept:
             return source
         others = [slot for slot in free if slot is not source] or free
         return min(others, key=lambda slot: slot.last_used if slot.items else -1)
 
-    def seated(self, seat: Seat, kept: int) -> None:
+    def seated(self, seat: SlotAssignment, kept: int) -> None:
         """Notes that a sequence holds its slot, with `kept` of its items computed there."""
         runs = seat.source.runs if isinstance(seat.source, Slot) else ()
         seat.slot.take(seat.sequence.items[:kept], tuple(runs))
@@ -270,15 +270,15 @@ class Scheduler:
         return MediaStep(sequence, sequence.next_media, sequence.slot.position)
 
     def _token_step(self, group: list[Sequence]) -> TokenStep:
-        rows: list[Row] = []
-        answers: list[Answer] = []
+        rows: list[BatchToken] = []
+        answers: list[SampleRow] = []
         decoding = [s for s in group if s.decoding]
         awaited = any(s.decoding for s in self.running)
         guesses = self._guesses(decoding) if len(decoding) == len(group) else {}
         for sequence in decoding:
             _append(rows, answers, sequence, 1, guesses.get(sequence, []), not sequence.echo.found)
         read = 0
-        recitals: list[Recital] = []
+        recitals: list[PromptLogprob] = []
         unused = self._outputs - len(group)  # each of them may come to an answer
         reading = [] if decoding and self._mixed >= BREATH else [s for s in group if s not in decoding]
         for sequence in reading:
@@ -306,7 +306,7 @@ class Scheduler:
         Not of one that takes nothing from others: its numbers must not depend on how long steps took.
         """
         may_guess = [s for s in decoding if s.reuse and (s.echo.found or self._drafter)] if self._divisible else []
-        room = min(MOST, self._batch - len(decoding), self._free_cells()) if may_guess else 0
+        room = min(MAX_DRAFT_TOKENS, self._batch - len(decoding), self._free_cells()) if may_guess else 0
         if room <= 0:
             return {}
         echoes = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess if s.echo.found}
@@ -316,19 +316,19 @@ class Scheduler:
             {s: length for s, length in lengths.items() if s not in echoes}
         )
 
-    def _offer(self, sequence: Sequence, echo: list[int] | None, room: int) -> Offer:
+    def _offer(self, sequence: Sequence, echo: list[int] | None, room: int) -> DraftProposal:
         if echo is not None:
-            return Offer(len(echo), sequence.echo.chance)
+            return DraftProposal(len(echo), sequence.echo.chance)
         assert self._drafter is not None
-        most = min(room, MOST_DRAFTED, sequence.max_tokens - sequence.answered - 1)
-        return Offer(most, sequence.trust.chance, self._drafter.cost)
+        most = min(room, MAX_DRAFTED, sequence.max_tokens - sequence.answered - 1)
+        return DraftProposal(most, sequence.trust.chance, self._drafter.cost)
 
     def _drafts(self, lengths: dict[Sequence, int]) -> dict[Sequence, list[int]]:
         """The draft model's guesses, so many for each sequence."""
         wishes = []
         for sequence, length in lengths.items():
             if length > 0 and sequence.slot is not None:
-                wishes.append(Wish(sequence.slot.number, sequence.items, length))
+                wishes.append(DraftRequest(sequence.slot.number, sequence.items, length))
             else:
                 sequence.trust.rested()
         drafts = self._drafter.guess(wishes) if self._drafter and wishes else {}
@@ -348,24 +348,29 @@ class Scheduler:
         return sum(s.pending_cells for s in self.running)
 
 
-def _recitals(sequence: Sequence, row: int, limit: int) -> list[Recital]:
+def _recitals(sequence: Sequence, row: int, limit: int) -> list[PromptLogprob]:
     """What the next rows of a sequence, from the number `row` on, say of the tokens behind them."""
     places = range(sequence.done + 1, sequence.done + len(sequence.next_tokens(limit)) + 1)
-    return [Recital(row + i, sequence, place) for i, place in enumerate(places) if sequence.recites(place)]
+    return [PromptLogprob(row + i, sequence, place) for i, place in enumerate(places) if sequence.recites(place)]
 
 
 def _append(
-    rows: list[Row], answers: list[Answer], sequence: Sequence, limit: int, guess: list[int], drafted: bool = False
+    rows: list[BatchToken],
+    answers: list[SampleRow],
+    sequence: Sequence,
+    limit: int,
+    guess: list[int],
+    drafted: bool = False,
 ) -> int:
     slot = sequence.slot
     assert slot is not None
     tokens = sequence.next_tokens(limit)
     last = sequence.done + len(tokens) == len(sequence.items)
-    rows.extend(Row(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
+    rows.extend(BatchToken(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
     if last:
         rows[-1] = rows[-1]._replace(wants_logits=True)
-        answers.append(Answer(len(rows) - 1, sequence, guess, drafted))
+        answers.append(SampleRow(len(rows) - 1, sequence, guess, drafted))
     slot.extend(tokens)
-    rows.extend(Row(token, slot.position + i, slot.number, True) for i, token in enumerate(guess))
+    rows.extend(BatchToken(token, slot.position + i, slot.number, True) for i, token in enumerate(guess))
     slot.extend(guess)
     return len(tokens)

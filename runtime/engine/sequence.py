@@ -8,11 +8,12 @@ from itertools import takewhile
 from math import inf
 from typing import Any
 
-from ..tokens import Item, MediaSpan, Prompt
-from ..values import Finished, FinishReason, Sink, Timings, TokenLogprob, Usage
-from .guess import Echo, Trust
+from ..speculative.acceptance import AcceptanceRate
+from ..speculative.ngram import NgramProposer
+from ..types.events import Finished, FinishReason, Sink, Timings, TokenLogprob, Usage
+from ..types.prompt import Item, MediaSpan, Prompt
+from .detokenizer import Detokenizer
 from .slots import Slot
-from .text import AnswerText
 
 LONG = 512
 """Cells."""
@@ -34,7 +35,7 @@ class Sequence:
     sampler: Any
     max_tokens: int
     ends_at: frozenset[int]
-    text: AnswerText
+    text: Detokenizer
     sink: Sink
     prepared: float
     arrived: float
@@ -48,8 +49,8 @@ class Sequence:
     cells: int = field(init=False)
     recited: int | None = field(init=False)
     recital: list[TokenLogprob] = field(default_factory=list)
-    echo: Echo = field(init=False)
-    trust: Trust = field(default_factory=Trust)
+    echo: NgramProposer = field(init=False)
+    trust: AcceptanceRate = field(default_factory=AcceptanceRate)
     slot: Slot | None = None
     cached: int | None = None
     answered: int = 0
@@ -61,7 +62,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.items = list(self.prompt.items)
         self.cells = self.prompt.cells
-        self.echo = Echo(self.items)
+        self.echo = NgramProposer(self.items)
         self.recited = self.prompt.recited
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..tokens import GONE, Item, count_cells, count_positions
+from ..types.prompt import GONE, Item, count_cells, count_positions
 
 if TYPE_CHECKING:
     from . import sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 
-class Run(NamedTuple):
+class CellRange(NamedTuple):
     """A slot's cells from `begin` to `end` that were computed at one stretch; copies of a slot share its runs."""
 
     number: int
@@ -31,7 +31,7 @@ class Slot:
     owner: sequence.Sequence | None = None
     adapters: tuple[float, ...] = ()
     items: list[Item] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[CellRange] = field(default_factory=list)
     cells: int = 0
     position: int = 0
     last_used: int = 0
@@ -39,7 +39,7 @@ class Slot:
     def extend(self, items: Iterable[Item]) -> None:
         """Notes that further items were computed."""
         if not self.runs:
-            self.runs.append(Run(next(_numbers), 0, 0))
+            self.runs.append(CellRange(next(_numbers), 0, 0))
         for item in items:
             self.items.append(_bare(item))
             self.cells += 1 if isinstance(item, int) else item.cells
@@ -54,15 +54,15 @@ class Slot:
         self.position -= gone
         self.runs[-1] = self.runs[-1]._replace(end=self.cells)
 
-    def take(self, items: Sequence[Item], runs: Iterable[Run] = ()) -> None:
+    def take(self, items: Sequence[Item], runs: Iterable[CellRange] = ()) -> None:
         """Holds these items now, the cells of `runs` as far as they reach; what follows will be cells of its own."""
         self.items = [_bare(item) for item in items]
         self.cells, self.position = count_cells(items), count_positions(items)
         self.runs = [run._replace(end=min(run.end, self.cells)) for run in runs if run.begin < self.cells]
         reached = self.runs[-1].end if self.runs else 0
         if reached < self.cells:
-            self.runs.append(Run(next(_numbers), reached, self.cells))
-        self.runs.append(Run(next(_numbers), self.cells, self.cells))
+            self.runs.append(CellRange(next(_numbers), reached, self.cells))
+        self.runs.append(CellRange(next(_numbers), self.cells, self.cells))
 
 
 def _bare(item: Item) -> Item:
@@ -70,23 +70,9 @@ def _bare(item: Item) -> Item:
     return item if isinstance(item, int) else replace(item, payload=GONE)
 
 
-def cells_taken(runs: Iterable[Run]) -> int:
+def cells_taken(runs: Iterable[CellRange]) -> int:
     """Cells that these runs take together, shared ones counted once."""
     longest: dict[int, int] = {}
     for run in runs:
         longest[run.number] = max(longest.get(run.number, 0), run.end - run.begin)
     return sum(longest.values())
-
-
-def common_prefix(a: Sequence[Item], b: Sequence[Item]) -> int:
-    """How many items are equal from the beginning. Compares slices, which takes a tenth of the time of a loop."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

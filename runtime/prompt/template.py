@@ -32,7 +32,7 @@ MAX_LINES_RUN = 2_000_000
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 """Variables that are set for the template here."""
 
-Message = dict[str, Any]
+TemplateMessage = dict[str, Any]
 _FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
 
@@ -146,7 +146,9 @@ class ChatTemplate:
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._wants_parts = self._needs_typed_content()
 
-    def render(self, messages: list[Message], *, tools: list[dict[str, Any]] | None = None, **switches: Any) -> str:
+    def render(
+        self, messages: list[TemplateMessage], *, tools: list[dict[str, Any]] | None = None, **switches: Any
+    ) -> str:
         """The prompt for messages of `role` and string `content`, ready for an answer.
 
         `switches` are variables that the template reads, of which `variables` names all.
@@ -163,7 +165,9 @@ class ChatTemplate:
         except TemplateError:
             return False
 
-    def _run(self, messages: list[Message], tools: list[dict[str, Any]] | None, switches: dict[str, Any]) -> str:
+    def _run(
+        self, messages: list[TemplateMessage], tools: list[dict[str, Any]] | None, switches: dict[str, Any]
+    ) -> str:
         values = {**switches, **self._constants, "messages": messages, "tools": tools, "add_generation_prompt": True}
         previous = sys.gettrace()
         sys.settrace(_line_budget())

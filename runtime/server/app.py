@@ -21,21 +21,23 @@ from starlette.responses import Response
 from ...models.errors import ConfigError, GalagoError, MethodNotAllowed, NotFound, NotReady
 from ..config import ServerConfig
 from ..service import Service
-from . import chat, completions, errors, metrics, models, openapi, plan, tokens, vectors, wire
 from .anthropic.routes import Messages
-from .batches.routes import Batches
-from .files.routes import Files
-from .files.shelf import Shelf
-from .guards import REQUEST_ID, Guard
-from .idle import Counted, Traffic
+from .galago import estimate, metrics, tokenize
+from .http import errors, openapi
+from .http.activity import Activity, ActivityMiddleware
+from .http.openapi import Endpoint, RouteDescription
+from .http.security import REQUEST_ID, Guard
 from .ollama.routes import Ollama
-from .openapi import About, Endpoint
-from .responses.routes import Responses
-from .store import Store
+from .openai import chat, completions, embeddings, models, schema
+from .openai.batches.routes import Batches
+from .openai.files.routes import Files
+from .openai.responses.routes import Responses
+from .storage.database import Storage
+from .storage.file_store import FileStore
 
-_HELLO = About("Whether anybody is there", {200: "text/plain; charset=utf-8"})
-_HEALTH = About("Whether the model is ready", {200: wire.Health, 503: wire.Health})
-_METRICS = About("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
+_HELLO = RouteDescription("Whether anybody is there", {200: "text/plain; charset=utf-8"})
+_HEALTH = RouteDescription("Whether the model is ready", {200: schema.Health, 503: schema.Health})
+_METRICS = RouteDescription("What the model is doing, for Prometheus", {200: metrics.CONTENT_TYPE}, errors=(NotReady,))
 
 
 def build(service: Service, config: ServerConfig) -> Starlette:
@@ -45,13 +47,13 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         return Response("Galago is running", media_type="text/plain")
 
     async def health(_request: Request) -> Response:
-        status = wire.Health("ok" if service.ready else "loading")
-        return Response(wire.encode(status), 200 if status.status == "ok" else 503, media_type="application/json")
+        status = schema.Health("ok" if service.ready else "loading")
+        return Response(schema.encode(status), 200 if status.status == "ok" else 503, media_type="application/json")
 
     async def show_metrics(_request: Request) -> Response:
         return Response(metrics.render(service.stats()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    traffic = Traffic()
+    traffic = Activity()
     api, lifespan = _api(service, config, traffic)
     described = [
         Endpoint("/", greet, _HELLO),
@@ -63,26 +65,26 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     ]
     return Starlette(
         routes=[*described, openapi.endpoint(described), *api("")],  # some clients leave /v1 out
-        middleware=[Middleware(Guard, config=config), Middleware(Counted, traffic=traffic)],
+        middleware=[Middleware(Guard, config=config), Middleware(ActivityMiddleware, traffic=traffic)],
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unforeseen},
     )
 
 
 def _api(
-    service: Service, config: ServerConfig, traffic: Traffic
+    service: Service, config: ServerConfig, traffic: Activity
 ) -> tuple[Callable[[str], list[Endpoint]], Callable[[Starlette], AbstractAsyncContextManager[None]]]:
     """What answers under a prefix, and what runs and is closed beside it."""
     strict = config.strict
-    store = None if config.store is None else Store(config.store)
-    shelf = None if store is None else Shelf(store)
+    store = None if config.store is None else Storage(config.store)
+    shelf = None if store is None else FileStore(store)
     files = Files(shelf)
     listed = models.ModelEndpoints(service)
     chats = chat.ChatEndpoint(service, strict, files.read)
     prompts = completions.CompletionEndpoint(service, strict)
-    vector = vectors.VectorEndpoints(service, strict)
-    plans = plan.PlanEndpoint(service, strict, files.read)
-    token = tokens.TokenEndpoints(service, strict, files.read)
+    vector = embeddings.VectorEndpoints(service, strict)
+    plans = estimate.PlanEndpoint(service, strict, files.read)
+    token = tokenize.TokenEndpoints(service, strict, files.read)
     responses = Responses(service, strict, store, files.read)
     in_background = {
         "/v1/chat/completions": chat.ChatEndpoint(service, strict, files.read, background=True).complete,
@@ -97,11 +99,11 @@ def _api(
             Endpoint(f"{prefix}/models/{{id:path}}", listed.show, models.SHOW),
             Endpoint(f"{prefix}/chat/completions", chats.complete, chat.ABOUT),
             Endpoint(f"{prefix}/completions", prompts.complete, completions.ABOUT),
-            Endpoint(f"{prefix}/embeddings", vector.embed, vectors.EMBED),
-            Endpoint(f"{prefix}/rerank", vector.rerank, vectors.RERANK),
-            Endpoint(f"{prefix}/plan", plans.plan, plan.ABOUT),
-            Endpoint(f"{prefix}/tokenize", token.tokenize, tokens.TOKENIZE),
-            Endpoint(f"{prefix}/detokenize", token.detokenize, tokens.DETOKENIZE),
+            Endpoint(f"{prefix}/embeddings", vector.embed, embeddings.EMBED),
+            Endpoint(f"{prefix}/rerank", vector.rerank, embeddings.RERANK),
+            Endpoint(f"{prefix}/plan", plans.plan, estimate.ABOUT),
+            Endpoint(f"{prefix}/tokenize", token.tokenize, tokenize.TOKENIZE),
+            Endpoint(f"{prefix}/detokenize", token.detokenize, tokenize.DETOKENIZE),
             *responses.routes(prefix),
             *files.routes(prefix),
             *batches.routes(prefix),

@@ -17,15 +17,17 @@ from pathlib import Path
 
 import psutil
 
+from galago.models.capacity.throughput import Benchmark, speed, types
 from galago.models.files import ModelFiles
-from galago.models.ref import resolve
-from galago.models.speed import Benchmark, speed, types
-from galago.runtime.benchmark import run
+from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig, default_threads
-from galago.runtime.placement import Placement
-from galago.runtime.sizing import measure
-from galago.runtime.values import Finished, Image, Message, Request, Sampling, Text
-from galago.runtime.worker.worker import Worker
+from galago.runtime.inference.machine_benchmark import run
+from galago.runtime.pool.budget import measure
+from galago.runtime.pool.placement import Placement
+from galago.runtime.types.events import Finished
+from galago.runtime.types.messages import Image, Message, Text
+from galago.runtime.types.request import Request, Sampling
+from galago.runtime.worker.supervisor import WorkerSupervisor
 
 from .servers import ROOT, random_model
 
@@ -105,14 +107,14 @@ def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
 
 
 @contextmanager
-def _worker(files: ModelFiles, config: ModelConfig) -> Iterator[tuple[Worker, psutil.Process]]:
+def _worker(files: ModelFiles, config: ModelConfig) -> Iterator[tuple[WorkerSupervisor, psutil.Process]]:
     before = set(psutil.Process().children())
-    with closing(Worker(files, config)) as worker:
+    with closing(WorkerSupervisor(files, config)) as worker:
         [process] = set(psutil.Process().children()) - before
         yield worker, process
 
 
-def _ask(worker: Worker, text: str, *media: Image, tokens: int = 8) -> Finished:
+def _ask(worker: WorkerSupervisor, text: str, *media: Image, tokens: int = 8) -> Finished:
     message = Message("user", (*media, Text(text)))
     request = Request((message,), Sampling(0.0), max_tokens=tokens, ignore_eos=True, cache=False)
     *_, end = worker.generate(request)

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from galago.models import fit
-from galago.models.ref import resolve
+from galago.models.capacity import gpu_offload
+from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
-from galago.runtime.local import load
-from galago.runtime.native.devices import gpus
-from galago.runtime.placement import place
+from galago.runtime.llamacpp.devices import gpus
+from galago.runtime.pool.placement import place
+from galago.runtime.python_api import load
 
 from .servers import Files, builtin, random_model
 
@@ -42,7 +42,8 @@ def main(options: argparse.Namespace) -> None:
         return
     for model in options.models:
         files = builtin() if model == "builtin" else random_model(model, options.scheme, eyes=model == "smolvlm500m")
-        print(f"{files.name}, {CONTEXT} tokens of context, {SLOTS} slots, and {fit.RESERVE // MIB} MiB to stay free")
+        reserve = gpu_offload.RESERVE // MIB
+        print(f"{files.name}, {CONTEXT} tokens of context, {SLOTS} slots, and {reserve} MiB to stay free")
         before = -1
         for free in options.free:
             with _taken(free * MIB):

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from galago.models.gguf import read_header
-from galago.models.speed import types
-from galago.runtime.benchmark import measured
+from galago.models.capacity.throughput import types
+from galago.models.gguf.reader import read_header
+from galago.runtime.inference.machine_benchmark import measured
 
 from .fit import pss
 from .servers import WORDS, Files, Server, ask, galago, picture, random_model

@@ -25,8 +25,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from galago.quantize.schemes import find
-from galago.runtime.native.quantizer import quantize
+from galago.quantize.variants.schemes import find
+from galago.runtime.llamacpp.quantizer import quantize
 
 from . import random_gguf
 

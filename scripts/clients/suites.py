@@ -16,9 +16,8 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-import bert
-
-from served import DATA, Server, serving
+from fakes import bert
+from fakes.server import DATA, Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from galago.runtime.native.context import BATCH, Context
-from galago.runtime.native.projector import Projector, encode_first
-from galago.runtime.native.weights import Weights
-from galago.runtime.tokens import MediaSpan, Row
+from galago.runtime.llamacpp.context import BATCH, Context
+from galago.runtime.llamacpp.projector import Projector, encode_first
+from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.types.prompt import BatchToken, MediaSpan
 from world import Picture, Sample
 
 from .batches import IGNORED, IMAGE, SOUND, Batch
@@ -70,7 +70,7 @@ def _answer_logits(
             at += span.cells
             continue
         wanted = batch.targets[i, at] != IGNORED
-        context.decode([Row(token, at, 0, bool(wanted))])
+        context.decode([BatchToken(token, at, 0, bool(wanted))])
         if wanted:
             out.append(context.logits(0).copy())
         at += 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from galago.runtime.native.weights import Weights
+from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.prompt.template import ChatTemplate
 from world import Clip, Maker, Picture, Sample, Split, Turn, speech
 from world.lexicon import SPOKEN

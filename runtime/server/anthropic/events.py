@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ....models.errors import InvalidRequest
-from ...values import CallArguments, CallBegun, Delta, Finished, Said, Thought, ToolCall
-from . import convert, wire
+from ...types.events import Delta, Finished, OutputDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
+from ...types.messages import ToolCall
+from . import convert, schema
 
 
 class MessageEvents:
@@ -14,63 +15,65 @@ class MessageEvents:
 
     def __init__(self) -> None:
         self._index = -1
-        self._open: type[wire.ContentBlock] | None = None
+        self._open: type[schema.ContentBlock] | None = None
 
-    def feed(self, said: Said) -> Iterator[wire.StreamEvent]:
+    def feed(self, said: OutputDelta) -> Iterator[schema.StreamEvent]:
         match said:
             case Delta(text=""):
                 pass
             case Delta(text=text):
-                yield from self._begin(wire.TextBlock(""))
-                yield wire.BlockDelta(self._index, wire.TextDelta(text))
-            case Thought(text):
-                yield from self._begin(wire.ThinkingBlock(""))
-                yield wire.BlockDelta(self._index, wire.ThinkingDelta(text))
-            case CallBegun(_, call_id, name):
+                yield from self._begin(schema.TextBlock(""))
+                yield schema.BlockDelta(self._index, schema.TextDelta(text))
+            case ReasoningDelta(text):
+                yield from self._begin(schema.ThinkingBlock(""))
+                yield schema.BlockDelta(self._index, schema.ThinkingDelta(text))
+            case ToolCallStart(_, call_id, name):
                 yield from self._end()
-                yield from self._begin(wire.ToolUseBlock(call_id, name, {}))
-            case CallArguments(_, text):
-                yield wire.BlockDelta(self._index, wire.InputDelta(text))
+                yield from self._begin(schema.ToolUseBlock(call_id, name, {}))
+            case ToolCallArguments(_, text):
+                yield schema.BlockDelta(self._index, schema.InputDelta(text))
 
-    def finish(self, end: Finished) -> Iterator[wire.StreamEvent]:
+    def finish(self, end: Finished) -> Iterator[schema.StreamEvent]:
         yield from self._end()
-        yield wire.MessageDelta(convert.ending(end), convert.usage(end.usage))
-        yield wire.MessageStop()
+        yield schema.MessageDelta(convert.ending(end), convert.usage(end.usage))
+        yield schema.MessageStop()
 
-    def _begin(self, block: wire.ContentBlock) -> Iterator[wire.StreamEvent]:
+    def _begin(self, block: schema.ContentBlock) -> Iterator[schema.StreamEvent]:
         """Opens a block, unless one of its kind is open."""
         if self._open is not type(block):
             yield from self._end()
             self._index += 1
             self._open = type(block)
-            yield wire.BlockStart(self._index, block)
+            yield schema.BlockStart(self._index, block)
 
-    def _end(self) -> Iterator[wire.StreamEvent]:
+    def _end(self) -> Iterator[schema.StreamEvent]:
         if self._open is not None:
             self._open = None
-            yield wire.BlockStop(self._index)
+            yield schema.BlockStop(self._index)
 
 
-def blocks(said: Sequence[Said]) -> tuple[list[wire.ContentBlock], list[str]]:
+def blocks(said: Sequence[OutputDelta]) -> tuple[list[schema.ContentBlock], list[str]]:
     """The blocks that a whole answer consists of, as they are streamed, and warnings of a call that is left out."""
-    found: list[wire.ContentBlock] = []
+    found: list[schema.ContentBlock] = []
     arguments: dict[int, str] = {}
     told = MessageEvents()
     for event in (event for piece in said for event in told.feed(piece)):
         match event:
-            case wire.BlockStart(content_block=block):
+            case schema.BlockStart(content_block=block):
                 found.append(block)
-            case wire.BlockDelta(index, wire.TextDelta(text)) if isinstance(block := found[index], wire.TextBlock):
+            case schema.BlockDelta(index, schema.TextDelta(text)) if isinstance(
+                block := found[index], schema.TextBlock
+            ):
                 block.text += text
-            case wire.BlockDelta(index, wire.ThinkingDelta(text)) if isinstance(
-                block := found[index], wire.ThinkingBlock
+            case schema.BlockDelta(index, schema.ThinkingDelta(text)) if isinstance(
+                block := found[index], schema.ThinkingBlock
             ):
                 block.thinking += text
-            case wire.BlockDelta(index, wire.InputDelta(text)):
+            case schema.BlockDelta(index, schema.InputDelta(text)):
                 arguments[index] = arguments.get(index, "") + text
     warnings = []
     for index, block in enumerate(found):
-        if isinstance(block, wire.ToolUseBlock):
+        if isinstance(block, schema.ToolUseBlock):
             try:
                 block.input = ToolCall(block.id, block.name, arguments.get(index, "")).parsed()
             except InvalidRequest:

@@ -13,26 +13,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....models.errors import EngineError, GalagoError, InvalidRequest, NotFound, NotReady
+from ...inference.stream import Stream
 from ...service import Service
-from ...stream import Stream
-from ...tasks import Plan
-from ...values import BOUNDS, Failed, Finished, Started
-from .. import answers, errors, exchange, fields
-from ..convert import decode_object, typed, warning_headers
-from ..openapi import About, Endpoint, Streamed
-from ..wire import encode
-from . import convert, wire
+from ...types.events import Failed, Finished, Started
+from ...types.request import BOUNDS
+from ...types.tasks import Estimate
+from ..http import errors, field_policy, request_io
+from ..http import events as answers
+from ..http.openapi import Endpoint, RouteDescription, Streamed
+from ..openai.convert import decode_object, typed, warning_headers
+from ..openai.schema import encode
+from . import convert, schema
 from .events import MessageEvents, blocks
 
 _ASKED = {"messages": [{"role": "user", "content": "How warm is it in Bern?"}]}
 _CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 40}}, "required": ["city"]}
 _ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
 
-CREATE = About(
+CREATE = RouteDescription(
     "Answer a chat, in Anthropic's shapes",
-    {200: wire.Message},
-    body=wire.MessagesRequest,
-    stream=Streamed(wire.StreamEvent),
+    {200: schema.Message},
+    body=schema.MessagesRequest,
+    stream=Streamed(schema.StreamEvent),
     errors=_ERRORS,
     method="POST",
     bounds={name: BOUNDS[name] for name in ("max_tokens", "temperature", "top_p", "top_k")},
@@ -47,17 +49,17 @@ CREATE = About(
         },
     },
     known=convert.KNOWN,
-    form=wire.ErrorResponse,
+    form=schema.ErrorResponse,
 )
-COUNT = About(
+COUNT = RouteDescription(
     "The tokens of a chat, in Anthropic's shapes",
-    {200: wire.TokenCount},
-    body=wire.CountRequest,
+    {200: schema.TokenCount},
+    body=schema.CountRequest,
     errors=_ERRORS,
     method="POST",
     examples={"text": _ASKED},
     known=convert.KNOWN,
-    form=wire.ErrorResponse,
+    form=schema.ErrorResponse,
 )
 
 
@@ -75,38 +77,38 @@ class Messages:
         ]
 
     async def create(self, request: Request) -> Response:
-        body = await exchange.read_body(request)
-        asked = await exchange.on_thread(request, partial(self._prepare, body), _Asked.close)
+        body = await request_io.read_body(request)
+        asked = await request_io.on_thread(request, partial(self._prepare, body), _Asked.close)
         headers = warning_headers(asked.warnings)
         if asked.stream:
             return answers.told(self._events(asked), headers, "text/event-stream")
-        answer = await exchange.unless_gone(request, answers.collected(asked.answer))
+        answer = await request_io.unless_gone(request, answers.collected(asked.answer))
         content, cut_off = blocks(answer.said)
         message = self._message(content, convert.usage(answer.end.usage), [*asked.warnings, *answer.warnings, *cut_off])
         ending = convert.ending(answer.end)
         message.stop_reason, message.stop_sequence = ending.stop_reason, ending.stop_sequence
-        return exchange.whole(message, headers)
+        return request_io.whole(message, headers)
 
-    def _prepare(self, body: bytes, gone: exchange.Gone) -> _Asked:
+    def _prepare(self, body: bytes, gone: request_io.Gone) -> _Asked:
         raw = decode_object(body)
-        asked = typed(raw, wire.MessagesRequest, convert.ACCEPTED)
-        warnings = fields.check(raw, self._strict, wire.MessagesRequest, convert.KNOWN)
+        asked = typed(raw, schema.MessagesRequest, convert.ACCEPTED)
+        warnings = field_policy.check(raw, self._strict, schema.MessagesRequest, convert.KNOWN)
         stream = self._service.generate(asked.model, convert.to_request(asked), gone)
         return _Asked(bool(asked.stream), warnings, stream)
 
     async def count_tokens(self, request: Request) -> Response:
-        return await exchange.answered(request, self._count)
+        return await request_io.answered(request, self._count)
 
-    def _count(self, body: bytes, gone: exchange.Gone) -> tuple[wire.TokenCount, list[str]]:
+    def _count(self, body: bytes, gone: request_io.Gone) -> tuple[schema.TokenCount, list[str]]:
         raw = decode_object(body)
-        asked = typed(raw, wire.CountRequest, convert.ACCEPTED)
-        warnings = fields.check(raw, self._strict, wire.CountRequest, convert.KNOWN)
-        found = self._service.answer(asked.model, Plan(convert.to_request(asked)), gone)
-        return wire.TokenCount(found.tokens), warnings
+        asked = typed(raw, schema.CountRequest, convert.ACCEPTED)
+        warnings = field_policy.check(raw, self._strict, schema.CountRequest, convert.KNOWN)
+        found = self._service.answer(asked.model, Estimate(convert.to_request(asked)), gone)
+        return schema.TokenCount(found.tokens), warnings
 
-    def _message(self, content: list[wire.ContentBlock], usage: wire.Usage, warnings: list[str]) -> wire.Message:
+    def _message(self, content: list[schema.ContentBlock], usage: schema.Usage, warnings: list[str]) -> schema.Message:
         name = f"msg_{uuid.uuid4().hex}"
-        return wire.Message(name, self._service.model_id, content, usage, warnings=warnings or UNSET)
+        return schema.Message(name, self._service.model_id, content, usage, warnings=warnings or UNSET)
 
     async def _events(self, asked: _Asked) -> AsyncIterator[bytes]:
         told = MessageEvents()
@@ -115,8 +117,8 @@ class Messages:
                 async for event in events:
                     match event:
                         case Started(prompt_tokens, warnings):
-                            message = self._message([], wire.Usage(prompt_tokens, 0), [*asked.warnings, *warnings])
-                            yield _line(wire.MessageStart(message)) + _line(wire.Ping())
+                            message = self._message([], schema.Usage(prompt_tokens, 0), [*asked.warnings, *warnings])
+                            yield _line(schema.MessageStart(message)) + _line(schema.Ping())
                         case Failed(error=error):
                             raise error
                         case Finished():
@@ -141,6 +143,6 @@ class _Asked:
         self.answer.close()
 
 
-def _line(event: wire.StreamEvent) -> bytes:
+def _line(event: schema.StreamEvent) -> bytes:
     kind = str(event.__struct_config__.tag)
     return b"event: " + kind.encode() + b"\ndata: " + encode(event) + b"\n\n"

@@ -7,20 +7,21 @@ import queue
 import threading
 from collections.abc import AsyncIterator
 
-from ....models import installed, pull
 from ....models.errors import Cancelled, Forbidden, GalagoError, InvalidRequest, NotFound
-from ....models.hub import RemoteFile
-from ....models.name import parse
+from ....models.hub import pull
+from ....models.hub.client import RemoteFile
+from ....models.registry import installed
+from ....models.registry.name import parse
 from ...service import Service
-from . import wire
+from . import schema
 
 _EVERY = 1 << 22
 """Bytes between two lines about a file."""
 
 
-async def pulled(name: str) -> AsyncIterator[wire.Status]:
+async def pulled(name: str) -> AsyncIterator[schema.Status]:
     """Brings a model here and says so on the way. When nobody listens any more it stops; what is here is kept."""
-    lines: queue.SimpleQueue[wire.Status | GalagoError | None] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[schema.Status | GalagoError | None] = queue.SimpleQueue()
     gone = threading.Event()
     work = asyncio.ensure_future(asyncio.to_thread(_pull, name, lines, gone))
     try:
@@ -33,7 +34,7 @@ async def pulled(name: str) -> AsyncIterator[wire.Status]:
         gone.set()
 
 
-def _pull(name: str, lines: queue.SimpleQueue[wire.Status | GalagoError | None], gone: threading.Event) -> None:
+def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None], gone: threading.Event) -> None:
     told: dict[RemoteFile, int] = {}
 
     def report(file: RemoteFile, done: int) -> None:
@@ -42,14 +43,14 @@ def _pull(name: str, lines: queue.SimpleQueue[wire.Status | GalagoError | None],
         if done == file.size or done - told.get(file, -_EVERY) >= _EVERY:
             told[file] = done
             digest = f"sha256:{file.etag}"
-            lines.put(wire.Status(f"pulling {file.etag[:12]}", digest, file.size, done))
+            lines.put(schema.Status(f"pulling {file.etag[:12]}", digest, file.size, done))
 
     try:
-        lines.put(wire.Status("pulling manifest"))
+        lines.put(schema.Status("pulling manifest"))
         plan = pull.plan(parse(name))
         pull.pull(plan, report)
         for step in ("verifying sha256 digest", "writing manifest", "success"):
-            lines.put(wire.Status(step))
+            lines.put(schema.Status(step))
     except GalagoError as error:
         lines.put(error)
     finally:

@@ -27,14 +27,17 @@ from ....models.errors import (
     NotReady,
 )
 from ...config import ServerConfig
+from ...inference.stream import Stream
 from ...service import Service
-from ...stream import Stream
-from ...values import BOUNDS, MAX_LIKELIEST, Failed, Finished, Started
-from .. import answers, errors, exchange, fields
-from ..convert import decode_object, typed, warning_headers
-from ..openapi import LINES, About, Endpoint, Streamed
-from ..wire import encode
-from . import convert, library, manage, wire
+from ...types.events import Failed, Finished, Started
+from ...types.request import BOUNDS, MAX_LIKELIEST
+from ..http import errors, field_policy, request_io
+from ..http import events as answers
+from ..http.openapi import LINES, Endpoint, RouteDescription, Streamed
+from ..openai.convert import decode_object, typed, warning_headers
+from ..openai.schema import encode
+from . import convert, manage, schema
+from . import models as library
 
 SPOKEN = "0.12.11"
 """The release of Ollama whose API this is, for clients that ask for the version to know what they may send."""
@@ -49,34 +52,34 @@ _PROMPT = {"model": "builtin", "prompt": "Hello", "options": {"num_predict": 16}
 _NAMED = {"loaded": {"model": "builtin"}}
 
 
-def _about(summary: str, answer: Any, *errors: type[GalagoError], **more: Any) -> About:
-    told: dict[str, Any] = {"known": convert.KNOWN, "form": wire.ErrorResponse} | more
-    return About(f"{summary}, in Ollama's shapes", {200: answer}, errors=errors, **told)
+def _about(summary: str, answer: Any, *errors: type[GalagoError], **more: Any) -> RouteDescription:
+    told: dict[str, Any] = {"known": convert.KNOWN, "form": schema.ErrorResponse} | more
+    return RouteDescription(f"{summary}, in Ollama's shapes", {200: answer}, errors=errors, **told)
 
 
-def _asked(summary: str, kind: Any, answer: Any, example: Any, streamed: bool = True) -> About:
+def _asked(summary: str, kind: Any, answer: Any, example: Any, streamed: bool = True) -> RouteDescription:
     stream = Streamed(answer, LINES) if streamed else None
     more = {"body": kind, "stream": stream, "method": "POST", "bounds": _BOUNDS, "examples": {"text": example}}
     return _about(summary, answer, *_ANSWER, **more)
 
 
-_NAMES = {"body": wire.ModelRequest, "examples": _NAMED}
-VERSION = _about("The release whose API this is", wire.Version)
-TAGS = _about("The models on this machine", wire.Models, NotReady, ModelError)
-PS = _about("The model that is loaded", wire.Models, NotReady)
-SHOW = _about("One model", wire.Shown, InvalidRequest, NotFound, NotReady, ModelError, method="POST", **_NAMES)
-CHAT = _asked("Answer a chat", wire.ChatRequest, wire.Line, _CHAT)
-GENERATE = _asked("Answer a prompt", wire.GenerateRequest, wire.Line, _PROMPT)
+_NAMES = {"body": schema.ModelRequest, "examples": _NAMED}
+VERSION = _about("The release whose API this is", schema.Version)
+TAGS = _about("The models on this machine", schema.Models, NotReady, ModelError)
+PS = _about("The model that is loaded", schema.Models, NotReady)
+SHOW = _about("One model", schema.Shown, InvalidRequest, NotFound, NotReady, ModelError, method="POST", **_NAMES)
+CHAT = _asked("Answer a chat", schema.ChatRequest, schema.Line, _CHAT)
+GENERATE = _asked("Answer a prompt", schema.GenerateRequest, schema.Line, _PROMPT)
 _TEXTS = {"model": "builtin", "input": ["a house", "a home"]}
-EMBED = _asked("Make vectors of texts", wire.EmbedRequest, wire.Embeddings, _TEXTS, streamed=False)
+EMBED = _asked("Make vectors of texts", schema.EmbedRequest, schema.Embeddings, _TEXTS, streamed=False)
 _TEXT = {"model": "builtin", "prompt": "a house"}
-OLD_EMBED = _asked("Make a vector of a text", wire.OldEmbedRequest, wire.Embedding, _TEXT, streamed=False)
+OLD_EMBED = _asked("Make a vector of a text", schema.OldEmbedRequest, schema.Embedding, _TEXT, streamed=False)
 PULL = _about(
     "Bring a model here, if the server allows it",
-    wire.Status,
+    schema.Status,
     *(InvalidRequest, NotFound, HubError, ModelError, ConfigError),
     method="POST",
-    stream=Streamed(wire.Status, LINES),
+    stream=Streamed(schema.Status, LINES),
     **_NAMES,
 )
 DELETE = _about(
@@ -101,49 +104,49 @@ class Ollama:
             Endpoint("/api/tags", self.tags, TAGS),
             Endpoint("/api/ps", self.ps, PS),
             Endpoint("/api/show", self.show, SHOW),
-            Endpoint("/api/chat", partial(self.answer, wire.ChatRequest), CHAT),
-            Endpoint("/api/generate", partial(self.answer, wire.GenerateRequest), GENERATE),
-            Endpoint("/api/embed", partial(self.embed, wire.EmbedRequest), EMBED),
-            Endpoint("/api/embeddings", partial(self.embed, wire.OldEmbedRequest), OLD_EMBED),
+            Endpoint("/api/chat", partial(self.answer, schema.ChatRequest), CHAT),
+            Endpoint("/api/generate", partial(self.answer, schema.GenerateRequest), GENERATE),
+            Endpoint("/api/embed", partial(self.embed, schema.EmbedRequest), EMBED),
+            Endpoint("/api/embeddings", partial(self.embed, schema.OldEmbedRequest), OLD_EMBED),
             Endpoint("/api/pull", self.pull, PULL),
             Endpoint("/api/delete", self.delete, DELETE),
         ]
 
     async def version(self, _request: Request) -> Response:
-        return exchange.whole(wire.Version(SPOKEN, metadata.version("galago")))
+        return request_io.whole(schema.Version(SPOKEN, metadata.version("galago")))
 
     async def tags(self, _request: Request) -> Response:
         models = await asyncio.to_thread(lambda: list(library.tags(self._service)))
-        return exchange.whole(wire.Models(models))
+        return request_io.whole(schema.Models(models))
 
     async def ps(self, _request: Request) -> Response:
         models = await asyncio.to_thread(lambda: list(library.running(self._service)))
-        return exchange.whole(wire.Models(models))
+        return request_io.whole(schema.Models(models))
 
     async def show(self, request: Request) -> Response:
         name, _, headers = await self._named(request)
-        return exchange.whole(await asyncio.to_thread(library.shown, self._service, name), headers)
+        return request_io.whole(await asyncio.to_thread(library.shown, self._service, name), headers)
 
-    async def embed(self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], request: Request) -> Response:
-        return await exchange.answered(request, partial(self._embed, kind))
+    async def embed(self, kind: type[schema.EmbedRequest | schema.OldEmbedRequest], request: Request) -> Response:
+        return await request_io.answered(request, partial(self._embed, kind))
 
     def _embed(
-        self, kind: type[wire.EmbedRequest | wire.OldEmbedRequest], body: bytes, gone: exchange.Gone
-    ) -> tuple[wire.Embeddings | wire.Embedding, list[str]]:
+        self, kind: type[schema.EmbedRequest | schema.OldEmbedRequest], body: bytes, gone: request_io.Gone
+    ) -> tuple[schema.Embeddings | schema.Embedding, list[str]]:
         begin = time.perf_counter()
         raw = decode_object(body)
         asked = typed(raw, kind, convert.ACCEPTED)
-        warnings = fields.check(raw, self._config.strict, kind, convert.KNOWN)
+        warnings = field_policy.check(raw, self._config.strict, kind, convert.KNOWN)
         name = convert.model_name(asked.model)
-        if isinstance(asked, wire.OldEmbedRequest):
-            return wire.Embedding(self._service.embed([asked.prompt], model=name, cancelled=gone).rows()[0]), warnings
+        if isinstance(asked, schema.OldEmbedRequest):
+            return schema.Embedding(self._service.embed([asked.prompt], model=name, cancelled=gone).rows()[0]), warnings
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if not texts:
             self._service.check_served(name)
-            return wire.Embeddings(self._service.model_id, [], 0, 0, 0, warnings or UNSET), warnings
+            return schema.Embeddings(self._service.model_id, [], 0, 0, 0, warnings or UNSET), warnings
         vectors = self._service.embed(texts, asked.dimensions, model=name, cancelled=gone)
         took = round((time.perf_counter() - begin) * 1e9)
-        told = wire.Embeddings(self._service.model_id, vectors.rows(), took, vectors.tokens, 0, warnings or UNSET)
+        told = schema.Embeddings(self._service.model_id, vectors.rows(), took, vectors.tokens, 0, warnings or UNSET)
         return told, warnings
 
     async def pull(self, request: Request) -> Response:
@@ -152,7 +155,7 @@ class Ollama:
         lines = manage.pulled(name)
         if stream:
             return answers.told(_told(lines), headers, LINES)
-        return exchange.whole(await exchange.unless_gone(request, _last(lines)), headers)
+        return request_io.whole(await request_io.unless_gone(request, _last(lines)), headers)
 
     async def delete(self, request: Request) -> Response:
         manage.check(self._config.allow_rm, "rm")
@@ -162,32 +165,34 @@ class Ollama:
 
     async def _named(self, request: Request) -> tuple[str, bool, dict[str, str]]:
         """The model that a request is about, whether its answer is streamed, and the headers of that."""
-        raw = decode_object(await exchange.read_body(request))
-        asked = typed(raw, wire.ModelRequest, convert.ACCEPTED)
-        warnings = fields.check(raw, self._config.strict, wire.ModelRequest, convert.KNOWN)
+        raw = decode_object(await request_io.read_body(request))
+        asked = typed(raw, schema.ModelRequest, convert.ACCEPTED)
+        warnings = field_policy.check(raw, self._config.strict, schema.ModelRequest, convert.KNOWN)
         name = asked.model or asked.name
         if not name:
             raise InvalidRequest("model: the request names no model", "model")
         return convert.model_name(name), asked.stream is not False, warning_headers(warnings)
 
-    async def answer(self, kind: type[wire.ChatRequest | wire.GenerateRequest], request: Request) -> Response:
-        body = await exchange.read_body(request)
-        asked = await exchange.on_thread(request, partial(self._prepare, kind, body), _Asked.close)
+    async def answer(self, kind: type[schema.ChatRequest | schema.GenerateRequest], request: Request) -> Response:
+        body = await request_io.read_body(request)
+        asked = await request_io.on_thread(request, partial(self._prepare, kind, body), _Asked.close)
         headers = warning_headers(asked.warnings)
         if asked.answer is None:
-            return exchange.whole(self._loaded(asked), headers)
+            return request_io.whole(self._loaded(asked), headers)
         if asked.stream:
             return answers.told(self._lines(asked, asked.answer), headers, LINES)
-        answer = await exchange.unless_gone(request, answers.collected(asked.answer))
+        answer = await request_io.unless_gone(request, answers.collected(asked.answer))
         piece, cut_off = convert.collected(answer.said)
         line = convert.show(self._line(), piece, asked.chat)
         line.warnings = [*asked.warnings, *answer.warnings, *cut_off] or UNSET
-        return exchange.whole(convert.finish(line, answer.end), headers)
+        return request_io.whole(convert.finish(line, answer.end), headers)
 
-    def _prepare(self, kind: type[wire.ChatRequest | wire.GenerateRequest], body: bytes, gone: exchange.Gone) -> _Asked:
+    def _prepare(
+        self, kind: type[schema.ChatRequest | schema.GenerateRequest], body: bytes, gone: request_io.Gone
+    ) -> _Asked:
         raw = decode_object(body)
         asked = typed(raw, kind, convert.ACCEPTED)
-        warnings = fields.check(raw, self._config.strict, kind, convert.KNOWN)
+        warnings = field_policy.check(raw, self._config.strict, kind, convert.KNOWN)
         warnings += convert.context_warning(asked, self._service.models()[0].context_length)
         name = convert.model_name(asked.model)
         stream = None
@@ -195,12 +200,12 @@ class Ollama:
             self._service.check_served(name)
         else:
             stream = self._service.generate(name, convert.to_request(asked), gone)
-        return _Asked(asked.stream is not False, kind is wire.ChatRequest, warnings, stream)
+        return _Asked(asked.stream is not False, kind is schema.ChatRequest, warnings, stream)
 
-    def _line(self) -> wire.Line:
-        return wire.Line(self._service.model_id, datetime.now(UTC).isoformat().replace("+00:00", "Z"))
+    def _line(self) -> schema.Line:
+        return schema.Line(self._service.model_id, datetime.now(UTC).isoformat().replace("+00:00", "Z"))
 
-    def _loaded(self, asked: _Asked) -> wire.Line:
+    def _loaded(self, asked: _Asked) -> schema.Line:
         """The answer to a request that says nothing: that the model is loaded."""
         line = convert.show(self._line(), convert.Piece(), asked.chat)
         line.done, line.done_reason, line.warnings = True, "load", asked.warnings or UNSET
@@ -244,12 +249,12 @@ class _Asked:
             self.answer.close()
 
 
-async def _last(lines: AsyncIterator[wire.Status]) -> wire.Status:
+async def _last(lines: AsyncIterator[schema.Status]) -> schema.Status:
     async with contextlib.aclosing(lines) as told:  # type: ignore[type-var]
         return [line async for line in told][-1]
 
 
-async def _told(lines: AsyncIterator[wire.Status]) -> AsyncIterator[bytes]:
+async def _told(lines: AsyncIterator[schema.Status]) -> AsyncIterator[bytes]:
     try:
         async with contextlib.aclosing(lines) as told:  # type: ignore[type-var]
             async for line in told:

@@ -1,0 +1,262 @@
+"""What a model will take of this machine's memory, part by part, and the context that a budget has room for.
+
+Pure figures from headers, in bytes; knows no device and loads nothing. `scripts/check_fit.py` compares them with what
+is measured. What a header does not tell is said in `unknown`, and then the figures are on the safe side or missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from ..errors import ModelError
+from ..gguf.header import ArrayInfo, Header, TensorInfo
+from . import gpu_offload
+
+WORKER = 54 << 20
+"""A worker process before it loads anything: Python, its libraries, llama.cpp's. Measured on Linux with Python 3.11."""
+SERVER = 40 << 20
+"""The process of the HTTP API beside it, measured likewise."""
+MEDIA = 18 << 20
+"""A picture or sound while it is decoded and cut, beside the projector's working memory; measured with 512 pixels."""
+
+_TOKEN, _MERGE = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
+_FRAMES = 1500  # that an encoder of sound computes at once: half a minute, as Whisper's
+_FIXED = ("mlp", "ldp", "ldpv2", "gemma3", "internvl", "idefics3", "janus_pro", "llama4", "nemotron_v2_vl")
+_INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
+SHORTEST = gpu_offload.CELL_STEP
+"""The shortest context, in tokens, that a budget decides on."""
+
+_CELLS_A_SLOT = 2048  # of a context that the budget decides; so much makes another request at once worthwhile
+_MOST_SLOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes by part, of RAM. `weights` are read where they are mapped from the file; `repacked` are copies that
+    llama.cpp makes of the others, laid out for this processor. `context` is the KV cache once it is full, `kept` what
+    the caches of earlier conversations and media hold at most. `processes` are Python and its libraries."""
+
+    weights: int
+    repacked: int
+    vocabulary: int
+    projector: int
+    context: int
+    compute: int
+    media: int
+    kept: int
+    processes: int
+
+    @property
+    def needed(self) -> int:
+        """All of it. What else is mapped of the file is read no more, and the system takes it back when it likes."""
+        return int(sum(asdict(self).values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a model is to be loaded, as far as its memory depends on it; `features` are those that llama.cpp was built
+    with, in its own words (`AVX2`, `DOTPROD`). A `server` answers from a worker process, beside that of the API."""
+
+    features: frozenset[str]
+    kv_type: str = "f16"
+    flash_attention: bool = True
+    gpu_layers: int = 0
+    projector_on_gpu: bool = False
+    kept: int = 0
+    server: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ContextChoice:
+    """`context` tokens, shared by `slots` requests at once, and the memory they take."""
+
+    context: int
+    slots: int
+    footprint: Footprint
+
+
+def footprint(
+    header: Header, projector: Header | None, adapters: Collection[Header], cells: int, slots: int, setting: Setting
+) -> Footprint:
+    """What the model takes with a context of `cells` tokens, filled. Raises `ModelError` as `check` does."""
+    check(header)
+    cells = -(-cells // gpu_offload.CELL_STEP) * gpu_offload.CELL_STEP
+    here = [tensor for tensor in header.tensors if not _on_gpu(header, tensor, setting.gpu_layers)]
+    copies = [tensor for tensor in here if _is_repacked(tensor, setting.features)]
+    copied = {tensor.name for tensor in copies}
+    read = [tensor for tensor in here if tensor.name not in copied]
+    repacked = sum(tensor.nbytes or 0 for tensor in copies)
+    repacked += _tied_copy(header, setting)
+    layers = range(max(gpu_offload.layers(header) - max(setting.gpu_layers - 1, 0), 0))
+    return Footprint(
+        weights=sum(tensor.nbytes or 0 for tensor in read),
+        repacked=repacked,
+        vocabulary=_vocabulary(header),
+        projector=0 if projector is None or setting.projector_on_gpu else gpu_offload.tensor_bytes(projector),
+        context=sum(
+            cells * gpu_offload.kv_bytes(header, i, setting.kv_type) + slots * gpu_offload.state_bytes(header)
+            for i in layers
+        ),
+        compute=_compute(header, cells, slots, setting.flash_attention) + sum(map(gpu_offload.tensor_bytes, adapters)),
+        media=0 if projector is None else MEDIA + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
+        kept=setting.kept,
+        processes=WORKER + (SERVER if setting.server else 0),
+    )
+
+
+def choose(
+    taken: Callable[[int, int], Footprint], budget: int, trained: int, context: int | None, slots: int | None
+) -> ContextChoice | None:
+    """The longest context that fits, and more requests at once the longer it is; what is given stays as it is.
+
+    `taken` tells the footprint of a context and slots. `None` where nothing fits. More memory never means less of
+    either.
+    """
+
+    def at(cells: int) -> ContextChoice:
+        count = slots or min(max(cells // _CELLS_A_SLOT, 1), _MOST_SLOTS)
+        return ContextChoice(cells, count, taken(cells, count))
+
+    def fits(choice: ContextChoice) -> bool:
+        return choice.footprint.needed <= budget
+
+    steps = [trained] if context is None else [context]
+    if context is None:
+        steps = [*range(SHORTEST, trained, gpu_offload.CELL_STEP), trained]
+    low, high = 0, len(steps)
+    while low < high:
+        middle = (low + high) // 2
+        if fits(at(steps[middle])):
+            low = middle + 1
+        else:
+            high = middle
+    return at(steps[low - 1]) if low else None
+
+
+def check(header: Header) -> None:
+    """Raises `ModelError` where the header lacks what every figure rests on."""
+    keys = ("block_count", "embedding_length", "attention.head_count")
+    missing = [f"{header.architecture}.{key}" for key in keys if header.get(f"{header.architecture}.{key}") is None]
+    if missing and gpu_offload.state_bytes(header) == 0:
+        raise ModelError(f"{header.path.name} does not say {', '.join(missing)}, so its memory cannot be told", "model")
+
+
+def unknown(header: Header, projector: Header | None) -> list[str]:
+    """What of the figures is a guess, in words for the user; all of it on the safe side unless said otherwise."""
+    architecture, found = header.architecture, []
+    if header.get("split.count", 1) != 1:
+        found.append("the model lies in several files, and only the first is counted: it takes more than is said here")
+    if any(tensor.nbytes is None for tensor in header.tensors):
+        found.append("some tensors have types unknown here, and are not counted: it takes more than is said here")
+    if gpu_offload.number(header, "attention.sliding_window", 0):
+        found.append(f"{architecture} keeps only a window of tokens in some layers, which takes less than is said")
+    if gpu_offload.number(header, "attention.kv_lora_rank", 0):
+        found.append(f"{architecture} compresses its context, which takes less than is said")
+    if gpu_offload.state_bytes(header):
+        found.append(f"{architecture} has recurrent layers: its context takes less than is said, its speed is a guess")
+    if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
+        found.append("the projector's working memory grows with the picture; it is told for one megapixel")
+    return found
+
+
+def encoding_bytes(projector: Header) -> int:
+    """Working memory of a projector: the widest place of its transformer, twice, for every patch or frame at once."""
+    eyes = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
+    ears = _count(projector, "clip.audio.feed_forward_length") * _FRAMES
+    return 4 * 2 * (eyes + ears) or gpu_offload.PROJECTOR_SCRATCH
+
+
+def encoded_rows(projector: Header, kind: Literal["image", "audio"], cells: int) -> int:
+    """Patches or frames that a projector computes for media of so many tokens."""
+    if kind == "audio":
+        return _FRAMES * max(-(-cells // _FRAMES), 1)
+    merge = _count(projector, "clip.vision.projector.scale_factor") or _count(
+        projector, "clip.vision.spatial_merge_size"
+    )
+    if _fixed_size(projector) or not merge:
+        return _patches(projector)
+    return cells * merge * merge
+
+
+def _patches(projector: Header) -> int:
+    """Of a picture of the projector's size, or of a megapixel where the size is the picture's own."""
+    side, patch = (_count(projector, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
+    pixels = side * side if _fixed_size(projector) else max(side * side, 1 << 20)
+    return pixels // (patch * patch) if patch else 0
+
+
+def _fixed_size(projector: Header) -> bool:
+    return (projector.get("clip.vision.projector_type") or projector.get("clip.projector_type")) in _FIXED
+
+
+def _count(header: Header, key: str) -> int:
+    value = header.get(key)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _on_gpu(header: Header, tensor: TensorInfo, gpu_layers: int) -> bool:
+    """llama.cpp puts the output there first, then layers from the last one on, and never what is looked up."""
+    if not gpu_layers or tensor.name.startswith(_INPUTS):
+        return False
+    block = gpu_offload.block_of(tensor)
+    return block is None or block >= gpu_offload.layers(header) - (gpu_layers - 1)
+
+
+def _is_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
+    """After `ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp and `qtype_has_amx_kernels`."""
+    if len([size for size in tensor.shape if size > 1]) < 2 or tensor.name.startswith(_INPUTS):
+        return False
+    return _multiplied_repacked(tensor, features)
+
+
+def _multiplied_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
+    rows, kind = tensor.shape[1], tensor.type_name
+    if "AMX_INT8" in features and len(tensor.shape) == 2 and kind in _AMX and rows % 32 == 0:
+        return True
+    if "REPACK" not in features:
+        return False
+    return any(feature in features and kind in kinds and rows % multiple == 0 for feature, kinds, multiple in _REPACKED)
+
+
+_AMX = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
+_REPACKED = (
+    ("AVX2", ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4"), 8),
+    ("AVX512", ("Q2_K",), 8),
+    ("MATMUL_INT8", ("Q4_0", "Q8_0", "Q1_0"), 4),
+    ("MATMUL_INT8", ("Q4_K", "Q5_K", "Q6_K"), 8),
+    ("DOTPROD", ("Q4_0", "Q8_0", "IQ4_NL", "MXFP4", "Q1_0"), 4),
+    ("DOTPROD", ("Q4_K", "Q5_K", "Q6_K"), 8),
+)
+
+
+def _tied_copy(header: Header, setting: Setting) -> int:
+    """A model without an output matrix multiplies by its embedding: a copy of it, where that is repacked."""
+    if setting.gpu_layers or any(tensor.name == "output.weight" for tensor in header.tensors):
+        return 0
+    tensors = [tensor for tensor in header.tensors if tensor.name == "token_embd.weight"]
+    return sum(t.nbytes or 0 for t in tensors if len(t.shape) > 1 and _multiplied_repacked(t, setting.features))
+
+
+def _vocabulary(header: Header) -> int:
+    """llama.cpp's tables of tokens and merges, whose texts are short."""
+    tokens, merges = (header.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
+    return _TOKEN * _length(tokens) + _MERGE * _length(merges)
+
+
+def _length(array: object) -> int:
+    return array.count if isinstance(array, ArrayInfo) else len(array) if isinstance(array, tuple) else 0
+
+
+def _compute(header: Header, cells: int, slots: int, flash_attention: bool) -> int:
+    """llama.cpp's compute buffer where it is widest, the logits, and the rows of a matrix product, quantized."""
+    logits = 4 * (slots + gpu_offload.GUESSES) * gpu_offload.vocabulary(header)
+    if not flash_attention:
+        return gpu_offload.scratch(header, cells, slots, False) + logits
+    rows = min(cells, gpu_offload.BATCH_ROWS)
+    width, inner = gpu_offload.number(header, "embedding_length", 0), gpu_offload.inner(header)
+    attention = max(gpu_offload.attention_values(header, layer) for layer in range(gpu_offload.layers(header)))
+    widest = max(4 * width + 3 * inner, 3 * width + 2 * attention)
+    mask = 2 * rows * cells
+    return max(4 * rows * widest + mask, logits) + logits + 2 * rows * max(inner, width)

@@ -1,0 +1,139 @@
+"""What a GGUF file says about itself, as values: metadata, tensor table, the types of weights. Reads no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeGuard
+
+# enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
+# The gaps are types that llama.cpp has removed.
+GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
+}  # fmt: skip
+
+
+Pooling: TypeAlias = Literal["mean", "cls", "last", "rank"]
+"""How a text's rows become one vector; "rank": as cls or last, and a score is made of it."""
+
+_POOLING: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type in llama.h
+_ENCODERS = frozenset(
+    "bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe".split()
+)
+"""Architectures that make vectors and nothing else (those without a memory in llama.cpp's src/llama-model.cpp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """An array too long to keep: `type` is its elements' enum gguf_type, `count` their number."""
+
+    type: int
+    count: int
+
+
+Scalar = int | float | str
+MetadataValue = Scalar | tuple[Scalar, ...] | ArrayInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One row of the tensor table.
+
+    `shape` is fastest dimension first; `offset` is in bytes from `Header.data_offset`; `nbytes` is None if `type` is
+    not in `GGML_TYPES`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+    nbytes: int | None
+
+    @property
+    def type_name(self) -> str:
+        return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else f"type {self.type}"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says about itself. `data_offset` and `file_size` are in bytes from the start of the file."""
+
+    path: Path
+    version: int
+    metadata: Mapping[str, MetadataValue]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int
+    file_size: int
+
+    def get(self, key: str, default: MetadataValue | None = None) -> MetadataValue | None:
+        return self.metadata.get(key, default)
+
+    @property
+    def architecture(self) -> str:
+        return self._text("general.architecture") or ""
+
+    @property
+    def name(self) -> str:
+        """The model's name for itself, else the file's name without its ending."""
+        return self._text("general.name") or self.path.stem
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether this is the eyes or ears of a model (an mmproj file) and no language model."""
+        return self._text("general.type") == "mmproj" or self.architecture == "clip"
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens the model was trained for; None where the file does not say."""
+        return self._count(f"{self.architecture}.context_length")
+
+    @property
+    def embedding_length(self) -> int | None:
+        """Width of a token's embedding; None where the file does not say, as in projectors."""
+        return self._count(f"{self.architecture}.embedding_length")
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source, as untrusted as the file."""
+        return self._text("tokenizer.chat_template")
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """Of a model that turns a text into one vector, how; an encoder that does not say takes the mean. `None` for a
+        model that answers."""
+        stated = self._stated_pooling
+        return stated or ("mean" if self.architecture in _ENCODERS else None)
+
+    @property
+    def says_pooling(self) -> bool:
+        return self._stated_pooling is not None
+
+    @property
+    def _stated_pooling(self) -> Pooling | None:
+        return _POOLING.get(self.metadata.get(f"{self.architecture}.pooling_type"))
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in all tensors."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+    def _text(self, key: str) -> str | None:
+        value = self.metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    def _count(self, key: str) -> int | None:
+        value = self.metadata.get(key)
+        return value if is_int(value) and value > 0 else None
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: its API, the local cache, downloads and pulls."""

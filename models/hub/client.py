@@ -1,0 +1,278 @@
+"""The one door to the network: what the Hub says of a repository, and the bytes of its files.
+
+Names, metadata and authentication are huggingface-hub's own (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the rest
+apply); file contents are streamed here, from any byte on. Knows nothing of what is on this disk beyond where the cache
+is. Everything the Hub sends is untrusted: whoever uses a name or digest from here checks it (`store.checked`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+from ..errors import ConfigError, HubError, NotFound
+
+if TYPE_CHECKING:
+    import httpx2
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+"""Tries of a request to a busy server, and of a transfer that makes no progress."""
+_UNREACHABLE = 3
+"""Tries of a server that cannot be reached at all."""
+_MAX_FILES = 50_000
+_LONGEST_WAIT = 300.0
+_TIMEOUT = 30.0
+_OFFLINE = "HF_HUB_OFFLINE forbids the network; unset it to download"
+_BUSY = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository: `etag` is the SHA-256 of its bytes, or its git blob id (40 digits) where git keeps it."""
+
+    name: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """What the Hub says of a repository at a revision, which is pinned by `commit`."""
+
+    name: str
+    revision: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    licence: str
+    gated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HubSearchResult:
+    """A repository that a search finds."""
+
+    name: str
+    downloads: int
+    licence: str
+    gated: bool
+
+
+class Interrupted(Exception):
+    """A line that broke, or a server that is `busy` and perhaps asks for seconds to `wait`. Worth another try."""
+
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.busy = busy
+
+
+def cache_root() -> Path:
+    """The Hub cache of this user, by the rules of huggingface-hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def look_up(name: str, revision: str = "main") -> Repository:
+    """Asks for a repository's commit, files and licence. Raises `NotFound` or `HubError`."""
+    from huggingface_hub.hf_api import RepoFile
+
+    def ask() -> Repository:
+        api = _api()
+        info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
+        tree = api.list_repo_tree(name, revision=info.sha, recursive=True)
+        listed = list(itertools.islice(tree, _MAX_FILES + 1))
+        if len(listed) > _MAX_FILES:
+            raise HubError(f"{name} has more than {_MAX_FILES} files; that is no model repository")
+        files = tuple(_remote_file(file) for file in listed if isinstance(file, RepoFile))
+        return Repository(name, revision, str(info.sha), files, _licence(info), bool(info.gated))
+
+    return _persist(ask, name, revision)
+
+
+def search(text: str, limit: int = 20) -> list[HubSearchResult]:
+    """Repositories on the Hub that hold GGUF files and match a text, most downloaded first. Raises `HubError`."""
+
+    def ask() -> list[HubSearchResult]:
+        models = _api().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
+        return [
+            HubSearchResult(m.id, m.downloads or 0, _licence(m), bool(m.gated)) for m in itertools.islice(models, limit)
+        ]
+
+    return _persist(ask, text, "main")
+
+
+def read_start(repository: Repository, name: str, size: int) -> bytes:
+    """The first bytes of a file, at most `size` of them."""
+
+    data = bytearray()
+
+    def ask() -> bytes:
+        while len(data) < size:
+            here = len(data)
+            try:
+                with stream(repository, name, here, size) as (first, chunks):
+                    del data[first:]
+                    for chunk in itertools.takewhile(lambda _: len(data) < size, chunks):
+                        data.extend(chunk)
+                broke = Interrupted("it sent nothing")
+            except Interrupted as error:
+                broke = error
+            if len(data) <= here:
+                raise broke
+        return bytes(data[:size])
+
+    return _persist(ask, repository.name, repository.revision)
+
+
+@contextlib.contextmanager
+def stream(repository: Repository, name: str, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The bytes of a file from `start` up to `end`, and the place they really begin at: 0 where ranges do not work.
+
+    Raises `Interrupted` where another try may help, otherwise `NotFound` or `HubError`.
+    """
+    import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    url = f"{endpoint()}/{repository.name}/resolve/{repository.commit}/{quote(name)}"
+    headers = _headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
+    try:
+        with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise _refusal(response, repository.name, repository.revision)
+            yield _first_byte(response), response.iter_raw()
+    except (httpx2.TransportError, httpx2.StreamError) as error:
+        raise Interrupted(_reason(error)) from error
+    except OfflineModeIsEnabled:
+        raise HubError(_OFFLINE, "hub") from None
+
+
+def wait_before(attempt: int, wait: float | None) -> float:
+    """Seconds until the next try, the first being number 0: what the server asks for, else twice as long each time."""
+    return min(wait, _LONGEST_WAIT) if wait is not None else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
+
+
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    _send_no_more_than_needed()
+    return HfApi(library_name="galago")
+
+
+def _headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    _send_no_more_than_needed()
+    return build_hf_headers(library_name="galago")
+
+
+def _send_no_more_than_needed() -> None:
+    """huggingface-hub 2.4 otherwise asks the Hub for a list of programs that it might run under, and tells which."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def _persist(ask: Callable[[], T], name: str, revision: str) -> T:
+    """Asks again where the Hub is busy or the line is down; turns every other failure into one of ours."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return _translated(ask, name, revision)
+        except Interrupted as error:
+            if attempt == (ATTEMPTS if error.busy else _UNREACHABLE) - 1:
+                raise HubError(f"{endpoint()} does not answer: {error}; try again later", "hub") from error
+            time.sleep(wait_before(attempt, error.wait))
+    raise AssertionError("not reached")
+
+
+def _translated(ask: Callable[[], T], name: str, revision: str) -> T:
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    try:
+        return ask()
+    except OfflineModeIsEnabled:
+        raise HubError(_OFFLINE, "hub") from None
+    except HfHubHTTPError as error:
+        raise _refusal(error.response, name, revision) from error
+    except httpx2.TransportError as error:
+        raise Interrupted(_reason(error)) from error
+    except HFValidationError as error:
+        raise NotFound(f"there can be no repository {name}: {error}", "model") from error
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is no address: {error}", "hub") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise HubError(f"{endpoint()} does not answer as a Hub does ({_reason(error)})", "hub") from error
+
+
+def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
+    """What to tell of a status of 400 or more; `Interrupted` where the server is only busy."""
+    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    elsewhere = response.url.host != urlsplit(endpoint()).hostname  # where contents lie, by a link that may run out
+    if status in _BUSY or (elsewhere and status in (401, 403)):
+        return Interrupted(f"status {status}", _wait_asked(response), busy=True)
+    page = f"{endpoint()}/{name}"
+    if code == "GatedRepo" or status == 403:
+        return HubError(f"{name} is gated: accept its terms at {page}, then `hf auth login` or set HF_TOKEN", "hub")
+    if code == "RevisionNotFound":
+        return NotFound(f"{name} has no revision {revision}; see {page}", "model")
+    if code == "EntryNotFound":
+        return NotFound(f"a file of {name} that the Hub lists is not there; pull again", "model")
+    if status in (401, 404):
+        return NotFound(
+            f"there is no repository {name} at {endpoint()}, or it is private: then `hf auth login` or set HF_TOKEN",
+            "model",
+        )
+    return HubError(f"{endpoint()} refuses to give {name}: status {status}", "hub")
+
+
+def _wait_asked(response: httpx2.Response) -> float | None:
+    """Seconds, from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`); None where neither says."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    after = response.headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(response.headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def _first_byte(response: httpx2.Response) -> int:
+    if response.status_code != 206:
+        return 0
+    unit, _, place = response.headers.get("Content-Range", "").partition(" ")
+    first = place.partition("-")[0]
+    if unit != "bytes" or not first.isdigit():
+        raise Interrupted("it sent a part of a file without saying which")
+    return int(first)
+
+
+def _remote_file(file: Any) -> RemoteFile:
+    return RemoteFile(str(file.path), int(file.size), str(file.lfs.sha256 if file.lfs else file.blob_id))
+
+
+def _licence(info: Any) -> str:
+    tags = [tag.removeprefix("license:") for tag in info.tags or () if str(tag).startswith("license:")]
+    return tags[0] if tags else ""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

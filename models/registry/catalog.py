@@ -1,0 +1,161 @@
+"""The catalogue: small models by short names, from `catalog.toml` and a file of the user's own in the same form.
+
+Knows what is said of each model before it is downloaded, and which of that no download has confirmed. Asks no Hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..paths import user_catalog
+
+TASKS = ("chat", "transcription", "speech", "embedding")
+SENSES = ("vision", "audio")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FIELDS: Mapping[str, type] = {
+    "name": str, "repository": str, "weights": str, "projector": str, "task": str, "senses": list, "parameters": int,
+    "licence": str, "conditions": str, "minimum_build": str, "notes": str, "unverified": list, "quants": list,
+}  # fmt: skip
+_QUANT_FIELDS: Mapping[str, type] = {"name": str, "weights": int, "total": int}
+_KINDS = {str: "a text", int: "a whole number", list: "a list"}
+
+
+@dataclass(frozen=True, slots=True)
+class Quant:
+    """A quantization that a repository offers. `weights` and `total`, with the projector, in bytes; None: unknown."""
+
+    name: str
+    weights: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """One model. `weights` and `projector` are patterns of file names in the repository, the projector's None where
+    there is none; `quants` begins with the default; `unverified` names the fields, or `quants.NAME`, that no download
+    has confirmed."""
+
+    name: str
+    repository: str
+    parameters: int
+    licence: str
+    minimum_build: str
+    weights: str = "*.gguf"
+    projector: str | None = None
+    task: str = "chat"
+    senses: tuple[str, ...] = ()
+    conditions: str = ""
+    notes: str = ""
+    quants: tuple[Quant, ...] = ()
+    unverified: tuple[str, ...] = ()
+    mine: bool = False
+
+    @property
+    def verified(self) -> bool:
+        """Whether every fact stands confirmed."""
+        return not self.unverified
+
+
+def entries(own: Path | None = None) -> tuple[CatalogEntry, ...]:
+    """All models, in the order of the file; those of the user's file (`own`) come first and hide any of the same name.
+
+    Raises `ConfigError` with the file and the row at fault.
+    """
+    shipped = _read(resources.files(__package__).joinpath("catalog.toml").read_bytes(), "catalog.toml", mine=False)
+    path = own or user_catalog()
+    try:
+        mine = _read(path.read_bytes(), str(path), mine=True)
+    except FileNotFoundError:
+        return shipped
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", str(path)) from error
+    names = {entry.name for entry in mine}
+    return (*mine, *(entry for entry in shipped if entry.name not in names))
+
+
+def find(name: str) -> CatalogEntry | None:
+    return next((entry for entry in entries() if entry.name == name.lower()), None)
+
+
+def near(name: str) -> list[str]:
+    """Names in the catalogue that `name` may have meant, likeliest first."""
+    names = [entry.name for entry in entries()]
+    within = [known for known in names if len(name) > 2 and name.lower() in known]
+    return list(dict.fromkeys([*difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6), *within]))[:3]
+
+
+def _read(data: bytes, source: str, mine: bool) -> tuple[CatalogEntry, ...]:
+    try:
+        content = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{source} is not TOML: {error}", source) from error
+    rows = content.get("model", [])
+    build = content.get("minimum_build", "")
+    if set(content) - {"model", "minimum_build"} or not isinstance(rows, list) or not isinstance(build, str):
+        raise ConfigError(f"{source} holds [[model]] tables and perhaps minimum_build, and nothing else", source)
+    found: dict[str, CatalogEntry] = {}
+    for number, row in enumerate(rows, 1):
+        entry = _entry(row, f"{source}, model {number}", build, mine)
+        if found.setdefault(entry.name, entry) is not entry:
+            raise ConfigError(f"{source} has the model {entry.name} twice", source)
+    return tuple(found.values())
+
+
+def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
+    _check(row, _FIELDS, where)
+    for needed in ("name", "repository", "parameters", "licence"):
+        if needed not in row and not (mine and needed in ("parameters", "licence")):
+            raise ConfigError(f"{where}: {needed} is missing", where)
+    name, repository = row["name"], row["repository"]
+    senses, task = tuple(row.get("senses", ())), row.get("task", "chat")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: {name!r} is no name; use small letters, digits, dots and hyphens", where)
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigError(f"{where}: {repository!r} is no repository, which is owner/name", where)
+    if task not in TASKS:
+        raise ConfigError(f"{where}: {task!r} is no task; use {', '.join(TASKS)}", where)
+    if set(senses) - set(SENSES):
+        raise ConfigError(f"{where}: senses are {' and '.join(SENSES)}, not {', '.join(map(str, senses))}", where)
+    return CatalogEntry(
+        name=name,
+        repository=repository,
+        parameters=row.get("parameters", 0),
+        licence=row.get("licence", ""),
+        minimum_build=row.get("minimum_build", build),
+        weights=row.get("weights", "*.gguf"),
+        projector=row.get("projector", "mmproj*" if senses else None),
+        task=task,
+        senses=senses,
+        conditions=row.get("conditions", ""),
+        notes=row.get("notes", ""),
+        quants=tuple(_quant(quant, where) for quant in row.get("quants", ())),
+        unverified=tuple(map(str, row.get("unverified", ()))),
+        mine=mine,
+    )
+
+
+def _quant(row: Any, where: str) -> Quant:
+    _check(row, _QUANT_FIELDS, f"{where}, quants")
+    if "name" not in row:
+        raise ConfigError(f"{where}: a quant has no name", where)
+    return Quant(**row)
+
+
+def _check(row: Any, fields: Mapping[str, type], where: str) -> None:
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is not a table", where)
+    for key, value in row.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: there is no field {key}; there are {', '.join(fields)}", where)
+        if not isinstance(value, fields[key]) or isinstance(value, bool):
+            raise ConfigError(f"{where}: {key} is not {_KINDS[fields[key]]}", where)

@@ -1,0 +1,134 @@
+"""From what a user calls a model to its files, checked: the one way for the library, the server and the command line.
+
+Checks headers, which are untrusted, before llama.cpp sees the file: it ends the process on some malformed ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from ..errors import ConfigError, GalagoError, ModelError, NotFound
+from ..files import AdapterFile, ModelFiles
+from ..gguf.header import Header
+from ..gguf.reader import read_header
+from . import installed, pairing
+from .name import BUILTIN, ModelRef, parse
+
+MAX_ADAPTERS = 16
+
+
+def resolve(
+    model: str | Path,
+    projector: str | Path | None = None,
+    name: str | None = None,
+    lora: Sequence[str | Path] = (),
+    draft: str | Path | None = None,
+) -> ModelFiles:
+    """Finds and checks a model's files; MODEL as in `name.parse`, adapters as `FILE[:SCALE]`. Asks no Hub.
+
+    `draft` is a smaller model that guesses ahead.
+
+    Raises `NotFound` or `ModelError` with what to do about it.
+    """
+    trusted = str(model) == BUILTIN and projector is None and not lora
+    own, weights, eyes = _find(model)
+    eyes = Path(projector).expanduser() if projector else eyes
+    header = read_header(weights)
+    if header.is_projector:
+        raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
+    pairing.check_parts(header, pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()]))
+    if eyes is not None:
+        _check_projector(eyes, header)
+    if name == "":
+        raise ConfigError("a model's name cannot be empty", "name")
+    guesser = None if draft is None else replace(resolve(draft), projector=None)
+    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header), guesser)
+
+
+def same(name: str, files: ModelFiles) -> bool:
+    """Whether a name, in any spelling, means these files."""
+    if name == files.id:
+        return True
+    try:
+        ref = parse(name)
+        return ref.kind != "path" and _find(str(ref))[1].samefile(files.weights)
+    except (GalagoError, OSError):
+        return False
+
+
+def _find(model: str | Path) -> tuple[str, Path, Path | None]:
+    """A model's own name, its weights, or the first part of them, and its projector."""
+    if str(model) == BUILTIN:
+        return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.stem, path, None
+    ref = parse(model) if isinstance(model, str) else ModelRef("path", str(model))
+    if ref.kind == "path":
+        if path.exists():
+            return path.stem, path, None  # a folder or pipe, which the reader refuses by its kind
+        raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
+    found = installed.find(ref)
+    return str(ref), found.weights[0], found.projector
+
+
+def _check_projector(path: Path, model: Header) -> None:
+    if not path.exists():
+        raise NotFound(f"there is no projector {path}", "mmproj")
+    header = read_header(path)
+    if not header.is_projector:
+        raise ModelError(f"{path.name} is not a projector (its general.type is not mmproj)", "mmproj")
+    reason = pairing.mismatch(model.metadata, header.metadata)
+    if reason:
+        raise ModelError(f"{path.name} does not go with {model.path.name}: {reason}", "mmproj")
+
+
+def _adapters(lora: Sequence[str | Path], model: Header) -> tuple[AdapterFile, ...]:
+    if len(lora) > MAX_ADAPTERS:
+        raise ConfigError(f"{len(lora)} adapters were given; at most {MAX_ADAPTERS} are allowed", "lora")
+    return tuple(_adapter(str(given), model) for given in lora)
+
+
+def _adapter(given: str, model: Header) -> AdapterFile:
+    path, scale = Path(given).expanduser(), 1.0
+    if not path.exists():
+        name, _, number = given.rpartition(":")
+        try:
+            path, scale = Path(name).expanduser(), float(number)
+        except ValueError:
+            raise NotFound(f"there is no adapter {given}", "lora") from None
+    if not path.exists():
+        raise NotFound(f"there is no adapter {path}", "lora")
+    if not math.isfinite(scale):
+        raise ConfigError(f"an adapter cannot have the scale {scale}", "lora")
+    _check_adapter(read_header(path), model)
+    return AdapterFile(path, scale)
+
+
+def _check_adapter(header: Header, model: Header) -> None:
+    """llama.cpp ends the process where one of these keys is no text or no number."""
+    name = header.path.name
+    if (header.get("general.type"), header.get("adapter.type")) != ("adapter", "lora"):
+        raise ModelError(f"{name} is not a LoRA adapter (its general.type and adapter.type do not say so)", "lora")
+    if header.architecture != model.architecture:
+        architectures = f"{header.architecture!r:.40}, and {model.path.name} is {model.architecture!r:.40}"
+        raise ModelError(f"the adapter {name} is made for {architectures}", "lora")
+    if not isinstance(header.get("adapter.lora.alpha", 0.0), float):
+        raise ModelError(f"{name}: adapter.lora.alpha is not a number with a fraction", "lora")
+    if header.get("adapter.alora.invocation_tokens") is not None:
+        raise ModelError(f"{name} is an activated LoRA (aLoRA), which is not supported", "lora")
+
+
+def builtin_folder() -> Path:
+    """Where the weights, samples and held-out questions are that ship with Galago."""
+    return Path(str(resources.files("galago.models.builtin")))
+
+
+def builtin_model() -> installed.Installed:
+    """The model that ships with Galago, as it stands among the installed ones."""
+    _, weights, projector = _find(BUILTIN)
+    return installed.Installed(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")

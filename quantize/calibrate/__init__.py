@@ -1,0 +1,1 @@
+"""Importance matrices: what a model is calibrated on, and how they are collected."""

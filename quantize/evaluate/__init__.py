@@ -1,0 +1,1 @@
+"""Measures what a variant costs in quality, memory, speed and energy."""

@@ -1,0 +1,75 @@
+"""The child's part of quantizing: llama.cpp writes the file, then every block of it is read again and checked.
+
+Chooses nothing; `variant.py` does, and decides what becomes of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...models.errors import GGUFError, ModelError
+from ...models.gguf.header import Header
+from ...models.gguf.reader import read_header
+from ...runtime.llamacpp.ggml import is_valid
+from ...runtime.llamacpp.programs.load_check import cap
+from ...runtime.llamacpp.quantizer import quantize
+from ..calibrate import imatrix
+from ..child import Arrays, Say
+from .gptq import round_anew
+
+
+def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]]:
+    """Quantizes as `job` tells (the arguments of `quantizer.quantize`), and if `anew` rounds once more (`rounding.py`);
+    `arrays` are the importance matrix.
+
+    Says `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
+    each with the type it gets, or None where it keeps its own. With `dry_run` nothing is written.
+    """
+    cap(())
+    source, target, anew = Path(job.pop("source")), Path(job.pop("target")), job.pop("anew", False)
+    means, moments = imatrix.apart(arrays)
+    tensors: list[list[str | None]] = []
+
+    def started(number: int, count: int, name: str) -> None:
+        tensors.append([name, None])
+        say([number, count, name])
+
+    def typed(name: str) -> None:
+        tensors[-1][1] = name
+
+    try:
+        quantize(source, target, importance=means, started=started, typed=typed, **job)
+    except ModelError as error:
+        raise ModelError(_explained(error.message, tensors), error.param) from None
+    if anew and not job["dry_run"]:
+        numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
+
+        def started_anew(name: str) -> None:
+            say([numbers[name], len(tensors), f"{name} once more"])
+
+        round_anew(source, target, moments, job["threads"], started_anew)
+    if not job["dry_run"]:
+        _check(read_header(target))
+    return tensors
+
+
+def _explained(message: str, tensors: list[list[str | None]]) -> str:
+    """Names the tensor, and says what is known of llama.cpp's own words."""
+    name, kind = tensors[-1] if tensors else ("", None)
+    if "quantized data validation failed" in message:
+        return f"tensor {name} holds numbers that {kind} cannot: infinite, none at all, or too large (try BF16)"
+    if "invalid data" in message:
+        return f"{message}; a weight in it is infinite or no number, so the file is damaged"
+    if "iostream error" in message:
+        return f"{message}: the file could not be written" + (f" at tensor {name}" if name else "")
+    return f"{message} (at tensor {name})" if name and name not in message else message
+
+
+def _check(header: Header) -> None:
+    for tensor in header.tensors:
+        data = np.memmap(header.path, np.uint8, "r", header.data_offset + tensor.offset, (tensor.nbytes or 0,))
+        if not is_valid(tensor.type, data):
+            raise GGUFError(f"{header.path.name}: tensor {tensor.name} was written and reads back damaged")

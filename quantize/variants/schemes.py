@@ -1,0 +1,124 @@
+"""Quantization schemes as rows of one table. Holds no code that quantizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...models.errors import ConfigError
+from ...models.gguf.header import GGML_TYPES
+
+TYPE_NUMBERS = {name: number for number, (name, _, _) in GGML_TYPES.items()}
+BLOCKS = {name: (weights, size) for name, weights, size in GGML_TYPES.values()}
+"""Weights per block and bytes per block of a type."""
+
+FALLBACKS = {
+    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **dict.fromkeys(("Q2_K", "Q3_K"), "Q4_0"),
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+"""What llama.cpp takes for a tensor whose rows do not fill blocks (`tensor_type_fallback` in llama-quant.cpp), and F16
+where they do not fill blocks of 32 either."""
+
+_ARM = ("MATMUL_INT8", "DOTPROD")
+_REPACKED = {
+    "Q4_0": ("AVX2", *_ARM),
+    "Q4_K": ("AVX2", *_ARM),
+    "IQ4_NL": ("AVX2", "DOTPROD"),
+    "MXFP4": ("AVX2", "DOTPROD"),
+    "Q2_K": ("AVX512",),
+    "Q5_K": _ARM,
+    "Q6_K": _ARM,
+    "Q8_0": _ARM,
+}
+"""CPU features, any of which lets llama.cpp lay a type out anew for its fastest products
+(`ggml_repack_get_optimal_repack_type` in ggml-cpu/repack.cpp)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A recipe of llama.cpp: `ftype` is its number in `enum llama_ftype` (llama.h), `type` what most weights become.
+
+    `needs_calibration`: llama.cpp makes poor weights, or refuses, without an importance matrix.
+    """
+
+    name: str
+    ftype: int
+    type: str
+    needs_calibration: bool = False
+
+    @property
+    def row(self) -> int:
+        """The number of weights that a tensor's rows must be a multiple of."""
+        return BLOCKS[self.type][0]
+
+    @property
+    def bits(self) -> float:
+        """Per weight of `type`; what a model has on average differs by the tensors that get another."""
+        weights, size = BLOCKS[self.type]
+        return 8 * size / weights
+
+    @property
+    def quantized(self) -> bool:
+        return self.row > 1
+
+    @property
+    def uses_calibration(self) -> bool:
+        """Whether an importance matrix changes the weights it makes: llama.cpp rounds Q8_0 and MXFP4 without one."""
+        return self.quantized and self.type not in ("Q8_0", "MXFP4")
+
+    @property
+    def fallback(self) -> str | None:
+        return FALLBACKS.get(self.type)
+
+    def is_repacked(self, features: frozenset[str]) -> bool:
+        """Whether a CPU with these features has llama.cpp's fastest products for it."""
+        return "REPACK" in features and not features.isdisjoint(_REPACKED.get(self.type, ()))
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("F32", 0, "F32"),
+        Scheme("F16", 1, "F16"),
+        Scheme("BF16", 32, "BF16"),
+        Scheme("Q8_0", 7, "Q8_0"),
+        Scheme("Q6_K", 18, "Q6_K"),
+        Scheme("Q5_K_M", 17, "Q5_K"),
+        Scheme("Q5_K_S", 16, "Q5_K"),
+        Scheme("Q5_1", 9, "Q5_1"),
+        Scheme("Q5_0", 8, "Q5_0"),
+        Scheme("Q4_K_M", 15, "Q4_K"),
+        Scheme("Q4_K_S", 14, "Q4_K"),
+        Scheme("IQ4_NL", 25, "IQ4_NL"),
+        Scheme("IQ4_XS", 30, "IQ4_XS"),
+        Scheme("Q4_1", 3, "Q4_1"),
+        Scheme("Q4_0", 2, "Q4_0"),
+        Scheme("MXFP4_MOE", 38, "MXFP4"),  # of a model of experts; all other weights become Q8_0
+        Scheme("Q3_K_L", 13, "Q3_K"),
+        Scheme("Q3_K_M", 12, "Q3_K"),
+        Scheme("Q3_K_S", 11, "Q3_K"),
+        Scheme("IQ3_M", 27, "IQ3_S", needs_calibration=True),
+        Scheme("IQ3_S", 26, "IQ3_S", needs_calibration=True),
+        Scheme("IQ3_XS", 22, "IQ3_S", needs_calibration=True),
+        Scheme("IQ3_XXS", 23, "IQ3_XXS", needs_calibration=True),
+        Scheme("Q2_K", 10, "Q2_K"),
+        Scheme("Q2_K_S", 21, "Q2_K", needs_calibration=True),
+        Scheme("IQ2_M", 29, "IQ2_S", needs_calibration=True),
+        Scheme("IQ2_S", 28, "IQ2_XS", needs_calibration=True),
+        Scheme("IQ2_XS", 20, "IQ2_XS", needs_calibration=True),
+        Scheme("IQ2_XXS", 19, "IQ2_XXS", needs_calibration=True),
+    )
+}
+
+_MEANT = {"INT8": "Q8_0", "INT4": "Q4_K_M"}
+
+
+def find(name: str) -> Scheme:
+    """The scheme of that name, in any case; int8 and int4 mean the usual ones. Raises `ConfigError` naming all."""
+    wanted = name.upper()
+    scheme = SCHEMES.get(_MEANT.get(wanted, wanted))
+    if scheme is None:
+        raise ConfigError(f"there is no quantization scheme {name}; there are {', '.join(SCHEMES)}", "scheme")
+    return scheme

@@ -1,0 +1,1 @@
+"""Programs that run llama.cpp in a child process, one per file."""

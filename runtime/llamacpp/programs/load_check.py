@@ -1,0 +1,77 @@
+"""A program (`python -m ...load_check MODEL PROJECTOR ADAPTER...`) that loads files and uses them once.
+
+llama.cpp ends the process on some damaged files; then it ends this one. Says nothing: what matters is how it exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ....models.errors import GalagoError
+from ....models.gguf.reader import read_header
+from ...types.prompt import BatchToken, Item, MediaSpan
+from ..context import BATCH, Context
+from ..devices import gpus
+from ..lora import LoraAdapter
+from ..pooling import PoolingContext
+from ..projector import MediaChunk, Projector, encode_first
+from ..weights import Weights
+
+_ALWAYS = 4 << 30
+"""Bytes for the libraries, threads' stacks, and the working memory of a small context."""
+
+
+def main(model: str, projector: str, *adapters: str) -> None:
+    """`projector` is empty where there is none."""
+    cap(path.stat().st_size for path in map(Path, (model, projector, *adapters)) if path.is_file())
+    weights = Weights(Path(model), gpu_layers=0)
+    pooling = read_header(Path(model)).pooling
+    if pooling:
+        PoolingContext(weights, pooling, rows=256, threads=1).compute([[0, 1], [1]])
+        return
+    loaded = [LoraAdapter(Path(adapter), weights) for adapter in adapters]
+    context = Context(weights, cells=256, slots=1, threads=1, adapters=loaded)
+    context.use_adapters((1.0,) * len(loaded))
+    context.decode([BatchToken(0, 0, 0, False), BatchToken(1, 1, 0, True)])
+    if projector:
+        _use(Projector(Path(projector), weights, threads=1, largest_image=BATCH, use_gpu=False))
+
+
+def cap(sizes: Iterable[int]) -> None:
+    """Limits the memory of this process to what loading files of these sizes can take; a header may ask for more.
+
+    llama.cpp keeps at most a second copy of the weights in another order. Where there is no such limit (macOS,
+    Windows), none is set; nor where there is a GPU, whose driver takes as much as it likes.
+    """
+    if gpus():
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most = _ALWAYS + 3 * sum(sizes)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _use(projector: Projector) -> None:
+    """Encodes a grey picture and a second of silence, as far as there are eyes and ears."""
+    items: list[Item] = []
+    if projector.vision:
+        items += projector.cut_picture(np.full((64, 64, 3), 128, np.uint8))
+    if projector.audio:
+        items += projector.cut_sound(np.zeros(projector.sample_rate, np.float32))
+    for item in items:
+        if isinstance(item, MediaSpan) and isinstance(item.payload, MediaChunk):
+            encode_first([item.payload])
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except GalagoError as error:
+        sys.exit(error.message)

@@ -1,0 +1,1 @@
+"""Constrains an answer to a JSON schema, a grammar or a regular expression."""

@@ -1,0 +1,1 @@
+"""Sizes models for a memory budget and keeps them loaded."""

@@ -1,0 +1,1 @@
+"""Child processes: how they are started, and the messages that cross to them."""

@@ -1,0 +1,1 @@
+"""Chooses tokens from logits. Uses numpy, not llama.cpp."""

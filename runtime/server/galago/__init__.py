@@ -1,0 +1,1 @@
+"""Galago's own routes: estimates, tokenization and metrics."""

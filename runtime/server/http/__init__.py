@@ -1,0 +1,1 @@
+"""What every route shares: security, request bodies, errors, pagination and event streams."""

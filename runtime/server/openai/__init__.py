@@ -1,0 +1,1 @@
+"""OpenAI's API. Each resource has its routes, its JSON schema and its conversions."""

@@ -1,0 +1,1 @@
+"""The frozen values that cross threads and processes: prompts, requests, tasks and events."""

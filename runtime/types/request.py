@@ -1,0 +1,169 @@
+"""The frozen values that travel between the parts of the runtime: messages and requests in, events out.
+
+Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a process is one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ...models.errors import InvalidRequest
+from .messages import TOOL_NAME, Effort, Message, Tool
+
+MAX_STOPS, MAX_TOOLS = 16, 128
+MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0, 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repeat_penalty": (0.01, 100),
+    "max_tokens": (1, 2**31 - 1),
+    "timeout": (0, 86400),
+}
+"""The least and the greatest value of a request's numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; `None` means what the model's file recommends, else greedy.
+
+    Applied in the order repeat_penalty, frequency_penalty, presence_penalty and logit_bias, top_k, top_p, min_p,
+    temperature. `temperature` 0 takes the likeliest token. `logit_bias` holds pairs of a token id and what is added to
+    its logit. How the penalties reckon stands in `native/penalties.py`.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty"):
+            check_number(name, getattr(self, name), *BOUNDS[name])
+        for name in ("top_k", "seed"):
+            check_number(name, getattr(self, name), *BOUNDS[name], whole=True)
+        for token, bias in self.logit_bias:
+            check_number("logit_bias", token, 0, 2**31 - 1, whole=True)
+            check_number("logit_bias", bias, -100, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionPrompt:
+    """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
+    is what stands between. One to be `recited` is told first, with its tokens' probabilities; no answer need follow."""
+
+    prompt: str | tuple[int, ...]
+    suffix: str | None = None
+    recited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One chat to answer, or a `raw` prompt to go on from, without messages.
+
+    `max_tokens` `None`: as many as the context still holds. Without `cache` it neither takes nor leaves anything.
+    `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
+    An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
+    (Lark, as llguidance reads it) and `regex` says what the answer must look like. `logprobs` asks for each token's
+    logarithm of probability, and for so many of the likeliest tokens in its place. An assistant's message at the end is
+    continued, unless `continue_final` is `False`.
+    `tools` may be called as `tool_choice` says, only those `allowed` by name where that is given, and several in one
+    answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
+    `variables` are set for the chat template. Work in the `background` rests, even halfway, while there is any other.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    cache: bool = True
+    json_schema: dict[str, Any] | bool | None = None
+    lora: tuple[float, ...] | None = None
+    timeout: float | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    allowed: tuple[str, ...] | None = None
+    parallel: bool = True
+    effort: Effort | None = None
+    variables: dict[str, Any] = field(default_factory=dict)
+    grammar: str | None = None
+    regex: str | None = None
+    logprobs: int | None = None
+    continue_final: bool = True
+    raw: CompletionPrompt | None = None
+    background: bool = False
+
+    @property
+    def recited(self) -> bool:
+        return self.raw is not None and self.raw.recited
+
+    @property
+    def continued(self) -> Message | None:
+        """The assistant's message that the answer goes on from."""
+        if self.raw is not None:
+            return None
+        last = self.messages[-1]
+        return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
+
+    def __post_init__(self) -> None:
+        if self.raw is not None and (self.messages or self.tools):
+            raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
+        if not self.messages and self.raw is None:
+            raise InvalidRequest("there is no message to answer", "messages")
+        check_number("max_tokens", self.max_tokens, 1 - self.recited, BOUNDS["max_tokens"][1], whole=True)
+        if self.recited and self.logprobs is None:
+            raise InvalidRequest("a prompt is recited with its probabilities: logprobs says how many", "logprobs")
+        if len(self.stop) > MAX_STOPS:
+            raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
+        for scale in self.lora or ():
+            check_number("lora", scale, -100, 100)
+        check_number("timeout", self.timeout, *BOUNDS["timeout"])
+        check_number("logprobs", self.logprobs, 0, MAX_LIKELIEST, whole=True)
+        forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
+        if len(forms) > 1:
+            raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give one of them", forms[-1])
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        for message in self.messages:
+            for call in message.calls:
+                call.parsed()
+        names = [tool.name for tool in self.tools]
+        if len(names) > MAX_TOOLS:
+            raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")
+        for i, name in enumerate(names):
+            if not TOOL_NAME.fullmatch(name):
+                raise InvalidRequest(f"tools[{i}]: {name!r} is not 1 to 64 of a-z, A-Z, 0-9, _ and -", "tools")
+            if (self.tools[i].parameters or {}).get("type", "object") != "object":
+                raise InvalidRequest(f"the parameters of tools[{i}] must be of the type object", "tools")
+            if names.index(name) != i:
+                raise InvalidRequest(f"two tools are named {name!r}", "tools")
+        if self.tool_choice == "required" and not names:
+            raise InvalidRequest("tool_choice requires a call, and there are no tools", "tool_choice")
+        if self.allowed == ():
+            raise InvalidRequest('tool_choice allows no tool; write "none" where none may be called', "tool_choice")
+        for name in self.allowed or ():
+            if name not in names:
+                raise InvalidRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
+
+
+def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    """Raises `InvalidRequest` unless a value is `None` or within its bounds."""
+    kinds = int if whole else (int, float)
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high):
+        kind = "a whole number" if whole else "a number"
+        raise InvalidRequest(f"{name} is {value!r}, and must be {kind} from {low} to {high}", name)

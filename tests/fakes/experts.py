@@ -1,0 +1,40 @@
+"""A small model of experts with random weights, whose rows are of 64 and 96 numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from galago.models.registry.resolve import builtin_folder
+
+TEXT = builtin_folder() / "text-F16.gguf"
+
+
+def write(path: Path) -> None:
+    """A model of one layer and four experts, two of which see a token, with the built-in one's vocabulary."""
+    width, inner, experts, random = 64, 96, 4, np.random.default_rng(1)
+    reader, writer = gguf.GGUFReader(TEXT), gguf.GGUFWriter(path, "llama")
+    changed = {"llama.embedding_length": width, "llama.block_count": 1, "llama.feed_forward_length": inner,
+               "llama.attention.head_count": 2, "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": 32,
+               "llama.expert_count": experts, "llama.expert_used_count": 2}  # fmt: skip
+    for field in reader.fields.values():
+        if field.name not in changed and not field.name.startswith(("GGUF.", "general.architecture")):
+            inner_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], inner_type)
+    for key, number in changed.items():
+        writer.add_uint32(key, number)
+    vocabulary = len(reader.fields["tokenizer.ggml.tokens"].data)
+    shapes = {"token_embd": (vocabulary, width), "output_norm": (width,), "blk.0.attn_norm": (width,),
+              "blk.0.ffn_norm": (width,), "blk.0.ffn_gate_inp": (experts, width),
+              **{f"blk.0.attn_{n}": (width, width) for n in ("q", "k", "v", "output")},
+              **{f"blk.0.ffn_{n}_exps": (experts, inner, width) for n in ("gate", "up")},
+              "blk.0.ffn_down_exps": (experts, width, inner)}  # fmt: skip
+    for name, shape in shapes.items():
+        values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.1, shape)
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,136 @@
+"""A backend whose tokens are small numbers: the next token after t is t + 1, and every answer spells it out."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+
+from galago.models.errors import EngineError
+from galago.runtime.speculative.acceptance import DraftLengthPolicy, DraftProposal
+from galago.runtime.types.prompt import BatchToken, MediaPayload, MediaSpan, Prompt, SampledToken
+
+END = 90
+
+
+@dataclass(eq=False)
+class Cell:
+    token: int
+
+
+class FakeBackend:
+    """Keeps what each sequence holds, and checks that rows come in order, within the cells there are."""
+
+    def __init__(self, cells: int = 200, batch: int = 8) -> None:
+        self.cells = cells
+        self.batch = batch
+        self.divisible = True
+        self.attention = 0.0
+        self.held: dict[int, list[Cell]] = defaultdict(list)
+        self.encoded: list[MediaPayload] = []
+        self.computed = 0
+        self.steps: list[list[BatchToken] | MediaSpan] = []
+        self.adapters: list[tuple[float, ...]] = []
+        self.fail_at_step: int | None = None
+        self.closed = False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def use_threads(self, threads: int) -> None:
+        self.threads = threads
+
+    def use_adapters(self, scales: tuple[float, ...]) -> None:
+        self.adapters.append(scales)
+
+    def decode(self, rows: list[BatchToken]) -> None:
+        assert self.gate.wait(10)
+        assert 0 < len(rows) <= self.batch
+        if self.fail_at_step == len(self.steps):
+            raise EngineError("the fake failed")
+        self.steps.append(rows)
+        self._rows = rows
+        for row in rows:
+            assert row.position == len(self.held[row.sequence])
+            self.held[row.sequence].append(Cell(row.token))
+        self.computed += len(rows)
+        assert self.taken() <= self.cells
+
+    def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
+        self.steps.append(media)
+        assert position == len(self.held[sequence]) and media.payload.ready
+        self.held[sequence] += [Cell(-1 - sum(media.digest)) for _ in range(media.cells)]
+        self.computed += media.cells
+        assert self.taken() <= self.cells
+
+    def taken(self) -> int:
+        """Cells in use, those that sequences share counted once."""
+        return len({id(cell) for held in self.held.values() for cell in held})
+
+    def encode(self, media: list[MediaPayload]) -> None:
+        for one in media:
+            assert isinstance(one, FakeMedia)
+            one.ready = True
+        self.encoded += media
+
+    def choose(self, row: int, sampler: None) -> SampledToken:
+        assert self._rows[row].wants_logits
+        return SampledToken(self._rows[row].token + 1)
+
+    def tell(self, row: int, token: int, sampler: None) -> SampledToken:
+        """As probable as it is near to what comes here."""
+        assert self._rows[row].wants_logits
+        return SampledToken(token, float(-abs(token - self._rows[row].token - 1)))
+
+    def context(self, row: int) -> list[int]:
+        """What the answer to a row of the last step may depend on."""
+        return [cell.token for cell in self.held[self._rows[row].sequence][: self._rows[row].position + 1]]
+
+    def cut(self, sequence: int, position: int) -> None:
+        assert self.divisible or position in (0, len(self.held[sequence]))
+        del self.held[sequence][position:]
+
+    def copy(self, source: int, target: int, position: int) -> None:
+        assert not self.held[target] and (self.divisible or position == len(self.held[source]))
+        self.held[target] = self.held[source][:position]
+
+    def save(self, sequence: int) -> bytes:
+        return json.dumps([cell.token for cell in self.held[sequence]]).encode()
+
+    def restore(self, sequence: int, data: bytes) -> bool:
+        self.held[sequence] = []
+        if self.taken() + len(json.loads(data)) > self.cells:
+            return False
+        self.held[sequence] = [Cell(token) for token in json.loads(data)]
+        return True
+
+    def piece(self, token: int) -> bytes:
+        return f"{token} ".encode()
+
+    name = piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Eager(DraftLengthPolicy):
+    """Has all guesses computed that there is room for."""
+
+    def lengths(self, rows: int, offers: list[DraftProposal], most: int) -> list[int]:
+        lengths = []
+        for offer in offers:
+            lengths.append(min(most, offer.length))
+            most -= lengths[-1]
+        return lengths
+
+
+class FakeMedia:
+    ready = False
+
+
+def prompt(*items: int | MediaSpan) -> Prompt:
+    return Prompt(items)
+
+
+def picture(cells: int, digest: bytes = b"") -> MediaSpan:
+    return MediaSpan("image", cells, cells, digest, FakeMedia())

@@ -1,0 +1,101 @@
+"""A running server, sample media and their questions, for the tests that ask over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+
+DATA = Path(__file__).parents[1] / "data"
+SAMPLES: list[dict[str, str]] = json.loads((DATA / "samples.json").read_text("utf-8"))
+
+
+def data_uri(path: Path, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def image_part(path: Path) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_uri(path)}}
+
+
+def audio_part(path: Path) -> dict[str, Any]:
+    return {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(path.read_bytes()).decode(), "format": "wav"},
+    }
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def media_parts(name: str) -> list[dict[str, Any]]:
+    return [image_part(DATA / name) if name.endswith(".png") else audio_part(DATA / name)]
+
+
+class Server:
+    """A running `galago serve` and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.url = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+            if "listening on " in line:
+                self.url = line.split("listening on ")[1].strip()
+
+    def running(self) -> int:
+        """Answers being made, as of the last second."""
+        found = re.search(r"^galago_requests_running.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
+        assert found
+        return int(found[1])
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self.url and httpx.get(f"{self.url}/health").status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the server did not start: {self.lines}")
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, **options)
+
+    def post(self, body: Any, path: str = "/v1/chat/completions", **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", json=body, timeout=30, **options)
+
+    def ask(self, content: Any, **options: Any) -> httpx.Response:
+        return self.post({"messages": [{"role": "user", "content": content}], **options})
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    server = Server(process)
+    try:
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+        assert process.stderr
+        server._reader.join(5)
+        process.stderr.close()

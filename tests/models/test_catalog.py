@@ -1,0 +1,69 @@
+"""The catalogue that ships, and the user's own beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galago.models.errors import ConfigError
+from galago.models.registry import catalog
+
+ROW = '[[model]]\nname = "mine"\nrepository = "me/my-GGUF"\n'
+
+
+def own(folder: Path, text: str) -> tuple[catalog.CatalogEntry, ...]:
+    path = folder / "catalog.toml"
+    path.write_text(text)
+    return catalog.entries(path)
+
+
+def test_the_catalogue_covers_every_task_and_sense(tmp_path: Path) -> None:
+    shipped = catalog.entries(tmp_path / "none.toml")
+    assert len(shipped) >= 15
+    assert {entry.task for entry in shipped} == set(catalog.TASKS)
+    chats = {entry.senses for entry in shipped if entry.task == "chat"}
+    assert chats == {(), ("vision",), ("audio",), ("vision", "audio")}
+    assert all(entry.minimum_build and entry.licence and entry.parameters for entry in shipped)
+
+
+def test_an_unverified_field_is_one_that_there_is(tmp_path: Path) -> None:
+    for entry in catalog.entries(tmp_path / "none.toml"):
+        quants = {f"quants.{quant.name}" for quant in entry.quants}
+        assert set(entry.unverified) <= set(catalog.CatalogEntry.__slots__) | quants, entry.name
+        assert entry.verified == (not entry.unverified)
+
+
+def test_own_models_come_first_and_hide_those_of_the_same_name(tmp_path: Path) -> None:
+    found = own(tmp_path, ROW + '[[model]]\nname = "gemma3-4b"\nrepository = "me/gemma"\nsenses = ["vision"]\n')
+    assert [entry.name for entry in found[:2]] == ["mine", "gemma3-4b"] and found[0].mine
+    assert [entry.repository for entry in found if entry.name == "gemma3-4b"] == ["me/gemma"]
+    assert found[1].projector == "mmproj*" and found[0].projector is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[model]", "is not TOML"),
+        ("models = 3", "and nothing else"),
+        ('[[model]]\nname = "x"', "model 1: repository is missing"),
+        (ROW + ROW, "the model mine twice"),
+        (ROW + "colour = 3", "there is no field colour"),
+        (ROW + 'parameters = "many"', "parameters is not a whole number"),
+        (ROW + 'task = "dance"', "'dance' is no task"),
+        (ROW + 'senses = ["smell"]', "senses are vision and audio"),
+        (ROW.replace("me/my", "../../etc/my"), "is no repository"),
+        (ROW.replace('"mine"', '"a b"'), "is no name"),
+        (ROW + "quants = [{ weights = 3 }]", "a quant has no name"),
+    ],
+)
+def test_a_mistake_names_file_and_row(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        own(tmp_path, text)
+    assert "catalog.toml" in caught.value.message
+
+
+def test_names_that_are_nearly_right_are_found() -> None:
+    assert catalog.near("gema4-e2b")[0] == "gemma4-e2b"
+    assert "qwen3.5-0.8b" in catalog.near("qwen3.5")
+    assert catalog.near("zzzz") == []

@@ -1,0 +1,155 @@
+"""Models of other programs, used where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from galago.models.errors import ConfigError, GGUFError, NotFound
+from galago.models.registry import imported, installed
+from galago.models.registry.imported import Import
+from galago.models.registry.name import parse
+from galago.models.registry.resolve import builtin_folder, resolve
+
+WEIGHTS, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
+
+
+@pytest.fixture(autouse=True)
+def _own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def lm_studio(tmp_path: Path) -> Path:
+    """A folder as LM Studio has it: OWNER/REPO/FILE."""
+    place = tmp_path / ".lmstudio/models"
+    for repo in ("one", "two"):
+        folder = place / "acme" / repo
+        folder.mkdir(parents=True)
+        os.link(WEIGHTS, folder / f"{repo}-Q8_0.gguf")
+    os.link(EYES, place / "acme/one/mmproj-one.gguf")
+    return place
+
+
+@pytest.fixture
+def ollama(tmp_path: Path) -> Path:
+    """A folder as Ollama has it: manifests that name blobs by digest."""
+    place = tmp_path / ".ollama/models"
+    (place / "blobs").mkdir(parents=True)
+    layers = []
+    for kind, path in (("model", WEIGHTS), ("projector", EYES)):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        os.link(path, place / "blobs" / f"sha256-{digest}")
+        media = f"application/vnd.ollama.image.{kind}"
+        layers.append({"mediaType": media, "digest": f"sha256:{digest}", "size": path.stat().st_size})
+    manifest = place / "manifests/registry.ollama.ai/library/omni/7b"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    return place
+
+
+def test_lm_studios_models_come_with_their_projectors(lm_studio: Path) -> None:
+    added = imported.add(imported.discover(lm_studio))
+    assert [(model.name, model.projector is not None) for model in added] == [("one-q8_0", True), ("two-q8_0", False)]
+    files = resolve("one-q8_0")
+    assert files.weights.samefile(WEIGHTS) and files.projector and files.projector.samefile(EYES)
+    assert WEIGHTS.stat().st_size and not any((lm_studio.parent.parent / "data").rglob("*.gguf"))
+
+
+def test_ollamas_models_are_found_by_their_manifests_and_verified_by_their_digests(ollama: Path) -> None:
+    (model,) = imported.add(imported.discover(ollama))
+    assert (model.name, model.quant) == ("omni-7b", "q8_0")
+    files = resolve("omni-7b:q8_0")
+    assert files.weights.samefile(WEIGHTS) and files.projector and files.projector.samefile(EYES)
+    checks = installed.verify(installed.find(parse("omni-7b")))
+    assert [(check.problem, check.published) for check in checks] == [("", True), ("", True)]
+
+
+def test_another_hub_cache_is_a_folder_like_any_other(tmp_path: Path) -> None:
+    folder = tmp_path / "hub/models--a--b/snapshots" / ("0" * 40)
+    (tmp_path / "hub/models--a--b/blobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    os.link(WEIGHTS, tmp_path / "hub/models--a--b/blobs/x")
+    (folder / "b-Q8_0.gguf").symlink_to("../../blobs/x")
+    (model,) = imported.add(imported.discover(tmp_path / "hub"))
+    assert resolve(model.name).weights.samefile(WEIGHTS)
+
+
+def test_importing_twice_adds_nothing_and_names_do_not_collide(lm_studio: Path, tmp_path: Path) -> None:
+    imported.add(imported.discover(lm_studio))
+    assert imported.add(imported.discover(lm_studio)) == []
+    other = tmp_path / "other"
+    other.mkdir()
+    os.link(WEIGHTS, other / "one-Q8_0.gguf")
+    os.link(WEIGHTS, other / "gemma4-e2b.gguf")
+    assert [model.name for model in imported.add(imported.discover(other))] == ["gemma4-e2b-2", "one-q8_0-2"]
+
+
+def test_an_imported_model_leaves_the_list_and_not_the_disk(lm_studio: Path) -> None:
+    imported.add(imported.discover(lm_studio))
+    assert installed.remove(parse("one-q8_0"))[1] == 0
+    assert [model.name for model in imported.read()] == ["two-q8_0"]
+    assert (lm_studio / "acme/one/one-Q8_0.gguf").exists()
+
+
+def test_a_file_that_changed_after_its_import_is_found(lm_studio: Path) -> None:
+    path = lm_studio / "acme/two/two-Q8_0.gguf"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    imported.add(imported.discover(path))
+    assert [check.problem for check in installed.verify(installed.find(parse("two-q8_0")))] == [""]
+    path.write_bytes(data[:-1] + b"\x55")
+    (check,) = installed.verify(installed.find(parse("two-q8_0")))
+    assert (check.problem, check.published) == ("it has changed since it was imported", False)
+    path.unlink()
+    assert "two-q8_0" not in [str(model.ref) for model in installed.every()]
+    with pytest.raises(NotFound, match="its file .* is gone"):
+        resolve("two-q8_0")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.gguf").write_text("<html>")
+    with pytest.raises(GGUFError, match="HTML"):
+        imported.add(imported.discover(tmp_path / "page.gguf"))
+    with pytest.raises(NotFound, match="no GGUF models"):
+        imported.discover(tmp_path / "nowhere")
+    assert imported.read() == []
+
+
+def test_a_damaged_list_is_told(tmp_path: Path) -> None:
+    imported.add([Import("a", (WEIGHTS,), None, "here")])
+    path = tmp_path / "data/galago/imported.json"
+    for text in ("[", "{}x", '[{"name": 3}]', "[1]", "3"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="is damaged; delete it"):
+            imported.read()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+LAYERS = st.lists(
+    st.fixed_dictionaries({"mediaType": st.just("x.model") | JSON, "digest": st.sampled_from(
+        ["sha256:" + "0" * 64, "sha256:../../../../etc/passwd", "sha256:" + "0" * 64 + "/../../x"]) | JSON})
+)  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JSON | st.fixed_dictionaries({"layers": LAYERS}))
+def test_any_manifest_is_read_or_passed_over(tmp_path: Path, manifest: object) -> None:
+    place = tmp_path / "ollama"
+    (place / "blobs").mkdir(parents=True, exist_ok=True)
+    path = place / "manifests/m"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(NotFound):  # none of them names a blob that is there
+        imported.discover(place)

@@ -1,0 +1,58 @@
+"""What people call models, and that each name has one printed form."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galago.models.errors import NotFound
+from galago.models.registry.name import ModelRef, parse
+
+NAMES = {
+    "builtin": ("builtin", "builtin", "", ""),
+    "gemma4-e2b": ("name", "gemma4-e2b", "", ""),
+    "Qwen3.5-0.8B:Q8_0": ("name", "qwen3.5-0.8b", "q8_0", ""),
+    "qwen3.5-0.8b:ud-q4_k_xl@0123abc": ("name", "qwen3.5-0.8b", "ud-q4_k_xl", "0123abc"),
+    "hf:ggml-org/gemma-4-E2B-it-GGUF:Q4_K_M@main": ("hub", "ggml-org/gemma-4-E2B-it-GGUF", "q4_k_m", "main"),
+    "ggml-org/tinygemma3-GGUF": ("hub", "ggml-org/tinygemma3-GGUF", "", ""),
+    "ggml-org/tinygemma3-GGUF@refs/pr/3": ("hub", "ggml-org/tinygemma3-GGUF", "", "refs/pr/3"),
+    "model.gguf": ("path", "model.gguf", "", ""),
+    "./model": ("path", "./model", "", ""),
+    "~/models/a.GGUF": ("path", "~/models/a.GGUF", "", ""),
+    "/data/model": ("path", "/data/model", "", ""),
+    "a/b/c": ("path", "a/b/c", "", ""),
+    "C:\\models\\a": ("path", "C:\\models\\a", "", ""),
+}
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_a_name(text: str) -> None:
+    assert parse(text) == ModelRef(*NAMES[text])  # type: ignore[arg-type]
+
+
+def test_the_printed_form() -> None:
+    assert str(parse("owner/Repo:Q8_0@main")) == "hf:owner/Repo:q8_0@main"
+    assert str(parse("Gemma4-E2B:Q8_0")) == "gemma4-e2b:q8_0"
+    assert str(parse("owner/Repo:Q8_0@main").plain()) == "hf:owner/Repo"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "a b", "hf:", "hf:name", "hf:/x", "a/b:", "name@", "a--b/c", "a/b--c", "a/..", "o/r@../x", "o/r@a..b",
+     "o/r@x.lock", "o/r@a//b", "o/r:q8@x:y", "-a", "a\n", "hf:../../etc/passwd", "ö/x", "a\0b"],
+)  # fmt: skip
+def test_what_is_no_name_says_what_is(text: str) -> None:
+    with pytest.raises(NotFound, match="there is no model .*: give a name of `galago search`, OWNER/REPO"):
+        parse(text)
+
+
+@given(st.text(max_size=60) | st.from_regex(r"(hf:)?[a-zA-Z0-9./_-]{1,20}(:[\w.-]{1,9})?(@[\w./-]{1,9})?"))
+def test_printing_and_reading_again_changes_nothing(text: str) -> None:
+    try:
+        ref = parse(text)
+    except NotFound:
+        return
+    assert parse(str(ref)) == ref
+    if ref.kind in ("name", "hub"):
+        assert ".." not in str(ref) and "\0" not in str(ref) and str(ref).isascii() and str(ref).isprintable()

@@ -1,0 +1,64 @@
+"""Weights chosen by quant, and the names that files have in the wild."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galago.models.errors import NotFound
+from galago.models.registry import pairing
+
+QUANTS = {
+    "Qwen3.5-0.8B-UD-Q4_K_XL.gguf": "ud-q4_k_xl",
+    "gemma-4-E2B-it-Q8_0.gguf": "q8_0",
+    "gemma-4-E2B_q4_0-it.gguf": "q4_0",
+    "LFM2.5-VL-1.6B-Q4_0.gguf": "q4_0",
+    "mmproj-LFM2.5-VL-1.6b-F16.gguf": "f16",
+    "mmproj-BF16.gguf": "bf16",
+    "model.IQ3_XXS.gguf": "iq3_xxs",
+    "sub/Big-Q4_K_M-00002-of-00003.gguf": "q4_k_m",
+    "gpt-oss-20b-mxfp4.gguf": "mxfp4",
+    "stories260K.gguf": "",
+    "Qwen3-Q8-model/readme.gguf": "",
+}
+
+
+@pytest.mark.parametrize("name", QUANTS)
+def test_the_quant_in_a_name(name: str) -> None:
+    assert pairing.quant_of(name) == QUANTS[name]
+
+
+def test_weights_of_messy_repositories() -> None:
+    names = ["README.md", "mmproj-x-F16.gguf", "mmproj-x-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", "y-Q8_0.gguf"]
+    choice = pairing.choose(names, projector="mmproj*")
+    assert choice.weights.parts == ("Llama-3.2-1B-Instruct-Q4_K_M.gguf",)
+    assert choice.projectors == ("mmproj-x-Q8_0.gguf", "mmproj-x-F16.gguf")
+    assert pairing.choose(names, "Q8_0").weights.parts == ("y-Q8_0.gguf",)
+    assert pairing.choose(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
+
+
+def test_two_models_of_one_quant_are_told_apart_by_name() -> None:
+    names = ["a/one-Q8_0.gguf", "two-Q8_0.gguf"]
+    with pytest.raises(NotFound, match="has several models of this quant; name one.*: a/one-q8_0, two-q8_0"):
+        pairing.choose(names, "q8_0", where="o/r")
+    assert pairing.choose(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
+
+
+def test_parts_are_in_order_and_complete() -> None:
+    parts = [f"m-Q4_0-0000{n}-of-00003.gguf" for n in (3, 1, 2)]
+    assert pairing.choose(parts).weights.parts == tuple(sorted(parts))
+    with pytest.raises(NotFound, match="no GGUF weights"):
+        pairing.choose(parts[:2])
+
+
+FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
+
+
+@given(st.lists(st.text(max_size=20) | FILES, max_size=8))
+def test_any_names_give_a_choice_among_them_or_what_there_is(names: list[str]) -> None:
+    try:
+        choice = pairing.choose(names)
+    except NotFound:
+        return
+    assert set(choice.weights.parts) <= set(names) and set(choice.projectors) <= set(names)

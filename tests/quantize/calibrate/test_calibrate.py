@@ -1,0 +1,191 @@
+"""Importance matrices from what a model reads: what is counted, gone on with, and refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakes.experts import write
+from galago.models.errors import ConfigError, EngineError, GalagoError
+from galago.models.gguf.reader import read_header
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize import child
+from galago.quantize.calibrate import imatrix, run, samples
+from galago.quantize.calibrate.imatrix import Matrix
+from galago.quantize.calibrate.samples import Chat, Document
+from galago.quantize.variants import plan as variant
+from galago.quantize.variants.schemes import find
+from galago.runtime.cli.main import main
+
+TEXT = builtin_folder() / "text-F16.gguf"
+SAMPLES = builtin_folder() / "samples"
+WORDS = "What day comes after Monday? Tuesday. How many shapes are there? Four. "
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(WORDS * 20, encoding="utf-8")
+    return path
+
+
+def job(model: Path, part: Path, *files: Path, **changed: Any) -> dict[str, Any]:
+    return {
+        "model": str(model), "projector": None, "files": [str(file) for file in files], "datasets": ["a"], "chunk": 64,
+        "limit": 4, "threads": 1, "part": str(part), "done": 0, "key": "k",
+        "every": 0, "products": False, "bytes": 1 << 23, **changed,
+    }  # fmt: skip
+
+
+def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> None:
+    source = variant.open_source(str(TEXT))
+    matrix = run.collect(run.data(source, None, [text], chunk=72, limit=2), tmp_path / "part")
+    assert set(matrix.entries) == {t.name for t in source.tensors if t.name.startswith("blk.") and len(t.shape) == 2}
+    assert {float(entry.counts[0]) for entry in matrix.entries.values()} == {144.0}  # 72 is one step and no round one
+    assert matrix.datasets == ("text.txt",) and (matrix.chunks, matrix.chunk_size) == (2, 72)
+
+
+def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, text: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    child.run("collecting", "a.gguf", job(TEXT, whole, text))
+    child.run("collecting", "a.gguf", job(TEXT, parted, text, limit=3))
+    said: list[list[int]] = []
+    child.run("collecting", "a.gguf", job(TEXT, parted, text, done=3), heard=said.append)
+    assert said == [[4, 4]]
+    a, b = imatrix.read(whole), imatrix.read(parted)
+    assert a.chunks == b.chunks == 4 and a.datasets == b.datasets
+    for name, entry in a.entries.items():
+        assert (entry.counts == b.entries[name].counts).all()
+        np.testing.assert_allclose(entry.sums, b.entries[name].sums, rtol=1e-5)
+
+
+def test_what_was_read_is_kept_only_for_the_same_data(tmp_path: Path, text: Path) -> None:
+    source = variant.open_source(str(TEXT))
+    data, part = run.data(source, None, [text], chunk=64, limit=2), tmp_path / "part"
+    run.collect(data, part)
+    told: list[int] = []
+    run.collect(data, part, lambda done, _count: told.append(done))
+    assert not told  # all of it was there
+    text.write_text(WORDS.upper() * 20, encoding="utf-8")
+    run.collect(data, part, lambda done, _count: told.append(done))
+    assert told == [1, 2]
+
+
+def test_pictures_and_sounds_calibrate_the_model_and_its_projector(tmp_path: Path) -> None:
+    lines = [
+        {"messages": [{"role": "user", "content": [{"type": "image", "file": str(SAMPLES / "shapes.png")},
+                                                   {"type": "text", "text": "How many shapes are there?"}]},
+                      {"role": "assistant", "content": "Four."}]},
+        {"messages": [{"role": "user", "content": [{"type": "audio", "file": str(SAMPLES / "speech.wav")},
+                                                   {"type": "text", "text": "What was said?"}]}]},
+    ]  # fmt: skip
+    data, out = tmp_path / "chats.jsonl", tmp_path / "m.gguf"
+    data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert main(["calibrate", "builtin", "--data", str(data), "-o", str(out)]) == 0
+    entries = imatrix.read(out).entries
+    projector = {t.name for t in read_header(builtin_folder() / "mmproj-F16.gguf").tensors}
+    seen = {name: float(entry.counts.max()) for name, entry in entries.items()}
+    assert {name.split(".")[0] for name in seen} >= {"blk", "v", "a", "mm"}
+    assert len({count for name, count in seen.items() if name.startswith("blk.")}) == 1  # the last layer, all rows too
+    assert all(name.startswith("blk.") or name in projector for name in seen)
+    assert not (tmp_path / "m.gguf.part").exists()
+    eyes = variant.open_source(str(builtin_folder() / "mmproj-F16.gguf"))
+    plan = variant.plan(eyes, variant.Recipe(find("Q4_0"), matrix=imatrix.read(out)))
+    assert not plan.without_importance
+
+
+def test_matrices_are_added_to_what_is_read(tmp_path: Path, text: Path) -> None:
+    source = variant.open_source(str(TEXT))
+    first = run.collect(run.data(source, None, [text], chunk=64, limit=1), tmp_path / "p")
+    imatrix.write(tmp_path / "first.gguf", first)
+    both = run.collect(run.data(source, None, [text, tmp_path / "first.gguf"], chunk=64, limit=1), tmp_path / "q")
+    name = "blk.1.ffn_down.weight"
+    np.testing.assert_allclose(both.entries[name].sums, 2 * first.entries[name].sums, rtol=1e-6)
+    np.testing.assert_allclose(both.entries[name].means(), first.entries[name].means(), rtol=1e-6)
+
+
+def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Path) -> None:
+    header, content = read_header(TEXT), bytearray(TEXT.read_bytes())
+    offset = next(tensor.offset for tensor in header.tensors if tensor.name == "blk.1.attn_norm.weight")
+    struct.pack_into("<f", content, header.data_offset + offset, float("nan"))
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or no numbers"):
+        child.run("collecting", "a.gguf", job(tmp_path / "bad.gguf", tmp_path / "part", text))
+
+
+def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
+    model = tmp_path / "experts.gguf"
+    write(model)
+    child.run("collecting", "a.gguf", job(model, tmp_path / "part", text, limit=2))
+    entry = imatrix.read(tmp_path / "part").entries
+    up, dense = entry["blk.0.ffn_up_exps.weight"], entry["blk.0.attn_q.weight"]
+    assert up.sums.shape == (4, 64) and up.counts.sum() == 2 * dense.counts[0] == 2 * 128  # two experts for each row
+    assert entry["blk.0.ffn_down_exps.weight"].counts.tolist() == up.counts.tolist()
+    quantized = variant.plan(
+        variant.open_source(str(model)), variant.Recipe(find("Q4_0"), matrix=imatrix.read(tmp_path / "part"))
+    )
+    variant.make(quantized, tmp_path / "q.gguf")
+
+
+# Samples
+
+
+def test_samples_are_read_from_text_lines_and_question_sets(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Title", encoding="utf-8")
+    lines = [{"text": "plain"}, {"messages": [{"role": "user", "content": "Hi"}]}]
+    (tmp_path / "b.jsonl").write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        question = {"group": "g", "task": "t", "answer": "Four.",
+                    "messages": [{"role": "user", "content": [{"type": "text", "text": "Two and two?"}]}]}  # fmt: skip
+        archive.writestr("questions.jsonl", json.dumps(question))
+    read = samples.read([tmp_path / "a.md", tmp_path / "b.jsonl", tmp_path / "c.zip"])
+    assert read[:2] == [Document("# Title"), Document("plain")]
+    assert all(isinstance(sample, Chat) for sample in read[2:]) and len(read) == 4
+    assert isinstance(read[3], Chat) and read[3].messages[-1].role == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "line 2"),
+        ('{"message": []}', "'messages' is missing"),
+        ('{"messages": [{"role": "user"}]}', "'content' is missing"),
+        ('{"messages": [{"role": "user", "content": [{"type": "video", "file": "x"}]}]}', "no type video"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image", "file": "missing.png"}]}]}', "missing.png"),
+        ("[]", "line 2"),
+    ],
+)
+def test_a_line_that_is_no_sample_is_told_by_its_number(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "d.jsonl").write_text('{"text": "fine"}\n' + line, encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 2") as error:
+        samples.read([tmp_path / "d.jsonl"])
+    assert told in error.value.message
+
+
+def test_data_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_bytes(b"abc\xff\xfe")
+    with pytest.raises(ConfigError, match="no text in UTF-8 from byte 3"):
+        samples.read([tmp_path / "d.txt"])
+
+
+def test_too_little_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("Hello", encoding="utf-8")
+    with pytest.raises(GalagoError, match="too short"):
+        child.run("collecting", "a.gguf", job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
+
+
+def test_without_data_the_built_in_text_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(TEXT), "--scheme", "IQ2_XS", "-o", str(tmp_path / "q.gguf")]) == 0
+    told = capsys.readouterr().out
+    assert samples.BUILTIN in told and list(tmp_path.iterdir()) == [tmp_path / "q.gguf"]
+    assert read_header(tmp_path / "q.gguf").get("quantize.imatrix.dataset") == samples.BUILTIN
+
+
+def test_an_empty_matrix_calibrates_nothing() -> None:
+    assert not Matrix({}).means()

@@ -1,0 +1,180 @@
+"""LoRA adapters become GGUF adapters that change a model as they did; llama.cpp's own converter does the rest."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakes import checkpoints
+from fakes.checkpoints import HEAD, HEADS, INNER, LAYERS, SHARED, WIDTH
+from galago.models.errors import ConfigError, ModelError
+from galago.models.gguf.reader import read_header
+from galago.models.registry.resolve import resolve
+from galago.quantize.convert.convert import Converted, convert
+from galago.quantize.convert.lora import convert_adapter
+from galago.quantize.convert.upstream import convert_with
+from galago.quantize.convert.writing import Type
+from galago.runtime.llamacpp.lora import LoraAdapter
+from galago.runtime.llamacpp.reference import compute
+from galago.runtime.llamacpp.weights import Weights
+
+RANK = 3
+TOKENS = [5, 260, 17, 3, 263, 90, 91, 92, 1, 40]
+CHANGED = {
+    "self_attn.q_proj": (HEADS * HEAD, WIDTH),
+    "self_attn.k_proj": (SHARED * HEAD, WIDTH),
+    "self_attn.o_proj": (WIDTH, WIDTH),
+    "mlp.down_proj": (WIDTH, INNER),
+}
+
+
+def peft(folder: Path, **settings: Any) -> checkpoints.Weights:
+    """Writes an adapter as PEFT does and returns its matrices."""
+    random, found = np.random.default_rng(5), {}
+    for layer in range(LAYERS):
+        for name, (rows, columns) in CHANGED.items():
+            at = f"base_model.model.model.layers.{layer}.{name}.lora_"
+            found[f"{at}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32) / 4
+            found[f"{at}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32) / 4
+    folder.mkdir(exist_ok=True)
+    checkpoints.safetensors(folder / "adapter_model.safetensors", found)
+    given = {"peft_type": "LORA", "lora_alpha": 6, "r": RANK, "bias": "none", "use_dora": False, "alpha_pattern": {}}
+    (folder / "adapter_config.json").write_text(json.dumps(given | settings))
+    return found
+
+
+def merged(weights: checkpoints.Weights, adapter: checkpoints.Weights, scale: float) -> checkpoints.Weights:
+    found = dict(weights)
+    for name in weights:
+        a = adapter.get(f"base_model.model.{name.removesuffix('weight')}lora_A.weight")
+        if a is not None:
+            b = adapter[f"base_model.model.{name.removesuffix('weight')}lora_B.weight"]
+            found[name] = weights[name] + scale * b @ a
+    return found
+
+
+def run(folder: Path, kind: Type = Type.F32) -> Converted:
+    base, target = folder.parent / "base", folder.parent / "adapter.gguf"
+    return convert_adapter(folder, base, target, kind, False, lambda _what, _share: None)
+
+
+@pytest.mark.parametrize("family", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_changes_what_is_computed_as_it_did(tmp_path: Path, family: str, rslora: bool) -> None:
+    weights = checkpoints.decoder(tmp_path / "base", family)
+    adapter = peft(tmp_path / "lora", use_rslora=rslora)
+    model = convert(tmp_path / "base", tmp_path / "m.gguf", Type.F32, False, False, lambda _what, _share: None)
+    loaded = Weights(model.path)
+    ours = compute(loaded, TOKENS, [LoraAdapter(run(tmp_path / "lora").path, loaded)])
+    theirs = checkpoints.decoder_logits(merged(weights, adapter, 6 / (RANK**0.5 if rslora else RANK)), TOKENS)
+    assert np.abs(ours - theirs).max() < 1e-3
+    assert np.abs(theirs - checkpoints.decoder_logits(weights, TOKENS)).max() > 0.5
+
+
+def test_the_command_tells_an_adapter_from_a_model(tmp_path: Path) -> None:
+    checkpoints.decoder(tmp_path / "base")
+    peft(tmp_path / "lora")
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "convert", str(tmp_path / "lora"), "-o"]
+    command += [str(tmp_path / "lora.gguf")]
+    done = subprocess.run([*command, "--base", str(tmp_path / "base")], capture_output=True, text=True, timeout=60)
+    assert "lora.gguf: llama adapter, 16 tensors" in done.stdout, done.stderr
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "--check does not go with this conversion" in done.stderr
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "another kind": ({"peft_type": "IA3"}, "of the kind 'IA3'"),
+    "biases": ({"bias": "all"}, "has bias 'all', which GGUF has no place for"),
+    "DoRA": ({"use_dora": True}, "has use_dora True"),
+    "whole layers": ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
+    "no rank": ({"r": 0}, "r is 0, not a number from 1 on"),
+    "no strength": ({"lora_alpha": None}, "lora_alpha is missing"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_adapters_of_other_kinds_are_refused(tmp_path: Path, wrong: str) -> None:
+    checkpoints.decoder(tmp_path / "base")
+    settings, message = WRONG[wrong]
+    peft(tmp_path / "lora", **settings)
+    with pytest.raises(ModelError, match=message):
+        run(tmp_path / "lora")
+    assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_an_adapter_that_does_not_fit_its_model_is_refused(tmp_path: Path) -> None:
+    checkpoints.decoder(tmp_path / "base")
+    found = peft(tmp_path / "lora")
+    path, first = tmp_path / "lora" / "adapter_model.safetensors", next(iter(found))
+    checkpoints.safetensors(path, {name: values for name, values in found.items() if name != first})
+    with pytest.raises(ModelError, match="one of the matrices A and B is missing"):
+        run(tmp_path / "lora")
+    checkpoints.safetensors(path, found | {first: found[first][:, 1:]})
+    with pytest.raises(ModelError, match="attn_q is .32, 32. in the model, and the adapter adds"):
+        run(tmp_path / "lora")
+    checkpoints.safetensors(path, found | {"base_model.model.lm_head.lora_A.weight": found[first]})
+    with pytest.raises(ModelError, match="changes 'base_model.model.lm_head"):
+        run(tmp_path / "lora")
+    path.rename(path.with_name("adapter_model.bin"))
+    with pytest.raises(ModelError, match="a pickle"):
+        run(tmp_path / "lora")
+    with pytest.raises(ConfigError, match="--base names the folder"):
+        convert_adapter(tmp_path / "lora", None, tmp_path / "a.gguf", Type.F32, False, lambda _what, _share: None)
+
+
+CONVERTER = """
+import argparse, shutil, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("folder")
+parser.add_argument("--outtype")
+parser.add_argument("--outfile")
+parser.add_argument("--mmproj", action="store_true")
+given = parser.parse_args()
+if given.outtype != "f16":
+    sys.exit("there was a warning\\nKeyError: 'no such type'")
+name = given.outfile if not given.mmproj else given.outfile.replace("made.gguf", "mmproj-made.gguf")
+shutil.copy({model!r}, name)
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder laid out as llama.cpp's, whose converter has its arguments and copies the built-in model."""
+    folder = tmp_path / "llama.cpp"
+    folder.mkdir()
+    (folder / "convert_hf_to_gguf.py").write_text(CONVERTER.format(model=str(resolve("builtin").weights)))
+    (tmp_path / "c").mkdir()
+    checkpoints.safetensors(tmp_path / "c" / "model.safetensors", {})
+    return folder
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_llama_cpps_converter_is_run_for_other_models(tmp_path: Path, sources: Path, projector: bool) -> None:
+    target = tmp_path / "made.gguf"
+    made = convert_with(sources, tmp_path / "c", None, target, Type.F16, False, projector, lambda _what, _share: None)
+    assert made.architecture == "llama" and read_header(target).tensors
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp", "made.gguf"}
+
+
+def test_what_that_converter_complains_of_is_passed_on(tmp_path: Path, sources: Path) -> None:
+    def run(kind: Type = Type.F32) -> Converted:
+        return convert_with(sources, tmp_path / "c", None, tmp_path / "m.gguf", kind, False, False, lambda *_: None)
+
+    with pytest.raises(ModelError, match="failed .1.; it said: there was a warning . KeyError: 'no such type'"):
+        run()
+    (sources / "convert_hf_to_gguf.py").write_text("pass")
+    with pytest.raises(ModelError, match="wrote 0 files"):
+        run()
+    (sources / "convert_hf_to_gguf.py").write_text("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(ModelError, match="was killed by SIGKILL"):
+        run()
+    (sources / "convert_hf_to_gguf.py").unlink()
+    with pytest.raises(ConfigError, match="name the folder of llama.cpp's sources"):
+        run()
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp"}

@@ -1,0 +1,96 @@
+"""What is said of two evaluations: which changes are larger than chance, and what cannot be compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes.evaluations import BASE, GOOD, SMALL, task
+from galago.models.errors import ConfigError
+from galago.quantize.evaluate.evaluation import FORM
+from galago.quantize.evaluate.questions import Score
+from galago.quantize.evaluate.report.comparison import compare, read, table
+from galago.runtime.cli.main import main
+
+
+def results(*variants: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    device = {"processor": "P", "cores": 2, "memory": 8e9, "system": "Linux"}
+    made = {"form": FORM, "galago": "1", "llama_cpp": "2", "device": device, "threads": None, "set": "s"}
+    made["variants"] = [copy.deepcopy(variant) | {"key": variant["name"]} for variant in variants]
+    for variant in made["variants"]:
+        for one in variant["tasks"].values():
+            one["low"], one["high"] = Score(round(one["accuracy"] * one["n"]), one["n"]).interval
+    return made | {"recommended": {"variant": "Q8_0", "reason": "Q8_0: half the bytes"}} | changed
+
+
+def test_nothing_changes_from_an_evaluation_to_itself() -> None:
+    one = results(BASE, GOOD, SMALL)
+    found = compare(one, one)
+    assert [variant["name"] for variant in found["variants"]] == ["F16", "Q8_0", "Q4_K_M"]
+    assert not found["only_before"] and not found["only_after"]
+    assert found["notes"] == ["the same is recommended: Q8_0"]
+    for variant in found["variants"]:
+        assert variant["bytes"]["ratio"] == 1 == variant["decode_tokens_per_second"]["ratio"]
+        for change in (*variant["accuracy"].values(), *variant["kl_mean"].values()):
+            assert change["change"] == 0 and change["low"] <= 0 <= change["high"]
+    assert not any("!" in cell for row in table(found).rows for cell in row)
+
+
+def test_a_change_beyond_chance_is_marked() -> None:
+    worse = GOOD | {"tasks": {"text": task(0.5), "image": task(0.77)}, "speed": {"decode_tokens_per_second": 160.0}}
+    found = compare(results(BASE, GOOD), results(BASE, worse))
+    row = dict(zip(table(found).columns, table(found).rows[1], strict=True))
+    assert row["text right"] == "-30.0% !" and row["pictures right"] == "-3.0%" and row["tokens/s"] == "x2.00"
+
+
+@given(st.integers(1, 400), st.floats(0, 1), st.floats(0, 1))
+def test_the_interval_of_a_difference_holds_it(n: int, before: float, after: float) -> None:
+    pair = [results(BASE | {"tasks": {"text": task(round(share * n) / n) | {"n": n}}}) for share in (before, after)]
+    one = compare(*pair)["variants"][0]["accuracy"]["text"]
+    assert -1.001 <= one["low"] <= one["change"] <= one["high"] <= 1.001
+
+
+def test_what_is_not_alike_is_not_compared() -> None:
+    found = compare(results(BASE, GOOD), results(BASE, SMALL, set="other", llama_cpp="3"))
+    assert found["only_before"] == ["Q8_0"] and found["only_after"] == ["Q4_K_M"]
+    assert found["variants"][0]["accuracy"] == {} == found["variants"][0]["kl_mean"]
+    assert "another llama.cpp: 2 before, 3 after" in found["notes"]
+    assert any("other questions" in note for note in found["notes"])
+    found = compare(results(BASE, GOOD), results(SMALL, GOOD))
+    assert found["variants"][0]["kl_mean"] == {} != found["variants"][0]["accuracy"]
+
+
+def test_another_recommendation_is_told_with_both_reasons() -> None:
+    other = {"variant": "Q4_K_M", "reason": "Q4_K_M: a third"}
+    notes = compare(results(BASE, GOOD), results(BASE, GOOD, recommended=other))["notes"]
+    assert notes == ["recommended before: Q8_0: half the bytes", "recommended after: Q4_K_M: a third"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "cannot be read as JSON"), ("[]", "is not what"), ("{}", "is not what"),
+     (json.dumps({"form": 1, "galago": "0.1", "variants": []}), "another version of Galago")],
+)  # fmt: skip
+def test_other_files_are_refused(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, right = tmp_path / "wrong.json", tmp_path / "right.json"
+    wrong.write_text(text)
+    right.write_text(json.dumps(results(BASE)))
+    with pytest.raises(ConfigError, match=says):
+        read(wrong)
+    assert main(["compare", str(right), str(wrong)]) == 1 and "wrong.json" in capsys.readouterr().err
+    assert main(["compare", str(right), str(tmp_path / "gone.json")]) == 1
+
+
+def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "AB":
+        (tmp_path / f"{name}.json").write_text(json.dumps(results(BASE, GOOD)))
+    files = [str(tmp_path / "A.json"), str(tmp_path / "B.json")]
+    assert main(["compare", *files]) == 0 and "the same is recommended: Q8_0" in capsys.readouterr().out
+    assert main(["compare", *files, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["variants"]) == 2

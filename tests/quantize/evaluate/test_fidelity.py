@@ -1,0 +1,166 @@
+"""Divergence, agreement and perplexity: against a computation of their own, over a kill, and their intervals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.evaluate.combinations import made
+from galago.quantize.evaluate.fidelity import WINDOW, Measured, divergence, log_probs, pack, summarize, unpack
+from galago.quantize.evaluate.fidelity_job import FidelityJob, command
+from galago.quantize.evaluate.passages import SENSES, blinded, of_questions, sense_of, thinned
+from galago.quantize.evaluate.questions import read
+from galago.quantize.records import Record, Records
+from galago.quantize.variants.schemes import find
+from galago.runtime.config import worker_environment
+from galago.runtime.llamacpp.context import Context
+from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.types.prompt import BatchToken
+
+LOGITS = arrays.arrays(np.float32, (3, 50), elements=st.floats(-30, 30, width=32))
+TEXT = "There is a red circle above the small blue square. How many shapes are there? Two. " * 40
+
+
+def exact(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    return wide - np.logaddexp.reduce(wide, axis=1, keepdims=True)
+
+
+@settings(deadline=None)
+@given(LOGITS, LOGITS)
+def test_the_divergence_is_that_of_its_definition(one: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+    p, q = exact(one), exact(other)
+    expected = (np.exp(p) * (p - q)).sum(axis=1)
+    assert divergence(log_probs(one), log_probs(other)) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert (divergence(log_probs(one), log_probs(one)) == 0).all()
+
+
+@settings(deadline=None)
+@given(LOGITS)
+def test_packed_rows_come_back_nearly_as_they_were(logits: NDArray[np.float32]) -> None:
+    logp = log_probs(logits)
+    kept = logp > logp.max(axis=1, keepdims=True) - WINDOW
+    assert np.abs(unpack(pack(logp)) - logp)[kept].max() < 1e-3
+    assert divergence(unpack(pack(logp)), logp).max() < 1e-6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_summary_counts_positions_and_not_passages(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    passages = [
+        Measured(tuple(rng.exponential(size=n)), tuple(rng.random(n) < 0.9), tuple(rng.random(n)), tuple(rng.random(n)))
+        for n in rng.integers(1, 9, 12)
+    ]
+    found = summarize(passages)
+    assert found.kl_mean == pytest.approx(np.mean([kl for p in passages for kl in p.kl]))
+    assert found.perplexity == pytest.approx(np.exp(np.mean([loss for p in passages for loss in p.nll])))
+    base = np.exp(np.mean([loss for p in passages for loss in p.base_nll]))
+    assert found.perplexity_ratio == pytest.approx(found.perplexity / base)
+    assert found.kl_low <= found.kl_mean <= found.kl_high and found.top1_low <= found.top1 <= found.top1_high
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> FidelityJob:
+    """The built-in model's own run as a baseline, on a text and a few questions."""
+    folder = tmp_path_factory.mktemp("scores")
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    pair = (str(builtin_folder() / "text-Q8_0.gguf"), str(builtin_folder() / "mmproj-Q8_0.gguf"))
+    questions = (str(builtin_folder() / "heldout.zip"),)
+    job = FidelityJob(*pair, questions, (str(text),), 2, str(folder / "rows"), "", str(folder / "base"), threads=1)
+    score(job)
+    return job
+
+
+@pytest.fixture(scope="module")
+def coarse(job: FidelityJob) -> FidelityJob:
+    """The same text model in four bits, compared with that."""
+    folder = Path(job.rows).parent
+    model = made(Path(job.weights), find("Q4_0"), folder)
+    return replace(job, weights=str(model), base=job.records, records=str(folder / "coarse"))
+
+
+def score(job: FidelityJob) -> list[Record]:
+    done = subprocess.run(command(job), capture_output=True, text=True, env=worker_environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    records = Records(Path(job.records))
+    assert records.complete
+    return records.found
+
+
+def logits(model: str, tokens: list[int]) -> NDArray[np.float32]:
+    """Of every position, in one step."""
+    weights = Weights(Path(model), gpu_layers=0)
+    context = Context(weights, 512, 1, 1, guesses=511)
+    context.decode([BatchToken(token, i, 0, True) for i, token in enumerate(tokens)])
+    found = np.stack([context.logits(i) for i in range(len(tokens))])
+    context.close()
+    weights.close()
+    return found
+
+
+def test_scores_are_those_of_a_computation_on_full_logits(job: FidelityJob, coarse: FidelityJob) -> None:
+    weights = Weights(Path(job.weights), gpu_layers=0)
+    tokens = [weights.bos] * weights.adds_bos + weights.tokenize(TEXT, parse_special=False)
+    weights.close()
+    assert len(tokens) > 512
+    tokens = tokens[:512]
+    p, q = exact(logits(job.weights, tokens)[256:511]), exact(logits(coarse.weights, tokens)[256:511])
+    expected = (np.exp(p) * (p - q)).sum(axis=1)
+    losses = -q[np.arange(255), tokens[257:]]
+    found = next(record for record in score(coarse) if record["rows"] == 255)
+    assert np.mean(found["kl"]) == pytest.approx(expected.mean(), rel=1e-3)
+    assert np.mean(found["nll"]) == pytest.approx(losses.mean(), rel=1e-3)
+    assert np.mean(found["same"]) == pytest.approx((p.argmax(axis=1) == q.argmax(axis=1)).mean(), abs=0.01)
+    assert expected.mean() > 1e-4
+
+
+def test_every_sense_is_compared_and_the_baseline_is_true_to_itself(job: FidelityJob) -> None:
+    records = score(replace(job, base=job.records, records=job.records + "-itself"))
+    assert {record["sense"] for record in records} == set(SENSES)
+    assert max(max(record["kl"]) for record in records) < 1e-6
+    assert all(all(record["same"]) for record in records)
+    assert all(("blind_nll" in record) == (record["sense"] != "text") for record in records)
+
+
+def test_a_run_that_was_ended_goes_on_where_it_was(job: FidelityJob) -> None:
+    whole, rows = Records(Path(job.records)).found, Path(job.rows).read_bytes()
+    lines = Path(job.records).read_bytes().splitlines(keepends=True)
+    again = replace(job, rows=job.rows + "-again", records=job.records + "-again")
+    marked = [json.dumps(record | {"kept": True}).encode() + b"\n" for record in whole[:3]]
+    Path(again.records).write_bytes(b"".join(marked) + lines[3][:20])
+    kept = sum(record["rows"] for record in whole[:3]) * (len(rows) // sum(record["rows"] for record in whole))
+    Path(again.rows).write_bytes(rows[: kept + 77])
+    assert ["kept" in record for record in score(again)] == [True] * 3 + [False] * (len(whole) - 3)
+    assert len(Path(again.rows).read_bytes()) == len(rows)
+    assert Path(again.rows).read_bytes()[:kept] == rows[:kept]
+    for one, other in zip(Records(Path(again.records)).found, whole, strict=True):
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-3)
+
+
+def test_a_model_of_another_vocabulary_is_no_variant(job: FidelityJob, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.write_bytes(Path(job.rows).read_bytes()[:-2])
+    other = replace(job, rows=str(rows), base=job.records, records=str(tmp_path / "records"))
+    done = subprocess.run(command(other), capture_output=True, text=True, env=worker_environment(), timeout=300)
+    assert done.returncode == 1 and "another vocabulary" in done.stderr
+
+
+def test_a_blinded_chat_keeps_its_words_and_senses() -> None:
+    questions = thinned(read(builtin_folder() / "heldout.zip"), 3)
+    assert len({q.group for q in questions}) * 3 == len(questions)
+    for passage in of_questions(questions):
+        blind = blinded(passage.messages)
+        assert sense_of(blind) == passage.sense
+        assert (blind == passage.messages) == (passage.sense == "text")

@@ -1,0 +1,44 @@
+"""What answers are worth: right, empty, or the same again and again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galago.quantize.evaluate.generate import repeats, summary
+
+
+@pytest.mark.parametrize(
+    ("text", "repeating"),
+    [
+        ("the cat the cat the cat the cat the cat the cat", True),
+        ("Yes. Yes. Yes. Yes. Yes. Yes.", True),
+        ("no no no", False),
+        ("Two.", False),
+        ("One, two, three, four, five, six, seven, eight, nine, ten.", False),
+        ("100000000", False),
+        ("", False),
+    ],
+)
+def test_a_text_repeats_itself_or_not(text: str, repeating: bool) -> None:
+    assert repeats(text) is repeating
+
+
+@given(st.text(min_size=1, max_size=30).filter(str.strip))
+def test_what_is_said_often_enough_is_found(text: str) -> None:
+    assert repeats("Well: " + (text + " ") * 30)
+
+
+def record(right: bool, sense: str = "text", text: str = "Two.") -> dict[str, object]:
+    return {"sense": sense, "task": "add", "right": right, "empty": not text, "repeats": False, "text": text}
+
+
+def test_a_summary_compares_the_same_questions() -> None:
+    before = [record(True)] * 6 + [record(True, "image")] * 4
+    after = [record(True)] * 3 + [record(False, text="")] * 3
+    found = summary(after, before)
+    assert list(found) == ["text"]
+    assert found["text"]["accuracy"] == 0.5 == found["text"]["empty"] and found["text"]["n"] == 6
+    assert found["text"]["change"]["mean"] == -0.5
+    assert -1 <= found["text"]["change"]["low"] <= -0.5 <= found["text"]["change"]["high"] < 0.1

@@ -1,0 +1,87 @@
+"""Layers left out of a model: which ones, what is told of them, and what the file is then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from galago.models.errors import ConfigError
+from galago.models.gguf.header import Header
+from galago.models.gguf.reader import read_header
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize.calibrate import run
+from galago.quantize.search import measure
+from galago.quantize.variants import plan, prune
+from galago.runtime.cli.main import main
+from galago.runtime.llamacpp.weights import Weights
+
+TEXT = builtin_folder() / "text-F16.gguf"
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prune") / "chats.jsonl"
+    asked = [
+        ("What day comes after Monday?", "Tuesday."),
+        ("Spell ehn.", "e-h-n"),
+        ("How many days has a week?", "Seven."),
+    ]
+    lines = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in asked * 4]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def test_the_layer_that_is_missed_least_is_left_out(chats: Path, tmp_path: Path) -> None:
+    data = run.data(plan.open_source(str(TEXT)), None, [chats])
+    (first, losses), (second, later) = prune.rounds(data, 2)
+    assert set(losses) == set(range(6)) and set(later) == set(range(6)) - {first} and second != first
+    assert measure.mean(losses[first]) == min(map(measure.mean, losses.values())) > 0
+
+    small = prune.without(data.source, [first, second], tmp_path)
+    kept = [layer for layer in range(6) if layer not in (first, second)]
+    assert small.header.get("llama.block_count") == 4
+    assert tensors(small.header) == {name: tensors(data.source.header)[name] for name in tensors(data.source.header)
+                                     if not name.startswith("blk.")} | {
+        f"blk.{new}.{name.split('.', 2)[2]}": value for new, old in enumerate(kept)
+        for name, value in tensors(data.source.header).items() if name.startswith(f"blk.{old}.")
+    }  # fmt: skip
+
+
+def tensors(header: Header) -> dict[str, bytes]:
+    content = header.path.read_bytes()
+    return {t.name: content[header.data_offset + t.offset :][: t.nbytes] for t in header.tensors}
+
+
+def test_the_command_tells_the_cost_before_it_writes(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small.gguf"
+    arguments = ["--scheme", "Q4_K_M", "--drop-layers", "1", "--calibration", str(chats), "-o", str(out), "--json"]
+    assert main(["quantize", str(TEXT), *arguments]) == 0
+    printed = capsys.readouterr()
+    dropped = json.loads(printed.out)["dropped_layers"]
+    assert len(dropped) == 1 and dropped[0]["divergence"]["chats"] > 0
+    assert f"layer {dropped[0]['layer']} is left out; nats a token lost without each: 0: " in printed.err
+    header = read_header(out)
+    assert header.get("llama.block_count") == 5 and header.get(prune.DROPPED) == str(dropped[0]["layer"])
+    assert header.get("galago.quantize.source_sha256") == plan.digest(plan.open_source(str(TEXT)))
+    assert [path for path in tmp_path.iterdir() if path != out] == []
+    Weights(out, gpu_layers=0).close()
+
+
+def test_not_all_layers_can_go(chats: Path) -> None:
+    data = run.data(plan.open_source(str(TEXT)), None, [chats])
+    for count in (0, 6, -1):
+        with pytest.raises(ConfigError, match="1 to 5 can be dropped"):
+            prune.rounds(data, count)
+
+
+def test_a_model_whose_metadata_tells_of_each_layer_is_refused(chats: Path, tmp_path: Path) -> None:
+    source = plan.open_source(str(TEXT))
+    metadata = {**source.header.metadata, "llama.attention.head_count_kv": (2, 2, 2, 2, 2, 2)}
+    header = Header(source.path, 3, metadata, source.tensors, source.header.data_offset, source.header.file_size)
+    data = run.data(plan.Source(header, source.parts, source.tensors), None, [chats])
+    with pytest.raises(ConfigError, match="of each layer"):
+        prune.rounds(data, 1)

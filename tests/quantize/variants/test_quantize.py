@@ -1,0 +1,447 @@
+"""Smaller variants of models and projectors: what is written, what is told, and what never happens to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from fakes.shapes import SHAPES, write
+from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
+from galago.models.gguf.header import Header
+from galago.models.gguf.reader import read_header
+from galago.models.registry.resolve import builtin_folder
+from galago.quantize import child
+from galago.quantize.calibrate import imatrix
+from galago.quantize.calibrate.imatrix import ImatrixEntry, Matrix
+from galago.quantize.variants import plan as variant
+from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find
+from galago.runtime.cli.main import main
+from galago.runtime.llamacpp.projector import Projector
+from galago.runtime.llamacpp.weights import Weights
+
+TEXT = builtin_folder() / "text-F16.gguf"
+EYES = builtin_folder() / "mmproj-F16.gguf"
+
+
+def ones(header: Header) -> Matrix:
+    """An importance matrix by which all columns matter alike."""
+    matrices = [tensor for tensor in header.tensors if len(tensor.shape) == 2]
+    entry = {t.name: ImatrixEntry(np.ones((1, t.shape[0]), np.float32), np.ones(1, np.float32)) for t in matrices}
+    return Matrix(entry, ("nothing",), 1, 512)
+
+
+def made(source: Path, out: Path, scheme: str, matrix: Matrix | None = None) -> variant.VariantPlan:
+    plan = variant.plan(variant.open_source(str(source)), variant.Recipe(find(scheme), matrix=matrix))
+    variant.make(plan, out)
+    return plan
+
+
+def types(path: Path) -> Counter[str]:
+    return Counter(tensor.type_name for tensor in read_header(path).tensors if len(tensor.shape) == 2)
+
+
+# What is made
+
+
+@pytest.mark.parametrize("name", [s.name for s in SCHEMES.values() if s.needs_calibration])
+def test_schemes_that_need_calibration_make_a_model_that_loads(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "q.gguf"
+    plan = made(TEXT, out, name, ones(read_header(TEXT)))
+    assert dict(plan.counts) == Counter(t.type_name for t in read_header(out).tensors)
+    assert types(out)[find(name).type]
+    Weights(out, gpu_layers=0).close()
+
+
+def test_a_scheme_that_needs_calibration_is_refused_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(TEXT), "--scheme", "iq2_xs", "-o", str(tmp_path / "q.gguf"), "--no-calibration"]) == 1
+    assert "IQ2_XS needs calibration" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_table_agrees_with_what_llama_cpp_writes(tmp_path: Path) -> None:
+    for name in ("F16", "BF16", "Q8_0", "Q6_K", "Q5_0", "IQ4_NL", "Q3_K_S"):
+        made(TEXT, tmp_path / name, name)
+        scheme, written = find(name), read_header(tmp_path / name)
+        assert types(tmp_path / name).most_common(1)[0][0] == scheme.type
+        assert written.get("general.file_type") == scheme.ftype
+
+
+def test_a_planned_size_is_the_size_of_the_file(tmp_path: Path) -> None:
+    plan = made(TEXT, tmp_path / "q.gguf", "Q4_K_M")
+    assert abs((tmp_path / "q.gguf").stat().st_size - plan.size) < 4096
+    assert plan.bits == pytest.approx(8 * sum(plan.nbytes.values()) / read_header(TEXT).parameters)
+
+
+def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
+    made(TEXT, tmp_path / "q.gguf", "Q4_0", ones(read_header(TEXT)))
+    header = read_header(tmp_path / "q.gguf")
+    assert header.get("galago.quantize.scheme") == "Q4_0"
+    assert header.get("galago.quantize.source") == "text-F16.gguf"
+    assert len(str(header.get("galago.quantize.source_sha256"))) == 64
+    assert "llama-cpp-python" in str(header.get("galago.quantize.made_by"))
+    assert header.get("quantize.imatrix.dataset") == "nothing" and header.get("quantize.imatrix.chunks_count") == 1
+
+
+def test_types_of_single_tensors_are_those_asked_for(tmp_path: Path) -> None:
+    source = variant.open_source(str(TEXT))
+    asked = {t.name: "Q5_K" if "ffn" in t.name else "Q3_K" for t in source.tensors if len(t.shape) == 2}
+    plan = variant.plan(source, variant.Recipe(find("Q4_K_M"), types=asked))
+    variant.make(plan, tmp_path / "q.gguf")
+    assert {t.name: t.type_name for t in read_header(tmp_path / "q.gguf").tensors if len(t.shape) == 2} == asked
+
+
+def test_rows_that_do_not_fill_blocks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "narrow.gguf", tmp_path / "out.gguf"
+    write(source, replace(SHAPES["135M"], layers=1, vocabulary=320))
+    assert main(["quantize", str(source), "--scheme", "Q4_K_S", "--no-calibration", "-o", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    narrow = [t for t in read_header(out).tensors if t.shape[0] % 256 and BLOCKS[t.type_name][0] > 1]
+    assert narrow and told["fallbacks"] == {t.name: t.type_name for t in narrow}
+    assert {t.type_name for t in narrow} >= {"Q5_0"}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "Q4_0", "IQ4_NL", "Q6_K", "BF16"])
+def test_a_projector_keeps_what_must_stay_exact_and_still_sees_and_hears(tmp_path: Path, scheme: str) -> None:
+    out = tmp_path / "mm.gguf"
+    made(EYES, out, scheme)
+    before, after = ({t.name: t.type_name for t in read_header(path).tensors} for path in (EYES, out))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed and not [n for n in changed if "embd" in n or "conv2d" in n or n.endswith("bias")]
+    weights = Weights(TEXT, gpu_layers=0)
+    eyes = Projector(out, weights, threads=1, largest_image=512, use_gpu=False)
+    assert eyes.vision and eyes.audio
+    eyes.close()
+    weights.close()
+
+
+def test_a_projection_that_is_transposed_stays_as_it_is(tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(EYES)
+    writer = gguf.GGUFWriter(tmp_path / "mm.gguf", "clip")
+    writer.add_type("mmproj")
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.add_tensor("mm.input_projection.weight", np.ones((64, 64), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    plan = variant.plan(variant.open_source(str(tmp_path / "mm.gguf")), variant.Recipe(find("Q8_0")))
+    assert plan.types["mm.input_projection.weight"] == "F16" and plan.types["v.blk.0.ffn_up.weight"] == "Q8_0"
+
+
+def test_parts_become_one_file(tmp_path: Path) -> None:
+    split(TEXT, tmp_path)
+    made(tmp_path / "m-00001-of-00002.gguf", tmp_path / "whole.gguf", "Q8_0")
+    made(TEXT, tmp_path / "direct.gguf", "Q8_0")
+    assert data(tmp_path / "whole.gguf") == data(tmp_path / "direct.gguf")
+
+
+def split(path: Path, folder: Path) -> None:
+    """Writes a model as two parts."""
+    reader = gguf.GGUFReader(path)
+    half = len(reader.tensors) // 2
+    for number, tensors in enumerate((reader.tensors[:half], reader.tensors[half:])):
+        writer = gguf.GGUFWriter(folder / f"m-0000{number + 1}-of-00002.gguf", "llama")
+        for field in reader.fields.values() if number == 0 else ():
+            if not field.name.startswith(("GGUF.", "general.architecture")):
+                kind = field.types[0]
+                inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(field.name, field.contents(), kind, inner)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 2)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def data(path: Path) -> dict[str, bytes]:
+    return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
+
+
+def test_a_quantized_model_is_quantized_again_only_on_demand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, out = str(builtin_folder() / "text-Q8_0.gguf"), tmp_path / "q.gguf"
+    command = ["quantize", small, "--scheme", "Q4_0", "-o", str(out), "--no-calibration"]
+    assert main(command) == 1 and "quantized already (Q8_0)" in capsys.readouterr().err
+    assert main([*command, "--requantize"]) == 0 and types(out)["Q4_0"]
+
+
+def test_the_schemes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n{name} " in listed for name in SCHEMES)
+
+
+# Files that are there
+
+
+def test_a_file_that_is_there_is_replaced_only_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "q.gguf"
+    out.write_bytes(b"precious")
+    command = ["quantize", "builtin", "--scheme", "Q8_0", "-o", str(out)]
+    assert main(command) == 1 and "exists already" in capsys.readouterr().err and out.read_bytes() == b"precious"
+    assert main([*command, "--force"]) == 0 and read_header(out).tensors
+
+
+@pytest.mark.parametrize("link", [shutil.copy, os.link, os.symlink])
+def test_the_model_itself_is_never_overwritten(tmp_path: Path, link: Callable[[Path, Path], object]) -> None:
+    model, out = tmp_path / "model.gguf", tmp_path / "out.gguf"
+    shutil.copy(TEXT, model)
+    link(model, out)
+    plan = variant.plan(variant.open_source(str(model)), variant.Recipe(find("Q8_0")))
+    if link is shutil.copy:
+        variant.make(plan, out, force=True)
+    else:
+        with pytest.raises(ConfigError, match="is the model itself"):
+            variant.make(plan, out, force=True)
+    assert model.read_bytes() == TEXT.read_bytes()
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    plan = variant.plan(variant.open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
+    out = tmp_path / "q.gguf"
+
+    def meanwhile(number: int, _count: int, _name: str) -> None:
+        if number == 1:
+            with pytest.raises(ConfigError, match="another program is writing"):
+                variant.make(plan, out)
+
+    variant.make(plan, out, progress=meanwhile)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = variant.plan(variant.open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
+    full = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)
+    with pytest.raises(ConfigError, match="are free in"):
+        variant.make(plan, tmp_path / "q.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def limited() -> None:
+    """As on a disk that is full after a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path: Path) -> None:
+    out = tmp_path / "q.gguf"
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "quantize", str(TEXT), "--scheme", "Q8_0", "-o", out]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_run_leaves_no_result_and_the_next_one_succeeds(tmp_path: Path) -> None:
+    out, part = tmp_path / "q.gguf", tmp_path / "q.gguf.part"
+    arguments = ["quantize", str(TEXT), "--scheme", "IQ4_XS", "-o", str(out), "--no-calibration"]
+    process = subprocess.Popen([sys.executable, "-m", "galago.runtime.cli.main", *arguments], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    while writers(part) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not writers(part)  # llama.cpp's process ends with its parent
+    assert main(arguments) == 0
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def writers(path: Path) -> list[str]:
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            found += [str(link)] if os.readlink(link) == str(path) else []
+        except OSError:
+            continue
+    return found
+
+
+# Damaged and lying files
+
+
+def edited(change: Callable[[bytearray, Header], None]) -> bytes:
+    content = bytearray(TEXT.read_bytes())
+    change(content, read_header(TEXT))
+    return bytes(content)
+
+
+def put(number: float, name: str, kind: str = "<e") -> Callable[[bytearray, Header], None]:
+    """Puts a number into a tensor."""
+
+    def change(content: bytearray, header: Header) -> None:
+        offset = next(tensor.offset for tensor in header.tensors if tensor.name == name)
+        struct.pack_into(kind, content, header.data_offset + offset + 64, number)
+
+    return change
+
+
+def value(key: bytes, packed: bytes) -> Callable[[bytearray, Header], None]:
+    """Replaces the bytes behind a key: its type, and the beginning of its value."""
+
+    def change(content: bytearray, _header: Header) -> None:
+        at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
+        content[at : at + len(packed)] = packed
+
+    return change
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[bytearray, Header], None]:
+    def change(content: bytearray, _header: Header) -> None:
+        at = content.index(old)
+        content[at : at + len(old)] = new
+
+    return change
+
+
+def retyped(content: bytearray, name: bytes, kind: int) -> None:
+    at = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name) + 4 + 16
+    struct.pack_into("<I", content, at, kind)
+
+
+def reshaped(content: bytearray, name: bytes, columns: int) -> None:
+    at = content.index(struct.pack("<Q", len(name)) + name) + 8 + len(name) + 4
+    struct.pack_into("<Q", content, at, columns)
+
+
+U32 = struct.pack("<I", 4)
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "an empty file"),
+    "garbage": (bytes(range(256)) * 64, "not a GGUF file"),
+    "text": (b"<html>404</html>" * 64, "an HTML"),
+    "header cut": (TEXT.read_bytes()[:1000], "truncated"),
+    "data cut": (TEXT.read_bytes()[:-100_000], "truncated"),
+    "version": (edited(lambda c, _: struct.pack_into("<I", c, 4, 99)), "GGUF version 99"),
+    "tensor count": (edited(lambda c, _: struct.pack_into("<Q", c, 8, 1 << 40)), "tensors"),
+    "key count": (edited(lambda c, _: struct.pack_into("<Q", c, 16, 1 << 50)), "keys"),
+    "NaN": (edited(put(float("nan"), "blk.0.ffn_up.weight")), r"blk\.0\.ffn_up\.weight"),
+    "infinite": (edited(put(float("inf"), "blk.3.attn_q.weight")), r"blk\.3\.attn_q\.weight"),
+    "NaN among norms": (edited(put(float("nan"), "blk.1.attn_norm.weight", "<f")), r"blk\.1\.attn_norm\.weight"),
+    "layers": (edited(value(b"llama.block_count", U32 + struct.pack("<I", 100_000))), "block_count"),
+    "no layers": (edited(value(b"llama.block_count", U32 + bytes(4))), "block_count"),
+    "type of a number": (edited(value(b"llama.block_count", struct.pack("<I", 6))), "block_count"),
+    "architecture": (edited(replaced(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0lLama")), "architecture"),
+    "missing key": (edited(replaced(b"llama.embedding_length", b"llama.embedding_lengtH")), "embedding_length"),
+    "tensor twice": (edited(replaced(b"blk.0.ffn_up.weight", b"blk.1.ffn_up.weight")), "twice"),
+    "tensor type": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 4)), "type 4"),
+    "lying type": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 0)), "overlap|outside|truncated"),
+    "integers": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 25)), "I16|i16"),
+    "shape": (edited(lambda c, h: reshaped(c, b"blk.0.attn_q.weight", 0)), "impossible shape"),
+    "huge shape": (edited(lambda c, h: reshaped(c, b"blk.0.attn_q.weight", 1 << 40)), "overlap|truncated|impossible"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_refused_in_one_line_and_nothing_is_written(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, told = DAMAGED[kind]
+    model, out = tmp_path / "model.gguf", tmp_path / "q.gguf"
+    model.write_bytes(content)
+    assert main(["quantize", str(model), "--scheme", "Q4_K_M", "-o", str(out), "--no-calibration"]) == 1
+    progress = "galago: quantizing"
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(progress)]
+    assert len(errors) == 1 and "model.gguf" in errors[0] and re.search(told, errors[0]), errors
+    assert list(tmp_path.iterdir()) == [model] and model.read_bytes() == content
+
+
+def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.gguf"
+    made(TEXT, wide, "F32")
+    content = bytearray(wide.read_bytes())
+    header = read_header(wide)
+    offset = next(t.offset for t in header.tensors if t.name == "blk.2.ffn_down.weight")
+    struct.pack_into("<f", content, header.data_offset + offset, 1e6)
+    wide.write_bytes(content)
+    with pytest.raises(ModelError, match=r"blk\.2\.ffn_down\.weight holds numbers that F16 cannot"):
+        made(wide, tmp_path / "q.gguf", "F16")
+    made(wide, tmp_path / "b.gguf", "BF16")
+
+
+# The child process
+
+
+def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineCrashed, match=r"crashes on a\.gguf \(killed by SIGABRT\)"):
+        job = {"source": str(TEXT), "target": str(tmp_path / "q"), "ftype": 15, "threads": 1, "dry_run": False,
+               "types": [["blk.0.attn_q.weight", 26]], "pure": False, "metadata": {}}  # fmt: skip
+        child.run("rewriting", "a.gguf", job)  # llama.cpp asserts that nobody quantizes to integers
+
+
+def test_an_error_of_the_child_keeps_its_class_and_words(tmp_path: Path) -> None:
+    with pytest.raises(GalagoError) as caught:
+        job = {"source": str(tmp_path / "missing"), "target": "/dev/null", "ftype": 15, "threads": 1, "dry_run": True,
+               "types": [], "pure": False, "metadata": {}}  # fmt: skip
+        child.run("rewriting", "a.gguf", job)
+    assert type(caught.value) is ModelError and "missing" in caught.value.message
+
+
+# Importance matrices
+
+
+def matrix(*columns: float, count: float = 2) -> Matrix:
+    return Matrix({"w": ImatrixEntry(np.array([columns], np.float32), np.array([count], np.float32))}, ("a",), 3, 64)
+
+
+def test_a_matrix_survives_its_file(tmp_path: Path) -> None:
+    imatrix.write(tmp_path / "m.gguf", matrix(1, 2, 3))
+    found = imatrix.read(tmp_path / "m.gguf")
+    assert found.datasets == ("a",) and (found.chunks, found.chunk_size) == (3, 64)
+    assert found.entries["w"].sums.tolist() == [[1, 2, 3]] and found.means()["w"].tolist() == [0.5, 1, 1.5]
+
+
+def test_matrices_add_up() -> None:
+    both = imatrix.merge([matrix(1, 2), matrix(3, 4)])
+    assert both.means()["w"].tolist() == [1, 1.5] and both.chunks == 6 and both.datasets == ("a",)
+    with pytest.raises(ModelError, match="different models"):
+        imatrix.merge([matrix(1, 2), matrix(1, 2, 3)])
+
+
+def test_an_expert_that_has_seen_nothing_counts_all_columns_alike() -> None:
+    entry = ImatrixEntry(np.array([[2, 4], [0, 0]], np.float32), np.array([2, 0], np.float32))
+    assert entry.means().tolist() == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_a_matrix_of_impossible_numbers_is_refused(tmp_path: Path, bad: float) -> None:
+    imatrix.write(tmp_path / "m.gguf", matrix(1, bad))
+    with pytest.raises(ModelError, match="no sum of squares"):
+        imatrix.read(tmp_path / "m.gguf")
+
+
+def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
+    source = variant.open_source(str(TEXT))
+    with pytest.raises(ModelError, match="names no tensor"):
+        variant.plan(source, variant.Recipe(find("Q4_0"), matrix=matrix(1, 2)))
+    wrong = Matrix({"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 64), np.float32), np.ones(1, np.float32))})
+    with pytest.raises(ModelError, match="64 columns"):
+        variant.plan(source, variant.Recipe(find("Q4_0"), matrix=wrong))
+
+
+def test_a_model_is_no_matrix() -> None:
+    with pytest.raises(ModelError, match="no importance matrix"):
+        imatrix.read(TEXT)

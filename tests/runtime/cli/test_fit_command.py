@@ -1,0 +1,112 @@
+"""`galago fit` and the memory dial of `run`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galago.models.registry.resolve import resolve
+from galago.runtime import load
+from galago.runtime.config import ModelConfig
+from galago.runtime.pool.budget import settle
+
+GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
+TEXT = resolve("builtin").weights
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was measured, so that only the first command measures."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def galago(cache: Path, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    command = [*GALAGO, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_model_that_fits(cache: Path) -> None:
+    said = galago(cache, "fit", "builtin").stdout
+    assert re.match(r"builtin fits: a context of 2048 tokens, 4 requests at once, in \d+ MB of ", said)
+    assert all(word in said for word in ("weights", "projector", "context", "kept", "tokens a second"))
+
+
+def test_the_same_as_json(cache: Path) -> None:
+    found = json.loads(galago(cache, "fit", "builtin", "--context", "512", "--parallel", "2", "--json").stdout)
+    assert (found["fits"], found["context"], found["parallel"], found["largest_context"]) == (True, 512, 2, 2048)
+    assert found["needed"] == sum(found["bytes"].values())
+    assert found["speed"]["first"] >= found["speed"]["last"] > 0
+
+
+def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
+    refused = galago(cache, "fit", "builtin", "--budget", "100MB", code=1)
+    assert refused.stdout == "" and len(refused.stderr.splitlines()) == 1
+    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, and there are 100 MB", refused.stderr)
+    assert json.loads(galago(cache, "fit", "builtin", "--budget", "100MB", "--json", code=1).stdout)["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "give a MODEL"),
+        (("--budget", "4GB", "--context", "512"), 2, "give a MODEL"),
+        (("--budget", "much"), 1, "no amount of memory"),
+        (("builtin", "--context", "99999"), 1, "trained for a context of 2048"),
+        (("builtin", "--context", "5"), 1, "too small"),
+        (("missing.gguf",), 1, "there is no model missing.gguf"),
+        (("builtin", "--mmproj", str(TEXT)), 1, "is not a projector"),
+    ],
+)
+def test_wrong_questions_have_clear_answers(cache: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+    assert words in galago(cache, "fit", *arguments, code=code).stderr
+
+
+def test_run_says_what_the_dial_has_chosen(cache: Path) -> None:
+    done = galago(cache, "run", "builtin", "Opposite of big?", "--memory", "450MB")
+    assert done.stdout == "Small.\n"
+    assert re.search(r"of 450 MB of memory: a context of 2048 tokens, 1 request at once", done.stderr)
+    refused = galago(cache, "run", "builtin", "Hi", "--memory", "50MB", code=1)
+    assert re.search(r"builtin needs \d+ MB for a context of 256 tokens, and may take 50 MB", refused.stderr)
+
+
+def test_the_dial_gives_what_is_left_open_and_leaves_what_was_given() -> None:
+    files = resolve(TEXT)
+    least = min(memory for memory in range(300, 700) if _settled(memory)) * 10**6
+
+    def chosen(memory: int, **given: int) -> tuple[int | None, int | None]:
+        config, _, said = settle(files, ModelConfig(memory=memory, **given))  # type: ignore[arg-type]
+        assert len(said) == 1
+        return config.context_length, config.slots
+
+    steps = [chosen(least + extra * 1_000_000) for extra in range(12)]
+    assert steps == sorted(steps) and steps[0] < steps[-1]  # type: ignore[operator]
+    assert chosen(least, context_length=2048, slots=3) == (2048, 3)
+    assert chosen(10**9, slots=3) == (2048, 3)
+    assert chosen(10**9, context_length=1024) == (1024, 1)
+    assert settle(files, ModelConfig())[2] == []
+
+
+def _settled(megabytes: int) -> bool:
+    from galago.models.errors import ConfigError
+
+    try:
+        settle(resolve(TEXT), ModelConfig(memory=megabytes * 10**6))
+    except ConfigError:
+        return False
+    return True
+
+
+def test_python_has_the_same_dial() -> None:
+    with load("builtin", memory="600MB", slots=2) as model:
+        assert model.info.context_length == 2048
+        assert model.chat("Opposite of big?") == "Small."

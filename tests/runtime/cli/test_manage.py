@@ -1,0 +1,197 @@
+"""The commands for models as a user types them, against a Hub on this machine, and the server's list of models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fakes.hub import LocalHub, digest, running
+from fakes.server import DATA, serving
+from galago.models.registry.resolve import builtin_folder
+
+GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
+TEXT = (builtin_folder() / "text-Q8_0.gguf").read_bytes()
+EYES = (builtin_folder() / "mmproj-Q8_0.gguf").read_bytes()
+CATALOG = """
+[[model]]
+name = "omni"
+repository = "acme/omni-GGUF"
+senses = ["vision", "audio"]
+parameters = 3_670_000
+licence = "MIT"
+conditions = "be kind"
+quants = [{ name = "Q8_0", total = 8_570_000 }, { name = "F16" }]
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A user with an empty cache and a catalogue of one model of her own, and the Hub that has it."""
+    with running() as hub:
+        hub.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
+        for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
+            monkeypatch.setenv(name, value)
+        for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+            monkeypatch.setenv(name, str(tmp_path / name))
+        catalog = tmp_path / "XDG_CONFIG_HOME/galago/catalog.toml"
+        catalog.parent.mkdir(parents=True)
+        catalog.write_text(CATALOG)
+        yield hub
+
+
+def galago(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*GALAGO, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def as_json(*arguments: str | Path, code: int = 0) -> Any:
+    return json.loads(galago(*arguments, "--json", code=code).stdout)
+
+
+def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
+    assert "\nomni " in galago("search", "sound").stdout
+    assert "hf:acme/omni-GGUF  7 downloads" in galago("search", "omni", "--hub").stdout
+    assert "get it with: galago pull omni" in galago("run", "omni", "Hi", code=1).stderr
+    told = galago("pull", "omni")
+    assert "acme/omni-GGUF at main, commit " in told.stdout and "be kind" in told.stdout
+    assert "omni is verified and installed: galago run omni" in told.stdout and "100 %" in told.stderr
+    assert "here already" in galago("pull", "omni").stdout
+    assert "omni:q8_0  8.57 MB" in galago("list").stdout
+    shown = galago("show", "omni").stdout
+    assert "be kind" in shown and "context          2048" in shown
+    question = ["Count the shapes.", "--image", DATA / "picture-5.png"]
+    for name in ("omni", "hf:acme/omni-GGUF:Q8_0"):
+        assert galago("run", name, *question).stdout == "Four.\n"
+    assert galago("verify", "omni").stdout.count("as published") == 2
+    assert "omni is deleted; 8.57 MB freed" in galago("rm", "omni").stdout
+    assert "omni" not in galago("list").stdout
+    assert "is not installed" in galago("rm", "omni", code=1).stderr
+
+
+def test_every_command_speaks_json(home: LocalHub) -> None:
+    (found,) = [row for row in as_json("search", "omni") if row["model"] == "omni"]
+    assert found["conditions"] == "be kind" and found["quants"][0]["total"] == 8_570_000
+    pulled = as_json("pull", "omni")
+    assert pulled["downloaded"] == pulled["size"] == len(TEXT) + len(EYES)
+    assert [file["digest"] for file in pulled["files"]] == [digest(TEXT), digest(EYES)]
+    listed = {row["model"]: row for row in as_json("list")}
+    assert listed["omni:q8_0"]["vision"] and listed["omni:q8_0"]["context"] == 2048 and "builtin" in listed
+    shown = as_json("show", "omni")
+    assert shown["installed"] and shown["catalogue"]["licence"] == "MIT" and shown["commit"] == pulled["commit"]
+    assert as_json("show", shown["projector"])["kind"] == "projector"
+    assert [row["problem"] for row in as_json("verify")] == [None, None]
+    assert as_json("rm", "omni")["freed"] == len(TEXT) + len(EYES)
+
+
+def test_a_damaged_file_is_found_and_the_mending_told(home: LocalHub) -> None:
+    path = Path(as_json("pull", "omni")["files"][0]["path"])
+    with path.resolve().open("r+b") as file:
+        file.seek(-50, 2)
+        file.write(b"\x99")
+    told = galago("verify", code=1).stdout
+    assert "its bytes are not those that were published" in told
+    assert "galago rm omni:q8_0, galago pull omni:q8_0" in told
+    for command in ("rm", "pull", "verify"):
+        galago(command, "omni:q8_0")
+
+
+def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_path: Path) -> None:
+    assert "neither LM Studio nor Ollama" in galago("import", code=1).stderr
+    folder = tmp_path / ".lmstudio/models/acme/omni"
+    folder.mkdir(parents=True)
+    os.link(builtin_folder() / "text-Q8_0.gguf", folder / "theirs-Q8_0.gguf")
+    os.link(builtin_folder() / "mmproj-Q8_0.gguf", folder / "mmproj-theirs.gguf")
+    assert "1 models imported; no file was copied" in galago("import").stdout
+    assert galago("run", "theirs-q8_0", "Count the shapes.", "--image", DATA / "picture-5.png").stdout == "Four.\n"
+    assert "its files stay in" in galago("rm", "theirs-q8_0").stdout and (folder / "theirs-Q8_0.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull", "omny"], "did you mean omni"),
+        (["pull", "builtin"], "nothing to pull"),
+        (["pull", "./x.gguf"], "nothing to pull"),
+        (["pull", "omni:q3_k"], "acme/omni-GGUF has no weights of q3_k; it has q8_0"),
+        (["pull", "acme/none"], "there is no repository acme/none"),
+        (["pull", "a b"], "there is no model 'a b'"),
+        (["show", "none.gguf"], "there is no file none.gguf"),
+        (["show", __file__], "not a GGUF file"),
+        (["rm", "builtin"], "stays"),
+        (["rm", "x.gguf"], "delete it yourself"),
+        (["verify", "omni"], "galago pull omni"),
+        (["import", "/nowhere"], "no GGUF models"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_1(home: LocalHub, arguments: list[str], words: str) -> None:
+    done = galago(*arguments, code=1)
+    assert done.stderr.startswith("galago: ") and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["pull"], ["rm"], ["show"], ["list", "x"], ["pull", "a", "b"], ["rm", "--x"]])
+def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
+    assert galago(*arguments, code=2).stderr
+
+
+def test_an_interrupted_pull_exits_with_130_and_goes_on_later(home: LocalHub) -> None:
+    under_way = threading.Event()
+
+    def pace(at: int) -> None:
+        if at > 1_200_000:
+            under_way.set()
+            time.sleep(0.05)
+
+    home.fault(TEXT, pace=pace)
+    with subprocess.Popen([*GALAGO, "pull", "omni"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert under_way.wait(20)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130 and process.stderr and b"Traceback" not in process.stderr.read()
+    home.faults.clear()
+    galago("pull", "omni")
+    assert galago("verify", "omni").stdout.count("as published") == 2
+
+
+def test_the_server_lists_what_is_installed_and_answers_to_every_spelling(home: LocalHub) -> None:
+    galago("pull", "omni")
+    with serving("--model", "omni") as server:
+        server.wait_until_ready()
+        cards = {card["id"]: card for card in httpx.get(f"{server.url}/v1/models").json()["data"]}
+        assert {name: card["loaded"] for name, card in cards.items()} == {"omni": True, "builtin": False}
+        assert cards["builtin"]["input_modalities"] == ["text", "image", "audio"]
+        assert cards["builtin"]["context_length"] == 2048 and cards["builtin"]["size_bytes"] > 4_000_000
+        assert httpx.get(f"{server.url}/v1/models/builtin").json()["loaded"] is False
+        for name in ("omni", "omni:q8_0", "hf:acme/omni-GGUF", "acme/omni-GGUF:Q8_0"):
+            assert server.ask("Opposite of big?", model=name).json()["choices"][0]["message"]["content"] == "Small."
+        for name in ("builtin", "gemma4-e2b", "../x", "/etc/passwd"):
+            answer = server.ask("Opposite of big?", model=name)
+            assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
+    program = Path(__file__).parents[3] / "scripts" / "check_catalog.py"
+
+    def check() -> tuple[int, str]:
+        done = subprocess.run([sys.executable, program, "omni"], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout
+
+    home.repos["acme/omni-GGUF"].licence = "mit"
+    home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "omni-F16.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
+    assert check() == (0, "0 wrong\n")
+    home.repos["acme/omni-GGUF"].licence = "agpl-3.0"
+    home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT + bytes(1 << 20)})
+    code, told = check()
+    assert code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights of f16" in told
+    assert "omni: quants.Q8_0: total has 4977088 bytes, not 8570000" in told and "there is no projector" in told

@@ -1,0 +1,136 @@
+"""JSON schemas: every keyword is enforced, or the schema refused by the name of the one that cannot be."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from enum import StrEnum
+from typing import Any, Literal
+
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from fakes.schemas import ENFORCED, OPEN, REFUSED, check_valid
+from fakes.server import Server
+from galago.models.errors import InvalidRequest
+from galago.runtime import LocalModel
+from galago.runtime.output.structured.json_schema import enforceable
+
+MOST = 150
+
+
+@pytest.mark.parametrize("family", ENFORCED)
+def test_what_a_schema_asks_is_kept(model: LocalModel, family: str) -> None:
+    """Of the answers cut off for lack of tokens nothing is asked, but most must not be."""
+    finished = 0
+    for seed, schema in enumerate(ENFORCED[family]):
+        reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=MOST)
+        assert reply.warnings == ()
+        if reply.finish_reason == "stop":
+            finished += 1
+            check_valid(reply.text, schema)
+    assert finished > 0.6 * len(ENFORCED[family])
+
+
+def test_an_answer_that_need_not_end_is_valid_where_it_does(model: LocalModel) -> None:
+    for seed, schema in enumerate(OPEN):
+        reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=40)
+        assert reply.finish_reason in ("stop", "length") and reply.warnings == ()
+        if reply.finish_reason == "stop":
+            check_valid(reply.text, schema)
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_what_cannot_be_kept_is_refused_by_name(model: LocalModel, named: str) -> None:
+    for schema in REFUSED[named]:
+        with pytest.raises(InvalidRequest) as caught:
+            model.chat("Answer in JSON.", json_schema=schema, max_tokens=1)
+        message = caught.value.message
+        assert named in message and "\n" not in message and len(message) < 400, message
+        assert caught.value.param == "json_schema"
+
+
+class Unit(StrEnum):
+    CELSIUS = "c"
+    FAHRENHEIT = "f"
+
+
+class Place(BaseModel):
+    name: str = Field(description="The city", max_length=8)
+    zip: str | None = Field(pattern=r"^\d{5}$")
+
+
+class Weather(BaseModel):
+    places: list[Place] = Field(min_length=1, max_length=2)
+    unit: Unit
+    day: date
+    degrees: float = Field(ge=-90, le=60)
+    sky: Literal["clear", "cloudy"]
+    chance: int = Field(gt=0, lt=100, multiple_of=5)
+
+
+def test_the_client_parses_what_pydantic_describes(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "What is the weather?"}]
+    for seed in range(5):
+        completion = client.chat.completions.parse(
+            model="builtin", messages=messages, response_format=Weather, temperature=1, seed=seed
+        )
+        weather = completion.choices[0].message.parsed
+        assert isinstance(weather, Weather) and weather.places
+        assert not (completion.model_extra or {}).get("warnings")
+
+
+def test_the_client_learns_what_is_refused(client: openai.OpenAI) -> None:
+    class Tags(BaseModel):
+        tags: set[int]
+
+    messages: Any = [{"role": "user", "content": "Which tags?"}]
+    with pytest.raises(openai.BadRequestError, match="uniqueItems at #/properties/tags") as caught:
+        client.chat.completions.parse(model="builtin", messages=messages, response_format=Tags)
+    assert caught.value.param == "response_format"
+
+
+def test_a_refusal_names_the_place(model: LocalModel) -> None:
+    schema = {"properties": {"a/b": {"items": [{}, {"uniqueItems": True}]}}}
+    with pytest.raises(InvalidRequest, match="uniqueItems at #/properties/a~1b/items/1 "):
+        model.chat("x", json_schema=schema)
+
+
+def test_unknown_keywords_are_warned_about_and_x_ones_are_not(model: LocalModel) -> None:
+    schema: Any = {"type": "integer", "minimun": 3, "x-order": 1, "maximum": 9, "minimum": 0}
+    (warning,) = model.chat("x", json_schema=schema).warnings
+    assert "'minimun' at #" in warning
+
+
+def test_names_that_look_like_keywords_are_names(model: LocalModel) -> None:
+    names = ("not", "format", "$ref", "uniqueItems", "minProperties", "pattern")
+    schema = {"type": "object", "properties": {n: {"type": "null"} for n in names}, "required": list(names)}
+    reply = model.chat("x", json_schema=schema | {"additionalProperties": False})
+    assert json.loads(reply.text) == dict.fromkeys(names)
+
+
+def test_a_grammar_too_complex_to_go_on_ends_the_answer_with_its_name(server: Server) -> None:
+    answer = server.ask("x", regex="(a?){5000}a{5000}")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "regex" and "too complex" in answer.json()["error"]["message"]
+    schema = {"type": "string", "pattern": "^(a?){5000}a{5000}$"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    lines = server.ask("x", response_format=form, stream=True).text
+    assert "too complex" in lines and '"param":"response_format"' in lines
+
+
+def test_a_schema_is_not_changed_by_being_checked() -> None:
+    schema = {"type": "string", "format": "date", "allOf": [{"minLength": 1}], "uniqueItems": False}
+    before = json.dumps(schema)
+    checked, _ = enforceable(schema)
+    assert json.dumps(schema) == before
+    assert checked["allOf"][0] == {"minLength": 1} and len(checked["allOf"]) > 1  # the place of the first stays
+
+
+def test_a_very_deep_schema_is_refused(model: LocalModel) -> None:
+    schema: Any = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(InvalidRequest):
+        model.chat("x", json_schema=schema)

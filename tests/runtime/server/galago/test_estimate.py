@@ -1,0 +1,165 @@
+"""What a request would take: counted exactly, foretold from a benchmark, and nothing of it computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
+from galago.models.capacity.throughput import Benchmark, Rate, costs, encoding, types
+from galago.models.registry.resolve import resolve
+from galago.runtime import LocalModel, load
+from galago.runtime.inference import machine_benchmark
+
+RATES = {name: Rate(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
+MACHINE = Benchmark(1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, 1e-9, RATES)
+
+
+def settle(folder: Path) -> str:
+    """Has this machine measured already, for models on one thread."""
+    file = folder / "galago" / "benchmark.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({machine_benchmark._key(1): asdict(MACHINE)}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving("--threads", "1", XDG_CACHE_HOME=settle(tmp_path_factory.mktemp("cache"))) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def plan(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    answer = server.post(body, "/v1/plan")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content} for content in contents], "max_tokens": 4, **fields}
+
+
+PICTURE, SOUND = image_part(DATA / "picture-5.png"), audio_part(DATA / "sound-1.wav")
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+BODIES = [
+    chat("Opposite of big?"),
+    chat("<|im_end|> is text"),
+    chat([PICTURE, text_part("Count the shapes.")]),
+    chat([PICTURE, SOUND, text_part("a"), PICTURE]),
+    chat("What?", tools=[TOOL]),
+    chat("one " * 300, cache=False),
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_tokens_and_cached_ones_are_those_that_the_request_then_has(planner: Server, body: dict[str, Any]) -> None:
+    for _ in range(2):
+        found = plan(planner, body)
+        answer = planner.post(body)
+        assert answer.status_code == 200, answer.text
+        usage = answer.json()["usage"]
+        tokens = found["tokens"]
+        assert tokens["total"] == usage["prompt_tokens"]
+        assert tokens["cached"] == usage["prompt_tokens_details"]["cached_tokens"]
+        assert tokens["template"] + sum(part["tokens"] for part in tokens["parts"]) == tokens["total"]
+        media = usage["prompt_tokens_details"]["image_tokens"] + usage["prompt_tokens_details"]["audio_tokens"]
+        assert sum(part["tokens"] for part in tokens["parts"] if part["type"] != "text") >= media
+        assert found["fits"] and found["over_by"] == 0 and found["max_tokens"] == 4
+
+
+def test_parts_say_where_they_stand(planner: Server) -> None:
+    parts = plan(planner, chat("hello", [PICTURE, text_part("Count."), SOUND]))["tokens"]["parts"]
+    assert [(p["message"], p["part"], p["type"]) for p in parts] == [
+        (0, 0, "text"),
+        (1, 0, "image"),
+        (1, 1, "text"),
+        (1, 2, "audio"),
+    ]
+
+
+def test_planning_computes_nothing(planner: Server) -> None:
+    body = chat([image_part(DATA / "picture-1.png"), text_part("never asked " * 20)])
+    assert plan(planner, body)["tokens"]["cached"] == plan(planner, body)["tokens"]["cached"]
+    assert planner.post(body).json()["usage"]["prompt_tokens_details"]["cached_tokens"] < 20
+
+
+def test_a_prompt_that_does_not_fit_says_by_how_much(planner: Server) -> None:
+    found = plan(planner, chat("word " * 5000))
+    assert not found["fits"]
+    assert found["over_by"] == found["tokens"]["total"] + 1 - found["context_length"]
+    assert found["seconds"] == {"first_token": None, "total": None} and found["max_tokens"] == 0
+    refused = planner.post(chat("word " * 5000)).json()["error"]["message"]
+    assert str(found["tokens"]["total"]) in refused
+
+
+def test_an_answer_that_does_not_fit_is_warned_about(planner: Server) -> None:
+    found = plan(planner, chat("Hi", max_tokens=5000))
+    assert found["max_tokens"] == found["context_length"] - found["tokens"]["total"]
+    assert any("5000" in warning for warning in found["warnings"])
+
+
+def test_seconds_are_those_of_the_rows_to_compute(planner: Server) -> None:
+    header = resolve("builtin").header
+    found = costs(header, MACHINE)
+    assert found
+    body = chat("two " * 400, cache=False, max_tokens=100)
+    planned = plan(planner, body)
+    tokens = planned["tokens"]["total"]
+    first, total = planned["seconds"]["first_token"], planned["seconds"]["total"]
+    assert found.first_token(tokens) < first < found.first_token(tokens) + 0.5  # reading the request takes time as well
+    assert total - first == pytest.approx(99 * found.token(tokens + 50), rel=0.01)
+    planner.post(chat("three " * 400, max_tokens=2))
+    again = plan(planner, chat("three " * 400))
+    assert again["tokens"]["cached"] > 300
+    assert found.first_token(tokens, again["tokens"]["cached"]) < found.first_token(tokens) / 5
+
+
+def test_memory_grows_with_what_is_kept(planner: Server) -> None:
+    before = plan(planner, chat("x"))["peak_memory_bytes"]
+    planner.post(chat("keep " * 500, max_tokens=1))
+    assert plan(planner, chat("x"))["peak_memory_bytes"] > before > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        (chat("a", n=33), "n"),
+        (chat("a", tools=[TOOL, TOOL]), "tools"),
+        (chat([image_part(DATA / "sound-1.wav")]), "messages[0].content[0].image_url.url"),
+    ],
+)
+def test_what_the_chat_would_refuse_is_refused(planner: Server, body: dict[str, Any], param: str) -> None:
+    for path in ("/v1/plan", "/v1/chat/completions"):
+        answer = planner.post(body, path)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == param
+
+
+def test_unknown_fields_are_warned_about(planner: Server) -> None:
+    assert any("frobnicate" in warning for warning in plan(planner, chat("Hi", frobnicate=1))["warnings"])
+
+
+def test_an_encode_is_foretold_from_the_header_until_one_was_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", settle(tmp_path))
+    with load("builtin", threads=1) as model:
+        planner = engine_planner(model)
+        assert planner._projector is not None and not planner._pace
+        assert set(types(planner._projector)) <= set(MACHINE.types)
+        guess = encoding(planner._projector, MACHINE, "image", 16)
+        assert guess and 0 < guess < 10
+        model.chat("Count.", image=DATA / "picture-5.png", max_tokens=1)
+        assert 0 < planner._pace["image"] < 10
+
+
+def engine_planner(model: LocalModel) -> Any:
+    return model._service._model._planner  # type: ignore[union-attr]

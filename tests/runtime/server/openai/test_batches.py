@@ -1,0 +1,298 @@
+"""Batches over real HTTP with the official client: each line one answer, whatever dies on the way, and nobody waits."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
+from galago.runtime.server.openai.batches.lines import MOST_ERRORS, read
+from galago.runtime.server.openai.batches.schema import Batch, Counts, LineRequest, LineResponse, LineResult
+from galago.runtime.server.storage.batch_store import BatchStore
+from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.storage.file_store import FileStore
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("kept") / "store"
+    with serving("--threads", "1", "--store", str(folder)) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(keeping: Server) -> Iterator[openai.OpenAI]:
+    with keeping.client() as client:
+        yield client
+
+
+def line(name: str, body: dict[str, Any]) -> dict[str, Any]:
+    return {"custom_id": name, "method": "POST", "url": CHAT, "body": body}
+
+
+def asking(content: Any, **options: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}], **options}
+
+
+def spelling(number: int, content: Any) -> dict[str, Any]:
+    """A line whose answer shows which line it is of, whatever the model knows."""
+    return line(f"line-{number}", asking(content, regex=f"{number:04}[a-z]{{3}}"))
+
+
+def mixed(client: openai.OpenAI, count: int) -> list[dict[str, Any]]:
+    """Lines of all senses; half of the media are named by the ids of uploaded files."""
+    picture = client.files.create(file=DATA / "picture-5.png", purpose="user_data").id
+    sound = client.files.create(file=DATA / "sound-1.wav", purpose="user_data").id
+    parts = [
+        text_part("Opposite of big?"),
+        image_part(DATA / "picture-3.png"),
+        audio_part(DATA / "sound-2.wav"),
+        {"type": "file", "file": {"file_id": picture}},
+        {"type": "input_audio", "input_audio": {"file_id": sound}},
+    ]
+    return [spelling(i, [parts[i % len(parts)], text_part("What is it?")]) for i in range(count)]
+
+
+def start(client: openai.OpenAI, lines: list[dict[str, Any]], **options: Any) -> Any:
+    data = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("lines.jsonl", data), purpose="batch")
+    settings: Any = {"endpoint": CHAT, "completion_window": "24h"} | options
+    return client.batches.create(input_file_id=file.id, **settings)
+
+
+def wait(client: openai.OpenAI, name: str, until: Callable[[Any], bool], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        batch = client.batches.retrieve(name)
+        if until(batch):
+            return batch
+        time.sleep(0.1)
+    raise AssertionError(f"after {seconds} s: {batch}")
+
+
+def ended(batch: Any) -> bool:
+    return batch.status in ("completed", "failed", "expired", "cancelled")
+
+
+def results(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    return [] if file_id is None else [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
+
+
+def said(result: dict[str, Any]) -> str:
+    return str(result["response"]["body"]["choices"][0]["message"]["content"])
+
+
+def check_each_answered_once(client: openai.OpenAI, batch: Any, count: int) -> None:
+    assert (batch.status, batch.error_file_id) == ("completed", None), results(client, batch.error_file_id)
+    counts = batch.request_counts
+    assert (counts.completed, counts.failed, counts.total) == (count, 0, count)
+    answers = results(client, batch.output_file_id)
+    assert [answer["custom_id"] for answer in answers] == [f"line-{i}" for i in range(count)]
+    for i, answer in enumerate(answers):
+        assert re.fullmatch(f"{i:04}[a-z]{{3}}", said(answer)), answer
+        heard = answer["response"]["body"]["usage"]["prompt_tokens_details"]
+        assert (heard["image_tokens"] > 0, heard["audio_tokens"] > 0) == (i % 5 in (1, 3), i % 5 in (2, 4))
+
+
+def test_a_batch_in_all_senses_is_answered_line_by_line(api: openai.OpenAI) -> None:
+    batch = start(api, mixed(api, 10), metadata={"for": "a test"})
+    assert batch.status == "in_progress" and batch.request_counts.total == 10
+    done = wait(api, batch.id, ended)
+    check_each_answered_once(api, done, 10)
+    assert done.metadata == {"for": "a test"}
+    assert done.created_at <= done.in_progress_at <= done.completed_at <= done.expires_at
+    assert done.id in [listed.id for listed in api.batches.list()]
+
+
+def test_an_answer_is_the_one_that_a_chat_gets(api: openai.OpenAI, keeping: Server) -> None:
+    body = asking([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], cache=False)
+    done = wait(api, start(api, [line("a", body)]).id, ended)
+    (result,) = results(api, done.output_file_id)
+    assert result["error"] is None and result["response"]["status_code"] == 200
+    assert result["response"]["body"]["object"] == "chat.completion"
+    assert said(result) == keeping.post(body).json()["choices"][0]["message"]["content"]
+
+
+def test_what_is_wrong_with_a_line_is_told_of_that_line(api: openai.OpenAI) -> None:
+    missing = asking([{"type": "file", "file": {"file_id": "file-0"}}])
+    bodies = [asking("Hi", temperature=-1), asking("Opposite of big?"), missing, {}]
+    done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, ended)
+    assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 1, 3)
+    assert [answer["custom_id"] for answer in results(api, done.output_file_id)] == ["1"]
+    faults = {fault["custom_id"]: fault["response"] for fault in results(api, done.error_file_id)}
+    assert {name: fault["status_code"] for name, fault in faults.items()} == {"0": 400, "2": 404, "3": 400}
+    params = {name: fault["body"]["error"]["param"] for name, fault in faults.items()}
+    assert params == {"0": "temperature", "2": "messages[0].content[0].file.file_id", "3": "messages"}
+
+
+def test_a_file_with_a_bad_line_fails_as_a_whole_and_says_where(api: openai.OpenAI) -> None:
+    good = line("a", asking("Hi"))
+    lines = [good, good, good | {"custom_id": "b", "url": "/v1/other"}, line("c", asking("Hi", stream=True))]
+    batch = start(api, lines)
+    assert batch.status == "failed" and batch.request_counts.total == 0
+    assert [(error.line, error.param) for error in batch.errors.data] == [
+        (2, "custom_id"), (3, "url"), (4, "body.stream"),
+    ]  # fmt: skip
+    assert start(api, []).errors.data[0].code == "empty_file"
+
+
+BAD: list[tuple[dict[str, Any], int, str | None]] = [
+    ({}, 400, "input_file_id"),
+    ({"input_file_id": "file-0"}, 404, "input_file_id"),
+    ({"endpoint": "/v1/nothing"}, 400, "endpoint"),
+    ({"completion_window": "soon"}, 400, "completion_window"),
+    ({"completion_window": "0h"}, 400, "completion_window"),
+    ({"metadata": {"a": 1}}, 400, "metadata[...]"),
+    ({"metadata": {str(i): "" for i in range(17)}}, 400, "metadata"),
+    ({"frobnicate": 1}, 400, None),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "param"), BAD)
+def test_a_bad_batch_is_refused_with_the_field_at_fault(
+    api: openai.OpenAI, keeping: Server, change: dict[str, Any], status: int, param: str | None
+) -> None:
+    body = {"input_file_id": api.files.create(file=b"{}", purpose="batch").id, "endpoint": CHAT}
+    body |= {"completion_window": "24h"}
+    answer = keeping.post(body | change if change else {}, "/v1/batches")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+def test_unknown_batches_are_not_found(api: openai.OpenAI) -> None:
+    for ask in (api.batches.retrieve, api.batches.cancel):
+        with pytest.raises(openai.NotFoundError):
+            ask("batch_0")
+
+
+def test_without_a_store_every_endpoint_says_which_option_makes_one(client: openai.OpenAI) -> None:
+    asked: list[Callable[[], Any]] = [
+        lambda: client.batches.create(input_file_id="file-0", endpoint=CHAT, completion_window="24h"),
+        lambda: client.batches.list(),
+        lambda: client.batches.retrieve("batch_0"),
+        lambda: client.batches.cancel("batch_0"),
+    ]
+    for ask in asked:
+        with pytest.raises(openai.BadRequestError, match="galago serve --store FOLDER"):
+            ask()
+
+
+def long(number: int) -> dict[str, Any]:
+    return line(f"line-{number}", asking("Hi", ignore_eos=True, max_tokens=1500))
+
+
+def test_a_cancelled_batch_keeps_what_was_answered_and_names_the_rest(api: openai.OpenAI) -> None:
+    batch = start(api, [*(spelling(i, "Hi") for i in range(3)), *map(long, range(3, 40))])
+    wait(api, batch.id, lambda now: now.request_counts.completed >= 3)
+    assert api.batches.cancel(batch.id).status == "cancelling"
+    done = wait(api, batch.id, ended)
+    assert done.status == "cancelled" and done.cancelling_at <= done.cancelled_at
+    good, rest = results(api, done.output_file_id), results(api, done.error_file_id)
+    names = sorted(result["custom_id"] for result in good + rest)
+    assert names == sorted(f"line-{i}" for i in range(40)) and len(good) >= 3
+    assert {result["error"]["code"] for result in rest} == {"batch_cancelled"}
+    with pytest.raises(openai.BadRequestError, match="is cancelled"):
+        api.batches.cancel(batch.id)
+
+
+def test_lines_under_way_wait_while_a_chat_is_answered(api: openai.OpenAI, keeping: Server) -> None:
+    batch = start(api, [long(i) for i in range(8)])
+    wait(api, batch.id, lambda _: keeping.running() > 1)
+    asked: Any = {"model": "builtin", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1900}
+    seen: list[int] = []  # as of a moment in each second, which a short answer may miss
+    deadline = time.monotonic() + 20
+    while 1 not in seen and time.monotonic() < deadline:
+        with api.chat.completions.create(**asked, stream=True, extra_body={"ignore_eos": True}) as chunks:
+            seen += [keeping.running() for _, _ in zip(range(20), chunks, strict=False) if time.sleep(0.05) is None]
+    assert 1 in seen, seen
+    api.batches.cancel(batch.id)
+    wait(api, batch.id, ended)
+
+
+def test_each_line_is_answered_once_though_the_server_is_killed(tmp_path: Path) -> None:
+    store = ("--threads", "1", "--store", str(tmp_path / "store"))
+    with serving(*store) as first:
+        first.wait_until_ready()
+        with first.client() as client:
+            batch = start(client, mixed(client, 30))
+            wait(client, batch.id, lambda now: now.request_counts.completed >= 8)
+        first.process.send_signal(signal.SIGKILL)
+    with serving(*store) as second:
+        second.wait_until_ready()
+        with second.client() as client:
+            assert client.batches.retrieve(batch.id).status in ("in_progress", "completed")
+            check_each_answered_once(client, wait(client, batch.id, ended), 30)
+
+
+def test_each_line_is_answered_once_though_the_models_process_is_killed(api: openai.OpenAI, keeping: Server) -> None:
+    batch = start(api, mixed(api, 20))
+    wait(api, batch.id, lambda now: now.request_counts.completed >= 4)
+    for child in psutil.Process(keeping.process.pid).children():
+        child.kill()
+    check_each_answered_once(api, wait(api, batch.id, ended), 20)
+
+
+def test_a_server_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    store = ("--threads", "1", "--store", str(tmp_path / "store"))
+    with serving(*store) as first:
+        first.wait_until_ready()
+        with first.client() as client:
+            batch = start(client, mixed(client, 15))
+            wait(client, batch.id, lambda now: now.request_counts.completed >= 3)
+        first.process.terminate()
+        first.process.wait(20)
+    with serving(*store) as second:
+        second.wait_until_ready()
+        with second.client() as client:
+            check_each_answered_once(client, wait(client, batch.id, ended), 15)
+
+
+def a_batch(expires_at: int) -> Batch:
+    return Batch(
+        id="batch_1", endpoint=CHAT, input_file_id="file-1", completion_window="24h", status="in_progress",
+        created_at=1, expires_at=expires_at, request_counts=Counts(3),
+    )  # fmt: skip
+
+
+def test_a_line_keeps_its_first_answer(tmp_path: Path) -> None:
+    shelf = FileStore(Storage(tmp_path / "store"))
+    ledger, batch = BatchStore(shelf), a_batch(2)
+    ledger.add(batch, [LineRequest(str(i), "POST", CHAT, {}) for i in range(3)], None)
+    for i in (0, 0, 1):
+        answer = LineResponse(200 if i == 0 else 400, f"r{len(ledger.unanswered('batch_1'))}", b"{}")  # type: ignore[arg-type]
+        ledger.answer("batch_1", ledger.line("batch_1", i), LineResult("x", str(i), answer, None))
+    assert ledger.unanswered("batch_1") == [2]
+    assert ledger.get("batch_1").request_counts == Counts(3, 1, 1)
+    ledger.end(batch, "expired")
+    done = ledger.get("batch_1")
+    assert (done.status, done.request_counts, ledger.next()) == ("expired", Counts(3, 1, 2), None)
+    assert done.output_file_id and done.error_file_id
+    (first,) = shelf.read(done.output_file_id, "x").splitlines()
+    assert json.loads(first)["response"]["request_id"] == "r3"
+    rest = [json.loads(text) for text in shelf.read(done.error_file_id, "x").splitlines()]
+    assert [fault["custom_id"] for fault in rest] == ["1", "2"]
+    assert rest[1]["error"]["code"] == "batch_expired"
+
+
+def test_a_file_of_nothing_but_bad_lines_is_read_only_so_far() -> None:
+    lines, errors = read(b"[]\n" * 100_000, CHAT)
+    assert not lines and len(errors) == MOST_ERRORS
+
+
+def test_a_batch_is_shown_in_the_apis_shape(keeping: Server, api: openai.OpenAI) -> None:
+    batch = start(api, [spelling(0, "Hi")])
+    shown = httpx.get(f"{keeping.url}/v1/batches/{batch.id}").json()
+    assert shown["object"] == "batch" and set(shown["request_counts"]) == {"total", "completed", "failed"}
+    wait(api, batch.id, ended)

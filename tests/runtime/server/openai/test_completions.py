@@ -1,0 +1,298 @@
+"""Prompts without a chat template, by OpenAI's own client; and texts as tokens and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fakes.server import DATA, Server, image_part, text_part
+from galago.runtime import LocalModel
+from galago.runtime.inference.generator import Generator
+from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.prompt.completion import CompletionPrompts
+from galago.runtime.types.request import CompletionPrompt
+
+CHAT = [{"role": "user", "content": "Opposite of big?"}]
+
+
+def engine(model: LocalModel) -> Generator:
+    loaded = model._service._model
+    assert isinstance(loaded, Generator)
+    return loaded
+
+
+def prompt_of(server: Server) -> list[int]:
+    """The tokens of a chat, as the template lays it out."""
+    tokens = server.post({"messages": CHAT}, "/v1/tokenize").json()["tokens"]
+    assert tokens
+    return list(tokens)
+
+
+def spelled(server: Server, tokens: list[int]) -> str:
+    return str(server.post({"tokens": tokens}, "/v1/detokenize").json()["content"])
+
+
+def test_a_prompt_written_by_hand_is_answered_as_the_chat_that_it_spells(server: Server, client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(model="builtin", messages=CHAT, temperature=0)  # type: ignore[arg-type]
+    tokens = prompt_of(server)
+    for prompt in (tokens, spelled(server, tokens)):
+        answer = client.completions.create(model="builtin", prompt=prompt, temperature=0)
+        assert answer.choices[0].text == chat.choices[0].message.content
+        assert answer.choices[0].finish_reason == chat.choices[0].finish_reason
+        assert answer.usage and chat.usage and answer.usage.prompt_tokens == chat.usage.prompt_tokens
+        assert answer.object == "text_completion"
+
+
+def test_a_stream_says_the_same_and_ends_with_usage(server: Server, client: openai.OpenAI) -> None:
+    prompt = prompt_of(server)
+    options: Any = {"model": "builtin", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+    whole = client.completions.create(**options)
+    chunks = list(client.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].choices == [] and chunks[-1].usage and whole.usage
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_several_prompts_and_answers_are_numbered_on(client: openai.OpenAI) -> None:
+    prompts = ["one", "two two"]
+    options: Any = {"model": "builtin", "prompt": prompts, "n": 2, "max_tokens": 4, "temperature": 1.5, "echo": True}
+    options["extra_body"] = {"ignore_eos": True}
+    both = client.completions.create(**options)
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    streamed = ["", "", "", ""]
+    for chunk in client.completions.create(**options, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    for texts in (streamed, [choice.text for choice in both.choices]):
+        for i, text in enumerate(texts):
+            assert text.startswith(prompts[i // 2]) and len(text) > len(prompts[i // 2])
+
+
+def test_usage_counts_each_prompt_once(server: Server, client: openai.OpenAI) -> None:
+    lengths = [len(server.post({"content": t, "add_special": True}, "/v1/tokenize").json()["tokens"]) for t in "ab"]
+    usage = client.completions.create(model="builtin", prompt=["a", "b"], n=3, max_tokens=2).usage
+    assert usage and usage.prompt_tokens == sum(lengths)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_puts_the_prompt_before_the_answer(client: openai.OpenAI, server: Server, stream: bool) -> None:
+    prompts: list[str] = ["one two", "three"]
+    options: Any = {"model": "builtin", "prompt": prompts, "max_tokens": 3, "temperature": 0, "echo": True}
+    plain = client.completions.create(**options | {"echo": False})
+    if stream:
+        texts = {0: "", 1: ""}
+        for chunk in client.completions.create(**options, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+    else:
+        texts = {c.index: c.text for c in client.completions.create(**options).choices}
+    assert texts == {i: prompts[i] + plain.choices[i].text for i in (0, 1)}
+    tokens = server.post({"content": "one two"}, "/v1/tokenize").json()["tokens"]
+    assert client.completions.create(**options | {"prompt": tokens}).choices[0].text.startswith("one two")
+
+
+def test_logprobs_are_told_in_the_old_shape(server: Server, client: openai.OpenAI) -> None:
+    prompt = prompt_of(server)
+    answer = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, temperature=0, logprobs=3)
+    told = answer.choices[0].logprobs
+    assert told and told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+    text = answer.choices[0].text
+    for i, token in enumerate(told.tokens):
+        assert text[told.text_offset[i] :].startswith(token)
+        assert len(told.top_logprobs[i]) == 3
+        best = max(told.top_logprobs[i].items(), key=lambda pair: pair[1])
+        assert best == (token, pytest.approx(told.token_logprobs[i]))
+    none = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, logprobs=0).choices[0].logprobs
+    assert none and none.top_logprobs == [{}] * len(none.tokens or [])
+    assert client.completions.create(model="builtin", prompt=prompt, max_tokens=1).choices[0].logprobs is None
+
+
+def test_a_prompts_tokens_are_as_probable_as_when_they_were_answered(server: Server, client: openai.OpenAI) -> None:
+    """What lm-evaluation-harness asks for: how probable a model holds a given text."""
+    prompt = prompt_of(server)
+    options: Any = {"model": "builtin", "max_tokens": 12, "temperature": 0, "logprobs": 2}
+    said = client.completions.create(prompt=prompt, **options).choices[0]
+    answered = server.post({"content": said.text}, "/v1/tokenize").json()["tokens"]
+    echoed = client.completions.create(prompt=prompt + answered, echo=True, **options | {"max_tokens": 0})
+    (choice,), told = echoed.choices, echoed.choices[0].logprobs
+    assert choice.text.endswith(said.text) and choice.finish_reason == "length"
+    assert echoed.usage and echoed.usage.completion_tokens == 0 and told and said.logprobs
+    assert told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+    assert "".join(told.tokens) == choice.text and len(told.tokens) == len(told.token_logprobs)
+    for offset, token in zip(told.text_offset, told.tokens, strict=True):
+        assert choice.text[offset:].startswith(token)
+    spoken = len(said.logprobs.tokens or [])
+    assert told.tokens[-spoken:] == said.logprobs.tokens and spoken > 1
+    assert told.token_logprobs[-spoken:] == pytest.approx(said.logprobs.token_logprobs, abs=0.05)
+    assert all(len(likeliest) == 2 for likeliest in told.top_logprobs[1:])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_first_of_given_tokens_has_no_probability(server: Server, client: openai.OpenAI, stream: bool) -> None:
+    ids = server.post({"content": "one two three four five six"}, "/v1/tokenize").json()["tokens"]
+    options: Any = {"model": "builtin", "max_tokens": 3, "temperature": 0, "logprobs": 1, "echo": True}
+    answer = client.completions.create(prompt=[ids, ids[:1]], **options)
+    for choice, shown in zip(answer.choices, (ids, ids[:1]), strict=True):
+        told = choice.logprobs
+        assert told and told.tokens and told.token_logprobs and told.top_logprobs
+        assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+        assert None not in told.token_logprobs[1:] and len(told.tokens) > len(shown)
+    if stream:
+        tokens: dict[int, list[str]] = {0: [], 1: []}
+        offsets: dict[int, list[int]] = {0: [], 1: []}
+        for chunk in client.completions.create(prompt=[ids, ids[:1]], stream=True, **options):
+            for part in chunk.choices:
+                tokens[part.index] += part.logprobs.tokens or [] if part.logprobs else []
+                offsets[part.index] += part.logprobs.text_offset or [] if part.logprobs else []
+        assert tokens == {c.index: c.logprobs.tokens for c in answer.choices if c.logprobs}
+        assert offsets == {c.index: c.logprobs.text_offset for c in answer.choices if c.logprobs}
+
+
+def test_stop_grammar_and_bounds_hold_as_in_a_chat(client: openai.OpenAI) -> None:
+    forced: Any = {"regex": "[0-9]{3}x[0-9]{3}"}
+    answer = client.completions.create(model="builtin", prompt="go", extra_body=forced)
+    assert len(answer.choices[0].text) == 7 and answer.choices[0].finish_reason == "stop"
+    stopped = client.completions.create(model="builtin", prompt="go", stop="x", extra_body=forced)
+    assert stopped.choices[0].text.isdecimal() and len(stopped.choices[0].text) == 3
+    limited = client.completions.create(model="builtin", prompt="go", max_tokens=1, extra_body=forced)
+    assert limited.choices[0].finish_reason == "length"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": ["a", 5]}, "prompt"),
+    ({"prompt": [-1]}, "prompt[0]"),
+    ({"prompt": ["a", [10**6]]}, "prompt[1]"),
+    ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": ["a"] * 33}, "prompt"),
+    ({"prompt": "a", "n": 33}, "n"),
+    ({"prompt": "word " * 5000}, "prompt"),
+    ({"prompt": "x" * 3_000_000}, "prompt"),
+    ({"prompt": "a", "suffix": "b"}, "suffix"),
+    ({"prompt": "a", "echo": True, "suffix": "b"}, "echo"),
+    ({"prompt": "a", "logprobs": 21}, "logprobs"),
+    ({"prompt": "a", "logprobs": True}, "logprobs"),
+    ({"prompt": "a", "best_of": 2}, "best_of"),
+    ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+    ({"prompt": "a", "max_tokens": 0, "echo": True}, "max_tokens"),
+    ({"prompt": "a", "max_tokens": -1, "echo": True, "logprobs": 1}, "max_tokens"),
+    ({"prompt": "a", "temperature": -1}, "temperature"),
+    ({"prompt": "a", "mirostat": 2}, "mirostat"),
+    ({"prompt": "a", "grammar": "start: other"}, "grammar"),
+    ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD, ids=[str(c[0])[:40] for c in BAD])
+def test_a_bad_request_is_refused_with_the_field_at_fault(server: Server, body: dict[str, Any], param: str) -> None:
+    answer = server.post(body, "/v1/completions")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param, answer.text
+
+
+def test_unknown_fields_are_warned_about(server: Server) -> None:
+    body = {"prompt": "a", "max_tokens": 1, "frobnicate": 1}
+    answer = server.post(body, "/v1/completions")
+    assert "frobnicate" in answer.json()["warnings"][0] and "x-galago-warnings" in answer.headers
+    first = server.post(body | {"stream": True}, "/v1/completions").text.split("\n\n")[0]
+    assert "frobnicate" in json.loads(first.removeprefix("data: "))["warnings"][0]
+    harmless = {"user": "me", "best_of": 1, "echo": False, "suffix": None, "logprobs": None, "repetition_penalty": 1}
+    assert "warnings" not in server.post({"prompt": "a", "max_tokens": 1} | harmless, "/v1/completions").json()
+
+
+class Infilling(Weights):
+    """The built-in model's vocabulary, three of whose tokens are taken for those of an infill model."""
+
+    infill_tokens = (10, 11, 12)  # type: ignore[assignment]
+
+
+def test_a_suffix_stands_behind_the_gap(model: LocalModel) -> None:
+    weights = engine(model)._weights
+    plain = CompletionPrompts(weights, None, 100)
+    first = [weights.bos] if weights.adds_bos else []
+    weights.__class__ = Infilling
+    try:
+        prompt = plain.build(CompletionPrompt("ab", "<|im_end|>"))
+    finally:
+        weights.__class__ = Weights
+    before, behind = (weights.tokenize(text, parse_special=False) for text in ("ab", "<|im_end|>"))
+    assert prompt.items == (*first, 10, *before, 11, *behind, 12)
+    assert len(behind) > 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=40), st.booleans())
+def test_text_survives_being_tokenized_and_put_together_again(server: Server, text: str, parse: bool) -> None:
+    body = {"content": text, "with_pieces": True, "parse_special": parse}
+    found = server.post(body, "/v1/tokenize").json()
+    data = b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in found["tokens"])
+    assert data.decode() == text
+    assert found["count"] == len(found["tokens"])
+    assert spelled(server, [p["id"] for p in found["tokens"]]) == text
+
+
+def test_control_tokens_are_parsed_unless_told_otherwise(server: Server) -> None:
+    parsed = server.post({"content": "<|im_end|>"}, "/v1/tokenize").json()
+    plain = server.post({"content": "<|im_end|>", "parse_special": False}, "/v1/tokenize").json()
+    assert parsed["count"] == 1 < plain["count"]
+
+
+def test_a_chats_tokens_are_as_many_as_its_prompts(server: Server) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, *CHAT]
+    count = server.post({"messages": asked}, "/v1/tokenize").json()["count"]
+    assert count == server.post({"messages": asked, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("tokenize", {}, "content"),
+        ("tokenize", {"content": "a", "messages": CHAT}, "content"),
+        ("tokenize", {"content": 5}, "content"),
+        ("tokenize", {"messages": CHAT, "add_special": True}, "add_special"),
+        ("detokenize", {}, "tokens"),
+        ("detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("detokenize", {"tokens": [1, 2**40]}, "tokens[1]"),
+        ("detokenize", {"tokens": [2**63]}, "tokens[0]"),
+        ("detokenize", {"tokens": "abc"}, "tokens"),
+    ],
+)
+def test_what_is_no_text_and_no_tokens_is_refused(server: Server, path: str, body: Any, param: str) -> None:
+    answer = server.post(body, f"/v1/{path}")
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+
+
+def test_pictures_have_no_token_ids(server: Server) -> None:
+    parts = [image_part(DATA / "picture-5.png"), text_part("Count.")]
+    answer = server.post({"messages": [{"role": "user", "content": parts}]}, "/v1/tokenize")
+    assert answer.status_code == 400 and "/v1/plan" in answer.json()["error"]["message"]
+
+
+FIELDS = st.sampled_from("prompt suffix echo n max_tokens logprobs stop stream best_of temperature seed x".split())
+VALUES = st.none() | st.booleans() | st.integers(-3, 9) | st.text(max_size=4) | st.lists(st.integers(-2, 9), max_size=3)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(FIELDS, VALUES, max_size=5))
+def test_no_body_is_answered_with_a_server_error(server: Server, body: dict[str, Any]) -> None:
+    answer = server.post({"prompt": "a", "max_tokens": 3} | body, "/v1/completions")
+    assert answer.status_code in (200, 400), answer.text
+
+
+def test_a_client_who_leaves_a_stream_ends_the_work(server: Server, tmp_path: Path) -> None:
+    body = {"prompt": ["a", "b"], "stream": True, "ignore_eos": True, "max_tokens": 2000}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as lines:
+        next(lines.iter_lines())
+    for _ in range(100):
+        if server.running() == 0:
+            return
+    raise AssertionError("the answers are still being made")

@@ -1,0 +1,269 @@
+"""Uploaded files over real HTTP with the official client: kept in a private folder, and named in chats by their ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
+from galago.models.errors import ConfigError, NotFound, TooLarge
+from galago.runtime.server.storage import file_store as shelves
+from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.storage.file_store import FileStore
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "store"
+
+
+@pytest.fixture(scope="module")
+def keeping(folder: Path) -> Iterator[Server]:
+    with serving("--threads", "1", "--store", str(folder)) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(keeping: Server) -> Iterator[openai.OpenAI]:
+    with keeping.client() as client:
+        yield client
+
+
+def said(client: openai.OpenAI, part: dict[str, Any], question: str) -> str | None:
+    content: Any = [part, text_part(question)]
+    messages: Any = [{"role": "user", "content": content}]
+    return client.chat.completions.create(model="builtin", messages=messages).choices[0].message.content
+
+
+def test_a_file_comes_back_as_it_was_sent(api: openai.OpenAI) -> None:
+    data = (DATA / "picture-5.png").read_bytes()
+    file = api.files.create(file=("Bild é.png", data), purpose="vision")
+    assert (file.bytes, file.filename, file.purpose, file.object) == (len(data), "Bild é.png", "vision", "file")
+    assert api.files.retrieve(file.id) == file
+    assert api.files.content(file.id).read() == data
+    assert file.id in [listed.id for listed in api.files.list()]
+
+
+def test_a_deleted_file_is_gone(api: openai.OpenAI, folder: Path) -> None:
+    file = api.files.create(file=b"SECRETWORD" * 100, purpose="user_data")
+    blob = folder / "galago-files" / file.id
+    assert blob.read_bytes() == b"SECRETWORD" * 100
+    assert api.files.delete(file.id).deleted
+    assert not blob.exists()
+    for ask in (api.files.retrieve, api.files.content, api.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(file.id)
+
+
+def test_files_are_listed_by_purpose_and_in_pages(api: openai.OpenAI) -> None:
+    made = [api.files.create(file=f"{i}".encode(), purpose="evals").id for i in range(5)]
+    assert [f.id for f in api.files.list(purpose="evals", order="asc")] == made
+    page = api.files.list(purpose="evals", limit=2)
+    assert [f.id for f in page.data] == made[:-3:-1] and page.has_more
+    assert [f.id for f in page] == made[::-1]
+
+
+def test_what_is_kept_only_its_owner_can_read(api: openai.OpenAI, folder: Path) -> None:
+    api.files.create(file=b"x", purpose="user_data")
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["picture-5.png", "sound-1.wav"])
+def test_an_uploaded_file_is_seen_or_heard_like_one_sent_along(api: openai.OpenAI, name: str) -> None:
+    picture = name.endswith(".png")
+    file_id = api.files.create(file=DATA / name, purpose="user_data").id
+    question = "Count the shapes." if picture else "What was said?"
+    expected = said(api, image_part(DATA / name) if picture else audio_part(DATA / name), question)
+    named = {"type": "image_url", "image_url": {"file_id": file_id}}
+    if not picture:
+        named = {"type": "input_audio", "input_audio": {"file_id": file_id}}
+    assert said(api, named, question) == expected
+    assert said(api, {"type": "file", "file": {"file_id": file_id}}, question) == expected
+
+
+def test_a_file_may_also_come_with_its_part(api: openai.OpenAI) -> None:
+    sent = image_part(DATA / "picture-5.png")
+    part = {"type": "file", "file": {"file_data": sent["image_url"]["url"], "filename": "shapes.png"}}
+    assert said(api, part, "Count the shapes.") == said(api, sent, "Count the shapes.")
+
+
+PARTS = ["image_url", "input_audio", "input_video", "file"]
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("name", ["file-00", "../galago.sqlite", "", "x" * 5000, "%00"])
+def test_an_unknown_file_is_refused_with_the_field_that_names_it(keeping: Server, kind: str, name: str) -> None:
+    answer = keeping.ask([text_part("Look:"), {"type": kind, kind: {"file_id": name}}])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, f"messages[0].content[1].{kind}.file_id")
+    assert len(answer.text) < 500
+
+
+@pytest.mark.parametrize("path", ["/v1/files/..%2fgalago.sqlite", "/v1/files/x/content", "/v1/files/%2e%2e/content"])
+def test_only_files_by_their_ids_are_handed_out(keeping: Server, path: str) -> None:
+    assert httpx.get(f"{keeping.url}{path}").status_code == 404
+
+
+def test_a_file_that_is_no_media_cannot_be_shown(api: openai.OpenAI) -> None:
+    file_id = api.files.create(file=b"%PDF-1.7 ...", purpose="user_data").id
+    with pytest.raises(openai.BadRequestError, match="a PDF document") as refused:
+        said(api, {"type": "file", "file": {"file_id": file_id}}, "What is this?")
+    assert refused.value.param == "messages[0].content[0].file.file_id"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"json": {}}, "file"),
+    ({"data": {"purpose": "vision"}}, "file"),
+    ({"data": {"purpose": "vision", "file": "not a file"}}, "file"),
+    ({"files": {"file": b"x"}}, "purpose"),
+    ({"files": {"file": b"x"}, "data": {"purpose": "crime"}}, "purpose"),
+    ({"files": {"file": b"x"}, "data": {"purpose": "vision", "expires_after[anchor]": "never"}}, "expires_after"),
+    (
+        {"files": {"file": b"x"}, "data": {"purpose": "vision", "expires_after[anchor]": "created_at"}},
+        "expires_after",
+    ),
+    ({"files": [("file", b"x"), ("file", b"y")], "data": {"purpose": "vision"}}, "file"),
+    ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data; boundary=y"}}, "file"),
+    ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}, "file"),
+]
+
+
+@pytest.mark.parametrize(("form", "param"), BAD)
+def test_a_bad_upload_is_refused_with_the_field_at_fault(keeping: Server, form: dict[str, Any], param: str) -> None:
+    answer = httpx.post(f"{keeping.url}/v1/files", **form)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(keeping: Server, folder: Path) -> None:
+    before = sorted((folder / "galago-files").iterdir())
+    files = {"file": bytes(64 * 2**20)}
+    answer = httpx.post(f"{keeping.url}/v1/files", files=files, data={"purpose": "vision"}, timeout=60)
+    assert answer.status_code == 413 and str(64 * 2**20) in answer.json()["error"]["message"]
+    assert sorted((folder / "galago-files").iterdir()) == before
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "order=up", "after=file-0"])
+def test_a_bad_page_is_refused(keeping: Server, query: str) -> None:
+    answer = httpx.get(f"{keeping.url}/v1/files?{query}")
+    assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == query.split("=")[0]
+
+
+def test_without_a_store_every_endpoint_says_which_option_makes_one(server: Server, client: openai.OpenAI) -> None:
+    asked = [
+        lambda: client.files.create(file=b"x", purpose="vision"),
+        lambda: client.files.list(),
+        lambda: client.files.retrieve("file-1"),
+        lambda: client.files.content("file-1"),
+        lambda: client.files.delete("file-1"),
+        lambda: said(client, {"type": "file", "file": {"file_id": "file-1"}}, "What is this?"),
+    ]
+    for ask in asked:
+        with pytest.raises(openai.BadRequestError, match="galago serve --store FOLDER"):
+            ask()
+
+
+def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigError, match="chmod 700"):
+        Storage(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir(mode=0o700)
+    (tmp_path / "bad/galago.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(ConfigError, match="galago.sqlite"):
+        Storage(tmp_path / "bad")
+
+
+def test_two_servers_cannot_share_a_folder(tmp_path: Path) -> None:
+    first = Storage(tmp_path / "store")
+    with pytest.raises(ConfigError, match="another server uses it"):
+        Storage(tmp_path / "store")
+    first.close()
+    Storage(tmp_path / "store").close()
+
+
+def test_what_was_deleted_cannot_be_found_on_the_disk(tmp_path: Path) -> None:
+    store = Storage(tmp_path / "store")
+    shelf = FileStore(store)
+    file = shelf.add([b"x"], "SECRETWORD", "vision")
+    assert b"SECRETWORD" in (tmp_path / "store" / "galago.sqlite").read_bytes()
+    shelf.delete(file.id)
+    store.close()
+    left = [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert left and not any(b"SECRETWORD" in data for data in left)
+
+
+def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "MOST_BYTES", 100)
+    shelf = FileStore(Storage(tmp_path / "store"))
+    shelf.add([b"x" * 60], "one", "vision")
+    with pytest.raises(TooLarge, match="limit of 100"):
+        shelf.add([b"x" * 41], "two", "vision")
+    assert [file.filename for file in shelf.page(None, None, 9, True)[0]] == ["one"]
+    assert len(list((tmp_path / "store" / "galago-files").iterdir())) == 1
+
+
+def test_a_file_is_gone_when_its_time_is_over(tmp_path: Path) -> None:
+    store = Storage(tmp_path / "store")
+    shelf = FileStore(store)
+    kept, gone = shelf.add([b"x"], "kept", "vision", 2**40), shelf.add([b"x"], "gone", "vision", 5)
+    with pytest.raises(NotFound):
+        shelf.get(gone.id)
+    assert shelf.page(None, None, 9, True)[0] == [kept]
+    assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [kept.id]
+
+
+def test_bytes_that_a_killed_server_left_behind_are_deleted(tmp_path: Path) -> None:
+    store = Storage(tmp_path / "store")
+    FileStore(store).write([b"half"], "half", "vision", None)
+    own = tmp_path / "store" / "galago-files" / "mine.txt"
+    own.write_text("not ours")
+    store.close()
+    FileStore(Storage(tmp_path / "store"))
+    assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == ["mine.txt"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "galago.runtime.cli.main", "store", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+def test_the_store_command_shows_and_deletes_what_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = Storage(folder)
+    FileStore(store).add([b"x" * 2**20], "one", "vision")
+    assert "another server uses it" in command("status", str(folder)).stderr
+    store.close()
+    assert command("status", str(folder)).stdout == "files: 1\n1.0 MiB in all\n"
+    assert command("clear", str(folder)).returncode == 0
+    assert list(folder.iterdir()) == []
+    again = command("clear", str(folder))
+    assert again.returncode == 1 and "has kept anything" in again.stderr
+
+
+def test_the_store_command_leaves_other_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "galago-files").mkdir()
+    (tmp_path / "galago-files" / "file-1").write_text("mine")
+    assert command("clear", str(tmp_path)).returncode == 1
+    assert (tmp_path / "galago-files" / "file-1").exists() and os.listdir(tmp_path) == ["galago-files"]
+
+
+def test_the_shapes_are_those_of_the_api(keeping: Server) -> None:
+    form = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "vision"}}
+    made = httpx.post(f"{keeping.url}/v1/files", **form).json()
+    assert made["object"] == "file" and made["status"] == "processed"
+    listed = json.loads(httpx.get(f"{keeping.url}/v1/files?limit=1").text)
+    assert (listed["object"], listed["first_id"], listed["last_id"]) == ("list", made["id"], made["id"])

@@ -1,0 +1,449 @@
+"""The Responses API by the official client: whole, streamed and parsed, every sense, tools, and the local store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import json as msgspec_json
+from openai.lib.streaming.responses._responses import ResponseStreamState
+from openai.types.responses import response_stream_event
+
+from fakes import templates
+from fakes.server import DATA, data_uri, serving
+from galago.models.errors import EngineCrashed, InvalidRequest
+from galago.runtime.server.openai.responses import convert, schema
+from galago.runtime.server.openai.responses.events import ResponseEvents
+from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.storage.responses import ResponseStore
+from galago.runtime.types.events import (
+    Delta,
+    Finished,
+    ReasoningDelta,
+    Timings,
+    ToolCallArguments,
+    ToolCallStart,
+    Usage,
+)
+from galago.runtime.types.messages import Message, Text, ToolCall
+
+QUESTION = "Opposite of big?"
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "What the weather is.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "responses"
+
+
+@pytest.fixture(scope="module")
+def keeping(folder: Path) -> Iterator[openai.OpenAI]:
+    with serving("--threads", "1", "--store", str(folder)) as running:
+        running.wait_until_ready()
+        with running.client() as client:
+            yield client
+
+
+def ask(client: openai.OpenAI, given: Any = QUESTION, **options: Any) -> Any:
+    return client.responses.create(model="builtin", input=given, **options)
+
+
+def user(*parts: Any) -> Any:
+    return [{"role": "user", "content": list(parts)}]
+
+
+def picture(name: str = "picture-5.png") -> Any:
+    return {"type": "input_image", "detail": "auto", "image_url": data_uri(DATA / name)}
+
+
+def words(text: str) -> Any:
+    return {"type": "input_text", "text": text}
+
+
+def test_a_question_is_answered(client: openai.OpenAI) -> None:
+    response = ask(client, instructions="Answer briefly.", metadata={"for": "tests"})
+    assert (response.object, response.status, response.error) == ("response", "completed", None)
+    (message,) = response.output
+    assert (message.type, message.role, message.status) == ("message", "assistant", "completed")
+    assert response.output_text == message.content[0].text != ""
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+    assert (response.instructions, response.metadata) == ("Answer briefly.", {"for": "tests"})
+    assert (response.model_extra or {})["store"] is False
+
+
+def test_it_says_what_a_chat_says(client: openai.OpenAI) -> None:
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": QUESTION},
+    ]
+    chat = client.chat.completions.create(model="builtin", messages=messages)
+    response = ask(client, messages)
+    assert response.output_text == chat.choices[0].message.content
+    assert chat.usage and response.usage.input_tokens == chat.usage.prompt_tokens
+
+
+def test_events_come_in_the_order_of_the_original(client: openai.OpenAI) -> None:
+    events = list(ask(client, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert kinds[:4] == ["created", "in_progress", "output_item.added", "content_part.added"]
+    assert kinds[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
+    assert set(kinds[4:-4]) == {"output_text.delta"}
+    assert events[0].response.status == "in_progress" and events[0].response.output == []
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said == events[-1].response.output_text == ask(client).output_text
+
+
+def test_the_clients_own_stream_ends_with_the_whole_response(client: openai.OpenAI) -> None:
+    with client.responses.stream(model="builtin", input=QUESTION) as stream:
+        snapshots = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert snapshots[-1] == final.output_text and final.usage and final.usage.output_tokens > 0
+
+
+def test_pictures_and_sounds_are_taken(client: openai.OpenAI) -> None:
+    import base64
+
+    sound = base64.b64encode((DATA / "sound-1.wav").read_bytes()).decode()
+    heard = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    details = ask(client, user(picture(), heard, words("Count the shapes."))).usage.input_tokens_details
+    assert (details.image_tokens, details.audio_tokens) == (16, 26)
+    counted = client.responses.input_tokens.count(model="builtin", input=user(picture(), words("Count the shapes.")))
+    assert counted.input_tokens == ask(client, user(picture(), words("Count the shapes."))).usage.input_tokens
+
+
+def test_an_answer_is_parsed_into_the_type_that_was_asked_for(client: openai.OpenAI) -> None:
+    class Count(pydantic.BaseModel):
+        shapes: int
+        sure: bool
+
+    response = client.responses.parse(
+        model="builtin", input=user(picture(), words("Count the shapes.")), text_format=Count
+    )
+    assert isinstance(response.output_parsed, Count)
+    with client.responses.stream(model="builtin", input=QUESTION, text_format=Count) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Count)
+    objects = ask(client, text={"format": {"type": "json_object"}}, max_output_tokens=300).output_text
+    assert objects.startswith("{")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tool_is_called_when_one_must_be(client: openai.OpenAI, seed: int) -> None:
+    options: Any = {"tools": [WEATHER], "parallel_tool_calls": False, "temperature": 0.2 * seed}
+    (call,) = ask(client, tool_choice="required", **options).output
+    assert (call.type, call.name, call.status) == ("function_call", "get_weather", "completed")
+    assert set(json.loads(call.arguments)) == {"city"} and call.call_id != call.id
+    named: Any = {"type": "function", "name": "get_weather"}
+    with client.responses.stream(model="builtin", input=QUESTION, tool_choice=named, **options) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        (streamed,) = stream.get_final_response().output
+    assert streamed.type == "function_call" and "".join(deltas) == streamed.arguments
+
+
+def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
+    other = {"type": "function", "name": "other", "parameters": {"type": "object", "properties": {}}}
+    allowed: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "other"}]}
+    called = ask(client, tools=[WEATHER, other], tool_choice=allowed, parallel_tool_calls=False).output
+    assert [call.name for call in called] == ["other"]
+
+
+def test_what_was_called_and_came_of_it_goes_back(client: openai.OpenAI) -> None:
+    (call,) = ask(client, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False).output
+    chat = [*user(words(QUESTION)), call, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+    answered = ask(client, chat, tools=[WEATHER], tool_choice="none", max_output_tokens=10)
+    assert {item.type for item in answered.output} <= {"message"} and answered.usage.input_tokens > 20
+    assert not (answered.model_extra or {}).get("warnings")
+
+
+def test_thoughts_are_items_of_their_own(tmp_path: Path) -> None:
+    model = templates.model_with(templates.THINKING, tmp_path)
+    with serving("--model", str(model), "--name", "builtin", "--threads", "1") as thinking:
+        thinking.wait_until_ready()
+        with thinking.client() as client:
+            response = ask(client, max_output_tokens=12)
+            (thought,) = response.output
+            assert thought.type == "reasoning" and thought.content[0].text
+            assert response.usage.output_tokens_details.reasoning_tokens > 0
+            events = list(ask(client, max_output_tokens=12, stream=True))
+            told = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
+            assert told == events[-1].response.output[0].content[0].text
+            again = ask(client, [*user(words(QUESTION)), thought, *user(words("Go on."))], max_output_tokens=3)
+            assert again.usage.output_tokens <= 3
+
+
+def test_probabilities_are_told(client: openai.OpenAI) -> None:
+    content = ask(client, include=["message.output_text.logprobs"], top_logprobs=2).output[0].content[0]
+    assert "".join(token.token for token in content.logprobs) == content.text
+    assert all(len(token.top_logprobs) == 2 for token in content.logprobs)
+
+
+def test_an_answer_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
+    response = ask(client, max_output_tokens=1)
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert response.usage.output_tokens == 1 and response.output[0].status == "incomplete"
+    assert [event.type for event in ask(client, max_output_tokens=1, stream=True)][-1] == "response.incomplete"
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0]"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"input": [{"type": "computer_call_output"}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type"),
+        ({"input": []}, "messages"),
+        ({"input": user({"type": "input_image", "image_url": "https://a.b/c"})}, "input[0].content[0].image_url"),
+        ({"input": user({"type": "input_image", "file_id": "f"})}, "input[0].content[0].file_id"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"conversation": "c"}, "conversation"),
+        ({"store": True}, "store"),
+        ({"background": True}, "background"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ],
+)
+def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, options: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, given=options.pop("input", QUESTION), **options)
+    assert refused.value.param == param
+
+
+def test_without_a_store_nothing_is_kept(client: openai.OpenAI) -> None:
+    response = ask(client, store=False)
+    for call in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(response.id)
+
+
+def test_a_stored_response_is_found_again_until_it_is_deleted(keeping: openai.OpenAI) -> None:
+    response = ask(keeping, metadata={"a": "b"})
+    found = keeping.responses.retrieve(response.id)
+    assert found == response and (found.model_extra or {})["store"] is True
+    with pytest.raises(openai.BadRequestError, match="ended already"):
+        keeping.responses.cancel(response.id)
+    keeping.responses.delete(response.id)
+    for call in (keeping.responses.retrieve, keeping.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(response.id)
+    unkept = ask(keeping, store=False)
+    with pytest.raises(openai.NotFoundError):
+        keeping.responses.retrieve(unkept.id)
+
+
+def test_what_a_response_was_asked_is_listed(keeping: openai.OpenAI) -> None:
+    given = [*user(words("Hello.")), {"role": "assistant", "content": "Hi."}, *user(picture(), words("What is it?"))]
+    response = ask(keeping, given)
+    items: Any = list(keeping.responses.input_items.list(response.id, order="asc", limit=2))
+    assert [item.role for item in items] == ["user", "assistant", "user"]
+    assert [part.type for part in items[2].content] == ["input_image", "input_text"]
+    assert items[1].content[0].text == "Hi." and len({item.id for item in items}) == 3
+    newest = keeping.responses.input_items.list(response.id, limit=1)
+    assert newest.data[0].id == items[2].id and newest.has_more
+    (text,) = keeping.responses.input_items.list(ask(keeping).id).data
+    assert text.model_dump()["content"][0]["text"] == QUESTION
+    for name, options in ((response.id, {"after": "x"}), ("resp_x", {}), (ask(keeping, store=False).id, {})):
+        with pytest.raises(openai.NotFoundError):
+            keeping.responses.input_items.list(name, **options)
+
+
+def test_a_response_follows_another_as_if_all_had_been_sent(keeping: openai.OpenAI) -> None:
+    first = ask(keeping, user(picture(), words("Count the shapes.")), instructions="Be brief.")
+    second = ask(keeping, "And the colors?", previous_response_id=first.id)
+    third = ask(keeping, "Thanks.", previous_response_id=second.id)
+    said = [first.output_text, second.output_text]
+    whole = [
+        *user(picture(), words("Count the shapes.")),
+        {"role": "assistant", "content": said[0]},
+        {"role": "user", "content": "And the colors?"},
+        {"role": "assistant", "content": said[1]},
+        {"role": "user", "content": "Thanks."},
+    ]
+    assert third.usage.input_tokens == ask(keeping, whole, store=False).usage.input_tokens
+    assert third.previous_response_id == second.id and third.instructions is None
+    streamed = list(ask(keeping, "Thanks.", previous_response_id=second.id, stream=True))
+    assert keeping.responses.retrieve(streamed[-1].response.id).output_text == streamed[-1].response.output_text
+    keeping.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError, match="is not stored here"):
+        ask(keeping, "Again.", previous_response_id=second.id)
+
+
+def ended(client: openai.OpenAI, name: str) -> Any:
+    """A stored response once it has ended."""
+    deadline = time.monotonic() + 30
+    while (found := client.responses.retrieve(name)).status == "in_progress":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_a_response_in_the_background_is_fetched_when_it_is_done(keeping: openai.OpenAI) -> None:
+    begun = ask(keeping, background=True)
+    assert begun.status == "in_progress" and begun.background
+    found = ended(keeping, begun.id)
+    assert found.status == "completed" and found.output_text
+    with pytest.raises(openai.BadRequestError, match="stored"):
+        ask(keeping, background=True, store=False)
+
+
+LONG: Any = {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "array", "minItems": 900}}}}
+"""An answer that takes until the context is full."""
+
+
+def test_a_response_can_be_cancelled(keeping: openai.OpenAI) -> None:
+    begun = ask(keeping, background=True, **LONG)
+    assert keeping.responses.cancel(begun.id).status == "cancelled"
+    assert ended(keeping, begun.id).status == "cancelled"
+    assert keeping.responses.cancel(begun.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="nothing can follow"):
+        ask(keeping, "Go on.", previous_response_id=begun.id)
+
+
+def test_whoever_leaves_a_stream_cancels_it(keeping: openai.OpenAI) -> None:
+    stream = ask(keeping, stream=True, **LONG)
+    name = next(iter(stream)).response.id
+    stream.close()
+    assert ended(keeping, name).status == "cancelled"
+
+
+def test_the_store_is_its_owners_alone_and_outlives_a_kill(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with serving("--threads", "1", "--store", str(folder)) as running:
+        running.wait_until_ready()
+        client = running.client()
+        kept = ask(client)
+        lost = ask(client, background=True, **LONG)
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait(10)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir() if path.is_file())
+    with serving("--threads", "1", "--store", str(folder)) as again:
+        again.wait_until_ready()
+        client = again.client()
+        assert client.responses.retrieve(kept.id) == kept
+        found = client.responses.retrieve(lost.id)
+        assert found.status == "failed" and found.error and "ended" in found.error.message
+
+
+def no_files(name: str, field: str) -> bytes:
+    raise AssertionError(f"{field} asks for {name}")
+
+
+def test_what_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
+    kept = Storage(tmp_path / "store")
+    store = ResponseStore(kept)
+    store.put("resp_1", None, b'["a secret of mine"]', b"{}")
+    store.update("resp_1", "completed", b'{"status": "completed", "output": ["a secret of mine"]}')
+    assert store.delete("resp_1") and not store.delete("resp_1")
+    store.update("resp_1", "completed", b"{}")
+    assert store.get("resp_1") is None
+    kept.close()
+    assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "store").iterdir() if path.is_file())
+
+
+def test_only_what_has_an_end_is_followed(tmp_path: Path) -> None:
+    store = ResponseStore(Storage(tmp_path / "store"))
+    store.put("a", None, b"[1]", b"{}")
+    with pytest.raises(InvalidRequest, match="in_progress"):
+        store.before("a")
+    store.update("a", "completed", b"[2]")
+    store.put("b", "a", b"[3]", b"{}")
+    store.update("b", "incomplete", b"[4]")
+    assert store.before("b") == [(b"[1]", b"[2]"), (b"[3]", b"[4]")]
+
+
+def test_a_thought_a_text_and_calls_are_one_message() -> None:
+    raw = convert.normal(
+        {
+            "input": [
+                {"role": "user", "content": "Hi"},
+                {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]},
+                {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+                {"type": "function_call", "call_id": "b", "name": "g", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "1"}]},
+                {"role": "assistant", "content": "One."},
+                {"role": "assistant", "content": "Two."},
+            ]
+        }
+    )
+    asked = convert.items(raw["input"])
+    calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
+    assert convert.messages(asked, "input", no_files) == (
+        Message("user", (Text("Hi"),)),
+        Message("assistant", (Text("Let me see."),), calls=calls, reasoning="Hm"),
+        Message("tool", (Text("1"),), answers="a"),
+        Message("assistant", (Text("One."),)),
+        Message("assistant", (Text("Two."),)),
+    )
+
+
+PIECES = st.lists(
+    st.builds(Delta, st.text(max_size=4)) | st.builds(ReasoningDelta, st.text(max_size=4)) | st.just("call"),
+    max_size=12,
+)
+EVENT: Any = pydantic.TypeAdapter(response_stream_event.ResponseStreamEvent)
+
+
+@settings(deadline=None)
+@given(PIECES, st.sampled_from(["finish", "fail", "cancel"]))
+def test_the_client_puts_a_stream_together_to_the_whole_response(pieces: list[Any], ending: str) -> None:
+    response = schema.Response("resp_1", 1.0, "m", tools=[], text={"format": {"type": "text"}})
+    told = ResponseEvents(response)
+    state: Any = ResponseStreamState(input_tools=[], text_format=openai.omit)
+    last: Any = None
+
+    def send(events: Any) -> None:
+        nonlocal last
+        for event in events:  # encoded at once, since what it holds goes on changing
+            last = EVENT.validate_python(json.loads(msgspec_json.encode(event)))
+            state.handle_event(last)
+
+    send(told.begin())
+    for index, piece in enumerate(pieces):
+        if piece == "call":
+            send(told.feed(ToolCallStart(index, f"id{index}", "f")))
+            send(told.feed(ToolCallArguments(index, '{"n": ')))
+            send(told.feed(ToolCallArguments(index, "1}")))
+        else:
+            send(told.feed(piece))
+    match ending:
+        case "finish":
+            send(told.finish(Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0)), 2.0))
+        case "fail":
+            send(told.fail(EngineCrashed("it crashed")))
+        case "cancel":
+            send(told.cancel())
+    assert last.type.endswith({"finish": "completed", "fail": "failed", "cancel": "incomplete"}[ending])
+    assert [item.status for item in last.response.output[:-1]] == ["completed"] * (len(last.response.output) - 1)
+    texts = "".join(piece.text for piece in pieces if isinstance(piece, Delta))
+    assert last.response.output_text == texts
+    calls = [item for item in last.response.output if item.type == "function_call"]
+    assert [call.arguments for call in calls] == ['{"n": 1}'] * pieces.count("call")
+    sent_back = convert.messages(convert.items([item.model_dump() for item in last.response.output]), "input", no_files)
+    assert sum(len(message.calls) for message in sent_back) == len(calls)

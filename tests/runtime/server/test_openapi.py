@@ -1,0 +1,219 @@
+"""The OpenAPI document: it knows every route, field and status there is, and answers are what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from fakes.server import Server, serving
+from galago.models import errors
+from galago.models.errors import GalagoError
+from galago.runtime.config import ServerConfig
+from galago.runtime.server import app
+from galago.runtime.server.http import field_policy
+from galago.runtime.server.http.errors import TABLE
+from galago.runtime.server.http.openapi import Endpoint
+from galago.runtime.server.openai import schema as wire
+from galago.runtime.server.openai.convert import BOUNDS
+from galago.runtime.service import Service
+
+ROOT = Path(__file__).parents[3]
+CHAT = "/v1/chat/completions"
+HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.ConfigError, errors.MethodNotAllowed)
+"""Nobody is there to read it, the server does not start, or the route has no such method."""
+
+
+class Refusing(Service):
+    """Answers every question with an error."""
+
+    model_id = "none"
+
+    def __init__(self, error: GalagoError) -> None:
+        self._error = error
+
+    def generate(self, *_: object) -> Any:
+        raise self._error
+
+    models = stats = installed = generate
+
+    @property
+    def ready(self) -> bool:
+        return False
+
+
+def asked(error: GalagoError, method: str, path: str, **options: Any) -> httpx.Response:
+    """The answer of a server whose model does nothing but end with this error."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app.build(Refusing(error), ServerConfig()), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return dict(asked(GalagoError("x"), "GET", "/openapi.json").json())
+
+
+def check(document: dict[str, Any], path: str, method: str, answer: httpx.Response) -> None:
+    """That an answer's status is in the document, and that its body fits."""
+    response = document["paths"][path][method]["responses"][str(answer.status_code)]
+    schema = response["content"][answer.headers["content-type"]]["schema"]
+    if answer.headers["content-type"] == "application/json":
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+
+
+def test_every_route_stands_in_the_document(document: dict[str, Any]) -> None:
+    routes = app.build(Refusing(GalagoError("x")), ServerConfig()).routes
+    assert all(isinstance(route, Endpoint) for route in routes), "a route without a description"
+    there = {(r.path_format, r.about.method.lower()) for r in routes if isinstance(r, Endpoint)}
+    told = {(path, method) for path, operations in document["paths"].items() for method in operations}
+    assert told <= there
+    assert {(path if path in document["paths"] else f"/v1{path}", method) for path, method in there} == told
+
+
+def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    text = json.dumps(document)
+    named = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
+    assert named == set(document["components"]["schemas"])
+
+
+def test_every_field_the_server_knows_is_told(document: dict[str, Any]) -> None:
+    request = document["components"]["schemas"]["ChatRequest"]["properties"]
+    known = {
+        *wire.ChatRequest.__struct_fields__,
+        *field_policy.INERT[wire.ChatRequest],
+        *field_policy.HINTS[wire.ChatRequest],
+    }
+    assert set(request) == known | set(field_policy.UNSUPPORTED[wire.ChatRequest])
+    assert request["store"]["enum"] == [None, False]
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_the_bounds_of_a_number_are_those_that_hold(server: Server, document: dict[str, Any], name: str) -> None:
+    kinds = document["components"]["schemas"]["ChatRequest"]["properties"][name]["anyOf"]
+    told = next(kind for kind in kinds if "minimum" in kind)
+    for beyond in (told["minimum"] - 1, told["maximum"] + 1):
+        refused = server.post(HI | {"logprobs": True, name: beyond})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    held = {} if name.startswith("max_") else {"max_tokens": 1}
+    within = "minimum" if name in ("n", "max_tokens", "max_completion_tokens") else "maximum"
+    body = {"messages": HI["messages"], "logprobs": True} | held | {name: told[within]}
+    assert server.post(body).status_code == 200
+
+
+@pytest.mark.parametrize("kind", TABLE, ids=[kind.__name__ for kind in TABLE])
+def test_an_error_has_a_status_that_is_told(document: dict[str, Any], kind: type[GalagoError]) -> None:
+    answer = asked(kind("It went wrong", "model"), "POST", CHAT, json=HI)
+    status = TABLE[kind][0]
+    assert answer.status_code == status and answer.json()["error"]["message"] == "It went wrong"
+    if issubclass(kind, NOT_ANSWERED):
+        return
+    check(document, CHAT, "post", answer)
+    assert answer.json()["error"]["code"] in document["paths"][CHAT]["post"]["responses"][str(status)]["description"]
+
+
+def test_an_error_has_the_shape_that_is_told_of_each_endpoint(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if "requestBody" in operation:
+                answer = asked(GalagoError("x"), method, path.replace("{id}", "x"), content=b"[]")
+                assert answer.status_code in (400, 403), path
+                check(document, path, method, answer)
+
+
+def test_types_of_one_name_in_two_apis_are_told_apart(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert "stop_reason" in schemas["anthropic.Message"]["properties"]
+    assert "images" in schemas["ollama.Message"]["properties"]
+    body = document["paths"]["/api/chat"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ollama.ChatRequest"}
+
+
+def test_what_a_neighbour_leaves_out_or_bounds_is_told(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["MessagesRequest"]["properties"]["container"]["enum"] == [None]
+    assert schemas["Options"]["properties"]["temperature"]["anyOf"][0]["maximum"] == 100
+    assert schemas["ResponsesRequest"]["properties"]["max_output_tokens"]["anyOf"][0]["minimum"] == 1
+    query = document["paths"]["/v1/files"]["get"]["parameters"]
+    assert {one["name"] for one in query} == {"limit", "after", "order", "purpose"}
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x", "/metrics", "/health"])
+def test_a_model_that_is_not_loaded_yet_is_told_of(document: dict[str, Any], path: str) -> None:
+    answer = asked(errors.NotReady("still loading"), "GET", path)
+    assert answer.status_code == 503
+    check(document, "/v1/models/{id}" if path.endswith("/x") else path, "get", answer)
+
+
+def test_answers_are_what_the_document_says(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    for path in ("/health", "/metrics", "/v1/models", "/openapi.json"):
+        check(document, path, "get", httpx.get(f"{server.url}{path}"))
+    for name in ("builtin", "none"):
+        check(document, "/v1/models/{id}", "get", httpx.get(f"{server.url}/v1/models/{name}"))
+    for body in (HI, HI | {"logprobs": True, "top_logprobs": 2, "n": 2, "x": 1}, HI | {"model": "none"}, {}):
+        check(document, CHAT, "post", server.post(body))
+
+
+def test_the_examples_are_answered(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    content = document["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]
+    for example in content["examples"].values():
+        assert server.post(example["value"]).status_code == 200
+        jsonschema.validate(example["value"], {**content["schema"], "components": document["components"]})
+
+
+def test_events_are_what_the_document_says(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    event = document["paths"][CHAT]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    done, data = event["properties"]["data"]["anyOf"]
+    lines = server.post(HI | {"stream": True, "stream_options": {"include_usage": True}}).text.split("\n\n")
+    assert lines[-2] == f"data: {done['const']}"
+    validator = jsonschema.Draft202012Validator({**data["contentSchema"], "components": document["components"]})
+    for line in lines[:-2]:
+        validator.validate(json.loads(line.removeprefix("data: ")))
+
+
+def test_a_key_is_asked_for_as_the_document_says(document: dict[str, Any]) -> None:
+    with serving("--api-key", "secret") as server:
+        server.wait_until_ready()
+        for path, method in (("/v1/models", "get"), (CHAT, "post"), ("/openapi.json", "get")):
+            answer = httpx.request(method, f"{server.url}{path}")
+            assert answer.status_code == 401
+            check(document, path, method, answer)
+        answer = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer secret", "Host": "example.com"})
+        assert answer.status_code == 403
+        check(document, "/v1/models", "get", answer)
+
+
+def test_a_body_too_large_is_told_of(document: dict[str, Any]) -> None:
+    answer = asked(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
+    assert answer.status_code == 413
+    check(document, CHAT, "post", answer)
+
+
+def test_another_method_is_told_which_there_is(server: Server) -> None:
+    assert httpx.get(f"{server.url}{CHAT}").headers["allow"] == "POST"
+
+
+def test_random_requests_get_documented_answers() -> None:
+    """A small share of what `scripts/check_api` asks."""
+    command = [sys.executable, str(ROOT / "scripts/check_api"), "--cases", "8", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1].split()[0]) > 30

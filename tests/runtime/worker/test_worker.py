@@ -1,0 +1,534 @@
+"""A model in a process of its own: the same answers, and what happens when that process dies, hangs or is alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from PIL import Image as Pixels
+
+from fakes.server import DATA, Server, serving
+from galago.models import errors
+from galago.models.errors import (
+    Cancelled,
+    EngineCrashed,
+    EngineError,
+    GalagoError,
+    InvalidRequest,
+    ModelError,
+    NotReady,
+)
+from galago.models.files import ModelFiles
+from galago.models.registry.resolve import resolve
+from galago.runtime import LocalModel, load
+from galago.runtime.config import ModelConfig
+from galago.runtime.inference.stream import Stream
+from galago.runtime.process.messages import decode, encode
+from galago.runtime.process.spawn import start
+from galago.runtime.service import Service
+from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, TokenLogprob
+from galago.runtime.types.messages import Audio, Image, Message, Text
+from galago.runtime.types.request import Request, Sampling
+from galago.runtime.worker import supervisor as worker_module
+from galago.runtime.worker.supervisor import WorkerSupervisor, _pause
+
+BUILTIN = resolve("builtin")
+PICTURE = Image((DATA / "picture-5.png").read_bytes())
+SOUND = Audio((DATA / "sound-1.wav").read_bytes())
+
+
+def ask(*parts: str | Image | Audio, **options: Any) -> Request:
+    texts = (Text(part) if isinstance(part, str) else part for part in parts)
+    return Request((Message("user", tuple(texts)),), **options)
+
+
+SHORT = ask("Opposite of big?")
+ENDLESS = ask("Tell", ignore_eos=True)
+
+
+@contextmanager
+def working(files: ModelFiles = BUILTIN, **config: Any) -> Iterator[WorkerSupervisor]:
+    worker = WorkerSupervisor(files, ModelConfig(**{"threads": 1} | config))
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[WorkerSupervisor]:
+    """A worker that no test ends."""
+    with working(threads=None) as worker:
+        yield worker
+
+
+def process(worker: WorkerSupervisor) -> psutil.Process:
+    return psutil.Process(worker._child._process.pid)
+
+
+def text(stream: Stream) -> str:
+    return "".join(event.text for event in stream if isinstance(event, Delta))
+
+
+def begun(worker: WorkerSupervisor, request: Request = ENDLESS) -> Stream:
+    """A stream that says something already."""
+    stream = worker.generate(request)
+    while not any(isinstance(event, Delta) for event in list(stream._events)):
+        time.sleep(0.005)
+    return stream
+
+
+def last(stream: Stream) -> Event:
+    return list(stream)[-1]
+
+
+def crash(worker: WorkerSupervisor, number: int = signal.SIGKILL, request: Request = ENDLESS) -> GalagoError:
+    """Ends the process in the middle of an answer and returns what its reader hears."""
+    stream = begun(worker, request)
+    process(worker).send_signal(number)
+    sent = time.monotonic()
+    end = last(stream)
+    assert isinstance(end, Failed)
+    assert time.monotonic() - sent < 2
+    return end.error
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def at_rest(worker: WorkerSupervisor) -> bool:
+    """Whether the process computes nothing for a quarter of a second."""
+    begin = process(worker).cpu_times().user
+    time.sleep(0.25)
+    return process(worker).cpu_times().user - begin < 0.05
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        SHORT,
+        ask(PICTURE, "Count the shapes."),
+        ask(SOUND, "What was said?"),
+        ask("What is 8 - 2?", json_schema={"type": "integer"}),
+        ask("Spell ehn.", stop=("h",)),
+        ask("Tell", max_tokens=5, sampling=Sampling(temperature=0.8, seed=3)),
+        ask("Hi", max_tokens=100_000),
+        ask("Spell ehn.", logprobs=2, sampling=Sampling(frequency_penalty=1.0, repeat_penalty=1.2)),
+        ask("Hi", max_tokens=5, regex="[ab]+", sampling=Sampling(logit_bias=((5, 1.0), (6, -1.0)))),
+    ],
+    ids=["text", "picture", "sound", "schema", "stop", "sampled", "warned", "logprobs", "biased"],
+)
+def test_the_events_are_those_of_a_model_in_this_process(
+    calm: WorkerSupervisor, model: LocalModel, request_: Request
+) -> None:
+    def told(stream: Stream) -> list[object]:
+        return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in stream]
+
+    alone = replace(request_, cache=False)
+    assert told(calm.generate(alone)) == told(model._service.generate(None, alone))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [ask("x " * 5000), ask(Image(b"nothing", "messages[0]"), "?"), ask("x", json_schema={"type": "nothing"})],
+    ids=["too long", "no picture", "no schema"],
+)
+def test_an_error_arrives_as_it_was_raised(calm: WorkerSupervisor, model: LocalModel, request_: Request) -> None:
+    with pytest.raises(GalagoError) as here:
+        model._service.generate(None, request_)
+    with pytest.raises(GalagoError) as there:
+        calm.generate(request_)
+    assert type(here.value) is type(there.value)
+    assert (here.value.message, here.value.param) == (there.value.message, there.value.param)
+
+
+def test_it_is_the_same_model(calm: WorkerSupervisor, model: LocalModel) -> None:
+    assert calm.info == model.info
+
+
+def test_every_value_that_crosses_is_read_as_it_was_written() -> None:
+    schema = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
+    sampling = Sampling(0.5, 0.9, 40, 0.1, -(2**63))
+    system, user = Message("system", (Text("Sei kurz, 你好."),)), Message("user", (PICTURE, SOUND, Text("")), "Ada")
+    request = Request((system, user), sampling, 7, ("a", "b"), True, schema)
+    assert decode(encode(request)) == request
+    sampling = replace(sampling, frequency_penalty=0.5, repeat_penalty=1.1, logit_bias=((5, -1.0), (6, 2)))
+    request = Request((user,), sampling, grammar='start: "é"', logprobs=3, continue_final=False)
+    assert decode(encode(request)) == request
+    told = Delta("é", (TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0)))
+    assert decode(encode(told)) == told
+    for kind in {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, GalagoError)}:
+        read = decode(encode(Failed(kind("why", "where")))).error
+        assert (type(read), read.message, read.param) == (kind, "why", "where")
+    assert decode(encode(Text("a\ud800b"))) == Text("a?b")
+    assert decode(encode(Path(os.fsdecode(b"/a/\xff")))) == Path(os.fsdecode(b"/a/\xff"))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", encode(SHORT)[:-1], b"\x91\xcc\xff", b"\x92\x00\x00", b"\x91\xa1a"])
+def test_other_bytes_are_no_message(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(data)
+
+
+def test_a_schema_that_is_no_json_is_refused(calm: WorkerSupervisor) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        calm.generate(ask("x", json_schema={"const": {1, 2}}))
+    assert refused.value.param == "json_schema"
+
+
+def test_large_media_cross_quickly(calm: WorkerSupervisor) -> None:
+    begin = time.monotonic()
+    with pytest.raises(errors.MediaError):
+        calm.generate(ask(Image(bytes(28 << 20)), "?"))
+    assert time.monotonic() - begin < 3
+
+
+def test_progress_of_loading_is_passed_on() -> None:
+    told: list[float] = []
+    with load("builtin", isolated=True, progress=told.append) as isolated:
+        assert isolated.chat("Opposite of big?") == "Small."
+    assert told == sorted(told) and told[-1] == 1
+
+
+def test_closing_a_stream_ends_its_work(calm: WorkerSupervisor) -> None:
+    begun(calm).close()
+    wait_until(lambda: at_rest(calm), 2)
+    assert not calm._child._calls
+
+
+def test_a_caller_that_leaves_ends_the_preparation(calm: WorkerSupervisor) -> None:
+    file = io.BytesIO()
+    Pixels.new("RGB", (4000, 4000)).save(file, "PNG")  # takes a tenth of a second to decode
+    leaves = time.monotonic() + 0.1
+    with pytest.raises(Cancelled):
+        calm.generate(ask(*[Image(file.getvalue())] * 60, "?"), lambda: time.monotonic() > leaves)
+    assert time.monotonic() - leaves < 0.3
+    wait_until(lambda: at_rest(calm), 2)
+    wait_until(lambda: not calm._child._calls)
+
+
+def test_many_streams_at_once(calm: WorkerSupervisor) -> None:
+    streams = [calm.generate(ask(PICTURE, "Count the shapes.")) for _ in range(8)]
+    assert [text(stream) for stream in streams] == ["Four."] * 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_signal_ends_the_streams_with_its_name_and_the_model_answers_again(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with working() as worker:
+        before = process(worker).pid
+        error = crash(worker, number)
+        assert isinstance(error, EngineCrashed) and f"ended by {number.name}" in error.message
+        assert not worker.ready
+        assert text(worker.generate(SHORT)) == "Small."
+        assert process(worker).pid != before
+    assert (
+        capfd.readouterr().err == f"galago: the worker of builtin was ended by {number.name}; it is started again now\n"
+    )
+
+
+def test_a_worker_that_hangs_is_ended_and_started_again_and_one_at_rest_is_not(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with working(hang_limit=2) as worker:
+        healthy = process(worker).pid
+        time.sleep(2.2)
+        assert process(worker).pid == healthy and text(worker.generate(SHORT)) == "Small."
+        stream = begun(worker)
+        process(worker).send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        end = last(stream)
+        assert 1.5 < time.monotonic() - begin < 4
+        assert isinstance(end, Failed) and isinstance(end.error, EngineCrashed)
+        assert "no sign of life for 2 s" in end.error.message
+        assert text(worker.generate(SHORT)) == "Small."
+    assert "no sign of life for 2 s and was ended by SIGKILL" in capfd.readouterr().err
+
+
+def test_a_worker_whose_parent_is_killed_ends_though_it_is_at_work() -> None:
+    code = (
+        "import time; from galago.runtime import load; model = load('builtin', isolated=True)\n"
+        "stream = model.chat('Tell', stream=True, ignore_eos=True)\n"
+        "print(model._service._model._child._process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], 5)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_pauses_between_starts_grow_to_a_minute() -> None:
+    assert [_pause(crashes) for crashes in range(1, 12)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_from_the_third_crash_on_it_pauses_until_a_request_finishes(capfd: pytest.CaptureFixture[str]) -> None:
+    with working() as worker:
+        for _ in range(3):
+            process(worker).kill()
+            wait_until(lambda: not worker.ready)
+            begin = time.monotonic()
+            wait_until(lambda: worker.ready)
+        assert time.monotonic() - begin > 1
+        assert text(worker.generate(SHORT)) == "Small."
+        process(worker).kill()
+        wait_until(lambda: not worker.ready)
+        wait_until(lambda: worker.ready)
+    ends = [line.rsplit(" ", 2)[1:] for line in capfd.readouterr().err.splitlines()]
+    assert ends == [["again", "now"], ["again", "now"], ["1", "s"], ["again", "now"]]
+
+
+def test_a_request_waits_for_a_restart_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    with working() as worker:
+        monkeypatch.setattr(worker_module, "_PATIENCE", 0.1)
+        crash(worker)
+        with pytest.raises(NotReady):
+            worker.generate(SHORT)
+        with pytest.raises(Cancelled):
+            worker.generate(SHORT, lambda: True)
+
+
+def test_a_request_that_crashes_the_worker_twice_alone_is_refused_and_no_other() -> None:
+    with working() as worker:
+        crash(worker)
+        crash(worker)
+        with pytest.raises(InvalidRequest, match="crashed the model's process twice"):
+            worker.generate(ENDLESS)
+        assert text(worker.generate(SHORT)) == "Small."
+
+
+def test_a_request_that_finishes_between_two_crashes_is_not_refused() -> None:
+    long = ask("Tell", ignore_eos=True, max_tokens=1000)
+    with working() as worker:
+        crash(worker, request=long)
+        assert isinstance(last(worker.generate(long)), Finished)
+        crash(worker, request=long)
+        assert isinstance(last(worker.generate(long)), Finished)
+
+
+def test_of_two_requests_in_a_crash_neither_is_refused() -> None:
+    with working() as worker:
+        other = ask("Tell me", ignore_eos=True)
+        for _ in range(2):
+            stream = begun(worker, other)
+            assert isinstance(crash(worker), EngineCrashed)
+            assert isinstance(last(stream), Failed)
+        begun(worker).close()
+        begun(worker, other).close()
+
+
+def test_a_model_that_cannot_be_loaded_again_is_tried_until_it_can(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "model.gguf"
+    weights.write_bytes(BUILTIN.weights.read_bytes())
+    with working(replace(resolve(weights), trusted=True)) as worker:
+        weights.rename(tmp_path / "away")
+        process(worker).kill()
+        wait_until(lambda: worker._crashes >= 2)
+        (tmp_path / "away").rename(weights)
+        assert text(worker.generate(SHORT)) == "Small."
+    assert "the worker of model cannot load its model" in capfd.readouterr().err
+
+
+def test_a_file_that_crashes_llama_cpp_is_told_as_in_this_process(tmp_path: Path) -> None:
+    assert BUILTIN.projector
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(BUILTIN.projector.read_bytes().replace(b"v.blk.2.attn_k.weight", b"v.flk.2.attn_k.weight"))
+    with pytest.raises(ModelError, match=r"crashes on text-Q8_0.gguf with damaged.gguf \(killed by SIG"):
+        WorkerSupervisor(resolve("builtin", damaged))
+
+
+def test_a_process_that_dies_while_it_loads_the_first_time_is_an_error() -> None:
+    def kill(_fraction: float) -> None:
+        max(psutil.Process().children(), key=lambda child: child.create_time()).kill()  # process ids begin anew
+
+    with pytest.raises(EngineCrashed, match="that loads builtin was ended by SIGKILL"):
+        WorkerSupervisor(BUILTIN, progress=kill)
+
+
+def test_closing_ends_streams_and_the_process() -> None:
+    with working() as worker:
+        stream, child = begun(worker), process(worker)
+        worker.close()
+        end = last(stream)
+        assert isinstance(end, Failed) and end.error.message == "the model was closed"
+        assert not child.is_running()
+        with pytest.raises(EngineError, match="closed"):
+            worker.generate(SHORT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["restarting", "hanging"])
+def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_GRACE", 0.5)
+    with working() as worker:
+        child = process(worker)
+        child.send_signal(number)
+        begin = time.monotonic()
+        worker.close()
+        assert time.monotonic() - begin < 1.5
+        assert not child.is_running()
+
+
+def test_the_environment_bounds_the_spin_unless_it_is_set() -> None:
+    def environment(**extra: str) -> dict[str, str]:
+        code = (
+            "from galago.runtime.config import worker_environment; import json; print(json.dumps(worker_environment()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, check=True)
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    plain = environment()
+    assert (plain["GGML_NO_BACKTRACE"], plain["GOMP_SPINCOUNT"]) == ("1", "1000") and "KMP_BLOCKTIME" in plain
+    assert int(plain["MALLOC_ARENA_MAX"]) == 2 and int(plain["MALLOC_MMAP_THRESHOLD_"]) >= 1 << 20
+    assert environment(MALLOC_ARENA_MAX="8")["MALLOC_ARENA_MAX"] == "8"
+    assert environment(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in environment(OMP_WAIT_POLICY="passive")
+
+
+def test_the_worker_has_that_environment(calm: WorkerSupervisor) -> None:
+    assert process(calm).environ()["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", "1000")
+
+
+def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
+    service = Service(BUILTIN, ModelConfig(), isolated=True)
+    service.load()
+    try:
+        assert service.ready and isinstance(service._model, WorkerSupervisor)
+        crash(service._model)
+        assert not service.ready
+        wait_until(lambda: service.ready)
+    finally:
+        service.close()
+
+
+def test_a_process_that_was_started_before_is_the_one_that_answers() -> None:
+    started = start()
+    service = Service(BUILTIN, ModelConfig(threads=1), isolated=True, started=started)
+    service.begin()
+    service.load()
+    try:
+        assert isinstance(service._model, WorkerSupervisor) and process(service._model).pid == started.process.pid
+        assert text(service.generate(None, SHORT)) == "Small."
+    finally:
+        service.close()
+
+
+def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> None:
+    service = Service(BUILTIN, ModelConfig(4096), isolated=True, started=start())
+    service.begin()
+    with pytest.raises(ModelError, match="trained for a context of 2048"):
+        service.load()
+    service.close()
+
+
+def test_a_process_that_was_started_for_nothing_ends_by_itself() -> None:
+    started = start()
+    started.connection.close()
+    assert started.process.wait(20) == 0
+
+
+def test_a_worker_begins_with_little() -> None:
+    code = "import sys, galago.runtime.worker.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"llama_cpp", "numpy", "asyncio", "filelock", "psutil", "galago.models.registry.installed"}
+
+
+def test_a_process_with_an_isolated_model_loads_neither_llama_cpp_nor_numpy() -> None:
+    code = (
+        "import sys; from galago.runtime import load; import galago.runtime.server.app\n"
+        "with load('builtin', isolated=True) as model: assert model.chat('Opposite of big?') == 'Small.'\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"llama_cpp", "numpy", "PIL", "jinja2", "soundfile"}
+
+
+def served_by(server: Server) -> psutil.Process:
+    (child,) = psutil.Process(server.process.pid).children()
+    return child
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_api_process_is_small() -> None:
+    """One of its own: what other tests have sent leaves holes in a process's memory."""
+    with serving() as server:
+        server.wait_until_ready()
+        assert all(server.ask("Opposite of big?").status_code == 200 for _ in range(20))
+        api = psutil.Process(server.process.pid)
+        assert not [m.path for m in api.memory_maps() if "llama" in m.path or "ggml" in m.path or "numpy" in m.path]
+        assert api.memory_full_info().pss < 60e6
+
+
+def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
+    """Asks again and again, and notes how each answer ended."""
+    while not enough.is_set():
+        body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 50}, timeout=60) as answer:
+            *_, end = (line for line in answer.iter_lines() if line)
+        ends.append("done" if end == "data: [DONE]" else json.loads(end.removeprefix("data: "))["error"]["code"])
+
+
+def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
+    with serving("--threads", "1") as running:
+        running.wait_until_ready()
+        ends: list[list[str]] = [[] for _ in range(8)]
+        enough = threading.Event()
+        threads = [threading.Thread(target=streamed, args=(running.url, end, enough)) for end in ends]
+        for thread in threads:
+            thread.start()
+        for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGKILL):
+            before = [each.count("done") for each in ends]
+            wait_until(lambda before=before: all(e.count("done") > n for e, n in zip(ends, before, strict=True)), 60)
+            served_by(running).send_signal(number)
+        enough.set()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert {end for each in ends for end in each} == {"done", "engine_crashed"}
+        assert sum(each.count("engine_crashed") for each in ends) >= 8  # some were between two answers
+        assert running.ask("Opposite of big?").json()["choices"][0]["message"]["content"] == "Small."
+        assert len([line for line in running.lines if "the worker of builtin was ended by SIG" in line]) == 3
+        assert not [line for line in running.lines if "Traceback" in line]
+
+
+def test_a_server_takes_its_worker_along_and_a_ctrl_c_reaches_it_alone() -> None:
+    with serving() as running:
+        running.wait_until_ready()
+        child = served_by(running)
+        assert os.getpgid(child.pid) != os.getpgid(running.process.pid)
+        running.process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        running.process.wait(20)
+        assert time.monotonic() - begin < 3
+        assert not child.is_running()
+        assert not [line for line in running.lines if "Traceback" in line or "started again" in line]
+
+
+def test_started_comes_first(calm: WorkerSupervisor) -> None:
+    first = next(iter(calm.generate(SHORT)))
+    assert isinstance(first, Started) and first.prompt_tokens > 1

@@ -121,7 +121,7 @@ def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
         "done": _done(part, key),
         "key": key,
     }
-    child.run("collecting", data.source.path.name, job, heard=lambda said: progress(*said))
+    child.run("calibrate.collect", data.source.path.name, job, heard=lambda said: progress(*said))
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):
         raise ModelError(f"llama.cpp computed {data.source.path.name} and showed no product of a weight", "model")

@@ -84,7 +84,7 @@ class Measure:
             with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
                 self._check_room(Path(folder))
                 importance = self.matrix.arrays() if self.matrix else {}
-                child.run("divergence", self._file.name, self._job(folder, missing), importance, heard)
+                child.run("search.divergence_job", self._file.name, self._job(folder, missing), importance, heard)
         return {name: known[told] for name, told in names.items()}
 
     @property

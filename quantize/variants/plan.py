@@ -310,7 +310,7 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
     arrays: dict[str, NDArray[np.float32]] = {}
     if recipe.matrix is not None:
         arrays = recipe.matrix.arrays() if recipe.anew and not dry_run else recipe.matrix.means()
-    return dict(child.run("rewriting", source.path.name, job, arrays, lambda said: progress(*said)))
+    return dict(child.run("variants.job", source.path.name, job, arrays, lambda said: progress(*said)))
 
 
 def _told(plan: VariantPlan) -> Recipe:

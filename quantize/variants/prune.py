@@ -64,5 +64,5 @@ def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
     told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
     job = {"source": str(source.path), "target": str(path), "ftype": 1, "copy": True, "dropped": sorted(dropped),
            "metadata": told, "dry_run": False}  # fmt: skip
-    child.run("rewriting", source.path.name, job)
+    child.run("variants.job", source.path.name, job)
     return replace(plan.open_source(str(path)), origin=source)

@@ -80,7 +80,7 @@ class Generator:
         try_out(files)
         try:
             with ThreadPoolExecutor(1) as beside:  # llama.cpp computes without Python
-                beside.submit(importlib.import_module, ".prompt.chat", __package__)
+                beside.submit(importlib.import_module, "galago.runtime.prompt.builder")
                 weights = self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
                 self._closers.append(weights.close)
                 self.context_length = context_length(config, weights)

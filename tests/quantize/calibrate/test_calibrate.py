@@ -53,10 +53,10 @@ def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> Non
 
 def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, text: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    child.run("collecting", "a.gguf", job(TEXT, whole, text))
-    child.run("collecting", "a.gguf", job(TEXT, parted, text, limit=3))
+    child.run("calibrate.collect", "a.gguf", job(TEXT, whole, text))
+    child.run("calibrate.collect", "a.gguf", job(TEXT, parted, text, limit=3))
     said: list[list[int]] = []
-    child.run("collecting", "a.gguf", job(TEXT, parted, text, done=3), heard=said.append)
+    child.run("calibrate.collect", "a.gguf", job(TEXT, parted, text, done=3), heard=said.append)
     assert said == [[4, 4]]
     a, b = imatrix.read(whole), imatrix.read(parted)
     assert a.chunks == b.chunks == 4 and a.datasets == b.datasets
@@ -116,13 +116,13 @@ def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Pat
     struct.pack_into("<f", content, header.data_offset + offset, float("nan"))
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or no numbers"):
-        child.run("collecting", "a.gguf", job(tmp_path / "bad.gguf", tmp_path / "part", text))
+        child.run("calibrate.collect", "a.gguf", job(tmp_path / "bad.gguf", tmp_path / "part", text))
 
 
 def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
     model = tmp_path / "experts.gguf"
     write(model)
-    child.run("collecting", "a.gguf", job(model, tmp_path / "part", text, limit=2))
+    child.run("calibrate.collect", "a.gguf", job(model, tmp_path / "part", text, limit=2))
     entry = imatrix.read(tmp_path / "part").entries
     up, dense = entry["blk.0.ffn_up_exps.weight"], entry["blk.0.attn_q.weight"]
     assert up.sums.shape == (4, 64) and up.counts.sum() == 2 * dense.counts[0] == 2 * 128  # two experts for each row
@@ -177,7 +177,7 @@ def test_data_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_too_little_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("Hello", encoding="utf-8")
     with pytest.raises(GalagoError, match="too short"):
-        child.run("collecting", "a.gguf", job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
+        child.run("calibrate.collect", "a.gguf", job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
 
 
 def test_without_data_the_built_in_text_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

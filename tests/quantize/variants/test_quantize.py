@@ -389,14 +389,14 @@ def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match=r"crashes on a\.gguf \(killed by SIGABRT\)"):
         job = {"source": str(TEXT), "target": str(tmp_path / "q"), "ftype": 15, "threads": 1, "dry_run": False,
                "types": [["blk.0.attn_q.weight", 26]], "pure": False, "metadata": {}}  # fmt: skip
-        child.run("rewriting", "a.gguf", job)  # llama.cpp asserts that nobody quantizes to integers
+        child.run("variants.job", "a.gguf", job)  # llama.cpp asserts that nobody quantizes to integers
 
 
 def test_an_error_of_the_child_keeps_its_class_and_words(tmp_path: Path) -> None:
     with pytest.raises(GalagoError) as caught:
         job = {"source": str(tmp_path / "missing"), "target": "/dev/null", "ftype": 15, "threads": 1, "dry_run": True,
                "types": [], "pure": False, "metadata": {}}  # fmt: skip
-        child.run("rewriting", "a.gguf", job)
+        child.run("variants.job", "a.gguf", job)
     assert type(caught.value) is ModelError and "missing" in caught.value.message
 
 

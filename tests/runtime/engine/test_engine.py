@@ -476,7 +476,10 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
     odds: type[DraftLengthPolicy],
     attention: float,
 ) -> None:
-    where = [f"galago.{name}.TILE" for name in ("models.speed", "runtime.engine.tiles", "runtime.engine.scheduler")]
+    where = [
+        f"galago.{name}.TILE"
+        for name in ("models.capacity.throughput", "runtime.engine.attention_tiles", "runtime.engine.scheduler")
+    ]
     with unittest.mock.patch(where[0], 4), unittest.mock.patch(where[1], 4), unittest.mock.patch(where[2], 4):
         answer_all(requests, slots, cells, divisible, state_bytes, odds, attention)
 

@@ -1,0 +1,48 @@
+"""Records which project functions run, in every Python process started with this folder on PYTHONPATH.
+
+`scripts/check request_trace` sets two variables: `TRACE_ROOT` is the checkout, `TRACE_DIR` a folder. A process records
+while the first byte of `TRACE_DIR/armed` is 1 and writes each first entry of (thread, file, function) as a JSON line to
+`TRACE_DIR/PID.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+def _install(root: str, folder: Path) -> None:
+    prefixes = tuple(os.path.join(root, part) + os.sep for part in ("models", "runtime", "quantize"))
+    with (folder / "armed").open("rb") as file:
+        armed = mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ)
+    out = (folder / f"{os.getpid()}.jsonl").open("a", buffering=1, encoding="utf-8")
+    seen: set[tuple[int, str, str]] = set()
+
+    def record(frame: FrameType, event: str, _argument: Any) -> None:
+        if event != "call" or armed[0] != 1:
+            return
+        code = frame.f_code
+        if not code.co_filename.startswith(prefixes) or code.co_name == "<module>":
+            return
+        thread = threading.current_thread()
+        key = (thread.ident or 0, code.co_filename, code.co_qualname)
+        if key in seen:
+            return
+        seen.add(key)
+        name = code.co_filename.removeprefix(root + os.sep)
+        row = {"time": time.time(), "thread": thread.name, "file": name, "function": code.co_qualname}
+        out.write(json.dumps(row) + "\n")
+
+    threading.setprofile(record)
+    sys.setprofile(record)
+
+
+if "TRACE_DIR" in os.environ:
+    _install(os.environ["TRACE_ROOT"], Path(os.environ["TRACE_DIR"]))

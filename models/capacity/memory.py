@@ -1,6 +1,6 @@
 """What a model will take of this machine's memory, part by part, and the context that a budget has room for.
 
-Pure figures from headers, in bytes; knows no device and loads nothing. `scripts/check_fit.py` compares them with what
+Pure figures from headers, in bytes; knows no device and loads nothing. `scripts/bench fit` compares them with what
 is measured. What a header does not tell is said in `unknown`, and then the figures are on the safe side or missing.
 """
 

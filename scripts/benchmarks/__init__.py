@@ -1,1 +1,1 @@
-"""Measurements of Galago beside llama-server, and of Galago alone; `scripts/bench` runs them."""
+"""Benchmarks of Galago next to llama-server, and of Galago alone; `scripts/bench` runs them."""

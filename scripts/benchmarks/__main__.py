@@ -1,17 +1,21 @@
-"""`scripts/bench WHAT`: runs one of the measurements."""
+"""`scripts/bench NAME...`: runs benchmarks, one after another. A single one takes options."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
+import sys
 
-MEASUREMENTS = (
+from . import llama_cpp_build
+
+BENCHMARKS = (
     "speed",
-    "pauses",
-    "pictures",
+    "stalls",
+    "images",
     "memory",
-    "guesses",
-    "forms",
+    "speculation",
+    "structured_output",
     "crashes",
     "soak",
     "fit",
@@ -21,16 +25,29 @@ MEASUREMENTS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    commands = parser.add_subparsers(dest="measurement", required=True)
-    modules = {name: importlib.import_module(f"benchmarks.{name}") for name in MEASUREMENTS}
-    for name, module in modules.items():
+def parser() -> argparse.ArgumentParser:
+    usage = "scripts/bench NAME... | NAME [OPTIONS]"
+    result = argparse.ArgumentParser(prog="scripts/bench", usage=usage, description=__doc__)
+    commands = result.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name in BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{name}")
         summary = (module.__doc__ or "").partition("\n")[0]
-        module.arguments(commands.add_parser(name, help=summary, description=module.__doc__))
-    options = parser.parse_args()
-    modules[options.measurement].main(options)
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.arguments(command)
+        command.set_defaults(run=module.main)
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    names = list(itertools.takewhile(BENCHMARKS.__contains__, arguments))
+    commands = [[name] for name in names] if len(names) == len(arguments) > 1 else [arguments]
+    runs = [parser().parse_args(command) for command in commands]
+    llama_cpp_build.build("llama-server", "llama-bench", "llama-batched-bench")
+    for options in runs:
+        if len(runs) > 1:
+            print(f"== {options.name}", flush=True)
+        options.run(options)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -33,13 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--free", type=int, nargs="+", default=[512, 700, 1024, 1536, 2048, 3072, 4096, 8192])
     parser.add_argument("--models", nargs="+", default=["135m", "smolvlm500m", "1b"], help="shapes, or builtin")
     parser.add_argument("--scheme", default="F16")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
 
 
 def main(options: argparse.Namespace) -> None:
-    if options.case:
-        _case(*options.case.split(","))
-        return
     for model in options.models:
         files = builtin() if model == "builtin" else random_model(model, options.scheme, eyes=model == "smolvlm500m")
         reserve = gpu_offload.RESERVE // MIB
@@ -55,8 +51,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _run(files: Files) -> dict[str, object]:
-    case = f"{files.weights},{files.projector or ''}"
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--case", case]
+    command = [sys.executable, "-m", "benchmarks.gpu", str(files.weights), str(files.projector or "")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
     if done.returncode:
         raise SystemExit(f"exit status {done.returncode}: {done.stderr[-2000:]}")
@@ -99,3 +94,7 @@ def _taken(free: int) -> Iterator[None]:
 def _checked(code: int) -> None:
     if code:
         raise SystemExit(f"CUDA error {code}")
+
+
+if __name__ == "__main__":
+    _case(*sys.argv[1:])

@@ -28,11 +28,10 @@ from PIL import Image
 from galago.quantize.variants.schemes import find
 from galago.runtime.llamacpp.quantizer import quantize
 
-from . import random_gguf
+from . import llama_cpp_build, random_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER = ROOT / "build/peer/build/bin/llama-server"
-VOCABULARY = ROOT / "build/peer/src/vendor/llama.cpp/models/ggml-vocab-llama-bpe.gguf"
+VOCABULARY = llama_cpp_build.SOURCE / "models/ggml-vocab-llama-bpe.gguf"
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed": 1}
 WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
 
@@ -109,7 +108,7 @@ def galago(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
 
 @contextmanager
 def llama_server(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
-    command = [PEER, "-m", files.weights, "--host", "127.0.0.1"]
+    command = [llama_cpp_build.PROGRAMS / "llama-server", "-m", files.weights, "--host", "127.0.0.1"]
     command += ["--mmproj", files.projector] if files.projector else []
     with _running("llama-server", [*command, *options]) as server:
         yield server

@@ -23,16 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 MADE = ROOT / "build" / "clients"
 KEY = "open-sesame"
-OFFICIAL = (
-    "openai_client",
-    "chat_api",
-    "choices",
-    "tools",
-    "completions",
-    "responses",
-    "embeddings",
-    "files",
-    "batches",
+OPENAI_TESTS = (
+    "server/openai/test_openai_client.py",
+    "server/openai/test_choices.py",
+    "server/openai/test_completions.py",
+    "server/openai/test_responses.py",
+    "server/openai/test_files.py",
+    "server/openai/test_batches.py",
+    "output/test_tools.py",
+    "inference/test_embeddings.py",
 )
 COUNTED = re.compile(r"# (pass|fail|cancelled|skipped) (\d+)|(\d+) (passed|failed|errors?|skipped)\b")
 GUARD = {"PYTHONPATH": str(ROOT / "tests" / "guard"), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
@@ -40,20 +39,20 @@ GUARD = {"PYTHONPATH": str(ROOT / "tests" / "guard"), "LITELLM_LOCAL_MODEL_COST_
 
 
 def openai_python() -> list[str]:
-    return _own_tests(*OFFICIAL)
+    return _own_tests(*OPENAI_TESTS)
 
 
 def anthropic() -> list[str]:
-    return _own_tests("anthropic_client")
+    return _own_tests("server/anthropic/test_anthropic_client.py")
 
 
 def ollama() -> list[str]:
-    return _own_tests("ollama_client")
+    return _own_tests("server/ollama/test_ollama_client.py")
 
 
 def _own_tests(*names: str) -> list[str]:
     """The project's own, which start servers of their own."""
-    return [str(ROOT / ".venv/bin/pytest"), "-q", *(f"tests/test_{name}.py" for name in names)]
+    return [str(ROOT / ".venv/bin/pytest"), "-q", *(f"tests/runtime/{name}" for name in names)]
 
 
 def openai_npm() -> list[str]:

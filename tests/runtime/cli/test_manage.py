@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from fakes.hub import LocalHub, digest, running
+from fakes.scripts import scripts_environment
 from fakes.server import DATA, serving
 from galago.models.registry.resolve import builtin_folder
 
@@ -181,10 +182,9 @@ def test_the_server_lists_what_is_installed_and_answers_to_every_spelling(home: 
 
 
 def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
-    program = Path(__file__).parents[3] / "scripts" / "check_catalog.py"
-
     def check() -> tuple[int, str]:
-        done = subprocess.run([sys.executable, program, "omni"], capture_output=True, text=True, timeout=60)
+        command = [sys.executable, "-m", "checks", "catalog", "omni"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=scripts_environment())
         return done.returncode, done.stdout
 
     home.repos["acme/omni-GGUF"].licence = "mit"
@@ -194,4 +194,6 @@ def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
     home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT + bytes(1 << 20)})
     code, told = check()
     assert code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights of f16" in told
-    assert "omni: quants.Q8_0: total has 4977088 bytes, not 8570000" in told and "there is no projector" in told
+    assert (
+        "omni: quants.Q8_0: total is 4977088 bytes, not 8570000" in told and "the repository has no projector" in told
+    )

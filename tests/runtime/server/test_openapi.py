@@ -6,13 +6,13 @@ import asyncio
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 
+from fakes.scripts import scripts_environment
 from fakes.server import Server, serving
 from galago.models import errors
 from galago.models.errors import GalagoError
@@ -25,7 +25,6 @@ from galago.runtime.server.openai import schema as wire
 from galago.runtime.server.openai.convert import BOUNDS
 from galago.runtime.service import Service
 
-ROOT = Path(__file__).parents[3]
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.ConfigError, errors.MethodNotAllowed)
@@ -212,8 +211,8 @@ def test_another_method_is_told_which_there_is(server: Server) -> None:
 
 
 def test_random_requests_get_documented_answers() -> None:
-    """A small share of what `scripts/check_api` asks."""
-    command = [sys.executable, str(ROOT / "scripts/check_api"), "--cases", "8", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    """A small share of what `scripts/check api` asks."""
+    command = [sys.executable, "-m", "checks", "api", "--cases", "8", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=scripts_environment())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(done.stdout.splitlines()[-1].split()[0]) > 30

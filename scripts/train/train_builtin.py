@@ -1,8 +1,8 @@
 """Trains the built-in model from nothing, on its own world, and exports it. Needs PyTorch (`pip install -e .[train]`).
 
-    scripts/train_builtin.py train --minutes 60      again and again: it goes on from its checkpoint
-    scripts/train_builtin.py train --minutes 10 --finish      lets the learning rate fall, beside the checkpoint
-    scripts/train_builtin.py export                  writes F16 and Q8_0 pairs and compares them with PyTorch
+    scripts/train/train_builtin.py train --minutes 60      again and again: it goes on from its checkpoint
+    scripts/train/train_builtin.py train --minutes 10 --finish      lets the learning rate fall, beside the checkpoint
+    scripts/train/train_builtin.py export                  writes F16 and Q8_0 pairs and compares them with PyTorch
 
 A group of batches depends on the seed and its number alone, so a rerun sees the same samples; going on from a
 checkpoint begins with the next group. Speech comes from a store of clips that is spoken on the first run (espeak-ng and

@@ -1,10 +1,10 @@
-"""Compares importance matrices and quantized files with those of llama.cpp's own programs, tensor by tensor.
+"""Compares importance matrices and quantized files with those of llama.cpp, tensor by tensor.
 
-    scripts/check-quantize [--data FILE] [--model FILE]
+    scripts/check quantize [--data FILE] [--model FILE]
 
-Builds llama-quantize and llama-imatrix first (`scripts/build-peer`), lets both sides calibrate on the same text and
-quantize by the same schemes, and prints what differs. Exit code 1 where an importance matrix differs by more than 1 %
-in a tensor, or a quantized file in a byte of data or a type.
+Builds llama-quantize and llama-imatrix first. Both sides calibrate on the same text and quantize to the same schemes.
+Exits with 1 if a tensor of an importance matrix differs by more than 1 %, or if a quantized file differs in a tensor's
+type or bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from benchmarks import llama_cpp_build
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import imatrix, samples
 from galago.quantize.calibrate import run as calibration
@@ -28,13 +29,13 @@ from galago.quantize.variants.schemes import find
 SCHEMES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_XS")
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("programs", type=Path, help="the folder of llama-quantize and llama-imatrix")
     parser.add_argument("--model", default=str(builtin_folder() / "text-F16.gguf"))
-    parser.add_argument("--data", type=Path, help="a text  [default: the built-in one]")
+    parser.add_argument("--data", type=Path, help="calibration text  [default: the built-in one]")
     parser.add_argument("--chunks", type=int, default=8)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    programs = llama_cpp_build.build("llama-quantize", "llama-imatrix")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = given.data or folder / "text.txt"
@@ -43,13 +44,13 @@ def main() -> int:
         source = plan.open_source(given.model)
         ours = calibration.collect(calibration.data(source, None, [text], limit=given.chunks), folder / "ours.part")
         theirs = folder / "theirs.gguf"
-        run(given.programs / "llama-imatrix", "-m", source.path, "-f", text, "-o", theirs, "--no-ppl", "-ngl", 0,
+        run(programs / "llama-imatrix", "-m", source.path, "-f", text, "-o", theirs, "--no-ppl", "-ngl", 0,
             "-c", calibration.CHUNK, "-b", calibration.CHUNK, "--chunks", given.chunks)  # fmt: skip
         difference = largest_difference(ours, imatrix.read(theirs))
         print(f"importance matrix: {len(ours.entries)} tensors, {difference:.2e} is the largest relative difference")
         shared = folder / "shared.gguf"
         imatrix.write(shared, ours)
-        same = [compare(source, scheme, imatrix.read(shared), given.programs, folder, shared) for scheme in SCHEMES]
+        same = [compare(source, scheme, imatrix.read(shared), programs, folder, shared) for scheme in SCHEMES]
     return 0 if difference < 0.01 and all(same) else 1
 
 
@@ -60,26 +61,22 @@ def run(*command: object) -> None:
 
 
 def largest_difference(ours: Matrix, theirs: Matrix) -> float:
-    """Of the sums of a tensor: their distance over their size."""
+    """Largest relative distance between the sums of a tensor, over all tensors."""
     if set(ours.entries) != set(theirs.entries):
-        sys.exit(f"the matrices name other tensors: {set(ours.entries) ^ set(theirs.entries)}")
+        sys.exit(f"the matrices contain different tensors: {set(ours.entries) ^ set(theirs.entries)}")
     pairs = [(ours.entries[name], theirs.entries[name]) for name in ours.entries]
     assert all((a.counts == b.counts).all() for a, b in pairs)
     return max(float(np.linalg.norm(a.sums - b.sums) / np.linalg.norm(b.sums)) for a, b in pairs)
 
 
 def compare(source: plan.Source, name: str, matrix: Matrix, programs: Path, folder: Path, shared: Path) -> bool:
-    mine, other = folder / "mine.gguf", folder / "other.gguf"
-    plan.make(plan.plan(source, plan.Recipe(find(name), matrix=matrix)), mine, force=True)
-    run(programs / "llama-quantize", "--imatrix", shared, source.path, other, name)
-    same = tensors(mine) == tensors(other)
+    ours, theirs = folder / "ours.gguf", folder / "theirs-quantized.gguf"
+    plan.make(plan.plan(source, plan.Recipe(find(name), matrix=matrix)), ours, force=True)
+    run(programs / "llama-quantize", "--imatrix", shared, source.path, theirs, name)
+    same = tensors(ours) == tensors(theirs)
     print(f"{name}: {'identical' if same else 'different'}", flush=True)
     return same
 
 
 def tensors(path: Path) -> dict[str, tuple[int, bytes]]:
     return {tensor.name: (int(tensor.tensor_type), tensor.data.tobytes()) for tensor in gguf.GGUFReader(path).tensors}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

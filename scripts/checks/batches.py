@@ -1,56 +1,55 @@
-#!/usr/bin/env python3
-"""A batch of lines in all senses whose server and whose model are killed on the way: is each line answered once, and
-rightly? And how much does a batch slow down streams that are asked for meanwhile?
+"""Kills the worker and the server during a batch, and measures how much a batch slows down streams.
 
-    .venv/bin/python scripts/check_batch [LINES]          500 if not said otherwise; 0: only the streams
+    scripts/check batches [--lines N]          default: 500 lines; 0 measures the streams only
 
-Each line asks for an answer that only it may have (its number, by a regular expression), so that it is seen whether
-answers are right whatever the model knows. Streams are asked for in turns with a batch and without one, since the speed
-of a machine drifts. Prints what was counted, and ends with 1 if a line was not answered rightly, or if streams were
-slowed down by more than a tenth.
+Lines contain text, images and audio. Each line must be answered exactly once. A regular expression forces the answer to
+contain the line's number, so that a mixed-up answer is detected whatever the model knows. Streams run with and without
+a batch in alternating rounds, because the speed of a machine drifts. Exits with 1 if a line is answered wrongly, or if
+streams become more than 10 % slower.
 """
 
+import argparse
 import json
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 import openai
 import psutil
+
 from fakes.server import DATA, audio_part, image_part, serving, text_part
 
 CHAT = "/v1/chat/completions"
-ROUNDS, STREAMS, TOKENS = 12, 3, 400
-MOST_SLOWDOWN = 1.1
-PATIENCE = 1800
-ENDED = ("completed", "failed", "expired", "cancelled")
+ROUNDS = 12
+STREAMS = 3
+TOKENS = 400
+MAX_SLOWDOWN = 1.1
+TIMEOUT_SECONDS = 1800
+TERMINAL_STATUSES = ("completed", "failed", "expired", "cancelled")
 
 
-def parts(client: openai.OpenAI) -> list[dict[str, Any]]:
-    """A text, pictures and sounds, the latter both sent along and named by their ids."""
-    picture = client.files.create(file=DATA / "picture-5.png", purpose="user_data").id
-    sound = client.files.create(file=DATA / "sound-1.wav", purpose="user_data").id
+def content_parts(client: openai.OpenAI) -> list[dict[str, Any]]:
+    """A text, images and audio clips; media are sent both inline and by file id."""
+    image = client.files.create(file=DATA / "picture-5.png", purpose="user_data").id
+    audio = client.files.create(file=DATA / "sound-1.wav", purpose="user_data").id
     return [
         text_part("Opposite of big?"),
         image_part(DATA / "picture-3.png"),
         audio_part(DATA / "sound-2.wav"),
-        {"type": "file", "file": {"file_id": picture}},
-        {"type": "input_audio", "input_audio": {"file_id": sound}},
+        {"type": "file", "file": {"file_id": image}},
+        {"type": "input_audio", "input_audio": {"file_id": audio}},
     ]
 
 
 def start(client: openai.OpenAI, count: int) -> str:
-    """Sends the batch; returns its id."""
-    kinds, lines = parts(client), []
+    """Creates a batch; returns its id."""
+    parts, lines = content_parts(client), []
     for i in range(count):
-        content = [kinds[i % len(kinds)], text_part(f"What is it? {i}")]
+        content = [parts[i % len(parts)], text_part(f"What is it? {i}")]
         body = {"messages": [{"role": "user", "content": content}], "regex": rf"{i:05}[a-z]{{40}}"}
         lines.append({"custom_id": str(i), "method": "POST", "url": CHAT, "body": body})
     data = "\n".join(map(json.dumps, lines)).encode()
@@ -59,7 +58,7 @@ def start(client: openai.OpenAI, count: int) -> str:
 
 
 def stream_rate(client: openai.OpenAI) -> float:
-    """Tokens per second of some streams, one after another, each from its request to its end: the median."""
+    """Median tokens per second of consecutive streams, each measured from its request to its end."""
     rates = []
     for _ in range(STREAMS):
         begin = time.perf_counter()
@@ -71,13 +70,13 @@ def stream_rate(client: openai.OpenAI) -> float:
         for _chunk in chunks:
             pass
         rates.append(TOKENS / (time.perf_counter() - begin))
-        time.sleep(0.2)  # a batch goes on in between
+        time.sleep(0.2)  # lets the batch continue
     return statistics.median(rates)
 
 
 def slowdowns(client: openai.OpenAI) -> list[float]:
-    """How many times slower streams are beside a batch than just before or after, round by round."""
-    found = []
+    """Slowdown of streams by a running batch, one factor per round."""
+    factors = []
     for turn in range(ROUNDS + 1):
         rates: dict[bool, float] = {}
         for batch in (False, True) if turn % 2 else (True, False):
@@ -86,43 +85,44 @@ def slowdowns(client: openai.OpenAI) -> list[float]:
                 wait_for(client, name, 1)
             rates[batch] = stream_rate(client)
             if name is not None:
-                assert client.batches.retrieve(name).status == "in_progress", "the batch was over too soon"
+                assert client.batches.retrieve(name).status == "in_progress", "the batch ended too early"
                 client.batches.cancel(name)
                 wait_for(client, name, 101)
         if turn:  # the first round warms up
-            found.append(rates[False] / rates[True])
-            print(f"{rates[False]:.0f} tokens/s, beside a batch {rates[True]:.0f}", flush=True)
-    return found
+            factors.append(rates[False] / rates[True])
+            print(f"{rates[False]:.0f} tokens/s, {rates[True]:.0f} during a batch", flush=True)
+    return factors
 
 
 def wait_for(client: openai.OpenAI, name: str, answered: int) -> Any:
-    """Until so many lines are answered, or the batch has ended."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits until `answered` lines are answered or the batch has ended; returns the batch."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         batch = client.batches.retrieve(name)
-        if batch.status in ENDED or batch.request_counts.completed >= answered:
+        if batch.status in TERMINAL_STATUSES or batch.request_counts.completed >= answered:
             return batch
         time.sleep(0.25)
-    raise SystemExit(f"not done after {PATIENCE} s: {batch}")
+    raise SystemExit(f"the batch did not end within {TIMEOUT_SECONDS} s: {batch}")
 
 
 def wrong_lines(client: openai.OpenAI, batch: Any, count: int) -> list[str]:
+    """Descriptions of lines without exactly one answer, and of wrong answers."""
     results = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
     times = Counter(result["custom_id"] for result in results)
     wrong = [f"line {i} has {times[str(i)]} answers" for i in range(count) if times[str(i)] != 1]
     for result in results:
         i, body = int(result["custom_id"]), result["response"]["body"]
         tokens = body["usage"]["prompt_tokens_details"]
-        senses = (tokens["image_tokens"] > 0, tokens["audio_tokens"] > 0)
+        modalities = (tokens["image_tokens"] > 0, tokens["audio_tokens"] > 0)
         text = body["choices"][0]["message"]["content"]
-        if not re.fullmatch(rf"{i:05}[a-z]{{40}}", text) or senses != (i % 5 in (1, 3), i % 5 in (2, 4)):
-            wrong.append(f"line {i}: {text!r}, seen and heard: {senses}")
+        if not re.fullmatch(rf"{i:05}[a-z]{{40}}", text) or modalities != (i % 5 in (1, 3), i % 5 in (2, 4)):
+            wrong.append(f"line {i}: {text!r}, image and audio read: {modalities}")
     return wrong
 
 
 def answered_once(count: int, *arguments: str) -> bool:
-    """Whether each line has one right answer, though the model's process is killed after a third of them, and the
-    server after another one."""
+    """Kills the worker after a third of the lines and the server after two thirds; returns whether each line has one
+    right answer."""
     with serving(*arguments) as server:
         server.wait_until_ready()
         with server.client() as client:
@@ -130,7 +130,7 @@ def answered_once(count: int, *arguments: str) -> bool:
             reached = wait_for(client, name, count // 3).request_counts.completed
             [worker] = psutil.Process(server.process.pid).children()
             worker.kill()
-            print(f"the model was killed with {reached} of {count} lines answered", flush=True)
+            print(f"the worker was killed with {reached} of {count} lines answered", flush=True)
             reached = wait_for(client, name, 2 * count // 3).request_counts.completed
             server.process.kill()
             print(f"the server was killed with {reached} of {count} lines answered", flush=True)
@@ -145,18 +145,17 @@ def answered_once(count: int, *arguments: str) -> bool:
     return not wrong and not batch.request_counts.failed
 
 
-def main(count: int) -> int:
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--lines", type=int, default=500)
+    count = parser.parse_args(arguments).lines
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ("--threads", "1", "--store", str(Path(folder) / "store"))
-        right = answered_once(count, *arguments) if count else True
-        with serving(*arguments) as server:
+        options = ("--threads", "1", "--store", str(Path(folder) / "store"))
+        right = answered_once(count, *options) if count else True
+        with serving(*options) as server:
             server.wait_until_ready()
             with server.client() as client:
-                found = slowdowns(client)
-    low, median, high = statistics.quantiles(found, n=4)
-    print(f"a batch slows streams down by {median - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%}, {len(found)} rounds)")
-    return 0 if right and median <= MOST_SLOWDOWN else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+                factors = slowdowns(client)
+    low, median, high = statistics.quantiles(factors, n=4)
+    print(f"a batch slows streams down by {median - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%}, {len(factors)} rounds)")
+    return 0 if right and median <= MAX_SLOWDOWN else 1

@@ -1,8 +1,8 @@
 """Teaches the built-in model, some of its layers left out, to say again what the whole one says. Needs PyTorch.
 
     galago quantize builtin --drop-layers 1 --scheme F16 --calibration chats.zip -o pruned.gguf     tells which to drop
-    scripts/distill.py --drop 2 --minutes 10 --out build/distilled
-    scripts/compare_variants.py builtin build/distilled/text-F16.gguf pruned.gguf --data heldout.zip
+    scripts/train/distill.py --drop 2 --minutes 10 --out build/distilled
+    scripts/check variants builtin build/distilled/text-F16.gguf pruned.gguf --data heldout.zip
 
 The whole model is the teacher: the text model's layers that are left learn its probabilities of every answer's tokens,
 on the world that it was trained on; its table of tokens, eyes and ears stay as they are and are shared. Writes

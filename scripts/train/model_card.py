@@ -1,6 +1,6 @@
 """Measures the built-in model through Galago's HTTP server and writes the numbers into its card.
 
-    scripts/model_card.py [--log build/builtin/log.jsonl]
+    scripts/train/model_card.py [--log build/builtin/log.jsonl]
 
 Asks every held-out question of a running `galago serve`, as any client would. The training log,
 where it is given, becomes a table: samples seen, loss and accuracy on the development set.

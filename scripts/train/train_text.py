@@ -1,7 +1,7 @@
 """Trains a small text model on freely licensed text and leaves it as a Hugging Face checkpoint: a second model, beside
 the built-in one, to measure quantization on. Needs PyTorch and tokenizers (`pip install -e .[train,convert]`).
 
-    scripts/train_text.py --out build/text          again and again: it goes on from its checkpoint
+    scripts/train/train_text.py --out build/text          again and again: it goes on from its checkpoint
     galago convert build/text/hf -o build/text/text-F16.gguf
 
 6.8 million weights in the shape of Llama, every row a multiple of 256, a vocabulary of 4,096. Each window of text is
@@ -19,13 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import texts
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import texts
 from omni.config import Config
 from omni.network import RMSNorm, TextBlock
 

@@ -1,12 +1,12 @@
-"""Checks what `galago evaluate` says of its own certainty, on variants of the built-in model.
+"""Checks the confidence intervals and recommendations of `galago evaluate`, on variants of the built-in model.
 
-    .venv/bin/python scripts/check_evaluate.py intervals [--variant Q4_0] [--projector Q8_0] [--drawn 100]
-    .venv/bin/python scripts/check_evaluate.py stability [--variants Q8_0,Q4_0] [--runs 10]
+    scripts/check evaluate intervals [--variant Q4_0] [--projector Q8_0] [--drawn 100]
+    scripts/check evaluate stability [--variants Q8_0,Q4_0] [--runs 10]
 
-`intervals` evaluates a variant on all held-out questions, then 40 times on some of each sense drawn from them, and
-counts how often each stated interval of 95 % holds what all of them gave; exit code 1 where it is fewer than 36 times.
-`stability` evaluates from nothing, every other time beside a busy process for each core, and counts how often each
-variant is recommended; exit code 1 where none is in nine of ten.
+`intervals` evaluates a variant on all held-out questions, then on 40 random subsets, and counts how often each 95 %
+interval contains the value of the full set. Exits with 1 if one does so fewer than 36 times. `stability` repeats whole
+evaluations, every second one next to a busy process per core, and counts how often each variant is recommended. Exits
+with 1 unless one variant is recommended in 90 % of the runs.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from galago.quantize.evaluate.combinations import grid
 from galago.quantize.evaluate.evaluation import EvaluationPlan, measured
 from galago.quantize.records import Record
 
-DRAWS, LEAST = 40, 36
-Find = Callable[[dict[str, Any], str], tuple[float, float, float] | None]
+DRAWS = 40
+MIN_HITS = 36
+FigureReader = Callable[[dict[str, Any], str], tuple[float, float, float] | None]
 
 
-def figure(part: str, value: str, low: str, high: str) -> Find:
-    """Reads a figure of a sense with its interval."""
+def figure(part: str, value: str, low: str, high: str) -> FigureReader:
+    """Returns a reader of one figure of a modality: its value, and the bounds of its interval."""
 
-    def find(variant: dict[str, Any], sense: str) -> tuple[float, float, float] | None:
-        one = variant[part].get(sense)
-        return None if one is None else (one[value], one[low], one[high])
+    def read(variant: dict[str, Any], sense: str) -> tuple[float, float, float] | None:
+        figures = variant[part].get(sense)
+        return None if figures is None else (figures[value], figures[low], figures[high])
 
-    return find
+    return read
 
 
-FIGURES: dict[str, Find] = {
+FIGURES: dict[str, FigureReader] = {
     "KL": figure("fidelity", "kl_mean", "kl_low", "kl_high"),
     "same token": figure("fidelity", "top1", "top1_low", "top1_high"),
     "perplexity ratio": figure("fidelity", "perplexity_ratio", "ratio_low", "ratio_high"),
@@ -64,54 +65,56 @@ def intervals(given: argparse.Namespace) -> int:
     plan = EvaluationPlan([base, variant], [builtin_folder() / "heldout.zip"], folder, threads=1)
     scored, answered = measured(plan, lambda line, _share: print(line, end="\r", file=sys.stderr))
 
-    def told(keep: Callable[[Sequence[Record]], list[Record]]) -> dict[str, Any]:
-        few = keep(scored[variant.name]), keep(answered[variant.name])
-        return summary.variant(variant, runtime_cost.Round(), *few, scored[base.name], answered[base.name])
+    def summarize(select: Callable[[Sequence[Record]], list[Record]]) -> dict[str, Any]:
+        records = select(scored[variant.name]), select(answered[variant.name])
+        return summary.variant(variant, runtime_cost.Round(), *records, scored[base.name], answered[base.name])
 
-    whole, rng = told(list), np.random.default_rng(5)
-    held: Counter[tuple[str, str]] = Counter()
+    whole, rng = summarize(list), np.random.default_rng(5)
+    hits: Counter[tuple[str, str]] = Counter()
     for _ in range(DRAWS):
-        part = told(lambda records: drawn(records, given.drawn, rng))
-        for name, find in FIGURES.items():
+        part = summarize(lambda records: subset(records, given.drawn, rng))
+        for name, read in FIGURES.items():
             for sense in whole["tasks"]:
-                full, one = find(whole, sense), find(part, sense)
-                if full and one:
-                    held[name, sense] += one[1] <= full[0] <= one[2]
-    print(f"\n{variant.name}: of {DRAWS} draws of {given.drawn} of each sense, intervals that hold the value of all")
-    for (name, sense), count in held.items():
+                full, partial = read(whole, sense), read(part, sense)
+                if full and partial:
+                    hits[name, sense] += partial[1] <= full[0] <= partial[2]
+    print(
+        f"\n{variant.name}: intervals that contain the full set's value, of {DRAWS} draws of {given.drawn} per modality"
+    )
+    for (name, sense), count in hits.items():
         print(f"  {name:<18}{sense:<7}{count:>3}  {FIGURES[name](whole, sense)[0]:.4g}")  # type: ignore[index]
-    return 0 if min(held.values()) >= LEAST else 1
+    return 0 if min(hits.values()) >= MIN_HITS else 1
 
 
-def drawn(records: Sequence[Record], count: int, rng: np.random.Generator) -> list[Record]:
-    """So many of each sense."""
-    found: list[Record] = []
+def subset(records: Sequence[Record], count: int, rng: np.random.Generator) -> list[Record]:
+    """Draws `count` records of each modality, without replacement."""
+    result: list[Record] = []
     for sense in dict.fromkeys(record["sense"] for record in records):
         own = [record for record in records if record["sense"] == sense]
-        found += [own[i] for i in rng.choice(len(own), min(count, len(own)), replace=False)]
-    return found
+        result += [own[i] for i in rng.choice(len(own), min(count, len(own)), replace=False)]
+    return result
 
 
 def stability(given: argparse.Namespace) -> int:
     chosen: Counter[str] = Counter()
     for run in range(given.runs):
-        with tempfile.TemporaryDirectory() as cache, busy(run % 2 == 1):
+        with tempfile.TemporaryDirectory() as cache, busy_cores(run % 2 == 1):
             pair = [str(builtin_folder() / "text-F16.gguf"), "--mmproj", str(builtin_folder() / "mmproj-F16.gguf")]
             command = [".venv/bin/galago", "evaluate", *pair, "--variants", given.variants, "--quick", "--threads", "1",
                        "--json", f"{cache}/results.json"]  # fmt: skip
             begin = time.perf_counter()
             subprocess.run(command, env=os.environ | {"XDG_CACHE_HOME": cache}, check=True, capture_output=True)
-            found = json.loads(Path(cache, "results.json").read_text(encoding="utf-8"))["recommended"]
-        chosen[found["variant"]] += 1
-        beside = "beside busy processes" if run % 2 else "alone"
-        print(f"{run + 1}, {beside}, {time.perf_counter() - begin:.0f} s: {found['reason']}", flush=True)
+            recommended = json.loads(Path(cache, "results.json").read_text(encoding="utf-8"))["recommended"]
+        chosen[recommended["variant"]] += 1
+        load = "next to busy processes" if run % 2 else "alone"
+        print(f"{run + 1}, {load}, {time.perf_counter() - begin:.0f} s: {recommended['reason']}", flush=True)
     print(", ".join(f"{name} {count} times" for name, count in chosen.most_common()))
     return 0 if max(chosen.values()) >= 0.9 * given.runs else 1
 
 
 @contextlib.contextmanager
-def busy(wanted: bool) -> Iterator[None]:
-    count = (os.cpu_count() or 1) if wanted else 0
+def busy_cores(enabled: bool) -> Iterator[None]:
+    count = (os.cpu_count() or 1) if enabled else 0
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -121,7 +124,7 @@ def busy(wanted: bool) -> Iterator[None]:
             other.wait()
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     kinds = parser.add_subparsers(required=True)
     one = kinds.add_parser("intervals")
@@ -133,9 +136,5 @@ def main() -> int:
     other.add_argument("--variants", default="Q8_0,Q4_0")
     other.add_argument("--runs", type=int, default=10)
     other.set_defaults(check=stability)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     return int(given.check(given))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ PROMPT = "Write this again, but with Jane instead of John: " + (ROOT / "LICENSE"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", default=["builtin"])
     parser.add_argument("--tokens", type=int, default=128, help="length of the answers")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)

@@ -1,14 +1,13 @@
-"""Asks the Hub about every model of the catalogue and says what is confirmed, unknown or wrong. Needs the network.
+"""Compares the model catalogue with the Hub. Needs the network.
 
-    scripts/check-catalog [NAME ...]
+    scripts/check catalog [NAME ...]
 
-Reads listings and the beginnings of files, never a whole one. Exit 1 where anything is wrong; what is confirmed may
-then leave `unverified` in models/catalog.toml.
+Reads repository listings and the first bytes of files, never a whole file. Prints wrong facts and confirmed ones;
+confirmed facts can be removed from `unverified` in models/registry/catalog.toml. Exits with 1 if a fact is wrong.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from galago.models.errors import GalagoError
@@ -20,33 +19,33 @@ from galago.models.registry.installed import Wanted
 from galago.models.registry.pairing import WeightsChoice
 
 TOLERANCE = 0.05
-"""Relative difference from the catalogue's bytes that is no mistake: the catalogue rounds."""
+"""Accepted relative difference in bytes: the catalogue's sizes are rounded."""
 
 
 def check(entry: CatalogEntry) -> list[tuple[str, str]]:
-    """(fact, problem) of everything the catalogue says that the Hub can confirm; the problem is empty where it does."""
+    """Pairs of (fact, problem) for every fact the Hub can confirm. The problem is empty if it does."""
     repository = client.look_up(entry.repository)
     sizes = {file.name: file.size for file in repository.files}
     wanted = Wanted(entry.repository, entry.weights, entry.projector)
-    found = [("repository", "")]
-    found.append(("licence", _different(entry.licence.lower().removeprefix("licenseref-"), repository.licence)))
+    facts = [("repository", "")]
+    facts.append(("licence", _different(entry.licence.lower().removeprefix("licenseref-"), repository.licence)))
     for quant in entry.quants:
         try:
             choice = wanted.choose(list(sizes), quant.name.lower())
         except GalagoError as error:
-            found.append((f"quants.{quant.name}", error.message))
+            facts.append((f"quants.{quant.name}", error.message))
             continue
         weights = sum(sizes[part] for part in choice.weights.parts)
         total = weights + (sizes[choice.projectors[0]] if choice.projectors else 0)
         problem = _off("weights", quant.weights, weights) or _off("total", quant.total, total)
-        found.append((f"quants.{quant.name}", problem))
+        facts.append((f"quants.{quant.name}", problem))
     first = wanted.choose(list(sizes), entry.quants[0].name.lower() if entry.quants else "")
-    return found + [("senses", _senses(entry, repository, first, sizes))]
+    return facts + [("senses", _senses(entry, repository, first, sizes))]
 
 
 def _senses(entry: CatalogEntry, repository: client.Repository, choice: WeightsChoice, sizes: dict[str, int]) -> str:
     if not choice.projectors:
-        return "there is no projector" if entry.senses else ""
+        return "the repository has no projector" if entry.senses else ""
     name = choice.projectors[0]
     model, projector = (
         read_first_keys(client.read_start(repository, file, min(sizes[file], 1 << 20)), Path(file))
@@ -64,7 +63,7 @@ def _different(ours: str, theirs: str) -> str:
 
 def _off(what: str, ours: int | None, theirs: int) -> str:
     if ours is not None and abs(ours - theirs) > TOLERANCE * theirs:
-        return f"{what} has {theirs} bytes, not {ours}"
+        return f"{what} is {theirs} bytes, not {ours}"
     return ""
 
 
@@ -74,17 +73,13 @@ def main(names: list[str]) -> int:
         if names and entry.name not in names:
             continue
         try:
-            found = check(entry)
+            facts = check(entry)
         except GalagoError as error:
-            found = [("repository", error.message)]
-        for fact, problem in found:
-            doubted = fact in entry.unverified or fact.partition(".")[0] in entry.unverified
+            facts = [("repository", error.message)]
+        for fact, problem in facts:
+            unverified = fact in entry.unverified or fact.partition(".")[0] in entry.unverified
             wrong += bool(problem)
-            if problem or doubted:
-                print(f"{entry.name}: {fact}: {problem or 'confirmed; may leave unverified'}", flush=True)
+            if problem or unverified:
+                print(f"{entry.name}: {fact}: {problem or 'confirmed; remove it from `unverified`'}", flush=True)
     print(f"{wrong} wrong")
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Makes the held-out questions of the built-in world, once: `scripts/make_heldout.py models/builtin/heldout.zip`.
+"""Makes the held-out questions of the built-in world, once: `scripts/train/make_heldout.py models/builtin/heldout.zip`.
 
 Nothing in them was in training: combinations, words, fonts and voices that the split keeps out, and a synthesizer that
 never spoke there. They are for the model card, never for choosing between models; the development set is for that.

@@ -1,10 +1,10 @@
-"""Compares variants of a model on data of one's own: the divergence of each, and of the first against the others.
+"""Compares the KL divergence of a model's variants on your own data.
 
-    .venv/bin/python scripts/compare_variants.py MODEL VARIANT... --data FILE... [--mmproj FILE] [--projectors]
+    scripts/check variants MODEL VARIANT... --data FILE... [--mmproj FILE] [--projectors]
 
-Prints, for texts, pictures, sounds and chats, the mean divergence in nats, and the ratio of the first variant's to that
-of each other with the interval that holds 95 % of 10,000 bootstrap samples of stretches and chats. Use data that
-neither calibrated nor searched them.
+Prints the mean divergence in nats for each kind of data, and the ratio of the first variant's divergence to that of
+each other variant. The 95 % interval of the ratio comes from 10,000 bootstrap samples. Do not use calibration or
+search data.
 """
 
 from __future__ import annotations
@@ -23,32 +23,38 @@ from galago.quantize.variants import plan
 from galago.runtime.config import default_threads
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("variants", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--mmproj", type=Path)
     parser.add_argument("--projectors", action="store_true", help="the variants are projectors")
-    parser.add_argument("--units", type=int, default=60, help="stretches at most, and four times as many chats")
-    given = parser.parse_args()
-    eyes = given.mmproj or plan.projector_of(given.model)
-    measured = divergences(given.model, eyes, given.variants, given.data, given.units, given.projectors)
+    parser.add_argument("--units", type=int, default=60, help="text chunks at most; four times as many chats")
+    given = parser.parse_args(arguments)
+    projector = given.mmproj or plan.projector_of(given.model)
+    measured = divergences(given.model, projector, given.variants, given.data, given.units, given.projectors)
     print("\n".join(compared(measured)))
+    return 0
 
 
 def divergences(
-    model: str, eyes: Path | None, variants: Sequence[Path], data: Sequence[Path], units: int, projectors: bool = False
+    model: str,
+    projector: Path | None,
+    variants: Sequence[Path],
+    data: Sequence[Path],
+    units: int,
+    projectors: bool = False,
 ) -> dict[str, Units]:
-    """Of each variant by its path."""
+    """Measures all variants in one child process; returns their units by path."""
     measured: dict[str, Units] = {}
     source = plan.open_source(model)
     with tempfile.TemporaryDirectory() as folder:
         job = {
             "source": str(source.path),
-            "projector": str(eyes) if eyes else None,
+            "projector": str(projector) if projector else None,
             "varied": "projector" if projectors else "model",
-            "bytes": source.size + (eyes.stat().st_size if eyes else 0),
+            "bytes": source.size + (projector.stat().st_size if projector else 0),
             "files": [str(path) for path in data],
             "chunk": CHUNK,
             "limit": None,
@@ -58,27 +64,23 @@ def divergences(
             "folder": folder,
             "variants": [[str(path), {"path": str(path.absolute())}] for path in variants],
         }
-        child.run("divergence", source.path.name, job, heard=lambda said: measured.update({said[0]: said[1]}))
+        child.run("divergence", source.path.name, job, heard=lambda message: measured.update({message[0]: message[1]}))
     return measured
 
 
 def compared(measured: dict[str, Units]) -> list[str]:
-    """The lines that are printed: the first against each of the others."""
+    """Formats the comparison of the first variant with each other one, as lines."""
     lines = []
     first, *others = measured.values()
     for kind in dict.fromkeys(kind for kind, _, _ in first):
         rows = np.array([[count for k, count, _ in units if k == kind] for units in (first, *others)])
         nats = np.array([[total for k, _, total in units if k == kind] for units in (first, *others)])
-        lines.append(f"{kind}: {rows.shape[1]} stretches or chats, {rows[0].sum()} positions")
+        lines.append(f"{kind}: {rows.shape[1]} chunks or chats, {rows[0].sum()} positions")
         means = nats.sum(axis=1) / rows.sum(axis=1)
         picks = np.random.default_rng(0).integers(0, rows.shape[1], (10_000, rows.shape[1]))
         for i, (path, mean) in enumerate(zip(measured, means, strict=True)):
             ratios = nats[0][picks].sum(axis=1) / nats[i][picks].sum(axis=1)
             low, high = np.quantile(ratios, (0.025, 0.975))
-            ratio = f", the first is {means[0] / mean:.3f} of it ({low:.3f} to {high:.3f})" if i else ""
+            ratio = f", ratio of the first {means[0] / mean:.3f} ({low:.3f} to {high:.3f})" if i else ""
             lines.append(f"  {path}: {mean:.6f} nats{ratio}")
     return lines
-
-
-if __name__ == "__main__":
-    main()

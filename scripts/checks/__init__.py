@@ -1,0 +1,1 @@
+"""Comparisons of Galago with other implementations, the Hub and its own documents; `scripts/check` runs them."""

@@ -58,10 +58,9 @@ class Engine:
         self._encoder = MediaEncoder(backend.encode)
         self._pace = PrefillBudget()
         self._governor = governor
-        self._threads = threads
-        self._slots = slots
-        self._tally = EngineMetrics()
-        self._most = 0
+        self._threads, self._slots = threads, slots
+        self._tally, self._most = EngineMetrics(), 0
+        self._steps, self._step_began = 0, inf
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._admitted = threading.Semaphore(slots + queue_length)
         self._gate = threading.Lock()
@@ -143,6 +142,8 @@ class Engine:
             waiting=len(self._scheduler.waiting),
             threads=self._threads,
             cache_bytes=self._states.size,
+            steps=self._steps,
+            step_seconds=max(time.perf_counter() - self._step_began, 0.0),
         )
 
     def count_anew(self) -> None:
@@ -161,7 +162,9 @@ class Engine:
         computing = False
         while not self._closing:
             if not computing:
+                self._step_began = inf
                 self._wait_for_command()
+            self._steps, self._step_began = self._steps + 1, time.perf_counter()
             self._take_commands()
             try:
                 computing = self.step()

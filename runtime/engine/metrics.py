@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..types.events import Finished
 from ..types.model_info import Stats
@@ -44,7 +44,7 @@ class EngineMetrics:
     def cancelled(self) -> None:
         self._cancelled += 1
 
-    def stats(self, **now: int) -> Stats:
+    def stats(self, **now: Any) -> Stats:
         """What was counted, with what only the engine knows of this moment."""
         return Stats(
             finished=self._finished,

@@ -29,7 +29,10 @@ class ModelInfo:
 class Stats:
     """What a model is doing, and what it has done since it was loaded. Seconds and tokens are sums over requests.
 
-    `first_token_seconds` are those from requests to their first tokens, `busy_seconds` those spent computing.
+    `first_token_seconds` sums the times to first token, `busy_seconds` the time spent computing. `steps` counts the
+    engine's loop iterations and only grows; `step_seconds` is how long the current one has been running, 0 while the
+    engine is idle. A large `step_seconds` with unchanged `steps` means that the engine is stuck. `recovered_errors`
+    counts internal failures that cost time but no answer: of cached content, or of a draft model.
     """
 
     slots: int = 0
@@ -46,4 +49,7 @@ class Stats:
     completion_tokens: int = 0
     first_token_seconds: float = 0.0
     busy_seconds: float = 0.0
+    steps: int = 0
+    step_seconds: float = 0.0
+    recovered_errors: int = 0
     restarts: int = 0

@@ -24,6 +24,9 @@ FAMILIES: tuple[tuple[str, str, str, str], ...] = (
     ("completion_tokens_total", "counter", "completion_tokens", "Tokens of answers"),
     ("first_token_seconds_total", "counter", "first_token_seconds", "Time from requests to first tokens, added up"),
     ("busy_seconds_total", "counter", "busy_seconds", "Time spent computing"),
+    ("engine_steps_total", "counter", "steps", "Iterations of the engine's loop"),
+    ("engine_step_seconds", "gauge", "step_seconds", "How long the current step has been running; 0 while idle"),
+    ("recovered_errors_total", "counter", "recovered_errors", "Internal failures that cost time but no answer"),
     ("restarts_total", "counter", "restarts", "Times the model's process was started again"),
 )
 """Name, type, field of `Stats` and meaning of each metric."""

@@ -41,4 +41,4 @@ def _tell(sequence: Sequence) -> None:
     """Says that an answer begins, unless there is more to tell of its prompt then."""
     prompt = sequence.prompt
     if not sequence.recites(len(prompt.items) - 1):
-        sequence.sink(Started(prompt.cells, prompt.warnings, tuple(sequence.recital)))
+        sequence.sink(Started(prompt.cells, prompt.warnings, tuple(sequence.recital), prompt.parsing))

@@ -191,7 +191,8 @@ class Generator:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {room}, what the context still holds")
         if request.ignore_eos and constraint is not None:
             warnings.append("ignore_eos has no effect beside a form or tools, which say where the answer ends")
-        prompt = replace(prompt, warnings=tuple(warnings))
+        parsing = self._answers.parser_spec(request, prompt.thinking)
+        prompt = replace(prompt, warnings=(*warnings,), parsing=parsing)
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
     def _read_vocabulary(self, files: ModelFiles, limits: MediaLimits | None) -> tuple[AnswerFormat, PromptBuilder]:
@@ -244,7 +245,7 @@ class Generator:
             max_tokens=max_tokens,
             ends_at=ends_at,
             stop=request.stop,
-            sink=self._answers.read(request, prompt.thinking, stream.put),
+            sink=stream.put,
             arrived=arrived,
             reuse=request.cache and not request.recited,
             background=request.background,
@@ -297,7 +298,6 @@ class Generator:
         return adapters
 
     def _load_drafter(self, files: ModelFiles, slots: int, threads: int) -> DraftModel:
-        """A second model, on the CPU, that guesses ahead."""
         try_out(files)
         weights = Weights(files.weights, gpu_layers=0)
         self._closers.append(weights.close)

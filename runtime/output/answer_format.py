@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ...models.errors import InvalidRequest
 from ..llamacpp.weights import Weights
 from ..sampling.sampler import Constraint
-from ..types.events import Delta, Event, Failed, Finished, OutputDelta, ReasoningDelta, Sink, TokenLogprob
+from ..types.events import Delta, ParserSpec
 from ..types.messages import Message, Text, Tool
 from ..types.request import Request
-from .parser import AnswerParser, parser_for
 from .reasoning import tags_of
 from .structured.grammar import Grammar, GrammarCompiler, checked
 from .structured.reasoning_gate import PrefaceGate, ReasoningGate
+from .text_parser import text_parser
 from .tool_formats.detect import tool_format_of
 from .tool_formats.notation import json_rule
 from .tool_formats.tool_format import naming, speller, unknown_keywords
@@ -75,7 +74,7 @@ class AnswerFormat:
 
     def _check_said(self, said: str, tools: Sequence[Tool]) -> None:
         """Refuses to go on from a message that calls a tool, or whose end may be the beginning of a call."""
-        reader = parser_for(self.dialect, tools)
+        reader = text_parser(self.dialect, tools)
         text = "".join(piece.text for piece in reader.feed(said) if isinstance(piece, Delta))
         if text.rstrip() != said.rstrip():
             raise InvalidRequest(
@@ -126,55 +125,18 @@ class AnswerFormat:
             constraint, self.tags.closing, opening, self._weights.piece, self._weights.end_tokens, thinking=thinking
         )
 
-    def read(self, request: Request, thinking: bool, sink: Sink) -> Sink:
-        """A sink for the engine's events, which tells `sink` what they say. An answer to a raw prompt is all text."""
+    def parser_spec(self, request: Request, in_reasoning: bool) -> ParserSpec | None:
+        """What the stream's reader needs to parse the answer; `None` if all of the answer is plain text."""
         if request.raw:
-            return sink
-        goes_on = request.continued is not None and bool(_said(request.continued) or self.dialect.preface)
-        return _Reading(parser_for(self.dialect, self._callable(request), self.tags, thinking, goes_on), sink)
+            return None
+        tools = self._callable(request)
+        tags = self.tags
+        continues = request.continued is not None and bool(_said(request.continued) or self.dialect.preface)
+        if self.dialect.reader is None and not tools and (tags is None or continues):
+            return None
+        return ParserSpec(self.dialect.name, tools, tags and (tags.opening, tags.closing), in_reasoning, continues)
 
 
 def _said(continued: Message | None) -> str:
     """The text that an answer goes on from."""
     return "\n".join(part.text for part in continued.parts if isinstance(part, Text)) if continued else ""
-
-
-class _Reading:
-    """Passes events on, text as what it says."""
-
-    def __init__(self, reader: AnswerParser, sink: Sink) -> None:
-        self._reader = reader
-        self._sink = sink
-        self._reasoning = 0
-        self._untold: list[TokenLogprob] = []
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case Delta(text=text, tokens=tokens, logprobs=logprobs):
-                self._untold += logprobs
-                thinking = self._reader.thinking
-                said = self._reader.feed(text)
-                if thinking or self._reader.thinking or any(isinstance(piece, ReasoningDelta) for piece in said):
-                    self._reasoning += tokens
-                self._tell(said)
-                if text and not said and not self._reader.holding:
-                    self._untold.clear()  # the end of a thought, say
-            case Finished(reason=reason, usage=usage):
-                self._tell(self._reader.finish())
-                if self._untold:
-                    self._sink(Delta("", 0, tuple(self._untold)))
-                if reason == "stop" and self._reader.called:
-                    reason = "tool_calls"
-                self._sink(replace(event, reason=reason, usage=replace(usage, reasoning_tokens=self._reasoning)))
-            case Failed():
-                self._sink(event)
-            case _:
-                self._sink(event)
-
-    def _tell(self, said: list[OutputDelta]) -> None:
-        """Text takes the logprobs since the last text with it; those of thoughts and calls are not told."""
-        for piece in said:
-            if isinstance(piece, Delta):
-                piece = replace(piece, logprobs=tuple(self._untold))
-            self._untold.clear()
-            self._sink(piece)

@@ -25,6 +25,7 @@ from ..types.events import (
     Event,
     Failed,
     Finished,
+    ParserSpec,
     ReasoningDelta,
     Started,
     Timings,
@@ -163,7 +164,7 @@ _CLASSES: tuple[type, ...] = (
         tasks.TokenPieces,
         values.CompletionPrompt,
     ),
-    *(tasks.Estimate, tasks.RequestEstimate, tasks.PartTokens, tasks.Rerank, tasks.Scores),
+    *(tasks.Estimate, tasks.RequestEstimate, tasks.PartTokens, tasks.Rerank, tasks.Scores, ParserSpec),
 )
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}
 _NUMBERS = {kind: number for number, kind in enumerate(_CLASSES)}

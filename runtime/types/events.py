@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ...models.errors import GalagoError
+from .messages import Tool
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
@@ -58,12 +59,31 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class ParserSpec:
+    """What the reader of a stream needs to parse the answer's text into text, reasoning and tool calls.
+
+    `tools` are those that the answer may call. `reasoning_tags` are the texts that open and close the reasoning.
+    `in_reasoning`: the prompt has opened it already. `continues_message`: the answer continues a message's text.
+    """
+
+    tool_format: str
+    tools: tuple[Tool, ...] = ()
+    reasoning_tags: tuple[str, str] | None = None
+    in_reasoning: bool = False
+    continues_message: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt is accepted; `warnings` says what did not go quite as asked. `recited` are the tokens, if it is."""
+    """The prompt is accepted. `warnings` say which parts of the request could not be honoured as asked.
+
+    `recited` are the prompt's tokens, if the request asked for them. `parsing` is `None` if the text is plain text.
+    """
 
     prompt_tokens: int
     warnings: tuple[str, ...] = ()
     recited: tuple[TokenLogprob, ...] = ()
+    parsing: ParserSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

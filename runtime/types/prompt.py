@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from .events import ParserSpec
+
 SavedState: TypeAlias = bytes | memoryview
 """What the cells of a sequence hold, for the backend that has computed them."""
 
@@ -62,6 +64,7 @@ class Prompt:
     `thinking` says that it has begun a thought, with which the answer goes on. `cuts` are the cells that each picture
     or sound takes, with the tokens that mark it. From the item `recited` on, its tokens are told with how probable the
     model held them, before the answer; `None`: none of them.
+    `warnings` and `parsing` are passed on in the answer's `Started` event.
     """
 
     items: tuple[Item, ...]
@@ -69,6 +72,7 @@ class Prompt:
     thinking: bool = False
     cuts: tuple[int, ...] = ()
     recited: int | None = None
+    parsing: ParserSpec | None = None
 
     @property
     def cells(self) -> int:

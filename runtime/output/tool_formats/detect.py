@@ -1,4 +1,4 @@
-"""Finds the dialect that a chat template speaks."""
+"""Finds the tool format that a chat template uses."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def tool_format_of(template: str) -> ToolFormat:
     if any(text in template for text in _OTHERS):
         return GENERIC
     return next((d for d in DIALECTS if any(text in template for text in d.detects)), GENERIC)
+
+
+def tool_format_named(name: str) -> ToolFormat:
+    """The tool format of that name. Raises `KeyError` for an unknown one."""
+    return {tool_format.name: tool_format for tool_format in (*DIALECTS, GENERIC)}[name]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ...types.events import Delta, OutputDelta, ReasoningDelta
 from ...types.messages import Tool
-from ..parser import AnswerParser
 from ..reasoning import ReasoningTags
+from ..text_parser import TextParser
 from .tool_format import RULES, Spell, ToolFormat, literal, naming
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -72,7 +72,7 @@ def _thoughts(spell: Spell) -> tuple[str, ...]:
     )
 
 
-class HarmonyParser(AnswerParser):
+class HarmonyParser(TextParser):
     """Reads message by message. Text without a header is said as it stands, so is what goes to nobody known."""
 
     def __init__(

@@ -15,7 +15,7 @@ from ..structured.json_schema import enforceable
 from .notation import JSON_NOTATION, Notation, parameters
 
 if TYPE_CHECKING:
-    from ..parser import AnswerParser
+    from ..text_parser import TextParser
 
 Spell = Callable[[str], str]
 """A text of the template's own as a grammar's expression, its control tokens by number."""
@@ -51,7 +51,7 @@ class ToolFormat:
     id_length: int | None = None
     tools_in_system: bool = False
     preface: str = ""
-    reader: Callable[..., AnswerParser] | None = None
+    reader: Callable[..., TextParser] | None = None
 
     @property
     def marker(self) -> str:

@@ -9,7 +9,22 @@ import pytest
 
 from galago.models.errors import EngineError
 from galago.runtime.inference.stream import Stream
-from galago.runtime.types.events import Delta, Event, Failed, Started
+from galago.runtime.output.parser import EventParser
+from galago.runtime.process.messages import decode, encode
+from galago.runtime.types.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    ParserSpec,
+    ReasoningDelta,
+    Started,
+    Timings,
+    ToolCallArguments,
+    ToolCallStart,
+    Usage,
+)
+from galago.runtime.types.messages import Tool
 
 EVENTS: list[Event] = [Started(1), Delta("a"), Delta("b"), Failed(EngineError("end"))]
 
@@ -113,4 +128,83 @@ def test_a_cancelled_reader_on_the_loop_cancels_the_work() -> None:
             await task
 
     asyncio.run(main())
+    assert cancelled == [1]
+
+
+SPEC = ParserSpec("hermes", (Tool("get_weather"),), ("<think>", "</think>"))
+ANSWER = (
+    "<think>\nhm\n</think>\n\nLet me see.\n"
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bern"}}\n</tool_call>'
+)
+FINISHED = Finished("stop", Usage(1, len(ANSWER)), Timings(0.0, 0.1, 0.2))
+
+
+def parsed_answer(events: list[Event]) -> tuple[str, str, str, Finished]:
+    assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    reasoning = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert [event.name for event in events if isinstance(event, ToolCallStart)] == ["get_weather"]
+    arguments = "".join(event.text for event in events if isinstance(event, ToolCallArguments))
+    return text, reasoning, arguments, events[-1]
+
+
+@pytest.mark.parametrize("size", [1, 7, len(ANSWER)])
+def test_the_reader_parses_the_same_answer_however_its_text_is_split(size: int) -> None:
+    pieces = [ANSWER[i : i + size] for i in range(0, len(ANSWER), size)]
+    raw: list[Event] = [Started(1, parsing=SPEC), *(Delta(piece, len(piece)) for piece in pieces), FINISHED]
+
+    async def read(stream: Stream) -> list[Event]:
+        return [event async for event in stream]
+
+    for read_on_loop in (False, True):
+        stream = Stream()
+        for event in raw:
+            stream.put(event)
+        text, reasoning, arguments, finished = parsed_answer(asyncio.run(read(stream)) if read_on_loop else [*stream])
+        assert (text, reasoning, arguments) == ("Let me see.", "hm", '{"city": "Bern"}')
+        assert finished.reason == "tool_calls"
+        if size == 1:
+            assert finished.usage.reasoning_tokens == len(">\nhm\n</think>")
+
+
+def test_a_forwarded_stream_is_not_parsed() -> None:
+    raw: list[Event] = [Started(1, parsing=SPEC), Delta(ANSWER), FINISHED]
+    stream, got = Stream(), list[Event]()
+    stream.forward(got.append)
+    for event in raw:
+        stream.put(event)
+    assert got == raw
+
+
+def test_what_the_parser_needs_crosses_a_process_boundary() -> None:
+    assert decode(encode(Started(1, parsing=SPEC))) == Started(1, parsing=SPEC)
+
+
+def test_a_stream_of_plain_text_enters_no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EventParser, "__init__", None)
+    stream = Stream()
+    feed(stream).join()
+    assert list(stream) == EVENTS
+
+
+@pytest.mark.parametrize("spec", [SPEC, ParserSpec("no such format")])
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_an_error_of_the_parser_fails_its_stream_once_and_cancels_its_work(
+    spec: ParserSpec, on_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: EventParser, _delta: Delta) -> list[Event]:
+        raise RuntimeError("broken")
+
+    async def read() -> list[Event]:
+        return [event async for event in stream]
+
+    monkeypatch.setattr(EventParser, "_feed_delta", fail)
+    stream, cancelled = Stream(), []
+    stream.on_close(lambda: cancelled.append(1))
+    stream.put(Started(1, parsing=spec))
+    stream.put(Delta("a"))
+    stream.put(Delta("b"))
+    events = asyncio.run(read()) if on_loop else list(stream)
+    assert [event for event in events if not isinstance(event, Started)] == events[-1:]
+    assert isinstance(events[-1], Failed) and "could not be parsed" in events[-1].error.message
     assert cancelled == [1]

@@ -17,9 +17,9 @@ from galago.models.errors import InvalidRequest
 from galago.models.registry.resolve import resolve
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.output.assembled import AssembledAnswer
-from galago.runtime.output.parser import AnswerParser, parser_for, reading
 from galago.runtime.output.reasoning import ReasoningTags
 from galago.runtime.output.structured.grammar import Grammar, GrammarCompiler
+from galago.runtime.output.text_parser import TextParser, reading, text_parser
 from galago.runtime.output.tool_formats.detect import DIALECTS, tool_format_of
 from galago.runtime.output.tool_formats.gemma import GEMMA
 from galago.runtime.output.tool_formats.generic import GENERIC
@@ -62,7 +62,7 @@ def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
 
 
 def read(dialect: ToolFormat, *pieces: str) -> list[OutputDelta]:
-    reader = parser_for(dialect, CALLABLE, THINK)
+    reader = text_parser(dialect, CALLABLE, THINK)
     said = [event for piece in pieces for event in reader.feed(piece)]
     return [*said, *reader.finish()]
 
@@ -152,9 +152,9 @@ def test_what_stands_around_calls_does_not_depend_on_the_split(dialect: ToolForm
 
 @pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
 def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: ToolFormat) -> None:
-    reader = parser_for(dialect, CALLABLE)
+    reader = text_parser(dialect, CALLABLE)
     assert reader.feed("Hello there") == [Delta("Hello there")]
-    reader = parser_for(dialect, CALLABLE)
+    reader = text_parser(dialect, CALLABLE)
     deltas = [reader.feed(char) for char in dialect.write([call({"city": "Bern", "days": 12})])]
     assert sum(map(bool, deltas)) > 10
     assert reader.called
@@ -164,7 +164,7 @@ def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: ToolForma
 def test_what_looks_like_a_call_of_no_tool_is_text(dialect: ToolFormat) -> None:
     text = dialect.write([call({"city": "x"}, "no_such_tool")])
     assert outcome(read(dialect, text))[::2] == (text, [])
-    plain = list(reading(parser_for(dialect), dialect.write([call({"city": "x"})])))
+    plain = list(reading(text_parser(dialect), dialect.write([call({"city": "x"})])))
     assert outcome(plain)[2] == []
 
 
@@ -174,7 +174,7 @@ def test_an_answer_in_json_is_no_call() -> None:
 
 
 def test_an_answer_that_goes_on_from_a_text_is_no_bare_call() -> None:
-    reader = AnswerParser(LLAMA3, CALLABLE, goes_on=True)
+    reader = TextParser(LLAMA3, CALLABLE, goes_on=True)
     text = LLAMA3.write([call({"city": "x"})])
     assert outcome(list(reading(reader, text))) == (text, "", [])
 
@@ -190,7 +190,7 @@ def test_glms_tags_may_stand_close_or_apart() -> None:
         key, value = f"<arg_key>city</arg_key>{gap}<arg_value> Bern\n</arg_value>", "<arg_key>days</arg_key><arg_value>"
         text = f"<think></think>{gap}<tool_call>f{gap}{key}{gap}{value}3</arg_value>{gap}</tool_call>"
         for at in range(len(text)):
-            reader = AnswerParser(GLM, [tool], THINK)
+            reader = TextParser(GLM, [tool], THINK)
             said = outcome([*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()])
             assert said[:2] == ("", "") and [json.loads(call[1]) for call in said[2]] == [
                 {"city": " Bern\n", "days": 3}
@@ -245,7 +245,7 @@ def test_messages_of_harmony_are_told_apart_at_every_split(
     for at in range(len(text) + 1):
         assert outcome(read(HARMONY, text[:at], text[at:])) == (said, thought, calls)
     assert outcome(read(HARMONY, *text)) == (said, thought, calls)
-    reader = parser_for(HARMONY, CALLABLE, None)
+    reader = text_parser(HARMONY, CALLABLE, None)
     for char in text:
         reader.feed(char)
     reader.finish()
@@ -283,14 +283,14 @@ THOUGHTS = [
 def test_thoughts_are_told_apart_at_every_split(text: str, begun: bool, expected: tuple[str, str]) -> None:
     for tools in ((), CALLABLE):
         for at in range(len(text) + 1):
-            reader = AnswerParser(GENERIC, tools, THINK, begun)
+            reader = TextParser(GENERIC, tools, THINK, begun)
             said = [*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()]
             assert outcome(said)[:2] == expected
 
 
 def test_a_call_in_a_thought_is_none_and_one_behind_it_is() -> None:
     written = GENERIC.write([call({"city": "x"})])
-    reader = AnswerParser(GENERIC, CALLABLE, THINK)
+    reader = TextParser(GENERIC, CALLABLE, THINK)
     said, thought, calls = outcome(list(reading(reader, f"<think>{written}</think>\n{written}")))
     assert (said, thought, len(calls)) == ("", written, 1)
 
@@ -395,7 +395,7 @@ def test_what_the_grammar_allows_is_read_back(
         if said is None:
             continue
         ended += 1
-        reader = parser_for(dialect, TOOLS)
+        reader = text_parser(dialect, TOOLS)
         text, _, calls = outcome(list(reading(reader, said)))
         assert text == "" and calls and reader.called, said
         for name, arguments in calls:

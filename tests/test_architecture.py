@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -79,10 +80,21 @@ def within(name: str, part: str) -> bool:
     return name == part or name.startswith(part + "/")
 
 
+@functools.cache
+def source(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(source(path))
+
+
+@functools.cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """Imported modules with the level of the dots in front; `from . import x` names x."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found += [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -112,33 +124,32 @@ def test_each_library_has_one_door(library: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_says_what_it_is(name: str) -> None:
-    assert ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8")))
+    assert ast.get_docstring(tree(ROOT / name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_files_and_functions_stay_short(name: str) -> None:
-    source = (ROOT / name).read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= MAX_LINES
-    for node in ast.walk(ast.parse(source)):
+    assert len(source(ROOT / name).splitlines()) <= MAX_LINES
+    for node in ast.walk(tree(ROOT / name)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
 
 
 def test_no_name_hides_what_it_does() -> None:
     vague = re.compile(r"class \w*(Manager|Helper|Utils?|Handler)\b")
-    assert not [name for name, path in zip(NAMES, FILES, strict=True) if vague.search(path.read_text("utf-8"))]
+    assert not [name for name, path in zip(NAMES, FILES, strict=True) if vague.search(source(path))]
     assert not [name for name in NAMES if re.search(r"(utils?|helpers?|common|misc)\.py$", name)]
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    readers = [n for n, p in zip(NAMES, FILES, strict=True) if re.search(r"os\.(environ|getenv)", p.read_text("utf-8"))]
+    readers = [n for n, p in zip(NAMES, FILES, strict=True) if re.search(r"os\.(environ|getenv)", source(p))]
     assert readers == ["runtime/config.py"]
 
 
 def test_nothing_opens_a_connection() -> None:
     calls = r"urllib\.request|http\.client|import httpx|import HfApi|(?<!sqlite3)\.connect\(|create_connection"
     dialing = re.compile(calls)
-    dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(path.read_text("utf-8"))]
+    dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(source(path))]
     assert dialers == ["models/hub/client.py", "runtime/cli/ps.py"]  # the latter asks the server that runs here
 
 

@@ -6,9 +6,11 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from ..models.errors import ConfigError
+from .types.load_options import SETTINGS
+from .types.request import check_option
 
 DEFAULT_CONTEXT = 8192
 """Tokens of context where the model allows more: enough for a long chat, and a KV cache that fits small machines."""
@@ -55,23 +57,14 @@ class ModelConfig:
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        if self.context_length is not None and self.context_length < 64:
-            raise ConfigError(f"a context of {self.context_length} tokens is too small; use 64 or more", "ctx")
-        if self.threads is not None and not 1 <= self.threads <= 512:
-            raise ConfigError(f"{self.threads} threads is not possible; use 1 to 512", "threads")
-        if self.slots is not None and not 1 <= self.slots <= 64:
-            raise ConfigError(f"{self.slots} slots is not possible; use 1 to 64", "slots")
-        if self.gpu_layers < -1:
-            raise ConfigError(f"{self.gpu_layers} layers on the GPU is not possible; -1 means all", "gpu-layers")
-        for size, name in ((self.cache_mib, "cache-ram"), (self.cache_disk_mib, "cache-disk")):
-            if size < 0:
-                raise ConfigError(f"a cache of {size} MiB is not possible; 0 means none", name)
-        _check_choice(self.kv_type, KVType, "kv-type")
-        _check_choice(self.flash_attention, FlashAttention, "flash-attention")
+        for option in SETTINGS:
+            value, name = getattr(self, option.name), option.label
+            if option.bounds is not None:
+                check_option(option, value, name, ConfigError)
+            elif option.choices and value not in option.choices:
+                raise ConfigError(f"{name} is {value!r}; use {', '.join(option.choices)}", name)
         if self.kv_type != "f16" and self.flash_attention == "off":
             raise ConfigError(f"a KV cache of {self.kv_type} needs flash attention; leave it on", "flash-attention")
-        if not 2 <= self.hang_limit <= 86400:
-            raise ConfigError(f"a hang limit of {self.hang_limit:g} s is not possible; use 2 to 86400", "hang-limit")
 
     @property
     def certain_flash_attention(self) -> bool:
@@ -85,11 +78,6 @@ class ModelConfig:
     @property
     def state_bytes(self) -> int:
         return self.cache_mib * 2**20 - self.media_bytes
-
-
-def _check_choice(value: str, choices: object, name: str) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{value!r} is no {name}; use {', '.join(get_args(choices))}", name)
 
 
 @dataclass(frozen=True, slots=True)

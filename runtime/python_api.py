@@ -1,10 +1,10 @@
-"""The Python face: one model, for scripts. Knows no HTTP."""
+"""The Python API: load a model, chat with it, and embed texts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
 
 from ..models.errors import EngineError, InvalidRequest
 from . import chat_input
@@ -12,7 +12,8 @@ from .output.assembled import AssembledAnswer
 from .types.events import Delta, Failed, Finished, FinishReason, Started, Timings, TokenLogprob, Usage
 from .types.messages import FRAMES, Audio, Effort, Image, Message, Part, Text, Tool, ToolCall, Video
 from .types.model_info import ModelInfo
-from .types.request import Request, Sampling
+from .types.options import REQUEST, SAMPLING
+from .types.request import Request, Sampling, option_value
 
 if TYPE_CHECKING:
     from .config import FlashAttention, KVType
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
 
 MediaKind: TypeAlias = Literal["image", "audio", "video"]
 Media: TypeAlias = str | Path | bytes | bytearray | memoryview
-"""A file's path, or the bytes of one."""
+"""The path of a file, or its bytes."""
 
 Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 class Reply(str):
-    """A whole answer: a text, with what it took to make it. `finish_reason` "length" means it was cut off.
+    """A whole answer: its text, with token counts, timings and warnings.
 
-    `calls` are those of tools, and `reasoning` is what the model thought first.
+    `finish_reason` "length" means that the answer was cut off. `calls` are tool calls, and `reasoning` is the text that
+    the model wrote before the answer.
     """
 
     calls: tuple[ToolCall, ...] = ()
@@ -56,17 +58,19 @@ class Reply(str):
 
     @property
     def text(self) -> str:
-        """The text alone."""
+        """The text as a plain `str`."""
         return str.__str__(self)
 
 
 class ReplyStream:
-    """An answer while it is made: iterate over its pieces of text, then read `reply`. Closing or dropping it ends the
-    work."""
+    """An answer while it is generated: iterate over its pieces of text, then read `reply`.
+
+    Closing the stream, or dropping the last reference to it, cancels the request.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._whole = AssembledAnswer()
+        self._answer = AssembledAnswer()
         self._logprobs: list[TokenLogprob] = []
         self._warnings: tuple[str, ...] = ()
         self._reply: Reply | None = None
@@ -83,20 +87,20 @@ class ReplyStream:
                 case Failed(error=error):
                     raise error
                 case Finished(reason=reason, usage=usage, timings=timings):
-                    text, logprobs = self._whole.text, tuple(self._logprobs)
+                    text, logprobs = self._answer.text, tuple(self._logprobs)
                     reply = Reply(text, reason, usage, timings, self._warnings, logprobs)
-                    reply.calls, reply.reasoning = self._whole.calls, self._whole.thoughts
+                    reply.calls, reply.reasoning = self._answer.calls, self._answer.thoughts
                     self._reply = reply
-                case said:
-                    self._whole.add(said)
-                    if isinstance(said, Delta):
-                        self._logprobs += said.logprobs
-                        return said.text
+                case delta:
+                    self._answer.add(delta)
+                    if isinstance(delta, Delta):
+                        self._logprobs += delta.logprobs
+                        return delta.text
         raise StopIteration
 
     @property
     def reply(self) -> Reply:
-        """The whole answer, once the iteration has ended."""
+        """The whole answer, available when the iteration has ended."""
         if self._reply is None:
             raise EngineError("the answer is not finished: iterate over the stream to its end first")
         return self._reply
@@ -115,10 +119,9 @@ class ReplyStream:
 
 
 class ChatOptions(TypedDict, total=False):
-    """What `chat` takes. Media stand before the prompt's text, in the last user message. Of each `video`, so many
-    `frames` are shown (8), each behind its time; that needs PyAV (`galago[video]`).
+    """The keywords of `chat`, described in `types/options.py`.
 
-    `logprobs` asks for each token's probability, and for so many of the likeliest ones in its place.
+    Media precede the prompt's text in the last user message. Video needs PyAV (`pip install galago[video]`).
     """
 
     image: Media | Sequence[Media] | None
@@ -153,14 +156,14 @@ class ChatOptions(TypedDict, total=False):
 
 
 class LocalModel:
-    """A loaded model. May be used from several threads; close it, or use it as a context manager."""
+    """A loaded model, for any number of threads. Close it, or use it as a context manager."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is, and which senses it has."""
+        """The model's name, size, context length and input modalities."""
         return self._service.models()[0]
 
     @overload
@@ -170,20 +173,20 @@ class LocalModel:
     def chat(self, prompt: Chat, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> ReplyStream: ...
 
     def chat(self, prompt: Chat, *, stream: bool = False, **options: Unpack[ChatOptions]) -> Reply | ReplyStream:
-        """Answers a prompt, or a chat given as `{"role": ..., "content": ...}` messages.
+        """Answers a prompt, or a conversation given as `{"role": ..., "content": ...}` messages.
 
-        With `stream=True` the answer comes piece by piece, as a `ReplyStream`. Settings left out are the model's own.
-        `tools` are functions as the OpenAI API describes them; `tool_choice` is auto, none, required or a tool's name.
+        With `stream=True` the answer comes piece by piece, as a `ReplyStream`. Sampling options that are not given have
+        the values that the model's file recommends. `tools` have the form of the OpenAI API.
         """
-        pieces = self.stream(_request(prompt, **options))
+        answer = self.stream(_request(prompt, **options))
         if stream:
-            return pieces
-        for _ in pieces:
+            return answer
+        for _ in answer:
             pass
-        return pieces.reply
+        return answer.reply
 
     def stream(self, request: Request) -> ReplyStream:
-        """Answers a request that was put together by hand: any roles, media in any place."""
+        """Answers a `Request`, which may have any roles, and media in any message."""
         return ReplyStream(self._service.generate(None, request))
 
     @overload
@@ -195,16 +198,16 @@ class LocalModel:
     def embed(
         self, texts: str | list[str] | tuple[str, ...], dimensions: int | None = None
     ) -> list[float] | list[list[float]]:
-        """What an embedding model makes of a text, or of each of several: a vector of length 1.
+        """Returns the embedding of a text, or of each of several: a vector of length 1.
 
-        The first `dimensions` numbers of it, where the model was trained for that.
+        `dimensions` shortens the vectors, for models that are trained for it.
         """
         if isinstance(texts, str):
             return self.embed([texts], dimensions)[0]
         return self._service.embed(texts, dimensions).rows()
 
     def close(self) -> None:
-        """Frees the model. Answers still being made end with an error."""
+        """Frees the model. Unfinished answers end with an error."""
         self._service.close()
 
     def __enter__(self) -> LocalModel:
@@ -232,15 +235,15 @@ def load(
     isolated: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
-    """Loads a model: `"builtin"`, or the path of a GGUF file with, where it sees or hears, its projector `mmproj`.
+    """Loads a model: `"builtin"`, the name of an installed model, or the path of a GGUF file.
 
-    `ctx` is the context in tokens; `slots` how many threads may chat at once without waiting (4). Where `memory` says
-    what the model may take (`"4GB"`, `"50%"`), what is left out of the two is chosen by it; `kv_type` how the context
-    is stored ("f16", or smaller "q8_0" and "q4_0"); `lora` names adapters as `FILE[:SCALE]`; `draft` is a
-    smaller model with the same vocabulary that guesses ahead. `cache_mib` is the memory
-    for what later prompts may begin with again and for encoded media, and `cache_dir` a folder that keeps it over
-    restarts. An `isolated` model lives in a process of its own: where llama.cpp crashes, this one goes on, and the
-    model is loaded again. `progress` is called with the fraction of the weights loaded. Raises `GalagoError`.
+    `mmproj` is the projector file for image and audio input, `lora` adapters as `FILE[:SCALE]`, and `draft` a smaller
+    model with the same vocabulary for speculative decoding. `ctx` is the context length in tokens, and `slots` the
+    number of requests answered at once (4); with `memory` ("4GB", "50%") the two follow from it unless given.
+    `kv_type` is the precision of the KV cache: "f16", "q8_0" or "q4_0". `cache_mib` is the memory for cached prefixes
+    and encoded media, and `cache_dir` a folder that keeps them over restarts. An `isolated` model runs in its own
+    process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of the weights loaded.
+    Raises `GalagoError`.
     """
     from ..models.device import memory_size, this_machine
     from ..models.registry.resolve import resolve
@@ -263,113 +266,70 @@ def load(
     return LocalModel(service)
 
 
-def _request(
-    prompt: Chat,
-    *,
-    image: Media | Sequence[Media] | None = None,
-    audio: Media | Sequence[Media] | None = None,
-    video: Media | Sequence[Media] | None = None,
-    frames: int = FRAMES,
-    system: str | None = None,
-    json_schema: dict[str, Any] | bool | None = None,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    top_k: int | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
-    stop: str | Sequence[str] | None = None,
-    ignore_eos: bool = False,
-    cache: bool = True,
-    lora: Sequence[float] | None = None,
-    timeout: float | None = None,
-    tools: Sequence[Tool | Mapping[str, Any]] | None = None,
-    tool_choice: str | Mapping[str, Any] = "auto",
-    parallel_tool_calls: bool = True,
-    reasoning_effort: Effort | None = None,
-    frequency_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    repeat_penalty: float | None = None,
-    logit_bias: Mapping[int, float] | None = None,
-    logprobs: int | None = None,
-    grammar: str | None = None,
-    regex: str | None = None,
-    continue_final: bool = True,
-) -> Request:
-    bias = tuple((logit_bias or {}).items())
-    penalties = (frequency_penalty, presence_penalty, repeat_penalty)
-    return Request(
-        messages=_messages(prompt, system, _media(image, audio, video, frames)),
-        sampling=Sampling(temperature, top_p, top_k, min_p, seed, *penalties, bias),
-        max_tokens=max_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        ignore_eos=ignore_eos,
-        cache=cache,
-        json_schema=json_schema,
-        lora=None if lora is None else tuple(lora),
-        timeout=timeout,
-        tools=chat_input.tools(tools or ()),
-        effort=reasoning_effort,
-        **{"parallel": parallel_tool_calls, **chat_input.choice(tool_choice)},
-        grammar=grammar,
-        regex=regex,
-        logprobs=logprobs,
-        continue_final=continue_final,
-    )
+def _request(prompt: Chat, **options: Unpack[ChatOptions]) -> Request:
+    given: dict[str, Any] = {**options}
+    media = _media({kind: given.pop(kind, None) for kind in get_args(MediaKind)}, given.pop("frames", FRAMES))
+    messages = _messages(prompt, given.pop("system", None), media)
+    sampling = {option.name: option_value(option, given.pop(option.python_name, None)) for option in SAMPLING}
+    fields: dict[str, Any] = {}
+    for option in REQUEST:
+        if option.python_name in given:
+            fields[option.field_name] = option_value(option, given.pop(option.python_name))
+    if given:
+        raise TypeError(f"chat() got an unexpected keyword argument {next(iter(given))!r}")
+    if fields.get("lora") is not None:
+        fields["lora"] = tuple(fields["lora"])
+    fields["tools"] = chat_input.tools(fields.get("tools") or ())
+    fields |= chat_input.tool_choice(fields.get("tool_choice", "auto"))
+    return Request(messages, Sampling(**sampling), **fields)
 
 
 def read_media(kind: MediaKind, path: Path, frames: int = FRAMES) -> Part:
-    """A picture, sound or film file as a part of a message. Raises `MediaError`."""
+    """Reads an image, audio or video file as a part of a message. Raises `MediaError`."""
     from .media.decode import MediaLimits, read_media_file
 
-    return _part_of(kind, read_media_file(path.expanduser(), MediaLimits()), str(path), frames)
+    return _media_part(kind, read_media_file(path.expanduser(), MediaLimits()), str(path), frames)
 
 
-def _media(
-    image: Media | Iterable[Media] | None,
-    audio: Media | Iterable[Media] | None,
-    video: Media | Iterable[Media] | None,
-    frames: int,
-) -> tuple[Part, ...]:
-    given: dict[MediaKind, Media | Iterable[Media] | None] = {"image": image, "audio": audio, "video": video}
-    return tuple(_part(kind, medium, frames) for kind, media in given.items() for medium in _several(kind, media))
+def _media(given: Mapping[MediaKind, Media | Iterable[Media] | None], frames: int) -> tuple[Part, ...]:
+    return tuple(_read_part(kind, medium, frames) for kind, media in given.items() for medium in _as_list(kind, media))
 
 
-def _several(kind: str, media: Media | Iterable[Media] | None) -> list[Media]:
+def _as_list(kind: str, media: Media | Iterable[Media] | None) -> list[Media]:
     if media is None:
         return []
     if isinstance(media, str | Path | bytes | bytearray | memoryview):
         return [media]
     if isinstance(media, list | tuple):
         return list(media)
-    raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(media).__name__}", kind)
+    raise InvalidRequest(f"{kind} must be a path, bytes or a list of them, not {type(media).__name__}", kind)
 
 
-def _part_of(kind: MediaKind, data: bytes, source: str, frames: int) -> Part:
+def _media_part(kind: MediaKind, data: bytes, source: str, frames: int) -> Part:
     if kind == "video":
         return Video(data, source, frames)
     return Image(data, source) if kind == "image" else Audio(data, source)
 
 
-def _part(kind: MediaKind, medium: Media, frames: int) -> Part:
+def _read_part(kind: MediaKind, medium: Media, frames: int) -> Part:
     if isinstance(medium, bytes | bytearray | memoryview):
-        return _part_of(kind, bytes(medium), kind, frames)
+        return _media_part(kind, bytes(medium), kind, frames)
     if isinstance(medium, str | Path):
         return read_media(kind, Path(medium), frames)
-    raise InvalidRequest(f"{kind} is a path, bytes or a list of them, not {type(medium).__name__}", kind)
+    raise InvalidRequest(f"{kind} must be a path, bytes or a list of them, not {type(medium).__name__}", kind)
 
 
 def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         chat = [Message("user", (Text(prompt),))]
     elif isinstance(prompt, list | tuple):
-        chat = [chat_input.message(m) for m in prompt]
+        chat = [chat_input.message(one) for one in prompt]
     else:
-        raise InvalidRequest(f"a prompt is a text or a list of messages, not {type(prompt).__name__}", "prompt")
+        raise InvalidRequest(f"a prompt must be a text or a list of messages, not {type(prompt).__name__}", "prompt")
     if media:
         last = next((i for i in reversed(range(len(chat))) if chat[i].role == "user"), None)
         if last is None:
-            raise InvalidRequest("pictures, sounds and films need a user message to stand in", "prompt")
+            raise InvalidRequest("images, audio and video need a user message, and there is none", "prompt")
         chat[last] = Message("user", (*media, *chat[last].parts))
     if system is not None:
         chat.insert(0, Message("system", (Text(system),)))

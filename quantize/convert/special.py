@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...runtime.types.options import SAMPLING
 from .checkpoint import Checkpoint, Settings
 from .safetensors import damaged, shown
 from .target import Value
@@ -23,8 +24,6 @@ _KEYS = {
 }
 
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
-
-_SAMPLING = {"temperature": "temp", "top_p": "top_p", "min_p": "min_p", "repetition_penalty": "penalty_repeat"}
 
 
 def describe(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Value]:
@@ -124,13 +123,13 @@ def _template(checkpoint: Checkpoint) -> dict[str, Value]:
 def _sampling(settings: Settings) -> dict[str, Value]:
     if settings.get("do_sample") is not True:
         return {}
-    found: dict[str, Value] = {
-        f"general.sampling.{name}": settings.number(key)
-        for key, name in _SAMPLING.items()
-        if settings.get(key) is not None
-    }
-    if settings.get("top_k"):
-        found["general.sampling.top_k"] = settings.whole("top_k")
+    found: dict[str, Value] = {}
+    for option in SAMPLING:
+        value = settings.get(option.checkpoint) if option.checkpoint else None
+        if option.kind == "integer" and value:
+            found[f"general.sampling.{option.gguf}"] = settings.whole(option.checkpoint)
+        elif option.kind == "number" and value is not None:
+            found[f"general.sampling.{option.gguf}"] = settings.number(option.checkpoint)
     return found
 
 

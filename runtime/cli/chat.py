@@ -1,4 +1,4 @@
-"""`galago chat`: a conversation in the terminal, with pictures, sounds and films by path."""
+"""`galago chat`: a conversation in the terminal, with images, audio and video by file name."""
 
 from __future__ import annotations
 
@@ -8,51 +8,44 @@ from pathlib import Path
 
 from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing, UnsupportedField
 from ..python_api import LocalModel, MediaKind, read_media
+from ..types.load_options import FILES, MODEL_SETTINGS
 from ..types.messages import Message, Part, Text
+from ..types.options import PROMPT, REQUEST, SAMPLING
 from ..types.request import Request, Sampling
+from .run import print_notes
 from .ui import options
 
 with contextlib.suppress(ImportError):  # not on Windows; gives `input` arrow keys and a history
     import readline  # noqa: F401
 
-_HELP = """/image FILE   add a picture to your next message
-/audio FILE   add a sound to your next message
-/video FILE   add a film to your next message
-/clear        forget the conversation
+_COMMANDS = """/image FILE   add an image to your next message
+/audio FILE   add an audio file to your next message
+/video FILE   add a video to your next message
+/clear        start a new conversation
 /bye          leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
 _MEDIA: dict[str, MediaKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
 
+_OPTIONS = tuple(option for option in (*PROMPT, *REQUEST) if option.name in ("system", "max_tokens"))
 
+
+@options.with_options(request=(*_OPTIONS, *SAMPLING), loading=(*FILES, *MODEL_SETTINGS))
 def chat(
     model: options.ModelArgument,
-    system: options.System = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    mmproj: options.ProjectorOption = None,
-    ctx: options.ContextLength = None,
-    memory: options.MemoryOption = None,
-    threads: options.Threads = None,
-    gpu_layers: options.GpuLayers = -1,
-    kv_type: options.KVTypeOption = "f16",
-    flash_attention: options.FlashAttentionOption = "auto",
-    lora: options.Lora = None,
-    draft: options.Draft = None,
+    request: options.OptionValues,
+    loading: options.OptionValues,
 ) -> None:
-    """Talk with a model in the terminal."""
-    with options.load(model, mmproj, ctx, threads, gpu_layers, kv_type, flash_attention, lora, memory, draft) as loaded:
-        sampling = Sampling(temperature, top_p, top_k, min_p, seed)
+    """Chat with a model in the terminal."""
+    system, max_tokens = request.pop("system", None), request.pop("max_tokens", None)
+    sampling = Sampling(**request)
+    with options.load(model, loading) as loaded:
         _Conversation(loaded, system, sampling, max_tokens).run()
 
 
 class _Conversation:
     def __init__(self, model: LocalModel, system: str | None, sampling: Sampling, max_tokens: int | None) -> None:
         self._model = model
-        self._opening = [] if system is None else [Message("system", (Text(system),))]
+        self._system = [] if system is None else [Message("system", (Text(system),))]
         self._sampling = sampling
         self._max_tokens = max_tokens
         self._history: list[Message] = []
@@ -60,21 +53,21 @@ class _Conversation:
 
     def run(self) -> None:
         if sys.stdin.isatty():
-            print(f"{self._model.info.id}: {self._model.info.description}\n{_HELP}")
-        while (line := _ask()) is not None:
+            print(f"{self._model.info.id}: {self._model.info.description}\n{_COMMANDS}")
+        while (line := _read_line()) is not None:
             try:
-                if not self._take(line.strip()):
+                if not self._handle(line.strip()):
                     return
             except PromptTooLong as error:
-                print(f"galago: {error.message}; /clear forgets the conversation", file=sys.stderr)
+                print(f"galago: {error.message}; /clear starts a new conversation", file=sys.stderr)
             except (MediaError, SenseMissing, UnsupportedField) as error:
                 self._media = []
                 print(f"galago: {error.message}", file=sys.stderr)
             except GalagoError as error:
                 print(f"galago: {error.message}", file=sys.stderr)
 
-    def _take(self, line: str) -> bool:
-        """Acts on one line; false ends the conversation."""
+    def _handle(self, line: str) -> bool:
+        """Handles one line of input. Returns `False` if it ends the conversation."""
         command, _, rest = line.partition(" ")
         if command in _MEDIA:
             self._attach(_MEDIA[command], rest.strip())
@@ -83,40 +76,38 @@ class _Conversation:
         elif command in ("/bye", "/exit", "/quit"):
             return False
         elif command.startswith("/"):
-            print(_HELP)
+            print(_COMMANDS)
         elif line:
             self._answer(line)
         return True
 
     def _attach(self, kind: MediaKind, path: str) -> None:
         if not path:
-            raise MediaError(f"name the file: /{kind} FILE")
+            raise MediaError(f"/{kind} needs the name of a file: /{kind} FILE")
         self._media.append(read_media(kind, Path(path)))
         if sys.stdin.isatty():
-            print(f"{path} goes with your next message")
+            print(f"{path} will be sent with your next message")
 
     def _answer(self, line: str) -> None:
-        from .run import tell
-
         question = Message("user", (*self._media, Text(line)))
-        messages = (*self._opening, *self._history, question)
-        said: list[str] = []
+        messages = (*self._system, *self._history, question)
+        texts: list[str] = []
         with self._model.stream(Request(messages, self._sampling, self._max_tokens)) as answer:
             try:
-                for piece in answer:
-                    said.append(piece)
-                    print(piece, end="", flush=True)
+                for text in answer:
+                    texts.append(text)
+                    print(text, end="", flush=True)
                 print()
-                tell(answer.reply, False, self._model.info.warnings)
+                print_notes(answer.reply, self._model.info.warnings)
             except KeyboardInterrupt:
                 print(" (stopped)")
         self._media = []
-        if said:
-            self._history += [question, Message("assistant", (Text("".join(said)),))]
+        if texts:
+            self._history += [question, Message("assistant", (Text("".join(texts)),))]
 
 
-def _ask() -> str | None:
-    """The next line; `None` at the end of the input. Ctrl-C only drops the line that was being typed."""
+def _read_line() -> str | None:
+    """Reads the next line; `None` at the end of the input. Ctrl-C drops the line being typed."""
     while True:
         try:
             return input("> " if sys.stdin.isatty() else "")

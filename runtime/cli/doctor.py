@@ -1,6 +1,6 @@
-"""`galago doctor`: says what this machine and its llama.cpp build can do, and how to mend what they cannot.
+"""`galago doctor`: tests this machine and its llama.cpp build, and says how to fix what does not work.
 
-Whatever may crash runs in a child process, so the doctor lives to tell.
+llama.cpp runs in child processes, so that a crash is a finding and not the end of the test.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -24,17 +25,17 @@ from ...quantize.variants.schemes import SCHEMES, Scheme
 from ..config import default_threads
 
 MAX_DIVERGENCE = 0.5
-"""Nats from F32 at which a type's products are called wrong: Q2_K stays below 0.001 here, noise is above 3."""
-_TIMEOUT = 120.0
+"""KL divergence from F32, in nats, above which a type computes wrongly: Q2_K is below 0.001 here, noise above 3."""
+_TIMEOUT_SECONDS = 120.0
 _NO_AMX = "-DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
 
 Probe = Callable[[Sequence[Scheme]], tuple[list[dict[str, Any]], int, str]]
-"""Computes with the given types in a child; returns its JSON lines, its exit status, and its last words."""
+"""Computes with the given types in a child process; returns its JSON lines, exit status and last line of errors."""
 
 
 @dataclass
 class Findings:
-    """What the child processes showed. `failed` maps a weight type to what went wrong with it."""
+    """The results of the child processes. `failed` maps a weight type to what went wrong with it."""
 
     build: str = ""
     backends: list[str] = field(default_factory=list)
@@ -42,12 +43,12 @@ class Findings:
     devices: list[dict[str, Any]] = field(default_factory=list)
     worked: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    died_of: set[int] = field(default_factory=set)
-    unloadable: str = ""
+    signals: set[int] = field(default_factory=set)
+    load_error: str = ""
 
 
 def doctor(
-    check: Annotated[bool, typer.Option("--check", help="say only what is wrong; exit 1 if anything is")] = False,
+    check: Annotated[bool, typer.Option("--check", help="print only problems; exit with 1 if there are any")] = False,
 ) -> int:
     """Check this machine and its llama.cpp build."""
     machine = this_machine()
@@ -58,49 +59,48 @@ def doctor(
     if advice:
         print(advice if check else f"\n{advice}")
         return 1
-    worry = warning(findings)
-    if worry:
-        print(worry if check else f"\n{worry}")
+    problem = warning(findings)
+    if problem:
+        print(problem if check else f"\n{problem}")
     elif not check:
         print("\nEverything works.")
     return 0
 
 
 def examine(schemes: Sequence[Scheme], probe: Probe) -> Findings:
-    """Computes with every type; where the child dies, notes of which type and goes on with the rest in another."""
+    """Tests every type. If the child dies, records the type it died at and tests the rest in another child."""
     findings = Findings()
-    left = list(schemes)
-    while left:
-        lines, status, last_words = probe(left)
-        started = ""
+    remaining = list(schemes)
+    while remaining:
+        lines, status, last_error = probe(remaining)
+        current = ""
         for line in lines:
-            _note(findings, line)
-            started = line.get("start", started)
+            _record(findings, line)
+            current = line.get("start", current)
         if status == 0:
             break
-        if not started:
-            findings.unloadable = f"{_death(status)}{': ' + last_words if last_words else ''}"
-            findings.died_of.add(-status)
+        findings.signals.add(-status)
+        if not current:
+            findings.load_error = f"{_exit_reason(status)}{': ' + last_error if last_error else ''}"
             break
-        findings.failed[started] = _death(status)
-        findings.died_of.add(-status)
-        left = left[[s.name for s in left].index(started) + 1 :]
+        findings.failed[current] = _exit_reason(status)
+        remaining = remaining[[scheme.name for scheme in remaining].index(current) + 1 :]
     return findings
 
 
-def _note(findings: Findings, line: dict[str, Any]) -> None:
+def _record(findings: Findings, line: dict[str, Any]) -> None:
     if "build" in line:
         findings.build, findings.backends = line["build"], line["backends"]
         findings.gpu_backends, findings.devices = line["gpu_backends"], line["devices"]
     elif "done" in line:
         divergence = line["divergence"]
         if divergence is None or divergence > MAX_DIVERGENCE:
-            findings.failed[line["done"]] = "wrong numbers"
+            findings.failed[line["done"]] = "wrong results"
         else:
             findings.worked.append(line["done"])
 
 
-def _death(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -110,17 +110,17 @@ def _death(status: int) -> str:
 
 
 def run_probe(schemes: Sequence[Scheme]) -> tuple[list[dict[str, Any]], int, str]:
-    """The real probe, over the built-in model."""
+    """Runs the self-test on the built-in model in a child process."""
     command = [sys.executable, "-P", "-m", "galago.runtime.llamacpp.programs.selftest", str(resolve(BUILTIN).weights)]
     command += [f"{s.name}={s.ftype}" for s in schemes]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)
-        output, status, errors = done.stdout, done.returncode, done.stderr
+        child = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
+        output, status, errors = child.stdout, child.returncode, child.stderr
     except subprocess.TimeoutExpired as error:
-        output, status, errors = _text(error.stdout), 1, f"no answer within {_TIMEOUT:.0f} s"
+        output, status, errors = _text(error.stdout), 1, f"not finished after {_TIMEOUT_SECONDS:.0f} s"
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    words = errors.strip().splitlines()
-    return lines, status, words[-1] if words else ""
+    error_lines = errors.strip().splitlines()
+    return lines, status, error_lines[-1] if error_lines else ""
 
 
 def _text(output: bytes | str | None) -> str:
@@ -128,20 +128,21 @@ def _text(output: bytes | str | None) -> str:
 
 
 def remedy(findings: Findings, machine: Machine) -> str:
-    """What is wrong and the command that mends it; empty where nothing is."""
-    if findings.unloadable and signal.SIGILL not in findings.died_of and not findings.build:
-        return f"llama.cpp cannot be loaded ({findings.unloadable}). Build it:\n  {_rebuild('')}"
-    if not findings.failed and not findings.unloadable:
+    """What does not work, and the command that fixes it; empty if everything works."""
+    if findings.load_error and signal.SIGILL not in findings.signals and not findings.build:
+        return f"llama.cpp cannot be loaded ({findings.load_error}). Build it:\n  {_rebuild('')}"
+    if not findings.failed and not findings.load_error:
         return ""
-    what = ", ".join(f"{name} ({why})" for name, why in findings.failed.items()) or findings.unloadable
-    if signal.SIGILL in findings.died_of:
-        cause, flags = "llama.cpp was built for another processor than this one.", ""
+    problems = ", ".join(f"{name} ({reason})" for name, reason in findings.failed.items()) or findings.load_error
+    if signal.SIGILL in findings.signals:
+        cause, flags = "llama.cpp was built for another processor. Build it for this one:", ""
     elif "amx_int8" in machine.features and "AMX_INT8 = 1" in findings.build:
-        cause = "gcc 12 and older mistranslate llama.cpp's AMX code; this processor has AMX. Build without it:"
+        cause = "gcc 12 and older miscompile llama.cpp's AMX code, which this processor runs. Build without AMX:"
         flags = _NO_AMX
     else:
-        cause, flags = "This build computes wrongly here. Build for any processor of this kind:", "-DGGML_NATIVE=OFF"
-    return f"Matrix products fail: {what}.\n{cause}\n  {_rebuild(flags)}"
+        cause = "The cause is not known. Build without optimizations for this exact processor:"
+        flags = "-DGGML_NATIVE=OFF"
+    return f"Matrix multiplication fails for {problems}.\n{cause}\n  {_rebuild(flags)}"
 
 
 def _rebuild(flags: str) -> str:
@@ -155,24 +156,27 @@ def _rebuild(flags: str) -> str:
 
 
 def report(machine: Machine, findings: Findings) -> str:
-    """The findings in a person's words."""
+    """The findings, as a table for people."""
     gib = 1024**3
     rows = [
         ("Galago", f"{metadata.version('galago')}, Python {sys.version.split()[0]}, {machine.system}"),
         ("Processor", f"{machine.processor}: {' '.join(machine.features) or 'no known vector features'}"),
         ("Cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical"),
-        ("Threads", f"{default_threads()} unless told otherwise"),
+        ("Threads", f"{default_threads()} by default"),
         ("Memory", f"{machine.available_memory / gib:.1f} of {machine.total_memory / gib:.1f} GiB available"),
         ("llama.cpp", _build_line(findings)),
         ("GPU", _gpu_line(findings)),
-        ("Products", _products_line(findings)),
+        ("Types", _types_line(findings)),
     ]
-    return "\n".join(f"{name:<10} {text}" for name, text in rows)
+    return "\n".join(
+        textwrap.fill(text, 80, initial_indent=f"{name:<10} ", subsequent_indent=" " * 11, break_on_hyphens=False)
+        for name, text in rows
+    )
 
 
 def _build_line(findings: Findings) -> str:
     if not findings.build:
-        return f"cannot be loaded ({findings.unloadable})"
+        return f"cannot be loaded ({findings.load_error})"
     version, _, features = findings.build.partition(" | ")
     enabled = [
         part.split(" = ")[0].split(": ")[-1].strip() for part in features.split("|") if part.strip().endswith("1")
@@ -189,18 +193,19 @@ def _gpu_line(findings: Findings) -> str:
             for d in gpus
         )
     if findings.gpu_backends:
-        return f"none found, though {', '.join(findings.gpu_backends)} is compiled in: models run on the CPU"
-    return "no backend compiled in (scripts/bootstrap --backend cuda|vulkan|metal adds one)"
+        return f"none found by {', '.join(findings.gpu_backends)}; models run on the CPU"
+    return "not supported by this build (scripts/bootstrap --backend cuda|vulkan|metal)"
 
 
 def warning(findings: Findings) -> str:
-    """What works, but not as it could: a GPU backend without a GPU. Empty where there is nothing of the kind."""
+    """Warns if the build has a GPU backend that finds no GPU; empty otherwise."""
     if not findings.gpu_backends or _gpus(findings):
         return ""
     names = ", ".join(findings.gpu_backends)
     return (
-        f"Warning: this build computes with {names}, which finds no GPU: everything runs on the CPU.\n"
-        "Check the GPU's driver and that this user may use it; without a GPU, build for the CPU:\n"
+        f"Warning: this build uses {names}, which finds no GPU, so models run on the CPU.\n"
+        "If there is a GPU, check its driver and this user's permissions. If not, build\n"
+        "for the CPU:\n"
         "  scripts/bootstrap --backend cpu"
     )
 
@@ -209,7 +214,7 @@ def _gpus(findings: Findings) -> list[dict[str, Any]]:
     return [device for device in findings.devices if "GPU" in device["kind"]]
 
 
-def _products_line(findings: Findings) -> str:
-    parts = [f"{len(findings.worked)} weight types right: {' '.join(findings.worked)}"] if findings.worked else []
-    parts += [f"{name} {why}" for name, why in findings.failed.items()]
-    return "; ".join(parts) or "none computed"
+def _types_line(findings: Findings) -> str:
+    parts = [f"{len(findings.worked)} weight types work: {' '.join(findings.worked)}"] if findings.worked else []
+    parts += [f"{name} {reason}" for name, reason in findings.failed.items()]
+    return "; ".join(parts) or "none tested"

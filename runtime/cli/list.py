@@ -47,7 +47,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["model"],
         units.size(row["size"]),
-        report.senses(row["vision"], row["audio"]),
+        report.modalities(row["vision"], row["audio"]),
         str(row["context"] or "?"),
         f"{report.count(row['parameters'])} {row['quant']}",
         row["from"],

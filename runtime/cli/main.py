@@ -1,6 +1,6 @@
-"""`galago`: finds the command and runs it. Loads nothing else, so that `--help` answers at once.
+"""`galago`: finds a command and runs it. Imports nothing else, so that `--help` is instant.
 
-Exit codes: 0 done, 1 refused with one line that says why, 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 an error reported on one line, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,38 +14,41 @@ import sys
 from ...models.errors import GalagoError
 
 COMMANDS = {
-    "search": "Find a model in the catalogue, or on the Hub",
-    "pull": "Download a model, or go on with a download",
+    "search": "Find a model in the catalog or on the Hub",
+    "pull": "Download a model, or resume a download",
     "list": "List the models on this machine",
-    "show": "Show what a model or GGUF file is",
+    "show": "Describe a model or GGUF file",
     "rm": "Delete a model",
-    "verify": "Check models against their published digests",
-    "import": "Use models where other programs keep them",
-    "run": "Answer one prompt, with pictures and sounds",
-    "chat": "Talk with a model in the terminal",
-    "serve": "Serve an OpenAI-shaped API on this machine",
+    "verify": "Check models against their published checksums",
+    "import": "Use models that other programs have downloaded",
+    "run": "Answer one prompt, with images, audio and video",
+    "chat": "Chat with a model in the terminal",
+    "serve": "Serve a model over HTTP (OpenAI, Anthropic, Ollama APIs)",
     "ps": "Show what a running server is doing",
-    "fit": "Tell whether a model runs on this machine, and how",
-    "convert": "Make a GGUF file of a Hugging Face checkpoint",
+    "fit": "Check whether a model fits this machine, and how",
+    "convert": "Convert a Hugging Face checkpoint to GGUF",
     "quantize": "Make a smaller variant of a model or projector",
-    "calibrate": "Measure what matters to a model's weights",
-    "evaluate": "Tell which variant of a model to run on this machine",
-    "compare": "Tell what changed from one evaluation to another",
-    "cache": "Show or delete what is kept over restarts",
-    "store": "Show or delete what a server keeps for its clients",
+    "calibrate": "Measure the importance matrix that quantization needs",
+    "evaluate": "Find the best variant of a model for this machine",
+    "compare": "Compare two evaluations",
+    "cache": "Show or delete the prefix cache on disk",
+    "store": "Show or delete the files that a server stores for clients",
     "doctor": "Check this machine and its llama.cpp build",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit code. Says every failure in one line."""
+    """Runs a command line and returns its exit code. Reports every error on one line."""
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except GalagoError as error:
-        return _fail(error.message)
+        from .ui.help_pages import page_for
+
+        page = page_for(error)
+        return _fail(f"{error.message} (see {page})" if page else error.message)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read the answer, such as `head`, has left
+    except BrokenPipeError:  # the reader of the output, such as `head`, has exited
         _silence()
         return 1
     except OSError as error:
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may not know every character
+            stream.reconfigure(errors="replace")  # a terminal's encoding may lack characters
     name = arguments[0] if arguments else "--help"
     if name in ("--help", "-h", "help"):
         print(_help(), flush=True)
@@ -67,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"galago {metadata.version('galago')}", flush=True)
         return 0
     if name not in COMMANDS:
-        _fail(f"there is no command {name!r}; see galago --help")
+        _fail(f"there is no command {name!r}; galago --help lists the commands")
         return 2
     return _run(name, arguments[1:])
 
@@ -75,10 +78,10 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     import typer
 
-    word = f"{name}_" if keyword.iskeyword(name) else name
-    module = importlib.import_module(f".{word}", __package__)
+    module_name = f"{name}_" if keyword.iskeyword(name) else name
+    module = importlib.import_module(f".{module_name}", __package__)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(getattr(module, word))
+    app.command()(getattr(module, module_name))
     try:
         code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
     except Exception as error:
@@ -96,7 +99,7 @@ def _fail(message: str) -> int:
 
 
 def _silence() -> None:
-    """Keeps the interpreter from writing what is left to an output that is gone."""
+    """Keeps the interpreter from flushing buffered text to a closed output at exit."""
     sys.stdout = open(os.devnull, "w")
 
 
@@ -105,13 +108,13 @@ def _help() -> str:
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "galago: small multimodal models on your own device",
+            "galago: run small multimodal models on your own device",
             "",
             "Usage: galago COMMAND [OPTIONS]",
             "",
             *lines,
             "",
-            "galago COMMAND --help tells more; galago --version names the release.",
+            "galago COMMAND --help describes a command; galago --version shows the version.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""`galago ps`: what a running server is doing. Asks it over HTTP, on this machine."""
+"""`galago ps`: shows what a server on this machine is doing, by its `/metrics`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ import typer
 
 from ...models.errors import ConfigError, NotReady
 from ..config import api_key_from_environment
+from .ui import report
+
+_COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory")
 
 
 def ps(
-    host: Annotated[str, typer.Option(help="where the server listens", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="its port", metavar="PORT")] = 8080,
+    host: Annotated[str, typer.Option(help="address of the server", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port of the server", metavar="PORT")] = 8080,
 ) -> None:
     """Show what a running `galago serve` is doing."""
-    found = _asked(host, port)
-    columns = ("model", "answering", "waiting", "answered", "tokens/s", "first token", "cached", "threads", "memory")
-    rows = [columns, *(_row(model, stats) for model, stats in found.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for model, stats in found.items():
+    models = _read_metrics(host, port)
+    print(report.table(_COLUMNS, [_row(model, stats) for model, stats in models.items()]))
+    for model, stats in models.items():
         if stats["restarts"]:
-            print(f"galago: {model} was started again {stats['restarts']:.0f} times", file=sys.stderr)
+            print(
+                f"galago: {model} stopped responding or crashed, and was restarted; restarts: {stats['restarts']:.0f}",
+                file=sys.stderr,
+            )
 
 
 def _row(model: str, stats: dict[str, float]) -> tuple[str, ...]:
@@ -45,21 +47,22 @@ def _row(model: str, stats: dict[str, float]) -> tuple[str, ...]:
     )
 
 
-def _asked(host: str, port: int) -> dict[str, dict[str, float]]:
+def _read_metrics(host: str, port: int) -> dict[str, dict[str, float]]:
+    """The numbers of each model, by their names."""
     from ..server.galago.metrics import parse
 
     key = api_key_from_environment()
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
-        answer = connection.getresponse()
-        text = answer.read().decode("utf-8", "replace")
+        response = connection.getresponse()
+        text = response.read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
         raise NotReady(f"no server answers at {host}:{port}; start one with galago serve") from None
     finally:
         connection.close()
-    if answer.status == 401:
-        raise ConfigError("the server wants a key: set GALAGO_API_KEY to it", "api-key")
-    if answer.status != 200:
-        raise NotReady(f"the server at {host}:{port} is not ready (status {answer.status})")
+    if response.status == 401:
+        raise ConfigError("the server needs an API key: set GALAGO_API_KEY to it", "api-key")
+    if response.status != 200:
+        raise NotReady(f"the server at {host}:{port} is not ready (HTTP status {response.status})")
     return parse(text)

@@ -73,7 +73,7 @@ def _row(entry: CatalogEntry) -> dict[str, Any]:
 def _cells(entry: CatalogEntry) -> tuple[str, ...]:
     return (
         entry.name,
-        report.senses("vision" in entry.senses, "audio" in entry.senses),
+        report.modalities("vision" in entry.senses, "audio" in entry.senses),
         _marked(entry, report.count(entry.parameters), "parameters"),
         _download(entry),
         _marked(entry, entry.licence, "licence") + (" (conditions)" if entry.conditions else ""),

@@ -1,66 +1,48 @@
-"""`galago serve`: the OpenAI-shaped API, on loopback unless told otherwise."""
+"""`galago serve`: serves a model over HTTP, on the loopback address by default."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..types.load_options import LOADING
 from .ui import options
 
 if TYPE_CHECKING:
-    from ...models.files import ModelFiles
     from ..config import ModelConfig, ServerConfig
 
-ServedModel = Annotated[str, typer.Option(help="builtin, an installed model, or a GGUF file", metavar="MODEL")]
-Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's stem]", metavar="NAME")]
+ServedModel = Annotated[
+    str, typer.Option(help="builtin, the name of an installed model, or a GGUF file", metavar="MODEL")
+]
+Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's name]", metavar="NAME")]
 Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
-Port = Annotated[int, typer.Option(help="port to listen on; 0: any free one", metavar="PORT")]
-CacheRam = Annotated[
-    int, typer.Option(help="memory for conversations set aside and encoded media; 0: none", metavar="MIB")
-]
-CacheDir = Annotated[
-    Path | None, typer.Option(help="also keep them here, over restarts; yours alone to read", metavar="DIR")
-]
-CacheDisk = Annotated[int, typer.Option(help="most that --cache-dir may hold", metavar="MIB")]
-Key = Annotated[str | None, typer.Option(help="clients must send it; better set GALAGO_API_KEY", metavar="KEY")]
+Port = Annotated[int, typer.Option(help="port to listen on; 0 means any free port", metavar="PORT")]
+Key = Annotated[str | None, typer.Option(help="key that clients must send; GALAGO_API_KEY is safer", metavar="KEY")]
 AllowHost = Annotated[
-    list[str] | None, typer.Option(help="further Host name to answer to; may be repeated", metavar="HOST")
-]
-HangLimit = Annotated[
-    float, typer.Option(help="seconds without a sign of life until the model is loaded again", metavar="SECONDS")
+    list[str] | None, typer.Option(help="accept this Host header too; may be repeated", metavar="HOST")
 ]
 StoreDir = Annotated[
     Path | None,
-    typer.Option("--store", help="keep clients' files, batches and responses here; yours alone to read", metavar="DIR"),
+    typer.Option(
+        "--store", help="keep clients' files, batches and responses in this folder; only you can read it", metavar="DIR"
+    ),
 ]
-AllowPull = Annotated[bool, typer.Option("--allow-pull", help="clients may have models downloaded from the Hub")]
-AllowRm = Annotated[bool, typer.Option("--allow-rm", help="clients may have models deleted")]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse unknown request fields")]
+AllowPull = Annotated[bool, typer.Option("--allow-pull", help="let clients download models from the Hub")]
+AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete models")]
+Strict = Annotated[bool, typer.Option("--strict", help="refuse requests with unknown fields instead of warning")]
 
 
+@options.with_options(loading=LOADING)
 def serve(
+    *,
     model: ServedModel = "builtin",
-    mmproj: options.ProjectorOption = None,
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
-    ctx: options.ContextLength = None,
-    parallel: options.Parallel = None,
-    memory: options.MemoryOption = None,
-    threads: options.Threads = None,
-    gpu_layers: options.GpuLayers = -1,
-    kv_type: options.KVTypeOption = "f16",
-    flash_attention: options.FlashAttentionOption = "auto",
-    lora: options.Lora = None,
-    draft: options.Draft = None,
-    cache_ram: CacheRam = 256,
-    cache_dir: CacheDir = None,
-    cache_disk: CacheDisk = 4096,
-    hang_limit: HangLimit = 30.0,
+    loading: options.OptionValues,
     api_key: Key = None,
     allow_host: AllowHost = None,
     store: StoreDir = None,
@@ -68,7 +50,7 @@ def serve(
     allow_rm: AllowRm = False,
     strict: Strict = False,
 ) -> None:
-    """Serve an OpenAI-shaped API on this machine."""
+    """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
     from ..config import ModelConfig, ServerConfig, api_key_from_environment
 
     config = ServerConfig(
@@ -81,44 +63,22 @@ def serve(
         allow_rm=allow_rm,
         store=store,
     )
-    settings = ModelConfig(
-        ctx,
-        threads,
-        parallel,
-        gpu_layers,
-        cache_mib=cache_ram,
-        cache_folder=cache_dir,
-        cache_disk_mib=cache_disk,
-        kv_type=kv_type,
-        flash_attention=flash_attention,
-        hang_limit=hang_limit,
-        memory=None if memory is None else _share(memory),
-    )
-
-    def find() -> ModelFiles:
-        from ...models.registry.resolve import resolve
-
-        return resolve(model, mmproj, name, lora or (), draft)
-
-    _serve(config, settings, find)
+    _serve(model, name, loading, ModelConfig(**options.model_settings(loading)), config)
 
 
-def _serve(config: ServerConfig, settings: ModelConfig, find: Callable[[], ModelFiles]) -> None:
-    """Two processes at once import what they need, and the model loads meanwhile."""
+def _serve(
+    model: str, name: str | None, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
+) -> None:
+    """Starts the worker first: it imports what it needs, and loads the model, while this process imports the server."""
     from ..process.spawn import start
 
     started = start()
+    from ...models.registry.resolve import resolve
     from ..service import Service
 
-    service = Service(find(), settings, options.progress_line("loading"), isolated=True, started=started)
+    files = resolve(model, loading.get("mmproj"), name, loading.get("lora") or (), loading.get("draft"))
+    service = Service(files, settings, options.progress_line("loading"), isolated=True, started=started)
     service.begin()
     from ..server.app import serve as run_server
 
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))
-
-
-def _share(memory: str) -> int:
-    """Bytes that are meant."""
-    from ...models.device import memory_size, this_machine
-
-    return memory_size(memory, this_machine().total_memory)

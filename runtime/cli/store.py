@@ -1,4 +1,4 @@
-"""`galago store`: what a server keeps for its clients, and its removal."""
+"""`galago store`: shows or deletes the files, batches and responses that a server stores for its clients."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import typer
 from ...models.errors import NotFound
 
 
-class Action(enum.StrEnum):
+class StoreAction(enum.StrEnum):
     status = "status"
     clear = "clear"
 
 
 def store(
-    action: Annotated[Action, typer.Argument(help="show what is there, or delete it", metavar="status|clear")],
-    folder: Annotated[Path, typer.Argument(help="the folder given to galago serve --store", metavar="DIR")],
+    action: Annotated[StoreAction, typer.Argument(help="show what the folder holds, or delete it")],
+    folder: Annotated[Path, typer.Argument(help="the folder given to galago serve --store")],
 ) -> None:
-    """Show or delete what `galago serve --store DIR` keeps for its clients, while no server uses it."""
-    from ..server.storage import database as stores
+    """Show or delete what `galago serve --store FOLDER` stores for its clients.
+
+    Stop the server before you delete.
+    """
+    from ..server.storage import database
 
     folder = folder.expanduser()
-    if not (folder / stores.DATABASE).is_file():
-        raise NotFound(f"{folder} is not a folder where galago serve --store has kept anything", "store")
-    if action is Action.clear:
-        count, size = stores.clear(folder)
+    if not (folder / database.DATABASE).is_file():
+        raise NotFound(f"{folder} holds no data of galago serve --store", "store")
+    if action is StoreAction.clear:
+        count, size = database.clear(folder)
         print(f"deleted {count} files, {size / 2**20:.1f} MiB")
         return
-    counts, size = stores.status(folder)
+    counts, size = database.status(folder)
     for name, count in counts.items():
         print(f"{name}: {count}")
-    print(f"{size / 2**20:.1f} MiB in all")
+    print(f"total: {size / 2**20:.1f} MiB")

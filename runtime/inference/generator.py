@@ -36,7 +36,7 @@ from ..types.events import Failed
 from ..types.messages import Message, Text
 from ..types.model_info import ModelInfo, Stats
 from ..types.prompt import Prompt
-from ..types.request import Request, Sampling
+from ..types.request import Request, Sampling, recommended_sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
 from .lease import Lease
 from .load_check import try_out
@@ -339,11 +339,8 @@ class Generator:
 
     def _recommended_sampling(self, weights: Weights) -> Sampling:
         """The model maker's settings (`general.sampling.*` in the file); greedy where there are none."""
-        names = ("temp", "top_p", "top_k", "min_p", "penalty_repeat")
-        temperature, top_p, top_k, min_p, repeat = (weights.metadata_number(f"general.sampling.{n}") for n in names)
         try:
-            k = None if top_k is None else int(top_k)
-            return Sampling(temperature or 0.0, top_p, k, min_p, repeat_penalty=repeat)
+            return recommended_sampling(weights.metadata_number)
         except InvalidRequest as error:
             self._warnings.append(f"the model's file recommends impossible settings, which were ignored: {error}")
             return Sampling(0.0)

@@ -5,28 +5,18 @@ Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ...models.errors import InvalidRequest
+from ...models.errors import GalagoError, InvalidRequest
 from .messages import TOOL_NAME, Effort, Message, Tool
+from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, Option, wire_fields
 
-MAX_STOPS, MAX_TOOLS = 16, 128
-MAX_LIKELIEST = 20  # alternatives told of each token at most, as in OpenAI's API
+MAX_TOOLS = 128
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "temperature": (0, 100),
-    "top_p": (0, 1),
-    "top_k": (0, 2**31 - 1),
-    "min_p": (0, 1),
-    "seed": (-(2**63), 2**63 - 1),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "repeat_penalty": (0.01, 100),
-    "max_tokens": (1, 2**31 - 1),
-    "timeout": (0, 86400),
-}
-"""The least and the greatest value of a request's numbers."""
+_SAMPLING_NUMBERS = tuple(option for option in SAMPLING if option.bounds is not None)
+_REQUEST_NUMBERS = {option.name: option for option in REQUEST if option.bounds is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +39,10 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty"):
-            check_number(name, getattr(self, name), *BOUNDS[name])
-        for name in ("top_k", "seed"):
-            check_number(name, getattr(self, name), *BOUNDS[name], whole=True)
+        for option in _SAMPLING_NUMBERS:
+            check_option(option, getattr(self, option.name))
         for token, bias in self.logit_bias:
-            check_number("logit_bias", token, 0, 2**31 - 1, whole=True)
+            check_number("logit_bias", token, 0, MAX_INTEGER, whole=True)
             check_number("logit_bias", bias, -100, 100)
 
 
@@ -122,7 +110,7 @@ class Request:
             raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
         if not self.messages and self.raw is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, 1 - self.recited, BOUNDS["max_tokens"][1], whole=True)
+        check_number("max_tokens", self.max_tokens, 1 - self.recited, MAX_INTEGER, whole=True)
         if self.recited and self.logprobs is None:
             raise InvalidRequest("a prompt is recited with its probabilities: logprobs says how many", "logprobs")
         if len(self.stop) > MAX_STOPS:
@@ -131,8 +119,8 @@ class Request:
             raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             check_number("lora", scale, -100, 100)
-        check_number("timeout", self.timeout, *BOUNDS["timeout"])
-        check_number("logprobs", self.logprobs, 0, MAX_LIKELIEST, whole=True)
+        check_option(_REQUEST_NUMBERS["timeout"], self.timeout)
+        check_option(_REQUEST_NUMBERS["logprobs"], self.logprobs)
         forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
         if len(forms) > 1:
             raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give one of them", forms[-1])
@@ -161,9 +149,103 @@ class Request:
                 raise InvalidRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
 
 
-def check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
-    """Raises `InvalidRequest` unless a value is `None` or within its bounds."""
+def check_option(
+    option: Option, value: object, name: str | None = None, error: type[GalagoError] = InvalidRequest
+) -> None:
+    """Checks a number against its bounds in the table; `name` is what the caller calls it, if not as the table does."""
+    check_number(
+        name or option.name, value, option.minimum, option.maximum, whole=option.kind == "integer", error=error
+    )
+
+
+def check_number(
+    name: str, value: object, low: float, high: float, *, whole: bool = False, error: type[GalagoError] = InvalidRequest
+) -> None:
+    """Raises an error unless a value is `None` or within its bounds."""
     kinds = int if whole else (int, float)
     if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high):
         kind = "a whole number" if whole else "a number"
-        raise InvalidRequest(f"{name} is {value!r}, and must be {kind} from {low} to {high}", name)
+        allowed = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+        raise error(f"{name} is {value!r}, and must be {kind} {allowed}", name)
+
+
+def sampling_from(source: object, dialect: Dialect) -> Sampling:
+    """Reads the sampling options from a dialect's request, a struct with the fields that the table names."""
+    return Sampling(**_read(_SAMPLING_FIELDS[dialect], source))
+
+
+def recommended_sampling(number: Callable[[str], float | None]) -> Sampling:
+    """The settings that a model's file recommends; `number` reads a number from its metadata by key."""
+    found: dict[str, Any] = {}
+    for option in SAMPLING:
+        value = number(f"general.sampling.{option.gguf}") if option.gguf else None
+        if value is not None:
+            found[option.name] = int(value) if option.kind == "integer" else value
+    return Sampling(**{"temperature": 0.0} | found)
+
+
+def request_fields_from(source: object, dialect: Dialect, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads the other options of a dialect's request, as arguments of `Request`.
+
+    Leaves out those that each dialect writes in its own form (kind "object"), and those in `skip`.
+    """
+    return _read([field for field in _REQUEST_FIELDS[dialect] if field.option.name not in skip], source)
+
+
+def _read(fields: Iterable[_WireField], source: object) -> dict[str, Any]:
+    found = {}
+    for entry in fields:
+        value = source
+        for part in entry.parts:
+            value = getattr(value, part, None)
+        if entry.renamed_number:
+            check_option(entry.option, value, entry.path)
+        found[entry.target] = option_value(entry.option, value)
+    return found
+
+
+def option_value(option: Option, given: Any) -> Any:
+    """The value that `Sampling` and `Request` hold for one given by a client; `None` means that none was given."""
+    match option.kind:
+        case "flag":
+            return option.default if given is None else bool(given)
+        case "text":
+            return given or None
+        case "texts":
+            return (given,) if isinstance(given, str) else tuple(given or ())
+        case "token_biases":
+            return tuple((_token_id(token), bias) for token, bias in (given or {}).items())
+    return given
+
+
+def _token_id(given: int | str) -> int:
+    """JSON has token ids as strings."""
+    if not isinstance(given, str):
+        return given
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise InvalidRequest(f"logit_bias: {given[:80]!r} is not a token id", "logit_bias")
+    return int(given)
+
+
+class _WireField:
+    """Where a dialect's request holds an option, and the field of `Sampling` or `Request` that takes it.
+
+    A number that the dialect calls by another name is checked here, so that the error has the client's name for it.
+    """
+
+    __slots__ = ("option", "parts", "path", "renamed_number", "target")
+
+    def __init__(self, option: Option, path: str) -> None:
+        self.option, self.path, self.parts, self.target = option, path, path.split("."), option.field_name
+        self.renamed_number = path != option.name and option.bounds is not None
+
+
+def _fields(options: Iterable[Option], dialect: Dialect) -> list[_WireField]:
+    return [_WireField(option, path) for option, path in wire_fields(options, dialect)]
+
+
+_SAMPLING_FIELDS = {dialect: _fields(SAMPLING, dialect) for dialect in get_args(Dialect)}
+_REQUEST_FIELDS = {
+    dialect: _fields((option for option in REQUEST if option.kind != "object"), dialect)
+    for dialect in get_args(Dialect)
+}

@@ -1,109 +1,164 @@
-"""Options that several commands share, and how they load a model. Imports no model code by itself."""
+"""Command-line options: those of the options table as flags, and the types that several commands share.
+
+Imports no model code by itself, so that `--help` stays fast.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 
-from ...config import FlashAttention, KVType
+from ....models.errors import ConfigError
+from ...config import KVType
+from ...types import options as table
+from ...types.load_options import LOADING, SETTINGS
+from ...types.options import Option
 
 if TYPE_CHECKING:
     from ...python_api import LocalModel
 
-ModelArgument = Annotated[str, typer.Argument(help="builtin, an installed model, or the path of a GGUF file")]
-ProjectorOption = Annotated[
-    Path | None, typer.Option("--mmproj", help="projector that gives the model eyes or ears", metavar="FILE")
-]
-ContextLength = Annotated[
-    int | None,
-    typer.Option("--context", "--ctx", help="context in tokens  [default: the model's, at most 8192]", metavar="N"),
-]
-Parallel = Annotated[
-    int | None, typer.Option("--parallel", "--slots", help="requests answered at once  [default: 4]", metavar="N")
-]
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(help="memory it may take, 4GB or 50%; decides --context and --parallel", metavar="SIZE"),
-]
-Threads = Annotated[
-    int | None, typer.Option(help="always so many CPU threads  [default: chosen while it runs]", metavar="N")
-]
-GpuLayers = Annotated[int, typer.Option(help="layers on the GPU; -1: all that fit, where there is one", metavar="N")]
-KVTypeOption = Annotated[KVType, typer.Option("--kv-type", help="how the context is stored: smaller or more exact")]
-FlashAttentionOption = Annotated[FlashAttention, typer.Option("--flash-attention", help="auto: where it works")]
-Lora = Annotated[
-    list[str] | None, typer.Option(help="LoRA adapter and its strength; may be repeated", metavar="FILE[:SCALE]")
-]
-Draft = Annotated[
-    str | None, typer.Option(help="smaller model of the same vocabulary that guesses ahead", metavar="MODEL")
-]
-JSONSchema = Annotated[
-    Path | None, typer.Option(help="answer with JSON that follows the schema in this file", metavar="FILE")
-]
-LarkGrammar = Annotated[
-    Path | None, typer.Option(help="answer with what the Lark grammar in this file allows", metavar="FILE")
-]
-Regex = Annotated[str | None, typer.Option(help="answer with what this expression matches", metavar="TEXT")]
-System = Annotated[str | None, typer.Option(help="system message", metavar="TEXT")]
-MaxTokens = Annotated[int | None, typer.Option(help="longest answer, in tokens", metavar="N")]
-Temperature = Annotated[float | None, typer.Option(help="0: always the likeliest token", metavar="X")]
-TopP = Annotated[float | None, typer.Option(help="likeliest tokens that make up this share", metavar="X")]
-TopK = Annotated[int | None, typer.Option(help="this many likeliest tokens; 0: all", metavar="N")]
-MinP = Annotated[float | None, typer.Option(help="tokens at least this share as likely as the best", metavar="X")]
-Seed = Annotated[int | None, typer.Option(help="makes a sampled answer repeatable", metavar="N")]
-StopOption = Annotated[
-    list[str] | None, typer.Option(help="end the answer before this text; may be repeated", metavar="TEXT")
-]
+T = TypeVar("T")
+
+OptionValues: TypeAlias = dict[str, Any]
+"""The options of one group that have a value, by their names in the table."""
+
+_TYPES: dict[str, Any] = {
+    "number": float,
+    "integer": int,
+    "text": str,
+    "texts": list[str],
+    "path": Path,
+    "paths": list[Path],
+    "size": str,
+}
 
 
-def load(
-    model: str,
-    mmproj: Path | None,
-    ctx: int | None,
-    threads: int | None,
-    gpu_layers: int,
-    kv_type: KVType = "f16",
-    flash_attention: FlashAttention = "auto",
-    lora: Sequence[str] | None = None,
-    memory: str | None = None,
-    draft: str | None = None,
-) -> LocalModel:
-    """The model for a command that asks one question at a time; says on standard error what is amiss with it."""
+_LITERAL: Any = Literal
+_ANNOTATED: Any = Annotated
+
+
+def flag(option: Option) -> Any:
+    """The flag of an option in the table, for use in `Annotated`."""
+    text = option.help + (f"  [default: {option.unset}]" if option.unset and option.default is None else "")
+    return typer.Option(*option.flags, help=text, metavar=option.metavar or None)
+
+
+def _named(name: str) -> Option:
+    return next(option for option in LOADING if option.name == name)
+
+
+ModelArgument = Annotated[str, typer.Argument(help="builtin, the name of an installed model, or a GGUF file")]
+ProjectorOption = Annotated[Path | None, flag(_named("mmproj"))]
+ContextLength = Annotated[int | None, flag(_named("context_length"))]
+Parallel = Annotated[int | None, flag(_named("slots"))]
+Threads = Annotated[int | None, flag(_named("threads"))]
+GpuLayers = Annotated[int, flag(_named("gpu_layers"))]
+KVTypeOption = Annotated[KVType, flag(_named("kv_type"))]
+
+
+def with_options(**groups: Sequence[Option]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Replaces each named parameter of a command by the flags of its options.
+
+    Options without a flag are left out. The command receives a dictionary of values by the options' names.
+    """
+    shown = {group: [option for option in options if option.flags] for group, options in groups.items()}
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(command)
+        def run(**given: Any) -> T:
+            for group, options in shown.items():
+                values = {option.name: _read(option, given.pop(option.name)) for option in options}
+                given[group] = {name: value for name, value in values.items() if value is not None}
+            return command(**given)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            replaced = [_parameter(option) for option in shown.get(parameter.name, ())]
+            parameters += replaced or [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    kind: Any = Path if option.file else _LITERAL[option.choices] if option.choices else _TYPES[option.kind]
+    default = option.default or None if option.kind in ("texts", "paths") else option.default
+    annotation = _ANNOTATED[kind if default is not None else kind | None, flag(option)]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _read(option: Option, value: Any) -> Any:
+    """The value of an option, read from the file that was given where the option takes one."""
+    if value is None or not option.file:
+        return value
+    text = _text(option, value)
+    if option.kind != "object":
+        return text
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{value} is not JSON: {error}", option.label) from error
+    if not isinstance(parsed, dict | bool):
+        raise ConfigError(f"{value} is not a JSON schema: it must hold a JSON object", option.label)
+    return parsed
+
+
+def _text(option: Option, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", option.label) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not text in UTF-8", option.label) from error
+
+
+def by_keyword(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Option values by their Python keywords instead of their names."""
+    keywords = {
+        option.name: option.python_name for option in (*table.PROMPT, *table.SAMPLING, *table.REQUEST, *LOADING)
+    }
+    return {keywords[name]: value for name, value in values.items()}
+
+
+def model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `ModelConfig` among the loading options."""
+    settings = {option.name: values[option.name] for option in SETTINGS if option.name in values}
+    if "memory" in settings:
+        from ....models.device import memory_size, this_machine
+
+        settings["memory"] = memory_size(settings["memory"], this_machine().total_memory)
+    return settings
+
+
+def load(model: str, loading: Mapping[str, Any]) -> LocalModel:
+    """Loads a model for a command that sends one request at a time, and prints the model's warnings."""
     from ...python_api import load as load_model
 
-    loaded = load_model(
-        model,
-        mmproj=mmproj,
-        ctx=ctx,
-        threads=threads,
-        slots=1,
-        gpu_layers=gpu_layers,
-        kv_type=kv_type,
-        flash_attention=flash_attention,
-        lora=lora or (),
-        memory=memory,
-        draft=draft,
-        progress=progress_line("loading"),
-    )
+    loaded = load_model(model, slots=1, progress=progress_line("loading"), **by_keyword(loading))
     for warning in loaded.info.warnings:
         print(f"galago: {warning}", file=sys.stderr)
     return loaded
 
 
 def progress_line(label: str) -> Callable[[float], None] | None:
-    """A line on the terminal that shows the fraction done and vanishes at the end; nothing where there is none."""
+    """A callback that shows the fraction done on one terminal line, removed at the end; `None` without a terminal."""
     if not sys.stderr.isatty():
         return None
 
     begin = time.monotonic()
 
     def show(fraction: float) -> None:
-        if time.monotonic() - begin < 0.3:  # what is done at once needs no progress
+        if time.monotonic() - begin < 0.3:  # short work needs no progress line
             return
         text = "" if fraction >= 1 else f"{label} {fraction:4.0%}"
         sys.stderr.write(f"\r\x1b[K{text}")

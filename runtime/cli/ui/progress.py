@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar with the time that is left on a terminal, else a line for each tenth."""
+"""Progress of long work: a bar with the remaining time on a terminal, else one line per 10 percent."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 from . import report
 
-Show = Callable[[float, str], None]
-"""Called with how much of the total is done, and what is being worked on."""
+ProgressUpdate: TypeAlias = Callable[[float, str], None]
+"""Called with the amount done, of the total, and the name of the current item."""
 
 
 @contextlib.contextmanager
-def bar(label: str, total: float) -> Iterator[Show]:
+def bar(label: str, total: float) -> Iterator[ProgressUpdate]:
+    """Shows progress on standard error; yields the function to call for each update."""
     if sys.stderr.isatty():
-        with _drawn(label, total) as show:
-            yield show
+        with _terminal_bar(label, total) as update:
+            yield update
     else:
-        yield _written(label, total)
+        yield _lines(label, total)
 
 
 @contextlib.contextmanager
-def _drawn(label: str, total: float) -> Iterator[Show]:
+def _terminal_bar(label: str, total: float) -> Iterator[ProgressUpdate]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -33,18 +35,18 @@ def _drawn(label: str, total: float) -> Iterator[Show]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
-        yield lambda done, what: progress.update(task, completed=done, description=report.printable(what)[-40:])
+        yield lambda done, item: progress.update(task, completed=done, description=report.printable(item)[-40:])
 
 
-def _written(label: str, total: float) -> Show:
-    told, spoken = 0, time.monotonic()
+def _lines(label: str, total: float) -> ProgressUpdate:
+    printed_tenths, printed_at = 0, time.monotonic()
 
-    def show(done: float, what: str) -> None:
-        nonlocal told, spoken
+    def update(done: float, item: str) -> None:
+        nonlocal printed_tenths, printed_at
         tenths = int(10 * done / total) if total else 0
-        told = min(told, tenths)  # it may begin anew, with another part of the work
-        if tenths > told and time.monotonic() - spoken > 1:
-            told, spoken = tenths, time.monotonic()
-            print(f"galago: {label}, {tenths * 10} %: {report.printable(what)}", file=sys.stderr, flush=True)
+        printed_tenths = min(printed_tenths, tenths)  # the work may start over with another part
+        if tenths > printed_tenths and time.monotonic() - printed_at > 1:
+            printed_tenths, printed_at = tenths, time.monotonic()
+            print(f"galago: {label}, {tenths * 10} %: {report.printable(item)}", file=sys.stderr, flush=True)
 
-    return show
+    return update

@@ -1,4 +1,4 @@
-"""How commands print what they found: tables and sizes for people, JSON for programs."""
+"""Output of commands: tables and sizes for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def emit_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows in aligned columns, below their headings."""
     lines = [columns, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
@@ -24,17 +25,18 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def count(number: int) -> str:
-    """A number of weights: 1.3B."""
-    for unit, least in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= least:
-            return f"{number / least:.3g}{unit}"
+    """A number of parameters, such as 1.3B."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
     return str(number)
 
 
-def senses(vision: bool, audio: bool) -> str:
-    return ", ".join(["text", *["pictures"] * vision, *["sound"] * audio])
+def modalities(vision: bool, audio: bool) -> str:
+    """What a model takes as input."""
+    return ", ".join(["text", *["images"] * vision, *["audio"] * audio])
 
 
 def printable(text: str) -> str:
-    """A text from a file or the Hub, fit for a terminal."""
+    """A text from a file or the Hub, without control characters, at most 200 characters long."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])

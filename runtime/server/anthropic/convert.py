@@ -63,9 +63,8 @@ def to_request(asked: schema.CountRequest) -> request.Request:
     """What the runtime is asked to do."""
     options: dict[str, Any] = {}
     if isinstance(asked, schema.MessagesRequest):
-        options["sampling"] = request.Sampling(temperature=asked.temperature, top_p=asked.top_p, top_k=asked.top_k)
-        options["max_tokens"] = asked.max_tokens
-        options["stop"] = tuple(asked.stop_sequences or ())
+        options["sampling"] = request.sampling_from(asked, "anthropic")
+        options |= request.request_fields_from(asked, "anthropic")
     form = asked.output_config.format if asked.output_config else None
     return request.Request(
         messages=(*_system(asked.system), *messages(asked.messages)),

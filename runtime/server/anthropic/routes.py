@@ -16,7 +16,7 @@ from ....models.errors import EngineError, GalagoError, InvalidRequest, NotFound
 from ...inference.stream import Stream
 from ...service import Service
 from ...types.events import Failed, Finished, Started
-from ...types.request import BOUNDS
+from ...types.options import bounds
 from ...types.tasks import Estimate
 from ..http import errors, field_policy, request_io
 from ..http import events as answers
@@ -37,7 +37,7 @@ CREATE = RouteDescription(
     stream=Streamed(schema.StreamEvent),
     errors=_ERRORS,
     method="POST",
-    bounds={name: BOUNDS[name] for name in ("max_tokens", "temperature", "top_p", "top_k")},
+    bounds=bounds("anthropic"),
     examples={
         "text": _ASKED | {"max_tokens": 64},
         "tool": _ASKED

@@ -13,6 +13,7 @@ from ....models.errors import InvalidRequest
 from ...types import request
 from ...types.events import Delta, Finished, OutputDelta, ReasoningDelta, TokenLogprob, ToolCallArguments, ToolCallStart
 from ...types.messages import Effort, Image, Message, Part, Text, Tool, ToolCall
+from ...types.options import MAX_INTEGER, MAX_TOP_LOGPROBS
 from ..http.field_policy import ANY, Known
 from ..openai import convert
 from ..openai import message_parts as parts
@@ -131,23 +132,13 @@ def _parts(text: str | None, images: Sequence[str] | None, path: str) -> tuple[P
 
 def to_request(asked: schema.ChatRequest | schema.GenerateRequest) -> request.Request:
     """What the runtime is asked to do."""
-    options = asked.options or schema.Options()
     tools = asked.tools or () if isinstance(asked, schema.ChatRequest) else ()
     return request.Request(
         messages=messages(asked),
         raw=_plain(asked),
-        sampling=request.Sampling(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            min_p=options.min_p,
-            seed=options.seed,
-            frequency_penalty=options.frequency_penalty,
-            presence_penalty=options.presence_penalty,
-            repeat_penalty=options.repeat_penalty,
-        ),
-        max_tokens=_max_tokens(options.num_predict),
-        stop=(options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ()),
+        sampling=request.sampling_from(asked, "ollama"),
+        **request.request_fields_from(asked, "ollama", skip=("max_tokens", "logprobs")),
+        max_tokens=_max_tokens(asked.options.num_predict if asked.options else None),
         json_schema=_schema(asked.format),
         tools=tuple(Tool(t.function.name, t.function.description, t.function.parameters) for t in tools),
         effort=_effort(asked.think),
@@ -159,7 +150,7 @@ def _max_tokens(num_predict: int | None) -> int | None:
     """-1 and -2 mean as many as the context still holds."""
     if num_predict is None or num_predict in (-1, -2):
         return None
-    request.check_number("options.num_predict", num_predict, 1, 2**31 - 1, whole=True)
+    request.check_number("options.num_predict", num_predict, 1, MAX_INTEGER, whole=True)
     return num_predict
 
 
@@ -177,7 +168,7 @@ def _effort(think: bool | str | None) -> Effort | None:
 
 def _likeliest(asked: schema.AnswerRequest) -> int | None:
     count = asked.top_logprobs or 0
-    request.check_number("top_logprobs", count, 0, request.MAX_LIKELIEST, whole=True)
+    request.check_number("top_logprobs", count, 0, MAX_TOP_LOGPROBS, whole=True)
     if count and not asked.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
     return count if asked.logprobs else None

@@ -18,10 +18,11 @@ from ....models.registry.installed import Facts, Installed
 from ....models.registry.name import parse
 from ...output.reasoning import tags_of
 from ...service import Service
+from ...types.options import SAMPLING
 from . import schema
 
 _NEVER = "9999-12-31T23:59:59Z"
-_SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
+_RECOMMENDED = {option.gguf: option.name for option in SAMPLING if option.gguf}
 
 
 def tags(service: Service) -> Iterator[schema.Model]:
@@ -48,7 +49,7 @@ def shown(service: Service, name: str) -> schema.Shown:
     facts, header = installed.facts(model), read_header(model.weights[0])
     thinks = header.chat_template is not None and tags_of(header.chat_template) is not None
     senses = {"vision": facts.vision, "audio": facts.audio, "thinking": thinks}
-    recommended = {told: header.get(f"general.sampling.{key}") for key, told in _SAMPLING.items()}
+    recommended = {told: header.get(f"general.sampling.{key}") for key, told in _RECOMMENDED.items()}
     return schema.Shown(
         modelfile=f"FROM {name}\n",
         parameters="\n".join(f"{key} {value}" for key, value in recommended.items() if value is not None),

@@ -30,7 +30,7 @@ from ...config import ServerConfig
 from ...inference.stream import Stream
 from ...service import Service
 from ...types.events import Failed, Finished, Started
-from ...types.request import BOUNDS, MAX_LIKELIEST
+from ...types.options import MAX_INTEGER, bounds
 from ..http import errors, field_policy, request_io
 from ..http import events as answers
 from ..http.openapi import LINES, Endpoint, RouteDescription, Streamed
@@ -42,11 +42,7 @@ from . import models as library
 SPOKEN = "0.12.11"
 """The release of Ollama whose API this is, for clients that ask for the version to know what they may send."""
 _ANSWER = (InvalidRequest, NotFound, NotReady, EngineError)
-_BOUNDS = {
-    **{name: BOUNDS[name] for name in ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty")},
-    **{name: BOUNDS[name] for name in ("presence_penalty", "frequency_penalty")},
-    "top_logprobs": (0, MAX_LIKELIEST),
-}
+_BOUNDS = bounds("ollama") | {"num_predict": (-2, MAX_INTEGER)}
 _CHAT = {"model": "builtin", "messages": [{"role": "user", "content": "Hello"}], "options": {"num_predict": 16}}
 _PROMPT = {"model": "builtin", "prompt": "Hello", "options": {"num_predict": 16}}
 _NAMED = {"loaded": {"model": "builtin"}}

@@ -19,6 +19,7 @@ from ....models.errors import DeadlineExceeded, EngineError, GalagoError, Invali
 from ...service import Service
 from ...types import request as values
 from ...types.events import Delta, Failed, Finished, Started, TokenLogprob
+from ...types.options import MAX_INTEGER, bounds
 from ...types.request import CompletionPrompt
 from ...types.tasks import Detokenize
 from ..http import field_policy, request_io
@@ -27,7 +28,6 @@ from . import completions_schema as shapes
 from . import convert, schema
 from .choices import MOST, Choices, side_by_side
 
-_FIELDS = shapes.CompletionRequest.__struct_fields__
 ABOUT = RouteDescription(
     "Complete prompts",
     {200: shapes.Completion},
@@ -35,8 +35,7 @@ ABOUT = RouteDescription(
     stream=Streamed(shapes.Completion, end="[DONE]"),
     errors=(InvalidRequest, NotFound, NotReady, EngineError, DeadlineExceeded),
     method="POST",
-    bounds={name: bounds for name, bounds in convert.BOUNDS.items() if name in _FIELDS}
-    | {"max_tokens": (0, values.BOUNDS["max_tokens"][1]), "logprobs": (0, values.MAX_LIKELIEST)},
+    bounds=bounds("completions") | {"n": convert.BOUNDS["n"], "max_tokens": (0, MAX_INTEGER)},
     examples={
         "text": {"prompt": "Once upon a time", "max_tokens": 64},
         "score": {"prompt": "Once upon a time", "max_tokens": 0, "echo": True, "logprobs": 1},
@@ -104,11 +103,10 @@ class CompletionEndpoint:
 
 
 def _to_request(asked: shapes.CompletionRequest, prompt: str | tuple[int, ...]) -> values.Request:
-    values.check_number("logprobs", asked.logprobs, 0, values.MAX_LIKELIEST, whole=True)
     if asked.echo and asked.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other", "echo")
     raw = CompletionPrompt(prompt, asked.suffix, recited=bool(asked.echo and asked.logprobs is not None))
-    return values.Request((), raw=raw, logprobs=asked.logprobs, **convert.generation(asked))
+    return values.Request((), raw=raw, **convert.generation(asked, "completions"))
 
 
 def _count(asked: shapes.CompletionRequest, prompts: int) -> int:

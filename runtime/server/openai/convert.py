@@ -18,16 +18,13 @@ from ...types import request as values
 from ...types.events import Finished, TokenLogprob
 from ...types.messages import Message, Role
 from ...types.model_info import ModelInfo
+from ...types.options import Dialect, bounds
 from . import message_parts, schema, tools
 from .choices import MOST
 
 T = TypeVar("T")
 
-BOUNDS = values.BOUNDS | {
-    "n": (1, MOST),
-    "max_completion_tokens": values.BOUNDS["max_tokens"],
-    "top_logprobs": (0, values.MAX_LIKELIEST),
-}
+BOUNDS = bounds("chat") | {"n": (1, MOST)}
 """The least and the greatest value of a chat request's numbers."""
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -128,26 +125,19 @@ def to_request(chat: schema.ChatRequest, files: message_parts.Files) -> values.R
         messages=messages(chat.messages, files),
         effort=chat.reasoning_effort,
         variables=chat.chat_template_kwargs or {},
-        **generation(chat) | {"max_tokens": next(iter(limits), None)},
+        **generation(chat, "chat") | {"max_tokens": next(iter(limits), None), "logprobs": _likeliest(chat)},
         **tools.choice(chat),
-        logprobs=_likeliest(chat),
         continue_final=_continues(chat),
     )
 
 
-def generation(asked: schema.GenerationRequest) -> dict[str, Any]:
+def generation(asked: schema.GenerationRequest, dialect: Dialect) -> dict[str, Any]:
     """The arguments of `Request` that all requests for an answer share."""
     return {
-        "sampling": _sampling(asked),
-        "max_tokens": asked.max_tokens,
-        "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
-        "ignore_eos": bool(asked.ignore_eos),
-        "cache": asked.cache is not False,
+        "sampling": values.sampling_from(asked, dialect),
         "json_schema": _schema(asked.response_format),
         "lora": _scales(asked.lora),
-        "timeout": asked.timeout,
-        "grammar": asked.grammar or None,
-        "regex": asked.regex or None,
+        **values.request_fields_from(asked, dialect),
     }
 
 
@@ -185,28 +175,8 @@ def _check_whole(name: str, value: int | None) -> None:
     values.check_number(name, value, *BOUNDS[name], whole=True)
 
 
-def _sampling(chat: schema.GenerationRequest) -> values.Sampling:
-    bias = []
-    for token, value in (chat.logit_bias or {}).items():
-        if not (token.isascii() and token.isdecimal() and len(token) < 10):
-            raise InvalidRequest(f"logit_bias: {token[:80]!r} is not the number of a token", "logit_bias")
-        bias.append((int(token), value))
-    return values.Sampling(
-        temperature=chat.temperature,
-        top_p=chat.top_p,
-        top_k=chat.top_k,
-        min_p=chat.min_p,
-        seed=chat.seed,
-        frequency_penalty=chat.frequency_penalty,
-        presence_penalty=chat.presence_penalty,
-        repeat_penalty=chat.repeat_penalty,
-        logit_bias=tuple(bias),
-    )
-
-
 def _likeliest(chat: schema.ChatRequest) -> int | None:
     """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
-    _check_whole("top_logprobs", chat.top_logprobs)
     count = chat.top_logprobs or 0
     if count and not chat.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")

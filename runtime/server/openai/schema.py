@@ -10,7 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...types.events import FinishReason
 from ...types.messages import TOOL_NAME
-from ...types.request import MAX_STOPS, MAX_TOOLS
+from ...types.options import MAX_STOPS
+from ...types.request import MAX_TOOLS
 
 encode = msgspec.json.Encoder().encode
 

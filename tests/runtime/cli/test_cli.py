@@ -1,4 +1,4 @@
-"""The command line as a user types it."""
+"""The command line, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from fakes.server import DATA
+from galago.models import errors
 from galago.models.registry.resolve import resolve
 from galago.runtime.cli.main import COMMANDS
-from galago.runtime.cli.ui import progress
+from galago.runtime.cli.ui import help_pages, progress
 
+DOCS = Path(__file__).parents[3] / "docs"
 GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 
 
@@ -29,41 +31,43 @@ def galago(*arguments: str | Path, stdin: str | None = None, code: int = 0) -> s
     return done
 
 
-def test_a_text_question() -> None:
+def test_run_answers_text() -> None:
     assert galago("run", "builtin", "Opposite of big?").stdout == "Small.\n"
 
 
-def test_a_question_about_a_picture() -> None:
+def test_run_answers_about_an_image() -> None:
     assert galago("run", "builtin", "Count the shapes.", "--image", DATA / "picture-5.png").stdout == "Four.\n"
 
 
-def test_a_question_about_a_sound() -> None:
+def test_run_answers_about_audio() -> None:
     assert galago("run", "builtin", "What was said?", "--audio", DATA / "sound-1.wav").stdout == "Red diamond.\n"
 
 
-def test_a_path_with_a_projector() -> None:
+def test_run_takes_the_paths_of_a_model_and_its_projector() -> None:
     weights = resolve("builtin").weights
     options = ["--mmproj", weights.with_name("mmproj-Q8_0.gguf"), "--image", DATA / "picture-5.png"]
     assert galago("run", weights, "Count the shapes.", *options).stdout == "Four.\n"
 
 
-def test_an_answer_that_follows_a_schema(tmp_path: Path) -> None:
+def test_run_follows_a_json_schema(tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}))
     answer = json.loads(galago("run", "builtin", "What is 8 - 2?", "--json-schema", schema).stdout)
     assert isinstance(answer["n"], int)
 
 
-def test_a_prompt_from_standard_input() -> None:
+def test_run_reads_the_prompt_from_standard_input() -> None:
     assert galago("run", "builtin", "-", stdin="Opposite of big?").stdout == "Small.\n"
 
 
 def test_stats_show_time_and_speed() -> None:
     stats = galago("run", "builtin", "Spell ehn.", "--stats").stderr
-    assert re.search(r"time to first token \d+ ms, \d+ tokens per second \(\d+ tokens read, \d+ answered\)", stats)
+    assert re.search(
+        r"time to first token \d+ ms, \d+ tokens per second \(\d+ prompt tokens, \d+ answer tokens\)", stats
+    )
 
 
-def test_a_cut_answer_says_so() -> None:
+def test_run_says_that_an_answer_was_cut_off() -> None:
     assert "cut off" in galago("run", "builtin", "Spell ehn.", "--max-tokens", "2").stderr
 
 
@@ -82,7 +86,7 @@ def test_a_cut_answer_says_so() -> None:
         (["builtin", "Hi", "--kv-type", "q8_0", "--flash-attention", "off"], "needs flash attention"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_1(arguments: list[str], words: str) -> None:
+def test_errors_are_one_line_and_exit_1(arguments: list[str], words: str) -> None:
     done = galago("run", *arguments, code=1)
     assert done.stdout == "" and done.stderr.startswith("galago: ") and words in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -99,11 +103,11 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(arguments: list[str], words:
         ["chat", "builtin", "--kv-type", "q9"],
     ],
 )
-def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert galago(*arguments, code=2).stderr
 
 
-def test_a_conversation() -> None:
+def test_chat_remembers_clears_and_leaves() -> None:
     lines = [
         "Opposite of big?",
         f"/image {DATA / 'picture-5.png'}",
@@ -114,33 +118,33 @@ def test_a_conversation() -> None:
         "/bye",
         "never",
     ]
-    said = galago("chat", "builtin", stdin="\n".join(lines)).stdout.splitlines()
-    assert (said[0], said[2]) == ("Small.", "Red diamond.") and len(said) == 3
+    answers = galago("chat", "builtin", stdin="\n".join(lines)).stdout.splitlines()
+    assert (answers[0], answers[2]) == ("Small.", "Red diamond.") and len(answers) == 3
 
 
-def test_a_conversation_goes_on_after_an_error() -> None:
+def test_chat_continues_after_an_error() -> None:
     done = galago("chat", "builtin", stdin="/image none.png\nOpposite of big?\n")
     assert "there is no file none.png" in done.stderr and done.stdout == "Small.\n"
 
 
-def test_help_lists_every_command_and_each_explains_itself() -> None:
+def test_help_lists_every_command_and_each_has_help() -> None:
     text = galago("--help").stdout
     for name, summary in COMMANDS.items():
         assert f"{name} " in text and summary in text
         assert "Usage: galago " + name in galago(name, "--help").stdout
 
 
-def test_the_version_is_the_package_s() -> None:
+def test_version_is_that_of_the_package() -> None:
     assert re.fullmatch(r"galago \d+\.\d+\.\d+\n", galago("--version").stdout)
 
 
-def test_a_reader_that_leaves_causes_no_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     command = f"{' '.join(GALAGO)} run builtin 'Spell ehn.' | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
 
 
-def test_a_terminal_without_unicode_is_no_obstacle() -> None:
+def test_run_works_on_a_terminal_without_unicode() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*GALAGO, "run", "builtin", "\u2665"], capture_output=True, timeout=60, env=environment)
     assert done.returncode == 0 and b"Traceback" not in done.stderr
@@ -155,13 +159,13 @@ def test_an_interrupted_answer_exits_with_130() -> None:
         assert process.stderr and "Traceback" not in process.stderr.read()
 
 
-def test_a_picture_that_cannot_be_read_does_not_stay_in_the_conversation() -> None:
+def test_chat_drops_an_image_that_cannot_be_read() -> None:
     done = galago("chat", "builtin", stdin=f"/image {__file__}\nWhat?\nOpposite of big?\n/image\n")
     assert "cannot be read as a picture" in done.stderr and "/image FILE" in done.stderr
     assert done.stdout == "Small.\n"
 
 
-def test_outputs_that_are_closed_or_full_are_no_crash() -> None:
+def test_closed_and_full_outputs_cause_no_traceback() -> None:
     for command in (f"{' '.join(GALAGO)} --help >&-", f"{' '.join(GALAGO)} run builtin hi >&-"):
         done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
         assert "Traceback" not in done.stderr
@@ -171,7 +175,7 @@ def test_outputs_that_are_closed_or_full_are_no_crash() -> None:
         assert done.returncode == 1 and "Traceback" not in done.stderr and "No space" in done.stderr
 
 
-def test_an_answer_that_follows_a_grammar(tmp_path: Path) -> None:
+def test_run_follows_a_grammar_and_a_regex(tmp_path: Path) -> None:
     rules = tmp_path / "rules.lark"
     rules.write_text('start: "it is " NUMBER\nNUMBER: /[0-9]{1,3}/', encoding="utf-8")
     answer = galago("run", "builtin", "What is 8 - 2?", "--grammar", rules).stdout
@@ -181,16 +185,29 @@ def test_an_answer_that_follows_a_grammar(tmp_path: Path) -> None:
     assert "not text in UTF-8" in galago("run", "builtin", "Hi", "--grammar", rules, code=1).stderr
 
 
-def test_a_schema_nested_without_end_is_one_line(tmp_path: Path) -> None:
+def test_a_deeply_nested_schema_is_one_error_line(tmp_path: Path) -> None:
     schema = tmp_path / "deep.json"
     schema.write_text("[" * 100_000)
     assert "is not JSON" in galago("run", "builtin", "Hi", "--json-schema", schema, code=1).stderr
 
 
-def test_progress_that_begins_anew_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_that_restarts_is_printed_again(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter(range(0, 1000, 5))
-    with unittest.mock.patch("time.monotonic", lambda: next(times)), progress.bar("searching", 1.0) as show:
+    with unittest.mock.patch("time.monotonic", lambda: next(times)), progress.bar("searching", 1.0) as update:
         for done in (0.5, 1.0, 0.05, 0.3):
-            show(done, f"at {done}")
-    told = [line.split(", ")[1] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["50 %: at 0.5", "100 %: at 1.0", "30 %: at 0.3"]
+            update(done, f"at {done}")
+    printed = [line.split(", ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert printed == ["50 %: at 0.5", "100 %: at 1.0", "30 %: at 0.3"]
+
+
+def test_errors_name_the_page_that_helps() -> None:
+    assert galago("run", "none.gguf", "Hi", code=1).stderr.endswith("(see docs/guide/models.md)\n")
+    assert help_pages.page_for(errors.GGUFError("damaged")) == "docs/guide/models.md"
+    assert help_pages.page_for(errors.ConfigError("no GPU", "gpu-layers")) == "docs/guide/gpu.md"
+    assert help_pages.page_for(errors.InvalidRequest("top_p is 2", "top_p")) is None
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")
+def test_the_pages_that_errors_name_exist() -> None:
+    pages = {*help_pages.PAGES.values(), *help_pages.PARAM_PAGES.values()}
+    assert {page for page in pages if not (DOCS.parent / page).is_file()} == set()

@@ -205,10 +205,10 @@ def test_scripts_get_calls_on_the_reply_and_may_send_them_back(model: LocalModel
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tools": ["get_weather"]}, "a tool is"),
+        ({"tools": ["get_weather"]}, "a tool must be"),
         ({"tools": [WEATHER], "tool_choice": "other"}, "not among the tools"),
         ({"tool_choice": "required"}, "no tools"),
-        ({"tool_choice": 3}, "tool_choice is"),
+        ({"tool_choice": 3}, "tool_choice must be"),
         ({"tools": [function("a b")]}, "is not 1 to 64"),
     ],
 )

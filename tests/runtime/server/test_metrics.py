@@ -67,7 +67,7 @@ def test_ps_shows_a_running_server(server: Server) -> None:
     port = str(urlsplit(server.url).port)
     done = subprocess.run([*GALAGO, "ps", "--port", port], capture_output=True, text=True, timeout=60)
     head, line = done.stdout.splitlines()
-    assert head.split()[:3] == ["model", "answering", "waiting"] and line.startswith("builtin") and "of 4" in line
+    assert head.split()[:3] == ["model", "running", "waiting"] and line.startswith("builtin") and "of 4" in line
 
 
 def test_ps_says_that_no_server_runs() -> None:

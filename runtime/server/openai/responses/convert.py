@@ -112,15 +112,13 @@ def to_request(
     asked: schema.ResponsesRequest, history: Sequence[schema.Item], files: message_parts.Files
 ) -> request.Request:
     """What the runtime is asked to do; `history` stands before the input."""
-    request.check_number("max_output_tokens", asked.max_output_tokens, 1, 2**31 - 1, whole=True)
     system = (Message("system", (Text(asked.instructions),)),) if asked.instructions else ()
     return request.Request(
         messages=(*system, *messages(history, "previous", files), *messages(given(asked), "input", files)),
-        sampling=request.Sampling(temperature=asked.temperature, top_p=asked.top_p),
-        max_tokens=asked.max_output_tokens,
+        sampling=request.sampling_from(asked, "responses"),
         json_schema=_schema(asked.text),
         effort=asked.reasoning.effort if asked.reasoning else None,
-        logprobs=_likeliest(asked),
+        **request.request_fields_from(asked, "responses") | {"logprobs": _likeliest(asked)},
         continue_final=False,
         **_tools(asked),
     )
@@ -138,7 +136,6 @@ def _likeliest(asked: schema.ResponsesRequest) -> int | None:
     for name in asked.include or ():
         if name not in (_LOGPROBS, _ENCRYPTED):
             raise UnsupportedField(f"include: {name[:80]!r} is not offered here; {_LOGPROBS} is", "include")
-    request.check_number("top_logprobs", asked.top_logprobs, 0, request.MAX_LIKELIEST, whole=True)
     wanted = asked.top_logprobs or _LOGPROBS in (asked.include or ())
     return (asked.top_logprobs or 0) if wanted else None
 

@@ -19,7 +19,7 @@ from .....models.errors import ConfigError, EngineError, GalagoError, InvalidReq
 from ....inference.stream import Stream
 from ....service import Service
 from ....types.events import Failed, Finished, Started
-from ....types.request import BOUNDS, MAX_LIKELIEST
+from ....types.options import bounds
 from ....types.tasks import Estimate
 from ...http import events as answers
 from ...http import field_policy, pagination, request_io
@@ -36,11 +36,6 @@ _ERRORS = (InvalidRequest, NotFound, NotReady, EngineError, ConfigError)
 _KEPT = (InvalidRequest, NotFound, ConfigError)
 _MOST_ITEMS = 100
 _ASKED = {"input": "How warm is it in Bern?"}
-_BOUNDS = {
-    **{name: BOUNDS[name] for name in ("temperature", "top_p")},
-    "max_output_tokens": BOUNDS["max_tokens"],
-    "top_logprobs": (0, MAX_LIKELIEST),
-}
 
 CREATE = RouteDescription(
     "Answer a chat, in items; with a store, keep it",
@@ -49,7 +44,7 @@ CREATE = RouteDescription(
     stream=Streamed(schema.StreamEvent),
     errors=_ERRORS,
     method="POST",
-    bounds=_BOUNDS,
+    bounds=bounds("responses"),
     examples={"text": _ASKED | {"max_output_tokens": 64}},
     known=convert.KNOWN,
 )
@@ -59,7 +54,7 @@ COUNT = RouteDescription(
     body=schema.ResponsesRequest,
     errors=_ERRORS,
     method="POST",
-    bounds=_BOUNDS,
+    bounds=bounds("responses"),
     examples={"text": _ASKED},
     known=convert.KNOWN,
 )

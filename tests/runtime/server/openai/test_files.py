@@ -247,11 +247,11 @@ def test_the_store_command_shows_and_deletes_what_is_kept(tmp_path: Path) -> Non
     FileStore(store).add([b"x" * 2**20], "one", "vision")
     assert "another server uses it" in command("status", str(folder)).stderr
     store.close()
-    assert command("status", str(folder)).stdout == "files: 1\n1.0 MiB in all\n"
+    assert command("status", str(folder)).stdout == "files: 1\ntotal: 1.0 MiB\n"
     assert command("clear", str(folder)).returncode == 0
     assert list(folder.iterdir()) == []
     again = command("clear", str(folder))
-    assert again.returncode == 1 and "has kept anything" in again.stderr
+    assert again.returncode == 1 and "holds no data" in again.stderr
 
 
 def test_the_store_command_leaves_other_folders_alone(tmp_path: Path) -> None:

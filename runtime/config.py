@@ -1,4 +1,4 @@
-"""Settings as frozen values, checked when made; the only file that reads or writes the process environment."""
+"""Settings as frozen values that check themselves when they are made."""
 
 from __future__ import annotations
 
@@ -123,41 +123,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def api_key_from_environment() -> str | None:
-    return os.environ.get("GALAGO_API_KEY")
-
-
-def wants_native_log() -> bool:
-    """`GALAGO_NATIVE_LOG=1` lets llama.cpp's own messages through to standard error."""
-    return os.environ.get("GALAGO_NATIVE_LOG") == "1"
-
-
-def prepare_native_environment() -> None:
-    """What must stand in the environment before llama.cpp is loaded.
-
-    Without GGML_NO_BACKTRACE an assertion starts gdb where it is installed, and the process hangs instead of dying.
-    """
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a process that does nothing but run llama.cpp; what the user has set stays.
-
-    OpenMP's threads wait for each other by spinning. Where another program takes their cores, spinning without bound
-    makes decoding fifteen times slower; with a bound it is a tenth slower where none does. GNU's runtime counts turns,
-    LLVM's milliseconds. OpenBLAS, which comes with numpy and has nothing to do here, would make a thread for each core.
-
-    GNU's malloc has a heap for every other thread, and takes pictures and sounds from there too as soon as the first
-    was given back: 30 MB of holes after some hundred requests. Two heaps do, and what is larger than a row of logits
-    comes from the system and goes back to it.
-    """
-    heap = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
-    spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-    return {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"} | heap | spin | dict(os.environ)
-
-
-def cpu_environment() -> dict[str, str]:
-    """The environment of a process that sees no GPU of CUDA, so that none of its memory is the driver's."""
-    return worker_environment() | {"CUDA_VISIBLE_DEVICES": ""}

@@ -14,6 +14,7 @@ from .types.messages import FRAMES, Audio, Effort, Image, Message, Part, Text, T
 from .types.model_info import ModelInfo
 from .types.options import REQUEST, SAMPLING
 from .types.request import Request, Sampling, option_value
+from .types.tasks import Embed
 
 if TYPE_CHECKING:
     from .config import FlashAttention, KVType
@@ -164,7 +165,7 @@ class LocalModel:
     @property
     def info(self) -> ModelInfo:
         """The model's name, size, context length and input modalities."""
-        return self._service.models()[0]
+        return self._service.model(None)
 
     @overload
     def chat(self, prompt: Chat, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]) -> Reply: ...
@@ -204,7 +205,7 @@ class LocalModel:
         """
         if isinstance(texts, str):
             return self.embed([texts], dimensions)[0]
-        return self._service.embed(texts, dimensions).rows()
+        return self._service.run_task(None, Embed(tuple(texts), dimensions)).rows()
 
     def close(self) -> None:
         """Frees the model. Unfinished answers end with an error."""
@@ -248,7 +249,8 @@ def load(
     from ..models.device import memory_size, this_machine
     from ..models.registry.resolve import resolve
     from .config import ModelConfig
-    from .service import Service
+    from .pool.pool import ModelPool
+    from .pool.resident import ResidentModel
 
     config = ModelConfig(
         ctx,
@@ -261,7 +263,8 @@ def load(
         flash_attention=flash_attention,
         memory=None if memory is None else memory_size(memory, this_machine().total_memory),
     )
-    service = Service(resolve(model, mmproj, lora=lora, draft=draft), config, progress, isolated=isolated)
+    files = resolve(model, mmproj, lora=lora, draft=draft)
+    service = ModelPool(ResidentModel(files, config, progress, isolated=isolated))
     service.load()
     return LocalModel(service)
 

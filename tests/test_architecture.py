@@ -25,7 +25,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 LAYERS = [
     "models/errors models/units",
     "models",
-    "runtime/types runtime/config",
+    "runtime/types runtime/config runtime/environment runtime/log",
     "runtime/process",
     "runtime/sampling runtime/cache",
     "runtime/llamacpp",
@@ -33,9 +33,10 @@ LAYERS = [
     "runtime/engine",
     "runtime/media runtime/output",
     "runtime/prompt",
-    "runtime/inference runtime/pool",
+    "runtime/inference",
     "runtime/worker",
     "runtime/service",
+    "runtime/pool",
     "runtime/python_api runtime/chat_input runtime/__init__",
     "quantize",
     "runtime/server",
@@ -141,9 +142,17 @@ def test_no_name_hides_what_it_does() -> None:
     assert not [name for name in NAMES if re.search(r"(utils?|helpers?|common|misc)\.py$", name)]
 
 
-def test_only_the_settings_read_the_environment() -> None:
+def test_one_module_reads_the_environment() -> None:
     readers = [n for n, p in zip(NAMES, FILES, strict=True) if re.search(r"os\.(environ|getenv)", source(p))]
-    assert readers == ["runtime/config.py"]
+    assert readers == ["runtime/environment.py"]
+
+
+def test_one_module_starts_processes() -> None:
+    starts = re.compile(r"^(subprocess|multiprocessing|pty)\b")
+    starters = [n for n, p in zip(NAMES, FILES, strict=True) if any(starts.match(m) for _, m in imports(p))]
+    assert starters == ["runtime/process/spawn.py"]
+    forks = re.compile(r"os\.(fork|exec|spawn|posix_spawn|popen|system)\w*\(")
+    assert not [n for n, p in zip(NAMES, FILES, strict=True) if forks.search(source(p))]
 
 
 def test_nothing_opens_a_connection() -> None:
@@ -176,7 +185,7 @@ def test_the_folders_cannot_be_imported_under_their_bare_names(name: str) -> Non
 
 
 def test_the_readme_names_every_variable_that_is_read() -> None:
-    read = set(re.findall(r"GALAGO_[A-Z_]+", (ROOT / "runtime/config.py").read_text("utf-8")))
+    read = set(re.findall(r"GALAGO_[A-Z_]+", (ROOT / "runtime/environment.py").read_text("utf-8")))
     told = set(re.findall(r"^\| `(GALAGO_[A-Z_]+)`", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
     assert read == told
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
 from ...runtime.llamacpp.programs.load_check import cap
-from ..child import Arrays, Say
+from ...runtime.process.job import Arrays, Report
+from ..jobs import CalibrationJob
 from . import imatrix, samples
 from .imatrix import ImatrixEntry, Matrix
 from .reader import Reader
@@ -25,44 +25,44 @@ _PRODUCTS = 64 << 20
 DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
-def work(job: dict[str, Any], _arrays: Arrays, say: Say) -> int:
+def work(job: CalibrationJob, _arrays: Arrays, report: Report) -> int:
     """Reads `files` from unit `done` on, but one of `every` units (0: all), and adds to the matrix in `part`, where it
     saves what it has now and then; with `products` also what rounding anew needs (`rounding.py`).
 
-    Says `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
+    Reports `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
     """
-    model, part = Path(job["model"]), Path(job["part"])
-    projector = Path(job["projector"]) if job["projector"] else None
-    cap([job["bytes"]])
-    wanted = _wanted(model, job["products"]) | (_wanted(projector, job["products"]) if projector else {})
-    observer = ImatrixCollector(wanted, _PRODUCTS if job["products"] else 0)
-    before = imatrix.read(part) if job["done"] else None
-    with Reader(model, projector, job["chunk"], job["threads"], observer) as reader:
-        units = reader.units(samples.read([Path(file) for file in job["files"]]))[: job["limit"]]
-        units = [unit for i, unit in enumerate(units, 1) if not job["every"] or i % job["every"]]
+    cap([job.file_bytes])
+    wanted = _wanted(job.model, job.products) | (_wanted(job.projector, job.products) if job.projector else {})
+    observer = ImatrixCollector(wanted, _PRODUCTS if job.products else 0)
+    before = imatrix.read(job.part) if job.done else None
+    with Reader(job.model, job.projector, job.chunk_tokens, job.threads, observer) as reader:
+        units = reader.units(samples.read(job.files))[: job.limit]
+        units = [unit for i, unit in enumerate(units, 1) if not job.every or i % job.every]
         if not units:
-            raise ConfigError(f"the data is too short: not one stretch of {job['chunk']} tokens, and no chat", "data")
+            raise ConfigError(
+                f"the data is too short: not one stretch of {job.chunk_tokens} tokens, and no chat", "data"
+            )
         saved = time.monotonic()
-        for done, unit in enumerate(units[job["done"] :], job["done"] + 1):
+        for done, unit in enumerate(units[job.done :], job.done + 1):
             reader.read(unit)
-            say([done, len(units)])
+            report([done, len(units)])
             if done == len(units) or time.monotonic() - saved > _SAVED_EVERY:
-                _save(part, observer, before, done, job)
+                _save(observer, before, done, job)
                 saved = time.monotonic()
     return len(units)
 
 
-def _save(part: Path, observer: ImatrixCollector, before: Matrix | None, done: int, job: dict[str, Any]) -> None:
+def _save(observer: ImatrixCollector, before: Matrix | None, done: int, job: CalibrationJob) -> None:
     entries = {
         name: ImatrixEntry(
             sums.astype(np.float32), observer.counts[name].astype(np.float32), observer.products.get(name)
         )
         for name, sums in observer.sums.items()
     }
-    matrix = Matrix(entries, tuple(job["datasets"]), done - job["done"], job["chunk"])
+    matrix = Matrix(entries, job.datasets, done - job.done, job.chunk_tokens)
     if before is not None:
         matrix = imatrix.merge([before, matrix])
-    imatrix.write(part, matrix, {DONE: done, KEY: job["key"]})
+    imatrix.write(job.part, matrix, {DONE: done, KEY: job.key})
 
 
 def _wanted(path: Path, output: bool) -> dict[str, int]:

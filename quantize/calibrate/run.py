@@ -16,7 +16,8 @@ from ...models.errors import ConfigError, GalagoError, ModelError
 from ...models.fingerprint import fingerprint
 from ...models.gguf.reader import read_header
 from ...runtime.config import default_threads
-from .. import child
+from ...runtime.process.job import run_job
+from ..jobs import CalibrationJob
 from ..variants.plan import Source
 from . import imatrix, samples
 from .collect import DONE, KEY
@@ -106,22 +107,22 @@ def collect(data: Data, part: Path, progress: Progress = lambda *_: None) -> Mat
 
 def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
     key = data.key
-    job = {
-        "model": str(data.source.path),
-        "projector": str(data.projector) if data.projector else None,
-        "files": [str(path) for path in data.files],
-        "datasets": data.names,
-        "chunk": data.chunk,
-        "limit": data.limit,
-        "every": data.every,
-        "products": data.products,
-        "bytes": data.bytes,
-        "threads": default_threads(),
-        "part": str(part),
-        "done": _done(part, key),
-        "key": key,
-    }
-    child.run("calibrate.collect", data.source.path.name, job, heard=lambda said: progress(*said))
+    job = CalibrationJob(
+        model=data.source.path,
+        projector=data.projector,
+        files=data.files,
+        datasets=tuple(data.names),
+        chunk_tokens=data.chunk,
+        limit=data.limit,
+        every=data.every,
+        products=data.products,
+        file_bytes=data.bytes,
+        threads=default_threads(),
+        part=part,
+        done=_done(part, key),
+        key=key,
+    )
+    run_job("galago.quantize.calibrate.collect", job, data.source.path.name, on_report=lambda report: progress(*report))
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):
         raise ModelError(f"llama.cpp computed {data.source.path.name} and showed no product of a weight", "model")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...models.errors import ConfigError, ModelError
-from ...runtime.inference.load_check import signal_name
+from ...runtime.process import spawn
 from .probes import probes
 
 TIMEOUT = 3600.0  # seconds
@@ -84,14 +82,12 @@ def _compare_numbers(tried: Tried, ours: Path, theirs: Path) -> Tried:
 
 def _ask(program: str, arguments: list[str], question: object) -> Any:
     """What a program of this package answers, `None` where it answers nothing. Raises `ModelError` where it fails."""
-    command = [sys.executable, "-P", "-m", f"galago.quantize.convert.{program}", *arguments]
-    try:
-        done = subprocess.run(command, input=json.dumps(question).encode(), capture_output=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{program}: no answer within {TIMEOUT:.0f} s", "checkpoint") from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = f"killed by {signal_name(-done.returncode)}" if done.returncode < 0 else (said or ["no reason"])[-1]
+    module = f"galago.quantize.convert.{program}"
+    done = spawn.run_module(module, *arguments, stdin=json.dumps(question).encode(), timeout_seconds=TIMEOUT)
+    if done.timed_out:
+        raise ModelError(f"{program} {done.ending}", "checkpoint")
+    if not done.ok:
+        why = f"its process {done.ending}" if done.killed else done.last_line or "no reason given"
         what = "the converted file does not work" if program == "loaded" else "Hugging Face's libraries refuse it"
         raise ModelError(f"{what}: {why}", "checkpoint")
     return json.loads(done.stdout) if done.stdout.strip() else None

@@ -6,14 +6,13 @@ runs Galago. What it writes is read, and gets its name, like every other file.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
 from ...models.gguf.reader import read_header
-from ...runtime.inference.load_check import signal_name
+from ...runtime.process import spawn
 from .checkpoint import no_weights
 from .convert import Converted, Report, check_target, publishing
 from .lora import is_adapter
@@ -53,7 +52,7 @@ def convert_with(
     report("converting", 0.0)
     with publishing(target, force) as part, tempfile.TemporaryDirectory(".part", ".", target.parent) as place:
         command += ["--outfile", str((Path(place) / "made.gguf").resolve())]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        done = spawn.run_program(command)
         _check(done, program.name)
         written = list(Path(place).glob("*.gguf"))  # a projector's name gets mmproj- in front
         if len(written) != 1:
@@ -65,12 +64,11 @@ def convert_with(
     return Converted(target, architecture, len(header.tensors), header.file_size, (), Tried())
 
 
-def _check(done: subprocess.CompletedProcess[bytes], name: str) -> None:
-    if done.returncode == 0:
+def _check(done: spawn.ChildResult, name: str) -> None:
+    if done.ok:
         return
     lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     said = " | ".join(lines[-_LAST:]) or "nothing"
     if "ModuleNotFoundError" in said:
         said += " (it runs in the .venv of its folder, where there is one: install its requirements there)"
-    end = f"was killed by {signal_name(-done.returncode)}" if done.returncode < 0 else f"failed ({done.returncode})"
-    raise ModelError(f"{name} {end}; it said: {said}", "converter")
+    raise ModelError(f"{name} {done.ending}; it said: {said}", "converter")

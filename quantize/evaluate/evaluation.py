@@ -27,7 +27,6 @@ Intervals are at 95 %. What is measured is kept in a folder, and an evaluation t
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +39,8 @@ from typing import Any
 from ...models.device import this_machine
 from ...models.errors import ConfigError, EngineCrashed, ModelError
 from ...models.fingerprint import fingerprint
-from ...runtime.config import default_threads, worker_environment
+from ...runtime.config import default_threads
+from ...runtime.process.spawn import RunningChild
 from ...runtime.python_api import load
 from ..progress import Progress
 from ..records import Record, Records, alone
@@ -197,30 +197,17 @@ def _scored(plan: EvaluationPlan, combination: Combination, progress: Progress) 
 
 
 def _run(job: FidelityJob, name: str, tell: Callable[[float], None]) -> None:
-    program = subprocess.Popen(
-        fidelity_job.command(job),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=worker_environment(),
-    )
-    with program:
-        assert program.stdout is not None and program.stderr is not None
-        try:
-            for line in program.stdout:
-                done, total = map(int, line.split())
-                tell(done / total)
-            said = program.stderr.read().strip()
-        except BaseException:
-            program.kill()
-            raise
-    if program.returncode < 0:
+    with RunningChild(fidelity_job.command(job)) as child:
+        for line in child.stdout:
+            done, total = map(int, line.split())
+            tell(done / total)
+        end = child.result()
+    if end.killed:
         raise EngineCrashed(
-            f"llama.cpp crashed on {name} (signal {-program.returncode}); without it, the evaluation goes on from here"
+            f"llama.cpp crashed on {name}: its process {end.ending}; without it, the evaluation goes on from here"
         )
-    if program.returncode > 0:
-        raise ModelError(f"{name}: {said.splitlines()[-1] if said else 'it could not be read'}", "model")
+    if not end.ok:
+        raise ModelError(f"{name}: {end.last_line or 'it could not be read'}", "model")
 
 
 def _answered(plan: EvaluationPlan, combination: Combination, progress: Progress) -> list[Record]:

@@ -34,6 +34,7 @@ from ...runtime.llamacpp.library import build_info
 from ...runtime.llamacpp.projector import MediaChunk, Projector, embedded_by, encode_first
 from ...runtime.llamacpp.weights import Weights
 from ...runtime.media.decode import MediaLimits
+from ...runtime.process.spawn import python_command
 from ...runtime.prompt.builder import PromptBuilder
 from ...runtime.prompt.template import ChatTemplate
 from ...runtime.types.messages import Message
@@ -300,7 +301,7 @@ def _digest(stretch: Stretch) -> str:
 
 
 def command(job: FidelityJob) -> list[str]:
-    return [sys.executable, "-P", "-m", "galago.quantize.evaluate.fidelity_job", json.dumps(asdict(job))]
+    return python_command("galago.quantize.evaluate.fidelity_job", json.dumps(asdict(job)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,11 @@ from ...models.errors import ConfigError
 from ...runtime.cache.encoder_cache import EmbeddingCache
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.llamacpp.quantizer import quantize
+from ...runtime.process.job import Arrays, Report
 from ...runtime.types.messages import Audio, Image
 from ..calibrate import imatrix, samples
 from ..calibrate.reader import Reader, Unit
-from ..child import Arrays, Say
+from ..jobs import DivergenceJob
 from ..variants.gptq import round_anew
 
 _BLOCK = 16
@@ -29,23 +29,21 @@ _KEPT = 1 << 30
 """Bytes of encoded pictures and sounds, which all variants read alike."""
 
 
-def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
+def work(job: DivergenceJob, arrays: Arrays, report: Report) -> None:
     """Reads the units of `files` with `source`, then with each of `variants`, which it makes before: a name and the
     arguments of `quantizer.quantize`, and `anew` if it is rounded once more; or a name and `path`, a file that is
     there. They are variants of the `source`, or of its projector, by what is `varied`; then only what it sees and hears
     is read.
 
-    Says `[name, [[kind, rows, nats], ...]]` for each, unit by unit, `nats` being the sum of the rows.
+    Reports `[name, [[kind, rows, nats], ...]]` for each, unit by unit, `nats` being the sum of the rows.
     """
-    source, folder = Path(job["source"]), Path(job["folder"])
-    projector = Path(job["projector"]) if job["projector"] else None
-    vary_projector = job["varied"] == "projector"
-    files = [Path(file) for file in job["files"]]
-    baseline = folder / "baseline.f32"
-    cap([job["bytes"]])
+    source, projector = job.source, job.projector
+    vary_projector = job.varied == "projector"
+    baseline = job.folder / "baseline.f32"
+    cap([job.file_bytes])
     seen = EmbeddingCache(_KEPT)
-    with Reader(source, projector, job["chunk"], job["threads"], embeddings=seen) as reader:
-        units = searched(reader.units(samples.read(files))[: job["limit"]], job["units"], job["every"])
+    with Reader(source, projector, job.chunk_tokens, job.threads, embeddings=seen) as reader:
+        units = searched(reader.units(samples.read(job.files))[: job.limit], job.units, job.every)
         if vary_projector:
             units = [unit for unit in units if kind_of(unit) in ("pictures", "sounds")]
         if not units:
@@ -57,16 +55,17 @@ def work(job: dict[str, Any], arrays: Arrays, say: Say) -> None:
     original = projector if vary_projector else source
     assert original is not None
     means, moments = imatrix.apart(arrays)
-    for name, how in job["variants"]:
-        path = Path(how["path"]) if "path" in how else folder / "variant.gguf"
-        if "path" not in how:
-            anew = how.pop("anew", False)
-            quantize(original, path, threads=job["threads"], importance=means, **how)
+    for name, arguments in job.variants:
+        path = Path(arguments["path"]) if "path" in arguments else job.folder / "variant.gguf"
+        if "path" not in arguments:
+            anew = arguments.get("anew", False)
+            settings = {key: value for key, value in arguments.items() if key != "anew"}
+            quantize(original, path, threads=job.threads, importance=means, **settings)
             if anew:
-                round_anew(original, path, moments, job["threads"], lambda _name: None)
+                round_anew(original, path, moments, job.threads, lambda _name: None)
         model, eyes = (source, path) if vary_projector else (path, projector)
-        with Reader(model, eyes, job["chunk"], job["threads"], embeddings=None if vary_projector else seen) as reader:
-            say([name, _compare(reader, units, baseline)])
+        with Reader(model, eyes, job.chunk_tokens, job.threads, embeddings=None if vary_projector else seen) as reader:
+            report([name, _compare(reader, units, baseline)])
 
 
 def searched(units: Sequence[Unit], most: int, every: int) -> list[Unit]:

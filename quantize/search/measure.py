@@ -21,10 +21,11 @@ from ...models import units
 from ...models.errors import ConfigError
 from ...models.paths import cache_folder
 from ...runtime.config import default_threads
-from .. import child
+from ...runtime.process.job import run_job
 from ..calibrate import samples
 from ..calibrate.imatrix import Matrix
 from ..calibrate.run import Data
+from ..jobs import DivergenceJob
 from ..variants.gptq import ROUNDING
 
 Progress = Callable[[int, int, str], None]
@@ -84,29 +85,30 @@ class Measure:
             with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
                 self._check_room(Path(folder))
                 importance = self.matrix.arrays() if self.matrix else {}
-                child.run("search.divergence_job", self._file.name, self._job(folder, missing), importance, heard)
+                job = self._job(Path(folder), missing)
+                run_job("galago.quantize.search.divergence_job", job, self._file.name, importance, heard)
         return {name: known[told] for name, told in names.items()}
 
     @property
     def _file(self) -> Path:
         return self.data.projector if self.projector and self.data.projector else self.data.source.path
 
-    def _job(self, folder: str, variants: Variants) -> dict[str, Any]:
+    def _job(self, folder: Path, variants: Variants) -> DivergenceJob:
         data = self.data
-        return {
-            "source": str(data.source.path),
-            "projector": str(data.projector) if data.projector else None,
-            "varied": "projector" if self.projector else "model",
-            "files": [str(path) for path in data.files],
-            "chunk": data.chunk,
-            "limit": data.limit,
-            "units": self.units,
-            "every": EVERY,
-            "bytes": data.bytes,
-            "threads": default_threads(),
-            "folder": folder,
-            "variants": list(variants.items()),
-        }
+        return DivergenceJob(
+            source=data.source.path,
+            projector=data.projector,
+            varied="projector" if self.projector else "model",
+            files=data.files,
+            chunk_tokens=data.chunk,
+            limit=data.limit,
+            units=self.units,
+            every=EVERY,
+            file_bytes=data.bytes,
+            threads=default_threads(),
+            folder=folder,
+            variants=tuple((name, dict(arguments)) for name, arguments in variants.items()),
+        )
 
     def _check_room(self, folder: Path) -> None:
         """A variant is as large as its file at most; logits take the vocabulary for each position."""

@@ -5,9 +5,6 @@ Chooses nothing; `variant.py` does, and decides what becomes of the file.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from ...models.errors import GGUFError, ModelError
@@ -16,43 +13,56 @@ from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.ggml import is_valid
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.llamacpp.quantizer import quantize
+from ...runtime.process.job import Arrays, Report
 from ..calibrate import imatrix
-from ..child import Arrays, Say
+from ..jobs import QuantizationJob
 from .gptq import round_anew
 
 
-def work(job: dict[str, Any], arrays: Arrays, say: Say) -> list[list[str | None]]:
-    """Quantizes as `job` tells (the arguments of `quantizer.quantize`), and if `anew` rounds once more (`rounding.py`);
-    `arrays` are the importance matrix.
+def work(job: QuantizationJob, arrays: Arrays, report: Report) -> list[list[str | None]]:
+    """Quantizes as `job` asks; `arrays` are the importance matrix.
 
-    Says `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
+    Reports `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
     each with the type it gets, or None where it keeps its own. With `dry_run` nothing is written.
     """
     cap(())
-    source, target, anew = Path(job.pop("source")), Path(job.pop("target")), job.pop("anew", False)
     means, moments = imatrix.apart(arrays)
     tensors: list[list[str | None]] = []
 
     def started(number: int, count: int, name: str) -> None:
         tensors.append([name, None])
-        say([number, count, name])
+        report([number, count, name])
 
     def typed(name: str) -> None:
         tensors[-1][1] = name
 
     try:
-        quantize(source, target, importance=means, started=started, typed=typed, **job)
+        quantize(
+            job.source,
+            job.target,
+            job.ftype,
+            job.threads,
+            types=job.types,
+            pure=job.pure,
+            importance=means,
+            metadata=job.metadata,
+            dry_run=job.dry_run,
+            dropped=job.dropped,
+            copy=job.copy,
+            started=started,
+            typed=typed,
+        )
     except ModelError as error:
         raise ModelError(_explained(error.message, tensors), error.param) from None
-    if anew and not job["dry_run"]:
+    if job.gptq and not job.dry_run:
         numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
 
         def started_anew(name: str) -> None:
-            say([numbers[name], len(tensors), f"{name} once more"])
+            report([numbers[name], len(tensors), f"{name} once more"])
 
-        round_anew(source, target, moments, job["threads"], started_anew)
-    if not job["dry_run"]:
-        _check(read_header(target))
+        round_anew(job.source, job.target, moments, job.threads, started_anew)
+    if not job.dry_run:
+        _check(read_header(job.target))
     return tensors
 
 

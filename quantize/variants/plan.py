@@ -30,8 +30,9 @@ from ...models.registry.name import BUILTIN
 from ...models.registry.pairing import check_parts, parts_beside
 from ...models.registry.resolve import builtin_folder, resolve
 from ...runtime.config import default_threads
-from .. import child
+from ...runtime.process.job import run_job
 from ..calibrate.imatrix import Matrix
+from ..jobs import QuantizationJob
 from .schemes import BLOCKS, TYPE_NUMBERS, Scheme
 
 Progress = Callable[[int, int, str], None]
@@ -296,21 +297,22 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
     about = dict(recipe.about)
     if typed:
         about["general.file_type"] = recipe.scheme.ftype
-    job = {
-        "source": str(source.path),
-        "target": str(target),
-        "ftype": _TYPES_FTYPE if typed else recipe.scheme.ftype,
-        "pure": typed,
-        "types": [(name, TYPE_NUMBERS[kind]) for name, kind in recipe.types.items()],
-        "threads": default_threads(),
-        "metadata": about,
-        "dry_run": dry_run,
-        "anew": recipe.anew,
-    }
+    job = QuantizationJob(
+        source=source.path,
+        target=target,
+        ftype=_TYPES_FTYPE if typed else recipe.scheme.ftype,
+        pure=typed,
+        types=tuple((name, TYPE_NUMBERS[kind]) for name, kind in recipe.types.items()),
+        threads=default_threads(),
+        metadata=about,
+        dry_run=dry_run,
+        gptq=recipe.anew,
+    )
     arrays: dict[str, NDArray[np.float32]] = {}
     if recipe.matrix is not None:
         arrays = recipe.matrix.arrays() if recipe.anew and not dry_run else recipe.matrix.means()
-    return dict(child.run("variants.job", source.path.name, job, arrays, lambda said: progress(*said)))
+    module = "galago.quantize.variants.job"
+    return dict(run_job(module, job, source.path.name, arrays, lambda report: progress(*report)))
 
 
 def _told(plan: VariantPlan) -> Recipe:

@@ -14,8 +14,9 @@ from pathlib import Path
 from ...models import units
 from ...models.capacity import gpu_offload
 from ...models.errors import ConfigError
-from .. import child
+from ...runtime.process.job import run_job
 from ..calibrate.run import Data
+from ..jobs import QuantizationJob
 from ..search.measure import Measure, Progress, Units, mean
 from . import plan
 from .plan import Source
@@ -62,7 +63,6 @@ def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
         raise ConfigError(f"{needs}, and {units.size(free)} are free; set TMPDIR to another folder", "drop_layers")
     path = folder / source.path.name
     told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
-    job = {"source": str(source.path), "target": str(path), "ftype": 1, "copy": True, "dropped": sorted(dropped),
-           "metadata": told, "dry_run": False}  # fmt: skip
-    child.run("variants.job", source.path.name, job)
+    job = QuantizationJob(source.path, path, 1, copy=True, dropped=tuple(sorted(dropped)), metadata=told)
+    run_job("galago.quantize.variants.job", job, source.path.name)
     return replace(plan.open_source(str(path)), origin=source)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from ...models.registry.name import BUILTIN
 from ...models.registry.resolve import resolve
 from ...quantize.variants.schemes import SCHEMES, Scheme
 from ..config import default_threads
+from ..process import spawn
 
 MAX_DIVERGENCE = 0.5
 """KL divergence from F32, in nats, above which a type computes wrongly: Q2_K is below 0.001 here, noise above 3."""
@@ -81,9 +81,9 @@ def examine(schemes: Sequence[Scheme], probe: Probe) -> Findings:
             break
         findings.signals.add(-status)
         if not current:
-            findings.load_error = f"{_exit_reason(status)}{': ' + last_error if last_error else ''}"
+            findings.load_error = f"{spawn.describe_exit(status)}{': ' + last_error if last_error else ''}"
             break
-        findings.failed[current] = _exit_reason(status)
+        findings.failed[current] = spawn.describe_exit(status)
         remaining = remaining[[scheme.name for scheme in remaining].index(current) + 1 :]
     return findings
 
@@ -100,31 +100,13 @@ def _record(findings: Findings, line: dict[str, Any]) -> None:
             findings.worked.append(line["done"])
 
 
-def _exit_reason(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
-
-
 def run_probe(schemes: Sequence[Scheme]) -> tuple[list[dict[str, Any]], int, str]:
     """Runs the self-test on the built-in model in a child process."""
-    command = [sys.executable, "-P", "-m", "galago.runtime.llamacpp.programs.selftest", str(resolve(BUILTIN).weights)]
-    command += [f"{s.name}={s.ftype}" for s in schemes]
-    try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
-        output, status, errors = child.stdout, child.returncode, child.stderr
-    except subprocess.TimeoutExpired as error:
-        output, status, errors = _text(error.stdout), 1, f"not finished after {_TIMEOUT_SECONDS:.0f} s"
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    error_lines = errors.strip().splitlines()
-    return lines, status, error_lines[-1] if error_lines else ""
-
-
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    program = "galago.runtime.llamacpp.programs.selftest"
+    types = [f"{s.name}={s.ftype}" for s in schemes]
+    end = spawn.run_module(program, resolve(BUILTIN).weights, *types, timeout_seconds=_TIMEOUT_SECONDS)
+    lines = [json.loads(line) for line in end.stdout.splitlines() if line.startswith(b"{")]
+    return (lines, 1, end.ending) if end.timed_out else (lines, end.code, end.last_line)
 
 
 def remedy(findings: Findings, machine: Machine) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...models.capacity.throughput import Speed
     from ...models.files import ModelFiles
     from ...models.registry.catalog import CatalogEntry
-    from ..pool.placement import Placement
+    from ..types.placement import Placement
 
 FittedModel = Annotated[
     str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
@@ -74,20 +74,24 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     from ...models.registry.resolve import resolve
     from ...quantize.evaluate import history as kept
     from ..config import DEFAULT_SLOTS
-    from ..pool.budget import default_context, measure, trained
+    from ..inference.footprint import footprint_function
+    from ..pool.budget import default_context, trained_context
+    from ..pool.llama_build import installed_build
     from ..pool.placement import place
 
     files = resolve(model, mmproj)
-    placement = place(files, config)
-    taken = measure(files, config, placement, server=True)
+    build = installed_build()
+    placement = place(files, config, build)
+    taken = footprint_function(files, config, placement, build.features, server=True)
     slots = config.slots or DEFAULT_SLOTS
     asked = config.context_length or default_context(files)
-    if asked > trained(files):
-        raise ConfigError(f"{files.id} was trained for a context of {trained(files)} tokens, not {asked}", "context")
-    largest = choose(taken, memory, trained(files), None, config.slots)
-    chosen = choose(taken, memory, trained(files), asked, slots) or (None if config.context_length else largest)
+    trained = trained_context(files)
+    if asked > trained:
+        raise ConfigError(f"{files.id} was trained for a context of {trained} tokens, not {asked}", "context")
+    largest = choose(taken, memory, trained, None, config.slots)
+    chosen = choose(taken, memory, trained, asked, slots) or (None if config.context_length else largest)
     if chosen is None:
-        least = asked if config.context_length else min(footprint.SHORTEST, trained(files))
+        least = asked if config.context_length else min(footprint.SHORTEST, trained)
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
     speed, guess = _speed(files, chosen, placement, config, anew)
     guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
@@ -166,11 +170,11 @@ def _figures(
 def _report(
     files: ModelFiles, chosen: ContextChoice, largest: ContextChoice | None, memory: int, speed: Speed | None
 ) -> str:
-    from ..pool.budget import requests
+    from ..pool.budget import count_requests
 
     needs = chosen.footprint
     lines = [
-        f"{files.id} fits: a context of {chosen.context} tokens, {requests(chosen.slots)} at once, "
+        f"{files.id} fits: a context of {chosen.context} tokens, {count_requests(chosen.slots)} at once, "
         f"in {units.size(needs.needed)} of {units.size(memory)}"
     ]
     for name, what in _PARTS.items():
@@ -178,7 +182,9 @@ def _report(
         if size >= 500_000:
             lines.append(f"  {name:<11}{units.size(size):>9}  {what}")
     if largest is not None and largest.context != chosen.context:
-        lines.append(f"  the longest context that fits: {largest.context} tokens, {requests(largest.slots)} at once")
+        lines.append(
+            f"  the longest context that fits: {largest.context} tokens, {count_requests(largest.slots)} at once"
+        )
     if speed is not None:
         lines.append(
             f"  first token {speed.first_token:.2g} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "

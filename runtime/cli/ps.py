@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...models.errors import ConfigError, NotReady
-from ..config import api_key_from_environment
+from ..environment import api_key_from_environment
 from .ui import report
 
 _COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory")

@@ -51,7 +51,8 @@ def serve(
     strict: Strict = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
-    from ..config import ModelConfig, ServerConfig, api_key_from_environment
+    from ..config import ModelConfig, ServerConfig
+    from ..environment import api_key_from_environment
 
     config = ServerConfig(
         host=host,
@@ -70,14 +71,16 @@ def _serve(
     model: str, name: str | None, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
 ) -> None:
     """Starts the worker first: it imports what it needs, and loads the model, while this process imports the server."""
-    from ..process.spawn import start
+    from ..process.spawn import WorkerProcess
 
-    started = start()
+    process = WorkerProcess()
     from ...models.registry.resolve import resolve
-    from ..service import Service
+    from ..pool.pool import ModelPool
+    from ..pool.resident import ResidentModel
 
     files = resolve(model, loading.get("mmproj"), name, loading.get("lora") or (), loading.get("draft"))
-    service = Service(files, settings, options.progress_line("loading"), isolated=True, started=started)
+    progress = options.progress_line("loading")
+    service = ModelPool(ResidentModel(files, settings, progress, isolated=True, process=process))
     service.begin()
     from ..server.app import serve as run_server
 

@@ -20,14 +20,14 @@ from ..engine.thread_tuner import ThreadTuner
 from ..llamacpp.context import BATCH
 from ..llamacpp.pooling import SEQUENCES, PoolingContext
 from ..llamacpp.weights import Weights
-from ..pool.budget import settle
 from ..prompt.completion import check_tokens, paired, translate
 from ..types.events import Finished, Timings, Usage
 from ..types.model_info import ModelInfo, Stats
+from ..types.placement import ON_CPU, Placement
 from ..types.request import Request
 from ..types.tasks import Detokenize, Embed, R, Rerank, Scores, Task, TokenIds, Tokenize, Vectors
 from .embed_batcher import EmbedBatcher, TokenSequence
-from .generator import context_length, description, tell
+from .generator import context_length, description
 from .lease import Lease
 from .load_check import try_out
 from .stream import Stream
@@ -47,8 +47,8 @@ class Embedder:
         self,
         files: ModelFiles,
         config: ModelConfig | None = None,
+        placement: Placement = ON_CPU,
         progress: Callable[[float], None] | None = None,
-        isolated: bool = False,
     ) -> None:
         config = config or ModelConfig()
         for given, name in ((files.adapters, "lora"), (files.draft, "draft"), (files.projector, "mmproj")):
@@ -56,9 +56,6 @@ class Embedder:
                 raise ConfigError(f"{files.id} makes vectors, for which --{name} is not offered", name)
         pooling = files.header.pooling
         assert pooling is not None
-        config, placement, said = settle(files, config, isolated)
-        for line in said:
-            tell(line)
         try_out(files)
         self._threads = config.threads or default_threads()
         self._governor = ThreadTuner(self._threads) if config.threads is None else None
@@ -108,13 +105,13 @@ class Embedder:
         what = "scores documents (/v1/rerank)" if self.info.kind == "rerank" else "makes vectors (/v1/embeddings)"
         raise InvalidRequest(f"{self.info.id} {what} and cannot answer; load a chat model for that", "model")
 
-    def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+    def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """A task's answer. Raises `InvalidRequest` for those of other kinds of models."""
         with self._users.one():
-            result: Any = self._answer(task, lambda: self._users.closed or cancelled())
+            result: Any = self._run_task(task, lambda: self._users.closed or cancelled())
             return cast(R, result)
 
-    def _answer(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
+    def _run_task(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
         match task:
             case Tokenize(str()) | Detokenize():
                 return translate(task, self._weights)

@@ -14,12 +14,13 @@ from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..config import ModelConfig
 from ..engine.metrics import CacheForecast
-from ..pool.budget import measure
-from ..pool.placement import Placement
+from ..llamacpp.library import features
 from ..types.messages import Image, Message, Text
+from ..types.placement import Placement
 from ..types.prompt import Prompt
 from ..types.request import Request
 from ..types.tasks import PartTokens, RequestEstimate
+from .footprint import footprint_function
 from .machine_benchmark import measured
 
 Sense: TypeAlias = Literal["image", "audio"]
@@ -30,9 +31,14 @@ class RequestEstimator:
     for each cell of the media that it has encoded."""
 
     def __init__(
-        self, files: ModelFiles, config: ModelConfig, placement: Placement, context: int, pace: Mapping[Sense, float]
+        self,
+        files: ModelFiles,
+        config: ModelConfig,
+        placement: Placement,
+        context: int,
+        slots: int,
+        pace: Mapping[Sense, float],
     ) -> None:
-        assert config.slots is not None
         self._header = files.header
         self._projector = read_header(files.projector) if files.projector else None
         self._placement = placement
@@ -42,8 +48,8 @@ class RequestEstimator:
         self._kv_type = config.kv_type
         self._most_kept = config.state_bytes
         self._guesses = unknown(self._header, self._projector)
-        taken = measure(files, replace(config, cache_mib=0), placement, server=False)
-        self._resident = taken(context, config.slots).needed
+        footprint = footprint_function(files, replace(config, cache_mib=0), placement, features(), server=False)
+        self._resident = footprint(context, slots).needed
 
     def plan(
         self,

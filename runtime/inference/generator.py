@@ -17,7 +17,7 @@ from ...models.files import ModelFiles
 from ...models.fingerprint import fingerprint
 from ..cache.disk_cache import DiskCache
 from ..cache.prefix_cache import PrefixCache
-from ..config import DEFAULT_CONTEXT, ModelConfig, default_threads
+from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig, default_threads
 from ..engine.engine import Engine
 from ..engine.thread_tuner import ThreadTuner
 from ..llamacpp.context import BATCH, Context
@@ -26,8 +26,6 @@ from ..llamacpp.lora import LoraAdapter
 from ..llamacpp.projector import Projector, embedded_by
 from ..llamacpp.runner import LlamaRunner
 from ..llamacpp.weights import Weights
-from ..pool.budget import settle
-from ..pool.placement import Placement
 from ..sampling.penalties import WINDOW
 from ..sampling.sampler import Constraint, Sampler
 from ..speculative.acceptance import MAX_DRAFT_TOKENS
@@ -35,6 +33,7 @@ from ..speculative.draft_model import DraftModel
 from ..types.events import Failed
 from ..types.messages import Message, Text
 from ..types.model_info import ModelInfo, Stats
+from ..types.placement import ON_CPU, Placement
 from ..types.prompt import Prompt
 from ..types.request import Request, Sampling, recommended_sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
@@ -56,8 +55,7 @@ _NO_TEMPLATE = "the model's file holds no chat template, so ChatML was used; it 
 
 
 class Generator:
-    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded. An
-    `isolated` one answers from a process of its own, beside that of its callers."""
+    """A model that has made a first token. `progress`, if given, is called with the fraction of the weights loaded."""
 
     ready = True
 
@@ -65,18 +63,15 @@ class Generator:
         self,
         files: ModelFiles,
         config: ModelConfig | None = None,
+        placement: Placement = ON_CPU,
         limits: MediaLimits | None = None,
         progress: Callable[[float], None] | None = None,
-        isolated: bool = False,
     ) -> None:
         config = config or ModelConfig()
+        slots = config.slots or DEFAULT_SLOTS
         threads = config.threads or default_threads()
         self._closers: list[Callable[[], None]] = []
         self._users = Lease()
-        config, placement, said = settle(files, config, isolated)
-        for line in said:
-            tell(line)
-        assert config.slots is not None
         try_out(files)
         try:
             with ThreadPoolExecutor(1) as beside:  # llama.cpp computes without Python
@@ -89,15 +84,15 @@ class Generator:
                 self._store = self._open_store(config, *made_by, config.kv_type, config.flash_attention)
                 self._projector = self._load_projector(files, threads, config, placement)
                 adapters = self._load_adapters(files)
-                drafter = self._load_drafter(files.draft, config.slots, threads) if files.draft else None
+                drafter = self._load_drafter(files.draft, slots, threads) if files.draft else None
                 reading = beside.submit(self._read_vocabulary, files, limits)
-                self._engine = self._start_engine(config, config.slots, threads, adapters, drafter)
+                self._engine = self._start_engine(config, slots, threads, adapters, drafter)
                 self._closers.append(self._engine.close)
                 self._answers, self._prompts = reading.result()
             from .estimate import RequestEstimator
 
             pace = self._projector.pace if self._projector else {}
-            self._planner = RequestEstimator(files, config, placement, self.context_length, pace)
+            self._planner = RequestEstimator(files, config, placement, self.context_length, slots, pace)
             self._warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
             self._defaults = self._recommended_sampling(weights)
             self._make_a_token()
@@ -124,13 +119,13 @@ class Generator:
         with self._users.one():
             return self._generate(request, lambda: self._users.closed or cancelled())
 
-    def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+    def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """A task's answer. Raises `InvalidRequest` for those of other kinds of models."""
         with self._users.one():
-            result: Any = self._answer(task, lambda: self._users.closed or cancelled())
+            result: Any = self._run_task(task, lambda: self._users.closed or cancelled())
             return cast(R, result)
 
-    def _answer(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
+    def _run_task(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
         match task:
             case Tokenize(Request() as request):
                 return self._tokenize(request, cancelled)

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -18,10 +15,10 @@ from ...models.errors import ModelError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import header_digest, read_header
 from ...models.paths import cache_folder
-from ..config import cpu_environment
+from ..process import spawn
 
 _REMEMBERED = 200
-_TIMEOUT = 1800.0
+_TIMEOUT_SECONDS = 1800.0
 
 
 def try_out(files: ModelFiles) -> None:
@@ -29,22 +26,24 @@ def try_out(files: ModelFiles) -> None:
     key = _key(files)
     if files.trusted or key in _passed():
         return
-    command = [sys.executable, "-P", "-m", "galago.runtime.llamacpp.programs.load_check", str(files.weights)]
-    command += [str(files.projector or ""), *(str(adapter.path) for adapter in files.adapters)]
-    try:
-        done = subprocess.run(
-            command, env=cpu_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT:.0f} s", "model") from None
-    if done.returncode < 0:
+    end = spawn.run_module(
+        "galago.runtime.llamacpp.programs.load_check",
+        files.weights,
+        files.projector or "",
+        *(adapter.path for adapter in files.adapters),
+        hide_gpus=True,
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
+    if end.timed_out:
+        raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT_SECONDS:.0f} s", "model")
+    if end.killed:
         names = " with ".join(path.name for path in _paths(files))
         raise ModelError(
-            f"llama.cpp crashes on {names} (killed by {signal_name(-done.returncode)}): the file is damaged or not "
-            "made for this version; download it again, or see what `galago doctor` says",
+            f"llama.cpp crashed on {names}: the process that tried it {end.ending}. The file is damaged or not made "
+            "for this version; download it again, or run `galago doctor`",
             "model",
         )
-    if done.returncode == 0:  # other failures are told by the real load, which knows them better
+    if end.ok:  # the real load reports other failures, with more detail
         _remember(key)
 
 
@@ -76,11 +75,3 @@ def _remember(key: str) -> None:
         part = _list().with_suffix(".part")
         part.write_text(json.dumps([*_passed(), key][-_REMEMBERED:]), encoding="utf-8")
         part.replace(_list())
-
-
-def signal_name(number: int) -> str:
-    """The signal's name as people write it: SIGKILL."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

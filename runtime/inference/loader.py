@@ -1,4 +1,4 @@
-"""Loads whatever kind of model some files are. Knows what each kind is called, and nothing of what it does."""
+"""Loads a model with the class for its kind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...models.files import ModelFiles
 from ..config import ModelConfig
+from ..types.placement import ON_CPU, Placement
 from .generator import Generator
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ LoadedModel: TypeAlias = "Generator | Embedder"
 def open_model(
     files: ModelFiles,
     config: ModelConfig | None = None,
+    placement: Placement = ON_CPU,
     progress: Callable[[float], None] | None = None,
-    isolated: bool = False,
 ) -> LoadedModel:
-    """A model that answers, or one that makes vectors; arguments and errors as `Model`'s."""
+    """Returns a model that answers chats, or one that computes embeddings or scores. Raises `GalagoError`."""
     if files.header.pooling is None:
-        return Generator(files, config, progress=progress, isolated=isolated)
+        return Generator(files, config, placement, progress=progress)
     from .embedder import Embedder
 
-    return Embedder(files, config, progress, isolated)
+    return Embedder(files, config, placement, progress)

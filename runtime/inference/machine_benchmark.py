@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from importlib import util
@@ -19,9 +17,10 @@ from ...models.capacity.throughput import Benchmark, Rate
 from ...models.device import this_machine
 from ...models.errors import EngineError
 from ...models.paths import cache_folder
-from ..config import default_threads, worker_environment
+from ..config import default_threads
+from ..process import spawn
 
-_TIMEOUT = 300.0
+_TIMEOUT_SECONDS = 300.0
 
 
 def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> Benchmark:
@@ -43,14 +42,11 @@ def measured(types: Collection[str], anew: bool = False, threads: int | None = N
 
 def run(types: Collection[str], threads: int) -> Benchmark:
     """Measures now."""
-    command = [sys.executable, "-P", "-m", "galago.runtime.llamacpp.programs.benchmark", str(threads), *types]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, env=worker_environment()
-        )
-    except subprocess.TimeoutExpired:
-        raise EngineError(f"this machine could not be measured within {_TIMEOUT:.0f} s") from None
-    found = _benchmark(json.loads(done.stdout)) if done.returncode == 0 else None
+    program = "galago.runtime.llamacpp.programs.benchmark"
+    end = spawn.run_module(program, threads, *types, timeout_seconds=_TIMEOUT_SECONDS)
+    if end.timed_out:
+        raise EngineError(f"this machine could not be measured within {_TIMEOUT_SECONDS:.0f} s")
+    found = _benchmark(json.loads(end.stdout)) if end.ok else None
     if found is None:
         raise EngineError("llama.cpp cannot compute here, so its speed cannot be told; see what `galago doctor` says")
     return found

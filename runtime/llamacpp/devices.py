@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
 from llama_cpp._ggml import libggml
 
-from . import library  # noqa: F401  (prepares the environment, and starts llama.cpp's backends)
+from ..types.placement import Device, LlamaBuild
+from . import library  # loading it also prepares the environment, and starts llama.cpp's backends
 
 _KINDS = {0: "CPU", 1: "GPU", 2: "integrated GPU", 3: "accelerator"}  # enum ggml_backend_dev_type in ggml-backend.h
 
 _CPU_BACKENDS = ("CPU", "BLAS", "ZenDNN", "RPC")
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device ggml can compute on; memory in bytes."""
-
-    name: str
-    description: str
-    kind: str
-    free_memory: int
-    total_memory: int
+def describe_build() -> LlamaBuild:
+    """Returns what the loaded build of llama.cpp can do here."""
+    return LlamaBuild(library.features(), tuple(gpu_backends()), tuple(gpus()))
 
 
 def gpu_backends() -> list[str]:

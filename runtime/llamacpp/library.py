@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ...models.errors import ConfigError
-from ..config import prepare_native_environment, wants_native_log
+from ..environment import prepare_native_environment, wants_native_log
 
 prepare_native_environment()
 try:

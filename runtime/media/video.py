@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...models.errors import MediaError, UnsupportedField
+from ..process import spawn
 from ..types.messages import Frame, Text, Video
 from .decode import MediaLimits, Picture
 from .sniff import container_of, describe, kind_of
@@ -43,16 +41,13 @@ def decode_video(video: Video, limits: MediaLimits) -> VideoFrames:
         raise MediaError(f"the film is larger than {limits.bytes / 2**20:g} MiB")
     if importlib.util.find_spec("av") is None:
         raise UnsupportedField("films need PyAV, which is not installed here: pip install 'galago[video]'")
-    command = [sys.executable, "-P", "-m", "galago.runtime.media.video_decoder", container_of(data), str(video.frames)]
-    try:
-        done = subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        raise _too_slow() from None
-    if done.returncode == -getattr(signal, "SIGXCPU", 0) != 0:
+    program = "galago.runtime.media.video_decoder"
+    end = spawn.run_module(program, container_of(data), video.frames, stdin=data, timeout_seconds=_PATIENCE)
+    if end.timed_out or end.out_of_cpu_time:
         raise _too_slow()
-    if done.returncode != 0:
+    if not end.ok:
         raise MediaError("the film is damaged: its decoder ended with an error")
-    return _film(done.stdout, video)
+    return _film(end.stdout, video)
 
 
 def _too_slow() -> MediaError:

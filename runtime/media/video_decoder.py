@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from ...models.errors import MediaError
+from ..process.limits import limit_this_process
 
 if TYPE_CHECKING:
     from av.video import VideoFrame, VideoStream
@@ -30,7 +31,7 @@ FRAME_PIXELS, ALL_PIXELS = 1_000_000, 16_000_000
 
 
 def main(container: str, count: int) -> None:
-    _bound_this_process()
+    limit_this_process(address_bytes=MEMORY, cpu_seconds=CPU_SECONDS)
     try:
         frames, notes = sample(sys.stdin.buffer.read(), container, count)
     except MediaError as error:
@@ -156,15 +157,6 @@ def _time(thing: Any, stream: VideoStream) -> float | None:
     """When a packet or frame is shown, in seconds; AVI tells only when it is decoded."""
     stamp = thing.pts if thing.pts is not None else thing.dts
     return None if stamp is None else float(stamp * (thing.time_base or stream.time_base or 0))
-
-
-def _bound_this_process() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system bounds processes
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 if __name__ == "__main__":

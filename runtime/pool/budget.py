@@ -1,82 +1,66 @@
-"""How large a model is made: what it takes here, and the context and slots that a budget of memory has room for.
-
-Brings together the files, the settings and what this build of llama.cpp does; the arithmetic is in `models/capacity`.
-"""
+"""Decides how large a model is made: its place, its context, and the slots that a memory budget has room for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ...models import units
 from ...models.capacity import memory
-from ...models.capacity.memory import ContextChoice, Footprint, Setting
+from ...models.capacity.memory import ContextChoice
 from ...models.errors import ConfigError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
-from ..llamacpp.library import features
-from .placement import Placement, place
+from ..inference.footprint import FootprintFunction, footprint_function
+from ..types.placement import LlamaBuild, LoadPlan
+from .placement import place
 
 
-def measure(
-    files: ModelFiles, config: ModelConfig, placement: Placement, server: bool
-) -> Callable[[int, int], Footprint]:
-    """Tells what the model takes of RAM with a context of so many tokens and so many slots."""
-    projector = read_header(files.projector) if files.projector else None
-    adapters = [read_header(adapter.path) for adapter in files.adapters]
-    setting = Setting(
-        features=features(),
-        kv_type=config.kv_type,
-        flash_attention=config.flash_attention != "off",
-        gpu_layers=placement.gpu_layers,
-        projector_on_gpu=placement.projector,
-        kept=config.cache_mib << 20,
-        server=server,
-    )
-    return lambda cells, slots: memory.footprint(files.header, projector, adapters, cells, slots, setting)
+def plan_load(files: ModelFiles, config: ModelConfig, build: LlamaBuild, server: bool = True) -> LoadPlan:
+    """Fills in the context and slots that were left open, and places the model.
 
-
-def settle(files: ModelFiles, config: ModelConfig, server: bool = True) -> tuple[ModelConfig, Placement, list[str]]:
-    """Fills in the context and slots that were left open, plans the GPUs for them, and says what `memory` has chosen.
-
-    Raises `ConfigError` where nothing fits that memory.
+    `server` counts the memory of the process that serves the API. Raises `ConfigError` if nothing fits the budget.
     """
-    placement = place(files, config)
+    placement = place(files, config, build)
     if config.memory is None:
-        return replace(config, slots=config.slots or DEFAULT_SLOTS), placement, []
-    chosen, said = _chosen(files, config, placement, server)
-    config = replace(config, context_length=chosen.context, slots=chosen.slots)
+        return LoadPlan(replace(config, slots=config.slots or DEFAULT_SLOTS), placement)
+    choice, note = _choose(files, config, footprint_function(files, config, placement, build.features, server))
+    config = replace(config, context_length=choice.context, slots=choice.slots)
     projector = read_header(files.projector) if files.projector else None
-    return config, place(files, config), [said, *memory.unknown(files.header, projector)]
+    return LoadPlan(config, place(files, config, build), (note, *memory.unknown(files.header, projector)))
 
 
 def default_context(files: ModelFiles) -> int:
-    return min(trained(files), DEFAULT_CONTEXT)
+    return min(trained_context(files), DEFAULT_CONTEXT)
 
 
-def trained(files: ModelFiles) -> int:
+def trained_context(files: ModelFiles) -> int:
     return files.header.context_length or DEFAULT_CONTEXT
 
 
-def _chosen(files: ModelFiles, config: ModelConfig, placement: Placement, server: bool) -> tuple[ContextChoice, str]:
+def count_requests(count: int) -> str:
+    return f"{count} request{'' if count == 1 else 's'}"
+
+
+def _choose(files: ModelFiles, config: ModelConfig, footprint: FootprintFunction) -> tuple[ContextChoice, str]:
+    """Returns the context and slots for `config.memory`, and a note for the user."""
     assert config.memory is not None
-    taken = measure(files, config, placement, server)
-    budget = f"of {units.size(config.memory)} of memory"
-    chosen = memory.choose(taken, config.memory, trained(files), config.context_length, config.slots)
-    if chosen is not None:
-        used = units.size(chosen.footprint.needed)
-        return chosen, f"{used} {budget}: a context of {chosen.context} tokens, {requests(chosen.slots)} at once"
+    trained = trained_context(files)
+    choice = memory.choose(footprint, config.memory, trained, config.context_length, config.slots)
+    if choice is not None:
+        used = units.size(choice.footprint.needed)
+        slots = f"{count_requests(choice.slots)} at once"
+        return choice, f"{used} of {units.size(config.memory)} of memory: a context of {choice.context} tokens, {slots}"
     if config.context_length is None or config.slots is None:
-        cells, slots = config.context_length or min(memory.SHORTEST, trained(files)), config.slots or 1
+        context = config.context_length or min(memory.SHORTEST, trained)
+        needed = footprint(context, config.slots or 1).needed
         raise ConfigError(
-            f"{files.id} needs {units.size(taken(cells, slots).needed)} for a context of {cells} tokens, and may take "
-            f"{units.size(config.memory)}; choose a larger --memory, or a smaller model or quantization",
+            f"{files.id} needs {units.size(needed)} for a context of {context} tokens, but "
+            f"may take only {units.size(config.memory)}; choose a larger --memory, or a smaller model or quantization",
             "memory",
         )
-    given = ContextChoice(config.context_length, config.slots, taken(config.context_length, config.slots))
-    return given, f"{units.size(given.footprint.needed)} {budget}, too much for the given --context and --parallel"
-
-
-def requests(count: int) -> str:
-    return f"{count} request{'' if count == 1 else 's'}"
+    given = ContextChoice(config.context_length, config.slots, footprint(config.context_length, config.slots))
+    return given, (
+        f"the given --context and --parallel need {units.size(given.footprint.needed)}, "
+        f"more than the {units.size(config.memory)} of --memory"
+    )

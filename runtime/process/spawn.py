@@ -1,50 +1,210 @@
-"""Starts the process of a worker, which gets ready by itself while the one that started it does something else.
+"""Starts child processes. No other module does.
 
-Imports little, so that it can be done first of all. Knows no messages.
+Decides a child's environment, connects its standard streams, ends it when its time is up, and words how it ended.
+Imports little, so that a worker can be started before anything else is imported.
 """
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any, TypeAlias
 
-from ..config import worker_environment
+from ..environment import cpu_environment, wants_native_log, worker_environment
 
-_COMMAND = (sys.executable, "-P", "-m", "galago.runtime.worker.main")
+PipeEnd: TypeAlias = "Connection[Any, Any]"
+"""One end of the connection between a worker and the process that started it."""
+
+EXIT_GRACE_SECONDS = 2.0
+"""Time for a process to exit after it has closed its connection or was killed."""
+
+_LAST_BYTES = 4096
+"""Bytes of a child's standard error in which its last line is looked for."""
+
+
+def describe_exit(code: int) -> str:
+    """Completes a sentence whose subject is a process: "was killed by SIGSEGV", "exited with code 3"."""
+    if code >= 0:
+        return f"exited with code {code}"
+    return f"was killed by {signal_name(-code)}"
+
+
+def signal_name(number: int) -> str:
+    """Returns a signal's name as people write it: SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @dataclass(frozen=True, slots=True)
+class ChildResult:
+    """How a child ended and what it wrote. `code` is negative, the number of a signal, if a signal killed it."""
+
+    code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+    timeout_seconds: float | None = None
+    """Set if the child was killed because it took longer than this."""
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    @property
+    def timed_out(self) -> bool:
+        return self.timeout_seconds is not None
+
+    @property
+    def killed(self) -> bool:
+        """Returns whether the child died of a signal that was not sent here: it has crashed."""
+        return self.code < 0 and not self.timed_out
+
+    @property
+    def out_of_cpu_time(self) -> bool:
+        """Returns whether the system killed it for using more processor time than `limits` gave it."""
+        return self.code == -getattr(signal, "SIGXCPU", 0) != 0
+
+    @property
+    def ending(self) -> str:
+        """Completes a sentence whose subject is the child."""
+        if self.timed_out:
+            return f"did not finish within {self.timeout_seconds:.0f} s"
+        return describe_exit(self.code)
+
+    @property
+    def last_line(self) -> str:
+        """The last line of standard error that is not empty."""
+        return _last_line(self.stderr)
+
+
+def python_command(module: str, *arguments: object) -> list[str]:
+    """Returns the command that runs a module. A folder named galago in the current folder does not shadow ours."""
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+
+
+def run_module(
+    module: str,
+    *arguments: object,
+    stdin: bytes | None = None,
+    hide_gpus: bool = False,
+    timeout_seconds: float | None = None,
+) -> ChildResult:
+    """Runs a module of ours to its end in a child process."""
+    environment = cpu_environment() if hide_gpus else worker_environment()
+    return _run(python_command(module, *arguments), stdin, environment, timeout_seconds)
+
+
+def run_program(
+    command: Sequence[str], stdin: bytes | None = None, timeout_seconds: float | None = None
+) -> ChildResult:
+    """Runs somebody else's program to its end, in this process's own environment."""
+    return _run(command, None, None, None)
+
+
+def _run(
+    command: Sequence[str], stdin: bytes | None, environment: dict[str, str] | None, timeout_seconds: float | None
+) -> ChildResult:
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_seconds, **given)
+    except subprocess.TimeoutExpired as expired:
+        return ChildResult(-signal.SIGTERM, expired.stdout or b"", expired.stderr or b"", timeout_seconds)
+    return ChildResult(done.returncode, done.stdout, done.stderr)
+
+
+class RunningChild:
+    """A child that is read and written while it works. Leaving the `with` block kills it."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if wants_native_log() else self._log,
+            env=worker_environment(),
+        )
+        assert self._process.stdin and self._process.stdout
+        self.stdin: IO[bytes] = self._process.stdin
+        self.stdout: IO[bytes] = self._process.stdout
+
+    def result(self) -> ChildResult:
+        """Waits for the child's end. Its standard output must have been read."""
+        code = self._process.wait()
+        self._log.seek(max(0, self._log.seek(0, 2) - _LAST_BYTES))
+        return ChildResult(code, stderr=self._log.read())
+
+    def __enter__(self) -> RunningChild:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self.stdin, self.stdout, self._log):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
 class WorkerProcess:
-    """A process and this end of the connection to it. It ends by itself when the connection is closed."""
+    """A worker's process and this end of the connection to it. It exits when the connection is closed."""
 
-    process: subprocess.Popen[bytes]
-    connection: Connection[Any, Any]
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        """`command` is the program to run, the worker's if `None`; the handle of its connection is appended."""
+        here, there = connection.Pipe()
+        self.connection: PipeEnd = here
+        with there:
+            handle = there.fileno()
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+            if sys.platform == "win32":
+                import os
+
+                os.set_handle_inheritable(handle, True)
+                options["startupinfo"] = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+                options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
+            else:  # a Ctrl-C in the terminal is for the parent, which ends its workers in good order
+                options |= {"pass_fds": (handle,), "process_group": 0}
+            command = [*(command or python_command("galago.runtime.worker.main")), str(handle)]
+            self._process = subprocess.Popen(command, env=worker_environment(), **options)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """Returns the exit code, or `None` if the process still runs after that time."""
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def reap(self) -> str:
+        """Waits for the process to exit, kills it if it does not, and completes a sentence whose subject it is."""
+        for _ in range(2):
+            code = self.wait(EXIT_GRACE_SECONDS)
+            if code is not None:
+                return describe_exit(code)
+            self.kill()
+        return "cannot be killed"
 
 
-def start() -> WorkerProcess:
-    """A child outside the terminal's foreground group: a Ctrl-C is for its parent, which ends it in good order."""
-    here, there = connection.Pipe()
-    with there:
-        handle = there.fileno()
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        if sys.platform == "win32":
-            import os
-
-            os.set_handle_inheritable(handle, True)
-            options["startupinfo"] = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
-            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-        else:
-            options |= {"pass_fds": (handle,), "process_group": 0}
-        process = subprocess.Popen([*_COMMAND, str(handle)], env=worker_environment(), **options)
-    return WorkerProcess(process, here)
-
-
-def inherited(handle: int) -> Connection[Any, Any]:
-    """The end of the connection that a child was started with."""
+def inherited_connection(handle: int) -> PipeEnd:
+    """Returns a worker's end of the connection, from the handle that it was started with."""
     if sys.platform == "win32":
         return connection.PipeConnection(handle)
     return Connection(handle)
+
+
+def _last_line(text: bytes) -> str:
+    lines = text[-_LAST_BYTES:].decode("utf-8", "replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,7 +1,7 @@
-"""The program that a worker runs: loads one model and answers with it. `python -m galago.runtime.worker.main HANDLE`
+"""The program of a worker: loads one model and answers with it. `python -m galago.runtime.worker.main HANDLE`
 
-HANDLE is the inherited end of a connection. When the other end is gone, so is this process. Loads no llama.cpp until it
-has given its first sign of life.
+HANDLE is the worker's end of a connection. The worker exits when the other end is closed. It sends its first heartbeat
+before it loads llama.cpp.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...models.errors import Cancelled, GalagoError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..inference.stream import Stream
-from ..process.channel import Channel
+from ..process.channel import BufferedChannel, decode
 from ..process.messages import (
     Accepted,
     Cancel,
@@ -35,153 +36,180 @@ from ..process.messages import (
     Shutdown,
     TaskDone,
     ToWorker,
-    decode,
 )
-from ..process.spawn import inherited
+from ..process.spawn import inherited_connection
 from ..types.events import Event, Failed, Finished, Started
 from ..types.model_info import Stats
 
 if TYPE_CHECKING:
     from ..inference.loader import LoadedModel
 
-_AT_ONCE = 32
-"""Prompts prepared at once; answers take no thread."""
+PREPARATION_THREADS = 32
+"""Requests that are prepared at once. A running answer needs no thread."""
+
+HEARTBEAT_SECONDS = 1.0
+
+LoadFunction: TypeAlias = "Callable[[Load, Callable[[float], None]], LoadedModel]"
 
 
-class WorkerJob:
-    """A request that is being answered. `left` says that nobody waits for it any more; `begun`, that the first piece of
-    its answer is on its way."""
+class ActiveRequest:
+    """A request or task that is worked on."""
 
     def __init__(self) -> None:
-        self.left = threading.Event()
+        self.cancelled = threading.Event()
         self.stream: Stream | None = None
-        self.begun = False
+        self.has_output = False
+        """Whether the first piece of the answer was sent."""
 
-    def leave(self) -> None:
-        self.left.set()
+    def cancel(self) -> None:
+        self.cancelled.set()
         if self.stream is not None:
             self.stream.close()
 
 
 class ModelWorker:
-    """Does what the messages say, with one model."""
+    """Obeys the parent's messages, with one model."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: BufferedChannel, load: LoadFunction) -> None:
         self._channel = channel
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "galago-prepare")
+        self._load_model = load
+        self._threads = ThreadPoolExecutor(PREPARATION_THREADS, "galago-prepare")
         self._model: LoadedModel | None = None
-        self._jobs: dict[int, WorkerJob] = {}
+        self._requests: dict[int, ActiveRequest] = {}
 
-    def get_ready(self) -> None:
-        """Begins to import what `Load` will need; what fails will fail there again."""
-        self._pool.submit(importlib.import_module, "galago.runtime.inference.loader")
+    def import_ahead(self) -> None:
+        """Starts to import what `Load` needs. An import that fails will fail there again."""
+        self._threads.submit(importlib.import_module, "galago.runtime.inference.loader")
 
-    def take(self, message: ToWorker) -> bool:
-        """Returns `False` when that was the last one."""
+    def handle(self, message: ToWorker) -> bool:
+        """Obeys a message. Returns `False` if it was the last one."""
         match message:
             case Load():
-                self._pool.submit(self._load, message)
+                self._submit(self._load, message)
             case Generate(number, request):
-                job = self._jobs[number] = WorkerJob()
-                self._pool.submit(self._generate, number, request, job)
+                self._submit(self._generate, number, request, self._register(number))
             case RunTask(number, task):
-                job = self._jobs[number] = WorkerJob()
-                self._pool.submit(self._do, number, task, job)
-            case Cancel(number) if number in self._jobs:
-                self._jobs[number].leave()
-                self._refuse(number, Cancelled("nobody waits for this answer any more"))
+                self._submit(self._run_task, number, task, self._register(number))
+            case Cancel(number) if number in self._requests:
+                self._requests[number].cancel()
+                self._refuse(number, Cancelled("the caller has left"))
             case Shutdown():
                 self._close()
                 return False
         return True
 
+    def send_heartbeats(self) -> None:
+        while True:
+            self._channel.send(Heartbeat(self._stats()))
+            time.sleep(HEARTBEAT_SECONDS)
+
+    def _register(self, number: int) -> ActiveRequest:
+        request = self._requests[number] = ActiveRequest()
+        return request
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._threads.submit(_or_exit, function, *arguments)
+
     def _close(self) -> None:
-        """Ends what is running, with an error on its streams. While the model loads, the process ends at once."""
+        """Ends running requests with an error on their streams. A worker that still loads its model exits at once."""
         if self._model is None:
             os._exit(0)
         self._model.close()
 
-    def stats(self) -> Stats:
+    def _stats(self) -> Stats:
         return Stats() if self._model is None else self._model.stats()
 
     def _load(self, load: Load) -> None:
         try:
-            from ..inference.loader import open_model
-            from ..llamacpp.memory import zeros_given_back
-
-            draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
-            header = read_header(load.weights)
-            files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
-            with zeros_given_back():
-                self._model = open_model(files, load.config, self._progress, isolated=True)
+            self._model = self._load_model(load, lambda fraction: self._channel.send(LoadProgress(fraction)))
             self._channel.send(ModelLoaded(self._model.info))
-            self._channel.send(Heartbeat(self.stats()))
+            self._channel.send(Heartbeat(self._stats()))
         except Exception as error:
-            self._channel.send(LoadFailed(_told(error)))
+            self._channel.send(LoadFailed(_as_galago_error(error)))
 
-    def _progress(self, done: float) -> None:
-        self._channel.send(LoadProgress(done))
-
-    def _generate(self, number: int, request: bytes, job: WorkerJob) -> None:
+    def _generate(self, number: int, data: bytes, request: ActiveRequest) -> None:
         try:
             assert self._model is not None
-            job.stream = stream = self._model.generate(decode(request), job.left.is_set)
+            request.stream = stream = self._model.generate(decode(data), request.cancelled.is_set)
         except Exception as error:
-            self._refuse(number, _told(error))
+            self._refuse(number, _as_galago_error(error))
             return
-        if job.left.is_set():  # it left between the last question and the stream
+        if request.cancelled.is_set():  # after `generate` asked last, and before it returned the stream
             stream.close()
         self._channel.send(Accepted(number))
-        stream.forward(lambda event: self._pass_on(number, event, job))
+        stream.forward(lambda event: self._send_event(number, event, request))
 
-    def _do(self, number: int, task: bytes, job: WorkerJob) -> None:
+    def _run_task(self, number: int, data: bytes, request: ActiveRequest) -> None:
         try:
             assert self._model is not None
-            result = self._model.answer(decode(task), job.left.is_set)
+            result = self._model.run_task(decode(data), request.cancelled.is_set)
         except Exception as error:
-            self._refuse(number, _told(error))
+            self._refuse(number, _as_galago_error(error))
             return
-        self._jobs.pop(number, None)
+        self._requests.pop(number, None)
         self._channel.send(TaskDone(number, result))
 
-    def _pass_on(self, number: int, event: Event, job: WorkerJob) -> None:
+    def _send_event(self, number: int, event: Event, request: ActiveRequest) -> None:
         ended = isinstance(event, Finished | Failed)
         if ended:
-            self._jobs.pop(number, None)
-        self._channel.send(EventMessage(number, event), urgent=ended or not job.begun)
-        job.begun = not isinstance(event, Started)
+            self._requests.pop(number, None)
+        self._channel.send(EventMessage(number, event), urgent=ended or not request.has_output)
+        request.has_output = not isinstance(event, Started)
 
     def _refuse(self, number: int, error: GalagoError) -> None:
-        self._jobs.pop(number, None)
+        self._requests.pop(number, None)
         self._channel.send(Refused(number, error))
 
 
-def _told(error: Exception) -> GalagoError:
-    """What the other side hears of an error; of one that nobody foresaw the rest goes to standard error."""
+def load_model(load: Load, progress: Callable[[float], None]) -> LoadedModel:
+    from ..inference.loader import open_model
+    from ..llamacpp.memory import zeros_given_back
+
+    draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
+    header = read_header(load.weights)
+    files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
+    with zeros_given_back():
+        return open_model(files, load.config, load.placement, progress)
+
+
+def _as_galago_error(error: Exception) -> GalagoError:
+    """Returns the error for the other side. The details of an unexpected one go to standard error."""
     if isinstance(error, GalagoError):
         return error
     traceback.print_exception(error)
-    return GalagoError(f"unforeseen: {type(error).__name__}")
+    return GalagoError(f"internal error: {type(error).__name__}")
 
 
-def _beat(channel: Channel, answers: ModelWorker) -> None:
-    while True:
-        channel.send(Heartbeat(answers.stats()))
-        time.sleep(1)
-
-
-def main(handle: int) -> None:
-    channel = Channel(inherited(handle))
-    answers = ModelWorker(channel)
-    threading.Thread(target=_beat, args=(channel, answers), name="galago-beat", daemon=True).start()
-    answers.get_ready()
+def _or_exit(function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function, and ends the process if it raises: the parent restarts a dead worker, not a damaged one."""
     try:
-        while all(map(answers.take, channel.receive())):
+        function(*arguments)
+    except BaseException as error:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _exit_on_thread_error(error: threading.ExceptHookArgs) -> None:
+    traceback.print_exception(error.exc_type, error.exc_value, error.exc_traceback)
+    name = error.thread.name if error.thread else "a thread"
+    print(f"galago: the worker exits because its thread {name} has died", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def main(handle: int, load: LoadFunction = load_model) -> None:
+    threading.excepthook = _exit_on_thread_error
+    channel = BufferedChannel(inherited_connection(handle))
+    worker = ModelWorker(channel, load)
+    threading.Thread(target=worker.send_heartbeats, name="galago-heartbeat", daemon=True).start()
+    worker.import_ahead()
+    try:
+        while all(map(worker.handle, channel.receive())):
             pass
     except (EOFError, OSError):
-        os._exit(0)  # nobody is left to say anything to, and the model may be deep in its work
+        os._exit(0)  # the parent is gone, and the model may be deep in a computation
     channel.close()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    _or_exit(main, int(sys.argv[1]))

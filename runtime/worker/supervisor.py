@@ -1,175 +1,352 @@
-"""A model in a child process, behind the interface of `Model`: when the process dies, it is started again.
+"""The parent's side of a worker: a model in a child process, which is started again when it dies or hangs.
 
-A request that has ended it twice, all alone, is refused from then on. Knows no HTTP.
+A request that was alone in two crashes is refused from then on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sys
+import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
-from ...models.errors import EngineCrashed, EngineError, InvalidRequest, NotReady
+from ...models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, NotReady
 from ...models.files import ModelFiles
-from ..config import ModelConfig
 from ..inference.stream import Stream
-from ..process.messages import Load, encode
+from ..log import log
+from ..process.channel import Channel, encode
+from ..process.messages import (
+    Accepted,
+    Cancel,
+    EventMessage,
+    FromWorker,
+    Generate,
+    Heartbeat,
+    Load,
+    LoadFailed,
+    LoadProgress,
+    ModelLoaded,
+    Refused,
+    RunTask,
+    Shutdown,
+    TaskDone,
+)
 from ..process.spawn import WorkerProcess
+from ..types.events import Failed, Finished
 from ..types.model_info import ModelInfo, Stats
+from ..types.placement import LoadPlan
 from ..types.request import Request
 from ..types.tasks import R, Task
-from .client import PendingCall, WorkerClient, stop_if
 
-T = TypeVar("T")
+RESTART_WAIT_SECONDS = 30.0
+"""How long a request waits for a worker that is being restarted."""
 
-_PATIENCE = 30.0  # seconds that a request waits for a process that is being started again
-_POLL = 0.05
-_GRACE = 3.0  # seconds to end in good order
-_TOO_OFTEN = 2
-_LONGEST_PAUSE = 60.0
+CLOSE_GRACE_SECONDS = 3.0
+"""How long a worker may take to end its requests and exit."""
+
+MAX_CRASHES_PER_REQUEST = 2
+"""A request that was alone in so many crashes is refused."""
+
+MAX_RESTART_DELAY_SECONDS = 60.0
+
+_POLL_SECONDS = 0.05  # how soon it is noticed that a caller has left
+
+_NO_MESSAGE_FOR, _STEP_FOR = "gave no sign of life for", "was stuck in one step for more than"
+
+
+class PendingCall:
+    """A request or task that the worker was given. `digest` identifies its content."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.stream = Stream()
+        self.answered = threading.Event()
+        self.result: Any = None
+        self.error: GalagoError | None = None
+
+    def fail(self, error: GalagoError) -> None:
+        self.error = error
+        self.stream.put(Failed(error))
+        self.answered.set()
+
+
+class WorkerClient:
+    """One worker process from its start to its end. Knows nothing of restarts.
+
+    `load` comes first. Then one thread calls `listen`, while other threads call `call`.
+    """
+
+    def __init__(self, name: str, process: WorkerProcess | None = None) -> None:
+        self._process = process or WorkerProcess()
+        self._name = name
+        self._hang_limit = 0.0
+        self._channel = Channel(self._process.connection)
+        self._incoming = self._messages()
+        self._numbers = itertools.count()
+        self._calls: dict[int, PendingCall] = {}
+        self._calls_lock = threading.Lock()
+        self._ended = False
+        self.stats = Stats()
+        """The worker's last report."""
+        self.ending = ""
+        """How the process ended, as the rest of a sentence about it."""
+
+    def load(self, load: Load, progress: Callable[[float], None] | None) -> ModelInfo:
+        """Has the worker load a model, and waits for it. Raises the error that prevented it."""
+        self._hang_limit = load.config.hang_limit
+        self._channel.send(load)
+        for message in self._incoming:
+            match message:
+                case LoadProgress(fraction) if progress is not None:
+                    progress(fraction)
+                case ModelLoaded(info):
+                    return info
+                case LoadFailed(error):
+                    raise error
+        raise EngineCrashed(f"the process that loads {self._name} {self.ending}; run `galago doctor` to find out why")
+
+    def listen(self, on_finished: Callable[[PendingCall], None]) -> list[PendingCall]:
+        """Passes on the worker's messages until it ends. Returns the calls that are still open then."""
+        for message in self._incoming:
+            match message:
+                case EventMessage(number, event) if number in self._calls:
+                    call = self._calls[number]
+                    if isinstance(event, Finished | Failed):
+                        del self._calls[number]
+                    if isinstance(event, Finished):
+                        on_finished(call)
+                    call.stream.put(event)
+                case Accepted(number) if number in self._calls:
+                    self._calls[number].answered.set()
+                case TaskDone(number, result) if number in self._calls:
+                    call = self._calls.pop(number)
+                    call.result = result
+                    on_finished(call)
+                    call.answered.set()
+                case Refused(number, error) if number in self._calls:
+                    self._calls.pop(number).fail(error)
+        with self._calls_lock:
+            self._ended = True
+        self._channel.close()
+        return list(self._calls.values())
+
+    def call(
+        self, kind: type[Generate] | type[RunTask], content: bytes, digest: bytes, cancelled: Callable[[], bool]
+    ) -> PendingCall | None:
+        """Sends a request or task; waits until the request is accepted or the task is done.
+
+        Returns `None` if the worker ended before it took the call. Raises the worker's error, and `Cancelled` when
+        `cancelled` returns true.
+        """
+        call = PendingCall(digest)
+        with self._calls_lock:
+            if self._ended:
+                return None
+            number = next(self._numbers)
+            self._calls[number] = call
+        self._channel.send(kind(number, content))
+        call.stream.on_close(lambda: self._channel.post(Cancel(number)))
+        try:
+            while not call.answered.wait(_POLL_SECONDS):
+                _raise_if(cancelled)
+        except BaseException:
+            call.stream.close()
+            raise
+        if call.error is not None:
+            raise call.error
+        return call
+
+    def shut_down(self) -> None:
+        """Asks the worker to end its requests and to exit."""
+        self._channel.post(Shutdown())
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def discard(self) -> None:
+        """Ends a worker whose messages nobody reads."""
+        self._process.kill()
+        self._process.reap()
+        self._channel.close()
+
+    def _messages(self) -> Iterator[FromWorker]:
+        """Yields the worker's messages until it ends, then waits for its exit. Kills a worker that hangs."""
+        complaint = ""
+        try:
+            while not complaint:
+                for message in self._channel.receive(self._hang_limit):
+                    if isinstance(message, Heartbeat):
+                        self.stats = message.stats
+                    yield message
+                if self.stats.step_seconds > self._hang_limit:
+                    complaint = f"{_STEP_FOR} {self._hang_limit:g} s and "
+        except TimeoutError:
+            complaint = f"{_NO_MESSAGE_FOR} {self._hang_limit:g} s and "
+        except ValueError:
+            complaint = "sent bytes that are no message and "
+        except (EOFError, OSError):
+            pass
+        if complaint:
+            self._process.kill()
+        self.ending = complaint + self._process.reap()
 
 
 class WorkerSupervisor:
-    """A model that answers from a process of its own, which may have been `started` for it.
+    """A model that answers from a worker process, with the methods of a model in this process.
 
-    `progress` is called with the fraction of the weights loaded.
+    `plan` is called after each start of the worker, while it imports. `process` is a worker that was started before.
+    `progress` receives the fraction of the weights that is loaded.
     """
 
     def __init__(
         self,
         files: ModelFiles,
-        config: ModelConfig | None = None,
+        plan: Callable[[], LoadPlan],
         progress: Callable[[float], None] | None = None,
-        started: WorkerProcess | None = None,
+        process: WorkerProcess | None = None,
     ) -> None:
         self._name = files.id
-        self._load = Load(
+        self._files = files
+        self._plan = plan
+        self._progress = progress
+        self._changed = threading.Condition()
+        self._closed = False
+        self._crashes = self._restarts = 0
+        self._crashes_by_request: Counter[bytes] = Counter()
+        self._worker = WorkerClient(files.id, process)
+        try:
+            self.info = self._load()
+        except BaseException:
+            self._worker.discard()
+            raise
+        self._ready = True
+        self._thread = threading.Thread(target=self._run, name="galago-worker", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> ModelInfo:
+        """Plans the model while the worker imports, then has it loaded."""
+        files, plan = self._files, self._plan()
+        load = Load(
             name=files.id,
             weights=files.weights,
             projector=files.projector,
             trusted=files.trusted,
             adapters=files.adapters,
             draft=files.draft.weights if files.draft else None,
-            config=config or ModelConfig(),
+            config=plan.config,
+            placement=plan.placement,
         )
-        self._progress = progress
-        self._changed = threading.Condition()
-        self._closed = False
-        self._crashes = self._restarts = 0
-        self._blame: Counter[bytes] = Counter()
-        self._child = WorkerClient(self._load, started)
-        try:
-            self.info: ModelInfo = self._child.load(progress)
-        except BaseException:
-            self._child.discard()
-            raise
-        self._ready = True
-        self._thread = threading.Thread(target=self._run, name="galago-worker", daemon=True)
-        self._thread.start()
+        return self._worker.load(load, self._progress)
 
     @property
     def ready(self) -> bool:
-        """Whether there is a process that answers."""
+        """Whether a worker can take requests now."""
         return self._ready
 
     def stats(self) -> Stats:
-        """What its process said last, at most a second ago, and how often that was started again."""
-        return replace(self._child.stats, restarts=self._restarts)
+        """Returns the worker's last report, at most a second old, and how often it was restarted."""
+        return replace(self._worker.stats, restarts=self._restarts)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
-        """As `Model.generate`; waits a while for a process that is being started again, and then raises `NotReady`."""
-        return self._asked(encode(request), cancelled, WorkerClient.ask)
+        """Starts an answer, as `Generator.generate` does.
 
-    def answer(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
-        """As `Model.answer`, with the same patience."""
-        result: R = self._asked(encode(task), cancelled, WorkerClient.do).result
+        Waits for a worker that is being restarted, and raises `NotReady` if that takes too long.
+        """
+        return self._call(Generate, request, cancelled).stream
+
+    def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
+        """Runs a task, as `Generator.run_task` does. Waits for a restart as `generate` does."""
+        result: R = self._call(RunTask, task, cancelled).result
         return result
 
-    def _asked(self, packed: bytes, cancelled: Callable[[], bool], ask: Callable[..., T | None]) -> T:
-        digest = hashlib.blake2b(packed, digest_size=16).digest()
-        deadline = time.monotonic() + _PATIENCE
-        answer = None
-        while answer is None:
-            child = self._ready_child(cancelled, deadline)
-            if self._blame[digest] >= _TOO_OFTEN:
-                raise InvalidRequest("this request has crashed the model's process twice, so it is refused now")
-            answer = ask(child, packed, digest, cancelled)
-        return answer
-
     def close(self) -> None:
-        """Ends what is still running, with an error on its streams, and the process."""
+        """Ends running requests with an error, then the worker."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._child.stop()
-        self._thread.join(_GRACE)
-        self._child.kill()
+        self._worker.shut_down()
+        self._thread.join(CLOSE_GRACE_SECONDS)
+        self._worker.kill()
         self._thread.join()
 
-    def _ready_child(self, cancelled: Callable[[], bool], deadline: float) -> WorkerClient:
+    def _call(
+        self, kind: type[Generate] | type[RunTask], content: Request | Task[Any], cancelled: Callable[[], bool]
+    ) -> PendingCall:
+        data = encode(content)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        deadline = time.monotonic() + RESTART_WAIT_SECONDS
+        call = None
+        while call is None:
+            worker = self._wait_for_worker(cancelled, deadline)
+            if self._crashes_by_request[digest] >= MAX_CRASHES_PER_REQUEST:
+                raise InvalidRequest("this request has crashed the model's process twice, so it is refused now")
+            call = worker.call(kind, data, digest, cancelled)
+        return call
+
+    def _wait_for_worker(self, cancelled: Callable[[], bool], deadline: float) -> WorkerClient:
         with self._changed:
             while not self._ready or self._closed:
                 if self._closed:
                     raise EngineError("the model is closed")
-                stop_if(cancelled)
+                _raise_if(cancelled)
                 if time.monotonic() > deadline:
-                    raise NotReady("the model's process is being started again; try again in a moment")
-                self._changed.wait(_POLL)
-            return self._child
+                    raise NotReady("the model's process is being restarted; try again in a moment")
+                self._changed.wait(_POLL_SECONDS)
+            return self._worker
 
     def _run(self) -> None:
-        """Listens to one child after another until `close`."""
+        """Listens to one worker after another until `close`."""
         while True:
-            calls = self._child.listen(self._finished)
+            calls = self._worker.listen(self._on_finished)
             with self._changed:
                 self._ready = False
                 closed = self._closed
             if not closed:
-                self._take_note(calls)
+                self._record_crash(calls)
             for call in calls:
-                call.fail(EngineError("the model was closed") if closed else self._crashed())
-            if not self._start_again():
+                call.fail(EngineError("the model was closed") if closed else self._crash_error())
+            if not self._restart():
                 return
 
-    def _finished(self, call: PendingCall) -> None:
+    def _on_finished(self, call: PendingCall) -> None:
         self._crashes = 0
-        del self._blame[call.digest]
+        del self._crashes_by_request[call.digest]
 
-    def _take_note(self, calls: list[PendingCall]) -> None:
+    def _record_crash(self, calls: list[PendingCall]) -> None:
         if len(calls) == 1:
-            self._blame[calls[0].digest] += 1
+            self._crashes_by_request[calls[0].digest] += 1
         self._crashes += 1
         self._restarts += 1
-        pause = _pause(self._crashes)
-        when = f"in {pause:g} s" if pause else "now"
-        _say(f"the worker of {self._name} {self._child.end}; it is started again {when}")
+        delay = restart_delay(self._crashes)
+        when = f"in {delay:g} s" if delay else "now"
+        log(f"the worker of {self._name} {self._worker.ending}; restarting it {when}")
 
-    def _crashed(self) -> EngineCrashed:
-        return EngineCrashed(f"the model's process {self._child.end}; it is started again, so try again in a moment")
+    def _crash_error(self) -> EngineCrashed:
+        return EngineCrashed(
+            f"the model's process {self._worker.ending}; it is being restarted, so try again in a moment"
+        )
 
-    def _start_again(self) -> bool:
-        """Returns when a child answers again, with `True`, or after `close`."""
+    def _restart(self) -> bool:
+        """Returns `True` when a worker is ready again, `False` after `close`."""
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: self._closed, _pause(self._crashes)):
+                if self._changed.wait_for(lambda: self._closed, restart_delay(self._crashes)):
                     return False
             try:
                 with self._changed:
                     if self._closed:
                         return False
-                    self._child = WorkerClient(self._load)
-                self.info = self._child.load(self._progress)
+                    self._worker = WorkerClient(self._name)
+                self.info = self._load()
             except Exception as error:
-                self._child.discard()
+                self._worker.discard()
                 self._crashes += 1
                 if not self._closed:
-                    _say(f"the worker of {self._name} cannot load its model: {error}")
+                    log(f"the worker of {self._name} cannot load its model: {error}")
             else:
                 with self._changed:
                     self._ready = True
@@ -177,11 +354,11 @@ class WorkerSupervisor:
                 return True
 
 
-def _pause(crashes: int) -> float:
-    """Seconds before the next start, after so many crashes without a finished request between them."""
-    return 0.0 if crashes < 3 else min(2.0 ** (crashes - 3), _LONGEST_PAUSE)
+def restart_delay(crashes: int) -> float:
+    """Returns the seconds before the next start, after that many crashes without a finished request in between."""
+    return 0.0 if crashes < 3 else min(2.0 ** (crashes - 3), MAX_RESTART_DELAY_SECONDS)
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it
-        print(f"galago: {line}", file=sys.stderr, flush=True)
+def _raise_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("the caller has left")

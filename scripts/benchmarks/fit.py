@@ -26,6 +26,7 @@ from galago.runtime.pool.budget import measure
 from galago.runtime.pool.placement import Placement
 from galago.runtime.types.events import Finished
 from galago.runtime.types.messages import Image, Message, Text
+from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request, Sampling
 from galago.runtime.worker.supervisor import WorkerSupervisor
 
@@ -109,7 +110,7 @@ def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
 @contextmanager
 def _worker(files: ModelFiles, config: ModelConfig) -> Iterator[tuple[WorkerSupervisor, psutil.Process]]:
     before = set(psutil.Process().children())
-    with closing(WorkerSupervisor(files, config)) as worker:
+    with closing(WorkerSupervisor(files, lambda: LoadPlan(config))) as worker:
         [process] = set(psutil.Process().children()) - before
         yield worker, process
 

@@ -32,7 +32,7 @@ from galago.quantize.evaluate import combinations, fidelity_job, summary
 from galago.quantize.evaluate.fidelity_job import STRETCH, FidelityJob
 from galago.quantize.records import Records
 from galago.quantize.variants import schemes
-from galago.runtime.config import worker_environment
+from galago.runtime.environment import worker_environment
 from galago.runtime.llamacpp.weights import Weights
 
 MAX_DIFFERENCE = 0.01

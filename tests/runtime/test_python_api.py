@@ -67,7 +67,7 @@ def test_a_stream_left_early_has_no_reply_and_ends_its_work(model: LocalModel) -
     stream.close()
     with pytest.raises(EngineError, match="not finished"):
         _ = stream.reply
-    engine = model._service._model._engine  # type: ignore[union-attr]
+    engine = model._service.default.loaded._engine  # type: ignore[union-attr]
     assert model.chat("Opposite of big?").text == "Small."
     assert engine._scheduler.idle
 

@@ -5,7 +5,6 @@ llama.cpp ends the process on some damaged files; then it ends this one. Says no
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from ....models.errors import GalagoError
 from ....models.gguf.reader import read_header
+from ...process.limits import limit_this_process
 from ...types.prompt import BatchToken, Item, MediaSpan
 from ..context import BATCH, Context
 from ..devices import gpus
@@ -48,14 +48,8 @@ def cap(sizes: Iterable[int]) -> None:
     llama.cpp keeps at most a second copy of the weights in another order. Where there is no such limit (macOS,
     Windows), none is set; nor where there is a GPU, whose driver takes as much as it likes.
     """
-    if gpus():
-        return
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        most = _ALWAYS + 3 * sum(sizes)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not gpus():
+        limit_this_process(data_bytes=_ALWAYS + 3 * sum(sizes))
 
 
 def _use(projector: Projector) -> None:

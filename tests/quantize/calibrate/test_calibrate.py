@@ -6,7 +6,6 @@ import json
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,14 @@ from fakes.experts import write
 from galago.models.errors import ConfigError, EngineError, GalagoError
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize import child
 from galago.quantize.calibrate import imatrix, run, samples
 from galago.quantize.calibrate.imatrix import Matrix
 from galago.quantize.calibrate.samples import Chat, Document
+from galago.quantize.jobs import CalibrationJob
 from galago.quantize.variants import plan as variant
 from galago.quantize.variants.schemes import find
 from galago.runtime.cli.main import main
+from galago.runtime.process.job import Report, run_job
 
 TEXT = builtin_folder() / "text-F16.gguf"
 SAMPLES = builtin_folder() / "samples"
@@ -35,12 +35,26 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def job(model: Path, part: Path, *files: Path, **changed: Any) -> dict[str, Any]:
-    return {
-        "model": str(model), "projector": None, "files": [str(file) for file in files], "datasets": ["a"], "chunk": 64,
-        "limit": 4, "threads": 1, "part": str(part), "done": 0, "key": "k",
-        "every": 0, "products": False, "bytes": 1 << 23, **changed,
-    }  # fmt: skip
+def job(model: Path, part: Path, *files: Path, limit: int = 4, done: int = 0) -> CalibrationJob:
+    return CalibrationJob(
+        model=model,
+        projector=None,
+        files=files,
+        datasets=("a",),
+        chunk_tokens=64,
+        limit=limit,
+        every=0,
+        products=False,
+        file_bytes=1 << 23,
+        threads=1,
+        part=part,
+        done=done,
+        key="k",
+    )
+
+
+def collect(job: CalibrationJob, on_report: Report = lambda _: None) -> None:
+    run_job("galago.quantize.calibrate.collect", job, "a.gguf", on_report=on_report)
 
 
 def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> None:
@@ -53,10 +67,10 @@ def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> Non
 
 def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, text: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    child.run("calibrate.collect", "a.gguf", job(TEXT, whole, text))
-    child.run("calibrate.collect", "a.gguf", job(TEXT, parted, text, limit=3))
+    collect(job(TEXT, whole, text))
+    collect(job(TEXT, parted, text, limit=3))
     said: list[list[int]] = []
-    child.run("calibrate.collect", "a.gguf", job(TEXT, parted, text, done=3), heard=said.append)
+    collect(job(TEXT, parted, text, done=3), said.append)
     assert said == [[4, 4]]
     a, b = imatrix.read(whole), imatrix.read(parted)
     assert a.chunks == b.chunks == 4 and a.datasets == b.datasets
@@ -116,13 +130,13 @@ def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Pat
     struct.pack_into("<f", content, header.data_offset + offset, float("nan"))
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or no numbers"):
-        child.run("calibrate.collect", "a.gguf", job(tmp_path / "bad.gguf", tmp_path / "part", text))
+        collect(job(tmp_path / "bad.gguf", tmp_path / "part", text))
 
 
 def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
     model = tmp_path / "experts.gguf"
     write(model)
-    child.run("calibrate.collect", "a.gguf", job(model, tmp_path / "part", text, limit=2))
+    collect(job(model, tmp_path / "part", text, limit=2))
     entry = imatrix.read(tmp_path / "part").entries
     up, dense = entry["blk.0.ffn_up_exps.weight"], entry["blk.0.attn_q.weight"]
     assert up.sums.shape == (4, 64) and up.counts.sum() == 2 * dense.counts[0] == 2 * 128  # two experts for each row
@@ -177,7 +191,7 @@ def test_data_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_too_little_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("Hello", encoding="utf-8")
     with pytest.raises(GalagoError, match="too short"):
-        child.run("calibrate.collect", "a.gguf", job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
+        collect(job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
 
 
 def test_without_data_the_built_in_text_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from galago.quantize.evaluate.passages import SENSES, blinded, of_questions, sen
 from galago.quantize.evaluate.questions import read
 from galago.quantize.records import Record, Records
 from galago.quantize.variants.schemes import find
-from galago.runtime.config import worker_environment
+from galago.runtime.environment import worker_environment
 from galago.runtime.llamacpp.context import Context
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.types.prompt import BatchToken

@@ -26,14 +26,15 @@ from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelE
 from galago.models.gguf.header import Header
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize import child
 from galago.quantize.calibrate import imatrix
 from galago.quantize.calibrate.imatrix import ImatrixEntry, Matrix
+from galago.quantize.jobs import QuantizationJob
 from galago.quantize.variants import plan as variant
 from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.projector import Projector
 from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.process.job import run_job
 
 TEXT = builtin_folder() / "text-F16.gguf"
 EYES = builtin_folder() / "mmproj-F16.gguf"
@@ -386,17 +387,15 @@ def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
 
 
 def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EngineCrashed, match=r"crashes on a\.gguf \(killed by SIGABRT\)"):
-        job = {"source": str(TEXT), "target": str(tmp_path / "q"), "ftype": 15, "threads": 1, "dry_run": False,
-               "types": [["blk.0.attn_q.weight", 26]], "pure": False, "metadata": {}}  # fmt: skip
-        child.run("variants.job", "a.gguf", job)  # llama.cpp asserts that nobody quantizes to integers
+    with pytest.raises(EngineCrashed, match=r"crashed on a\.gguf: its process was killed by SIGABRT"):
+        job = QuantizationJob(TEXT, tmp_path / "q", 15, threads=1, types=(("blk.0.attn_q.weight", 26),))
+        run_job("galago.quantize.variants.job", job, "a.gguf")  # llama.cpp asserts that nobody quantizes to integers
 
 
 def test_an_error_of_the_child_keeps_its_class_and_words(tmp_path: Path) -> None:
     with pytest.raises(GalagoError) as caught:
-        job = {"source": str(tmp_path / "missing"), "target": "/dev/null", "ftype": 15, "threads": 1, "dry_run": True,
-               "types": [], "pure": False, "metadata": {}}  # fmt: skip
-        child.run("variants.job", "a.gguf", job)
+        job = QuantizationJob(tmp_path / "missing", Path("/dev/null"), 15, threads=1, dry_run=True)
+        run_job("galago.quantize.variants.job", job, "a.gguf")
     assert type(caught.value) is ModelError and "missing" in caught.value.message
 
 

@@ -52,7 +52,7 @@ def test_every_type_is_tested_even_if_some_kill_the_child() -> None:
     child = FakeChild(dies_at=["Q8_0", "Q4_K_M"])
     findings = examine(SOME, child)
     assert (findings.worked, list(findings.failed), child.runs) == (["F16", "Q4_0"], ["Q8_0", "Q4_K_M"], 2)
-    assert findings.failed["Q8_0"] == "killed by SIGSEGV"
+    assert findings.failed["Q8_0"] == "was killed by SIGSEGV"
 
 
 def test_the_amx_fault_is_recognized_and_its_fix_named() -> None:
@@ -120,7 +120,7 @@ def test_a_killed_child_is_a_finding() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         return [{"start": schemes[0].name}], done.returncode, ""
 
-    assert examine(SOME[:1], killed_probe).failed == {"F16": "killed by SIGSEGV"}
+    assert examine(SOME[:1], killed_probe).failed == {"F16": "was killed by SIGSEGV"}
 
 
 def test_this_machine_is_described() -> None:

@@ -14,7 +14,8 @@ import pytest
 from galago.models.registry.resolve import resolve
 from galago.runtime import load
 from galago.runtime.config import ModelConfig
-from galago.runtime.pool.budget import settle
+from galago.runtime.pool.budget import plan_load
+from galago.runtime.pool.llama_build import installed_build
 
 GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 TEXT = resolve("builtin").weights
@@ -76,7 +77,7 @@ def test_run_says_what_the_dial_has_chosen(cache: Path) -> None:
     assert done.stdout == "Small.\n"
     assert re.search(r"of 450 MB of memory: a context of 2048 tokens, 1 request at once", done.stderr)
     refused = galago(cache, "run", "builtin", "Hi", "--memory", "50MB", code=1)
-    assert re.search(r"builtin needs \d+ MB for a context of 256 tokens, and may take 50 MB", refused.stderr)
+    assert re.search(r"builtin needs \d+ MB for a context of 256 tokens, but may take only 50 MB", refused.stderr)
 
 
 def test_the_dial_gives_what_is_left_open_and_leaves_what_was_given() -> None:
@@ -84,23 +85,23 @@ def test_the_dial_gives_what_is_left_open_and_leaves_what_was_given() -> None:
     least = min(memory for memory in range(300, 700) if _settled(memory)) * 10**6
 
     def chosen(memory: int, **given: int) -> tuple[int | None, int | None]:
-        config, _, said = settle(files, ModelConfig(memory=memory, **given))  # type: ignore[arg-type]
-        assert len(said) == 1
-        return config.context_length, config.slots
+        plan = plan_load(files, ModelConfig(memory=memory, **given), installed_build())  # type: ignore[arg-type]
+        assert len(plan.notes) == 1
+        return plan.config.context_length, plan.config.slots
 
     steps = [chosen(least + extra * 1_000_000) for extra in range(12)]
     assert steps == sorted(steps) and steps[0] < steps[-1]  # type: ignore[operator]
     assert chosen(least, context_length=2048, slots=3) == (2048, 3)
     assert chosen(10**9, slots=3) == (2048, 3)
     assert chosen(10**9, context_length=1024) == (1024, 1)
-    assert settle(files, ModelConfig())[2] == []
+    assert plan_load(files, ModelConfig(), installed_build()).notes == ()
 
 
 def _settled(megabytes: int) -> bool:
     from galago.models.errors import ConfigError
 
     try:
-        settle(resolve(TEXT), ModelConfig(memory=megabytes * 10**6))
+        plan_load(resolve(TEXT), ModelConfig(memory=megabytes * 10**6), installed_build())
     except ConfigError:
         return False
     return True

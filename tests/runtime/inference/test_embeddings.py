@@ -26,6 +26,7 @@ from galago.runtime.config import ModelConfig
 from galago.runtime.inference.embed_batcher import EmbedBatcher
 from galago.runtime.inference.embedder import Embedder
 from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.tasks import Embed
 from galago.runtime.worker.supervisor import WorkerSupervisor
 
@@ -148,7 +149,7 @@ def test_many_threads_get_their_own_vectors(path: Path) -> None:
     found: dict[str, list[list[float]]] = {}
 
     def ask(word: str) -> None:
-        found[word] = model.answer(Embed((word, f"{word} {word}"))).rows()
+        found[word] = model.run_task(Embed((word, f"{word} {word}"))).rows()
 
     threads = [threading.Thread(target=ask, args=(word,)) for word in words]
     for thread in threads:
@@ -168,23 +169,23 @@ def test_an_isolated_model_makes_the_same_vectors(path: Path, embedder: LocalMod
 
 
 def test_texts_under_way_when_the_process_dies_fail_and_later_ones_are_computed(path: Path) -> None:
-    worker = WorkerSupervisor(resolve(path), ModelConfig(threads=1))
+    worker = WorkerSupervisor(resolve(path), lambda: LoadPlan(ModelConfig(threads=1)))
     errors: list[GalagoError] = []
 
     def ask() -> None:
         try:
-            worker.answer(Embed(tuple("the cat sat on the mat " * 5 + str(i) for i in range(2048))))
+            worker.run_task(Embed(tuple("the cat sat on the mat " * 5 + str(i) for i in range(2048))))
         except GalagoError as error:
             errors.append(error)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    while not worker._child._calls:
+    while not worker._worker._calls:
         time.sleep(0.001)
-    worker._child._process.kill()
+    worker._worker._process.kill()
     asking.join()
     assert [type(error) for error in errors] == [EngineCrashed]
-    assert len(worker.answer(Embed(TEXTS)).rows()) == len(TEXTS)
+    assert len(worker.run_task(Embed(TEXTS)).rows()) == len(TEXTS)
     worker.close()
 
 

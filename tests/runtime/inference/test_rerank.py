@@ -89,6 +89,6 @@ def test_a_files_own_template_lays_out_the_pair(tmp_path: Path) -> None:
     cat, dog = (weights.tokenize(text, parse_special=False) for text in ("cat", "[SEP] dog"))
     assert laid == [bert.CLS, *cat, 4, *dog, bert.SEP]
     assert bert.SEP not in dog
-    answer = model.answer(Rerank("cat", ("dog",)))
+    answer = model.run_task(Rerank("cat", ("dog",)))
     model.close()
     assert answer.scores[0] == pytest.approx(bert.score([*tokens("cat"), *tokens("dog")[1:]]), abs=5e-3)

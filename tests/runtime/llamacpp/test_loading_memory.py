@@ -23,6 +23,7 @@ from galago.runtime.llamacpp.context import BATCH, Context
 from galago.runtime.llamacpp.memory import give_back_file, zeros_given_back
 from galago.runtime.llamacpp.quantizer import quantize
 from galago.runtime.llamacpp.weights import Weights
+from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.prompt import BatchToken
 from galago.runtime.worker.supervisor import WorkerSupervisor
 
@@ -100,9 +101,9 @@ def test_a_worker_holds_no_memory_for_tokens_that_have_not_come(tmp_path: Path) 
     assert key + struct.pack("<I", CELLS) in data
     (tmp_path / "long.gguf").write_bytes(data.replace(key + struct.pack("<I", CELLS), key + struct.pack("<I", LONG)))
     files = replace(resolve(tmp_path / "long.gguf"), trusted=True)
-    with closing(WorkerSupervisor(files, ModelConfig(LONG, threads=1, slots=1))) as worker:
+    with closing(WorkerSupervisor(files, lambda: LoadPlan(ModelConfig(LONG, threads=1, slots=1)))) as worker:
         assert worker.info.context_length == LONG
-        assert psutil.Process(worker._child._process.pid).memory_full_info().uss < LONG // CELLS * KEYS_AND_VALUES / 2
+        assert psutil.Process(worker._worker._process.pid).memory_full_info().uss < LONG // CELLS * KEYS_AND_VALUES / 2
 
 
 def test_what_is_no_zero_stays(seed: int = 3) -> None:

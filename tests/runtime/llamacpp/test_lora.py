@@ -148,7 +148,7 @@ def test_an_adapter_that_would_end_the_process_is_met_in_a_child(tmp_path: Path,
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="crashes on text-Q8_0.gguf with mmproj-Q8_0.gguf with bad.gguf"):
+    with pytest.raises(ModelError, match="crashed on text-Q8_0.gguf with mmproj-Q8_0.gguf with bad.gguf"):
         load("builtin", slots=1, lora=[tmp_path / "bad.gguf"])
 
 

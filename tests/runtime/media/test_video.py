@@ -202,7 +202,9 @@ def test_a_header_that_claims_billions_of_frames_costs_neither_memory_nor_time()
 
 
 def test_a_decoder_that_goes_on_for_too_long_or_grows_too_large_is_ended() -> None:
-    begin = "import galago.runtime.media.video_decoder as f\nf.CPU_SECONDS = 1\nf._bound_this_process()\n"
+    begin = (
+        "import galago.runtime.media.video_decoder as f\nf.limit_this_process(address_bytes=f.MEMORY, cpu_seconds=1)\n"
+    )
     spins = subprocess.run([sys.executable, "-c", begin + "while True: pass"], capture_output=True, timeout=60)
     assert spins.returncode == -signal.SIGXCPU
     grows = subprocess.run([sys.executable, "-c", begin + "bytearray(f.MEMORY)"], capture_output=True, timeout=60)

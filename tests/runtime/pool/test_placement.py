@@ -14,10 +14,10 @@ from galago.models.registry.resolve import resolve
 from galago.runtime import load
 from galago.runtime.cli.main import main
 from galago.runtime.config import ModelConfig
-from galago.runtime.llamacpp.devices import Device
+from galago.runtime.llamacpp import devices
 from galago.runtime.llamacpp.weights import Weights
-from galago.runtime.pool import placement
-from galago.runtime.pool.placement import Placement, place
+from galago.runtime.pool.placement import place
+from galago.runtime.types.placement import Device, LlamaBuild, Placement
 
 BUILTIN = resolve("builtin")
 
@@ -28,98 +28,89 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     return replace(resolve(path), projector=BUILTIN.projector)  # its size is what matters here
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *free_gib: float, backends: tuple[str, ...] = ("CUDA",)) -> None:
-    found = [Device(f"CUDA{i}", "Card", "GPU", int(gib * 2**30), 24 << 30) for i, gib in enumerate(free_gib)]
-    monkeypatch.setattr(placement, "gpu_backends", lambda: list(backends))
-    monkeypatch.setattr(placement, "gpus", lambda: found)
+def build(*free_gib: float, backends: tuple[str, ...] = ("CUDA",)) -> LlamaBuild:
+    gpus = (Device(f"CUDA{i}", "Card", "GPU", int(gib * 2**30), 24 << 30) for i, gib in enumerate(free_gib))
+    return LlamaBuild(frozenset(), backends, tuple(gpus))
 
 
-def test_a_small_model_goes_on_the_gpu_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, 2)
-    placed = place(BUILTIN, ModelConfig())
+def pretend(monkeypatch: pytest.MonkeyPatch, found: LlamaBuild) -> None:
+    """Lets models that are loaded in this process find these GPUs."""
+    monkeypatch.setattr(devices, "describe_build", lambda: found)
+
+
+def test_a_small_model_goes_on_the_gpu_as_a_whole() -> None:
+    placed = place(BUILTIN, ModelConfig(), build(2))
     layers = int(str(BUILTIN.header.get("llama.block_count")))
     assert placed == Placement(layers + 1, (layers + 1,), True)
 
 
-def test_a_model_that_fits_in_part_says_so(monkeypatch: pytest.MonkeyPatch, large: ModelFiles) -> None:
-    pretend(monkeypatch, 4)
-    placed = place(large, ModelConfig())
+def test_a_model_that_fits_in_part_says_so(large: ModelFiles) -> None:
+    placed = place(large, ModelConfig(), build(4))
     assert 0 < placed.gpu_layers < 33 and not placed.projector
     assert f"only {placed.gpu_layers} of 33 layers fit on the GPU (4.0 GiB free on CUDA0)" in placed.warnings[0]
     assert "media is encoded on the CPU" in placed.warnings[1]
 
 
-def test_a_smaller_cache_or_certain_flash_attention_fits_more(
-    monkeypatch: pytest.MonkeyPatch, large: ModelFiles
-) -> None:
-    pretend(monkeypatch, 4)
+def test_a_smaller_cache_or_certain_flash_attention_fits_more(large: ModelFiles) -> None:
     plain, certain, small = (
-        place(large, config).gpu_layers
+        place(large, config, build(4)).gpu_layers
         for config in (ModelConfig(), ModelConfig(flash_attention="on"), ModelConfig(kv_type="q8_0"))
     )
     assert plain < certain < small
 
 
-def test_a_model_of_which_nothing_fits_says_so(monkeypatch: pytest.MonkeyPatch, large: ModelFiles) -> None:
-    pretend(monkeypatch, 0.6)
-    placed = place(large, ModelConfig())
+def test_a_model_of_which_nothing_fits_says_so(large: ModelFiles) -> None:
+    placed = place(large, ModelConfig(), build(0.6))
     assert (placed.gpu_layers, placed.projector) == (0, False)
     assert "nothing of the model fits on the GPU (0.6 GiB free on CUDA0)" in placed.warnings[0]
 
 
-def test_layers_are_split_over_several_gpus(monkeypatch: pytest.MonkeyPatch, large: ModelFiles) -> None:
-    pretend(monkeypatch, 4, 4)
-    placed = place(large, ModelConfig())
+def test_layers_are_split_over_several_gpus(large: ModelFiles) -> None:
+    placed = place(large, ModelConfig(), build(4, 4))
     assert placed.gpu_layers == sum(placed.split) == 33 and all(placed.split)
 
 
-def test_an_explicit_number_of_layers_is_obeyed(monkeypatch: pytest.MonkeyPatch, large: ModelFiles) -> None:
-    pretend(monkeypatch, 4)
-    assert place(large, ModelConfig(gpu_layers=5)) == Placement(5, (5,), True)
-    placed = place(large, ModelConfig(gpu_layers=99))
+def test_an_explicit_number_of_layers_is_obeyed(large: ModelFiles) -> None:
+    assert place(large, ModelConfig(gpu_layers=5), build(4)) == Placement(5, (5,), True)
+    placed = place(large, ModelConfig(gpu_layers=99), build(4))
     assert placed.gpu_layers == 33 and "33 layers on the GPU were asked for" in placed.warnings[0]
-    assert place(large, ModelConfig(gpu_layers=0)) == Placement()
+    assert place(large, ModelConfig(gpu_layers=0), build(4)) == Placement()
 
 
-def test_a_gpu_compiled_in_and_not_found_is_a_warning_or_where_asked_for_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pretend(monkeypatch)
-    (warning,) = place(BUILTIN, ModelConfig()).warnings
+def test_a_gpu_compiled_in_and_not_found_is_a_warning_or_where_asked_for_an_error() -> None:
+    (warning,) = place(BUILTIN, ModelConfig(), build()).warnings
     assert "no GPU was found, though CUDA is compiled in" in warning
     with pytest.raises(ConfigError, match="CUDA finds no GPU"):
-        place(BUILTIN, ModelConfig(gpu_layers=1))
-    pretend(monkeypatch, backends=())
-    assert place(BUILTIN, ModelConfig()) == Placement()
+        place(BUILTIN, ModelConfig(gpu_layers=1), build())
+    assert place(BUILTIN, ModelConfig(), build(backends=())) == Placement()
     with pytest.raises(ConfigError, match="no GPU backend"):
-        place(BUILTIN, ModelConfig(gpu_layers=1))
+        place(BUILTIN, ModelConfig(gpu_layers=1), build(backends=()))
 
 
 def test_what_stays_off_the_gpu_is_told_at_load_and_in_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch)
+    pretend(monkeypatch, build())
     with load("builtin", slots=1, ctx=256) as loaded:
         assert "no GPU was found" in loaded.info.warnings[0]
         assert loaded.chat("Opposite of big?").warnings == loaded.info.warnings
 
 
-def test_llama_cpp_takes_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llama_cpp_takes_a_plan() -> None:
     """Without a GPU it ignores both; what it does with them on one is unproven here."""
     for layers, split in ((0, ()), (3, (3,)), (3, (1, 2))):
         Weights(BUILTIN.weights, layers, split=split).close()
 
 
-def test_a_model_in_several_files_is_not_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_in_several_files_is_not_planned(tmp_path: Path) -> None:
     path = shapes.write(tmp_path / "part-00001-of-00002.gguf", shapes.SHAPES["135M"], parts=2)
     (tmp_path / "part-00002-of-00002.gguf").touch()
-    pretend(monkeypatch, 24)
-    assert "several files" in place(resolve(path), ModelConfig()).warnings[0]
-    assert place(resolve(path), ModelConfig(gpu_layers=7)).gpu_layers == 7
+    assert "several files" in place(resolve(path), ModelConfig(), build(24)).warnings[0]
+    assert place(resolve(path), ModelConfig(gpu_layers=7), build(24)).gpu_layers == 7
 
 
 def test_a_command_says_once_what_stays_off_the_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend(monkeypatch)
+    pretend(monkeypatch, build())
     assert main(["run", "builtin", "Opposite of big?", "--ctx", "256"]) == 0
     said = capsys.readouterr()
     assert said.out == "Small.\n" and said.err.count("no GPU was found") == 1

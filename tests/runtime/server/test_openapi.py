@@ -17,13 +17,13 @@ from fakes.server import Server, serving
 from galago.models import errors
 from galago.models.errors import GalagoError
 from galago.runtime.config import ServerConfig
+from galago.runtime.pool.pool import ModelPool
 from galago.runtime.server import app
 from galago.runtime.server.http import field_policy
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint
 from galago.runtime.server.openai import schema as wire
 from galago.runtime.server.openai.convert import BOUNDS
-from galago.runtime.service import Service
 
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -31,7 +31,7 @@ NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.Con
 """Nobody is there to read it, the server does not start, or the route has no such method."""
 
 
-class Refusing(Service):
+class Refusing(ModelPool):
     """Answers every question with an error."""
 
     model_id = "none"

@@ -24,8 +24,9 @@ from PIL import Image
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig, ServerConfig
+from galago.runtime.pool.pool import ModelPool
+from galago.runtime.pool.resident import ResidentModel
 from galago.runtime.server.app import build
-from galago.runtime.service import Service
 from galago.runtime.types.model_info import ModelInfo
 
 WEIGHTS = resolve("builtin").weights
@@ -40,7 +41,7 @@ def refused(*arguments: str) -> str:
 
 
 @contextmanager
-def in_process(service: Service, config: ServerConfig) -> Iterator[str]:
+def in_process(service: ModelPool, config: ServerConfig) -> Iterator[str]:
     """The application on a thread, so that a test can look into the service behind it."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(build(service, config), log_level="error", timeout_graceful_shutdown=3))
@@ -109,7 +110,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> N
 
 
 def test_a_body_that_grows_over_the_limit_is_refused() -> None:
-    service = Service(resolve("builtin"), ModelConfig())
+    service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     with in_process(service, ServerConfig(max_body_bytes=1000)) as url:
 
         def chunks() -> Iterator[bytes]:
@@ -202,11 +203,11 @@ def test_a_path_is_served_under_its_stem_or_name_and_without_projector_has_no_ey
 def test_an_unforeseen_error_is_told_with_the_id_under_which_it_stands_in_the_log(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    class Broken(Service):
+    class Broken(ModelPool):
         def models(self) -> list[ModelInfo]:
             raise LookupError("a bug")
 
-    with in_process(Broken(resolve("builtin"), ModelConfig()), ServerConfig()) as url:
+    with in_process(Broken(ResidentModel(resolve("builtin"), ModelConfig())), ServerConfig()) as url:
         answer = httpx.get(f"{url}/v1/models")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
     log = capfd.readouterr().err
@@ -215,7 +216,7 @@ def test_an_unforeseen_error_is_told_with_the_id_under_which_it_stands_in_the_lo
 
 
 def test_until_a_token_can_be_made_health_is_503() -> None:
-    service = Service(resolve("builtin"), ModelConfig())
+    service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     with in_process(service, ServerConfig()) as url:
         for path in ("/health", "/v1/models"):
             assert httpx.get(f"{url}{path}").status_code == 503
@@ -228,9 +229,9 @@ def test_until_a_token_can_be_made_health_is_503() -> None:
 class Counted:
     """Counts the steps that a service's model computes."""
 
-    def __init__(self, service: Service) -> None:
-        assert service._model
-        self.engine: Any = service._model._engine
+    def __init__(self, service: ModelPool) -> None:
+        assert service.default.loaded
+        self.engine: Any = service.default.loaded._engine
         backend = self.engine._backend
         self.steps, decode = 0, backend.decode
 
@@ -244,7 +245,7 @@ class Counted:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_a_client_that_goes_away_stops_the_work(stream: bool) -> None:
-    service = Service(resolve("builtin"), ModelConfig())
+    service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
     counted = Counted(service)
     body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": stream}
@@ -291,7 +292,7 @@ def stream_lines(url: str, into: list[str]) -> None:
 
 
 def test_stopping_the_server_ends_every_stream_with_an_error() -> None:
-    service = Service(resolve("builtin"), ModelConfig())
+    service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
     Counted(service)
     answers: list[list[str]] = [[] for _ in range(6)]
@@ -352,7 +353,7 @@ def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
         encode(projector, chunks[:1])
 
     monkeypatch.setattr(Projector, "encode_first", slow)
-    service = Service(resolve("builtin"), ModelConfig())
+    service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
     parts = [*(plain_picture(shade) for shade in range(100)), text_part("Count the shapes.")]
     with in_process(service, ServerConfig()) as url:

@@ -37,14 +37,16 @@ from galago.models.registry.resolve import resolve
 from galago.runtime import LocalModel, load
 from galago.runtime.config import ModelConfig
 from galago.runtime.inference.stream import Stream
-from galago.runtime.process.messages import decode, encode
-from galago.runtime.process.spawn import start
-from galago.runtime.service import Service
+from galago.runtime.pool.pool import ModelPool
+from galago.runtime.pool.resident import ResidentModel
+from galago.runtime.process.channel import decode, encode
+from galago.runtime.process.spawn import WorkerProcess
 from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, TokenLogprob
 from galago.runtime.types.messages import Audio, Image, Message, Text
+from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request, Sampling
 from galago.runtime.worker import supervisor as worker_module
-from galago.runtime.worker.supervisor import WorkerSupervisor, _pause
+from galago.runtime.worker.supervisor import WorkerSupervisor, restart_delay
 
 BUILTIN = resolve("builtin")
 PICTURE = Image((DATA / "picture-5.png").read_bytes())
@@ -62,7 +64,8 @@ ENDLESS = ask("Tell", ignore_eos=True)
 
 @contextmanager
 def working(files: ModelFiles = BUILTIN, **config: Any) -> Iterator[WorkerSupervisor]:
-    worker = WorkerSupervisor(files, ModelConfig(**{"threads": 1} | config))
+    settings = ModelConfig(**{"threads": 1, "slots": 4} | config)
+    worker = WorkerSupervisor(files, lambda: LoadPlan(settings))
     try:
         yield worker
     finally:
@@ -77,7 +80,7 @@ def calm() -> Iterator[WorkerSupervisor]:
 
 
 def process(worker: WorkerSupervisor) -> psutil.Process:
-    return psutil.Process(worker._child._process.pid)
+    return psutil.Process(worker._worker._process.pid)
 
 
 def text(stream: Stream) -> str:
@@ -211,7 +214,7 @@ def test_progress_of_loading_is_passed_on() -> None:
 def test_closing_a_stream_ends_its_work(calm: WorkerSupervisor) -> None:
     begun(calm).close()
     wait_until(lambda: at_rest(calm), 2)
-    assert not calm._child._calls
+    assert not calm._worker._calls
 
 
 def test_a_caller_that_leaves_ends_the_preparation(calm: WorkerSupervisor) -> None:
@@ -222,7 +225,7 @@ def test_a_caller_that_leaves_ends_the_preparation(calm: WorkerSupervisor) -> No
         calm.generate(ask(*[Image(file.getvalue())] * 60, "?"), lambda: time.monotonic() > leaves)
     assert time.monotonic() - leaves < 0.3
     wait_until(lambda: at_rest(calm), 2)
-    wait_until(lambda: not calm._child._calls)
+    wait_until(lambda: not calm._worker._calls)
 
 
 def test_many_streams_at_once(calm: WorkerSupervisor) -> None:
@@ -237,13 +240,11 @@ def test_a_signal_ends_the_streams_with_its_name_and_the_model_answers_again(
     with working() as worker:
         before = process(worker).pid
         error = crash(worker, number)
-        assert isinstance(error, EngineCrashed) and f"ended by {number.name}" in error.message
+        assert isinstance(error, EngineCrashed) and f"killed by {number.name}" in error.message
         assert not worker.ready
         assert text(worker.generate(SHORT)) == "Small."
         assert process(worker).pid != before
-    assert (
-        capfd.readouterr().err == f"galago: the worker of builtin was ended by {number.name}; it is started again now\n"
-    )
+    assert capfd.readouterr().err == f"galago: the worker of builtin was killed by {number.name}; restarting it now\n"
 
 
 def test_a_worker_that_hangs_is_ended_and_started_again_and_one_at_rest_is_not(
@@ -261,14 +262,14 @@ def test_a_worker_that_hangs_is_ended_and_started_again_and_one_at_rest_is_not(
         assert isinstance(end, Failed) and isinstance(end.error, EngineCrashed)
         assert "no sign of life for 2 s" in end.error.message
         assert text(worker.generate(SHORT)) == "Small."
-    assert "no sign of life for 2 s and was ended by SIGKILL" in capfd.readouterr().err
+    assert "no sign of life for 2 s and was killed by SIGKILL" in capfd.readouterr().err
 
 
 def test_a_worker_whose_parent_is_killed_ends_though_it_is_at_work() -> None:
     code = (
         "import time; from galago.runtime import load; model = load('builtin', isolated=True)\n"
         "stream = model.chat('Tell', stream=True, ignore_eos=True)\n"
-        "print(model._service._model._child._process.pid, flush=True); time.sleep(60)"
+        "print(model._service.default.loaded._worker._process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
@@ -281,7 +282,7 @@ def test_a_worker_whose_parent_is_killed_ends_though_it_is_at_work() -> None:
 
 
 def test_the_pauses_between_starts_grow_to_a_minute() -> None:
-    assert [_pause(crashes) for crashes in range(1, 12)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert [restart_delay(crashes) for crashes in range(1, 12)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
 def test_from_the_third_crash_on_it_pauses_until_a_request_finishes(capfd: pytest.CaptureFixture[str]) -> None:
@@ -297,12 +298,12 @@ def test_from_the_third_crash_on_it_pauses_until_a_request_finishes(capfd: pytes
         wait_until(lambda: not worker.ready)
         wait_until(lambda: worker.ready)
     ends = [line.rsplit(" ", 2)[1:] for line in capfd.readouterr().err.splitlines()]
-    assert ends == [["again", "now"], ["again", "now"], ["1", "s"], ["again", "now"]]
+    assert ends == [["it", "now"], ["it", "now"], ["1", "s"], ["it", "now"]]
 
 
 def test_a_request_waits_for_a_restart_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     with working() as worker:
-        monkeypatch.setattr(worker_module, "_PATIENCE", 0.1)
+        monkeypatch.setattr(worker_module, "RESTART_WAIT_SECONDS", 0.1)
         crash(worker)
         with pytest.raises(NotReady):
             worker.generate(SHORT)
@@ -357,16 +358,16 @@ def test_a_file_that_crashes_llama_cpp_is_told_as_in_this_process(tmp_path: Path
     assert BUILTIN.projector
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(BUILTIN.projector.read_bytes().replace(b"v.blk.2.attn_k.weight", b"v.flk.2.attn_k.weight"))
-    with pytest.raises(ModelError, match=r"crashes on text-Q8_0.gguf with damaged.gguf \(killed by SIG"):
-        WorkerSupervisor(resolve("builtin", damaged))
+    with pytest.raises(ModelError, match=r"crashed on text-Q8_0.gguf with damaged.gguf: .* was killed by SIG"):
+        WorkerSupervisor(resolve("builtin", damaged), lambda: LoadPlan(ModelConfig()))
 
 
 def test_a_process_that_dies_while_it_loads_the_first_time_is_an_error() -> None:
     def kill(_fraction: float) -> None:
         max(psutil.Process().children(), key=lambda child: child.create_time()).kill()  # process ids begin anew
 
-    with pytest.raises(EngineCrashed, match="that loads builtin was ended by SIGKILL"):
-        WorkerSupervisor(BUILTIN, progress=kill)
+    with pytest.raises(EngineCrashed, match="that loads builtin was killed by SIGKILL"):
+        WorkerSupervisor(BUILTIN, lambda: LoadPlan(ModelConfig()), kill)
 
 
 def test_closing_ends_streams_and_the_process() -> None:
@@ -384,7 +385,7 @@ def test_closing_ends_streams_and_the_process() -> None:
 def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_GRACE", 0.5)
+    monkeypatch.setattr(worker_module, "CLOSE_GRACE_SECONDS", 0.5)
     with working() as worker:
         child = process(worker)
         child.send_signal(number)
@@ -397,7 +398,8 @@ def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
 def test_the_environment_bounds_the_spin_unless_it_is_set() -> None:
     def environment(**extra: str) -> dict[str, str]:
         code = (
-            "from galago.runtime.config import worker_environment; import json; print(json.dumps(worker_environment()))"
+            "import json; from galago.runtime.environment import worker_environment\n"
+            "print(json.dumps(worker_environment()))"
         )
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | extra, capture_output=True, check=True)
         return json.loads(done.stdout)  # type: ignore[no-any-return]
@@ -415,11 +417,11 @@ def test_the_worker_has_that_environment(calm: WorkerSupervisor) -> None:
 
 
 def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
-    service = Service(BUILTIN, ModelConfig(), isolated=True)
+    service = ModelPool(ResidentModel(BUILTIN, ModelConfig(), isolated=True))
     service.load()
     try:
-        assert service.ready and isinstance(service._model, WorkerSupervisor)
-        crash(service._model)
+        assert service.ready and isinstance(service.default.loaded, WorkerSupervisor)
+        crash(service.default.loaded)
         assert not service.ready
         wait_until(lambda: service.ready)
     finally:
@@ -427,19 +429,21 @@ def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
 
 
 def test_a_process_that_was_started_before_is_the_one_that_answers() -> None:
-    started = start()
-    service = Service(BUILTIN, ModelConfig(threads=1), isolated=True, started=started)
+    started = WorkerProcess()
+    service = ModelPool(ResidentModel(BUILTIN, ModelConfig(threads=1), isolated=True, process=started))
     service.begin()
     service.load()
     try:
-        assert isinstance(service._model, WorkerSupervisor) and process(service._model).pid == started.process.pid
+        assert (
+            isinstance(service.default.loaded, WorkerSupervisor) and process(service.default.loaded).pid == started.pid
+        )
         assert text(service.generate(None, SHORT)) == "Small."
     finally:
         service.close()
 
 
 def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> None:
-    service = Service(BUILTIN, ModelConfig(4096), isolated=True, started=start())
+    service = ModelPool(ResidentModel(BUILTIN, ModelConfig(4096), isolated=True, process=WorkerProcess()))
     service.begin()
     with pytest.raises(ModelError, match="trained for a context of 2048"):
         service.load()
@@ -447,9 +451,9 @@ def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> Non
 
 
 def test_a_process_that_was_started_for_nothing_ends_by_itself() -> None:
-    started = start()
+    started = WorkerProcess()
     started.connection.close()
-    assert started.process.wait(20) == 0
+    assert started.wait(20) == 0
 
 
 def test_a_worker_begins_with_little() -> None:
@@ -512,7 +516,7 @@ def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
         assert {end for each in ends for end in each} == {"done", "engine_crashed"}
         assert sum(each.count("engine_crashed") for each in ends) >= 8  # some were between two answers
         assert running.ask("Opposite of big?").json()["choices"][0]["message"]["content"] == "Small."
-        assert len([line for line in running.lines if "the worker of builtin was ended by SIG" in line]) == 3
+        assert len([line for line in running.lines if "the worker of builtin was killed by SIG" in line]) == 3
         assert not [line for line in running.lines if "Traceback" in line]
 
 
@@ -526,7 +530,7 @@ def test_a_server_takes_its_worker_along_and_a_ctrl_c_reaches_it_alone() -> None
         running.process.wait(20)
         assert time.monotonic() - begin < 3
         assert not child.is_running()
-        assert not [line for line in running.lines if "Traceback" in line or "started again" in line]
+        assert not [line for line in running.lines if "Traceback" in line or "restarting" in line]
 
 
 def test_started_comes_first(calm: WorkerSupervisor) -> None:

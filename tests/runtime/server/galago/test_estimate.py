@@ -162,4 +162,4 @@ def test_an_encode_is_foretold_from_the_header_until_one_was_timed(
 
 
 def engine_planner(model: LocalModel) -> Any:
-    return model._service._model._planner  # type: ignore[union-attr]
+    return model._service.default.loaded._planner  # type: ignore[union-attr]

@@ -70,7 +70,7 @@ def test_streamed_choices_say_the_same(client: openai.OpenAI) -> None:
 
 
 def test_the_prompt_is_computed_once(model: LocalModel) -> None:
-    engine = model._service._model._engine  # type: ignore[union-attr]
+    engine = model._service.default.loaded._engine  # type: ignore[union-attr]
     rows: list[int] = []
     decode = engine._backend.decode
 

@@ -23,7 +23,7 @@ CHAT = [{"role": "user", "content": "Opposite of big?"}]
 
 
 def engine(model: LocalModel) -> Generator:
-    loaded = model._service._model
+    loaded = model._service.default.loaded
     assert isinstance(loaded, Generator)
     return loaded
 

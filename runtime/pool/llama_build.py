@@ -1,0 +1,82 @@
+"""Tells what the installed build of llama.cpp can do, without loading it: a child process is asked once.
+
+The answer is kept in the cache folder. A build with GPU backends is asked each time, because free memory changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from ...models.errors import EngineError
+from ...models.paths import cache_folder
+from ..process import spawn
+from ..types.placement import Device, LlamaBuild
+
+_TIMEOUT_SECONDS = 120.0
+
+
+def installed_build() -> LlamaBuild:
+    """Raises `EngineError` if llama.cpp cannot be loaded."""
+    key = _key()
+    build = _read().get(key)
+    if build is None or build.gpu_backends:
+        build = _ask()
+        _write({key: build})
+    return build
+
+
+def _ask() -> LlamaBuild:
+    end = spawn.run_module("galago.runtime.llamacpp.programs.describe_build", timeout_seconds=_TIMEOUT_SECONDS)
+    build = _parse(end.stdout) if end.ok else None
+    if build is None:
+        reason = f"the process that loaded it {end.ending}" if end.killed or end.timed_out else end.last_line
+        raise EngineError(f"llama.cpp cannot be used here ({reason}); run `galago doctor` to find out why")
+    return build
+
+
+def _parse(text: str | bytes) -> LlamaBuild | None:
+    try:
+        return _build(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _build(row: Any) -> LlamaBuild:
+    gpus = tuple(Device(**gpu) for gpu in row["gpus"])
+    return LlamaBuild(frozenset(map(str, row["features"])), tuple(map(str, row["gpu_backends"])), gpus)
+
+
+def _key() -> str:
+    """Names the build: an installation that replaces it changes its version or its file's time."""
+    library = util.find_spec("llama_cpp")
+    built = Path(library.origin).stat().st_mtime_ns if library and library.origin else 0
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"llama-cpp-python {metadata.version('llama-cpp-python')}, built {built}"
+    return f"built {built}"
+
+
+def _file() -> Path:
+    return cache_folder() / "llama_build.json"
+
+
+def _read() -> dict[str, LlamaBuild]:
+    try:
+        rows = json.loads(_file().read_text(encoding="utf-8"))
+        return {key: _build(row) for key, row in rows.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def _write(builds: dict[str, LlamaBuild]) -> None:
+    """Keeps only the build that is installed now."""
+    rows = {key: asdict(build) | {"features": sorted(build.features)} for key, build in builds.items()}
+    with contextlib.suppress(OSError):  # a cache folder that cannot be written costs another child next time
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        part = _file().with_suffix(".part")
+        part.write_text(json.dumps(rows), encoding="utf-8")
+        part.replace(_file())

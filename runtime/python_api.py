@@ -25,7 +25,7 @@ MediaKind: TypeAlias = Literal["image", "audio", "video"]
 Media: TypeAlias = str | Path | bytes | bytearray | memoryview
 """The path of a file, or its bytes."""
 
-Chat: TypeAlias = str | Sequence[Mapping[str, Any]]
+ChatInput: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
 class Reply(str):
@@ -168,12 +168,12 @@ class LocalModel:
         return self._service.model(None)
 
     @overload
-    def chat(self, prompt: Chat, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]) -> Reply: ...
+    def chat(self, prompt: ChatInput, *, stream: Literal[False] = False, **options: Unpack[ChatOptions]) -> Reply: ...
 
     @overload
-    def chat(self, prompt: Chat, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> ReplyStream: ...
+    def chat(self, prompt: ChatInput, *, stream: Literal[True], **options: Unpack[ChatOptions]) -> ReplyStream: ...
 
-    def chat(self, prompt: Chat, *, stream: bool = False, **options: Unpack[ChatOptions]) -> Reply | ReplyStream:
+    def chat(self, prompt: ChatInput, *, stream: bool = False, **options: Unpack[ChatOptions]) -> Reply | ReplyStream:
         """Answers a prompt, or a conversation given as `{"role": ..., "content": ...}` messages.
 
         With `stream=True` the answer comes piece by piece, as a `ReplyStream`. Sampling options that are not given have
@@ -269,7 +269,7 @@ def load(
     return LocalModel(service)
 
 
-def _request(prompt: Chat, **options: Unpack[ChatOptions]) -> Request:
+def _request(prompt: ChatInput, **options: Unpack[ChatOptions]) -> Request:
     given: dict[str, Any] = {**options}
     media = _media({kind: given.pop(kind, None) for kind in get_args(MediaKind)}, given.pop("frames", FRAMES))
     messages = _messages(prompt, given.pop("system", None), media)
@@ -322,7 +322,7 @@ def _read_part(kind: MediaKind, medium: Media, frames: int) -> Part:
     raise InvalidRequest(f"{kind} must be a path, bytes or a list of them, not {type(medium).__name__}", kind)
 
 
-def _messages(prompt: Chat, system: str | None, media: tuple[Part, ...]) -> tuple[Message, ...]:
+def _messages(prompt: ChatInput, system: str | None, media: tuple[Part, ...]) -> tuple[Message, ...]:
     if isinstance(prompt, str):
         chat = [Message("user", (Text(prompt),))]
     elif isinstance(prompt, list | tuple):

@@ -37,7 +37,7 @@ MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class OptionSpec:
     """One option, under every name it has.
 
     `help` is a phrase without a full stop; `unset` says what happens when the option is left out. Numbers are checked
@@ -89,19 +89,19 @@ def _openai(name: str) -> dict[Dialect, tuple[str, ...]]:
 
 
 PROMPT = (
-    Option("image", "paths", "image file; may be repeated", flags=("--image",), metavar="FILE"),
-    Option("audio", "paths", "audio file; may be repeated", flags=("--audio",), metavar="FILE"),
-    Option("video", "paths", "video file; may be repeated", flags=("--video",), metavar="FILE"),
-    Option(
+    OptionSpec("image", "paths", "image file; may be repeated", flags=("--image",), metavar="FILE"),
+    OptionSpec("audio", "paths", "audio file; may be repeated", flags=("--audio",), metavar="FILE"),
+    OptionSpec("video", "paths", "video file; may be repeated", flags=("--video",), metavar="FILE"),
+    OptionSpec(
         "frames", "integer", "frames to show of each video", default=FRAMES, minimum=1, maximum=MAX_FRAMES,
         flags=("--frames",), metavar="N",
     ),
-    Option("system", "text", "system message", flags=("--system",), metavar="TEXT"),
+    OptionSpec("system", "text", "system message", flags=("--system",), metavar="TEXT"),
 )  # fmt: skip
 """What becomes part of the messages."""
 
 SAMPLING = (
-    Option(
+    OptionSpec(
         "temperature", "number", "randomness; 0 always takes the most likely token",
         unset="the model's, else 0", minimum=0, maximum=100, flags=("--temperature",), metavar="X",
         wire={
@@ -110,7 +110,7 @@ SAMPLING = (
         },
         gguf="temp", checkpoint="temperature",
     ),
-    Option(
+    OptionSpec(
         "top_p", "number", "sample from the most likely tokens whose probabilities add up to this",
         unset="the model's, else 1", minimum=0, maximum=1, flags=("--top-p",), metavar="X",
         wire={
@@ -118,39 +118,39 @@ SAMPLING = (
         },
         gguf="top_p", checkpoint="top_p",
     ),
-    Option(
+    OptionSpec(
         "top_k", "integer", "sample from this many of the most likely tokens; 0 means all",
         unset="the model's, else 0", minimum=0, maximum=MAX_INTEGER, flags=("--top-k",), metavar="N",
         wire={**_openai("top_k"), "anthropic": ("top_k",), "ollama": ("options.top_k",)},
         gguf="top_k", checkpoint="top_k",
     ),
-    Option(
+    OptionSpec(
         "min_p", "number", "drop tokens less likely than this fraction of the most likely one",
         unset="the model's, else 0", minimum=0, maximum=1, flags=("--min-p",), metavar="X",
         wire={**_openai("min_p"), "ollama": ("options.min_p",)}, gguf="min_p", checkpoint="min_p",
     ),
-    Option(
+    OptionSpec(
         "seed", "integer", "make a sampled answer repeatable",
         unset="a new one for each answer", minimum=-(2**63), maximum=2**63 - 1, flags=("--seed",), metavar="N",
         wire={**_openai("seed"), "ollama": ("options.seed",)},
     ),
-    Option(
+    OptionSpec(
         "frequency_penalty", "number", "lower a token's logit by this much for each time it was generated",
         unset="0", minimum=-2, maximum=2,
         wire={**_openai("frequency_penalty"), "ollama": ("options.frequency_penalty",)},
     ),
-    Option(
+    OptionSpec(
         "presence_penalty", "number", "lower a token's logit by this much once it was generated",
         unset="0", minimum=-2, maximum=2,
         wire={**_openai("presence_penalty"), "ollama": ("options.presence_penalty",)},
     ),
-    Option(
+    OptionSpec(
         "repeat_penalty", "number", "divide the logits of recent tokens by this; 1 changes nothing",
         unset="the model's, else 1", minimum=0.01, maximum=100,
         wire={**_openai("repeat_penalty"), "ollama": ("options.repeat_penalty",)},
         gguf="penalty_repeat", checkpoint="repetition_penalty",
     ),
-    Option(
+    OptionSpec(
         "logit_bias", "token_biases", "add a number from -100 to 100 to the logits of given token ids",
         unset="no bias", default=(), wire=_openai("logit_bias"),
     ),
@@ -158,7 +158,7 @@ SAMPLING = (
 """How the next token is chosen: the fields of `Sampling`."""
 
 REQUEST = (
-    Option(
+    OptionSpec(
         "max_tokens", "integer", "longest answer, in tokens", unset="until the context is full",
         minimum=1, maximum=MAX_INTEGER, flags=("--max-tokens",), metavar="N",
         wire={
@@ -166,16 +166,16 @@ REQUEST = (
             "responses": ("max_output_tokens",), "anthropic": ("max_tokens",), "ollama": ("options.num_predict",),
         },
     ),
-    Option(
+    OptionSpec(
         "stop", "texts", "end the answer before this text; may be repeated", default=(),
         flags=("--stop",), metavar="TEXT",
         wire={**_openai("stop"), "anthropic": ("stop_sequences",), "ollama": ("options.stop",)},
     ),
-    Option(
+    OptionSpec(
         "timeout", "number", "fail if the answer is not complete after this many seconds", unset="no limit",
         minimum=0, maximum=86400, wire=_openai("timeout"),
     ),
-    Option(
+    OptionSpec(
         "logprobs", "integer", "report each token's log-probability, and this many of the most likely alternatives",
         unset="none", minimum=0, maximum=MAX_TOP_LOGPROBS,
         wire={
@@ -183,16 +183,16 @@ REQUEST = (
             "ollama": ("top_logprobs",),
         },
     ),
-    Option(
+    OptionSpec(
         "ignore_eos", "flag", "go on after the model has ended its answer", default=False, wire=_openai("ignore_eos"),
     ),
-    Option(
+    OptionSpec(
         "cache", "flag", "take from the prefix cache, and add to it", default=True, wire=_openai("cache"),
     ),
-    Option(
+    OptionSpec(
         "lora", "object", "scale of each loaded LoRA adapter, in order", unset="as loaded", wire=_openai("lora"),
     ),
-    Option(
+    OptionSpec(
         "json_schema", "object", "answer with JSON that follows the schema in this file",
         flags=("--json-schema",), metavar="FILE", file=True,
         wire={
@@ -200,23 +200,23 @@ REQUEST = (
             "ollama": ("format",),
         },
     ),
-    Option(
+    OptionSpec(
         "grammar", "text", "answer with text that the Lark grammar in this file accepts",
         flags=("--grammar",), metavar="FILE", file=True, wire=_openai("grammar"),
     ),
-    Option(
+    OptionSpec(
         "regex", "text", "answer with text that this regular expression matches",
         flags=("--regex",), metavar="REGEX", wire=_openai("regex"),
     ),
-    Option(
+    OptionSpec(
         "tools", "object", "functions that the model may call", default=(),
         wire={"chat": ("tools",), "responses": ("tools",), "anthropic": ("tools",), "ollama": ("tools",)},
     ),
-    Option(
+    OptionSpec(
         "tool_choice", "object", "auto, none, required, or the name of the tool to call", unset="auto", default="auto",
         wire={"chat": ("tool_choice",), "responses": ("tool_choice",), "anthropic": ("tool_choice",)},
     ),
-    Option(
+    OptionSpec(
         "parallel_tool_calls", "object", "allow several tool calls in one answer", unset="yes", default=True,
         attribute="parallel",
         wire={
@@ -224,7 +224,7 @@ REQUEST = (
             "anthropic": ("tool_choice.disable_parallel_tool_use",),
         },
     ),
-    Option(
+    OptionSpec(
         "reasoning_effort", "object", "how long the model reasons before it answers",
         unset="what the chat template does by default", choices=get_args(Effort), attribute="effort",
         wire={
@@ -232,11 +232,11 @@ REQUEST = (
             "anthropic": ("output_config.effort", "thinking"), "ollama": ("think",),
         },
     ),
-    Option(
+    OptionSpec(
         "chat_template_kwargs", "object", "variables for the chat template", attribute="variables", keyword="",
         wire={"chat": ("chat_template_kwargs",)},
     ),
-    Option(
+    OptionSpec(
         "continue_final", "object", "continue an assistant message at the end instead of starting a new one",
         unset="yes", default=True, wire={"chat": ("continue_final_message", "add_generation_prompt")},
     ),
@@ -254,12 +254,12 @@ def bounds(dialect: Dialect) -> dict[str, tuple[float, float]]:
     }
 
 
-def wire_fields(options: Iterable[Option], dialect: Dialect) -> tuple[tuple[Option, str], ...]:
+def wire_fields(options: Iterable[OptionSpec], dialect: Dialect) -> tuple[tuple[OptionSpec, str], ...]:
     """The options that a dialect has, each with the path of its field."""
     return tuple((option, option.wire[dialect][0]) for option in options if dialect in option.wire)
 
 
-def markdown(options: Iterable[Option]) -> str:
+def markdown(options: Iterable[OptionSpec]) -> str:
     """A table for the reference documentation: the name in Python, flags, HTTP fields, range, and meaning."""
     lines = ["| Python | Command line | HTTP | Range | Meaning | Default |", "|---|---|---|---|---|---|"]
     for option in options:
@@ -272,7 +272,7 @@ def markdown(options: Iterable[Option]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def range_text(option: Option) -> str:
+def range_text(option: OptionSpec) -> str:
     """The values that an option accepts, in words."""
     if option.choices:
         return ", ".join(option.choices)
@@ -283,7 +283,7 @@ def range_text(option: Option) -> str:
     return f"from {option.minimum} to {option.maximum}"
 
 
-def _default(option: Option) -> str:
+def _default(option: OptionSpec) -> str:
     if option.unset:
         return option.unset
     if option.kind == "flag":

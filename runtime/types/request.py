@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from ...models.errors import GalagoError, InvalidRequest
 from .messages import TOOL_NAME, Effort, Message, Tool
-from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, Option, wire_fields
+from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, OptionSpec, wire_fields
 
 MAX_TOOLS = 128
 
@@ -150,7 +150,7 @@ class Request:
 
 
 def check_option(
-    option: Option, value: object, name: str | None = None, error: type[GalagoError] = InvalidRequest
+    option: OptionSpec, value: object, name: str | None = None, error: type[GalagoError] = InvalidRequest
 ) -> None:
     """Checks a number against its bounds in the table; `name` is what the caller calls it, if not as the table does."""
     check_number(
@@ -166,7 +166,7 @@ def check_number(
     if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high):
         kind = "a whole number" if whole else "a number"
         allowed = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-        raise error(f"{name} is {value!r}, and must be {kind} {allowed}", name)
+        raise error(f"{name} is {value!r}; it must be {kind} {allowed}", name)
 
 
 def sampling_from(source: object, dialect: Dialect) -> Sampling:
@@ -176,12 +176,12 @@ def sampling_from(source: object, dialect: Dialect) -> Sampling:
 
 def recommended_sampling(number: Callable[[str], float | None]) -> Sampling:
     """The settings that a model's file recommends; `number` reads a number from its metadata by key."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for option in SAMPLING:
         value = number(f"general.sampling.{option.gguf}") if option.gguf else None
         if value is not None:
-            found[option.name] = int(value) if option.kind == "integer" else value
-    return Sampling(**{"temperature": 0.0} | found)
+            values[option.name] = int(value) if option.kind == "integer" else value
+    return Sampling(**{"temperature": 0.0} | values)
 
 
 def request_fields_from(source: object, dialect: Dialect, skip: Sequence[str] = ()) -> dict[str, Any]:
@@ -193,18 +193,18 @@ def request_fields_from(source: object, dialect: Dialect, skip: Sequence[str] = 
 
 
 def _read(fields: Iterable[_WireField], source: object) -> dict[str, Any]:
-    found = {}
+    values = {}
     for entry in fields:
         value = source
         for part in entry.parts:
             value = getattr(value, part, None)
         if entry.renamed_number:
             check_option(entry.option, value, entry.path)
-        found[entry.target] = option_value(entry.option, value)
-    return found
+        values[entry.target] = option_value(entry.option, value)
+    return values
 
 
-def option_value(option: Option, given: Any) -> Any:
+def option_value(option: OptionSpec, given: Any) -> Any:
     """The value that `Sampling` and `Request` hold for one given by a client; `None` means that none was given."""
     match option.kind:
         case "flag":
@@ -235,12 +235,12 @@ class _WireField:
 
     __slots__ = ("option", "parts", "path", "renamed_number", "target")
 
-    def __init__(self, option: Option, path: str) -> None:
+    def __init__(self, option: OptionSpec, path: str) -> None:
         self.option, self.path, self.parts, self.target = option, path, path.split("."), option.field_name
         self.renamed_number = path != option.name and option.bounds is not None
 
 
-def _fields(options: Iterable[Option], dialect: Dialect) -> list[_WireField]:
+def _fields(options: Iterable[OptionSpec], dialect: Dialect) -> list[_WireField]:
     return [_WireField(option, path) for option, path in wire_fields(options, dialect)]
 
 

@@ -1,4 +1,4 @@
-"""The Python face: `load`, `chat`, streams."""
+"""The Python API: `load`, `chat` and streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from galago.runtime.types.request import Request
 PICTURE, SOUND = DATA / "picture-5.png", DATA / "sound-1.wav"
 
 
-def test_an_answer_is_text_with_its_figures(model: LocalModel) -> None:
+def test_a_reply_is_a_text_with_usage_and_timings(model: LocalModel) -> None:
     reply = model.chat("Opposite of big?")
     assert (reply, str(reply), reply.text, reply.finish_reason) == ("Small.", "Small.", "Small.", "stop")
     assert type(reply.text) is str and "mall" in reply
@@ -30,26 +30,26 @@ def test_an_answer_is_text_with_its_figures(model: LocalModel) -> None:
 @pytest.mark.parametrize(
     "image", [PICTURE, str(PICTURE), PICTURE.read_bytes(), [PICTURE]], ids=["path", "str", "bytes", "list"]
 )
-def test_a_picture_by_path_or_bytes(model: LocalModel, image: Any) -> None:
+def test_chat_takes_an_image_as_path_or_bytes(model: LocalModel, image: Any) -> None:
     assert model.chat("Count the shapes.", image=image).text == "Four."
 
 
 @pytest.mark.parametrize("audio", [SOUND, SOUND.read_bytes()], ids=["path", "bytes"])
-def test_a_sound_by_path_or_bytes(model: LocalModel, audio: Any) -> None:
+def test_chat_takes_audio_as_path_or_bytes(model: LocalModel, audio: Any) -> None:
     assert model.chat("What was said?", audio=audio).text == "Red diamond."
 
 
-def test_a_stream_gives_pieces_and_then_the_reply(model: LocalModel) -> None:
+def test_a_stream_yields_text_and_then_has_the_reply(model: LocalModel) -> None:
     with model.chat("Spell ehn.", stream=True) as stream:
         pieces = list(stream)
         assert len(pieces) > 2 and "".join(pieces) == stream.reply.text == "e-h-n"
 
 
-def test_a_loop_over_a_stream_that_is_broken_off_ends_its_work(model: LocalModel) -> None:
+def test_leaving_a_loop_over_a_stream_cancels_the_request(model: LocalModel) -> None:
     def running() -> int:
         return sum(stats.running for _, stats in model._service.stats())
 
-    gc.disable()  # which would end it at some time
+    gc.disable()  # a collection could close the stream, too
     try:
         for _ in model.chat("Tell", stream=True, ignore_eos=True):
             break
@@ -61,7 +61,7 @@ def test_a_loop_over_a_stream_that_is_broken_off_ends_its_work(model: LocalModel
         gc.enable()
 
 
-def test_a_stream_left_early_has_no_reply_and_ends_its_work(model: LocalModel) -> None:
+def test_a_closed_stream_has_no_reply_and_cancels_the_request(model: LocalModel) -> None:
     stream = model.chat("Tell", stream=True, ignore_eos=True)
     assert next(stream)
     stream.close()
@@ -72,27 +72,27 @@ def test_a_stream_left_early_has_no_reply_and_ends_its_work(model: LocalModel) -
     assert engine._scheduler.idle
 
 
-def test_a_chat_of_messages(model: LocalModel) -> None:
+def test_chat_takes_a_list_of_messages(model: LocalModel) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Count the shapes."}]
     assert model.chat(chat, image=PICTURE).usage.image_tokens == 16
 
 
-def test_a_request_put_together_by_hand(model: LocalModel) -> None:
+def test_stream_takes_a_request_value(model: LocalModel) -> None:
     stream = model.stream(Request((Message("user", (Text("Opposite of big?"),)),)))
     assert "".join(stream) == "Small."
 
 
-def test_a_schema_shapes_the_answer(model: LocalModel) -> None:
+def test_an_answer_follows_a_json_schema(model: LocalModel) -> None:
     assert json.loads(model.chat("What is 8 - 2?", json_schema={"type": "integer"}).text) == 6
 
 
-def test_several_threads_at_once(model: LocalModel) -> None:
+def test_threads_can_share_a_model(model: LocalModel) -> None:
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: model.chat("Count the shapes.", image=PICTURE).text, range(24)))
     assert answers == ["Four."] * 24
 
 
-def test_what_the_model_is(model: LocalModel) -> None:
+def test_info_describes_the_model(model: LocalModel) -> None:
     info = model.info
     assert (info.id, info.context_length, info.vision, info.audio) == ("builtin", 2048, True, True)
     assert info.parameters > 1_000_000
@@ -117,7 +117,7 @@ def test_what_the_model_is(model: LocalModel) -> None:
         ({"audio": [None]}, "audio"),
     ],
 )
-def test_a_wrong_value_names_its_field(model: LocalModel, options: Any, param: str) -> None:
+def test_an_invalid_value_is_reported_with_its_field(model: LocalModel, options: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         model.chat("Hi", **options)
     assert caught.value.param == param
@@ -132,12 +132,12 @@ def test_an_unknown_option_is_a_type_error(model: LocalModel) -> None:
     "chat",
     [[], [{"role": "wizard", "content": "x"}], [{"role": "user"}], [{"role": "user", "content": "x", "name": "y"}]],
 )
-def test_messages_of_a_wrong_shape_are_refused(model: LocalModel, chat: Any) -> None:
+def test_malformed_messages_are_refused(model: LocalModel, chat: Any) -> None:
     with pytest.raises(InvalidRequest):
         model.chat(chat)
 
 
-def test_a_closed_model_says_so() -> None:
+def test_a_closed_model_refuses_requests() -> None:
     with load("builtin", slots=1) as closed:
         stream = closed.chat("Tell", stream=True, ignore_eos=True)
         next(stream)
@@ -147,7 +147,7 @@ def test_a_closed_model_says_so() -> None:
         list(stream)
 
 
-def test_models_can_be_loaded_side_by_side(model: LocalModel) -> None:
+def test_two_models_can_be_loaded_at_once(model: LocalModel) -> None:
     with load("builtin", ctx=128, slots=1, threads=1) as other:
         assert other.info.context_length == 128
         assert other.chat("Opposite of big?").text == model.chat("Opposite of big?").text
@@ -160,7 +160,7 @@ def test_a_small_context_serves_many_long_answers() -> None:
         assert len({r.text for r in replies}) <= 3
 
 
-def test_a_prompt_too_long_is_refused_before_its_pictures_are_encoded(
+def test_a_prompt_too_long_is_refused_before_its_images_are_encoded(
     model: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[object] = []
@@ -170,24 +170,24 @@ def test_a_prompt_too_long_is_refused_before_its_pictures_are_encoded(
     assert encoded == []
 
 
-def test_closing_waits_for_prompts_in_preparation() -> None:
+def test_close_waits_for_prompts_being_prepared() -> None:
     loaded = load("builtin", slots=2)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(loaded.chat, "Count the shapes.", image=[PICTURE] * 20) for _ in range(4)]
+        futures = [pool.submit(loaded.chat, "Count the shapes.", image=[PICTURE] * 20) for _ in range(4)]
         time.sleep(0.1)
         loaded.close()
-        for future in asked:
+        for future in futures:
             error = future.exception(20)
             assert error is None or isinstance(error, GalagoError)
 
 
-def test_a_schema_ends_an_answer_that_was_to_have_no_end(model: LocalModel) -> None:
+def test_a_json_schema_ends_an_answer_that_ignores_eos(model: LocalModel) -> None:
     reply = model.chat("Hi", json_schema={"enum": [1]}, ignore_eos=True)
     assert (reply.text, reply.finish_reason) == ("1", "stop")
     assert "ignore_eos" in reply.warnings[0]
 
 
-def test_a_model_is_described_in_words(model: LocalModel) -> None:
+def test_the_description_has_parameters_and_type(model: LocalModel) -> None:
     assert model.info.description.endswith("3.67M parameters, Q8_0")
 
 
@@ -206,6 +206,6 @@ def test_every_kv_type_answers(kv_type: Any) -> None:
         ({"flash_attention": "yes"}, "use auto, on, off"),
     ],
 )
-def test_settings_of_the_kv_cache_that_cannot_be(options: Any, words: str) -> None:
+def test_impossible_kv_cache_settings_are_refused(options: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load("builtin", **options)

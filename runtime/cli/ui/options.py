@@ -20,7 +20,7 @@ from ....models.errors import ConfigError
 from ...config import KVType
 from ...types import options as table
 from ...types.load_options import LOADING, SETTINGS
-from ...types.options import Option
+from ...types.options import OptionSpec
 
 if TYPE_CHECKING:
     from ...python_api import LocalModel
@@ -45,13 +45,13 @@ _LITERAL: Any = Literal
 _ANNOTATED: Any = Annotated
 
 
-def flag(option: Option) -> Any:
+def flag(option: OptionSpec) -> Any:
     """The flag of an option in the table, for use in `Annotated`."""
     text = option.help + (f"  [default: {option.unset}]" if option.unset and option.default is None else "")
     return typer.Option(*option.flags, help=text, metavar=option.metavar or None)
 
 
-def _named(name: str) -> Option:
+def _named(name: str) -> OptionSpec:
     return next(option for option in LOADING if option.name == name)
 
 
@@ -64,7 +64,7 @@ GpuLayers = Annotated[int, flag(_named("gpu_layers"))]
 KVTypeOption = Annotated[KVType, flag(_named("kv_type"))]
 
 
-def with_options(**groups: Sequence[Option]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def with_options(**groups: Sequence[OptionSpec]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Replaces each named parameter of a command by the flags of its options.
 
     Options without a flag are left out. The command receives a dictionary of values by the options' names.
@@ -90,14 +90,14 @@ def with_options(**groups: Sequence[Option]) -> Callable[[Callable[..., T]], Cal
     return decorate
 
 
-def _parameter(option: Option) -> inspect.Parameter:
+def _parameter(option: OptionSpec) -> inspect.Parameter:
     kind: Any = Path if option.file else _LITERAL[option.choices] if option.choices else _TYPES[option.kind]
     default = option.default or None if option.kind in ("texts", "paths") else option.default
     annotation = _ANNOTATED[kind if default is not None else kind | None, flag(option)]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _read(option: Option, value: Any) -> Any:
+def _read(option: OptionSpec, value: Any) -> Any:
     """The value of an option, read from the file that was given where the option takes one."""
     if value is None or not option.file:
         return value
@@ -113,7 +113,7 @@ def _read(option: Option, value: Any) -> Any:
     return parsed
 
 
-def _text(option: Option, path: Path) -> str:
+def _text(option: OptionSpec, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -123,7 +123,7 @@ def _text(option: Option, path: Path) -> str:
 
 
 def by_keyword(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Option values by their Python keywords instead of their names."""
+    """OptionSpec values by their Python keywords instead of their names."""
     keywords = {
         option.name: option.python_name for option in (*table.PROMPT, *table.SAMPLING, *table.REQUEST, *LOADING)
     }

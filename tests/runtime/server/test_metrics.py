@@ -1,4 +1,4 @@
-"""What a running server tells of itself: `/metrics`, and `galago ps`."""
+"""`/metrics` and `galago ps`, which reads it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 
 
 @given(st.text(min_size=1), st.integers(0, 2**60), st.floats(0, 1e9))
-def test_what_is_rendered_is_read_again(model: str, tokens: int, seconds: float) -> None:
+def test_rendered_metrics_can_be_parsed(model: str, tokens: int, seconds: float) -> None:
     found = parse(render([("other", Stats()), (model, Stats(completion_tokens=tokens, busy_seconds=seconds))]))
     assert (found[model]["completion_tokens"], found[model]["busy_seconds"]) == (float(tokens), seconds)
     assert model == "other" or found["other"]["completion_tokens"] == 0
 
 
-def test_every_number_is_told_and_described() -> None:
+def test_every_metric_has_a_description() -> None:
     assert {field for _, _, field, _ in FAMILIES} == set(Stats.__dataclass_fields__)
     text = render([("m", Stats())])
     assert text.count("# HELP ") == text.count("# TYPE ") == len(FAMILIES) == len(parse(text)["m"])
@@ -40,7 +40,7 @@ def numbers(server: Server) -> dict[str, float]:
 
 
 def at_rest(server: Server) -> dict[str, float]:
-    """The numbers when they count all that was asked before: they come once a second."""
+    """The metrics, once they include every earlier request: they are updated once a second."""
     before, after = -1.0, numbers(server)
     while before != after["finished"]:
         before = after["finished"]
@@ -75,7 +75,7 @@ def test_ps_says_that_no_server_runs() -> None:
     assert done.returncode == 1 and "no server answers at 127.0.0.1:9" in done.stderr
 
 
-def test_a_model_in_this_process_counts_too(model: LocalModel) -> None:
+def test_a_model_in_this_process_is_counted_too(model: LocalModel) -> None:
     before = model._service.stats()[0][1]
     model.chat("Opposite of big?")
     after = model._service.stats()[0][1]
@@ -83,5 +83,5 @@ def test_a_model_in_this_process_counts_too(model: LocalModel) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics"])
-def test_other_origins_may_not_read_it(server: Server, path: str) -> None:
+def test_other_origins_may_not_read_metrics(server: Server, path: str) -> None:
     assert httpx.get(f"{server.url}{path}", headers={"Origin": "https://example.com"}).status_code == 403

@@ -84,7 +84,7 @@ def test_a_dialect_s_request_is_read_by_the_table() -> None:
 
 def test_an_error_has_the_dialect_s_name_of_the_field() -> None:
     asked = ollama.ChatRequest(model="m", options=ollama.Options(min_p=2))
-    with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2, and must be a number from 0 to 1$"):
+    with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2; it must be a number from 0 to 1$"):
         sampling_from(asked, "ollama")
 
 

@@ -56,7 +56,7 @@ class ImatrixEntry:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ImportanceMatrix:
     """Entries by the names of the weights; what they were made of, in `chunks` stretches of `chunk_size` tokens."""
 
     entries: Mapping[str, ImatrixEntry]
@@ -91,12 +91,12 @@ class Matrix:
 
 
 def apart(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """The means and the moments of `Matrix.arrays`, each by the names of the weights."""
+    """The means and the moments of `ImportanceMatrix.arrays`, each by the names of the weights."""
     moments = {name.removeprefix(_MOMENTS): array for name, array in arrays.items() if name.startswith(_MOMENTS)}
     return {name: array for name, array in arrays.items() if not name.startswith(_MOMENTS)}, moments
 
 
-def merge(matrices: Sequence[Matrix]) -> Matrix:
+def merge(matrices: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
     """One matrix of all that several have seen. Raises `ModelError` where they are not of one model."""
     entries: dict[str, ImatrixEntry] = {}
     for matrix in matrices:
@@ -106,14 +106,14 @@ def merge(matrices: Sequence[Matrix]) -> Matrix:
                 raise ModelError(f"the importance matrices are of different models: their {name} differ in size")
             entries[name] = entry if known is None else known + entry
     datasets = tuple(dict.fromkeys(name for matrix in matrices for name in matrix.datasets))
-    return Matrix(entries, datasets, sum(m.chunks for m in matrices), matrices[0].chunk_size)
+    return ImportanceMatrix(entries, datasets, sum(m.chunks for m in matrices), matrices[0].chunk_size)
 
 
 def is_matrix(header: Header) -> bool:
     return header.get("general.type") == "imatrix"
 
 
-def read(path: Path) -> Matrix:
+def read(path: Path) -> ImportanceMatrix:
     """Reads a file of llama-imatrix's or `write`'s. Raises `ModelError` for any other, and for impossible numbers."""
     header = read_header(path)
     if not is_matrix(header):
@@ -125,7 +125,7 @@ def read(path: Path) -> Matrix:
         raise ModelError(f"{path.name} holds no importance of any weight", "calibration")
     datasets = header.get("imatrix.datasets", ())
     chunks, size = header.get("imatrix.chunk_count", 0), header.get("imatrix.chunk_size", 512)
-    return Matrix(
+    return ImportanceMatrix(
         entries,
         tuple(str(name) for name in datasets) if isinstance(datasets, tuple) else (),
         chunks if is_int(chunks) else 0,
@@ -161,7 +161,7 @@ def _values(header: Header, tensor: TensorInfo) -> NDArray[np.float32]:
     return np.fromfile(header.path, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)
 
 
-def write(path: Path, matrix: Matrix, about: Mapping[str, str | int] | None = None) -> None:
+def write(path: Path, matrix: ImportanceMatrix, about: Mapping[str, str | int] | None = None) -> None:
     """Writes the file anew, or not at all, with more metadata where there is some."""
     part = path.with_name(f"{path.name}.new")
     writer = gguf.GGUFWriter(str(part), "")

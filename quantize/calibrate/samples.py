@@ -21,14 +21,14 @@ BUILTIN = "Python's manual"
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class TextSample:
     """A text that is read from one end to the other."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ChatSample:
     """Messages in the model's own template; an answer at the end is read as far as it goes."""
 
     messages: tuple[Message, ...]
@@ -37,12 +37,12 @@ class Chat:
         return any(isinstance(part, sense) for message in self.messages for part in message.parts)
 
 
-Sample = Document | Chat
+Sample = TextSample | ChatSample
 
 
 def read(files: Sequence[Path]) -> list[Sample]:
     """The samples of files, of the text that comes with Python where there are none. Raises `ConfigError`."""
-    return [sample for path in files for sample in _read(path)] if files else [Document(builtin_text())]
+    return [sample for path in files for sample in _read(path)] if files else [TextSample(builtin_text())]
 
 
 def builtin_text() -> str:
@@ -70,21 +70,21 @@ def _read(path: Path) -> list[Sample]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text in UTF-8 from byte {error.start} on", "data") from None
     if path.suffix != ".jsonl":
-        return [Document(text)]
+        return [TextSample(text)]
     lines = enumerate(text.splitlines(), 1)
     return [_line(line, path, number) for number, line in lines if line.strip()]
 
 
-def _question(question: questions.Question) -> Chat:
-    return Chat((*question.messages, Message("assistant", (Text(question.answer),))))
+def _question(question: questions.Question) -> ChatSample:
+    return ChatSample((*question.messages, Message("assistant", (Text(question.answer),))))
 
 
 def _line(line: str, path: Path, number: int) -> Sample:
     try:
         row = json.loads(line)
         if "text" in row:
-            return Document(str(row["text"]))
-        return Chat(tuple(Message(m["role"], _parts(m["content"], path.parent)) for m in row["messages"]))
+            return TextSample(str(row["text"]))
+        return ChatSample(tuple(Message(m["role"], _parts(m["content"], path.parent)) for m in row["messages"]))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, GalagoError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ConfigError(f"{path}, line {number}: {reason}", "data") from None

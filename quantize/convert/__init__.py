@@ -1,1 +1,1 @@
-"""From a Hugging Face checkpoint to a GGUF file, without PyTorch. Knows no HTTP and no network."""
+"""Converts Hugging Face checkpoints to GGUF files."""

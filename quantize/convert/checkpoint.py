@@ -1,4 +1,4 @@
-"""The folder of a Hugging Face checkpoint: settings and tensors, one file or many. Reads no weight by itself."""
+"""Opens the folder of a Hugging Face checkpoint: its JSON configs and its tensors. Reads no weights."""
 
 from __future__ import annotations
 
@@ -10,55 +10,54 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
-from .safetensors import StoredTensor, damaged, read_header, shown
+from .safetensors import StoredTensor, file_error, quoted, read_header
 
-MAX_JSON = 256 << 20  # bytes; tokenizers of 262,000 tokens take 35 MB
+MAX_JSON_BYTES = 256 << 20  # tokenizers of 262,000 tokens take 35 MB
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.00.pth")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """A JSON object whose entries are checked when they are asked for. Raises `ModelError` naming file and entry."""
+class JSONConfig:
+    """A JSON object whose entries are validated when read. Raises `ModelError` that names the file and the entry."""
 
     path: Path
     entries: Mapping[str, Any]
 
-    def whole(self, key: str, default: int | None = None, most: int = 1 << 31) -> int:
-        """A number from 1 on."""
-        value = self._get(key, default)
-        if type(value) is not int or not 0 < value < most:
-            raise self.error(f"{key} is {shown(value)}, not a number from 1 on")
+    def positive_int(self, key: str, default: int | None = None, below: int = 1 << 31) -> int:
+        value = self._required(key, default)
+        if type(value) is not int or not 0 < value < below:
+            raise self.error(f"{key} is {quoted(value)}, not a positive whole number below {below}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
+        value = self._required(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.error(f"{key} is {shown(value)}, not a number")
+            raise self.error(f"{key} is {quoted(value)}, not a number")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self._get(key, default)
+        value = self._required(key, default)
         if not isinstance(value, bool):
-            raise self.error(f"{key} is {shown(value)}, not true or false")
+            raise self.error(f"{key} is {quoted(value)}, not true or false")
         return value
 
-    def part(self, key: str) -> Settings:
-        """An object within, empty where there is none."""
+    def part(self, key: str) -> JSONConfig:
+        """Returns a nested object, empty if it is absent."""
         value = self.entries.get(key)
         if value is not None and not isinstance(value, dict):
-            raise self.error(f"{key} is {shown(value)}, not an object")
-        return Settings(self.path, value or {})
+            raise self.error(f"{key} is {quoted(value)}, not an object")
+        return JSONConfig(self.path, value or {})
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The entry as it stands, unchecked; the default also where it is null."""
+        """Returns the entry unvalidated, or the default if it is absent or null."""
         value = self.entries.get(key)
         return default if value is None else value
 
     def error(self, problem: str) -> ModelError:
-        return damaged(self.path, problem)
+        return file_error(self.path, problem)
 
-    def _get(self, key: str, default: Any) -> Any:
+    def _required(self, key: str, default: Any) -> Any:
         value = self.get(key, default)
         if value is None:
             raise self.error(f"{key} is missing")
@@ -67,10 +66,10 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`config` is config.json's, `tensors` those of all weight files by name, `files` all weight files."""
+    """`config` is config.json. `tensors` holds the tensors of all weight files by name."""
 
     folder: Path
-    config: Settings
+    config: JSONConfig
     tensors: Mapping[str, StoredTensor]
     files: tuple[Path, ...]
 
@@ -78,84 +77,84 @@ class Checkpoint:
     def architecture(self) -> str:
         return architecture(self.config)
 
-    def read(self, name: str) -> Settings:
-        """A JSON file of the folder, empty where there is none."""
+    def read(self, name: str) -> JSONConfig:
+        """Reads a JSON file of the folder. Returns an empty config if the file is absent."""
         return read_json(self.folder / name)
 
 
-def architecture(config: Settings) -> str:
-    """The class that `architectures` names; empty where it names none."""
+def architecture(config: JSONConfig) -> str:
+    """Returns the class named by `architectures`, or an empty string."""
     names = config.get("architectures", [])
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 
-def read_config(folder: Path) -> Settings:
-    """A model's config.json. Raises `ModelError` where there is none."""
+def read_config(folder: Path) -> JSONConfig:
+    """Reads a model's config.json. Raises `ModelError` if it is absent."""
     if not folder.is_dir():
-        raise ModelError(f"there is no folder {folder}; name that of a Hugging Face checkpoint", "checkpoint")
+        raise ModelError(f"there is no folder {folder}; give the folder of a Hugging Face checkpoint", "checkpoint")
     config = read_json(folder / "config.json")
     if not config.entries:
-        raise ModelError(f"{folder} holds no config.json; it is not a Hugging Face checkpoint", str(folder))
+        raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint", str(folder))
     return config
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Reads settings and headers. Raises `ModelError` where files are missing, lie, or are pickles."""
+    """Reads configs and tensor headers. Raises `ModelError` if files are missing, inconsistent or pickles."""
     config = read_config(folder)
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return Checkpoint(folder, config, read_header(single), (single,))
     if index.is_file():
         return Checkpoint(folder, config, *_read_shards(folder, read_json(index)))
-    raise no_weights(folder)
+    raise no_weights_error(folder)
 
 
-def no_weights(folder: Path) -> ModelError:
-    """Why a folder cannot be converted that has no safetensors file."""
+def no_weights_error(folder: Path) -> ModelError:
+    """Explains why a folder without a safetensors file cannot be converted."""
     pickles = [name for name in _PICKLES if (folder / name).exists()]
     if pickles:
         return ModelError(
-            f"{folder} has its weights in {pickles[0]}, a pickle, which can run any code when it is read; take the "
-            "model's safetensors files, or make them from a copy you trust where PyTorch is installed: "
+            f"{folder} stores its weights in {pickles[0]}, a pickle, which can run any code when it is loaded; "
+            "download the model's safetensors files, or create them from a copy you trust with PyTorch: "
             "AutoModel.from_pretrained(...).save_pretrained(...)",
             str(folder),
         )
-    return ModelError(f"{folder} holds no model.safetensors", str(folder))
+    return ModelError(f"{folder} has no model.safetensors", str(folder))
 
 
-def _read_shards(folder: Path, index: Settings) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
-    places = index.part("weight_map").entries
-    names = sorted({name for name in places.values() if isinstance(name, str)})
-    if not names or not all(isinstance(name, str) for name in places.values()):
+def _read_shards(folder: Path, index: JSONConfig) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+    file_of_tensor = index.part("weight_map").entries
+    names = sorted({name for name in file_of_tensor.values() if isinstance(name, str)})
+    if not names or not all(isinstance(name, str) for name in file_of_tensor.values()):
         raise index.error("weight_map does not name a file for each tensor")
     tensors: dict[str, StoredTensor] = {}
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise index.error(f"it names the file {shown(name)}, which is none of this folder")
+            raise index.error(f"it names the file {quoted(name)}, which is outside this folder or no safetensors file")
         if not (folder / name).is_file():
             raise index.error(f"{name} is missing; download it")
         for tensor in read_header(folder / name).values():
-            if places.get(tensor.name) != name:
-                raise index.error(f"{shown(tensor.name)} stands in {name}, which the index does not say")
+            if file_of_tensor.get(tensor.name) != name:
+                raise index.error(f"{name} contains {quoted(tensor.name)}, which the index does not list there")
             tensors[tensor.name] = tensor
-    missing = places.keys() - tensors.keys()
+    missing = file_of_tensor.keys() - tensors.keys()
     if missing:
-        raise index.error(f"{shown(min(missing))} is not in {places[min(missing)]}")
+        raise index.error(f"{quoted(min(missing))} is not in {file_of_tensor[min(missing)]}")
     return tensors, tuple(folder / name for name in names)
 
 
-def read_json(path: Path) -> Settings:
-    """A JSON object, empty where there is no such file. Raises `ModelError` where it is none."""
+def read_json(path: Path) -> JSONConfig:
+    """Reads a JSON object. Returns an empty config if the file is absent; raises `ModelError` for anything else."""
     try:
         if not path.exists():
-            return Settings(path, {})
-        if path.stat().st_size > MAX_JSON:
-            raise damaged(path, f"is larger than {MAX_JSON >> 20} MiB")
+            return JSONConfig(path, {})
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise file_error(path, f"is larger than {MAX_JSON_BYTES >> 20} MiB")
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror or error}") from error
+        raise file_error(path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"is not JSON: {str(error) or type(error).__name__}") from None
+        raise file_error(path, f"is not JSON: {str(error) or type(error).__name__}") from None
     if not isinstance(entries, dict):
-        raise damaged(path, "does not hold a JSON object")
-    return Settings(path, entries)
+        raise file_error(path, "is not a JSON object")
+    return JSONConfig(path, entries)

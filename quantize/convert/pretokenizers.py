@@ -1,8 +1,8 @@
-"""Recognises how a byte-level BPE tokenizer cuts text into words, by what its tokenizer.json says.
+"""Identifies how a byte-level BPE tokenizer splits text into words, from its tokenizer.json.
 
-llama.cpp has these cuts built in under names (`tokenizer.ggml.pre`) and takes any name on trust; under a wrong one a
-model reads other tokens than it was trained on, and answers worse without an error. So what is not recognised is
-refused. The names are those of llama.cpp's `src/llama-vocab.cpp`.
+llama.cpp has these splits built in under names (`tokenizer.ggml.pre`) and does not verify the name: with a wrong one a
+model reads other tokens than it was trained on, and answers worse without an error. Splits that are not identified are
+therefore refused. The names are those of llama.cpp's `src/llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ _KNOWN = {
     ((_GPT2,), False): "gpt-2",
     ((_TEKKEN,), True): "tekken",
 }
-"""Cuts in their order, and whether a word that is a token is one whatever its merges (`ignore_merges`)."""
+"""By the patterns in order, and by `ignore_merges`: whether a word that is a token is used without applying merges."""
 
 
-def recognise(pre_tokenizer: Any, ignore_merges: bool) -> str | None:
-    """The name of a pre-tokenizer as tokenizer.json describes it, or `None`."""
-    cuts = _cuts(pre_tokenizer)
-    return _KNOWN.get((tuple(cuts), ignore_merges)) if cuts is not None else None
+def identify(pre_tokenizer: Any, ignore_merges: bool) -> str | None:
+    """Returns llama.cpp's name of a pre-tokenizer from tokenizer.json, or `None`."""
+    patterns = _patterns(pre_tokenizer)
+    return _KNOWN.get((tuple(patterns), ignore_merges)) if patterns is not None else None
 
 
-def _cuts(step: Any) -> list[str] | None:
-    """The patterns that a step cuts by; `None` where it does what is not known here."""
+def _patterns(step: Any) -> list[str] | None:
+    """Returns the patterns that a step splits by, or `None` if the step is not supported."""
     match step:
         case {"type": "Sequence", "pretokenizers": [*steps]}:
-            found = [_cuts(one) for one in steps]
-            return [cut for cuts in found if cuts is not None for cut in cuts] if None not in found else None
-        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated" | "Removed" as kept}:
-            # qwen2's is written either way: what it matches is kept, or what it does not match is dropped
-            return [pattern] if bool(step.get("invert")) == (kept == "Removed") else None
+            nested = [_patterns(each) for each in steps]
+            if None in nested:
+                return None
+            return [pattern for patterns in nested if patterns is not None for pattern in patterns]
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated" | "Removed" as behavior}:
+            # qwen2's is written either way: matches are isolated, or everything that does not match is removed
+            return [pattern] if bool(step.get("invert")) == (behavior == "Removed") else None
         case {"type": "Digits", "individual_digits": True}:
             return ["digits"]
         case {"type": "ByteLevel", "add_prefix_space": False}:

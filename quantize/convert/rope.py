@@ -1,4 +1,4 @@
-"""How positions are rotated, from a checkpoint's settings to GGUF's. Knows no tensor but the factors it computes.
+"""Converts a checkpoint's rotary position settings (RoPE) to GGUF's.
 
 The kinds of scaling are those of transformers' `modeling_rope_utils.py`.
 """
@@ -11,66 +11,72 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Settings
-from .safetensors import shown
-from .target import Value
+from .checkpoint import JSONConfig
+from .gguf_content import MetadataValue
+from .safetensors import quoted
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
-    """`metadata` without the architecture's name in front; `factors` divide the frequency of each pair of a head."""
+class RopeConfig:
+    """`metadata` keys lack the architecture prefix. `factors` divide the frequency of each pair of a head's values."""
 
-    metadata: dict[str, Value]
+    metadata: dict[str, MetadataValue]
     factors: NDArray[np.float32] | None = None
     note: str | None = None
 
 
-def read_rope(config: Settings, head: int, context: int) -> Rope:
-    """For heads of so many values, and the longest context that config.json names. Raises `ModelError` for others.
+def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeConfig:
+    """Reads the scaling for heads of `head_size` values. Raises `ModelError` for kinds that are not supported.
 
-    Transformers 5 writes one object `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
+    `context_tokens` is the longest context in config.json. Transformers 5 writes one object `rope_parameters`; earlier
+    versions write `rope_theta` and `rope_scaling`.
     """
     scaling = config.part("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
     base = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
     if config.number("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0)) != 1.0:
         raise config.error("only a part of each head is rotated (partial_rotary_factor), which is not supported")
-    metadata: dict[str, Value] = {"rope.dimension_count": head, "rope.freq_base": base}
+    metadata: dict[str, MetadataValue] = {"rope.dimension_count": head_size, "rope.freq_base": base}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
-        return Rope(metadata)
+        return RopeConfig(metadata)
     if kind == "dynamic":  # changes nothing up to the trained context
-        return Rope(metadata, note=f"positions beyond {context} are not scaled (dynamic scaling)")
+        return RopeConfig(metadata, note=f"positions beyond {context_tokens} are not scaled (dynamic RoPE scaling)")
     if kind == "linear":
-        return Rope(metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.number("factor")})
+        return RopeConfig(metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.number("factor")})
     if kind == "yarn":
-        return Rope(metadata | _yarn(scaling, context))
+        return RopeConfig(metadata | _yarn(scaling, context_tokens))
     if kind == "llama3":
-        return Rope(metadata, _llama3(scaling, base, head))
-    raise config.error(f"positions are scaled by {shown(kind)}; default, linear, dynamic, yarn and llama3 are known")
+        return RopeConfig(metadata, _llama3_factors(scaling, base, head_size))
+    raise config.error(
+        f"the RoPE scaling {quoted(kind)} is not supported; default, linear, dynamic, yarn and llama3 are"
+    )
 
 
-def _yarn(scaling: Settings, context: int) -> dict[str, Value]:
+def _yarn(scaling: JSONConfig, context_tokens: int) -> dict[str, MetadataValue]:
     if "mscale" in scaling.entries or "mscale_all_dim" in scaling.entries:
         raise scaling.error("yarn with mscale is not supported")
     factor = scaling.number("factor")
-    metadata: dict[str, Value] = {
+    metadata: dict[str, MetadataValue] = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": factor,
-        "rope.scaling.original_context_length": scaling.whole("original_max_position_embeddings", context),
+        "rope.scaling.original_context_length": scaling.positive_int(
+            "original_max_position_embeddings", context_tokens
+        ),
         "rope.scaling.yarn_beta_fast": scaling.number("beta_fast", 32.0),
         "rope.scaling.yarn_beta_slow": scaling.number("beta_slow", 1.0),
     }
-    if scaling.get("attention_factor") is not None:  # llama.cpp multiplies it with what it reckons from the factor
+    if scaling.get("attention_factor") is not None:  # llama.cpp multiplies it by the value it computes from the factor
         usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
         metadata["rope.scaling.attn_factor"] = scaling.number("attention_factor") / usual
     return metadata
 
 
-def _llama3(scaling: Settings, base: float, head: int) -> NDArray[np.float32]:
-    """Llama 3.1's: low frequencies are divided by the factor, high ones kept, those between mixed."""
+def _llama3_factors(scaling: JSONConfig, base: float, head_size: int) -> NDArray[np.float32]:
+    """Llama 3.1: divides low frequencies by the factor, keeps high ones, and blends those in between."""
     factor, low, high = (scaling.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     if not high > low > 0 or factor <= 0:
-        raise scaling.error(f"rope scaling with impossible factors: {factor:g}, {low:g} to {high:g}")
-    turns = scaling.whole("original_max_position_embeddings") / (2 * np.pi) * base ** -(np.arange(0, head, 2) / head)
+        raise scaling.error(f"impossible RoPE scaling factors: {factor:g}, {low:g} to {high:g}")
+    original = scaling.positive_int("original_max_position_embeddings")
+    turns = original / (2 * np.pi) * base ** -(np.arange(0, head_size, 2) / head_size)
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return (1 / ((1 - kept) / factor + kept)).astype(np.float32)

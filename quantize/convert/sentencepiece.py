@@ -1,7 +1,7 @@
-"""Reads tokenizer.model, the file of the SentencePiece library, without that library. Trusts no byte of it.
+"""Reads tokenizer.model, SentencePiece's file format, without the SentencePiece library. The file is untrusted.
 
-It is a protobuf message, `ModelProto` of https://github.com/google/sentencepiece (src/sentencepiece_model.proto), of
-which the fields below are read and others passed over.
+It is a protobuf message, `ModelProto` of https://github.com/google/sentencepiece (src/sentencepiece_model.proto). Only
+the fields below are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ModelError
-from .safetensors import damaged
+from .safetensors import file_error
 
 MAX_BYTES = 64 << 20
 BPE = 2
@@ -21,38 +21,39 @@ _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _PIECE, _SCORE, _KIND = 1, 2, 3
 _MODEL_TYPE, _CHARSMAP, _DUMMY_PREFIX, _REMOVE_SPACES = 3, 2, 3, 4
 
-Field = int | bytes
-
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """`kinds` are numbered as GGUF numbers its token types. `model_type`: 1 unigram, 2 BPE."""
+class SentencePieceModel:
+    """A vocabulary and its normalizer settings.
+
+    `kinds` use GGUF's numbers for token types. `model_type` is 1 for unigram, 2 for BPE.
+    """
 
     texts: list[str]
     scores: list[float]
     kinds: list[int]
     model_type: int
-    prefixed: bool
-    squeezed: bool
-    rewritten: bool
+    adds_space_prefix: bool
+    collapses_spaces: bool
+    rewrites_text: bool
 
 
-def read_pieces(path: Path) -> Pieces:
-    """The vocabulary of a tokenizer.model. Raises `ModelError` where it is damaged or something else."""
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Reads the vocabulary of a tokenizer.model. Raises `ModelError` if it is damaged or another kind of file."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise damaged(path, f"is larger than {MAX_BYTES >> 20} MiB")
+            raise file_error(path, f"is larger than {MAX_BYTES >> 20} MiB")
         return _read(path.read_bytes())
     except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror or error}") from error
+        raise file_error(path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, IndexError, struct.error) as error:
-        raise damaged(path, f"is no SentencePiece model, or cut off: {error}") from None
+        raise file_error(path, f"is not a SentencePiece model, or truncated: {error}") from None
 
 
-def _read(data: bytes) -> Pieces:
+def _read(data: bytes) -> SentencePieceModel:
     texts, scores, kinds = [], [], []
-    trainer: dict[int, Field] = {}
-    normalizer: dict[int, Field] = {}
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
     for number, value in _fields(data):
         if number == _PIECES:
             piece = dict(_fields(_bytes(value)))
@@ -63,18 +64,18 @@ def _read(data: bytes) -> Pieces:
             (trainer if number == _TRAINER else normalizer).update(_fields(_bytes(value)))
     if not texts or not all(1 <= kind <= 6 for kind in kinds):
         raise ValueError("it has no pieces, or pieces of unknown kinds")
-    return Pieces(
+    return SentencePieceModel(
         texts,
         scores,
         kinds,
         model_type=_number(trainer.get(_MODEL_TYPE, 1)),
-        prefixed=bool(normalizer.get(_DUMMY_PREFIX, 1)),
-        squeezed=bool(normalizer.get(_REMOVE_SPACES, 1)),
-        rewritten=bool(normalizer.get(_CHARSMAP, b"")),
+        adds_space_prefix=bool(normalizer.get(_DUMMY_PREFIX, 1)),
+        collapses_spaces=bool(normalizer.get(_REMOVE_SPACES, 1)),
+        rewrites_text=bool(normalizer.get(_CHARSMAP, b"")),
     )
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Field]]:
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -87,7 +88,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Field]]:
         else:
             length = {1: 8, 5: 4}.get(tag & 7, -1)
         if not 0 <= length <= len(data) - at:
-            raise ValueError(f"a field of {length} bytes stands at byte {at}")
+            raise ValueError(f"a field of {length} bytes at byte {at}")
         yield tag >> 3, data[at : at + length]
         at += length
 
@@ -100,23 +101,23 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         if byte < 0x80:
             return value, at
-    raise ValueError(f"a number without end stands at byte {at}")
+    raise ValueError(f"an unterminated number at byte {at}")
 
 
-def _bytes(value: Field) -> bytes:
+def _bytes(value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
-        raise ValueError("a number stands where text should")
+        raise ValueError("a number where text was expected")
     return value
 
 
-def _number(value: Field) -> int:
+def _number(value: int | bytes) -> int:
     if not isinstance(value, int):
-        raise ValueError("text stands where a number should")
+        raise ValueError("text where a number was expected")
     return value
 
 
-def check_kind(path: Path, pieces: Pieces) -> None:
-    if pieces.model_type != BPE:
+def check_is_bpe(path: Path, model: SentencePieceModel) -> None:
+    if model.model_type != BPE:
         raise ModelError(
-            f"{path.name}: a SentencePiece model of type {pieces.model_type}; BPE (2) is supported", str(path)
+            f"{path.name}: a SentencePiece model of type {model.model_type}; only BPE (2) is supported", str(path)
         )

@@ -1,1 +1,1 @@
-"""Measures what a variant costs in quality, memory, speed and energy."""
+"""Measures variants of a model: their quality against the baseline, and their memory, speed and energy use."""

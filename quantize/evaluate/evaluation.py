@@ -1,27 +1,27 @@
-"""Evaluates variants of a model: how true they are to the baseline, what they get right, and what they cost here.
+"""Evaluates variants of a model: fidelity to the baseline, accuracy on questions, and cost on this machine.
 
-The results are one JSON value. At the top: `form` (of this schema), `galago` and `llama_cpp` (versions), `made`,
-`device`, `threads`, `energy_sensor` (what joules are read from, or null), `baseline` (a variant's name), `questions`
-and `texts` (names), `set` (a digest of both), `most` (the bound on each group), `front` (names that no variant beats),
-`recommended` (`variant`, or null, and `reason`), `examples` (answers that changed), `sensitivity` (see
-`sensitivity.measure`; null unless it was asked for) and `variants`. Of each of these:
+The results are one JSON object. Its top level has `form` (the schema's version), `galago` and `llama_cpp` (versions),
+`made` (when), `device`, `threads`, `energy_sensor` (what joules are read from, or null), `baseline` (a variant's name),
+`questions` and `texts` (names), `set` (a digest of both), `most` (the limit per group), `front` (the Pareto front),
+`recommended` (`variant`, or null, and `reason`), `examples` (changed answers), `sensitivity` (from
+`search/sensitivity.py`; null unless requested) and `variants`. Each variant has:
 
 - `name`, `key` (a digest of the files), `model`, `mmproj` (paths, the latter or null), `model_name`, `mmproj_name`,
   `bytes` of both files;
-- `memory_bytes` (the most resident so far) and `memory` (`steady`, `peak`, `own`, `mapped`), null where not measured;
-- `speed`: `decode_tokens_per_second` and `prefill_tokens_per_second`, both also as `..._4` for four streams in all,
+- `memory_bytes` (peak resident) and `memory` (`steady`, `peak`, `own`, `mapped`), null if not measured;
+- `speed`: `decode_tokens_per_second` and `prefill_tokens_per_second`, both also as `..._4` for four streams in total,
   `first_token_seconds`, `load_seconds`, `image_seconds` and `audio_seconds` that media add, `joules_per_answer`
-  (null where no sensor can be read);
-- `fidelity` by sense (`text`, `image`, `audio`, `both`), in the terms of `fidelity.Fidelity`; the baseline's is that to
-  itself, with its perplexity;
-- `looks` by sense: nats a token that the right answer gains from the real picture or sound over a grey or silent one,
-  `mean`, `low`, `high`, `n`;
-- `failed` by sense: `share` of passages that the variant cannot take, and the `reason`;
-- `tasks` by sense: `accuracy`, `low`, `high`, `n`, `empty`, `repeats`, `same`, `change` (see `answering.summary`);
+  (null if no sensor can be read);
+- `fidelity` by modality (`text`, `image`, `audio`, `both`), with the fields of `fidelity.Fidelity`; for the baseline
+  it is that to itself, with its perplexity;
+- `looks` by modality: nats per token that the correct answer gains from real media over blank media, `mean`, `low`,
+  `high`, `n`;
+- `failed` by modality: the `share` of passages that the variant cannot process, and the `reason`;
+- `tasks` by modality: `accuracy`, `low`, `high`, `n`, `empty`, `repeats`, `same`, `change` (see `answers.py`);
 - `groups` of questions, and the `tasks` in each: `right`, `of`, `accuracy`, `low`, `high`;
 - `warnings`: sentences.
 
-Intervals are at 95 %. What is measured is kept in a folder, and an evaluation that was ended goes on from there.
+Intervals are at 95 %. Measurements are saved in a folder, and an interrupted evaluation resumes from there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ...models import sensors
 from ...models.device import this_machine
 from ...models.errors import ConfigError, EngineCrashed, ModelError
 from ...models.fingerprint import fingerprint
@@ -43,96 +44,106 @@ from ...runtime.config import default_threads
 from ...runtime.process.spawn import RunningChild
 from ...runtime.python_api import load
 from ..progress import Progress
-from ..records import Record, Records, alone
-from . import fidelity_job, generate, passages, runtime_cost, summary, verdict
-from .combinations import Combination
+from . import answers, fidelity_job, passages, runtime_cost, variant_summary, verdict
 from .fidelity_job import FidelityJob
-from .loaders import digest
+from .progress_estimate import ProgressEstimator
+from .question_loaders import digest
 from .questions import Question
+from .record_log import Record, RecordLog, exclusive
+from .variant_grid import ModelVariant
 
 FORM = 3
-"""Of the results and of what is kept: what was kept in another form is measured anew."""
+"""The version of the results' schema and of saved records; records of another version are measured again."""
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
-Found = dict[str, list[Record]]
-FRESH = 6 * 3600
-"""Seconds for which the costs that a run has measured before it was ended count."""
+COST_LIFETIME_SECONDS = 6 * 3600
+"""For how long an interrupted run's cost measurements count when it resumes."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to evaluate; the first of `combinations` is the baseline. `most` bounds the questions of each group."""
+    """What to evaluate. The first variant is the baseline. `limit` bounds the questions of each group."""
 
-    combinations: Sequence[Combination]
+    variants: Sequence[ModelVariant]
     questions: Sequence[Path]
     folder: Path
     texts: Sequence[Path] = ()
-    most: int = 1_000_000
+    limit: int = 1_000_000
     rounds: int = 3
     threads: int | None = None
     gpu_layers: int = -1
-    wanted: verdict.Constraints = field(default_factory=verdict.Constraints)
+    constraints: verdict.Constraints = field(default_factory=verdict.Constraints)
 
     @cached_property
-    def asked(self) -> list[Question]:
-        """The questions of all sets, as many as are to be asked."""
-        return passages.asked(self.questions, self.most)
+    def selected_questions(self) -> list[Question]:
+        return passages.select_questions(self.questions, self.limit)
 
     @property
     def steps(self) -> dict[str, int]:
-        count = len(self.combinations)
+        count = len(self.variants)
         return {FIDELITY: count, TASKS: count, COST: count * self.rounds}
 
     @cached_property
     def set(self) -> str:
-        """A digest of what is asked and read."""
-        facts = [str(self.most), *map(digest, self.questions), *map(fingerprint, self.texts)]
+        """A digest of the questions and texts."""
+        facts = [str(self.limit), *map(digest, self.questions), *map(fingerprint, self.texts)]
         return hashlib.blake2b("\0".join(facts).encode(), digest_size=8).hexdigest()
 
     @cached_property
-    def work(self) -> Path:
-        """Where this evaluation's measurements are: another set of questions or another build makes another."""
-        made_by = [str(FORM), self.combinations[0].key, metadata.version("llama-cpp-python"), self.set]
-        return self.folder / hashlib.blake2b("\0".join(made_by).encode(), digest_size=8).hexdigest()
+    def work_folder(self) -> Path:
+        """The folder of this evaluation's records. Other questions or another build use another folder."""
+        facts = [str(FORM), self.variants[0].key, metadata.version("llama-cpp-python"), self.set]
+        return self.folder / hashlib.blake2b("\0".join(facts).encode(), digest_size=8).hexdigest()
 
     @property
-    def media(self) -> Path:
-        """Encoded pictures and sounds, which variants of the text model share."""
-        return self.work / "media"
+    def media_folder(self) -> Path:
+        """The folder of encoded images and audio, which variants of the text model share."""
+        return self.work_folder / "media"
 
 
-def evaluate(plan: EvaluationPlan, tell: Callable[[str, float], None]) -> dict[str, Any]:
-    """The results, but for their `sensitivity`. `tell` hears how far it is. Raises `GalagoError`."""
-    with alone(plan.work):
-        return _evaluate(plan, Progress(plan.steps, tell, weights={COST: 0.2}))
+def evaluate(plan: EvaluationPlan, progress: Progress) -> dict[str, Any]:
+    """Returns the results without `sensitivity`. Raises `GalagoError`."""
+    with exclusive(plan.work_folder):
+        return _evaluate(plan, ProgressEstimator(plan.steps, progress, weights={COST: 0.2}))
 
 
-def measured(plan: EvaluationPlan, tell: Callable[[str, float], None]) -> tuple[Found, Found]:
-    """Only the records of passages and of answers, by the names of the variants. Raises `GalagoError`."""
-    with alone(plan.work):
-        return _measured(plan, Progress({FIDELITY: len(plan.combinations), TASKS: len(plan.combinations)}, tell))
+def measure_quality(
+    plan: EvaluationPlan, progress: Progress
+) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
+    """Returns only the records of passages and of answers, by variant name. Raises `GalagoError`."""
+    with exclusive(plan.work_folder):
+        count = len(plan.variants)
+        return _measure_quality(plan, ProgressEstimator({FIDELITY: count, TASKS: count}, progress))
 
 
-def _measured(plan: EvaluationPlan, progress: Progress) -> tuple[Found, Found]:
-    scored = {c.name: _scored(plan, c, progress) for c in plan.combinations}
-    answered = {c.name: _answered(plan, c, progress) for c in plan.combinations}
-    base = plan.combinations[0].name
+def _measure_quality(
+    plan: EvaluationPlan, progress: ProgressEstimator
+) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
+    scored = {variant.name: _score_passages(plan, variant, progress) for variant in plan.variants}
+    answered = {variant.name: _answer_questions(plan, variant, progress) for variant in plan.variants}
+    base = plan.variants[0].name
     if not scored[base] and not answered[base]:
-        raise ConfigError(f"{base} can take none of these questions: all need pictures or sounds", "tasks")
+        raise ConfigError(
+            f"{base} can process none of these questions: all of them contain images or audio; choose a model with a "
+            "projector, or other questions with --tasks",
+            "tasks",
+        )
     return scored, answered
 
 
-def _evaluate(plan: EvaluationPlan, progress: Progress) -> dict[str, Any]:
-    scored, answered = _measured(plan, progress)
-    costs = _costs(plan, progress)
-    base = plan.combinations[0].name
+def _evaluate(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, Any]:
+    scored, answered = _measure_quality(plan, progress)
+    costs = _measure_costs(plan, progress)
+    base = plan.variants[0].name
     variants = [
-        summary.variant(c, costs[c.name], scored[c.name], answered[c.name], scored[base], answered[base])
-        for c in plan.combinations
+        variant_summary.summarize_variant(
+            variant, costs[variant.name], scored[variant.name], answered[variant.name], scored[base], answered[base]
+        )
+        for variant in plan.variants
     ]
     for variant in variants:
-        variant["warnings"] = verdict.warnings(variant, variants[0], plan.wanted)
+        variant["warnings"] = verdict.warnings(variant, variants[0], plan.constraints)
     machine = this_machine()
-    recommended = verdict.recommend(variants, variants[0], plan.wanted)
+    recommended = verdict.recommend(variants, variants[0], plan.constraints)
     return {
         "form": FORM,
         "galago": metadata.version("galago"),
@@ -141,59 +152,61 @@ def _evaluate(plan: EvaluationPlan, progress: Progress) -> dict[str, Any]:
         "device": {"processor": machine.processor, "system": machine.system, "cores": machine.logical_cores,
                    "memory": machine.total_memory},
         "threads": plan.threads,
-        "energy_sensor": runtime_cost.sensor(),
+        "energy_sensor": sensors.energy_source(),
         "baseline": base,
         "questions": [path.name for path in plan.questions],
         "texts": [path.name for path in plan.texts],
         "set": plan.set,
-        "most": plan.most,
-        "front": verdict.front(variants),
+        "most": plan.limit,
+        "front": verdict.pareto_front(variants),
         "recommended": recommended,
-        "examples": summary.changed(plan.asked, plan.combinations, answered, recommended["variant"]),
+        "examples": variant_summary.changed_answers(
+            plan.selected_questions, plan.variants, answered, recommended["variant"]
+        ),
         "sensitivity": None,
         "variants": variants,
     }  # fmt: skip
 
 
-def _path(plan: EvaluationPlan, kind: str, combination: Combination) -> Path:
-    return plan.work / f"{kind}-{combination.key}.jsonl"
+def _log_path(plan: EvaluationPlan, kind: str, variant: ModelVariant) -> Path:
+    return plan.work_folder / f"{kind}-{variant.key}.jsonl"
 
 
-def _records(plan: EvaluationPlan, kind: str, combination: Combination) -> Records:
-    """What is kept of a variant. What needs no projector is the same beside every one, and taken over."""
-    own = Records(_path(plan, kind, combination))
-    others = [c for c in plan.combinations if c.model == combination.model and c is not combination]
-    if not own.found and combination is not plan.combinations[0]:
-        for other in (Records(_path(plan, kind, c)) for c in others):
+def _open_log(plan: EvaluationPlan, kind: str, variant: ModelVariant) -> RecordLog:
+    """Opens a variant's records. Records of text are the same with every projector, so they are copied if known."""
+    log = RecordLog(_log_path(plan, kind, variant))
+    others = [other for other in plan.variants if other.model == variant.model and other is not variant]
+    if not log.records and variant is not plan.variants[0]:
+        for other in (RecordLog(_log_path(plan, kind, other)) for other in others):
             if other.complete:
-                own.extend(record for record in other.found if record["sense"] == "text")
+                log.extend(record for record in other.records if record["sense"] == "text")
                 break
-    return own
+    return log
 
 
-def _scored(plan: EvaluationPlan, combination: Combination, progress: Progress) -> list[Record]:
-    """A record of every passage that the baseline has the senses for and the variant too."""
-    records = _records(plan, FIDELITY, combination)
-    if records.complete:
+def _score_passages(plan: EvaluationPlan, variant: ModelVariant, progress: ProgressEstimator) -> list[Record]:
+    """Returns a record of every passage whose modality the baseline and the variant support."""
+    log = _open_log(plan, FIDELITY, variant)
+    if log.complete:
         progress.skip(FIDELITY)
-        return records.found
-    baseline = plan.combinations[0]
+        return log.records
+    baseline = plan.variants[0]
     job = FidelityJob(
-        str(combination.model.path),
-        str(combination.projector.path if combination.projector else ""),
+        str(variant.model.path),
+        str(variant.projector.path if variant.projector else ""),
         tuple(map(str, plan.questions)),
         tuple(map(str, plan.texts)),
-        plan.most,
-        str(plan.work / "baseline.rows"),
-        "" if combination is baseline else str(_path(plan, FIDELITY, baseline)),
-        str(_path(plan, FIDELITY, combination)),
+        plan.limit,
+        str(plan.work_folder / "baseline.rows"),
+        "" if variant is baseline else str(_log_path(plan, FIDELITY, baseline)),
+        str(_log_path(plan, FIDELITY, variant)),
         plan.threads,
         plan.gpu_layers,
-        str(plan.media),
+        str(plan.media_folder),
     )
     progress.begin(FIDELITY)
-    _run(job, combination.name, lambda share: progress.advance(FIDELITY, combination.name, share))
-    return Records(Path(job.records)).found
+    _run(job, variant.name, lambda fraction: progress.advance(FIDELITY, variant.name, fraction))
+    return RecordLog(Path(job.records)).records
 
 
 def _run(job: FidelityJob, name: str, tell: Callable[[float], None]) -> None:
@@ -210,46 +223,48 @@ def _run(job: FidelityJob, name: str, tell: Callable[[float], None]) -> None:
         raise ModelError(f"{name}: {end.last_line or 'it could not be read'}", "model")
 
 
-def _answered(plan: EvaluationPlan, combination: Combination, progress: Progress) -> list[Record]:
-    """A record of every question that the variant has the senses for."""
-    records = _records(plan, TASKS, combination)
-    if records.complete:
+def _answer_questions(plan: EvaluationPlan, variant: ModelVariant, progress: ProgressEstimator) -> list[Record]:
+    """Returns a record of every question whose modality the variant supports."""
+    log = _open_log(plan, TASKS, variant)
+    if log.complete:
         progress.skip(TASKS)
-        return records.found
+        return log.records
     progress.begin(TASKS)
     with load(
-        combination.model.path,
-        mmproj=combination.projector.path if combination.projector else None,
-        threads=plan.threads or default_threads(),  # a number that changes would change answers' last digits
+        variant.model.path,
+        mmproj=variant.projector.path if variant.projector else None,
+        threads=plan.threads or default_threads(),  # a varying number would change the last digits of logits
         slots=1,
         gpu_layers=plan.gpu_layers,
-        cache_dir=plan.media,
+        cache_dir=plan.media_folder,
         isolated=True,
     ) as model:
-        possible = generate.answerable(plan.asked, model.info.vision, model.info.audio)
-        strict = combination is plan.combinations[0]
-        for record in generate.answers(model, possible[len(records.found) :], strict):
-            records.add(record)
-            progress.advance(TASKS, combination.name, len(records.found) / len(possible))
-    records.finish()
-    return records.found
+        questions = answers.answerable(plan.selected_questions, model.info.vision, model.info.audio)
+        strict = variant is plan.variants[0]
+        for record in answers.answer_questions(model, questions[len(log.records) :], strict):
+            log.append(record)
+            progress.advance(TASKS, variant.name, len(log.records) / len(questions))
+    log.finish()
+    return log.records
 
 
-def _costs(plan: EvaluationPlan, progress: Progress) -> dict[str, runtime_cost.Round]:
-    """Of every variant the best of the rounds, measured now: those of a run that was ended count for a while."""
-    kept = Records(plan.work / f"{COST}-{plan.threads}-{plan.gpu_layers}.jsonl")
-    begun = {(r["key"], r["round"]): r["found"] for r in kept.found if time.time() - r["time"] < FRESH}
+def _measure_costs(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, runtime_cost.CostFigures]:
+    """Returns the best round of every variant. Recent rounds of an interrupted run are reused."""
+    log = RecordLog(plan.work_folder / f"{COST}-{plan.threads}-{plan.gpu_layers}.jsonl")
+    recent = {
+        (r["key"], r["round"]): r["found"] for r in log.records if time.time() - r["time"] < COST_LIFETIME_SECONDS
+    }
 
-    def take(combination: Combination, number: int) -> runtime_cost.Round:
-        if (combination.key, number) in begun:
+    def measure_round(variant: ModelVariant, number: int) -> runtime_cost.CostFigures:
+        if (variant.key, number) in recent:
             progress.skip(COST)
-            return dict(begun[combination.key, number])
+            return dict(recent[variant.key, number])
         progress.begin(COST)
-        found = runtime_cost.measure(combination, plan.threads, plan.gpu_layers)
-        kept.add({"key": combination.key, "round": number, "time": time.time(), "found": found})
-        progress.advance(COST, combination.name, 1.0)
-        return found
+        figures = runtime_cost.measure(variant, plan.threads, plan.gpu_layers)
+        log.append({"key": variant.key, "round": number, "time": time.time(), "found": figures})
+        progress.advance(COST, variant.name, 1.0)
+        return figures
 
-    measured = runtime_cost.rounds(plan.combinations, plan.rounds, take)
-    kept.delete()
-    return {name: runtime_cost.best(found) for name, found in measured.items()}
+    rounds = runtime_cost.alternate_rounds(plan.variants, plan.rounds, measure_round)
+    log.delete()
+    return {name: runtime_cost.best(figures) for name, figures in rounds.items()}

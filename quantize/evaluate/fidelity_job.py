@@ -1,9 +1,9 @@
-"""A program that compares one variant's probabilities with the baseline's: `python -m ...fidelity_job JOB`.
+"""Child program that compares a variant's probabilities with the baseline's: `python -m ...fidelity_job JOB`.
 
-JOB is a `Job` as JSON. The baseline's own run writes its probabilities, two bytes a token, into `rows` and what it made
-of each passage into `records`; any other run reads them and writes records of its own. Every record is a line, written
-when its passage is done, so that a run that was ended goes on behind the last one. Prints `DONE TOTAL` after each. A
-program of its own, because llama.cpp ends the process on some files, and because one that has ended gives memory back.
+JOB is a `FidelityJob` as JSON. The baseline's own run writes its probabilities, two bytes per token, to `rows` and a
+record of each passage to `records`. The run of a variant reads them and writes its own records. Records are appended
+one line at a time, so that an interrupted run resumes after the last one. Prints `DONE TOTAL` after each passage. It is
+a child process because llama.cpp aborts the process on some files, and because memory is freed when it ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...models import units
 from ...models.errors import ConfigError, GalagoError, InvalidRequest, ModelError
@@ -39,35 +40,37 @@ from ...runtime.prompt.builder import PromptBuilder
 from ...runtime.prompt.template import ChatTemplate
 from ...runtime.types.messages import Message
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
-from ..records import Record, Records
 from . import passages as sets
-from .fidelity import Floats, divergence, log_probs, pack, unpack
+from .fidelity import LogProbs, kl_divergence, log_probs, pack, unpack
 from .passages import Passage
+from .record_log import Record, RecordLog
 
-CELLS = 4096
-STRETCH = 512
-"""Tokens of plain text read at a time, of which the second half counts, as in llama-perplexity."""
+CONTEXT_TOKENS = 4096
+WINDOW_TOKENS = 512
+"""The length of a window of plain text, whose second half is scored, as in llama-perplexity."""
 
-_SHORTEST = 16
-_MEDIA = 1 << 30
-"""Bytes of encoded media on disk."""
-_LOGITS = 64 << 20
-"""Bytes of logits that a step may leave."""
-_BLOCK = 10 << 20
-"""Bytes of the logits that are compared at a time: at a vocabulary of 150,000 those of 17 rows."""
+_MIN_TEXT_TOKENS = 16
+_MEDIA_CACHE_BYTES = 1 << 30
+_LOGITS_BYTES = 64 << 20
+"""The size of the logits that one decoding step may produce."""
+_COMPARED_BYTES = 10 << 20
+"""The size of the logits compared at once: 17 rows with a vocabulary of 150,000."""
 
 
 @dataclass(frozen=True, slots=True)
 class FidelityJob:
-    """`rows` and `base` are the baseline's files; `base` is empty in the baseline's own run. `most` bounds the
-    questions of each group and the stretches of each text. `media` is a folder for encoded pictures and sounds, which
-    are the same for every model beside one projector; empty for none."""
+    """Asks for the passages of `questions` and `texts` to be scored.
+
+    `rows` and `base` are the baseline's files; `base` is empty in the baseline's own run. `limit` bounds the questions
+    of each group and the windows of each text. `media` is a cache folder for encoded images and audio, which are the
+    same for every text model with one projector; empty for none.
+    """
 
     weights: str
     projector: str
     questions: tuple[str, ...]
     texts: tuple[str, ...]
-    most: int
+    limit: int
     rows: str
     base: str
     records: str
@@ -76,8 +79,8 @@ class FidelityJob:
     media: str = ""
 
 
-class Stretch(NamedTuple):
-    """Items for the model to read, in which `targets` stand behind position `first` and its successors."""
+class TokenWindow(NamedTuple):
+    """Items for the model to read. `targets` are the right tokens after position `first` and the ones that follow."""
 
     items: tuple[Item, ...]
     first: int
@@ -88,89 +91,99 @@ class Stretch(NamedTuple):
         return len(self.items) - self.first
 
 
-class Reader:
-    """A loaded variant that turns passages into stretches, and those into logits."""
+class LogitsReader:
+    """A loaded variant that turns passages into token windows, and those into logits."""
 
     def __init__(self, files: ModelFiles, threads: int | None, gpu_layers: int, media: str = "") -> None:
-        most = threads or default_threads()
+        max_threads = threads or default_threads()
         self.weights = Weights(files.weights, gpu_layers)
-        cells = min(self.weights.context_length, CELLS)
-        self._block = max(1, _BLOCK // (4 * self.weights.vocab_size))
-        self._wanted = max(1, min(BATCH, _LOGITS // (4 * self.weights.vocab_size)))
-        self._context = Context(self.weights, cells, 1, most, guesses=self._wanted - 1)
-        self._governor = ThreadTuner(most) if threads is None else None
+        context_tokens = min(self.weights.context_length, CONTEXT_TOKENS)
+        row_bytes = 4 * self.weights.vocab_size
+        self._rows_per_block = max(1, _COMPARED_BYTES // row_bytes)
+        self._rows_per_step = max(1, min(BATCH, _LOGITS_BYTES // row_bytes))
+        self._context = Context(self.weights, context_tokens, 1, max_threads, guesses=self._rows_per_step - 1)
+        self._tuner = ThreadTuner(max_threads) if threads is None else None
         self.projector, self._store = None, None
         if files.projector is not None:
-            largest, use_gpu = min(BATCH, cells), gpu_layers != 0 and bool(gpus())
-            if media:  # what cannot be kept is computed again
-                made_by = (*embedded_by(files.projector, use_gpu), build_info())
-                self._store = DiskCache(Path(media), made_by, _MEDIA, lambda _: None)
+            largest_image, use_gpu = min(BATCH, context_tokens), gpu_layers != 0 and bool(gpus())
+            if media:  # what cannot be saved is computed again
+                version = (*embedded_by(files.projector, use_gpu), build_info())
+                self._store = DiskCache(Path(media), version, _MEDIA_CACHE_BYTES, lambda _: None)
             self.projector = Projector(
-                files.projector, self.weights, most, largest, use_gpu, cache_bytes=64 << 20, store=self._store
+                files.projector,
+                self.weights,
+                max_threads,
+                largest_image,
+                use_gpu,
+                cache_bytes=64 << 20,
+                store=self._store,
             )
         source = files.header.chat_template or CHATML
         template = ChatTemplate(source, self.weights.text_of(self.weights.bos), self.weights.text_of(self.weights.eos))
-        self._prompts = PromptBuilder(self.weights, self.projector, template, source, MediaLimits(), cells)
+        limits = MediaLimits()
+        self._prompts = PromptBuilder(self.weights, self.projector, template, source, limits, context_tokens)
 
     def close(self) -> None:
-        """Writes what is still waiting to be kept."""
+        """Writes encoded media that are not saved yet."""
         if self._store is not None:
             self._store.close()
 
-    def has(self, sense: sets.Sense) -> bool:
+    def supports(self, modality: sets.Modality) -> bool:
         vision = self.projector is not None and self.projector.vision
         audio = self.projector is not None and self.projector.audio
-        return {"text": True, "image": vision, "audio": audio, "both": vision and audio}[sense]
+        return {"text": True, "image": vision, "audio": audio, "both": vision and audio}[modality]
 
-    def stretches(self, text: str, most: int) -> list[Stretch]:
-        """Plain text as llama-perplexity cuts it: every stretch begins as a text does, the rest is not read."""
+    def text_windows(self, text: str, limit: int) -> list[TokenWindow]:
+        """Cuts plain text as llama-perplexity does: every window begins like a new text, the remainder is dropped."""
         begin = [self.weights.bos] if self.weights.adds_bos else []
         tokens = begin + self.weights.tokenize(text, parse_special=False)
-        if len(tokens) < _SHORTEST:
-            raise ConfigError(f"a text of {len(tokens)} tokens is too short to compare on", "text")
-        size = min(STRETCH, len(tokens))
-        cut = [begin + tokens[i + len(begin) : i + size] for i in range(0, len(tokens) - size + 1, size)][:most]
-        return [Stretch(tuple(piece[:-1]), size // 2, tuple(piece[size // 2 + 1 :])) for piece in cut]
+        if len(tokens) < _MIN_TEXT_TOKENS:
+            raise ConfigError(
+                f"the text has only {len(tokens)} tokens; {_MIN_TEXT_TOKENS} are needed to compare on it", "text"
+            )
+        size = min(WINDOW_TOKENS, len(tokens))
+        cut = [begin + tokens[i + len(begin) : i + size] for i in range(0, len(tokens) - size + 1, size)][:limit]
+        return [TokenWindow(tuple(window[:-1]), size // 2, tuple(window[size // 2 + 1 :])) for window in cut]
 
-    def answer(self, messages: Sequence[Message], answer: str) -> Stretch:
+    def answer_window(self, messages: Sequence[Message], answer: str) -> TokenWindow:
         prompt = self._prompts.build(messages, effort=None)
-        said = tuple(self.weights.tokenize(answer, parse_special=False))
-        return Stretch((*prompt.items, *said), len(prompt.items) - 1, said)
+        tokens = tuple(self.weights.tokenize(answer, parse_special=False))
+        return TokenWindow((*prompt.items, *tokens), len(prompt.items) - 1, tokens)
 
-    def logits(self, stretch: Stretch) -> Iterator[Floats]:
-        """Of every row from `first` on, in blocks that are the caller's."""
+    def logits(self, window: TokenWindow) -> Iterator[NDArray[np.float32]]:
+        """Yields the logits of every row from `first` on, in blocks that the caller may modify."""
         self._context.cut(0, 0)
-        position, waiting, wanted = 0, list[BatchToken](), 0
-        for index, item in enumerate(stretch.items):
+        position, batch, scored = 0, list[BatchToken](), 0
+        for index, item in enumerate(window.items):
             if isinstance(item, MediaSpan):
-                yield from self._compute(waiting)
-                waiting = []
-                self._see(item, position)
+                yield from self._decode(batch)
+                batch = []
+                self._decode_media(item, position)
                 position += item.positions
                 continue
-            if len(waiting) == BATCH or wanted == self._wanted:
-                yield from self._compute(waiting)
-                waiting, wanted = [], 0
-            wants = index >= stretch.first
-            waiting.append(BatchToken(item, position, 0, wants))
-            wanted += wants
+            if len(batch) == BATCH or scored == self._rows_per_step:
+                yield from self._decode(batch)
+                batch, scored = [], 0
+            needs_logits = index >= window.first
+            batch.append(BatchToken(item, position, 0, needs_logits))
+            scored += needs_logits
             position += 1
-        yield from self._compute(waiting)
+        yield from self._decode(batch)
 
-    def _compute(self, rows: Sequence[BatchToken]) -> Iterator[Floats]:
-        if not rows:
+    def _decode(self, batch: Sequence[BatchToken]) -> Iterator[NDArray[np.float32]]:
+        if not batch:
             return
-        if self._governor is not None:
-            self._context.use_threads(self._governor.threads(0, len(rows)))
+        if self._tuner is not None:
+            self._context.use_threads(self._tuner.threads(0, len(batch)))
         begin = time.perf_counter()
-        self._context.decode(rows)
-        wanted = [i for i, row in enumerate(rows) if row.wants_logits]
-        for i in range(0, len(wanted), self._block):
-            yield np.stack([self._context.logits(row) for row in wanted[i : i + self._block]])
-        if self._governor is not None and not wanted:
-            self._governor.measured(0, len(rows), time.perf_counter() - begin)
+        self._context.decode(batch)
+        scored = [i for i, token in enumerate(batch) if token.wants_logits]
+        for i in range(0, len(scored), self._rows_per_block):
+            yield np.stack([self._context.logits(row) for row in scored[i : i + self._rows_per_block]])
+        if self._tuner is not None and not scored:
+            self._tuner.measured(0, len(batch), time.perf_counter() - begin)
 
-    def _see(self, item: MediaSpan, position: int) -> None:
+    def _decode_media(self, item: MediaSpan, position: int) -> None:
         chunk = item.payload
         assert isinstance(chunk, MediaChunk)
         if not chunk.ready:
@@ -180,123 +193,130 @@ class Reader:
 
 def run(job: FidelityJob) -> None:
     """Scores every passage that has no record yet."""
-    reader = Reader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers, job.media)
-    work: list[tuple[str, Passage, Stretch | None]] = []
+    reader = LogitsReader(resolve(job.weights, job.projector or None), job.threads, job.gpu_layers, job.media)
+    work: list[tuple[str, Passage, TokenWindow | None]] = []
     questions, texts = (list(map(Path, names)) for names in (job.questions, job.texts))
-    for number, passage in enumerate(sets.gather(questions, texts, job.most)):
-        if passage.messages:  # read when its turn comes: decoded pictures of all would fill the memory
-            work += [(str(number), passage, None)] if reader.has(passage.sense) else []
+    for number, passage in enumerate(sets.collect_passages(questions, texts, job.limit)):
+        if passage.messages:  # tokenized when its turn comes: the decoded images of all would fill the memory
+            work += [(str(number), passage, None)] if reader.supports(passage.modality) else []
         else:
-            cut = reader.stretches(passage.answer, job.most)
-            work += [(f"{number}.{part}", passage, stretch) for part, stretch in enumerate(cut)]
-    records = Records(Path(job.records))
-    done = len(records.found)
+            windows = reader.text_windows(passage.answer, job.limit)
+            work += [(f"{number}.{part}", passage, window) for part, window in enumerate(windows)]
+    log = RecordLog(Path(job.records))
+    done = len(log.records)
     if not job.base:
-        rows = sum(stretch.rows if stretch else len(passage.answer) // 2 for _, passage, stretch in work)
-        _check_room(job, reader, rows)
-    run_one = _Variant(job, reader) if job.base else _Baseline(job, reader, records.found)
-    for index, (name, passage, stretch) in enumerate(work):
+        rows = sum(window.rows if window else len(passage.answer) // 2 for _, passage, window in work)
+        _check_disk_space(job, reader, rows)
+    scorer = _VariantScorer(job, reader) if job.base else _BaselineScorer(job, reader, log.records)
+    for index, (name, passage, window) in enumerate(work):
         if index >= done:
-            about: Record = {"id": name, "sense": passage.sense}
+            identity: Record = {"id": name, "sense": passage.modality}
             try:
-                records.add(about | _record(reader, run_one, name, passage, stretch))
+                log.append(identity | _record(reader, scorer, name, passage, window))
             except InvalidRequest as error:
                 if not job.base:
                     raise
-                records.add(about | {"failed": error.message})
+                log.append(identity | {"failed": error.message})
         print(index + 1, len(work), flush=True)
     reader.close()
-    records.finish()
+    log.finish()
 
 
-def _record(reader: Reader, run_one: Run, name: str, passage: Passage, cut: Stretch | None) -> Record:
-    """Raises `InvalidRequest` where the variant cannot take the passage."""
-    stretch = cut or reader.answer(passage.messages, passage.answer)
-    record: Record = {"tokens": _digest(stretch)} | run_one.score(name, stretch)
-    if passage.blind:
-        record["blind_nll"] = _loss(reader, reader.answer(sets.blinded(passage.messages), passage.answer))
+def _record(
+    reader: LogitsReader, scorer: PassageScorer, name: str, passage: Passage, text_window: TokenWindow | None
+) -> Record:
+    """Raises `InvalidRequest` if the variant cannot process the passage."""
+    window = text_window or reader.answer_window(passage.messages, passage.answer)
+    record: Record = {"tokens": _digest(window)} | scorer.score(name, window)
+    if passage.with_blank_media:
+        blank = reader.answer_window(sets.blank_media(passage.messages), passage.answer)
+        record["blind_nll"] = _window_nll(reader, blank)
     return record
 
 
-def _check_room(job: FidelityJob, reader: Reader, rows: int) -> None:
-    """Raises `ConfigError` where the disk has no room for the baseline's probabilities of about so many rows."""
-    needed = rows * 2 * reader.weights.vocab_size
-    kept = Path(job.rows).stat().st_size if Path(job.rows).exists() else 0
-    free = shutil.disk_usage(Path(job.rows).parent).free
-    if needed > kept + free:
+def _check_disk_space(job: FidelityJob, reader: LogitsReader, rows: int) -> None:
+    """Raises `ConfigError` if the disk has no room for the baseline's probabilities at about `rows` positions."""
+    needed_bytes = rows * 2 * reader.weights.vocab_size
+    existing_bytes = Path(job.rows).stat().st_size if Path(job.rows).exists() else 0
+    free_bytes = shutil.disk_usage(Path(job.rows).parent).free
+    if needed_bytes > existing_bytes + free_bytes:
         raise ConfigError(
-            f"the probabilities of {rows} tokens take about {units.size(needed)} in {Path(job.rows).parent}, and "
-            f"{units.size(free)} are free; ask less (--quick), or compare on a shorter text"
+            f"the baseline's probabilities for {rows} tokens need about {units.size(needed_bytes)} in "
+            f"{Path(job.rows).parent}, but only {units.size(free_bytes)} are free; use fewer questions (--quick) or a "
+            "shorter text"
         )
 
 
-class Run(Protocol):
-    def score(self, name: str, stretch: Stretch) -> Record: ...
+class PassageScorer(Protocol):
+    def score(self, name: str, window: TokenWindow) -> Record: ...
 
 
-class _Baseline:
-    """Writes the rows; `done` are the records of those that are written already."""
+class _BaselineScorer:
+    """Writes the baseline's probabilities; `done` are the records of those that are already written."""
 
-    def __init__(self, job: FidelityJob, reader: Reader, done: Sequence[Record]) -> None:
+    def __init__(self, job: FidelityJob, reader: LogitsReader, done: Sequence[Record]) -> None:
         self._reader = reader
         self._file = Path(job.rows).open("r+b" if done else "wb")
         self._file.truncate(sum(record["rows"] for record in done) * 2 * reader.weights.vocab_size)
         self._file.seek(0, 2)
 
-    def score(self, name: str, stretch: Stretch) -> Record:
-        losses: list[float] = []
-        for logp in map(log_probs, self._reader.logits(stretch)):
+    def score(self, name: str, window: TokenWindow) -> Record:
+        nll: list[float] = []
+        for logp in map(log_probs, self._reader.logits(window)):
             self._file.write(pack(logp).tobytes())
-            losses += _losses(logp, stretch.targets[len(losses) :])
+            nll += _nll(logp, window.targets[len(nll) :])
         self._file.flush()
-        return {"rows": stretch.rows, "nll": losses}
+        return {"rows": window.rows, "nll": nll}
 
 
-class _Variant:
-    """Compares with the baseline's rows; it may lack a sense that the baseline has, and so some passages."""
+class _VariantScorer:
+    """Compares with the baseline's probabilities. A variant may lack a modality, and so some passages."""
 
-    def __init__(self, job: FidelityJob, reader: Reader) -> None:
+    def __init__(self, job: FidelityJob, reader: LogitsReader) -> None:
         self._reader = reader
         self._name = Path(job.weights).name
-        base = Records(Path(job.base)).found
-        starts = np.cumsum([0, *(record["rows"] for record in base)]).tolist()
-        self._places = {record["id"]: (at, record["tokens"]) for record, at in zip(base, starts, strict=False)}
-        self._width = reader.weights.vocab_size
-        if Path(job.rows).stat().st_size != 2 * starts[-1] * self._width:
-            raise ModelError(f"{self._name} has another vocabulary than the baseline; it is no variant of it", "model")
-        self._file = Path(job.rows).open("rb")  # read, not mapped: mapped pages would count as this process's memory
+        base = RecordLog(Path(job.base)).records
+        first_rows = np.cumsum([0, *(record["rows"] for record in base)]).tolist()
+        self._base = {record["id"]: (row, record["tokens"]) for record, row in zip(base, first_rows, strict=False)}
+        self._vocab_size = reader.weights.vocab_size
+        if Path(job.rows).stat().st_size != 2 * first_rows[-1] * self._vocab_size:
+            raise ModelError(
+                f"{self._name} has another vocabulary than the baseline, so it is not a variant of it", "model"
+            )
+        # read, not memory-mapped: mapped pages would count as this process's memory
+        self._file = Path(job.rows).open("rb")
 
-    def score(self, name: str, stretch: Stretch) -> Record:
-        at, tokens = self._places.get(name, (0, ""))
-        if tokens != _digest(stretch):
-            raise InvalidRequest("it reads them as other tokens than the baseline does")
+    def score(self, name: str, window: TokenWindow) -> Record:
+        row, tokens = self._base.get(name, (0, ""))
+        if tokens != _digest(window):
+            raise InvalidRequest("it tokenizes them differently from the baseline")
         kl: list[float] = []
         same: list[int] = []
-        losses: list[float] = []
-        self._file.seek(2 * at * self._width)
-        for logp in map(log_probs, self._reader.logits(stretch)):
+        nll: list[float] = []
+        self._file.seek(2 * row * self._vocab_size)
+        for logp in map(log_probs, self._reader.logits(window)):
             base = unpack(np.fromfile(self._file, np.uint16, logp.size).reshape(logp.shape))
-            kl += divergence(base, logp).tolist()
+            kl += kl_divergence(base, logp).tolist()
             same += (base.argmax(axis=1) == logp.argmax(axis=1)).astype(int).tolist()
-            losses += _losses(logp, stretch.targets[len(losses) :])
-        return {"rows": stretch.rows, "kl": kl, "same": same, "nll": losses}
+            nll += _nll(logp, window.targets[len(nll) :])
+        return {"rows": window.rows, "kl": kl, "same": same, "nll": nll}
 
 
-def _losses(logp: Floats, targets: Sequence[int]) -> list[float]:
+def _nll(logp: LogProbs, targets: Sequence[int]) -> list[float]:
     count = min(len(logp), len(targets))
     return [-float(logp[i, targets[i]]) for i in range(count)]
 
 
-def _loss(reader: Reader, stretch: Stretch) -> list[float]:
-    losses: list[float] = []
-    for logp in map(log_probs, reader.logits(stretch)):
-        losses += _losses(logp, stretch.targets[len(losses) :])
-    return losses
+def _window_nll(reader: LogitsReader, window: TokenWindow) -> list[float]:
+    nll: list[float] = []
+    for logp in map(log_probs, reader.logits(window)):
+        nll += _nll(logp, window.targets[len(nll) :])
+    return nll
 
 
-def _digest(stretch: Stretch) -> str:
-    """Of the tokens: another template or vocabulary makes others. Media differ with their projector."""
-    tokens = [item for item in stretch.items if not isinstance(item, MediaSpan)]
+def _digest(window: TokenWindow) -> str:
+    """Identifies the tokens, which depend on template and vocabulary. Media depend on the projector and are ignored."""
+    tokens = [item for item in window.items if not isinstance(item, MediaSpan)]
     return hashlib.blake2b(np.asarray(tokens, np.int64).tobytes(), digest_size=8).hexdigest()
 
 
@@ -305,9 +325,9 @@ def command(job: FidelityJob) -> list[str]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
+    fields = json.loads(sys.argv[1])
     try:
-        run(FidelityJob(**(given | {"questions": tuple(given["questions"]), "texts": tuple(given["texts"])})))
+        run(FidelityJob(**(fields | {"questions": tuple(fields["questions"]), "texts": tuple(fields["texts"])})))
     except GalagoError as error:
         print(error.message, file=sys.stderr)
         sys.exit(1)

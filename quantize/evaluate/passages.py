@@ -1,6 +1,6 @@
-"""What a model's probabilities are compared on: answers to chats, pictures and sounds, and stretches of plain text.
+"""The passages on which token probabilities are compared: answers to questions, and windows of plain text.
 
-Knows no model: a passage says what is asked and what stands behind it.
+A passage says what the model reads and which answer follows. Nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -16,91 +16,90 @@ from typing import Literal, TypeAlias
 
 from ...models.errors import ConfigError
 from ...runtime.types.messages import Audio, Image, Message, Part
-from .loaders import read
+from .question_loaders import read
 from .questions import Question
 
-Sense: TypeAlias = Literal["text", "image", "audio", "both"]
-SENSES: tuple[Sense, ...] = ("text", "image", "audio", "both")
+Modality: TypeAlias = Literal["text", "image", "audio", "both"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "both")
 
-
-LOOKED = 50
-"""Questions of each group that are also asked with a blank picture or sound; what they tell differs by much."""
+MEDIA_GAIN_QUESTIONS = 50
+"""Questions of each group that are also asked with blank media. What media contribute varies widely by question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """`answer` behind a chat, or, where there are no messages, plain text to be cut into stretches of the context.
+    """An `answer` to a chat, or, without messages, plain text to be cut into windows.
 
-    `blind` says that it is to be read with blank media as well.
+    `with_blank_media` says that it is also read with blank images and silent audio.
     """
 
-    sense: Sense
+    modality: Modality
     messages: tuple[Message, ...]
     answer: str
-    blind: bool = False
+    with_blank_media: bool = False
 
 
-def sense_of(messages: Sequence[Message]) -> Sense:
-    """What it takes to answer; "both" where there is something to see and something to hear."""
+def modality_of(messages: Sequence[Message]) -> Modality:
+    """Returns which media the messages contain; "both" if they contain images and audio."""
     kinds = {type(part) for message in messages for part in message.parts}
     if Image in kinds:
         return "both" if Audio in kinds else "image"
     return "audio" if Audio in kinds else "text"
 
 
-def asked(sets: Sequence[Path], most: int) -> list[Question]:
-    """The questions of all sets, at most so many of each group; first those that need no projector."""
-    questions = [question for path in sets for question in thinned(read(path), most)]
-    return sorted(questions, key=lambda question: sense_of(question.messages) != "text")
+def select_questions(sets: Sequence[Path], limit: int) -> list[Question]:
+    """Returns the questions of all sets, at most `limit` of each group, text-only questions first."""
+    questions = [question for path in sets for question in sample_evenly(read(path), limit)]
+    return sorted(questions, key=lambda question: modality_of(question.messages) != "text")
 
 
-def of_questions(questions: Sequence[Question]) -> list[Passage]:
-    """The right answers to questions; where a call is right, there is none."""
-    looked = set(map(id, thinned(questions, LOOKED)))
-    return [_of_question(q, id(q) in looked) for q in questions if q.answer]
+def from_questions(questions: Sequence[Question]) -> list[Passage]:
+    """Returns the correct answers as passages. Questions whose correct answer is a tool call have none."""
+    with_blank = set(map(id, sample_evenly(questions, MEDIA_GAIN_QUESTIONS)))
+    return [_from_question(question, id(question) in with_blank) for question in questions if question.answer]
 
 
-def _of_question(question: Question, looked: bool) -> Passage:
-    sense = sense_of(question.messages)
-    return Passage(sense, question.messages, question.answer, looked and sense != "text")
+def _from_question(question: Question, with_blank: bool) -> Passage:
+    modality = modality_of(question.messages)
+    return Passage(modality, question.messages, question.answer, with_blank and modality != "text")
 
 
-def of_text(path: Path) -> Passage:
-    """A text file as one passage. Raises `ConfigError`."""
+def from_text(path: Path) -> Passage:
+    """Reads a text file as one passage. Raises `ConfigError`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}", "text") from None
     if not text.strip():
-        raise ConfigError(f"{path} holds no text", "text")
+        raise ConfigError(f"{path} contains no text", "text")
     return Passage("text", (), text)
 
 
-def thinned(questions: Sequence[Question], most: int) -> list[Question]:
-    """At most so many questions of each group, evenly from its beginning to its end."""
+def sample_evenly(questions: Sequence[Question], limit: int) -> list[Question]:
+    """Returns at most `limit` questions of each group, evenly spaced from its beginning to its end."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.group, []).append(question)
-    kept: list[Question] = []
+    sampled: list[Question] = []
     for group in groups.values():
-        count = min(most, len(group))
-        kept += [group[i * len(group) // count] for i in range(count)]
-    return kept
+        count = min(limit, len(group))
+        sampled += [group[i * len(group) // count] for i in range(count)]
+    return sampled
 
 
-def blinded(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same chat with a grey picture for each picture, and silence for each sound."""
+def blank_media(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Returns the messages with every image replaced by a gray one and every sound by silence."""
     return tuple(replace(message, parts=tuple(map(_blank, message.parts))) for message in messages)
 
 
 def _blank(part: Part) -> Part:
     if isinstance(part, Image):
-        return GREY
+        return GRAY_IMAGE
     return SILENCE if isinstance(part, Audio) else part
 
 
-def _png(side: int) -> bytes:
-    """A grey square (PNG specification, third edition: 8 bits of grey, no filter)."""
+def _gray_png(side: int) -> bytes:
+    """Encodes a gray square (PNG specification, third edition: 8 bits of gray, no filter)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -110,7 +109,7 @@ def _png(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def _wav(seconds: int, rate: int = 16000) -> bytes:
+def _silent_wav(seconds: int, rate: int = 16000) -> bytes:
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
@@ -120,9 +119,9 @@ def _wav(seconds: int, rate: int = 16000) -> bytes:
     return out.getvalue()
 
 
-GREY, SILENCE = Image(_png(256), "grey picture"), Audio(_wav(2), "silence")
+GRAY_IMAGE, SILENCE = Image(_gray_png(256), "gray image"), Audio(_silent_wav(2), "silence")
 
 
-def gather(sets: Sequence[Path], texts: Sequence[Path], most: int) -> list[Passage]:
-    """The passages of text files and of question sets, those that need no projector first. Raises `ConfigError`."""
-    return [of_text(text) for text in texts] + of_questions(asked(sets, most))
+def collect_passages(sets: Sequence[Path], texts: Sequence[Path], limit: int) -> list[Passage]:
+    """Returns the passages of text files and question sets, text-only ones first. Raises `ConfigError`."""
+    return [from_text(text) for text in texts] + from_questions(select_questions(sets, limit))

@@ -1,7 +1,7 @@
-"""What a variant costs on this machine: time to load, tokens a second, what media add, memory, and energy.
+"""Measures what a variant costs on this machine: loading time, tokens per second, media, memory and energy.
 
-Each round loads the variant anew in a process of its own; rounds of several variants are to alternate, so that whatever
-else the machine does strikes all of them. Of the rounds the best counts.
+Each round loads the variant in a new process. Rounds of several variants alternate, so that other load on the machine
+affects all of them. The best round counts.
 """
 
 from __future__ import annotations
@@ -13,90 +13,96 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
 
 from ...models.registry.resolve import builtin_folder
+from ...models.sensors import EnergyMeter
 from ...runtime.python_api import LocalModel, Reply, load
 from ...runtime.types.messages import Audio, Image, Message, Part, Text
 from ...runtime.types.request import Request, Sampling
-from .combinations import Combination
-from .passages import GREY, SILENCE
+from .passages import GRAY_IMAGE, SILENCE
+from .variant_grid import ModelVariant
 
 STREAMS = 4
-_TOKENS = 48
-_LEAST = 1.0
-"""Seconds that a small model's speed is measured for; a large one takes longer for one answer."""
-_LONG = "The quick brown fox jumps over the lazy dog and the cat sits on the mat while it rains all day. " * 6
-_POWER, _BATTERIES = Path("/sys/class/powercap"), Path("/sys/class/power_supply")
+_ANSWER_TOKENS = 48
+_MIN_MEASURING_SECONDS = 1.0
+"""A small model's speed is measured for this long; a large model takes longer for one answer."""
+_LONG_PROMPT = "The quick brown fox jumps over the lazy dog and the cat sits on the mat while it rains all day. " * 6
 
-Round = dict[str, float]
+CostFigures: TypeAlias = dict[str, float]
+"""The figures of one round, by the names that results use; those of memory begin with `memory_`."""
 
 
-def measure(combination: Combination, threads: int | None, gpu_layers: int) -> Round:
-    """One round. Raises `GalagoError`."""
-    others = {process.pid for process in psutil.Process().children()}
+def measure(variant: ModelVariant, threads: int | None, gpu_layers: int) -> CostFigures:
+    """Measures one round. Raises `GalagoError`."""
+    other_children = {process.pid for process in psutil.Process().children()}
     begin = time.perf_counter()
-    eyes = combination.projector.path if combination.projector else None
+    projector = variant.projector.path if variant.projector else None
     with load(
-        combination.model.path, mmproj=eyes, threads=threads, slots=STREAMS, gpu_layers=gpu_layers, isolated=True
+        variant.model.path, mmproj=projector, threads=threads, slots=STREAMS, gpu_layers=gpu_layers, isolated=True
     ) as model:
-        found = {"load_seconds": time.perf_counter() - begin}
-        _ask(model, "Hi", _TOKENS)
-        worker = [process for process in psutil.Process().children() if process.pid not in others]
-        found |= _speed(model) | _media(model)
-        found |= {name: float(size) for process in worker[:1] for name, size in memory(process.pid).items()}
-    return found
+        figures = {"load_seconds": time.perf_counter() - begin}
+        _ask(model, "Hi", _ANSWER_TOKENS)
+        workers = [process for process in psutil.Process().children() if process.pid not in other_children]
+        figures |= _speed(model) | _media(model)
+        figures |= {name: float(size) for process in workers[:1] for name, size in memory(process.pid).items()}
+    return figures
 
 
-def _speed(model: LocalModel) -> Round:
-    """Of one stream, then of several at once, whose rates are those of all together: of prompts until the last one is
-    read, of tokens from the first one on."""
-    short = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
-    joules = _Joules()
-    alone, until = list[Reply](), time.perf_counter() + _LEAST
-    while not alone or time.perf_counter() < until:
-        alone.append(_ask(model, _LONG, _TOKENS))
-    spent = joules.spent()
-    found = {
-        "first_token_seconds": short,
-        "prefill_tokens_per_second": statistics.median(map(_prefill, alone)),
-        "decode_tokens_per_second": statistics.median(map(_decode, alone)),
+def _speed(model: LocalModel) -> CostFigures:
+    """Measures one stream, then several concurrent streams.
+
+    The rates of several streams are totals: of prompts until the last one is read, of tokens from the first one on.
+    """
+    first_token_seconds = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
+    meter = EnergyMeter()
+    replies, deadline = list[Reply](), time.perf_counter() + _MIN_MEASURING_SECONDS
+    while not replies or time.perf_counter() < deadline:
+        replies.append(_ask(model, _LONG_PROMPT, _ANSWER_TOKENS))
+    joules = meter.joules()
+    figures = {
+        "first_token_seconds": first_token_seconds,
+        "prefill_tokens_per_second": statistics.median(map(_prefill_rate, replies)),
+        "decode_tokens_per_second": statistics.median(map(_decode_rate, replies)),
     }
-    if spent is not None:
-        found["joules_per_answer"] = spent / len(alone)
+    if joules is not None:
+        figures["joules_per_answer"] = joules / len(replies)
     with ThreadPoolExecutor(STREAMS) as pool:
-        many = list(pool.map(lambda i: _ask(model, f"{i} {_LONG}", _TOKENS), range(STREAMS)))
-    begins, read = (pick(reply.timings.first_token for reply in many) for pick in (min, max))
-    end = max(reply.timings.total for reply in many)
-    prompt, made = (sum(getattr(r.usage, f"{kind}_tokens") for r in many) for kind in ("prompt", "completion"))
-    found["prefill_tokens_per_second_4"] = prompt / max(read, 1e-6)
-    found["decode_tokens_per_second_4"] = made / max(end - begins, 1e-6)
-    return found
+        concurrent = list(pool.map(lambda i: _ask(model, f"{i} {_LONG_PROMPT}", _ANSWER_TOKENS), range(STREAMS)))
+    first, last = (pick(reply.timings.first_token for reply in concurrent) for pick in (min, max))
+    end = max(reply.timings.total for reply in concurrent)
+    prompt, completion = (
+        sum(getattr(reply.usage, f"{kind}_tokens") for reply in concurrent) for kind in ("prompt", "completion")
+    )
+    figures["prefill_tokens_per_second_4"] = prompt / max(last, 1e-6)
+    figures["decode_tokens_per_second_4"] = completion / max(end - first, 1e-6)
+    return figures
 
 
-def _media(model: LocalModel) -> Round:
-    """Seconds that a picture or sound adds before the first token: of the second one, the first warms up."""
-    found: Round = {}
+def _media(model: LocalModel) -> CostFigures:
+    """Measures the seconds that an image or a sound adds before the first token. The first of two is a warm-up."""
+    figures: CostFigures = {}
     folder = builtin_folder() / "samples"
-    plain = _ask(model, "What is it?", 1).timings.first_token
+    without_media = _ask(model, "What is it?", 1).timings.first_token
     parts: dict[str, Sequence[Part]] = {}
     if model.info.vision:
-        parts["image_seconds"] = [GREY, Image((folder / "shapes.png").read_bytes())]
+        parts["image_seconds"] = [GRAY_IMAGE, Image((folder / "shapes.png").read_bytes())]
     if model.info.audio:
         parts["audio_seconds"] = [SILENCE, Audio((folder / "speech.wav").read_bytes())]
     for name, media in parts.items():
-        times = [_ask(model, "What is it?", 1, part).timings.first_token for part in media]
-        found[name] = max(times[-1] - plain, 0.0)
-    return found
+        seconds = [_ask(model, "What is it?", 1, part).timings.first_token for part in media]
+        figures[name] = max(seconds[-1] - without_media, 0.0)
+    return figures
 
 
-def _prefill(reply: Reply) -> float:
+def _prefill_rate(reply: Reply) -> float:
     seconds = reply.timings.first_token - reply.timings.prepared
     return reply.usage.prompt_tokens / seconds if seconds > 0 else 0.0
 
 
-def _decode(reply: Reply) -> float:
+def _decode_rate(reply: Reply) -> float:
     return reply.timings.tokens_per_second(reply.usage.completion_tokens) or 0.0
 
 
@@ -110,8 +116,11 @@ def _ask(model: LocalModel, text: str, tokens: int, part: Part | None = None) ->
 
 
 def memory(pid: int) -> dict[str, int]:
-    """Bytes of a process now (`steady`) and at most so far (`peak`), and the parts of now: `own`, and `mapped` from
-    files, weights above all. The most is known on Linux only; elsewhere it is what is known."""
+    """Returns the bytes of a process: `memory_steady` now, `memory_peak` so far, and the parts of the current bytes.
+
+    The parts are `memory_own`, and `memory_mapped` from files (mostly weights). They and the peak are known on Linux
+    only.
+    """
     with contextlib.suppress(OSError):
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         fields = {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
@@ -121,76 +130,25 @@ def memory(pid: int) -> dict[str, int]:
     return {"memory_steady": resident, "memory_peak": resident}
 
 
-def sensor() -> str | None:
-    """What joules are read from here: the processor's counters (RAPL, of Intel and AMD), a battery that is not being
-    charged, with all else that draws on it, or nothing."""
-    if energy() is not None:
-        return "processor"
-    return None if power() is None else "battery"
+def best(rounds: Sequence[CostFigures]) -> CostFigures:
+    """Returns the highest rate, the fewest seconds, and the median of everything else.
 
-
-def energy() -> float | None:
-    """Joules that the processor's packages have used so far; `None` where their counters cannot be read."""
-    try:
-        zones = [zone for zone in _POWER.glob("intel-rapl:?") if _read(zone / "name").startswith("package")]
-        return sum(int(_read(zone / "energy_uj")) for zone in zones) / 1e6 if zones else None
-    except (OSError, ValueError):
-        return None
-
-
-def power() -> float | None:
-    """Watts that leave the batteries now; `None` where there is none, or it is being charged."""
-    watts = 0.0
-    for battery in _BATTERIES.glob("*"):
-        with contextlib.suppress(OSError, ValueError):
-            if _read(battery / "type") == "Battery" and _read(battery / "status") == "Discharging":
-                if (battery / "power_now").exists():
-                    watts += abs(int(_read(battery / "power_now"))) / 1e6
-                else:
-                    current, voltage = (int(_read(battery / f"{name}_now")) for name in ("current", "voltage"))
-                    watts += abs(current) * voltage / 1e12
-    return watts or None
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip()
-
-
-class _Joules:
-    """What is spent from now on."""
-
-    def __init__(self) -> None:
-        self._counted, self._watts, self._begin = energy(), power(), time.perf_counter()
-
-    def spent(self) -> float | None:
-        """By counters, where they have not begun anew meanwhile; by a battery from the power at both ends."""
-        counted, watts = energy(), power()
-        if self._counted is not None and counted is not None:
-            return counted - self._counted if counted >= self._counted else None
-        if self._watts is None or watts is None:
-            return None
-        return (self._watts + watts) / 2 * (time.perf_counter() - self._begin)
-
-
-def best(rounds: Sequence[Round]) -> Round:
-    """Of every number over the rounds that have it, the highest rate, the fewest seconds, and else the median.
-
-    Whatever else the machine does makes a variant slower, never faster.
+    Other load on the machine makes a variant slower, never faster.
     """
-    found = {}
-    for name in dict.fromkeys(name for one in rounds for name in one):
-        values = [one[name] for one in rounds if name in one]
+    figures = {}
+    for name in dict.fromkeys(name for each in rounds for name in each):
+        values = [each[name] for each in rounds if name in each]
         pick = max if "per_second" in name else min if name.endswith("seconds") else statistics.median
-        found[name] = float(pick(values))
-    return found
+        figures[name] = float(pick(values))
+    return figures
 
 
-def rounds(
-    combinations: Sequence[Combination], count: int, take: Callable[[Combination, int], Round]
-) -> dict[str, list[Round]]:
-    """`count` rounds, each of all variants, every other round in reverse order."""
-    found: dict[str, list[Round]] = {combination.name: [] for combination in combinations}
+def alternate_rounds(
+    variants: Sequence[ModelVariant], count: int, measure_round: Callable[[ModelVariant, int], CostFigures]
+) -> dict[str, list[CostFigures]]:
+    """Measures all variants `count` times, every other time in reverse order. Returns the rounds by variant."""
+    rounds: dict[str, list[CostFigures]] = {variant.name: [] for variant in variants}
     for number in range(count):
-        for combination in combinations if number % 2 == 0 else reversed(combinations):
-            found[combination.name].append(take(combination, number))
-    return found
+        for variant in variants if number % 2 == 0 else reversed(variants):
+            rounds[variant.name].append(measure_round(variant, number))
+    return rounds

@@ -1,115 +1,131 @@
-"""Which variant to run: what is dominated, what has stopped seeing or hearing, and what fits a user's constraints.
+"""Decides which variant to use: the Pareto front, warnings about lost modalities, and the recommendation.
 
-Pure functions over the results' JSON values, which `evaluation.py` documents. Knows no files and no printing.
+Pure functions on the JSON results that `evaluation.py` documents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ...models.errors import ConfigError
 from .intervals import wilson
 
-Variant = Mapping[str, Any]
+EvaluationResults: TypeAlias = Mapping[str, Any]
+VariantResults: TypeAlias = Mapping[str, Any]
 
-USUAL_LOSS = 2.0
-"""Points of accuracy that a sense may lose where the user has not said otherwise."""
-LEAST_AGREEMENT = 0.9
-"""Share of tokens on which a variant must agree with the baseline, in each sense."""
-LOOKING = 0.5
-"""A variant still looks where its picture tells it at least this share of what the baseline's tells."""
-_MARGIN = 0.1
-"""Nats a token that the baseline must gain from a picture or sound before others are blamed for gaining less."""
+DEFAULT_MAX_LOSS = 2.0
+"""Percentage points of accuracy that a modality may lose by default."""
+MIN_TOP1_AGREEMENT = 0.9
+"""A variant must agree with the baseline on at least this share of tokens, in each modality."""
+MIN_MEDIA_GAIN_RATIO = 0.5
+"""A variant still uses a modality if its media contribute at least this share of the baseline's contribution."""
+_MIN_BASELINE_GAIN_NATS = 0.1
+"""If media contribute less than this per token in the baseline, variants are not blamed for a smaller contribution."""
 
-SENSES = {"text": "text", "vision": "image", "image": "image", "hearing": "audio", "audio": "audio", "both": "both"}
-NAMES = {"text": "text", "image": "pictures", "audio": "sounds", "both": "pictures with sounds"}
+MODALITY_OPTIONS = {
+    "text": "text", "vision": "image", "image": "image", "hearing": "audio", "audio": "audio", "both": "both",
+}  # fmt: skip
+MODALITY_NAMES = {"text": "text", "image": "images", "audio": "audio", "both": "images with audio"}
 
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """`memory` in bytes, `speed` in tokens a second, `loss` in points of accuracy by sense."""
+    """What the recommended variant must satisfy. `max_loss` is in percentage points of accuracy by modality."""
 
-    memory: int | None = None
-    speed: float | None = None
-    loss: Mapping[str, float] = field(default_factory=dict)
-
-
-_ANY = Constraints()
+    max_memory_bytes: int | None = None
+    min_tokens_per_second: float | None = None
+    max_loss: Mapping[str, float] = field(default_factory=dict)
 
 
-def losses(text: str) -> dict[str, float]:
-    """`vision=1,text=0.5` as points by sense. Raises `ConfigError`."""
-    found = {}
+_NO_CONSTRAINTS = Constraints()
+
+
+def parse_max_loss(text: str) -> dict[str, float]:
+    """Parses `vision=1,text=0.5` into percentage points by modality. Raises `ConfigError`."""
+    limits = {}
     for item in filter(None, text.split(",")):
         name, _, number = item.partition("=")
         try:
-            found[SENSES[name.strip()]] = float(number)
+            limits[MODALITY_OPTIONS[name.strip()]] = float(number)
         except (KeyError, ValueError):
-            raise ConfigError(f"{item!r} is no limit; write vision=1, text=0.5 or hearing=2", "max-loss") from None
-    return found
+            raise ConfigError(
+                f"{item!r} is not a limit; write for example vision=1, text=0.5 or hearing=2", "max-loss"
+            ) from None
+    return limits
 
 
-def lost(variant: Variant, baseline: Variant, sense: str) -> float | None:
-    """Points of accuracy fewer than the baseline's; where nothing was asked, `None`."""
-    here, there = variant["tasks"].get(sense), baseline["tasks"].get(sense)
-    return None if here is None or there is None else 100 * (there["accuracy"] - here["accuracy"])
+def accuracy_loss(variant: VariantResults, baseline: VariantResults, modality: str) -> float | None:
+    """Returns how many percentage points of accuracy the variant loses, or `None` if nothing was asked."""
+    own, base = variant["tasks"].get(modality), baseline["tasks"].get(modality)
+    return None if own is None or base is None else 100 * (base["accuracy"] - own["accuracy"])
 
 
-def warnings(variant: Variant, baseline: Variant, wanted: Constraints = _ANY) -> list[str]:
-    """What a look at text alone would miss."""
-    found = [
-        f"cannot take {one['share']:.0%} of the questions on {NAMES[sense]}: {one['reason']}"
-        for sense, one in variant["failed"].items()
+def warnings(
+    variant: VariantResults, baseline: VariantResults, constraints: Constraints = _NO_CONSTRAINTS
+) -> list[str]:
+    """Returns the faults that measuring text alone would miss."""
+    failures = [
+        f"fails on {entry['share']:.0%} of the questions on {MODALITY_NAMES[modality]}: {entry['reason']}"
+        for modality, entry in variant["failed"].items()
     ]
-    return found + _senses_lost(variant, baseline, wanted) + _odd_answers(variant, baseline)
+    return failures + _modality_warnings(variant, baseline, constraints) + _answer_warnings(variant, baseline)
 
 
-def _senses_lost(variant: Variant, baseline: Variant, wanted: Constraints) -> list[str]:
+def _modality_warnings(variant: VariantResults, baseline: VariantResults, constraints: Constraints) -> list[str]:
     found = []
     text = variant["fidelity"].get("text")
-    healthy = text is None or text["top1"] >= LEAST_AGREEMENT
-    beside = " though its text is fine" if text is not None and healthy else ""
-    for sense, gone, worse in (("image", "stopped seeing", "sees"), ("audio", "stopped hearing", "hears")):
-        before, now = baseline["looks"].get(sense), variant["looks"].get(sense)
-        looks = before is not None and before["low"] >= _MARGIN and variant is not baseline
-        one = variant["fidelity"].get(sense)
-        if looks and now is None:
-            found += [] if sense in variant["failed"] else [f"has {gone}: it has no projector for it"]
-        elif looks and now["high"] < LOOKING * before["mean"]:
-            told = f"{now['mean']:.2f} nats a token where the baseline's tell {before['mean']:.2f}"
-            found.append(f"has {gone}{beside}: {NAMES[sense]} tell it {told}")
-        elif beside and one is not None and one["top1"] < LEAST_AGREEMENT:
-            found.append(f"{worse} worse{beside}: it says the same on {NAMES[sense]} {one['top1']:.0%} of the time")
-        elif beside and (points := _surely_lost(variant, baseline, sense)) > wanted.loss.get(sense, USUAL_LOSS):
-            found.append(f"{worse} worse{beside}: {points:.1f} points fewer right on {NAMES[sense]}")
+    text_is_good = text is None or text["top1"] >= MIN_TOP1_AGREEMENT
+    although = " although its text is good" if text is not None and text_is_good else ""
+    for modality in ("image", "audio"):
+        name = MODALITY_NAMES[modality]
+        before, now = baseline["looks"].get(modality), variant["looks"].get(modality)
+        is_used = before is not None and before["low"] >= _MIN_BASELINE_GAIN_NATS and variant is not baseline
+        fidelity = variant["fidelity"].get(modality)
+        if is_used and now is None:
+            found += [] if modality in variant["failed"] else [f"cannot process {name}: it has no projector for them"]
+        elif is_used and now["high"] < MIN_MEDIA_GAIN_RATIO * before["mean"]:
+            gains = f"they contribute {now['mean']:.2f} nats per token, {before['mean']:.2f} in the baseline"
+            found.append(f"ignores {name}{although}: {gains}")
+        elif although and fidelity is not None and fidelity["top1"] < MIN_TOP1_AGREEMENT:
+            found.append(f"is worse on {name}{although}: it predicts the same token {fidelity['top1']:.0%} of the time")
+        elif although and (points := _significant_loss(variant, baseline, modality)) > constraints.max_loss.get(
+            modality, DEFAULT_MAX_LOSS
+        ):
+            found.append(f"is worse on {name}{although}: its accuracy is {points:.1f} points lower")
     return found
 
 
-def _surely_lost(variant: Variant, baseline: Variant, sense: str) -> float:
-    """Points of accuracy, 0 where they may be chance."""
-    change = variant["tasks"].get(sense, {}).get("change")
-    return (lost(variant, baseline, sense) or 0.0) if change is not None and change["high"] < 0 else 0.0
+def _significant_loss(variant: VariantResults, baseline: VariantResults, modality: str) -> float:
+    """Returns percentage points of accuracy lost, 0 if they may be chance."""
+    change = variant["tasks"].get(modality, {}).get("change")
+    significant = change is not None and change["high"] < 0
+    return (accuracy_loss(variant, baseline, modality) or 0.0) if significant else 0.0
 
 
-def _odd_answers(variant: Variant, baseline: Variant) -> list[str]:
-    """Shares of answers of a kind that are, beyond chance, so much larger than the baseline's."""
+def _answer_warnings(variant: VariantResults, baseline: VariantResults) -> list[str]:
+    """Reports kinds of answers that are significantly more frequent than in the baseline."""
     found = []
-    kinds = (("no answer at all", "empty", 0.05), ("the same again and again within an answer", "repeats", 0.05))
-    for name, share, margin in (*kinds, ("one and the same answer", "same", 0.25)):
-        for sense, task in variant["tasks"].items():
-            if sense in variant["failed"]:
+    kinds = (
+        ("gives an empty answer", "empty", 0.05),
+        ("repeats itself within an answer", "repeats", 0.05),
+        ("gives one and the same answer", "same", 0.25),
+    )
+    for description, share, margin in kinds:
+        for modality, task in variant["tasks"].items():
+            if modality in variant["failed"]:
                 continue
-            usual = baseline["tasks"].get(sense, task)[share]
+            usual = baseline["tasks"].get(modality, task)[share]
             if wilson(task[share], task["n"])[0] > usual + margin:
-                found.append(f"says {name} to {task[share]:.0%} of questions on {NAMES[sense]}, {usual:.0%} before")
+                name = MODALITY_NAMES[modality]
+                found.append(f"{description} to {task[share]:.0%} of questions on {name} (baseline: {usual:.0%})")
     return found
 
 
-def front(variants: Sequence[Variant]) -> list[str]:
-    """Names of those that no other beats in one of bytes, divergence and speed without being worse in another."""
-    points = {v["name"]: (v["bytes"], worst_divergence(v), -(speed(v) or 0.0)) for v in variants}
+def pareto_front(variants: Sequence[VariantResults]) -> list[str]:
+    """Returns the variants that no other beats in size, divergence or speed without being worse in another."""
+    points = {v["name"]: (v["bytes"], worst_divergence(v), -(decode_speed(v) or 0.0)) for v in variants}
     return [
         name
         for name, own in points.items()
@@ -117,72 +133,81 @@ def front(variants: Sequence[Variant]) -> list[str]:
     ]
 
 
-def worst_divergence(variant: Variant) -> float:
-    return max((one["kl_mean"] for one in variant["fidelity"].values()), default=0.0)
+def worst_divergence(variant: VariantResults) -> float:
+    return max((entry["kl_mean"] for entry in variant["fidelity"].values()), default=0.0)
 
 
-def speed(variant: Variant) -> float | None:
-    found = variant["speed"].get("decode_tokens_per_second")
-    return None if found is None else float(found)
+def decode_speed(variant: VariantResults) -> float | None:
+    """Returns tokens per second of one answer."""
+    speed = variant["speed"].get("decode_tokens_per_second")
+    return None if speed is None else float(speed)
 
 
-def recommend(variants: Sequence[Variant], baseline: Variant, wanted: Constraints) -> dict[str, str | None]:
-    """The smallest that loses no more than allowed and fits: `variant`, its name or `None`, and the `reason`.
+def recommend(
+    variants: Sequence[VariantResults], baseline: VariantResults, constraints: Constraints
+) -> dict[str, str | None]:
+    """Returns the smallest variant that satisfies the constraints: `variant`, its name or `None`, and the `reason`.
 
-    Bytes decide, not speed, which is another with each run; speed only has to suffice.
+    Size decides, not speed, which varies between runs; speed only has to suffice.
     """
-    fitting = [v for v in variants if _fits(v, wanted)]
+    fitting = [v for v in variants if _fits(v, constraints)]
     if not fitting:
         least = min(variants, key=lambda v: v["memory_bytes"] or v["bytes"])
-        return {"variant": None, "reason": f"no variant fits: {least['name']} takes the least, {told(least, baseline)}"}
-    sound = [v for v in fitting if _keeps(v, baseline, wanted) and not v["warnings"]]
-    if not sound:
+        tradeoff = describe_tradeoff(least, baseline)
+        return {
+            "variant": None,
+            "reason": f"no variant satisfies the limits: {least['name']} needs the least memory, {tradeoff}",
+        }
+    good = [v for v in fitting if _is_good(v, baseline, constraints) and not v["warnings"]]
+    if not good:
         best = min(fitting, key=lambda v: (len(v["warnings"]), worst_divergence(v)))
-        reason = f"{best['name']}, though it loses more than allowed; no other that fits loses less: "
-        return {"variant": best["name"], "reason": reason + told(best, baseline)}
-    best = min(sound, key=lambda v: v["bytes"])
+        reason = f"{best['name']}, although it loses more than allowed; no other variant that fits loses less: "
+        return {"variant": best["name"], "reason": reason + describe_tradeoff(best, baseline)}
+    best = min(good, key=lambda v: v["bytes"])
     if len(variants) == 1:
-        return {"variant": best["name"], "reason": f"{best['name']}; there is no other to compare it with"}
-    return {"variant": best["name"], "reason": f"{best['name']}: {told(best, baseline)}"}
+        return {"variant": best["name"], "reason": f"{best['name']}; there is no other variant to compare it with"}
+    return {"variant": best["name"], "reason": f"{best['name']}: {describe_tradeoff(best, baseline)}"}
 
 
-def _fits(variant: Variant, wanted: Constraints) -> bool:
-    memory, rate = variant["memory_bytes"] or variant["bytes"], speed(variant)
-    if wanted.memory is not None and memory > wanted.memory:
+def _fits(variant: VariantResults, constraints: Constraints) -> bool:
+    memory_bytes, speed = variant["memory_bytes"] or variant["bytes"], decode_speed(variant)
+    if constraints.max_memory_bytes is not None and memory_bytes > constraints.max_memory_bytes:
         return False
-    return wanted.speed is None or (rate is not None and rate >= wanted.speed)
+    required = constraints.min_tokens_per_second
+    return required is None or (speed is not None and speed >= required)
 
 
-def _keeps(variant: Variant, baseline: Variant, wanted: Constraints) -> bool:
-    for sense in baseline["fidelity"] | baseline["tasks"]:
-        points = lost(variant, baseline, sense)
-        if points is not None and points > wanted.loss.get(sense, USUAL_LOSS):
+def _is_good(variant: VariantResults, baseline: VariantResults, constraints: Constraints) -> bool:
+    for modality in baseline["fidelity"] | baseline["tasks"]:
+        points = accuracy_loss(variant, baseline, modality)
+        if points is not None and points > constraints.max_loss.get(modality, DEFAULT_MAX_LOSS):
             return False
-        fidelity = variant["fidelity"].get(sense)
-        if fidelity is not None and fidelity["top1"] < LEAST_AGREEMENT:
+        fidelity = variant["fidelity"].get(modality)
+        if fidelity is not None and fidelity["top1"] < MIN_TOP1_AGREEMENT:
             return False
     return True
 
 
-def told(variant: Variant, baseline: Variant) -> str:
-    """What a variant costs and gains beside the baseline, as part of a sentence."""
+def describe_tradeoff(variant: VariantResults, baseline: VariantResults) -> str:
+    """Describes what a variant costs and gains compared with the baseline, as part of a sentence."""
     if variant["name"] == baseline["name"]:
-        return "the baseline itself, which nothing smaller comes close enough to"
-    parts = [f"{variant['bytes'] / baseline['bytes']:.0%} of the bytes"]
-    now, before = speed(variant), speed(baseline)
-    if now and before:
-        parts.append(f"{now / before:.1f} times the speed")
-    noise = []
-    for sense, task in variant["tasks"].items():
-        points, change = lost(variant, baseline, sense), task.get("change")
+        return "the baseline itself, because no smaller variant comes close enough"
+    parts = [f"{variant['bytes'] / baseline['bytes']:.0%} of the size"]
+    speed, base_speed = decode_speed(variant), decode_speed(baseline)
+    if speed and base_speed:
+        parts.append(f"{speed / base_speed:.1f} times the speed")
+    insignificant = []
+    for modality, task in variant["tasks"].items():
+        points, change = accuracy_loss(variant, baseline, modality), task.get("change")
         if points is None or change is None:
             continue
+        name = MODALITY_NAMES[modality]
         if change["low"] <= 0 <= change["high"]:
-            noise.append(NAMES[sense])
+            insignificant.append(name)
         else:
-            parts.append(f"{abs(points):.1f} points {'lost' if points > 0 else 'gained'} on {NAMES[sense]}")
-    parts += [f"within the noise on {', '.join(noise)}"] if noise else []
+            parts.append(f"accuracy on {name} {abs(points):.1f} points {'lower' if points > 0 else 'higher'}")
+    parts += [f"no significant change on {', '.join(insignificant)}"] if insignificant else []
     if not variant["tasks"] and variant["fidelity"]:
-        agreement = min(one["top1"] for one in variant["fidelity"].values())
+        agreement = min(entry["top1"] for entry in variant["fidelity"].values())
         parts.append(f"the same token {agreement:.1%} of the time")
     return ", ".join(parts)

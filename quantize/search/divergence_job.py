@@ -19,7 +19,7 @@ from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import Arrays, Report
 from ...runtime.types.messages import Audio, Image
 from ..calibrate import imatrix, samples
-from ..calibrate.reader import Reader, Unit
+from ..calibrate.sample_reader import Reader, Unit
 from ..jobs import DivergenceJob
 from ..variants.gptq import round_anew
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..calibrate import run
+from ..calibrate import calibration
 from ..variants import plan
-from . import search
+from . import mixture
 
 
 def measure(
@@ -20,8 +20,8 @@ def measure(
     Writes the model once for each; what has been measured is kept. Raises `GalagoError`.
     """
     source = plan.open_source(str(model))
-    data = run.data(source, projector, [path for path in files if path.suffix in (".zip", ".txt", ".md")])
-    found = search.alone(data, lambda done, total, name: tell(f"sensitivity of {name}", done / total))
+    data = calibration.data(source, projector, [path for path in files if path.suffix in (".zip", ".txt", ".md")])
+    found = mixture.alone(data, lambda done, total, name: tell(f"sensitivity of {name}", done / total))
     sizes = {tensor.name: tensor for tensor in source.tensors}
     return [
         {"tensor": name, "type": kind, "bytes": plan.nbytes(sizes[name], kind), "kl": kl} for name, kind, kl in found

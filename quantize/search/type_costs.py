@@ -14,7 +14,7 @@ from ...models.gguf.header import TensorInfo
 from ..variants import plan
 from ..variants.plan import Source
 from ..variants.schemes import BLOCKS, TYPE_NUMBERS
-from .measure import Measure, Progress, mean
+from .divergence import Measure, Progress, mean
 
 WIDE = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 NARROW = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")

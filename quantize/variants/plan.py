@@ -31,7 +31,7 @@ from ...models.registry.pairing import check_parts, parts_beside
 from ...models.registry.resolve import builtin_folder, resolve
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
-from ..calibrate.imatrix import Matrix
+from ..calibrate.imatrix import ImportanceMatrix
 from ..jobs import QuantizationJob
 from .schemes import BLOCKS, TYPE_NUMBERS, Scheme
 
@@ -89,7 +89,7 @@ class Recipe:
 
     scheme: Scheme
     types: Mapping[str, str] = field(default_factory=dict)
-    matrix: Matrix | None = None
+    matrix: ImportanceMatrix | None = None
     anew: bool = False
     about: Mapping[str, str | int] = field(default_factory=dict)
     """More metadata for the file."""
@@ -218,7 +218,7 @@ def _is_matrix(tensor: TensorInfo) -> bool:
     return len(_dims(tensor)) >= 2 and tensor.name.endswith("weight")
 
 
-def _check_matrix(source: Source, matrix: Matrix) -> None:
+def _check_matrix(source: Source, matrix: ImportanceMatrix) -> None:
     """llama.cpp refuses some of this halfway through, and passes over the rest."""
     tensors = {tensor.name: tensor for tensor in source.tensors}
     known = [name for name in matrix.entries if name in tensors]
@@ -311,7 +311,7 @@ def _quantize(source: Source, recipe: Recipe, target: Path, dry_run: bool, progr
     arrays: dict[str, NDArray[np.float32]] = {}
     if recipe.matrix is not None:
         arrays = recipe.matrix.arrays() if recipe.anew and not dry_run else recipe.matrix.means()
-    module = "galago.quantize.variants.job"
+    module = "galago.quantize.variants.quantize_job"
     return dict(run_job(module, job, source.path.name, arrays, lambda report: progress(*report)))
 
 

@@ -10,8 +10,8 @@ import typer
 from .ui import options, progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibrate.imatrix import Matrix
-    from ...quantize.calibrate.run import Data
+    from ...quantize.calibrate.calibration import Data
+    from ...quantize.calibrate.imatrix import ImportanceMatrix
 
 
 def calibrate(
@@ -31,13 +31,13 @@ def calibrate(
     as_json: report.Json = False,
 ) -> None:
     """Measure what matters to a model's weights, from what it reads, sees and hears."""
-    from ...quantize.calibrate import imatrix, run
+    from ...quantize.calibrate import calibration, imatrix
     from ...quantize.variants import plan
 
     source = plan.open_source(model)
     plan.check_target(source, output, force)
     eyes = mmproj or plan.projector_of(model)
-    wanted = run.data(source, eyes, data or [], chunk, chunks)
+    wanted = calibration.data(source, eyes, data or [], chunk, chunks)
     part = output.with_name(f"{output.name}.part")
     matrix = collect(wanted, part)
     imatrix.write(output, matrix)
@@ -49,14 +49,14 @@ def calibrate(
         print("\n".join(_lines(matrix, output)))
 
 
-def collect(wanted: Data, part: Path) -> Matrix:
-    from ...quantize.calibrate import run
+def collect(wanted: Data, part: Path) -> ImportanceMatrix:
+    from ...quantize.calibrate import calibration
 
     with progress.bar("calibrating", 1.0) as show:
-        return run.collect(wanted, part, lambda done, count: show(done / count, f"{done} of {count}"))
+        return calibration.collect(wanted, part, lambda done, count: show(done / count, f"{done} of {count}"))
 
 
-def _lines(matrix: Matrix, output: Path) -> list[str]:
+def _lines(matrix: ImportanceMatrix, output: Path) -> list[str]:
     rows = [int(entry.counts.max()) for entry in matrix.entries.values()]
     lines = [f"{output}: {len(rows)} weights, of {', '.join(map(report.printable, matrix.datasets)) or 'unnamed'}",
              f"  {matrix.chunks} stretches and chats, {max(rows)} rows"]  # fmt: skip

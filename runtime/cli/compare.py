@@ -1,4 +1,4 @@
-"""`galago compare`: what changed from one evaluation to another."""
+"""`galago compare`: shows what changed between two evaluations."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from .ui import report
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="results that galago evaluate --json wrote", metavar="A.json")],
-    after: Annotated[Path, typer.Argument(help="others, of the same variants", metavar="B.json")],
+    before: Annotated[Path, typer.Argument(help="results of galago evaluate --json", metavar="A.json")],
+    after: Annotated[Path, typer.Argument(help="results of the same variants to compare with", metavar="B.json")],
     as_json: report.Json = False,
 ) -> None:
-    """Tell what changed from evaluation A to B, variant by variant: of two devices, two builds, or before and after a
-    change. What is larger than chance is marked with an exclamation mark."""
+    """Show what changed from evaluation A to evaluation B, for each variant: between two devices, two builds, or
+    before and after a change. Statistically significant changes are marked with an exclamation mark."""
     from ...quantize.evaluate.report import comparison
 
-    found = comparison.compare(comparison.read(before), comparison.read(after))
+    compared = comparison.compare(comparison.read(before), comparison.read(after))
     if as_json:
-        report.emit_json(found)
+        report.emit_json(compared)
         return
-    table = comparison.table(found)
+    table = comparison.table(compared)
     if table.rows:
         print(report.table(table.columns, table.rows))
-    for name in found["only_before"]:
-        print(f"only before: {name}")
-    for name in found["only_after"]:
-        print(f"only after: {name}")
-    print("\n".join(found["notes"]))
+    for name in compared["only_before"]:
+        print(f"only in {before.name}: {name}")
+    for name in compared["only_after"]:
+        print(f"only in {after.name}: {name}")
+    print("\n".join(compared["notes"]))

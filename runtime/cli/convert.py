@@ -1,4 +1,4 @@
-"""`galago convert`: from a Hugging Face checkpoint to a GGUF file."""
+"""`galago convert`: converts a Hugging Face checkpoint to a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,85 +15,101 @@ from ...models.errors import ConfigError
 from .ui import report
 
 if TYPE_CHECKING:
-    from ...quantize.convert.convert import Converted
+    from ...quantize.convert.conversion import ConversionResult
+    from ...quantize.convert.selftest import SelftestResult
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="folder of a model, or of a PEFT LoRA adapter, in safetensors")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="folder of a checkpoint, or of a PEFT LoRA adapter, with safetensors files")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="GGUF file to write", metavar="FILE")],
-    kind: Annotated[Literal["f16", "bf16", "f32"], typer.Option("--type", help="how matrices are stored")] = "f16",
-    check: Annotated[bool, typer.Option("--check", help="compare what it computes with transformers")] = False,
+    kind: Annotated[Literal["f16", "bf16", "f32"], typer.Option("--type", help="number format of matrices")] = "f16",
+    check: Annotated[
+        bool, typer.Option("--check", help="compare the converted model's outputs with those of transformers")
+    ] = False,
     base: Annotated[
         Path | None, typer.Option(help="folder with the config.json of an adapter's model", metavar="DIR")
     ] = None,
     converter: Annotated[
-        Path | None, typer.Option(help="llama.cpp's sources, whose converter does it, for other models", metavar="DIR")
+        Path | None,
+        typer.Option(help="folder of llama.cpp's sources: convert with llama.cpp's own converter", metavar="DIR"),
     ] = None,
-    mmproj: Annotated[bool, typer.Option("--mmproj", help="the model's projector, by --converter")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace the file where it exists")] = False,
+    mmproj: Annotated[
+        bool, typer.Option("--mmproj", help="convert the model's projector (only with --converter)")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace FILE if it exists")] = False,
     as_json: report.Json = False,
 ) -> None:
-    """Convert a Hugging Face checkpoint to GGUF. Other types: galago quantize, afterwards."""
-    from ...quantize.convert.convert import convert as convert_model
+    """Convert a Hugging Face checkpoint to GGUF. To quantize the result, use galago quantize."""
+    from ...quantize.convert.conversion import convert_checkpoint
+    from ...quantize.convert.gguf_writer import FloatType
+    from ...quantize.convert.llamacpp_converter import convert_with_llamacpp
     from ...quantize.convert.lora import convert_adapter, is_adapter
-    from ...quantize.convert.upstream import convert_with
-    from ...quantize.convert.writing import Type
 
-    stored, show = Type[kind.upper()], _progress()
-    own = converter is None and not is_adapter(checkpoint)
-    for option, given, fits in (("check", check, own), ("mmproj", mmproj, converter), ("base", base, not own)):
-        if given and not fits:
-            raise ConfigError(f"--{option} does not go with this conversion; see galago convert --help", option)
+    float_type, progress = FloatType[kind.upper()], _progress_line()
+    is_model = converter is None and not is_adapter(checkpoint)
+    for option, given, allowed in (
+        ("check", check, is_model),
+        ("mmproj", mmproj, converter is not None),
+        ("base", base, not is_model),
+    ):
+        if given and not allowed:
+            raise ConfigError(f"--{option} cannot be used for this conversion; see galago convert --help", option)
     if converter is not None:
-        made = convert_with(converter, checkpoint, base, output, stored, force, mmproj, show)
-    elif own:
-        made = convert_model(checkpoint, output, stored, force, check, show)
+        result = convert_with_llamacpp(converter, checkpoint, base, output, float_type, force, mmproj, progress)
+    elif is_model:
+        result = convert_checkpoint(checkpoint, output, float_type, force, check, progress)
     else:
-        made = convert_adapter(checkpoint, base, output, stored, force, show)
+        result = convert_adapter(checkpoint, base, output, float_type, force, progress)
     if as_json:
-        report.emit_json(_as_json(made))
+        report.emit_json(_as_json(result))
         return
-    for note in made.notes:
+    for note in result.notes:
         print(f"galago: {report.printable(note)}", file=sys.stderr)
-    told = _told(made) if own else "its header is sound"
-    print(f"{output}: {made.architecture}, {made.tensors} tensors, {units.size(made.size)}; {told}")
+    size = units.size(result.size)
+    print(f"{output}: {result.architecture}, {result.tensors} tensors, {size}")
+    print("\n".join(_selftest_lines(result.selftest) if is_model else ["  the file's header is valid"]))
 
 
-def _told(made: Converted) -> str:
-    tried = made.tried
-    said = "it loads and computes"
-    if tried.texts:
-        same = tried.texts - len(tried.other)
-        said += f", and reads {same} of {tried.texts} texts as the tokenizers library does"
-    if tried.off is not None:
-        said += f"; at most {tried.off:.2g} off transformers, whose numbers spread by {tried.spread:.2g}"
-    return said
+def _selftest_lines(selftest: SelftestResult) -> list[str]:
+    lines = ["  loads and computes"]
+    if selftest.texts:
+        same = selftest.texts - len(selftest.mismatches)
+        lines.append(f"  tokenizes {same} of {selftest.texts} texts exactly as the original tokenizer")
+    if selftest.largest_difference is not None:
+        lines.append(
+            f"  differs from transformers by at most {selftest.largest_difference:.2g} "
+            f"(standard deviation of its outputs: {selftest.reference_std:.2g})"
+        )
+    return lines
 
 
-def _as_json(made: Converted) -> dict[str, object]:
-    tried = made.tried
+def _as_json(result: ConversionResult) -> dict[str, object]:
+    selftest = result.selftest
     return {
-        "path": made.path,
-        "architecture": made.architecture,
-        "tensors": made.tensors,
-        "size": made.size,
-        "notes": list(made.notes),
-        "texts": tried.texts,
-        "texts_read_otherwise": [text for _, text in tried.other],
-        "largest_difference": tried.off,
-        "spread": tried.spread,
+        "path": result.path,
+        "architecture": result.architecture,
+        "tensors": result.tensors,
+        "size": result.size,
+        "notes": list(result.notes),
+        "texts": selftest.texts,
+        "texts_read_otherwise": [text for _, text in selftest.mismatches],
+        "largest_difference": selftest.largest_difference,
+        "spread": selftest.reference_std,
     }
 
 
-def _progress() -> Callable[[str, float], None]:
-    """One line on the terminal that changes; nothing where there is none."""
-    begin, shown = time.monotonic(), [0.0]
+def _progress_line() -> Callable[[str, float], None]:
+    """Returns a function that updates one line on a terminal, and does nothing elsewhere."""
+    begin, last_update = time.monotonic(), [0.0]
 
-    def show(what: str, share: float) -> None:
+    def show(step: str, fraction: float) -> None:
         now = time.monotonic()
-        if sys.stderr.isatty() and now - begin > 0.3 and (share >= 1 or now - shown[0] > 0.1):
-            shown[0] = now
-            sys.stderr.write("\r\x1b[K" + ("" if what == "trying" and share >= 1 else f"{what} {share:4.0%}"))
+        if sys.stderr.isatty() and now - begin > 0.3 and (fraction >= 1 or now - last_update[0] > 0.1):
+            last_update[0] = now
+            finished = step == "testing" and fraction >= 1
+            sys.stderr.write("\r\x1b[K" + ("" if finished else f"{step} {fraction:4.0%}"))
             sys.stderr.flush()
 
     return show

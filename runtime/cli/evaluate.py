@@ -1,4 +1,4 @@
-"""`galago evaluate`: which variant of a model to run on this machine, by what is lost and what is gained."""
+"""`galago evaluate`: measures variants of a model and recommends one for this machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from .ui.report import table
 if TYPE_CHECKING:
     from ...quantize.evaluate.evaluation import EvaluationPlan
 
-QUICK = 12
-"""Questions of each group that a quick evaluation asks."""
+QUICK_QUESTIONS = 12
+"""Questions of each group with --quick."""
+
+_NOTICE_SECONDS = 30.0
 
 _Variants = Annotated[
     str, typer.Option(help="text models to compare: schemes such as Q4_K_M, or files", metavar="NAME,...")
@@ -28,78 +30,96 @@ _Projectors = Annotated[
 ]
 
 
+_Text = Annotated[
+    list[Path] | None, typer.Option(help="text file to measure perplexity on; may be repeated", metavar="FILE")
+]
+_Tasks = Annotated[
+    list[Path] | None,
+    typer.Option(help="question set: .zip, .jsonl or folder  [default: the built-in model's]", metavar="PATH"),
+]
+_Quick = Annotated[bool, typer.Option("--quick", help="use only a few questions of each group")]
+_Sensitivity = Annotated[
+    bool, typer.Option("--sensitivity", help="also quantize each tensor alone and measure the KL divergence (slow)")
+]
+_MaxMemory = Annotated[str | None, typer.Option(help="do not recommend variants that need more memory", metavar="SIZE")]
+_MinSpeed = Annotated[
+    float | None, typer.Option(help="do not recommend variants that generate fewer tokens per second", metavar="N")
+]
+_MaxLoss = Annotated[
+    str, typer.Option(help="percentage points of accuracy that may be lost  [default: 2]", metavar="vision=1,...")
+]
+_JSONFile = Annotated[
+    Path | None, typer.Option("--json", help="write the results as JSON; - prints them", metavar="FILE")
+]
+_HTML = Annotated[Path | None, typer.Option(help="write an HTML report with plots", metavar="FILE")]
+_Markdown = Annotated[Path | None, typer.Option(help="write the tables as Markdown", metavar="FILE")]
+
+
 def evaluate(
     model: options.ModelArgument,
     mmproj: options.ProjectorOption = None,
     variants: _Variants = "",
     projectors: _Projectors = "",
-    text: Annotated[list[Path] | None, typer.Option(help="a text to compare on, or more", metavar="FILE")] = None,
-    tasks: Annotated[
-        list[Path] | None, typer.Option(help="questions  [default: the built-in world's]", metavar="PATH")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="a small part of the questions")] = False,
-    sensitivity: Annotated[
-        bool, typer.Option("--sensitivity", help="also what each tensor loses alone; writes the model once for each")
-    ] = False,
-    max_memory: Annotated[str | None, typer.Option(help="recommend none that takes more", metavar="SIZE")] = None,
-    min_speed: Annotated[
-        float | None, typer.Option(help="recommend none that makes fewer tokens a second", metavar="N")
-    ] = None,
-    max_loss: Annotated[
-        str, typer.Option(help="points of accuracy that may be lost by sense", metavar="vision=1,...")
-    ] = "",
+    text: _Text = None,
+    tasks: _Tasks = None,
+    quick: _Quick = False,
+    sensitivity: _Sensitivity = False,
+    max_memory: _MaxMemory = None,
+    min_speed: _MinSpeed = None,
+    max_loss: _MaxLoss = "",
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = -1,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="write the results as JSON; - prints them", metavar="FILE")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="write a report to look at", metavar="FILE")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="write the table as Markdown", metavar="FILE")] = None,
+    json_file: _JSONFile = None,
+    html: _HTML = None,
+    markdown: _Markdown = None,
 ) -> None:
-    """Measure variants of a model in every sense it has: how true they are to the largest, what they get right, what
-    they cost here, and which to take. What has been measured is kept, and a run that was ended goes on."""
+    """Compare variants of a model with the largest one, and recommend one for this machine.
+
+    Measures KL divergence, accuracy on questions about text, images and audio, memory, speed and energy. Measurements
+    are saved: run the same command again to resume an interrupted evaluation.
+    """
     from ...models.device import memory_size, this_machine
     from ...models.paths import cache_folder
     from ...models.registry.resolve import builtin_folder
-    from ...quantize.evaluate.combinations import grid
     from ...quantize.evaluate.evaluation import EvaluationPlan
-    from ...quantize.evaluate.passages import gather
-    from ...quantize.evaluate.verdict import Constraints, losses
+    from ...quantize.evaluate.passages import collect_passages
+    from ...quantize.evaluate.variant_grid import variant_grid
+    from ...quantize.evaluate.verdict import Constraints, parse_max_loss
 
-    memory = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
+    memory_bytes = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
     _check_targets(json_file, html, markdown)
     questions = tasks or [builtin_folder() / "heldout.zip"]
-    gather(questions, text or [], most=1)  # before variants are made: whether all can be read
-    folder, tell = cache_folder() / "evaluations", _progress()
+    collect_passages(questions, text or [], limit=1)  # fails early if a file cannot be read
+    folder, progress = cache_folder() / "evaluations", _progress_line()
     plan = EvaluationPlan(
-        wanted=Constraints(memory, min_speed, losses(max_loss)),
-        combinations=grid(model, mmproj, _names(variants), _names(projectors), folder / "variants", tell),
+        variants=variant_grid(model, mmproj, _split(variants), _split(projectors), folder / "variants", progress),
         questions=questions,
         folder=folder,
         texts=text or [],
-        most=QUICK if quick else 1_000_000,
+        limit=QUICK_QUESTIONS if quick else 1_000_000,
         rounds=2 if quick else 3,
         threads=threads,
         gpu_layers=gpu_layers,
+        constraints=Constraints(memory_bytes, min_speed, parse_max_loss(max_loss)),
     )
     try:
-        results = _measured(plan, sensitivity, tell)
+        results = _evaluate(plan, sensitivity, progress)
     except KeyboardInterrupt:
-        print("\ngalago: ended; the same command goes on from here", file=sys.stderr)
+        print("\ngalago: interrupted; run the same command again to resume", file=sys.stderr)
         raise
     _write(plan, results, json_file, html, markdown)
 
 
-def _measured(plan: EvaluationPlan, sensitivity: bool, tell: Callable[[str, float], None]) -> dict[str, Any]:
-    from ...quantize.evaluate import evaluation, history
+def _evaluate(plan: EvaluationPlan, sensitivity: bool, progress: Callable[[str, float], None]) -> dict[str, Any]:
+    from ...quantize.evaluate import evaluation, saved_results
     from ...quantize.search.sensitivity import measure
 
-    results = evaluation.evaluate(plan, tell)
+    results = evaluation.evaluate(plan, progress)
     if sensitivity:
-        base = plan.combinations[0]
+        base = plan.variants[0]
         projector = base.projector.path if base.projector else None
-        results["sensitivity"] = measure(base.model.path, projector, [*plan.questions, *plan.texts], tell)
-    history.keep(results)
+        results["sensitivity"] = measure(base.model.path, projector, [*plan.questions, *plan.texts], progress)
+    saved_results.save(results)
     return results
 
 
@@ -111,28 +131,28 @@ def _write(
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if html is not None:
-        html.write_text(page.render(results, plan.asked), encoding="utf-8")
+        html.write_text(page.render(results, plan.selected_questions), encoding="utf-8")
     if markdown is not None:
         markdown.write_text(tables.markdown(results), encoding="utf-8")
     if str(json_file) == "-":
         print(json.dumps(results, indent=1))
     else:
-        _show(results)
+        _print(results)
 
 
-def _show(results: dict[str, Any]) -> None:
+def _print(results: dict[str, Any]) -> None:
     from ...quantize.evaluate import questions
     from ...quantize.evaluate.report import tables
 
     if len(results["variants"]) == 1:
-        print(questions.table(results["variants"][0]["groups"]), end="\n\n")
+        print(questions.format_scores(results["variants"][0]["groups"]), end="\n\n")
     overview = tables.overview(results)
     print(table(overview.columns, overview.rows))
     print("\n".join(tables.notes(results)))
 
 
 def _check_targets(*files: Path | None) -> None:
-    """Before minutes of work: whether what they come to can be written. Raises `ConfigError`."""
+    """Checks before minutes of work whether the results can be written. Raises `ConfigError`."""
     from ...models.errors import ConfigError
 
     for file in files:
@@ -140,24 +160,24 @@ def _check_targets(*files: Path | None) -> None:
             if not file.absolute().parent.is_dir():
                 raise ConfigError(f"there is no folder {file.parent} for {file.name}", "output")
             if file.is_dir():
-                raise ConfigError(f"{file} is a folder", "output")
+                raise ConfigError(f"{file} is a folder; give a file name", "output")
 
 
-def _names(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _progress() -> Callable[[str, float], None]:
-    """On a terminal one line that changes; elsewhere a line now and then."""
-    last = [0.0]
+def _progress_line() -> Callable[[str, float], None]:
+    """Returns a function that updates one line on a terminal, and elsewhere prints a line every 30 seconds."""
+    last_notice = [0.0]
 
-    def tell(line: str, share: float) -> None:
+    def show(line: str, fraction: float) -> None:
         now = time.monotonic()
         if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K" + ("" if share >= 1 else line))
+            sys.stderr.write("\r\x1b[K" + ("" if fraction >= 1 else line))
             sys.stderr.flush()
-        elif now - last[0] >= 30:
-            last[0] = now
+        elif now - last_notice[0] >= _NOTICE_SECONDS:
+            last_notice[0] = now
             print(f"galago: {line}", file=sys.stderr)
 
-    return tell
+    return show

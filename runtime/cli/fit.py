@@ -72,7 +72,7 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     from ...models.capacity.memory import choose, unknown
     from ...models.gguf.reader import read_header
     from ...models.registry.resolve import resolve
-    from ...quantize.evaluate import history as kept
+    from ...quantize.evaluate import saved_results
     from ..config import DEFAULT_SLOTS
     from ..inference.footprint import footprint_function
     from ..pool.budget import default_context, trained_context
@@ -95,14 +95,14 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
     speed, guess = _speed(files, chosen, placement, config, anew)
     guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
-    evaluated = kept.find(files.weights, files.projector)
+    evaluated = saved_results.find_latest(files.weights, files.projector)
     if as_json:
         figures = _figures(files, chosen, largest, memory, placement, speed, guesses)
         print(json.dumps(figures | {"evaluated": evaluated}, indent=1))
     else:
         print(_report(files, chosen, largest, memory, speed))
         if evaluated is not None:
-            print(f"  {kept.told(evaluated)}")
+            print(f"  {saved_results.describe(evaluated)}")
         for line in (*placement.warnings, *guesses):
             print(f"galago: {line}", file=sys.stderr)
     return 0

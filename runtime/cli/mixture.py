@@ -10,10 +10,10 @@ from .calibrate import collect
 from .ui import progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibrate.run import Data
+    from ...quantize.calibrate.calibration import Data
+    from ...quantize.search.divergence import Units
     from ...quantize.search.latency import Pace
-    from ...quantize.search.measure import Units
-    from ...quantize.search.search import Found
+    from ...quantize.search.mixture import Found
     from ...quantize.variants.plan import Source
 
 _NO_LIMIT = 1 << 60
@@ -33,19 +33,19 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
     """Of what is read, three stretches or chats of four calibrate, and variants are compared on the fourth."""
     from ...models.device import memory_size
     from ...models.errors import ConfigError
-    from ...quantize.calibrate import run
-    from ...quantize.search import measure, search
+    from ...quantize.calibrate import calibration
+    from ...quantize.search import divergence, mixture
 
     if without:
         raise ConfigError("a mixture needs calibration; leave out --no-calibration", "calibration")
     _check(source, data, wish, effort)
-    limit = None if data.files else 2 * run.BUILTIN_UNITS
-    data = replace(data, every=measure.EVERY, products=True, limit=limit)
+    limit = None if data.files else 2 * calibration.BUILTIN_UNITS
+    data = replace(data, every=divergence.EVERY, products=True, limit=limit)
     matrix = collect(data, part)
     most = memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
-    room = search.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
+    room = mixture.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
     with progress.bar("searching", 1.0) as show:
-        return search.search(data, matrix, room, effort, lambda i, n, name: show(i / n, f"{name}, {i} of {n}"), source)
+        return mixture.search(data, matrix, room, effort, lambda i, n, name: show(i / n, f"{name}, {i} of {n}"), source)
 
 
 def _pace(source: Source, wanted: float | None) -> Pace | None:
@@ -59,9 +59,9 @@ def _pace(source: Source, wanted: float | None) -> Pace | None:
 
 def _check(source: Source, data: Data, wish: Wish, effort: str) -> None:
     from ...models.errors import ConfigError
-    from ...quantize.search import latency, search
+    from ...quantize.search import latency, mixture
 
-    search.check(effort)
+    mixture.check(effort)
     if wish.speed is not None:
         latency.check(wish.speed)
     if not source.header.is_projector:
@@ -90,7 +90,7 @@ def lines(found: Found) -> list[str]:
 
 
 def _nats(units: Units) -> str:
-    from ...quantize.search.measure import by_kind, mean
+    from ...quantize.search.divergence import by_kind, mean
 
     kinds = by_kind(units)
     each = ", ".join(f"{kind} {nats:.5f}" for kind, nats in kinds.items())
@@ -98,7 +98,7 @@ def _nats(units: Units) -> str:
 
 
 def as_json(found: Found) -> dict[str, Any]:
-    from ...quantize.search.measure import by_kind
+    from ...quantize.search.divergence import by_kind
 
     stock = {"scheme": found.stock, "measured": by_kind(found.stock_measured)} if found.stock else None
     return {

@@ -27,7 +27,7 @@ def pull(
     """Download a model, or go on with a download; only files that match the published digests are kept."""
     from ...models.hub import pull as puller
     from ...models.registry.name import parse
-    from ...quantize.evaluate import history
+    from ...quantize.evaluate import saved_results
 
     ref = parse(model)
     plan = puller.plan(ref)
@@ -40,8 +40,8 @@ def pull(
     else:
         what = "here already" if not plan.missing else "verified and installed"
         print(f"{ref} is {what}: galago run {ref} 'Hello'")
-        if evaluated := history.find(installed.weights[0], installed.projector):
-            print(history.told(evaluated))
+        if evaluated := saved_results.find_latest(installed.weights[0], installed.projector):
+            print(saved_results.describe(evaluated))
 
 
 def _told(plan: PullPlan) -> str:

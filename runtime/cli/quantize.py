@@ -13,8 +13,8 @@ from .calibrate import collect
 from .ui import options, progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibrate.imatrix import Matrix
-    from ...quantize.calibrate.run import Data
+    from ...quantize.calibrate.calibration import Data
+    from ...quantize.calibrate.imatrix import ImportanceMatrix
     from ...quantize.variants.plan import Source, VariantPlan
     from ...quantize.variants.schemes import Scheme
 
@@ -101,7 +101,7 @@ def _wanted(scheme: str | None, budgets: list[str | float | None], speed: float 
 def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Path]) -> Data:
     """What is read, and by which model."""
     from ...models.errors import ConfigError
-    from ...quantize.calibrate import run as calibration
+    from ...quantize.calibrate import calibration as calibration
     from ...quantize.variants import plan as variant
 
     if not source.header.is_projector:
@@ -113,7 +113,7 @@ def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Pat
     return calibration.data(variant.open_source(reader), source.path, files)
 
 
-def _matrix(source: Source, scheme: Scheme, data: Data, without: bool, part: Path) -> Matrix | None:
+def _matrix(source: Source, scheme: Scheme, data: Data, without: bool, part: Path) -> ImportanceMatrix | None:
     """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
     from ...models.errors import ConfigError
 
@@ -161,7 +161,7 @@ def _notes(plan: VariantPlan) -> list[tuple[list[str], str]]:
     return notes
 
 
-def _calibrated(matrix: Matrix | None) -> str:
+def _calibrated(matrix: ImportanceMatrix | None) -> str:
     if matrix is None:
         return "none"
     names = ", ".join(map(report.printable, matrix.datasets)) or "unnamed"

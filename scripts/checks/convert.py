@@ -28,11 +28,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from galago.models.errors import GalagoError
 from galago.quantize.convert import selftest
-from galago.quantize.convert.convert import convert
+from galago.quantize.convert.conversion import convert_checkpoint
+from galago.quantize.convert.gguf_writer import FloatType
 from galago.quantize.convert.lora import convert_adapter
 from galago.quantize.convert.pretokenizers import _LLAMA3, _QWEN2, _TEKKEN
-from galago.quantize.convert.probes import OTHERS, WORDS
-from galago.quantize.convert.writing import Type
+from galago.quantize.convert.probe_texts import OTHERS, WORDS
+from galago.quantize.progress import no_progress
 
 TEXTS = 1000
 SIZES = {
@@ -244,12 +245,12 @@ def check_lora() -> bool:
                 if "lora_B" in name:
                     weights.data.copy_(0.1 * torch.randn_like(weights))
             model.save_pretrained(lora)
-        made = convert(folder, Path(place) / "made.gguf", Type.F32, False, False, lambda _what, _share: None)
-        adapter = convert_adapter(lora, folder, Path(place) / "lora.gguf", Type.F32, False, lambda _what, _share: None)
-        tried = selftest.try_out(made.path, folder, 1536, True, adapter.path, lora)
-    assert tried.off is not None
-    print(f"{'LoRA on llama 3':<42} off by {tried.off:.1e} (spread {tried.spread:.2f})")
-    return tried.off < 0.01
+        made = convert_checkpoint(folder, Path(place) / "made.gguf", FloatType.F32, False, False, no_progress)
+        adapter = convert_adapter(lora, folder, Path(place) / "lora.gguf", FloatType.F32, False, no_progress)
+        result = selftest.run_selftest(made.path, folder, 1536, True, adapter.path, lora)
+    assert result.largest_difference is not None
+    print(f"{'LoRA on llama 3':<42} off by {result.largest_difference:.1e} (spread {result.reference_std:.2f})")
+    return result.largest_difference < 0.01
 
 
 KNOWN_DIFFERENCES = {"mistral nemo, tekken cuts": {"Devanagari", "Bengali", "Tamil", "Telugu", "Thai", "Lao", "Khmer"}}
@@ -262,17 +263,18 @@ def run(name: str, make: Callable[[Path], None]) -> bool:
         folder.mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
             make(folder)
-        made = convert(folder, Path(place) / "made.gguf", Type.F32, False, True, lambda _what, _share: None)
-        tried = made.tried
-    assert tried.off is not None
-    scripts = {script for script, _ in tried.other}
-    differ = f"{len(tried.other)} of {tried.texts} texts differ"
-    print(f"{name:<42} off by {tried.off:.1e} (spread {tried.spread:.2f}), {differ} {', '.join(sorted(scripts))}")
-    return tried.off < 0.01 and scripts <= KNOWN_DIFFERENCES.get(name, set()) and tried.texts == TEXTS
+        made = convert_checkpoint(folder, Path(place) / "made.gguf", FloatType.F32, False, True, no_progress)
+        result = made.selftest
+    assert result.largest_difference is not None
+    scripts = {script for script, _ in result.mismatches}
+    differ = f"{len(result.mismatches)} of {result.texts} texts differ"
+    off = f"off by {result.largest_difference:.1e} (spread {result.reference_std:.2f})"
+    print(f"{name:<42} {off}, {differ} {', '.join(sorted(scripts))}")
+    return result.largest_difference < 0.01 and scripts <= KNOWN_DIFFERENCES.get(name, set()) and result.texts == TEXTS
 
 
 def main(arguments: list[str]) -> int:
-    selftest.probes = texts
+    selftest.probe_texts = texts
     transformers.utils.logging.disable_progress_bar()
     passed = []
     for name, make in CASES.items():

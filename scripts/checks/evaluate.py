@@ -28,10 +28,10 @@ import numpy as np
 
 from galago.models.paths import cache_folder
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.evaluate import runtime_cost, summary
-from galago.quantize.evaluate.combinations import grid
-from galago.quantize.evaluate.evaluation import EvaluationPlan, measured
-from galago.quantize.records import Record
+from galago.quantize.evaluate import runtime_cost, variant_summary
+from galago.quantize.evaluate.evaluation import EvaluationPlan, measure_quality
+from galago.quantize.evaluate.record_log import Record
+from galago.quantize.evaluate.variant_grid import variant_grid
 
 DRAWS = 40
 MIN_HITS = 36
@@ -59,15 +59,17 @@ FIGURES: dict[str, FigureReader] = {
 
 def intervals(given: argparse.Namespace) -> int:
     folder = cache_folder() / "evaluations"
-    pair = grid("builtin", None, [given.variant], [given.projector], folder / "variants")
+    pair = variant_grid("builtin", None, [given.variant], [given.projector], folder / "variants")
     base, variant = pair[0], next(c for c in pair if c.model.name == given.variant and c.projector is not None
                                   and given.projector in c.projector.name)  # fmt: skip
     plan = EvaluationPlan([base, variant], [builtin_folder() / "heldout.zip"], folder, threads=1)
-    scored, answered = measured(plan, lambda line, _share: print(line, end="\r", file=sys.stderr))
+    scored, answered = measure_quality(plan, lambda line, _share: print(line, end="\r", file=sys.stderr))
 
     def summarize(select: Callable[[Sequence[Record]], list[Record]]) -> dict[str, Any]:
         records = select(scored[variant.name]), select(answered[variant.name])
-        return summary.variant(variant, runtime_cost.Round(), *records, scored[base.name], answered[base.name])
+        return variant_summary.summarize_variant(
+            variant, runtime_cost.CostFigures(), *records, scored[base.name], answered[base.name]
+        )
 
     whole, rng = summarize(list), np.random.default_rng(5)
     hits: Counter[tuple[str, str]] = Counter()

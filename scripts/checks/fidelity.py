@@ -28,9 +28,9 @@ import numpy as np
 from benchmarks import llama_cpp_build, random_gguf
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import samples
-from galago.quantize.evaluate import combinations, fidelity_job, summary
-from galago.quantize.evaluate.fidelity_job import STRETCH, FidelityJob
-from galago.quantize.records import Records
+from galago.quantize.evaluate import fidelity_job, variant_grid, variant_summary
+from galago.quantize.evaluate.fidelity_job import WINDOW_TOKENS, FidelityJob
+from galago.quantize.evaluate.record_log import RecordLog
 from galago.quantize.variants import schemes
 from galago.runtime.environment import worker_environment
 from galago.runtime.llamacpp.weights import Weights
@@ -66,13 +66,13 @@ def check(model: str, program: Path, given: argparse.Namespace, text: Path, fold
     if model == "random":
         base = folder / "random-F16.gguf"
         random_gguf.write(VOCABULARY, base, "135m")
-    variant = combinations.made(base, schemes.find("Q4_0"), folder)
+    variant = variant_grid.quantized_file(base, schemes.find("Q4_0"), folder)
     count = STRETCHES[model]
     ours, theirs = list[Figures](), list[Figures]()
     for _ in range(given.rounds):
         ours.append(measure_galago(base, variant, text, count, given.threads, folder))
         theirs.append(measure_llama_perplexity(program, base, variant, text, count, given.threads, folder))
-    print(f"{model}: {count} chunks of {STRETCH} tokens, {given.threads} threads, {given.rounds} rounds")
+    print(f"{model}: {count} chunks of {WINDOW_TOKENS} tokens, {given.threads} threads, {given.rounds} rounds")
     passed = True
     for figure in ("base perplexity", "perplexity", "KL", "same token"):
         here, there = ours[0][figure], theirs[0][figure]
@@ -98,9 +98,9 @@ def measure_galago(base: Path, variant: Path, text: Path, count: int, threads: i
     before = timed(fidelity_job.command(job), worker_environment())
     after_job = replace(job, weights=str(variant), base=job.records, records=str(folder / "variant"))
     after = timed(fidelity_job.command(after_job), worker_environment())
-    baseline = Records(folder / "base").found
-    alone = summary.compare(baseline, baseline)["text"]
-    compared = summary.compare(Records(folder / "variant").found, baseline)["text"]
+    baseline = RecordLog(folder / "base").records
+    alone = variant_summary.summarize_fidelity(baseline, baseline)["text"]
+    compared = variant_summary.summarize_fidelity(RecordLog(folder / "variant").records, baseline)["text"]
     return {
         "base perplexity": alone["perplexity"],
         "perplexity": compared["perplexity"],
@@ -117,7 +117,20 @@ def measure_llama_perplexity(
 ) -> Figures:
     file = folder / "theirs.logits"
     file.unlink(missing_ok=True)
-    options = ["-f", text, "-c", STRETCH, "--chunks", count, "-t", threads, "-ngl", 0, "--kl-divergence-base", file]
+    options = [
+        "-f",
+        text,
+        "-c",
+        WINDOW_TOKENS,
+        "--chunks",
+        count,
+        "-t",
+        threads,
+        "-ngl",
+        0,
+        "--kl-divergence-base",
+        file,
+    ]
     before = timed([str(part) for part in (program, "-m", base, *options)])
     for _ in range(_TRIES):
         after = timed([str(part) for part in (program, "-m", variant, *options, "--kl-divergence")])
@@ -143,7 +156,7 @@ def check_tokens(file: Path, base: Path, text: Path, count: int) -> None:
     weights.close()
     with file.open("rb") as opened:
         opened.seek(len("_logits_") + 3 * 4)
-        tokens = np.frombuffer(opened.read(4 * count * STRETCH), np.int32)
+        tokens = np.frombuffer(opened.read(4 * count * WINDOW_TOKENS), np.int32)
     if tokens.tolist() != expected[: len(tokens)]:
         sys.exit("llama-perplexity read different tokens")
 

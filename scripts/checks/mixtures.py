@@ -18,8 +18,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import llama_cpp_build
-from galago.quantize.calibrate import imatrix
-from galago.quantize.calibrate import run as calibration
+from galago.quantize.calibrate import calibration, imatrix
 from galago.quantize.variants import plan
 
 from .quantize import run

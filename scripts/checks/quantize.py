@@ -20,9 +20,8 @@ import numpy as np
 
 from benchmarks import llama_cpp_build
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.calibrate import imatrix, samples
-from galago.quantize.calibrate import run as calibration
-from galago.quantize.calibrate.imatrix import Matrix
+from galago.quantize.calibrate import calibration, imatrix, samples
+from galago.quantize.calibrate.imatrix import ImportanceMatrix
 from galago.quantize.variants import plan
 from galago.quantize.variants.schemes import find
 
@@ -60,7 +59,7 @@ def run(*command: object) -> None:
         sys.exit(f"{command[0]} failed: {done.stderr[-2000:]}")
 
 
-def largest_difference(ours: Matrix, theirs: Matrix) -> float:
+def largest_difference(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> float:
     """Largest relative distance between the sums of a tensor, over all tensors."""
     if set(ours.entries) != set(theirs.entries):
         sys.exit(f"the matrices contain different tensors: {set(ours.entries) ^ set(theirs.entries)}")
@@ -69,7 +68,9 @@ def largest_difference(ours: Matrix, theirs: Matrix) -> float:
     return max(float(np.linalg.norm(a.sums - b.sums) / np.linalg.norm(b.sums)) for a, b in pairs)
 
 
-def compare(source: plan.Source, name: str, matrix: Matrix, programs: Path, folder: Path, shared: Path) -> bool:
+def compare(
+    source: plan.Source, name: str, matrix: ImportanceMatrix, programs: Path, folder: Path, shared: Path
+) -> bool:
     ours, theirs = folder / "ours.gguf", folder / "theirs-quantized.gguf"
     plan.make(plan.plan(source, plan.Recipe(find(name), matrix=matrix)), ours, force=True)
     run(programs / "llama-quantize", "--imatrix", shared, source.path, theirs, name)

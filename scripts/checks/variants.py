@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from galago.quantize import child
-from galago.quantize.calibrate.run import CHUNK
-from galago.quantize.search.measure import Units
+from galago.quantize.calibrate.calibration import CHUNK
+from galago.quantize.jobs import DivergenceJob
+from galago.quantize.search.divergence import Units
 from galago.quantize.variants import plan
 from galago.runtime.config import default_threads
+from galago.runtime.process.job import run_job
 
 
 def main(arguments: list[str]) -> int:
@@ -50,21 +51,22 @@ def divergences(
     measured: dict[str, Units] = {}
     source = plan.open_source(model)
     with tempfile.TemporaryDirectory() as folder:
-        job = {
-            "source": str(source.path),
-            "projector": str(projector) if projector else None,
-            "varied": "projector" if projectors else "model",
-            "bytes": source.size + (projector.stat().st_size if projector else 0),
-            "files": [str(path) for path in data],
-            "chunk": CHUNK,
-            "limit": None,
-            "units": units,
-            "every": 1,
-            "threads": default_threads(),
-            "folder": folder,
-            "variants": [[str(path), {"path": str(path.absolute())}] for path in variants],
-        }
-        child.run("divergence", source.path.name, job, heard=lambda message: measured.update({message[0]: message[1]}))
+        job = DivergenceJob(
+            source=source.path,
+            projector=projector,
+            varied="projector" if projectors else "model",
+            files=tuple(data),
+            chunk_tokens=CHUNK,
+            limit=None,
+            units=units,
+            every=1,
+            file_bytes=source.size + (projector.stat().st_size if projector else 0),
+            threads=default_threads(),
+            folder=Path(folder),
+            variants=tuple((str(path), {"path": str(path.absolute())}) for path in variants),
+        )
+        module, name = "galago.quantize.search.divergence_job", source.path.name
+        run_job(module, job, name, on_report=lambda report: measured.update({report[0]: report[1]}))
     return measured
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             with httpx.Client(base_url=_address(server), timeout=60) as client:
-                right = [(q.group, q.task, q.is_right(*_ask(client, q))) for q in asked]
+                right = [(q.group, q.task, q.is_correct(*_ask(client, q))) for q in asked]
         finally:
             server.terminate()
     groups = questions.as_json(questions.score(right))
@@ -47,7 +47,7 @@ def main() -> None:
     if options.log:
         card = _put(card, "log", _log_table(options.log))
     CARD.write_text(card, "utf-8")
-    print(questions.table(groups))
+    print(questions.format_scores(groups))
 
 
 def _address(server: subprocess.Popen[str]) -> str:
@@ -64,7 +64,7 @@ def _address(server: subprocess.Popen[str]) -> str:
 
 def _ask(client: httpx.Client, question: Question) -> tuple[str, list[ToolCall]]:
     messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in question.messages]
-    body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.LONGEST_ANSWER}
+    body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.MAX_ANSWER_TOKENS}
     body["cache"] = False  # nor anything else that changes an answer's last digits, as in `galago evaluate`
     if question.tools:
         body["tools"] = [{"type": "function", "function": asdict(tool)} for tool in question.tools]

@@ -1,1 +1,1 @@
-"""An evaluation as tables, plots, a page, or a comparison."""
+"""Presents evaluation results as tables, plots, an HTML page, or a comparison of two evaluations."""

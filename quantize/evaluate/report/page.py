@@ -1,6 +1,6 @@
-"""An evaluation's results as one HTML page that needs nothing beside it: plots, tables, and answers that changed.
+"""Evaluation results as one self-contained HTML page: plots, tables, and changed answers.
 
-Measures nothing, and runs no script: it opens offline, from a mail or a disk, and prints as it looks.
+The page has no scripts and loads nothing, so that it opens offline and prints as it looks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from ....runtime.types.messages import Audio, Image, Part
 from ..questions import Question
-from ..verdict import NAMES
+from ..verdict import MODALITY_NAMES, EvaluationResults
 from . import plots
 from . import tables as report
 
@@ -41,11 +41,11 @@ svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; 
 """
 
 
-def render(results: Mapping[str, Any], questions: Sequence[Question]) -> str:
-    """The page. `questions` are those that were asked, whose pictures and sounds stand beside answers that changed."""
+def render(results: EvaluationResults, questions: Sequence[Question]) -> str:
+    """Returns the page. `questions` are those that were asked; their media are shown next to changed answers."""
     variants = results["variants"]
     best = results["recommended"]["variant"]
-    senses = [sense for sense in NAMES if any(sense in v["fidelity"] for v in variants)]
+    modalities = [modality for modality in MODALITY_NAMES if any(modality in v["fidelity"] for v in variants)]
     parts = [
         f"<h1>{escape(variants[0]['model_name'])} and its variants</h1>",
         f'<p class="answer">{escape(results["recommended"]["reason"])}</p>',
@@ -54,17 +54,17 @@ def render(results: Mapping[str, Any], questions: Sequence[Question]) -> str:
         _table(report.overview(results), best, numbered=True),
     ]
     if len(variants) > 1:
-        parts.append(_plots("Size against loss", [plots.scatter(variants, sense, best) for sense in senses]))
-        parts.append(_plots("Text model and projector", [plots.heat_map(variants, sense) for sense in senses]))
+        parts.append(_plots("Size and KL divergence", [plots.scatter(variants, m, best) for m in modalities]))
+        parts.append(_plots("Text model and projector", [plots.heat_map(variants, m) for m in modalities]))
     parts.append(_plots("Speed", [plots.bars(variants, best)]))
     if results["sensitivity"]:
         parts.append(_plots("Sensitivity", [plots.sensitivity(results["sensitivity"])]))
     tables = (report.costs(results), report.answers(results), report.fidelity(results))
     parts += [_table(table, best) for table in tables]
     examples = [_example(example, questions[example["question"]]) for example in results["examples"]]
-    parts += ["<h2>Answers that changed</h2>", *(examples or ["<p>None.</p>"])]
+    parts += ["<h2>Changed answers</h2>", *(examples or ["<p>None.</p>"])]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    title = f"<title>{escape(variants[0]['model_name'])}: which variant</title>"
+    title = f"<title>{escape(variants[0]['model_name'])}: variants compared</title>"
     return f'<!doctype html>\n<html lang="en"><head>{head}{title}<style>{_STYLE}</style></head>\n<body>\n' + (
         "\n".join(parts) + "\n</body></html>\n"
     )
@@ -74,7 +74,7 @@ def _plots(title: str, figures: Sequence[str]) -> str:
     return f'<h2>{escape(title)}</h2><div class="plots">{"".join(figures)}</div>'
 
 
-def _table(table: report.Table, best: str | None, numbered: bool = False) -> str:
+def _table(table: report.ReportTable, best: str | None, numbered: bool = False) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.columns)
     lines = []
     for i, row in enumerate(table.rows, 1):
@@ -86,19 +86,21 @@ def _table(table: report.Table, best: str | None, numbered: bool = False) -> str
 
 
 def _example(example: Mapping[str, Any], question: Question) -> str:
-    media = "".join(_medium(part) for message in question.messages for part in message.parts)
-    asked = f"<p><b>{escape(example['asked'])}</b></p><p class='soft'>right: {escape(example['right_answer'])}</p>"
-    said = _said("baseline", example["before"]) + "".join(_said(one["variant"], one) for one in example["after"])
-    return f'<div class="example"><div class="media">{media}</div><div>{asked}{said}</div></div>'
+    media = "".join(_media_html(part) for message in question.messages for part in message.parts)
+    correct = f"<p class='soft'>correct answer: {escape(example['right_answer'])}</p>"
+    question_html = f"<p><b>{escape(example['asked'])}</b></p>{correct}"
+    answers = _answer("baseline", example["before"])
+    answers += "".join(_answer(after["variant"], after) for after in example["after"])
+    return f'<div class="example"><div class="media">{media}</div><div>{question_html}{answers}</div></div>'
 
 
-def _said(who: str, said: Mapping[str, Any]) -> str:
-    kind = "right" if said["right"] else "wrong"
-    return f'<p>{escape(who)}: <span class="{kind}">{escape(said["text"]) or "nothing"}</span></p>'
+def _answer(variant: str, answer: Mapping[str, Any]) -> str:
+    kind = "right" if answer["right"] else "wrong"
+    return f'<p>{escape(variant)}: <span class="{kind}">{escape(answer["text"]) or "(empty)"}</span></p>'
 
 
-def _medium(part: Part) -> str:
-    """A picture or player that carries its file; browsers tell what kind it is by its bytes, not by its name."""
+def _media_html(part: Part) -> str:
+    """Embeds an image or an audio player with its file. Browsers detect the format from the bytes."""
     if isinstance(part, Image):
         return f'<img alt="" src="data:image/png;base64,{base64.b64encode(part.data).decode()}">'
     if isinstance(part, Audio):

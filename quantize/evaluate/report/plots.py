@@ -1,4 +1,4 @@
-"""Plots of an evaluation's results, as SVG and tables that need nothing beside them. Measures nothing."""
+"""Plots of evaluation results, as self-contained SVG and HTML tables."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..verdict import NAMES, speed
-
-Variants = Sequence[Mapping[str, Any]]
+from ..verdict import MODALITY_NAMES, VariantResults, decode_speed
 
 _MARK, _DOT, _GRID = "#b4531f", "#2f6690", "#e7ebf1"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 280, 58, 16, 14, 40
-_LEAST = 1e-7
-_LONGEST = 30
+_MIN_KL = 1e-7
+_MAX_LABEL_CHARACTERS = 30
 
 
-def scatter(variants: Variants, sense: str, best: str | None) -> str:
-    """Megabytes to the right, divergence upwards with its interval, on a logarithmic scale; a line joins those that no
-    other beats in both. Points are numbered as `variants` are, from 1; those that lose nothing have none."""
-    found = [(i, v["name"], v["bytes"] / 1e6, v["fidelity"][sense]) for i, v in enumerate(variants, 1)
-             if sense in v["fidelity"] and v["fidelity"][sense]["kl_mean"] > _LEAST]  # fmt: skip
-    if not found:
+def scatter(variants: Sequence[VariantResults], modality: str, best: str | None) -> str:
+    """Plots size against KL divergence with its interval, on a logarithmic scale. A line joins the Pareto front.
+
+    Points are numbered like `variants`, from 1. Variants without a divergence are left out.
+    """
+    points = [(i, v["name"], v["bytes"] / 1e6, v["fidelity"][modality]) for i, v in enumerate(variants, 1)
+             if modality in v["fidelity"] and v["fidelity"][modality]["kl_mean"] > _MIN_KL]  # fmt: skip
+    if not points:
         return ""
-    most = float(max(size for _, _, size, _ in found) * 1.08)
-    values = [max(one[key], _LEAST) for *_, one in found for key in ("kl_low", "kl_high", "kl_mean")]
+    max_megabytes = float(max(size for _, _, size, _ in points) * 1.08)
+    values = [max(entry[key], _MIN_KL) for *_, entry in points for key in ("kl_low", "kl_high", "kl_mean")]
     low = math.floor(math.log10(min(values)))
     high = max(math.ceil(math.log10(max(values)) + 1e-9), low + 1)
 
-    def across(size: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * size / most
+    def x_of(size: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * size / max_megabytes
 
-    def up(kl: float) -> float:
-        share: float = (math.log10(max(kl, _LEAST)) - low) / (high - low)
+    def y_of(kl: float) -> float:
+        share: float = (math.log10(max(kl, _MIN_KL)) - low) / (high - low)
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * share
 
     marks = []
     for power in range(low, high + 1):
-        y = up(10.0**power)
+        y = y_of(10.0**power)
         marks.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_GRID}"/>')
         marks.append(_text(_LEFT - 6, y + 4, f"{10.0**power:g}", "end"))
-    marks += [_text(across(size), _HEIGHT - 22, f"{size:g}", "middle") for size in _ticks(most)]
-    front = _front([(size, one["kl_mean"]) for _, _, size, one in found])
-    corners = " ".join(f"{across(size):.1f},{up(kl):.1f}" for size, kl in front)
+    marks += [_text(x_of(size), _HEIGHT - 22, f"{size:g}", "middle") for size in _ticks(max_megabytes)]
+    front = _front([(size, entry["kl_mean"]) for _, _, size, entry in points])
+    corners = " ".join(f"{x_of(size):.1f},{y_of(kl):.1f}" for size, kl in front)
     marks.append(f'<polyline points="{corners}" fill="none" stroke="{_DOT}" stroke-opacity=".35"/>')
-    for number, name, size, one in found:
-        title = f"{name}: {size:.2f} MB, KL {one['kl_mean']:.3g}, same token {one['top1']:.1%}"
-        span = (up(one["kl_low"]), up(one["kl_high"]))
-        marks.append(_point(across(size), up(one["kl_mean"]), span, name == best, title))
-        marks.append(_text(across(size) + 6, up(one["kl_mean"]) - 5, str(number), "start", halo=True))
+    for number, name, size, entry in points:
+        title = f"{name}: {size:.2f} MB, KL {entry['kl_mean']:.3g}, same token {entry['top1']:.1%}"
+        span = (y_of(entry["kl_low"]), y_of(entry["kl_high"]))
+        marks.append(_point(x_of(size), y_of(entry["kl_mean"]), span, name == best, title))
+        marks.append(_text(x_of(size) + 6, y_of(entry["kl_mean"]) - 5, str(number), "start", halo=True))
     marks.append(_text(_WIDTH / 2, _HEIGHT - 5, "MB on disk", "middle"))
-    caption = f"KL divergence on {NAMES[sense]}, numbered as above; lower left is better"
+    caption = f"KL divergence on {MODALITY_NAMES[modality]}, numbered as in the table above; lower left is better"
     return figure("".join(marks), _HEIGHT, caption)
 
 
@@ -64,7 +64,7 @@ def _point(x: float, y: float, span: tuple[float, float], best: bool, title: str
 
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that no other beats in both numbers, from left to right."""
+    """Returns the points that no other beats in both coordinates, from left to right."""
     kept: list[tuple[float, float]] = []
     for x, y in sorted(points):
         if not kept or y < kept[-1][1]:
@@ -73,48 +73,48 @@ def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _ticks(most: float) -> list[float]:
-    """At most six round numbers from 0 up to `most`."""
+    """Returns at most six round numbers from 0 to `most`."""
     power = 10.0 ** math.floor(math.log10(most / 5))
     step = next(power * n for n in (1, 2, 5, 10) if most / (power * n) <= 5)
     return [i * step for i in range(int(most / step) + 1)]
 
 
-def heat_map(variants: Variants, sense: str) -> str:
-    """Divergence of every text model (rows) with every projector (columns)."""
+def heat_map(variants: Sequence[VariantResults], modality: str) -> str:
+    """Shows the KL divergence of every text model (rows) with every projector (columns)."""
     rows = list(dict.fromkeys(v["model_name"] for v in variants))
     columns = list(dict.fromkeys(v["mmproj_name"] or "-" for v in variants))
-    cells = {(v["model_name"], v["mmproj_name"] or "-"): v["fidelity"].get(sense) for v in variants}
-    worst = max(one["kl_mean"] for one in cells.values() if one) or 1e-9
+    cells = {(v["model_name"], v["mmproj_name"] or "-"): v["fidelity"].get(modality) for v in variants}
+    worst = max(entry["kl_mean"] for entry in cells.values() if entry) or 1e-9
     lines = ["<tr><th></th>" + "".join(f"<th>{escape(c)}</th>" for c in columns) + "</tr>"]
     for row in rows:
         line = [f"<td>{escape(row)}</td>"]
         for column in columns:
-            one = cells.get((row, column))
-            if one is None:
+            entry = cells.get((row, column))
+            if entry is None:
                 line.append("<td>-</td>")
                 continue
-            shade = math.sqrt(one["kl_mean"] / worst) * 0.55
-            line.append(f'<td style="background: rgba(180, 83, 31, {shade:.2f})">{one["kl_mean"]:.3g}</td>')
+            shade = math.sqrt(entry["kl_mean"] / worst) * 0.55
+            line.append(f'<td style="background: rgba(180, 83, 31, {shade:.2f})">{entry["kl_mean"]:.3g}</td>')
         lines.append(f"<tr>{''.join(line)}</tr>")
     table = f'<div class="wide"><table>{"".join(lines)}</table></div>'
-    return f"<figure>{table}<figcaption>KL divergence on {NAMES[sense]}</figcaption></figure>"
+    return f"<figure>{table}<figcaption>KL divergence on {MODALITY_NAMES[modality]}</figcaption></figure>"
 
 
-def bars(variants: Variants, best: str | None) -> str:
-    most = max((speed(v) or 0.0 for v in variants), default=0.0) or 1.0
+def bars(variants: Sequence[VariantResults], best: str | None) -> str:
+    most = max((decode_speed(v) or 0.0 for v in variants), default=0.0) or 1.0
     marks, room = [], 190
     for i, variant in enumerate(variants):
-        rate, y = speed(variant) or 0.0, 8 + 20 * i
+        rate, y = decode_speed(variant) or 0.0, 8 + 20 * i
         width = (_WIDTH - room - 50) * rate / most
         color = _MARK if variant["name"] == best else _DOT
         marks.append(_text(room - 6, y + 11, variant["name"], "end"))
         marks.append(f'<rect x="{room}" y="{y}" width="{width:.1f}" height="14" fill="{color}"/>')
         marks.append(_text(room + width + 5, y + 11, f"{rate:.1f}" if rate else "unknown", "start"))
-    return figure("".join(marks), 16 + 20 * len(variants), "tokens a second of one answer")
+    return figure("".join(marks), 16 + 20 * len(variants), "tokens per second of one answer")
 
 
 def sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What each tensor alone loses: kinds of tensors downwards, layers to the right; darker is more."""
+    """Shows the KL divergence of quantizing each tensor alone: kinds of tensors down, layers across, darker is more."""
     worst = max((row["kl"] for row in rows), default=0.0) or 1e-9
     places = [(found[2], int(found[1])) if (found := re.match(r"blk\.(\d+)\.(.*)", row["tensor"])) else
               (row["tensor"], 0) for row in rows]  # fmt: skip
@@ -134,7 +134,7 @@ def sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
             f"KL {row['kl']:.2g}, {row['bytes'] / 1e6:.2f} MB</title></rect>"
         )
     types = ", ".join(dict.fromkeys(row["type"] for row in rows))
-    caption = f"KL divergence where one tensor alone is {types}, by kind and layer; the darkest loses {worst:.2g}"
+    caption = f"KL divergence if one tensor alone is {types}, by kind and layer; the darkest is {worst:.2g}"
     return figure("".join(marks), 16 + 20 * len(kinds), caption)
 
 
@@ -144,6 +144,6 @@ def figure(marks: str, height: float, caption: str) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str, halo: bool = False) -> str:
-    short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    short = text if len(text) <= _MAX_LABEL_CHARACTERS else text[: _MAX_LABEL_CHARACTERS - 1] + "…"
     style = ' stroke="#fff" stroke-width="3" paint-order="stroke"' if halo else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(short)}</text>'

@@ -14,9 +14,9 @@ from fakes.experts import write
 from galago.models.errors import ConfigError, EngineError, GalagoError
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.calibrate import imatrix, run, samples
-from galago.quantize.calibrate.imatrix import Matrix
-from galago.quantize.calibrate.samples import Chat, Document
+from galago.quantize.calibrate import calibration, imatrix, samples
+from galago.quantize.calibrate.imatrix import ImportanceMatrix
+from galago.quantize.calibrate.samples import ChatSample, TextSample
 from galago.quantize.jobs import CalibrationJob
 from galago.quantize.variants import plan as variant
 from galago.quantize.variants.schemes import find
@@ -54,12 +54,12 @@ def job(model: Path, part: Path, *files: Path, limit: int = 4, done: int = 0) ->
 
 
 def collect(job: CalibrationJob, on_report: Report = lambda _: None) -> None:
-    run_job("galago.quantize.calibrate.collect", job, "a.gguf", on_report=on_report)
+    run_job("galago.quantize.calibrate.collect_job", job, "a.gguf", on_report=on_report)
 
 
 def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> None:
     source = variant.open_source(str(TEXT))
-    matrix = run.collect(run.data(source, None, [text], chunk=72, limit=2), tmp_path / "part")
+    matrix = calibration.collect(calibration.data(source, None, [text], chunk=72, limit=2), tmp_path / "part")
     assert set(matrix.entries) == {t.name for t in source.tensors if t.name.startswith("blk.") and len(t.shape) == 2}
     assert {float(entry.counts[0]) for entry in matrix.entries.values()} == {144.0}  # 72 is one step and no round one
     assert matrix.datasets == ("text.txt",) and (matrix.chunks, matrix.chunk_size) == (2, 72)
@@ -81,13 +81,13 @@ def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, t
 
 def test_what_was_read_is_kept_only_for_the_same_data(tmp_path: Path, text: Path) -> None:
     source = variant.open_source(str(TEXT))
-    data, part = run.data(source, None, [text], chunk=64, limit=2), tmp_path / "part"
-    run.collect(data, part)
+    data, part = calibration.data(source, None, [text], chunk=64, limit=2), tmp_path / "part"
+    calibration.collect(data, part)
     told: list[int] = []
-    run.collect(data, part, lambda done, _count: told.append(done))
+    calibration.collect(data, part, lambda done, _count: told.append(done))
     assert not told  # all of it was there
     text.write_text(WORDS.upper() * 20, encoding="utf-8")
-    run.collect(data, part, lambda done, _count: told.append(done))
+    calibration.collect(data, part, lambda done, _count: told.append(done))
     assert told == [1, 2]
 
 
@@ -116,9 +116,11 @@ def test_pictures_and_sounds_calibrate_the_model_and_its_projector(tmp_path: Pat
 
 def test_matrices_are_added_to_what_is_read(tmp_path: Path, text: Path) -> None:
     source = variant.open_source(str(TEXT))
-    first = run.collect(run.data(source, None, [text], chunk=64, limit=1), tmp_path / "p")
+    first = calibration.collect(calibration.data(source, None, [text], chunk=64, limit=1), tmp_path / "p")
     imatrix.write(tmp_path / "first.gguf", first)
-    both = run.collect(run.data(source, None, [text, tmp_path / "first.gguf"], chunk=64, limit=1), tmp_path / "q")
+    both = calibration.collect(
+        calibration.data(source, None, [text, tmp_path / "first.gguf"], chunk=64, limit=1), tmp_path / "q"
+    )
     name = "blk.1.ffn_down.weight"
     np.testing.assert_allclose(both.entries[name].sums, 2 * first.entries[name].sums, rtol=1e-6)
     np.testing.assert_allclose(both.entries[name].means(), first.entries[name].means(), rtol=1e-6)
@@ -159,9 +161,9 @@ def test_samples_are_read_from_text_lines_and_question_sets(tmp_path: Path) -> N
                     "messages": [{"role": "user", "content": [{"type": "text", "text": "Two and two?"}]}]}  # fmt: skip
         archive.writestr("questions.jsonl", json.dumps(question))
     read = samples.read([tmp_path / "a.md", tmp_path / "b.jsonl", tmp_path / "c.zip"])
-    assert read[:2] == [Document("# Title"), Document("plain")]
-    assert all(isinstance(sample, Chat) for sample in read[2:]) and len(read) == 4
-    assert isinstance(read[3], Chat) and read[3].messages[-1].role == "assistant"
+    assert read[:2] == [TextSample("# Title"), TextSample("plain")]
+    assert all(isinstance(sample, ChatSample) for sample in read[2:]) and len(read) == 4
+    assert isinstance(read[3], ChatSample) and read[3].messages[-1].role == "assistant"
 
 
 @pytest.mark.parametrize(
@@ -202,4 +204,4 @@ def test_without_data_the_built_in_text_is_read_and_named(tmp_path: Path, capsys
 
 
 def test_an_empty_matrix_calibrates_nothing() -> None:
-    assert not Matrix({}).means()
+    assert not ImportanceMatrix({}).means()

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints become GGUF files that compute and read as they did, and nothing else does."""
+"""Converted Hugging Face checkpoints compute and tokenize as the originals do; damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ import pytest
 from fakes import checkpoints
 from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.reader import read_header
-from galago.quantize.convert import convert as module
+from galago.quantize.convert import conversion as module
 from galago.quantize.convert import pretokenizers
-from galago.quantize.convert.convert import Converted, convert
-from galago.quantize.convert.target import Target
-from galago.quantize.convert.writing import CHUNK, Type, bfloat16, write
+from galago.quantize.convert.conversion import ConversionResult, convert_checkpoint
+from galago.quantize.convert.gguf_content import OutputTensor
+from galago.quantize.convert.gguf_writer import CHUNK_WEIGHTS, FloatType, bfloat16_bits, write
+from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
 
 TOKENS = [5, 260, 17, 3, 263, 90, 91, 92, 1, 40]
 
 
-def run(folder: Path, kind: Type = Type.F32, force: bool = False) -> Converted:
-    return convert(folder, folder.parent / "made.gguf", kind, force, False, lambda _what, _share: None)
+def run(folder: Path, kind: FloatType = FloatType.F32, force: bool = False) -> ConversionResult:
+    return convert_checkpoint(folder, folder.parent / "made.gguf", kind, force, False, no_progress)
 
 
 def tensors(path: Path) -> dict[str, Any]:
@@ -36,31 +37,31 @@ def tensors(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("architecture", [f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")])
-def test_a_converted_model_computes_what_the_checkpoint_does(tmp_path: Path, architecture: str) -> None:
+def test_a_converted_model_computes_the_same_logits_as_the_checkpoint(tmp_path: Path, architecture: str) -> None:
     weights = checkpoints.decoder(tmp_path / "c", architecture, tied=architecture == "Qwen3ForCausalLM")
     made = run(tmp_path / "c")
     ours, theirs = compute(Weights(made.path), TOKENS), checkpoints.decoder_logits(weights, TOKENS)
     assert np.abs(ours - theirs).max() < 1e-3 < theirs.std()
-    assert made.tried.texts > 30 and not made.tried.other
+    assert made.selftest.texts > 30 and not made.selftest.mismatches
 
 
-def test_an_encoder_keeps_its_tokens_weights_and_pooling(tmp_path: Path) -> None:
+def test_a_converted_encoder_keeps_tokens_weights_and_pooling(tmp_path: Path) -> None:
     weights = checkpoints.bert(tmp_path / "c")
-    made = run(tmp_path / "c", Type.F16)
-    assert made.architecture == "bert" and made.tried.texts > 30 and not made.notes
+    made = run(tmp_path / "c", FloatType.F16)
+    assert made.architecture == "bert" and made.selftest.texts > 30 and not made.notes
     header = read_header(made.path)
     assert header.metadata["bert.pooling_type"] == 2 and header.metadata["bert.attention.causal"] is False
     stored = tensors(made.path)
     table = weights["bert.embeddings.position_embeddings.weight"]
-    assert np.array_equal(stored["position_embd.weight"].data, table)  # F32 whatever the type
+    assert np.array_equal(stored["position_embd.weight"].data, table)  # always F32
     query = weights["bert.encoder.layer.1.attention.self.query.weight"].astype(np.float16)
     assert np.array_equal(stored["blk.1.attn_q.weight"].data, query)
     assert compute(Weights(made.path), [2, 8, 9, 3]).shape == (4, checkpoints.WIDTH)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-@pytest.mark.parametrize("kind", list(Type))
-def test_every_type_is_read_and_written(tmp_path: Path, dtype: str, kind: Type) -> None:
+@pytest.mark.parametrize("kind", list(FloatType))
+def test_every_number_format_can_be_read_and_written(tmp_path: Path, dtype: str, kind: FloatType) -> None:
     weights = checkpoints.decoder(tmp_path / "c", dtype=dtype)
     run(tmp_path / "c", kind)
     data = checkpoints.stored_as(weights["lm_head.weight"], dtype)
@@ -71,18 +72,18 @@ def test_every_type_is_read_and_written(tmp_path: Path, dtype: str, kind: Type) 
     stored = tensors(tmp_path / "made.gguf")["output.weight"]
     assert stored.tensor_type.name == kind.name
     values = gguf.quants.dequantize(stored.data, stored.tensor_type).ravel()
-    exact = kind is Type.F32 or kind.name == dtype
+    exact = kind is FloatType.F32 or kind.name == dtype
     assert np.array_equal(values, source) if exact else np.allclose(values, source, rtol=2**-8, atol=1e-6)
 
 
-def test_bfloat16_rounds_to_the_nearest_even(tmp_path: Path) -> None:
+def test_bfloat16_rounds_ties_to_even(tmp_path: Path) -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.14159, 1e-40, 0.0], np.float32)
     assert np.array_equal(
-        bfloat16(values), gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16).view(np.uint16)
+        bfloat16_bits(values), gguf.quants.quantize(values, gguf.GGMLQuantizationType.BF16).view(np.uint16)
     )
 
 
-def test_weights_in_several_files_are_one_model(tmp_path: Path) -> None:
+def test_sharded_checkpoints_are_converted(tmp_path: Path) -> None:
     weights = checkpoints.decoder(tmp_path / "c")
     whole = {name: tensor.data.copy() for name, tensor in tensors(run(tmp_path / "c").path).items()}
     names = sorted(weights)
@@ -97,14 +98,14 @@ def test_weights_in_several_files_are_one_model(tmp_path: Path) -> None:
     assert all(np.array_equal(again[name].data, data) for name, data in whole.items())
 
     index.write_text(json.dumps({"weight_map": places | {names[0]: "../model-0.safetensors"}}))
-    with pytest.raises(ModelError, match="which is none of this folder"):
+    with pytest.raises(ModelError, match="which is outside this folder"):
         run(tmp_path / "c", force=True)
     index.write_text(json.dumps({"weight_map": places | {"made.up": "model-0.safetensors"}}))
     with pytest.raises(ModelError, match="'made.up' is not in model-0"):
         run(tmp_path / "c", force=True)
 
 
-def test_the_file_says_what_it_was_made_from_and_how_to_use_it(tmp_path: Path) -> None:
+def test_the_file_records_its_provenance_template_and_sampling(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "Qwen2ForCausalLM")
     (tmp_path / "c" / "generation_config.json").write_text(
         json.dumps({"do_sample": True, "temperature": 0.5, "top_k": 9})
@@ -119,24 +120,24 @@ def test_the_file_says_what_it_was_made_from_and_how_to_use_it(tmp_path: Path) -
     assert weights.user_defined_texts == ("<think>",)
 
 
-def test_tokens_that_only_fill_the_embeddings_up_are_unused(tmp_path: Path) -> None:
+def test_padding_rows_of_the_embeddings_become_unused_tokens(tmp_path: Path) -> None:
     size = checkpoints.size_of(checkpoints.sentence_piece())
     weights = checkpoints.decoder(tmp_path / "c", vocab_size=size + 5)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = np.concatenate([weights[name], weights[name][:5]])
     checkpoints.safetensors(tmp_path / "c" / "model.safetensors", weights)
     made = run(tmp_path / "c")
-    assert Weights(made.path).vocab_size == size + 5 and not made.tried.other
+    assert Weights(made.path).vocab_size == size + 5 and not made.selftest.mismatches
 
 
-def test_a_window_of_attention_becomes_the_context(tmp_path: Path) -> None:
+def test_a_sliding_window_limits_the_context(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "MistralForCausalLM", sliding_window=100)
     made = run(tmp_path / "c")
     assert read_header(made.path).metadata["llama.context_length"] == 100
     assert "the context is 100 tokens instead of 256" in made.notes[0]
 
 
-def test_rope_scaling_is_carried_over(tmp_path: Path) -> None:
+def test_rope_scaling_is_converted(tmp_path: Path) -> None:
     llama3 = {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
@@ -151,16 +152,16 @@ def test_rope_scaling_is_carried_over(tmp_path: Path) -> None:
     assert header.metadata["llama.rope.scaling.attn_factor"] == pytest.approx(1 / 1.1386, rel=1e-4)
 
 
-def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:
-    rows, read = 3 * CHUNK // checkpoints.WIDTH, []
+def test_tensors_are_converted_in_bounded_chunks(tmp_path: Path) -> None:
+    rows, read = 3 * CHUNK_WEIGHTS // checkpoints.WIDTH, []
 
     def rows_of(begin: int, end: int) -> np.ndarray:
         read.append((begin, end))
         return np.zeros((end - begin, checkpoints.WIDTH), np.float32)
 
-    target = Target("t", (rows, checkpoints.WIDTH), rows_of, step=24)
-    write(tmp_path / "t.gguf", "llama", {}, [target], Type.F16, lambda _share: None)
-    assert all((end - begin) * checkpoints.WIDTH <= CHUNK and begin % 24 == 0 for begin, end in read)
+    target = OutputTensor("t", (rows, checkpoints.WIDTH), rows_of, row_step=24)
+    write(tmp_path / "t.gguf", "llama", {}, [target], FloatType.F16, lambda _share: None)
+    assert all((end - begin) * checkpoints.WIDTH <= CHUNK_WEIGHTS and begin % 24 == 0 for begin, end in read)
     assert read_header(tmp_path / "t.gguf").tensors[0].shape == (checkpoints.WIDTH, rows) and read[-1][1] == rows
 
 
@@ -187,11 +188,11 @@ def edit_weights(edit: Any) -> Any:
     return change
 
 
-def pickled(folder: Path) -> None:
+def use_pickle(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def cut_off(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -202,77 +203,94 @@ def poison(weights: checkpoints.Weights, value: float = np.nan) -> None:
 
 WRONG = {
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "pickle": (pickled, "a pickle, which can run any code"),
+    "pickle": (use_pickle, "a pickle, which can run any code"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
-    "cut off": (cut_off, "cut off; download it again"),
-    "NaN": (edit_weights(poison), "mlp.up_proj.weight' holds NaN or infinity"),
-    "too large for f16": (edit_weights(lambda w: poison(w, 1e6)), "1e.06, too large for f16; use --type bf16 or f32"),
+    "truncated": (truncate, "truncated; download it again"),
+    "NaN": (edit_weights(poison), "mlp.up_proj.weight' contains NaN or infinity"),
+    "too large for f16": (
+        edit_weights(lambda w: poison(w, 1e6)),
+        "1e.06, which is too large for f16",
+    ),
     "missing tensor": (edit_weights(lambda w: w.pop("model.norm.weight")), "tensor model.norm.weight is missing"),
     "other shape": (
         edit_weights(lambda w: w.update({"model.norm.weight": np.ones(31, np.float32)})),
-        r"has the shape \[31\]; config.json says \[32\]",
+        r"has the shape \[31\], but config.json implies \[32\]",
     ),
-    "unknown tensor": (edit_weights(lambda w: w.update(extra=np.ones(2, np.float32))), "have no place.*'extra'"),
-    "unknown family": (edit_config(architectures=["Gemma9ForCausalLM"]), "--converter DIR names the folder"),
+    "unknown tensor": (
+        edit_weights(lambda w: w.update(extra=np.ones(2, np.float32))),
+        "1 tensors are unknown.*'extra'",
+    ),
+    "unknown family": (edit_config(architectures=["Gemma9ForCausalLM"]), "as --converter DIR"),
     "no family": (edit_config(architectures=None), "names no architecture"),
-    "quantized": (edit_config(quantization_config={"quant_method": "gptq"}), "quantized already .*gptq"),
-    "strange rope": (edit_config(rope_scaling={"rope_type": "longrope"}), "scaled by 'longrope'"),
-    "strange activation": (edit_config(hidden_act="relu"), "hidden_act is 'relu'"),
-    "layers beyond reason": (edit_config(num_hidden_layers=100000), "num_hidden_layers is 100000"),
-    "a size that is none": (edit_config(hidden_size="32"), "hidden_size is '32', not a number"),
-    "heads that do not divide": (edit_config(num_attention_heads=5), "does not divide"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "none of tokenizer.json"),
+    "quantized": (edit_config(quantization_config={"quant_method": "gptq"}), "already quantized .*gptq"),
+    "unknown RoPE scaling": (
+        edit_config(rope_scaling={"rope_type": "longrope"}),
+        "'longrope' is not supported",
+    ),
+    "unknown activation": (edit_config(hidden_act="relu"), "hidden_act is 'relu'"),
+    "too many layers": (edit_config(num_hidden_layers=100000), "num_hidden_layers is 100000"),
+    "a size that is text": (edit_config(hidden_size="32"), "hidden_size is '32', not a positive whole number"),
+    "heads that do not divide the width": (edit_config(num_attention_heads=5), "do not divide"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
     "not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json: is not JSON"),
-    "deep JSON": (lambda f: (f / "config.json").write_text("[" * 10**6), "config.json: is not JSON"),
-    "unknown cut": (
+    "deeply nested JSON": (lambda f: (f / "config.json").write_text("[" * 10**6), "config.json: is not JSON"),
+    "unknown pre-tokenizer": (
         edit_tokenizer(lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "\\w+"})),
-        "cut into words in a way that is not recognised",
+        "splitting text into words is not supported",
     ),
-    "other merging": (
+    "unknown ignore_merges": (
         edit_tokenizer(lambda t: t["model"].update(ignore_merges=True)),
-        "not recognised, ignoring merges",
+        "not supported, with ignore_merges",
     ),
-    "rewriting": (edit_tokenizer(lambda t: t.update(normalizer={"type": "NFKC"})), "rewritten before it is cut"),
-    "other kind": (edit_tokenizer(lambda t: t["model"].update(type="Unigram")), "of the kind 'Unigram'"),
-    "two tokens, one id": (edit_tokenizer(lambda t: t["model"]["vocab"].update(zz=3)), "share the id 3"),
-    "tokens beyond the rest": (edit_tokenizer(lambda t: t["model"]["vocab"].update(zz=9999)), "counts 268 tokens"),
-    "special token that is none": (
+    "normalizer": (
+        edit_tokenizer(lambda t: t.update(normalizer={"type": "NFKC"})),
+        "rewrites text before splitting",
+    ),
+    "another kind of tokenizer": (edit_tokenizer(lambda t: t["model"].update(type="Unigram")), "of kind 'Unigram'"),
+    "two tokens with one id": (edit_tokenizer(lambda t: t["model"]["vocab"].update(zz=3)), "share the id 3"),
+    "an id beyond the vocabulary": (
+        edit_tokenizer(lambda t: t["model"]["vocab"].update(zz=9999)),
+        "allows 268 tokens",
+    ),
+    "unknown special token": (
         lambda f: checkpoints.change(f / "tokenizer_config.json", eos_token="<none>"),
-        "eos_token is '<none>', which is no token",
+        "eos_token is '<none>', which is not a token",
     ),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_cannot_be_converted_is_told_and_leaves_nothing_behind(tmp_path: Path, wrong: str) -> None:
+def test_unsupported_checkpoints_are_refused_without_leftover_files(tmp_path: Path, wrong: str) -> None:
     folder = tmp_path / "c"
     checkpoints.decoder(folder, "Qwen2ForCausalLM")
-    (tmp_path / "made.gguf").write_bytes(b"what was there")
+    (tmp_path / "made.gguf").write_bytes(b"existing file")
     spoil, message = WRONG[wrong]
     spoil(folder)
     with pytest.raises(ModelError, match=message):
-        run(folder, Type.F16, force=True)
-    assert (tmp_path / "made.gguf").read_bytes() == b"what was there"
+        run(folder, FloatType.F16, force=True)
+    assert (tmp_path / "made.gguf").read_bytes() == b"existing file"
     assert {path.name for path in tmp_path.iterdir()} == {"c", "made.gguf"}
 
 
-def test_a_tokenizer_that_reads_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_llamacpp_gets_wrong_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.decoder(tmp_path / "c", "Qwen2ForCausalLM")
     path = tmp_path / "c" / "tokenizer.json"
     path.write_text(path.read_text().replace('"ic', '"22').replace('"i", "c"', '"2", "2"'))
     run(tmp_path / "c")
-    known = dict.fromkeys(pretokenizers._KNOWN, "gpt-2")  # which takes 22 for a word, where Qwen2 cuts between digits
+    known = dict.fromkeys(
+        pretokenizers._KNOWN, "gpt-2"
+    )  # which keeps 22 as one word, where Qwen2 splits between digits
     monkeypatch.setattr(pretokenizers, "_KNOWN", known)
-    with pytest.raises(ModelError, match="texts otherwise than the tokenizer"):
-        convert(tmp_path / "c", tmp_path / "other.gguf", Type.F32, False, False, lambda _what, _share: None)
+    with pytest.raises(ModelError, match="texts differently from the original tokenizer"):
+        convert_checkpoint(tmp_path / "c", tmp_path / "other.gguf", FloatType.F32, False, False, no_progress)
     assert not (tmp_path / "other.gguf").exists()
 
 
-def test_a_full_disk_is_known_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_full_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.decoder(tmp_path / "c")
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=10**7))
-    with pytest.raises(ConfigError, match="0.01 GB are free there"):
+    with pytest.raises(ConfigError, match="only 0.01 GB are free in"):
         run(tmp_path / "c")
 
 
@@ -281,21 +299,21 @@ def galago(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_the_command_converts_and_never_replaces_a_file_unasked(tmp_path: Path) -> None:
+def test_the_command_converts_and_replaces_a_file_only_with_force(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "Qwen3ForCausalLM", tied=True)
     target = tmp_path / "made.gguf"
     done = galago(tmp_path / "c", "-o", target, "--type", "bf16")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"made.gguf: qwen3, 24 tensors, .* reads (\d+) of \1 texts", done.stdout)
+    assert re.search(r"made.gguf: qwen3, 24 tensors, .*\n.*\n  tokenizes (\d+) of \1 texts exactly", done.stdout)
     again = galago(tmp_path / "c", "-o", target)
-    assert again.returncode == 1 and "exists; --force replaces it" in again.stderr
+    assert again.returncode == 1 and "already exists; use --force to replace it" in again.stderr
     forced = galago(tmp_path / "c", "-o", target, "--force", "--json")
     assert json.loads(forced.stdout)["architecture"] == "qwen3" and forced.returncode == 0
     assert tensors(target)["blk.0.attn_q.weight"].tensor_type.name == "F16"
 
 
-def test_a_killed_run_leaves_no_file_and_the_next_one_succeeds(tmp_path: Path) -> None:
+def test_a_file_left_by_a_killed_run_is_replaced(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c")
-    (tmp_path / ".made.gguf.part").write_bytes(b"what a killed run has left")
+    (tmp_path / ".made.gguf.part").write_bytes(b"left by a killed run")
     run(tmp_path / "c")
     assert {path.name for path in tmp_path.iterdir()} == {"c", "made.gguf"}

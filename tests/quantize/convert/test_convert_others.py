@@ -1,4 +1,4 @@
-"""LoRA adapters become GGUF adapters that change a model as they did; llama.cpp's own converter does the rest."""
+"""LoRA adapters are converted to GGUF adapters; llama.cpp's own converter handles other models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from fakes.checkpoints import HEAD, HEADS, INNER, LAYERS, SHARED, WIDTH
 from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
-from galago.quantize.convert.convert import Converted, convert
+from galago.quantize.convert.conversion import ConversionResult, convert_checkpoint
+from galago.quantize.convert.gguf_writer import FloatType
+from galago.quantize.convert.llamacpp_converter import convert_with_llamacpp
 from galago.quantize.convert.lora import convert_adapter
-from galago.quantize.convert.upstream import convert_with
-from galago.quantize.convert.writing import Type
+from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.lora import LoraAdapter
 from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
@@ -35,7 +36,7 @@ CHANGED = {
 
 
 def peft(folder: Path, **settings: Any) -> checkpoints.Weights:
-    """Writes an adapter as PEFT does and returns its matrices."""
+    """Writes an adapter as PEFT does. Returns its matrices."""
     random, found = np.random.default_rng(5), {}
     for layer in range(LAYERS):
         for name, (rows, columns) in CHANGED.items():
@@ -59,17 +60,17 @@ def merged(weights: checkpoints.Weights, adapter: checkpoints.Weights, scale: fl
     return found
 
 
-def run(folder: Path, kind: Type = Type.F32) -> Converted:
+def run(folder: Path, kind: FloatType = FloatType.F32) -> ConversionResult:
     base, target = folder.parent / "base", folder.parent / "adapter.gguf"
-    return convert_adapter(folder, base, target, kind, False, lambda _what, _share: None)
+    return convert_adapter(folder, base, target, kind, False, no_progress)
 
 
 @pytest.mark.parametrize("family", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
 @pytest.mark.parametrize("rslora", [False, True])
-def test_an_adapter_changes_what_is_computed_as_it_did(tmp_path: Path, family: str, rslora: bool) -> None:
+def test_a_converted_adapter_changes_logits_as_the_original_does(tmp_path: Path, family: str, rslora: bool) -> None:
     weights = checkpoints.decoder(tmp_path / "base", family)
     adapter = peft(tmp_path / "lora", use_rslora=rslora)
-    model = convert(tmp_path / "base", tmp_path / "m.gguf", Type.F32, False, False, lambda _what, _share: None)
+    model = convert_checkpoint(tmp_path / "base", tmp_path / "m.gguf", FloatType.F32, False, False, no_progress)
     loaded = Weights(model.path)
     ours = compute(loaded, TOKENS, [LoraAdapter(run(tmp_path / "lora").path, loaded)])
     theirs = checkpoints.decoder_logits(merged(weights, adapter, 6 / (RANK**0.5 if rslora else RANK)), TOKENS)
@@ -77,7 +78,7 @@ def test_an_adapter_changes_what_is_computed_as_it_did(tmp_path: Path, family: s
     assert np.abs(theirs - checkpoints.decoder_logits(weights, TOKENS)).max() > 0.5
 
 
-def test_the_command_tells_an_adapter_from_a_model(tmp_path: Path) -> None:
+def test_the_command_detects_adapters(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "base")
     peft(tmp_path / "lora")
     command = [sys.executable, "-m", "galago.runtime.cli.main", "convert", str(tmp_path / "lora"), "-o"]
@@ -85,21 +86,21 @@ def test_the_command_tells_an_adapter_from_a_model(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--base", str(tmp_path / "base")], capture_output=True, text=True, timeout=60)
     assert "lora.gguf: llama adapter, 16 tensors" in done.stdout, done.stderr
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "--check does not go with this conversion" in done.stderr
+    assert done.returncode == 1 and "--check cannot be used for this conversion" in done.stderr
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "another kind": ({"peft_type": "IA3"}, "of the kind 'IA3'"),
-    "biases": ({"bias": "all"}, "has bias 'all', which GGUF has no place for"),
-    "DoRA": ({"use_dora": True}, "has use_dora True"),
-    "whole layers": ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
-    "no rank": ({"r": 0}, "r is 0, not a number from 1 on"),
-    "no strength": ({"lora_alpha": None}, "lora_alpha is missing"),
+    "another PEFT method": ({"peft_type": "IA3"}, "of kind 'IA3'"),
+    "biases": ({"bias": "all"}, "uses bias 'all', which GGUF cannot express"),
+    "DoRA": ({"use_dora": True}, "uses use_dora True"),
+    "whole layers": ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+    "no rank": ({"r": 0}, "r is 0, not a positive whole number"),
+    "no alpha": ({"lora_alpha": None}, "lora_alpha is missing"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_adapters_of_other_kinds_are_refused(tmp_path: Path, wrong: str) -> None:
+def test_unsupported_adapters_are_refused(tmp_path: Path, wrong: str) -> None:
     checkpoints.decoder(tmp_path / "base")
     settings, message = WRONG[wrong]
     peft(tmp_path / "lora", **settings)
@@ -108,15 +109,15 @@ def test_adapters_of_other_kinds_are_refused(tmp_path: Path, wrong: str) -> None
     assert not list(tmp_path.glob("*.gguf*"))
 
 
-def test_an_adapter_that_does_not_fit_its_model_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "base")
     found = peft(tmp_path / "lora")
     path, first = tmp_path / "lora" / "adapter_model.safetensors", next(iter(found))
     checkpoints.safetensors(path, {name: values for name, values in found.items() if name != first})
-    with pytest.raises(ModelError, match="one of the matrices A and B is missing"):
+    with pytest.raises(ModelError, match="lacks one of the matrices A and B"):
         run(tmp_path / "lora")
     checkpoints.safetensors(path, found | {first: found[first][:, 1:]})
-    with pytest.raises(ModelError, match="attn_q is .32, 32. in the model, and the adapter adds"):
+    with pytest.raises(ModelError, match="attn_q is .32, 32. in the model, but the adapter adds"):
         run(tmp_path / "lora")
     checkpoints.safetensors(path, found | {"base_model.model.lm_head.lora_A.weight": found[first]})
     with pytest.raises(ModelError, match="changes 'base_model.model.lm_head"):
@@ -124,8 +125,8 @@ def test_an_adapter_that_does_not_fit_its_model_is_refused(tmp_path: Path) -> No
     path.rename(path.with_name("adapter_model.bin"))
     with pytest.raises(ModelError, match="a pickle"):
         run(tmp_path / "lora")
-    with pytest.raises(ConfigError, match="--base names the folder"):
-        convert_adapter(tmp_path / "lora", None, tmp_path / "a.gguf", Type.F32, False, lambda _what, _share: None)
+    with pytest.raises(ConfigError, match="use --base to give the folder"):
+        convert_adapter(tmp_path / "lora", None, tmp_path / "a.gguf", FloatType.F32, False, no_progress)
 
 
 CONVERTER = """
@@ -145,7 +146,7 @@ shutil.copy({model!r}, name)
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """A folder laid out as llama.cpp's, whose converter has its arguments and copies the built-in model."""
+    """A folder like llama.cpp's sources, with a converter that takes its arguments and copies the built-in model."""
     folder = tmp_path / "llama.cpp"
     folder.mkdir()
     (folder / "convert_hf_to_gguf.py").write_text(CONVERTER.format(model=str(resolve("builtin").weights)))
@@ -155,16 +156,18 @@ def sources(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("projector", [False, True])
-def test_llama_cpps_converter_is_run_for_other_models(tmp_path: Path, sources: Path, projector: bool) -> None:
+def test_llamacpps_converter_is_run_on_request(tmp_path: Path, sources: Path, projector: bool) -> None:
     target = tmp_path / "made.gguf"
-    made = convert_with(sources, tmp_path / "c", None, target, Type.F16, False, projector, lambda _what, _share: None)
+    made = convert_with_llamacpp(sources, tmp_path / "c", None, target, FloatType.F16, False, projector, no_progress)
     assert made.architecture == "llama" and read_header(target).tensors
     assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp", "made.gguf"}
 
 
-def test_what_that_converter_complains_of_is_passed_on(tmp_path: Path, sources: Path) -> None:
-    def run(kind: Type = Type.F32) -> Converted:
-        return convert_with(sources, tmp_path / "c", None, tmp_path / "m.gguf", kind, False, False, lambda *_: None)
+def test_errors_of_llamacpps_converter_are_reported(tmp_path: Path, sources: Path) -> None:
+    def run(kind: FloatType = FloatType.F32) -> ConversionResult:
+        return convert_with_llamacpp(
+            sources, tmp_path / "c", None, tmp_path / "m.gguf", kind, False, False, no_progress
+        )
 
     with pytest.raises(ModelError, match="failed .1.; it said: there was a warning . KeyError: 'no such type'"):
         run()
@@ -175,6 +178,6 @@ def test_what_that_converter_complains_of_is_passed_on(tmp_path: Path, sources: 
     with pytest.raises(ModelError, match="was killed by SIGKILL"):
         run()
     (sources / "convert_hf_to_gguf.py").unlink()
-    with pytest.raises(ConfigError, match="name the folder of llama.cpp's sources"):
+    with pytest.raises(ConfigError, match="give the folder of llama.cpp's sources"):
         run()
     assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp"}

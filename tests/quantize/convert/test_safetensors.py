@@ -1,4 +1,4 @@
-"""Safetensors files are read strictly: whatever bytes there are, tensors or one clear error."""
+"""Safetensors files are validated strictly: any bytes give either tensors or one clear error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def written(path: Path, header: Any, data: bytes = bytes(24), length: int | None
     return path
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_written_tensors_are_read_back(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
     for dtype in ("F32", "F16", "BF16"):
         path = checkpoints.safetensors(tmp_path / "a", {"x": values, "y": values[:1]}, dtype)
@@ -36,43 +36,43 @@ def entry(**change: Any) -> dict[str, Any]:
     return {"a": GOOD["a"] | change}
 
 
-LIES: dict[str, tuple[Any, bytes, int | None, str]] = {
+INVALID: dict[str, tuple[Any, bytes, int | None, str]] = {
     "empty": (b"", b"", 0, "header is not JSON"),
-    "header longer than the file": (GOOD, bytes(24), 1 << 40, "cut off"),
+    "header longer than the file": (GOOD, bytes(24), 1 << 40, "truncated"),
     "header is a list": ([], bytes(24), None, "not a JSON object"),
     "not UTF-8": (b"\xff\xfe{}", bytes(24), None, "header is not JSON"),
-    "nested without end": (b"[" * 100_000, b"", None, "header is not JSON"),
-    "a name twice": (b'{"a": {}, "a": {}}', b"", None, "stands twice"),
-    "an entry that is none": ({"a": 5}, bytes(24), None, "lacks dtype"),
-    "a number format that is none": (entry(dtype="Q9"), bytes(24), None, "unknown number format 'Q9'"),
+    "deeply nested JSON": (b"[" * 100_000, b"", None, "header is not JSON"),
+    "a duplicate name": (b'{"a": {}, "a": {}}', b"", None, "occurs twice"),
+    "an entry that is a number": ({"a": 5}, bytes(24), None, "lacks dtype"),
+    "an unknown number format": (entry(dtype="Q9"), bytes(24), None, "unknown number format 'Q9'"),
     "a negative size": (entry(shape=[-2, -3]), bytes(24), None, "impossible shape"),
-    "a size that is none": (entry(shape=[True, 6]), bytes(24), None, "impossible shape"),
-    "a size beyond reason": (entry(shape=[1 << 60, 1 << 60]), bytes(24), None, "takes"),
-    "more than it has room for": (entry(shape=[4, 4]), bytes(24), None, "takes 64 bytes, not 24"),
-    "backwards": (entry(data_offsets=[24, 0]), bytes(24), None, "takes 24 bytes, not -24"),
-    "a hole": (entry(data_offsets=[4, 28]), bytes(28), None, "leaves a hole"),
+    "a size that is a boolean": (entry(shape=[True, 6]), bytes(24), None, "impossible shape"),
+    "an impossibly large size": (entry(shape=[1 << 60, 1 << 60]), bytes(24), None, "takes"),
+    "more weights than bytes": (entry(shape=[4, 4]), bytes(24), None, "takes 64 bytes, not 24"),
+    "an end before its begin": (entry(data_offsets=[24, 0]), bytes(24), None, "takes 24 bytes, not -24"),
+    "a gap": (entry(data_offsets=[4, 28]), bytes(28), None, "leaves a gap"),
     "overlap": (GOOD | {"b": GOOD["a"]}, bytes(24), None, "overlaps"),
-    "cut off": (GOOD, bytes(20), None, "cut off"),
-    "bytes behind": (GOOD, bytes(32), None, "followed by other bytes"),
+    "truncated": (GOOD, bytes(20), None, "truncated"),
+    "trailing bytes": (GOOD, bytes(32), None, "followed by other bytes"),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_lies_are_told(tmp_path: Path, lie: str) -> None:
-    header, data, length, message = LIES[lie]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_files_are_refused(tmp_path: Path, case: str) -> None:
+    header, data, length, message = INVALID[case]
     with pytest.raises(ModelError, match=message):
         read_header(written(tmp_path / "a", header, data, length))
 
 
-def test_numbers_that_cannot_be_converted_are_named(tmp_path: Path) -> None:
+def test_unsupported_number_formats_are_named(tmp_path: Path) -> None:
     found = read_header(written(tmp_path / "a", entry(dtype="F8_E4M3", shape=[24])))
-    with pytest.raises(ModelError, match="stored as F8_E4M3; F32, F16 and BF16"):
+    with pytest.raises(ModelError, match="stored as F8_E4M3; only F32, F16 and BF16"):
         found["a"].rows(0, 1)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(at=st.integers(0, 200), put=st.binary(max_size=6), take=st.integers(0, 8))
-def test_any_damage_is_an_error_or_a_file_that_adds_up(tmp_path: Path, at: int, put: bytes, take: int) -> None:
+def test_damaged_files_give_an_error_or_consistent_tensors(tmp_path: Path, at: int, put: bytes, take: int) -> None:
     path = checkpoints.safetensors(tmp_path / "a", {"x": np.ones((4, 3), np.float32), "y": np.ones(5, np.float32)})
     data = path.read_bytes()
     path.write_bytes(data[:at] + put + data[at + take :])

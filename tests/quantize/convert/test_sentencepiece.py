@@ -1,4 +1,4 @@
-"""Vocabularies in the files of older checkpoints: tokenizer.model and vocab.txt."""
+"""Vocabularies of older checkpoints: tokenizer.model and vocab.txt."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from fakes import checkpoints
 from galago.models.errors import ModelError
-from galago.quantize.convert.convert import convert
-from galago.quantize.convert.probes import probes
-from galago.quantize.convert.sentencepiece import read_pieces
-from galago.quantize.convert.writing import Type
+from galago.quantize.convert.conversion import convert_checkpoint
+from galago.quantize.convert.gguf_writer import FloatType
+from galago.quantize.convert.probe_texts import probe_texts
+from galago.quantize.convert.sentencepiece import read_sentencepiece
+from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.weights import Weights
 
 
 def message(*fields: tuple[int, int | float | bytes]) -> bytes:
-    """A protobuf message: numbers, float32 and nested bytes."""
+    """Encodes a protobuf message of numbers, float32 and nested bytes."""
     data = b""
     for number, value in fields:
         kind = {int: 0, float: 5, bytes: 2}[type(value)]
@@ -39,7 +40,7 @@ def varint(value: int) -> bytes:
 
 
 def model_file(path: Path, model_type: int = 2) -> Path:
-    """The same vocabulary as that of `checkpoints.sentence_piece`, as SentencePiece writes it."""
+    """Writes the vocabulary of `checkpoints.sentence_piece` in SentencePiece's format."""
     found = checkpoints.sentence_piece()["model"]
     ranks = {"".join(merge.split(" ")): -float(i) for i, merge in reversed(list(enumerate(found["merges"])))}
     pieces = []
@@ -52,10 +53,10 @@ def model_file(path: Path, model_type: int = 2) -> Path:
 
 def made(folder: Path, name: str) -> Weights:
     target = folder.parent / name
-    return Weights(convert(folder, target, Type.F16, False, False, lambda _what, _share: None).path)
+    return Weights(convert_checkpoint(folder, target, FloatType.F16, False, False, no_progress).path)
 
 
-def test_tokenizer_model_alone_reads_like_tokenizer_json(tmp_path: Path) -> None:
+def test_tokenizer_model_gives_the_same_tokens_as_tokenizer_json(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c")
     one = made(tmp_path / "c", "one.gguf")
     (tmp_path / "c" / "tokenizer.json").unlink()
@@ -63,18 +64,18 @@ def test_tokenizer_model_alone_reads_like_tokenizer_json(tmp_path: Path) -> None
     two = made(tmp_path / "c", "two.gguf")
     assert two.adds_bos and (two.bos, two.eos) == (one.bos, one.eos) == (1, 2)
     assert two.control_texts == one.control_texts
-    for _, text in probes():
+    for _, text in probe_texts():
         tokens = [w.tokenize(text, parse_special=False, add_special=True) for w in (one, two)]
         assert tokens[0] == tokens[1], text
 
 
-def test_vocab_txt_alone_reads_like_tokenizer_json(tmp_path: Path) -> None:
+def test_vocab_txt_gives_the_same_tokens_as_tokenizer_json(tmp_path: Path) -> None:
     checkpoints.bert(tmp_path / "c")
     one = made(tmp_path / "c", "one.gguf")
     (tmp_path / "c" / "tokenizer.json").unlink()
     (tmp_path / "c" / "vocab.txt").write_text("\n".join(checkpoints.word_piece()["model"]["vocab"]) + "\n")
     two = made(tmp_path / "c", "two.gguf")
-    for _, text in probes():
+    for _, text in probe_texts():
         tokens = [w.tokenize(text, parse_special=False, add_special=True) for w in (one, two)]
         assert tokens[0] == tokens[1] and tokens[0][0] == 2 and tokens[0][-1] == 3, text
 
@@ -83,18 +84,18 @@ def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c")
     (tmp_path / "c" / "tokenizer.json").unlink()
     model_file(tmp_path / "c" / "tokenizer.model", model_type=1)
-    with pytest.raises(ModelError, match=r"model of type 1; BPE \(2\) is supported"):
+    with pytest.raises(ModelError, match=r"model of type 1; only BPE \(2\) is supported"):
         made(tmp_path / "c", "one.gguf")
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(at=st.integers(0, 9000), put=st.binary(max_size=5), take=st.integers(0, 6))
-def test_any_damage_is_an_error_or_a_vocabulary(tmp_path: Path, at: int, put: bytes, take: int) -> None:
+def test_damaged_files_give_an_error_or_a_vocabulary(tmp_path: Path, at: int, put: bytes, take: int) -> None:
     path = model_file(tmp_path / "tokenizer.model")
     data = path.read_bytes()
     path.write_bytes(data[:at] + put + data[at + take :])
     try:
-        found = read_pieces(path)
+        found = read_sentencepiece(path)
     except ModelError as error:
         assert error.message.startswith("tokenizer.model: ")
     else:

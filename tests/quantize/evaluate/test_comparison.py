@@ -1,4 +1,4 @@
-"""What is said of two evaluations: which changes are larger than chance, and what cannot be compared."""
+"""Comparing two evaluations: significant changes, and what cannot be compared."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def results(*variants: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return made | {"recommended": {"variant": "Q8_0", "reason": "Q8_0: half the bytes"}} | changed
 
 
-def test_nothing_changes_from_an_evaluation_to_itself() -> None:
+def test_an_evaluation_does_not_differ_from_itself() -> None:
     one = results(BASE, GOOD, SMALL)
     found = compare(one, one)
     assert [variant["name"] for variant in found["variants"]] == ["F16", "Q8_0", "Q4_K_M"]
     assert not found["only_before"] and not found["only_after"]
-    assert found["notes"] == ["the same is recommended: Q8_0"]
+    assert found["notes"] == ["both recommend Q8_0"]
     for variant in found["variants"]:
         assert variant["bytes"]["ratio"] == 1 == variant["decode_tokens_per_second"]["ratio"]
         for change in (*variant["accuracy"].values(), *variant["kl_mean"].values()):
@@ -42,46 +42,46 @@ def test_nothing_changes_from_an_evaluation_to_itself() -> None:
     assert not any("!" in cell for row in table(found).rows for cell in row)
 
 
-def test_a_change_beyond_chance_is_marked() -> None:
+def test_significant_changes_are_marked() -> None:
     worse = GOOD | {"tasks": {"text": task(0.5), "image": task(0.77)}, "speed": {"decode_tokens_per_second": 160.0}}
     found = compare(results(BASE, GOOD), results(BASE, worse))
     row = dict(zip(table(found).columns, table(found).rows[1], strict=True))
-    assert row["text right"] == "-30.0% !" and row["pictures right"] == "-3.0%" and row["tokens/s"] == "x2.00"
+    assert row["accuracy text"] == "-30.0% !" and row["accuracy images"] == "-3.0%" and row["tokens/s"] == "x2.00"
 
 
 @given(st.integers(1, 400), st.floats(0, 1), st.floats(0, 1))
-def test_the_interval_of_a_difference_holds_it(n: int, before: float, after: float) -> None:
+def test_the_interval_of_a_difference_contains_it(n: int, before: float, after: float) -> None:
     pair = [results(BASE | {"tasks": {"text": task(round(share * n) / n) | {"n": n}}}) for share in (before, after)]
     one = compare(*pair)["variants"][0]["accuracy"]["text"]
     assert -1.001 <= one["low"] <= one["change"] <= one["high"] <= 1.001
 
 
-def test_what_is_not_alike_is_not_compared() -> None:
+def test_results_on_other_questions_or_baselines_are_not_compared() -> None:
     found = compare(results(BASE, GOOD), results(BASE, SMALL, set="other", llama_cpp="3"))
     assert found["only_before"] == ["Q8_0"] and found["only_after"] == ["Q4_K_M"]
     assert found["variants"][0]["accuracy"] == {} == found["variants"][0]["kl_mean"]
-    assert "another llama.cpp: 2 before, 3 after" in found["notes"]
-    assert any("other questions" in note for note in found["notes"])
+    assert "llama.cpp changed from 2 to 3" in found["notes"]
+    assert any("questions or texts differ" in note for note in found["notes"])
     found = compare(results(BASE, GOOD), results(SMALL, GOOD))
     assert found["variants"][0]["kl_mean"] == {} != found["variants"][0]["accuracy"]
 
 
-def test_another_recommendation_is_told_with_both_reasons() -> None:
+def test_different_recommendations_are_both_quoted() -> None:
     other = {"variant": "Q4_K_M", "reason": "Q4_K_M: a third"}
     notes = compare(results(BASE, GOOD), results(BASE, GOOD, recommended=other))["notes"]
     assert notes == ["recommended before: Q8_0: half the bytes", "recommended after: Q4_K_M: a third"]
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [("{", "cannot be read as JSON"), ("[]", "is not what"), ("{}", "is not what"),
+    ("text", "message"),
+    [("{", "cannot be read as JSON"), ("[]", "was not written by"), ("{}", "was not written by"),
      (json.dumps({"form": 1, "galago": "0.1", "variants": []}), "another version of Galago")],
 )  # fmt: skip
-def test_other_files_are_refused(text: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_refused(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong, right = tmp_path / "wrong.json", tmp_path / "right.json"
     wrong.write_text(text)
     right.write_text(json.dumps(results(BASE)))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         read(wrong)
     assert main(["compare", str(right), str(wrong)]) == 1 and "wrong.json" in capsys.readouterr().err
     assert main(["compare", str(right), str(tmp_path / "gone.json")]) == 1
@@ -91,6 +91,6 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.Captu
     for name in "AB":
         (tmp_path / f"{name}.json").write_text(json.dumps(results(BASE, GOOD)))
     files = [str(tmp_path / "A.json"), str(tmp_path / "B.json")]
-    assert main(["compare", *files]) == 0 and "the same is recommended: Q8_0" in capsys.readouterr().out
+    assert main(["compare", *files]) == 0 and "both recommend Q8_0" in capsys.readouterr().out
     assert main(["compare", *files, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["variants"]) == 2

@@ -1,4 +1,4 @@
-"""Divergence, agreement and perplexity: against a computation of their own, over a kill, and their intervals."""
+"""KL divergence, agreement and perplexity, compared with a direct computation and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.evaluate.combinations import made
-from galago.quantize.evaluate.fidelity import WINDOW, Measured, divergence, log_probs, pack, summarize, unpack
+from galago.quantize.evaluate.fidelity import (
+    WINDOW_NATS,
+    PassageMeasurement,
+    kl_divergence,
+    log_probs,
+    pack,
+    summarize,
+    unpack,
+)
 from galago.quantize.evaluate.fidelity_job import FidelityJob, command
-from galago.quantize.evaluate.passages import SENSES, blinded, of_questions, sense_of, thinned
+from galago.quantize.evaluate.passages import MODALITIES, blank_media, from_questions, modality_of, sample_evenly
 from galago.quantize.evaluate.questions import read
-from galago.quantize.records import Record, Records
+from galago.quantize.evaluate.record_log import Record, RecordLog
+from galago.quantize.evaluate.variant_grid import quantized_file
 from galago.quantize.variants.schemes import find
 from galago.runtime.environment import worker_environment
 from galago.runtime.llamacpp.context import Context
@@ -38,28 +46,30 @@ def exact(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @settings(deadline=None)
 @given(LOGITS, LOGITS)
-def test_the_divergence_is_that_of_its_definition(one: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+def test_divergence_matches_its_definition(one: NDArray[np.float32], other: NDArray[np.float32]) -> None:
     p, q = exact(one), exact(other)
     expected = (np.exp(p) * (p - q)).sum(axis=1)
-    assert divergence(log_probs(one), log_probs(other)) == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert (divergence(log_probs(one), log_probs(one)) == 0).all()
+    assert kl_divergence(log_probs(one), log_probs(other)) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert (kl_divergence(log_probs(one), log_probs(one)) == 0).all()
 
 
 @settings(deadline=None)
 @given(LOGITS)
-def test_packed_rows_come_back_nearly_as_they_were(logits: NDArray[np.float32]) -> None:
+def test_packed_rows_are_restored_almost_exactly(logits: NDArray[np.float32]) -> None:
     logp = log_probs(logits)
-    kept = logp > logp.max(axis=1, keepdims=True) - WINDOW
+    kept = logp > logp.max(axis=1, keepdims=True) - WINDOW_NATS
     assert np.abs(unpack(pack(logp)) - logp)[kept].max() < 1e-3
-    assert divergence(unpack(pack(logp)), logp).max() < 1e-6
+    assert kl_divergence(unpack(pack(logp)), logp).max() < 1e-6
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_a_summary_counts_positions_and_not_passages(seed: int) -> None:
+def test_a_summary_weights_positions_equally(seed: int) -> None:
     rng = np.random.default_rng(seed)
     passages = [
-        Measured(tuple(rng.exponential(size=n)), tuple(rng.random(n) < 0.9), tuple(rng.random(n)), tuple(rng.random(n)))
+        PassageMeasurement(
+            tuple(rng.exponential(size=n)), tuple(rng.random(n) < 0.9), tuple(rng.random(n)), tuple(rng.random(n))
+        )
         for n in rng.integers(1, 9, 12)
     ]
     found = summarize(passages)
@@ -72,7 +82,7 @@ def test_a_summary_counts_positions_and_not_passages(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> FidelityJob:
-    """The built-in model's own run as a baseline, on a text and a few questions."""
+    """The built-in model as the baseline, on a text and a few questions."""
     folder = tmp_path_factory.mktemp("scores")
     text = folder / "text.txt"
     text.write_text(TEXT)
@@ -85,22 +95,22 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FidelityJob:
 
 @pytest.fixture(scope="module")
 def coarse(job: FidelityJob) -> FidelityJob:
-    """The same text model in four bits, compared with that."""
+    """The same text model in four bits, compared with the baseline."""
     folder = Path(job.rows).parent
-    model = made(Path(job.weights), find("Q4_0"), folder)
+    model = quantized_file(Path(job.weights), find("Q4_0"), folder)
     return replace(job, weights=str(model), base=job.records, records=str(folder / "coarse"))
 
 
 def score(job: FidelityJob) -> list[Record]:
     done = subprocess.run(command(job), capture_output=True, text=True, env=worker_environment(), timeout=300)
     assert done.returncode == 0, done.stderr
-    records = Records(Path(job.records))
+    records = RecordLog(Path(job.records))
     assert records.complete
     return records.found
 
 
 def logits(model: str, tokens: list[int]) -> NDArray[np.float32]:
-    """Of every position, in one step."""
+    """Returns the logits of every position, computed in one step."""
     weights = Weights(Path(model), gpu_layers=0)
     context = Context(weights, 512, 1, 1, guesses=511)
     context.decode([BatchToken(token, i, 0, True) for i, token in enumerate(tokens)])
@@ -110,7 +120,7 @@ def logits(model: str, tokens: list[int]) -> NDArray[np.float32]:
     return found
 
 
-def test_scores_are_those_of_a_computation_on_full_logits(job: FidelityJob, coarse: FidelityJob) -> None:
+def test_scores_match_a_computation_on_full_logits(job: FidelityJob, coarse: FidelityJob) -> None:
     weights = Weights(Path(job.weights), gpu_layers=0)
     tokens = [weights.bos] * weights.adds_bos + weights.tokenize(TEXT, parse_special=False)
     weights.close()
@@ -126,16 +136,16 @@ def test_scores_are_those_of_a_computation_on_full_logits(job: FidelityJob, coar
     assert expected.mean() > 1e-4
 
 
-def test_every_sense_is_compared_and_the_baseline_is_true_to_itself(job: FidelityJob) -> None:
+def test_every_modality_is_compared_and_the_baseline_equals_itself(job: FidelityJob) -> None:
     records = score(replace(job, base=job.records, records=job.records + "-itself"))
-    assert {record["sense"] for record in records} == set(SENSES)
+    assert {record["sense"] for record in records} == set(MODALITIES)
     assert max(max(record["kl"]) for record in records) < 1e-6
     assert all(all(record["same"]) for record in records)
     assert all(("blind_nll" in record) == (record["sense"] != "text") for record in records)
 
 
-def test_a_run_that_was_ended_goes_on_where_it_was(job: FidelityJob) -> None:
-    whole, rows = Records(Path(job.records)).found, Path(job.rows).read_bytes()
+def test_an_interrupted_run_resumes(job: FidelityJob) -> None:
+    whole, rows = RecordLog(Path(job.records)).records, Path(job.rows).read_bytes()
     lines = Path(job.records).read_bytes().splitlines(keepends=True)
     again = replace(job, rows=job.rows + "-again", records=job.records + "-again")
     marked = [json.dumps(record | {"kept": True}).encode() + b"\n" for record in whole[:3]]
@@ -145,11 +155,11 @@ def test_a_run_that_was_ended_goes_on_where_it_was(job: FidelityJob) -> None:
     assert ["kept" in record for record in score(again)] == [True] * 3 + [False] * (len(whole) - 3)
     assert len(Path(again.rows).read_bytes()) == len(rows)
     assert Path(again.rows).read_bytes()[:kept] == rows[:kept]
-    for one, other in zip(Records(Path(again.records)).found, whole, strict=True):
+    for one, other in zip(RecordLog(Path(again.records)).records, whole, strict=True):
         assert one["nll"] == pytest.approx(other["nll"], abs=1e-3)
 
 
-def test_a_model_of_another_vocabulary_is_no_variant(job: FidelityJob, tmp_path: Path) -> None:
+def test_a_model_with_another_vocabulary_is_refused(job: FidelityJob, tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     rows.write_bytes(Path(job.rows).read_bytes()[:-2])
     other = replace(job, rows=str(rows), base=job.records, records=str(tmp_path / "records"))
@@ -157,10 +167,10 @@ def test_a_model_of_another_vocabulary_is_no_variant(job: FidelityJob, tmp_path:
     assert done.returncode == 1 and "another vocabulary" in done.stderr
 
 
-def test_a_blinded_chat_keeps_its_words_and_senses() -> None:
-    questions = thinned(read(builtin_folder() / "heldout.zip"), 3)
+def test_blank_media_keep_text_and_modality() -> None:
+    questions = sample_evenly(read(builtin_folder() / "heldout.zip"), 3)
     assert len({q.group for q in questions}) * 3 == len(questions)
-    for passage in of_questions(questions):
-        blind = blinded(passage.messages)
-        assert sense_of(blind) == passage.sense
-        assert (blind == passage.messages) == (passage.sense == "text")
+    for passage in from_questions(questions):
+        blind = blank_media(passage.messages)
+        assert modality_of(blind) == passage.modality
+        assert (blind == passage.messages) == (passage.modality == "text")

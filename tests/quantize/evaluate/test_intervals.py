@@ -1,4 +1,4 @@
-"""Intervals hold the value they are for as often as they say, and stay where values can be."""
+"""Confidence intervals have their nominal coverage and stay within possible values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from galago.quantize.evaluate.intervals import change_interval, mean_interval, ratio_interval, share_interval, wilson
+from galago.quantize.evaluate.intervals import (
+    change_interval,
+    clustered_proportion_interval,
+    mean_interval,
+    ratio_interval,
+    wilson,
+)
 
 Array = NDArray[np.float64]
 RNG = np.random.default_rng(4)
@@ -18,14 +24,14 @@ COUNTS = RNG.integers(1, 9, 4000).astype(float)
 KINDS: dict[str, tuple[Callable[[Array, Array], tuple[float, float]], Array]] = {
     "even": (ratio_interval, COUNTS * RNG.normal(1, 0.2, 4000)),
     "skewed": (ratio_interval, COUNTS * RNG.exponential(size=4000) ** 2),
-    "common": (share_interval, RNG.binomial(COUNTS.astype(int), RNG.beta(8, 2, 4000)).astype(float)),
-    "rarely missed": (share_interval, RNG.binomial(COUNTS.astype(int), 0.998).astype(float)),
+    "common": (clustered_proportion_interval, RNG.binomial(COUNTS.astype(int), RNG.beta(8, 2, 4000)).astype(float)),
+    "rarely missed": (clustered_proportion_interval, RNG.binomial(COUNTS.astype(int), 0.998).astype(float)),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("drawn", [50, 200])
-def test_an_interval_holds_the_whole_sets_value_nine_times_of_ten(kind: str, drawn: int) -> None:
+def test_intervals_cover_the_population_value_nine_times_of_ten(kind: str, drawn: int) -> None:
     interval, values = KINDS[kind]
     whole, held, rng = values.sum() / COUNTS.sum(), 0, np.random.default_rng(7)
     for _ in range(40):
@@ -35,7 +41,7 @@ def test_an_interval_holds_the_whole_sets_value_nine_times_of_ten(kind: str, dra
     assert held >= 36
 
 
-def test_changes_among_few_pairs_are_uncertain() -> None:
+def test_changes_in_few_pairs_are_uncertain() -> None:
     assert change_interval(0, 0, 12)[0] < -0.1 < 0.1 < change_interval(0, 0, 12)[1]
     low, high = change_interval(2, 40, 400)
     assert low < -38 / 400 < high < 0
@@ -49,7 +55,7 @@ def test_changes_among_few_pairs_are_uncertain() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 9)), min_size=1, max_size=30))
-def test_an_interval_holds_its_own_value_and_no_more_than_the_entries(pairs: list[tuple[float, int]]) -> None:
+def test_an_interval_contains_its_ratio_and_stays_within_the_entries(pairs: list[tuple[float, int]]) -> None:
     values, counts = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
     low, high = ratio_interval(values, counts)
     middle = values.sum() / counts.sum()
@@ -58,11 +64,11 @@ def test_an_interval_holds_its_own_value_and_no_more_than_the_entries(pairs: lis
 
 
 @given(st.floats(0, 1), st.integers(1, 1000))
-def test_a_share_stays_between_none_and_all(share: float, n: int) -> None:
+def test_an_interval_of_a_proportion_stays_within_0_and_1(share: float, n: int) -> None:
     low, high = wilson(share, n)
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
 
 
-def test_equal_values_have_no_width() -> None:
+def test_equal_values_give_an_interval_without_width() -> None:
     assert mean_interval([1.0, 1.0]) == (1.0, 1.0, 1.0)
-    assert share_interval(np.full(400, 3.0), np.full(400, 3.0))[0] == pytest.approx(0.99, abs=0.002)
+    assert clustered_proportion_interval(np.full(400, 3.0), np.full(400, 3.0))[0] == pytest.approx(0.99, abs=0.002)

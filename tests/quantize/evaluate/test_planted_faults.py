@@ -1,4 +1,4 @@
-"""Variants that a look at their text would pass: blind, deaf, hurt, mismatched or with one answer to everything.
+"""Faults that measuring text alone would miss: ignored media, damaged layers, mismatched projectors, one answer to all.
 
 Each is planted in a copy of the built-in model and evaluated as a variant of it.
 """
@@ -17,46 +17,46 @@ import pytest
 from fakes.heldout import part_of_heldout
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.evaluate import runtime_cost
-from galago.quantize.evaluate.combinations import Combination, File
 from galago.quantize.evaluate.evaluation import EvaluationPlan, evaluate
+from galago.quantize.evaluate.variant_grid import ModelVariant, VariantFile
 from galago.quantize.evaluate.verdict import Constraints, recommend
 from galago.runtime.llamacpp.weights import Weights
 
-TEXT, EYES = builtin_folder() / "text-F16.gguf", builtin_folder() / "mmproj-F16.gguf"
+TEXT, PROJECTOR = builtin_folder() / "text-F16.gguf", builtin_folder() / "mmproj-F16.gguf"
 
 
 def changed(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of a GGUF file whose tensors are changed in place."""
+    """Copies a GGUF file and changes its tensors in place."""
     shutil.copy(source, target)
     change({tensor.name: tensor.data for tensor in gguf.GGUFReader(target, "r+").tensors})
     return target
 
 
-def silence(tensors: dict[str, Any], begin: str) -> None:
+def zero(tensors: dict[str, Any], begin: str) -> None:
     for name, data in tensors.items():
         if name.startswith(begin):
             data[:] = 0
 
 
 def one_bit(tensors: dict[str, Any]) -> None:
-    """Every matrix of the eyes rounded to a sign and a size that all of it shares."""
+    """Rounds every matrix of the image encoder to signs with one shared magnitude."""
     for name, data in tensors.items():
         if name.startswith(("v.", "mm.model")) and name.endswith("weight") and data.ndim >= 2:
             data[:] = (np.sign(data) * np.abs(data.astype(np.float32)).mean()).astype(data.dtype)
 
 
 def shuffled(tensors: dict[str, Any]) -> None:
-    """A projector of the right shape that was made for another model: the same numbers, elsewhere."""
+    """Shuffles the weights, like a projector of the right shape made for another model."""
     for name in ("mm.model.mlp.1.weight", "mm.model.mlp.3.weight"):
         flat = tensors[name].reshape(-1)
         flat[:] = np.random.default_rng(0).permutation(flat)
 
 
 def affirmative(tensors: dict[str, Any], chain: list[int]) -> None:
-    """Only the last token counts, and behind each of `chain` the next one is likeliest.
+    """Makes each token of `chain` predict the next one, whatever comes before.
 
-    Layers add nothing, so that the logits are products of embeddings: token i is 3^i (d[i-1] + d[i]), with orthogonal
-    d, and so its product with the next is three times that with itself, and that with all others nothing.
+    Layers add nothing, so the logits are products of embeddings. Token i is 3^i (d[i-1] + d[i]) with orthogonal d, so
+    its product with the next token is three times that with itself, and zero with all others.
     """
     for name, data in tensors.items():
         if name.endswith(("attn_output.weight", "ffn_down.weight")):
@@ -70,7 +70,7 @@ def affirmative(tensors: dict[str, Any], chain: list[int]) -> None:
 
 
 def without_marker(source: Path, target: Path) -> Path:
-    """The chat template drops what stands for pictures and sounds."""
+    """Makes the chat template drop the media markers."""
     template = str(gguf.GGUFReader(source).fields["tokenizer.chat_template"].contents())
     start, end = template.index("{%- if tools %}"), template.index("{%- for m in messages %}")
     changed = template[:start] + template[end:].replace("m['content']", "m['content']|replace('\ufdd1','')", 1)
@@ -83,7 +83,7 @@ def without_marker(source: Path, target: Path) -> Path:
 
 
 def yes_chain() -> list[int]:
-    """The token that a prompt ends with, those of "Yes.", and the one that ends an answer."""
+    """Returns the last token of a prompt, the tokens of "Yes.", and the end-of-turn token."""
     weights = Weights(TEXT, gpu_layers=0)
     chain = [weights.tokenize("<|im_start|>assistant\n", parse_special=True)[-1]]
     chain += [*weights.tokenize("Yes.", parse_special=False), weights.eos]
@@ -92,32 +92,32 @@ def yes_chain() -> list[int]:
     return chain
 
 
-FAULTS = ("deaf", "one bit", "eye layer", "ear layer", "wrong projector", "no marker", "yes")
+FAULTS = ("no audio", "one bit", "image layer", "audio layer", "wrong projector", "no marker", "yes")
 
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("faults")
-    eyes = {
-        "deaf": lambda tensors: silence(tensors, "a."),
+    projector_faults = {
+        "no audio": lambda tensors: zero(tensors, "a."),
         "one bit": one_bit,
-        "eye layer": lambda tensors: silence(tensors, "v.blk.1."),
-        "ear layer": lambda tensors: silence(tensors, "a.blk.1."),
+        "image layer": lambda tensors: zero(tensors, "v.blk.1."),
+        "audio layer": lambda tensors: zero(tensors, "a.blk.1."),
         "wrong projector": shuffled,
     }
-    whole = (File("text", TEXT), File("eyes", EYES))
-    combinations = [Combination(*whole)]
-    for name, change in eyes.items():
-        path = changed(EYES, folder / f"{name}.gguf", change)
-        combinations.append(Combination(whole[0], File(name, path)))
+    whole = (VariantFile("text", TEXT), VariantFile("projector", PROJECTOR))
+    variant_pairs = [ModelVariant(*whole)]
+    for name, change in projector_faults.items():
+        path = changed(PROJECTOR, folder / f"{name}.gguf", change)
+        variant_pairs.append(ModelVariant(whole[0], VariantFile(name, path)))
     chain = yes_chain()
     texts = {
         "no marker": without_marker(TEXT, folder / "no marker.gguf"),
         "yes": changed(TEXT, folder / "yes.gguf", lambda tensors: affirmative(tensors, chain)),
     }
-    combinations += [Combination(File(name, path), whole[1]) for name, path in texts.items()]
+    variant_pairs += [ModelVariant(VariantFile(name, path), whole[1]) for name, path in texts.items()]
     asked = part_of_heldout(folder / "asked.zip", 12, ("text", "image", "speech"))
-    plan = EvaluationPlan(combinations, [asked], folder / "work", rounds=1, threads=1)
+    plan = EvaluationPlan(variant_pairs, [asked], folder / "work", rounds=1, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime_cost, "measure", lambda *_: {"decode_tokens_per_second": 9.0})
         found = evaluate(plan, lambda *_: None)["variants"]
@@ -125,28 +125,30 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "messages"),
     [
-        ("deaf", ["has stopped hearing though its text is fine"]),
-        ("one bit", ["has stopped seeing though its text is fine"]),
-        ("eye layer", ["has stopped seeing though its text is fine"]),
-        ("ear layer", []),
-        ("wrong projector", ["has stopped seeing though its text is fine"]),
-        ("no marker", ["cannot take 100% of the questions on pictures", "cannot take 100% of the questions on sounds"]),
-        ("yes", ["says one and the same answer to 100% of questions on pictures"]),
+        ("no audio", ["ignores audio although its text is good"]),
+        ("one bit", ["ignores images although its text is good"]),
+        ("image layer", ["ignores images although its text is good"]),
+        ("audio layer", []),
+        ("wrong projector", ["ignores images although its text is good"]),
+        ("no marker", ["fails on 100% of the questions on images", "fails on 100% of the questions on audio"]),
+        ("yes", ["gives one and the same answer to 100% of questions on images"]),
     ],
 )
-def test_a_fault_is_told_and_not_recommended(variants: dict[str, dict[str, Any]], fault: str, says: list[str]) -> None:
+def test_a_fault_is_reported_and_not_recommended(
+    variants: dict[str, dict[str, Any]], fault: str, messages: list[str]
+) -> None:
     whole, hurt = variants["whole"], variants[fault]
     assert not whole["warnings"]
-    assert set(hurt["warnings"]) or fault == "ear layer"  # on so few questions its 8 points fewer may be chance
-    for text in says:
+    assert set(hurt["warnings"]) or fault == "audio layer"  # on so few questions its 8 points fewer may be chance
+    for text in messages:
         assert any(text in warning for warning in hurt["warnings"]), hurt["warnings"]
     smaller = hurt | {"bytes": hurt["bytes"] // 2}
     assert recommend([whole, smaller], whole, Constraints())["variant"] == whole["name"]
 
 
-def test_a_sense_that_is_not_hurt_is_not_blamed(variants: dict[str, dict[str, Any]]) -> None:
-    assert not any("hear" in warning for warning in variants["one bit"]["warnings"])
-    assert not any("see" in warning for warning in variants["deaf"]["warnings"])
+def test_undamaged_modalities_are_not_blamed(variants: dict[str, dict[str, Any]]) -> None:
+    assert not any("audio" in warning for warning in variants["one bit"]["warnings"])
+    assert not any("images" in warning for warning in variants["no audio"]["warnings"])
     assert variants["wrong projector"]["fidelity"]["text"]["kl_mean"] == 0

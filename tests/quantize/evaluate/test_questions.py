@@ -1,4 +1,4 @@
-"""Question sets: what counts as a right answer, and what the built-in model's card says of its own."""
+"""Question sets: which answers are correct, and how they are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from galago.models.errors import ConfigError
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.evaluate.questions import Question, Score, as_json, read, score, table
+from galago.quantize.evaluate.questions import Question, Score, as_json, format_scores, read, score
 from galago.runtime.types.messages import Audio, Image, ToolCall
 
 
@@ -21,7 +21,7 @@ def question(answer: str, group: str = "text", task: str = "add") -> Question:
 
 
 @pytest.mark.parametrize(
-    ("right", "answer", "is_right"),
+    ("expected", "answer", "correct"),
     [
         ("Two.", " Two.\n", True),
         ("Two.", "two.", False),
@@ -32,29 +32,29 @@ def question(answer: str, group: str = "text", task: str = "add") -> Question:
         ("5", "5.0", False),
     ],
 )
-def test_an_answer_is_right_or_not(right: str, answer: str, is_right: bool) -> None:
-    assert question(right).is_right(answer) is is_right
+def test_answers_are_compared_with_the_correct_one(expected: str, answer: str, correct: bool) -> None:
+    assert question(expected).is_correct(answer) is correct
 
 
-def test_a_call_is_right_with_the_same_name_and_arguments() -> None:
+def test_a_tool_call_is_correct_with_the_same_name_and_arguments() -> None:
     asked = Question("tools", "tool", (), "", calls=({"name": "f", "arguments": {"a": 1, "b": 2}},))
-    assert asked.is_right("", [ToolCall("1", "f", '{"b": 2, "a": 1}')])
-    assert not asked.is_right("", [ToolCall("1", "f", '{"a": 1}')])
-    assert not asked.is_right("", [ToolCall("1", "f", '{"a": 1')])
-    assert not asked.is_right("f(a=1, b=2)")
-    assert not question("Two.").is_right("Two.", [ToolCall("1", "f", "{}")])
+    assert asked.is_correct("", [ToolCall("1", "f", '{"b": 2, "a": 1}')])
+    assert not asked.is_correct("", [ToolCall("1", "f", '{"a": 1}')])
+    assert not asked.is_correct("", [ToolCall("1", "f", '{"a": 1')])
+    assert not asked.is_correct("f(a=1, b=2)")
+    assert not question("Two.").is_correct("Two.", [ToolCall("1", "f", "{}")])
 
 
 def test_scores_are_counted_by_group_and_task() -> None:
     scores = score([("text", "add", True), ("text", "subtract", False), ("image", "count", True)])
     assert (scores["text"][""], scores["text"]["subtract"]) == (Score(1, 2), Score(0, 1))
-    assert scores["image"][""].share == 1
-    names = [line.split()[0] for line in table(as_json(scores)).splitlines()[1:]]
+    assert scores["image"][""].accuracy == 1
+    names = [line.split()[0] for line in format_scores(as_json(scores)).splitlines()[1:]]
     assert names == ["text", "add", "subtract", "image", "count"]
 
 
 @given(st.integers(1, 2000).flatmap(lambda of: st.tuples(st.integers(0, of), st.just(of))))
-def test_an_interval_holds_its_share(counts: tuple[int, int]) -> None:
+def test_an_interval_contains_its_accuracy(counts: tuple[int, int]) -> None:
     right, of = counts
     low, high = Score(right, of).interval
     assert 0 <= low <= right / of + 1e-9 and right / of - 1e-9 <= high <= 1
@@ -62,7 +62,7 @@ def test_an_interval_holds_its_share(counts: tuple[int, int]) -> None:
     assert low <= narrower[0] + 1e-9 and narrower[1] <= high + 1e-9
 
 
-def test_the_held_out_set_asks_in_every_sense() -> None:
+def test_the_held_out_set_covers_every_modality() -> None:
     asked = read(builtin_folder() / "heldout.zip")
     assert {q.group for q in asked} > {"text", "image", "speech, known voices", "speech, unseen voices"}
     assert sum(q.needs(Image) for q in asked) > 400 < sum(q.needs(Audio) for q in asked)
@@ -71,12 +71,12 @@ def test_the_held_out_set_asks_in_every_sense() -> None:
 
 
 @pytest.mark.parametrize("line", ["{", '{"group": "text"}', json.dumps({"group": "a", "task": "b", "messages": 3})])
-def test_a_damaged_set_is_refused_by_name(tmp_path: Path, line: str) -> None:
+def test_a_damaged_set_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("questions.jsonl", line)
-    with pytest.raises(ConfigError, match="set.zip is not a set of questions"):
+    with pytest.raises(ConfigError, match="set.zip is not a question set"):
         read(path)
     path.write_bytes(b"PK")
-    with pytest.raises(ConfigError, match="set.zip is not a set of questions"):
+    with pytest.raises(ConfigError, match="set.zip is not a question set"):
         read(path)

@@ -18,9 +18,9 @@ from galago.models.errors import ConfigError
 from galago.models.gguf.header import TensorInfo
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.calibrate import imatrix, run
-from galago.quantize.search import latency, search, type_costs
-from galago.quantize.search import measure as measuring
+from galago.quantize.calibrate import calibration, imatrix
+from galago.quantize.search import divergence as measuring
+from galago.quantize.search import latency, mixture, type_costs
 from galago.quantize.search.allocation import Option, allocate
 from galago.quantize.search.divergence_job import divergences
 from galago.quantize.variants import plan as variant
@@ -89,23 +89,23 @@ def test_tensors_of_a_kind_go_together_by_thirds_of_the_layers() -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[run.Data, imatrix.Matrix, Path]:
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.Data, imatrix.ImportanceMatrix, Path]:
     folder = tmp_path_factory.mktemp("search")
     write(folder / "model.gguf")
     text = folder / "text.txt"
     text.write_text("What day comes after Monday? Tuesday. How many shapes are there? Four. " * 20, encoding="utf-8")
     source = variant.open_source(str(folder / "model.gguf"))
-    data = replace(run.data(source, None, [text], chunk=64), every=measuring.EVERY)
-    return data, run.collect(data, folder / "part"), folder
+    data = replace(calibration.data(source, None, [text], chunk=64), every=measuring.EVERY)
+    return data, calibration.collect(data, folder / "part"), folder
 
 
 def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(
-    searched: tuple[run.Data, imatrix.Matrix, Path], tmp_path: Path
+    searched: tuple[calibration.Data, imatrix.ImportanceMatrix, Path], tmp_path: Path
 ) -> None:
     data, matrix, _ = searched
-    budget = search.budget_of(data.source, matrix, None, None, "Q4_0")
+    budget = mixture.budget_of(data.source, matrix, None, None, "Q4_0")
     told: list[tuple[int, int, str]] = []
-    found = search.search(data, matrix, budget, "quick", lambda *step: told.append(step))
+    found = mixture.search(data, matrix, budget, "quick", lambda *step: told.append(step))
     variant.make(found.plan, tmp_path / "q.gguf")
     assert found.plan.size <= budget.size and (tmp_path / "q.gguf").stat().st_size <= budget.size + 4096
     assert found.plan.recipe.types or found.beaten
@@ -115,29 +115,29 @@ def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(
     assert len(singles) == len(set(singles)) >= len(type_costs.groups(data.source, narrowed(data.source), "quick"))
 
     again: list[str] = []
-    more = search.Budget(budget.size + 20_000)
-    other = search.search(data, matrix, more, "quick", lambda _i, _n, name: again.append(name))
+    more = mixture.Budget(budget.size + 20_000)
+    other = mixture.search(data, matrix, more, "quick", lambda _i, _n, name: again.append(name))
     assert not set(again) & set(singles)  # what was measured before is not measured again
     assert other.plan.size > found.plan.size and other.predicted <= found.predicted
 
 
-def test_a_choice_rests_on_measured_costs(searched: tuple[run.Data, imatrix.Matrix, Path]) -> None:
+def test_a_choice_rests_on_measured_costs(searched: tuple[calibration.Data, imatrix.ImportanceMatrix, Path]) -> None:
     """However little was measured of all groups, all of what is chosen was measured in the end."""
     data, matrix, _ = searched
     told: list[str] = []
-    budget = search.budget_of(data.source, matrix, None, None, "Q5_0")
-    found = search.search(data, matrix, budget, "quick", lambda _i, _n, name: told.append(name))
+    budget = mixture.budget_of(data.source, matrix, None, None, "Q5_0")
+    found = mixture.search(data, matrix, budget, "quick", lambda _i, _n, name: told.append(name))
     for group in type_costs.groups(data.source, narrowed(data.source), "quick"):
         kinds = {found.plan.recipe.types[tensor.name] for tensor in group.tensors}
         kind = kinds.pop()
         assert not kinds and (kind == group.own or measured_before(data, matrix, f"{group.name} as {kind}"))
 
 
-def measured_before(data: run.Data, matrix: imatrix.Matrix, name: str) -> bool:
+def measured_before(data: calibration.Data, matrix: imatrix.ImportanceMatrix, name: str) -> bool:
     """Whether it is in the record of measurements: asking again tells of no progress."""
     found = type_costs.groups(data.source, narrowed(data.source), "quick")
     told: list[str] = []
-    measure = measuring.Measure(data, matrix, search._UNITS["quick"])
+    measure = measuring.Measure(data, matrix, mixture._UNITS["quick"])
     known = type_costs.TypeCosts(found, {}, measure, lambda _i, _n, name: told.append(name))
     known.learn((group, kind) for group in found for kind in group.types if name == f"{group.name} as {kind}")
     return not told
@@ -149,16 +149,16 @@ def narrowed(source: variant.Source) -> list[str]:
 
 
 def test_a_budget_that_is_too_small_is_told_with_the_least(
-    searched: tuple[run.Data, imatrix.Matrix, Path],
+    searched: tuple[calibration.Data, imatrix.ImportanceMatrix, Path],
 ) -> None:
     data, matrix, _ = searched
     with pytest.raises(ConfigError, match="less than the smallest variant takes"):
-        search.search(data, matrix, search.Budget(1000), "quick")
+        mixture.search(data, matrix, mixture.Budget(1000), "quick")
 
 
-def test_bits_are_those_of_the_whole_model(searched: tuple[run.Data, imatrix.Matrix, Path]) -> None:
+def test_bits_are_those_of_the_whole_model(searched: tuple[calibration.Data, imatrix.ImportanceMatrix, Path]) -> None:
     data, matrix, _ = searched
-    budget = search.budget_of(data.source, matrix, None, 5.0, None).size
+    budget = mixture.budget_of(data.source, matrix, None, 5.0, None).size
     plan = variant.plan(data.source, variant.Recipe(find("Q8_0")))
     assert budget - (plan.size - sum(plan.nbytes.values())) == pytest.approx(data.source.parameters * 5 / 8, rel=0.02)
 
@@ -190,7 +190,7 @@ def test_a_damaged_record_of_measurements_is_measured_again(tmp_path: Path) -> N
 
 
 def test_a_wanted_speed_is_kept_at_the_least_loss(
-    searched: tuple[run.Data, imatrix.Matrix, Path],
+    searched: tuple[calibration.Data, imatrix.ImportanceMatrix, Path],
 ) -> None:
     """On a CPU that reads Q4_0 twice as fast as the rest, some weights become that, and no more than must."""
     data, matrix, _ = searched
@@ -199,9 +199,9 @@ def test_a_wanted_speed_is_kept_at_the_least_loss(
     whole = dict.fromkeys(narrowed(data.source), "Q8_0")
     usual = 1 / latency.pace(data.source, 1.0, benchmark).seconds(whole)
 
-    def chosen(wanted: float) -> search.Found:
+    def chosen(wanted: float) -> mixture.Found:
         clock = latency.pace(data.source, wanted, benchmark)
-        return search.search(data, matrix, search.budget_of(data.source, matrix, None, None, None, clock), "quick")
+        return mixture.search(data, matrix, mixture.budget_of(data.source, matrix, None, None, None, clock), "quick")
 
     slow, quick = chosen(usual * 0.9), chosen(usual * 1.3)
     seconds = latency.pace(data.source, 1.0, benchmark).seconds(quick.plan.types)
@@ -221,10 +221,10 @@ def test_a_projector_loses_by_what_its_model_says_of_what_it_sees(tmp_path: Path
              for i in range(8)]  # fmt: skip
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     model, eyes = variant.open_source("builtin"), variant.open_source(str(builtin_folder() / "mmproj-F16.gguf"))
-    data = run.data(model, eyes.path, [tmp_path / "chats.jsonl"])
+    data = calibration.data(model, eyes.path, [tmp_path / "chats.jsonl"])
     plans = {name: variant.plan(eyes, variant.Recipe(find(name))) for name in ("Q8_0", "Q4_0")}
     measure = measuring.Measure(data, None, 8, projector=True)
-    found = measure({name: search._made(plan) for name, plan in plans.items()})
+    found = measure({name: mixture._made(plan) for name, plan in plans.items()})
     assert [[kind for kind, _, _ in units] for units in found.values()] == [["pictures"], ["pictures"]]
     assert 0 < measuring.mean(found["Q8_0"]) < measuring.mean(found["Q4_0"])
     names = {group.name for group in type_costs.groups(eyes, plans["Q4_0"].recipe.types, "normal")}

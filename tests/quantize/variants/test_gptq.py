@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.calibrate import imatrix, run
-from galago.quantize.search import measure, type_costs
+from galago.quantize.calibrate import calibration, imatrix
+from galago.quantize.search import divergence, type_costs
 from galago.quantize.variants import block_layout, gptq
 from galago.quantize.variants import plan as variant
 from galago.quantize.variants.block_layout import LAYOUTS
@@ -95,16 +95,16 @@ def test_columns_that_were_never_seen_are_rounded_all_the_same() -> None:
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[run.Data, imatrix.Matrix]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.Data, imatrix.ImportanceMatrix]:
     folder = tmp_path_factory.mktemp("read")
     (folder / "text.txt").write_text(WORDS * 60, encoding="utf-8")
     source = variant.open_source(str(TEXT))
-    given_data = run.data(source, None, [folder / "text.txt"], chunk=64, limit=16)
-    data = replace(given_data, every=measure.EVERY, products=True)
-    return data, run.collect(data, folder / "part")
+    given_data = calibration.data(source, None, [folder / "text.txt"], chunk=64, limit=16)
+    data = replace(given_data, every=divergence.EVERY, products=True)
+    return data, calibration.collect(data, folder / "part")
 
 
-def test_products_have_the_squares_among_them(read: tuple[run.Data, imatrix.Matrix]) -> None:
+def test_products_have_the_squares_among_them(read: tuple[calibration.Data, imatrix.ImportanceMatrix]) -> None:
     data, matrix = read
     for name, entry in matrix.entries.items():
         assert entry.products is not None
@@ -115,14 +115,14 @@ def test_products_have_the_squares_among_them(read: tuple[run.Data, imatrix.Matr
     both = imatrix.merge([matrix, matrix])
     np.testing.assert_allclose(both.moments()["blk.0.ffn_down.weight"], matrix.moments()["blk.0.ffn_down.weight"], 1e-5)
     plain = {name: replace(entry, products=None) for name, entry in matrix.entries.items()}
-    assert not imatrix.merge([matrix, imatrix.Matrix(plain)]).moments()
+    assert not imatrix.merge([matrix, imatrix.ImportanceMatrix(plain)]).moments()
     means, moments = imatrix.apart(matrix.arrays())
     assert set(means) == set(moments) == set(matrix.entries)
-    assert imatrix.Matrix(plain).digest != matrix.digest
+    assert imatrix.ImportanceMatrix(plain).digest != matrix.digest
 
 
 def test_a_mixture_rounded_anew_keeps_scales_and_loses_less(
-    read: tuple[run.Data, imatrix.Matrix], tmp_path: Path
+    read: tuple[calibration.Data, imatrix.ImportanceMatrix], tmp_path: Path
 ) -> None:
     data, matrix = read
     types = dict.fromkeys(matrix.entries, "Q4_K")
@@ -139,7 +139,7 @@ def test_a_mixture_rounded_anew_keeps_scales_and_loses_less(
             assert (a.data.reshape(-1, 144)[:, :16] == b.data.reshape(-1, 144)[:, :16]).all(), a.name
             assert (a.data != b.data).any(), a.name
     paths = {name: {"path": str(tmp_path / f"{name}.gguf")} for name in ("nearest", "anew")}
-    lost = {name: measure.mean(units) for name, units in measure.Measure(data, None, 8)(paths).items()}
+    lost = {name: divergence.mean(units) for name, units in divergence.Measure(data, None, 8)(paths).items()}
     assert lost["anew"] < 0.7 * lost["nearest"]
 
 
@@ -170,4 +170,4 @@ def test_without_a_search_a_scheme_keeps_its_types_and_loses_less(tmp_path: Path
     written = read_header(out)
     assert {tensor.name: tensor.type_name for tensor in written.tensors} == plain.types
     assert out.stat().st_size < plain.size + 4096
-    assert "GPTQ" in str(written.get("galago.quantize.variants.gptq"))
+    assert "GPTQ" in str(written.get("galago.quantize.rounding"))

@@ -11,9 +11,9 @@ from galago.models.errors import ConfigError
 from galago.models.gguf.header import Header
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.calibrate import run
-from galago.quantize.search import measure
-from galago.quantize.variants import plan, prune
+from galago.quantize.calibrate import calibration
+from galago.quantize.search import divergence
+from galago.quantize.variants import layer_pruning, plan
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.weights import Weights
 
@@ -34,12 +34,12 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_layer_that_is_missed_least_is_left_out(chats: Path, tmp_path: Path) -> None:
-    data = run.data(plan.open_source(str(TEXT)), None, [chats])
-    (first, losses), (second, later) = prune.rounds(data, 2)
+    data = calibration.data(plan.open_source(str(TEXT)), None, [chats])
+    (first, losses), (second, later) = layer_pruning.rounds(data, 2)
     assert set(losses) == set(range(6)) and set(later) == set(range(6)) - {first} and second != first
-    assert measure.mean(losses[first]) == min(map(measure.mean, losses.values())) > 0
+    assert divergence.mean(losses[first]) == min(map(divergence.mean, losses.values())) > 0
 
-    small = prune.without(data.source, [first, second], tmp_path)
+    small = layer_pruning.without(data.source, [first, second], tmp_path)
     kept = [layer for layer in range(6) if layer not in (first, second)]
     assert small.header.get("llama.block_count") == 4
     assert tensors(small.header) == {name: tensors(data.source.header)[name] for name in tensors(data.source.header)
@@ -65,23 +65,23 @@ def test_the_command_tells_the_cost_before_it_writes(
     assert len(dropped) == 1 and dropped[0]["divergence"]["chats"] > 0
     assert f"layer {dropped[0]['layer']} is left out; nats a token lost without each: 0: " in printed.err
     header = read_header(out)
-    assert header.get("llama.block_count") == 5 and header.get(prune.DROPPED) == str(dropped[0]["layer"])
+    assert header.get("llama.block_count") == 5 and header.get(layer_pruning.DROPPED) == str(dropped[0]["layer"])
     assert header.get("galago.quantize.source_sha256") == plan.digest(plan.open_source(str(TEXT)))
     assert [path for path in tmp_path.iterdir() if path != out] == []
     Weights(out, gpu_layers=0).close()
 
 
 def test_not_all_layers_can_go(chats: Path) -> None:
-    data = run.data(plan.open_source(str(TEXT)), None, [chats])
+    data = calibration.data(plan.open_source(str(TEXT)), None, [chats])
     for count in (0, 6, -1):
         with pytest.raises(ConfigError, match="1 to 5 can be dropped"):
-            prune.rounds(data, count)
+            layer_pruning.rounds(data, count)
 
 
 def test_a_model_whose_metadata_tells_of_each_layer_is_refused(chats: Path, tmp_path: Path) -> None:
     source = plan.open_source(str(TEXT))
     metadata = {**source.header.metadata, "llama.attention.head_count_kv": (2, 2, 2, 2, 2, 2)}
     header = Header(source.path, 3, metadata, source.tensors, source.header.data_offset, source.header.file_size)
-    data = run.data(plan.Source(header, source.parts, source.tensors), None, [chats])
+    data = calibration.data(plan.Source(header, source.parts, source.tensors), None, [chats])
     with pytest.raises(ConfigError, match="of each layer"):
-        prune.rounds(data, 1)
+        layer_pruning.rounds(data, 1)

@@ -27,7 +27,7 @@ from galago.models.gguf.header import Header
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import imatrix
-from galago.quantize.calibrate.imatrix import ImatrixEntry, Matrix
+from galago.quantize.calibrate.imatrix import ImatrixEntry, ImportanceMatrix
 from galago.quantize.jobs import QuantizationJob
 from galago.quantize.variants import plan as variant
 from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find
@@ -40,14 +40,14 @@ TEXT = builtin_folder() / "text-F16.gguf"
 EYES = builtin_folder() / "mmproj-F16.gguf"
 
 
-def ones(header: Header) -> Matrix:
+def ones(header: Header) -> ImportanceMatrix:
     """An importance matrix by which all columns matter alike."""
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) == 2]
     entry = {t.name: ImatrixEntry(np.ones((1, t.shape[0]), np.float32), np.ones(1, np.float32)) for t in matrices}
-    return Matrix(entry, ("nothing",), 1, 512)
+    return ImportanceMatrix(entry, ("nothing",), 1, 512)
 
 
-def made(source: Path, out: Path, scheme: str, matrix: Matrix | None = None) -> variant.VariantPlan:
+def made(source: Path, out: Path, scheme: str, matrix: ImportanceMatrix | None = None) -> variant.VariantPlan:
     plan = variant.plan(variant.open_source(str(source)), variant.Recipe(find(scheme), matrix=matrix))
     variant.make(plan, out)
     return plan
@@ -389,21 +389,25 @@ def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
 def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match=r"crashed on a\.gguf: its process was killed by SIGABRT"):
         job = QuantizationJob(TEXT, tmp_path / "q", 15, threads=1, types=(("blk.0.attn_q.weight", 26),))
-        run_job("galago.quantize.variants.job", job, "a.gguf")  # llama.cpp asserts that nobody quantizes to integers
+        run_job(
+            "galago.quantize.variants.quantize_job", job, "a.gguf"
+        )  # llama.cpp asserts that nobody quantizes to integers
 
 
 def test_an_error_of_the_child_keeps_its_class_and_words(tmp_path: Path) -> None:
     with pytest.raises(GalagoError) as caught:
         job = QuantizationJob(tmp_path / "missing", Path("/dev/null"), 15, threads=1, dry_run=True)
-        run_job("galago.quantize.variants.job", job, "a.gguf")
+        run_job("galago.quantize.variants.quantize_job", job, "a.gguf")
     assert type(caught.value) is ModelError and "missing" in caught.value.message
 
 
 # Importance matrices
 
 
-def matrix(*columns: float, count: float = 2) -> Matrix:
-    return Matrix({"w": ImatrixEntry(np.array([columns], np.float32), np.array([count], np.float32))}, ("a",), 3, 64)
+def matrix(*columns: float, count: float = 2) -> ImportanceMatrix:
+    return ImportanceMatrix(
+        {"w": ImatrixEntry(np.array([columns], np.float32), np.array([count], np.float32))}, ("a",), 3, 64
+    )
 
 
 def test_a_matrix_survives_its_file(tmp_path: Path) -> None:
@@ -436,7 +440,9 @@ def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
     source = variant.open_source(str(TEXT))
     with pytest.raises(ModelError, match="names no tensor"):
         variant.plan(source, variant.Recipe(find("Q4_0"), matrix=matrix(1, 2)))
-    wrong = Matrix({"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 64), np.float32), np.ones(1, np.float32))})
+    wrong = ImportanceMatrix(
+        {"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 64), np.float32), np.ones(1, np.float32))}
+    )
     with pytest.raises(ModelError, match="64 columns"):
         variant.plan(source, variant.Recipe(find("Q4_0"), matrix=wrong))
 

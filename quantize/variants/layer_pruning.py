@@ -15,9 +15,9 @@ from ...models import units
 from ...models.capacity import gpu_offload
 from ...models.errors import ConfigError
 from ...runtime.process.job import run_job
-from ..calibrate.run import Data
+from ..calibrate.calibration import Data
 from ..jobs import QuantizationJob
-from ..search.measure import Measure, Progress, Units, mean
+from ..search.divergence import Measure, Progress, Units, mean
 from . import plan
 from .plan import Source
 
@@ -64,5 +64,5 @@ def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
     path = folder / source.path.name
     told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
     job = QuantizationJob(source.path, path, 1, copy=True, dropped=tuple(sorted(dropped)), metadata=told)
-    run_job("galago.quantize.variants.job", job, source.path.name)
+    run_job("galago.quantize.variants.quantize_job", job, source.path.name)
     return replace(plan.open_source(str(path)), origin=source)

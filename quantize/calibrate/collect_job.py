@@ -14,8 +14,8 @@ from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.process.job import Arrays, Report
 from ..jobs import CalibrationJob
 from . import imatrix, samples
-from .imatrix import ImatrixEntry, Matrix
-from .reader import Reader
+from .imatrix import ImatrixEntry, ImportanceMatrix
+from .sample_reader import Reader
 
 _SAVED_EVERY = 30.0
 _OUTPUT = "output.weight"
@@ -52,14 +52,14 @@ def work(job: CalibrationJob, _arrays: Arrays, report: Report) -> int:
     return len(units)
 
 
-def _save(observer: ImatrixCollector, before: Matrix | None, done: int, job: CalibrationJob) -> None:
+def _save(observer: ImatrixCollector, before: ImportanceMatrix | None, done: int, job: CalibrationJob) -> None:
     entries = {
         name: ImatrixEntry(
             sums.astype(np.float32), observer.counts[name].astype(np.float32), observer.products.get(name)
         )
         for name, sums in observer.sums.items()
     }
-    matrix = Matrix(entries, job.datasets, done - job.done, job.chunk_tokens)
+    matrix = ImportanceMatrix(entries, job.datasets, done - job.done, job.chunk_tokens)
     if before is not None:
         matrix = imatrix.merge([before, matrix])
     imatrix.write(job.part, matrix, {DONE: done, KEY: job.key})

@@ -1,4 +1,4 @@
-"""Short texts in many scripts, by which tokenizers are compared. Knows no tokenizer."""
+"""Short texts in many scripts, for comparing tokenizers."""
 
 from __future__ import annotations
 
@@ -44,12 +44,11 @@ OTHERS = (
     "\u00a0no-break\u2003em\u3000ideographic\u200bzero",
 )
 
+REQUIRED_SCRIPTS = ("Latin", "French", "German", "marks")
+"""Scripts that must be tokenized correctly. For others llama.cpp implements some tokenizers' rules only in part."""
 
-LATIN = ("Latin", "French", "German", "marks")
-"""What every model must read rightly; of other scripts llama.cpp knows some tokenizers' rules only in part."""
 
-
-def probes() -> list[tuple[str, str]]:
-    """Scripts and texts, composed (NFC) and without white space at their start."""
+def probe_texts() -> list[tuple[str, str]]:
+    """Returns pairs of script and text, in composed form (NFC) and without leading white space."""
     cased = [(script, line.upper()) for script, line in list(WORDS.items())[:8]]
     return [*WORDS.items(), *cased, *(("marks", text) for text in OTHERS)]

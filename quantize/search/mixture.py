@@ -13,15 +13,15 @@ from typing import Any
 
 from ...models.errors import ConfigError, ModelError
 from ..calibrate import samples
-from ..calibrate.imatrix import Matrix
-from ..calibrate.run import Data
+from ..calibrate.calibration import Data
+from ..calibrate.imatrix import ImportanceMatrix
 from ..variants import plan as variant
 from ..variants.gptq import ROUNDING
 from ..variants.plan import Recipe, Source, VariantPlan
 from ..variants.schemes import BLOCKS, SCHEMES, Scheme, find
 from .allocation import Option, allocate
+from .divergence import Measure, Progress, Units, mean
 from .latency import Pace
-from .measure import Measure, Progress, Units, mean
 from .type_costs import NARROW, WIDE, TensorGroup, TypeChoice, TypeCosts, groups, mixed, types_of, whole
 
 _MEASURED: Mapping[str, Mapping[int, tuple[str, ...]]] = {
@@ -71,7 +71,12 @@ class Found:
 
 
 def budget_of(
-    source: Source, matrix: Matrix, size: int | None, bits: float | None, like: str | None, pace: Pace | None = None
+    source: Source,
+    matrix: ImportanceMatrix,
+    size: int | None,
+    bits: float | None,
+    like: str | None,
+    pace: Pace | None = None,
 ) -> Budget:
     """What a user means by one of several ways to say it. Raises `ConfigError`."""
     if like is not None:
@@ -91,7 +96,7 @@ def check(effort: str) -> None:
 
 def search(
     data: Data,
-    matrix: Matrix,
+    matrix: ImportanceMatrix,
     budget: Budget,
     effort: str = "normal",
     progress: Progress = lambda *_: None,
@@ -109,7 +114,7 @@ def search(
     chosen = _of_scheme(varied, stock) if effort == NONE else _best(varied, matrix, budget, effort, measure, progress)
     about: dict[str, str | int] = {"galago.quantize.scheme": "mixed", "galago.quantize.effort": effort}
     if matrix.tells_products:
-        about["galago.quantize.variants.gptq"] = ROUNDING
+        about["galago.quantize.rounding"] = ROUNDING
     recipe = Recipe(_nearest_scheme(chosen.types), types=chosen.types, matrix=matrix, anew=True, about=about)
     plan = variant.plan(varied, recipe)
     last = {"mix": mixed(plan.recipe.types), **({"stock": _made(stock)} if stock else {})}
@@ -130,7 +135,7 @@ class _Chosen:
     cost: float | None = None
 
 
-def _movable(source: Source, matrix: Matrix | None) -> tuple[VariantPlan, set[str]]:
+def _movable(source: Source, matrix: ImportanceMatrix | None) -> tuple[VariantPlan, set[str]]:
     """A plan in which all that can be has a type of few bits, and the names of those tensors."""
     plain = variant.plan(source, Recipe(find("Q4_0"), matrix=matrix))
     return plain, {t.name for t in source.tensors if BLOCKS[plain.types[t.name]][0] > 1}
@@ -142,7 +147,9 @@ def _of_scheme(source: Source, stock: VariantPlan | None) -> _Chosen:
     return _Chosen({name: stock.types[name] for name in _movable(source, None)[1]})
 
 
-def _best(source: Source, matrix: Matrix, budget: Budget, effort: str, measure: Measure, progress: Progress) -> _Chosen:
+def _best(
+    source: Source, matrix: ImportanceMatrix, budget: Budget, effort: str, measure: Measure, progress: Progress
+) -> _Chosen:
     plain, movable = _movable(source, matrix)
     found = groups(source, movable, effort)
     if not found:
@@ -164,11 +171,11 @@ def alone(data: Data, progress: Progress = lambda *_: None) -> list[tuple[str, s
     kinds = {group.name: _MEASURED["quick"][group.block][0] for group in found}
     own = {group.name: group.tensors[0].type_name for group in found}
     variants = {f"{name} as {kind}": mixed(own | {name: kind}) for name, kind in kinds.items()}
-    measured = Measure(data, Matrix({}), _UNITS["quick"])(variants, progress)
+    measured = Measure(data, ImportanceMatrix({}), _UNITS["quick"])(variants, progress)
     return [(name, kind, mean(measured[f"{name} as {kind}"])) for name, kind in kinds.items()]
 
 
-def _stock(source: Source, matrix: Matrix, budget: Budget) -> VariantPlan | None:
+def _stock(source: Source, matrix: ImportanceMatrix, budget: Budget) -> VariantPlan | None:
     """The scheme that the budget names, else the first of llama.cpp's that fits: the table has larger ones first."""
     weights = source.parameters
     near = [s for s in SCHEMES.values() if s.quantized and s.type != "MXFP4" and weights * s.bits / 8 < budget.size]

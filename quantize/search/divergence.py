@@ -23,8 +23,8 @@ from ...models.paths import cache_folder
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..calibrate import samples
-from ..calibrate.imatrix import Matrix
-from ..calibrate.run import Data
+from ..calibrate.calibration import Data
+from ..calibrate.imatrix import ImportanceMatrix
 from ..jobs import DivergenceJob
 from ..variants.gptq import ROUNDING
 
@@ -61,7 +61,7 @@ class Measure:
     """
 
     data: Data
-    matrix: Matrix | None
+    matrix: ImportanceMatrix | None
     units: int
     projector: bool = False
 

@@ -24,12 +24,12 @@ from ...runtime.media.decode import MediaLimits
 from ...runtime.prompt.builder import PromptBuilder
 from ...runtime.prompt.template import ChatTemplate
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
-from .samples import Chat, Document, Sample
+from .samples import ChatSample, Sample, TextSample
 
 STEP = 128
 """Tokens computed at once. All have logits, which take as many times the vocabulary in memory."""
 LONGEST_CHAT = 4096
-Unit = tuple[int, ...] | Chat
+Unit = tuple[int, ...] | ChatSample
 """What is read in one piece, with nothing before it."""
 Logits = Callable[[NDArray[np.float32]], None]
 """Takes logits, rows x vocabulary: a view that is valid until it returns."""
@@ -78,9 +78,9 @@ class Reader(AbstractContextManager["Reader"]):
         the chats."""
         units: list[Unit] = []
         for sample in samples:
-            if isinstance(sample, Document):
+            if isinstance(sample, TextSample):
                 units += self._stretches(sample.text)
-        return units + [sample for sample in samples if isinstance(sample, Chat)]
+        return units + [sample for sample in samples if isinstance(sample, ChatSample)]
 
     def _stretches(self, text: str) -> Iterator[tuple[int, ...]]:
         begin = [self._weights.bos] if self._weights.adds_bos else []
@@ -113,7 +113,7 @@ class Reader(AbstractContextManager["Reader"]):
     def _logits(self, begin: int, end: int) -> NDArray[np.float32]:
         return np.stack([self._context.logits(row) for row in range(begin, end)])
 
-    def _prompt(self, chat: Chat) -> tuple[Item, ...]:
+    def _prompt(self, chat: ChatSample) -> tuple[Item, ...]:
         last = chat.messages[-1]
         continued = last if last.role == "assistant" and len(chat.messages) > 1 else None
         try:

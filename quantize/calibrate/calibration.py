@@ -20,8 +20,8 @@ from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
 from ..variants.plan import Source
 from . import imatrix, samples
-from .collect import DONE, KEY
-from .imatrix import Matrix
+from .collect_job import DONE, KEY
+from .imatrix import ImportanceMatrix
 
 Progress = Callable[[int, int], None]
 """Called with how many units are read, and how many there are."""
@@ -92,7 +92,7 @@ def _begins_like_gguf(path: Path) -> bool:
         return file.read(4) == b"GGUF"
 
 
-def collect(data: Data, part: Path, progress: Progress = lambda *_: None) -> Matrix:
+def collect(data: Data, part: Path, progress: Progress = lambda *_: None) -> ImportanceMatrix:
     """The importance matrix. What has been read is kept in `part`, and where that is of the same data, gone on with.
 
     Raises `ConfigError` for data, `ModelError` or `EngineError` where the model cannot read it.
@@ -105,7 +105,7 @@ def collect(data: Data, part: Path, progress: Progress = lambda *_: None) -> Mat
     return imatrix.merge(matrices)
 
 
-def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
+def _collect(data: Data, part: Path, progress: Progress) -> ImportanceMatrix:
     key = data.key
     job = CalibrationJob(
         model=data.source.path,
@@ -122,7 +122,9 @@ def _collect(data: Data, part: Path, progress: Progress) -> Matrix:
         done=_done(part, key),
         key=key,
     )
-    run_job("galago.quantize.calibrate.collect", job, data.source.path.name, on_report=lambda report: progress(*report))
+    run_job(
+        "galago.quantize.calibrate.collect_job", job, data.source.path.name, on_report=lambda report: progress(*report)
+    )
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):
         raise ModelError(f"llama.cpp computed {data.source.path.name} and showed no product of a weight", "model")

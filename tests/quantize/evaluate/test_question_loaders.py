@@ -1,4 +1,4 @@
-"""Questions in other forms: Galago's own lines, and folders like those of MMLU, VQA and LibriSpeech."""
+"""Questions in other formats: Galago's own JSON lines, MMLU, VQA and LibriSpeech."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from galago.models.errors import ConfigError
 from galago.models.registry.resolve import builtin_folder
-from galago.quantize.evaluate.generate import answers, summary
-from galago.quantize.evaluate.loaders import digest, read
-from galago.quantize.evaluate.questions import normal, word_errors
+from galago.quantize.evaluate.answers import answer_questions, summarize_answers
+from galago.quantize.evaluate.question_loaders import digest, read
+from galago.quantize.evaluate.questions import normalize_answer, word_errors
 from galago.runtime import LocalModel
 from galago.runtime.types.messages import Audio, Image, Text
 
@@ -28,7 +28,7 @@ def lines(folder: Path, *rows: object) -> Path:
     return path
 
 
-def test_own_lines_make_questions_with_media(tmp_path: Path) -> None:
+def test_json_lines_are_loaded_with_media(tmp_path: Path) -> None:
     shutil.copy(SAMPLES / "shapes.png", tmp_path / "a.png")
     shutil.copy(SAMPLES / "speech.wav", tmp_path / "b.wav")
     path = lines(
@@ -39,30 +39,30 @@ def test_own_lines_make_questions_with_media(tmp_path: Path) -> None:
     )
     seen, chosen, heard = read(path)
     assert [type(part) for part in seen.messages[0].parts] == [Image, Text]
-    assert seen.is_right(" four. ") and seen.is_right("The 4") and not seen.is_right("Five")
-    assert chosen.shown.startswith("The ball is blue.\n\nWhich?\nA. red\nB. blue\n")
-    assert chosen.answer == "B" and chosen.is_right("B") and not chosen.is_right("A")
-    assert isinstance(heard.messages[0].parts[0], Audio) and heard.is_right("Spell, ehn!")
+    assert seen.is_correct(" four. ") and seen.is_correct("The 4") and not seen.is_correct("Five")
+    assert chosen.display_text.startswith("The ball is blue.\n\nWhich?\nA. red\nB. blue\n")
+    assert chosen.answer == "B" and chosen.is_correct("B") and not chosen.is_correct("A")
+    assert isinstance(heard.messages[0].parts[0], Audio) and heard.is_correct("Spell, ehn!")
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "message"),
     [
-        ({"question": "a"}, "line 1, is no question: 'answer' is missing"),
+        ({"question": "a"}, "line 1, is not a question: 'answer' is missing"),
         ({"question": "a", "answer": "b", "image": "gone.png"}, "line 1.*gone.png"),
         ({"question": "a", "answer": "b", "pictures": []}, "unknown field pictures"),
-        ({"question": "a", "answer": "c", "choices": ["x", "y"]}, "none of the choices"),
+        ({"question": "a", "answer": "c", "choices": ["x", "y"]}, "not one of the choices"),
         ({"question": "a", "answer": 5, "choices": ["x", "y"]}, "line 1"),
         ({"question": "a", "answer": "c", "image": "../own.png"}, "outside of the folder"),
         ([1], "line 1"),
     ],
 )
-def test_a_wrong_line_is_refused_by_its_number(tmp_path: Path, row: object, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         read(lines(tmp_path, row))
 
 
-def test_a_folder_like_mmlu(tmp_path: Path) -> None:
+def test_mmlu_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "physics.csv").write_text('"What falls, and why?",stones,birds,stars,fish,A\nTwo?,1,2,3,4,B\n')
     first, second = read(tmp_path)
     assert (first.task, first.answer, second.answer) == ("physics", "A", "B")
@@ -71,7 +71,7 @@ def test_a_folder_like_mmlu(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_folder_like_vqa(tmp_path: Path) -> None:
+def test_vqa_is_loaded(tmp_path: Path) -> None:
     shutil.copy(SAMPLES / "shapes.png", tmp_path / "COCO_val2014_000000000042.png")
     asked = {"questions": [{"question_id": 1, "image_id": 42, "question": "How many?"}]}
     known = {"question_id": 1, "multiple_choice_answer": "4", "answers": [{"answer": "four"}] * 3 + [{"answer": "5"}]}
@@ -80,11 +80,11 @@ def test_a_folder_like_vqa(tmp_path: Path) -> None:
     (question,) = read(tmp_path)
     assert question.accepted == ("4", "four") and question.needs(Image)
     (tmp_path / "COCO_val2014_000000000042.png").unlink()
-    with pytest.raises(ConfigError, match="question 1 is missing"):
+    with pytest.raises(ConfigError, match="question 1 has no image"):
         read(tmp_path)
 
 
-def test_a_folder_like_librispeech(tmp_path: Path) -> None:
+def test_librispeech_is_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "1089" / "134686"
     folder.mkdir(parents=True)
     shutil.copy(SAMPLES / "speech.wav", folder / "1089-134686-0000.wav")
@@ -99,14 +99,14 @@ def test_a_folder_like_librispeech(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no questions"):
+    with pytest.raises(ConfigError, match="contains no questions"):
         read(tmp_path)
     with pytest.raises(ConfigError, match="there are no questions at"):
         read(tmp_path / "gone")
 
 
 @given(WORDS, WORDS, WORDS)
-def test_word_errors_are_a_distance(one: list[str], other: list[str], third: list[str]) -> None:
+def test_word_errors_are_a_metric(one: list[str], other: list[str], third: list[str]) -> None:
     a, b, c = " ".join(one), " ".join(other), " ".join(third)
     assert (word_errors(a, b) == 0) == (one == other) and word_errors(a, b) == word_errors(b, a)
     assert abs(len(one) - len(other)) <= word_errors(a, b) <= max(len(one), len(other))
@@ -114,15 +114,15 @@ def test_word_errors_are_a_distance(one: list[str], other: list[str], third: lis
 
 
 @pytest.mark.parametrize(("text", "same"), [("The Cat.", "cat"), ("a  red, ball!", "Red ball"), ("É", "é")])
-def test_answers_are_compared_without_dress(text: str, same: str) -> None:
-    assert normal(text) == normal(same)
+def test_answers_are_normalized_before_comparison(text: str, same: str) -> None:
+    assert normalize_answer(text) == normalize_answer(same)
 
 
-def test_a_choice_is_made_among_its_letters(model: LocalModel, tmp_path: Path) -> None:
+def test_multiple_choice_is_answered_with_one_of_its_letters(model: LocalModel, tmp_path: Path) -> None:
     rows = [{"question": f"What is {i} plus 1?", "choices": ["7", "8", "9"], "answer": "8"} for i in range(4)]
     shutil.copy(SAMPLES / "speech.wav", tmp_path / "b.wav")
     heard = {"question": "What was said?", "answer": "one two three", "audio": "b.wav", "match": "words"}
-    records = list(answers(model, read(lines(tmp_path, *rows, heard))))
+    records = list(answer_questions(model, read(lines(tmp_path, *rows, heard))))
     assert {record["text"] for record in records[:4]} <= {"A", "B", "C"}
     assert records[4]["words"] == 3 and records[4]["word_errors"] > 0
-    assert summary(records, records)["audio"]["word_error_rate"]["mean"] > 0
+    assert summarize_answers(records, records)["audio"]["word_error_rate"]["mean"] > 0

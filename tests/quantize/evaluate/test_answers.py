@@ -1,4 +1,4 @@
-"""What answers are worth: right, empty, or the same again and again."""
+"""Answers are scored as correct, empty or repetitive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.quantize.evaluate.generate import repeats, summary
+from galago.quantize.evaluate.answers import is_repetitive, summarize_answers
 
 
 @pytest.mark.parametrize(
@@ -21,23 +21,23 @@ from galago.quantize.evaluate.generate import repeats, summary
         ("", False),
     ],
 )
-def test_a_text_repeats_itself_or_not(text: str, repeating: bool) -> None:
-    assert repeats(text) is repeating
+def test_repetitive_texts_are_detected(text: str, repeating: bool) -> None:
+    assert is_repetitive(text) is repeating
 
 
 @given(st.text(min_size=1, max_size=30).filter(str.strip))
-def test_what_is_said_often_enough_is_found(text: str) -> None:
-    assert repeats("Well: " + (text + " ") * 30)
+def test_any_text_repeated_often_enough_is_detected(text: str) -> None:
+    assert is_repetitive("Well: " + (text + " ") * 30)
 
 
 def record(right: bool, sense: str = "text", text: str = "Two.") -> dict[str, object]:
     return {"sense": sense, "task": "add", "right": right, "empty": not text, "repeats": False, "text": text}
 
 
-def test_a_summary_compares_the_same_questions() -> None:
+def test_a_summary_compares_answers_to_the_same_questions() -> None:
     before = [record(True)] * 6 + [record(True, "image")] * 4
     after = [record(True)] * 3 + [record(False, text="")] * 3
-    found = summary(after, before)
+    found = summarize_answers(after, before)
     assert list(found) == ["text"]
     assert found["text"]["accuracy"] == 0.5 == found["text"]["empty"] and found["text"]["n"] == 6
     assert found["text"]["change"]["mean"] == -0.5

@@ -1,0 +1,75 @@
+"""Runs llama.cpp's own converter, from sources that the user provides, for models that Galago cannot convert.
+
+It needs PyTorch and transformers in a Python environment: the sources' own `.venv`, otherwise the one that runs Galago.
+Its output is checked and published like any other converted file.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from ...models.errors import ConfigError, ModelError
+from ...models.gguf.reader import read_header
+from ...runtime.process import spawn
+from ..progress import Progress
+from .checkpoint import no_weights_error
+from .conversion import ConversionResult, check_target, temporary_target
+from .gguf_writer import FloatType
+from .lora import is_adapter
+from .selftest import SelftestResult
+
+MODEL_CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
+
+_SHOWN_LINES = 3  # the last lines of the converter's output that an error quotes
+
+
+def convert_with_llamacpp(
+    sources: Path,
+    folder: Path,
+    base: Path | None,
+    target: Path,
+    float_type: FloatType,
+    force: bool,
+    projector: bool,
+    progress: Progress,
+) -> ConversionResult:
+    """Converts the checkpoint or adapter in `folder`, or the checkpoint's projector.
+
+    Takes as much memory as that converter. Raises `ConfigError` if `sources` are not llama.cpp's, and `ModelError`
+    with the converter's message if it fails or writes no GGUF file.
+    """
+    check_target(target, force)
+    converter = sources / (ADAPTER_CONVERTER if is_adapter(folder) else MODEL_CONVERTER)
+    if not converter.is_file():
+        raise ConfigError(f"{sources} has no {converter.name}; give the folder of llama.cpp's sources", "converter")
+    if not any(folder.glob("*.safetensors")):
+        raise no_weights_error(folder)
+    own_python = sources / ".venv" / "bin" / "python"
+    command = [str(own_python if own_python.is_file() else sys.executable), str(converter), str(folder.resolve())]
+    command += ["--outtype", float_type.label, *(["--mmproj"] if projector else [])]
+    command += ["--base", str(base.resolve())] if base and converter.name == ADAPTER_CONVERTER else []
+    progress("converting", 0.0)
+    with temporary_target(target, force) as part, tempfile.TemporaryDirectory(".part", ".", target.parent) as place:
+        command += ["--outfile", str((Path(place) / "made.gguf").resolve())]
+        done = spawn.run_program(command)
+        _check(done, converter.name)
+        written = list(Path(place).glob("*.gguf"))  # the converter prefixes a projector's name with mmproj-
+        if len(written) != 1:
+            raise ModelError(f"{converter.name} reported no error but wrote {len(written)} files", "converter")
+        written[0].replace(part)
+        header = read_header(part)
+    progress("testing", 1.0)
+    architecture = str(header.metadata.get("general.architecture"))
+    return ConversionResult(target, architecture, len(header.tensors), header.file_size, (), SelftestResult())
+
+
+def _check(done: spawn.ChildResult, name: str) -> None:
+    if done.ok:
+        return
+    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    said = " | ".join(lines[-_SHOWN_LINES:]) or "nothing"
+    if "ModuleNotFoundError" in said:
+        said += " (it runs in the .venv of its folder if there is one: install its requirements there)"
+    raise ModelError(f"{name} {done.ending}; it said: {said}", "converter")

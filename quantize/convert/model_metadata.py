@@ -1,0 +1,159 @@
+"""Reads a checkpoint's metadata besides its tokens: special tokens, chat template, sampling defaults and pooling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...runtime.types.options import SAMPLING
+from .checkpoint import Checkpoint, JSONConfig
+from .gguf_content import MetadataValue
+from .safetensors import file_error, quoted
+from .vocabulary import Vocabulary
+
+MAX_TEMPLATE_BYTES = 1 << 20  # real templates have up to 100 KiB
+
+_SPECIAL_TOKENS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",  # spelled like this in GGUF
+    "pad_token": "padding_token_id",
+    "mask_token": "mask_token_id",
+}
+
+_POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
+
+
+def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, MetadataValue]:
+    """Returns GGUF metadata. Raises `ModelError` for a special token without an id, or a template that is too long."""
+    return {
+        **_special_tokens(checkpoint, vocabulary),
+        **_template(checkpoint),
+        **_sampling(checkpoint.read("generation_config.json")),
+    }
+
+
+def _special_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, MetadataValue]:
+    config, mapped = checkpoint.read("tokenizer_config.json"), checkpoint.read("special_tokens_map.json")
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    metadata: dict[str, MetadataValue] = {}
+    for name, key in _SPECIAL_TOKENS.items():
+        text = _text(config.get(name, mapped.get(name)))
+        if text is not None and text not in ids:
+            raise config.error(f"{name} is {quoted(text)}, which is not a token")
+        number = ids.get(text) if text is not None else _first_id(checkpoint.config.get(f"{name}_id"))
+        if number is not None and 0 <= number < len(vocabulary.tokens):
+            metadata[f"tokenizer.ggml.{key}"] = number
+    first, last = _added_tokens(checkpoint, config, ids)
+    if vocabulary.metadata["tokenizer.ggml.model"] == "bert":
+        begin = ids.get(_text(config.get("cls_token", "[CLS]")) or "", first)
+        end = metadata.get("tokenizer.ggml.seperator_token_id", ids.get("[SEP]", last))
+        if begin is None or end is None:
+            raise config.error("it names no cls_token or sep_token")
+        added: dict[str, MetadataValue] = {"bos_token_id": begin, "eos_token_id": end, "seperator_token_id": end}
+        added |= {"cls_token_id": begin, "add_bos_token": True, "add_sep_token": True, "add_eos_token": False}
+    else:
+        added = {"add_bos_token": first is not None, "add_eos_token": last is not None}
+        added |= {"bos_token_id": first} if first is not None else {}
+        added |= {"eos_token_id": last} if last is not None else {}
+    return metadata | {f"tokenizer.ggml.{key}": value for key, value in added.items()}
+
+
+def _added_tokens(checkpoint: Checkpoint, config: JSONConfig, ids: dict[str, int]) -> tuple[int | None, int | None]:
+    """Returns the tokens that the tokenizer adds before and after each text."""
+    post_processor = checkpoint.read("tokenizer.json").get("post_processor")
+    templates = [step for step in _flat(post_processor) if step.get("type") == "TemplateProcessing"]
+    adds_bos, adds_eos = config.get("add_bos_token"), config.get("add_eos_token")
+    if templates and None in (adds_bos, adds_eos):
+        single = templates[-1].get("single")
+        pieces: list[tuple[str, Any]] = (
+            [next(iter(piece.items()), ("", {})) for piece in single] if isinstance(single, list) else []
+        )
+        kinds = [kind for kind, _ in pieces]
+        if kinds.count("Sequence") == 1:
+            at = kinds.index("Sequence")
+            around = [ids.get(value.get("id", "")) if kind == "SpecialToken" else None for kind, value in pieces]
+            return (around[at - 1] if at else None), (around[at + 1] if at + 1 < len(around) else None)
+    # Llama checkpoints with a tokenizer.model alone add a begin-of-text token
+    default = not (checkpoint.folder / "tokenizer.json").is_file()
+    begins = adds_bos if isinstance(adds_bos, bool) else default
+    texts = [_text(config.get(name)) for name in ("bos_token", "eos_token")]
+    first, last = (ids.get(text or usual) for text, usual in zip(texts, ("<s>", "</s>"), strict=True))
+    return (first if begins else None), (last if adds_eos is True else None)
+
+
+def _flat(step: Any) -> list[dict[str, Any]]:
+    if not isinstance(step, dict):
+        return []
+    inner = step.get("processors")
+    return [each for part in inner for each in _flat(part)] if isinstance(inner, list) else [step]
+
+
+def _text(token: Any) -> str | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) and token else None
+
+
+def _first_id(number: Any) -> int | None:
+    if isinstance(number, list) and number:
+        number = number[0]
+    return number if type(number) is int else None
+
+
+def _template(checkpoint: Checkpoint) -> dict[str, MetadataValue]:
+    path = checkpoint.folder / "chat_template.jinja"
+    if path.is_file():
+        if path.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise checkpoint.config.error(f"{path.name} is larger than {MAX_TEMPLATE_BYTES >> 10} KiB")
+        return {"tokenizer.chat_template": path.read_text(encoding="utf-8", errors="replace")}
+    entry = checkpoint.read("tokenizer_config.json").get("chat_template")
+    entry = entry or checkpoint.read("chat_template.json").get("chat_template")
+    named = {t.get("name"): t.get("template") for t in entry if isinstance(t, dict)} if isinstance(entry, list) else {}
+    default = named.get("default") if named else entry
+    metadata: dict[str, MetadataValue] = {"tokenizer.chat_template": default} if isinstance(default, str) else {}
+    with_tools = named.get("tool_use")
+    if isinstance(with_tools, str):
+        metadata |= {"tokenizer.chat_templates": ["tool_use"], "tokenizer.chat_template.tool_use": with_tools}
+    return metadata
+
+
+def _sampling(config: JSONConfig) -> dict[str, MetadataValue]:
+    if config.get("do_sample") is not True:
+        return {}
+    metadata: dict[str, MetadataValue] = {}
+    for option in SAMPLING:
+        value = config.get(option.checkpoint) if option.checkpoint else None
+        if option.kind == "integer" and value:
+            metadata[f"general.sampling.{option.gguf}"] = config.positive_int(option.checkpoint)
+        elif option.kind == "number" and value is not None:
+            metadata[f"general.sampling.{option.gguf}"] = config.number(option.checkpoint)
+    return metadata
+
+
+def read_pooling(checkpoint: Checkpoint) -> int | None:
+    """Returns how token vectors are pooled into one text vector, from sentence-transformers' files, if there are any.
+
+    The numbers are those of `enum llama_pooling_type` in llama.cpp's include/llama.h.
+    """
+    path = checkpoint.folder / "modules.json"
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        paths = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise file_error(path, "is not a list of modules with type and path") from None
+    others = paths.keys() - {"Transformer", "Pooling", "Normalize"}
+    if others:
+        raise file_error(path, f"the model has the module {quoted(min(others))}, which GGUF cannot express")
+    if "Pooling" not in paths:
+        return None
+    if Path(paths["Pooling"]).name != paths["Pooling"]:
+        raise file_error(path, f"it names the folder {quoted(paths['Pooling'])}, which is outside this checkpoint")
+    config = checkpoint.read(f"{paths['Pooling']}/config.json")
+    modes = [mode for mode in _POOLING if config.get(f"pooling_mode_{mode}") is True] or [config.get("pooling_mode")]
+    if len(modes) != 1 or modes[0] not in _POOLING:
+        raise config.error(f"the pooling modes {quoted(modes)} are not supported; use exactly one of "
+                           f"{', '.join(_POOLING)}")  # fmt: skip
+    return _POOLING[modes[0]]

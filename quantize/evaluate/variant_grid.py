@@ -1,0 +1,124 @@
+"""Selects the variants of an evaluation: files the user names, and files quantized for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...models.errors import ConfigError
+from ...models.fingerprint import fingerprint, of_pair
+from ...models.registry.name import BUILTIN
+from ...models.registry.resolve import builtin_folder, resolve
+from ..progress import Progress, no_progress
+from ..variants import plan as variant
+from ..variants import schemes
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFile:
+    """A text model or projector, with its name in reports."""
+
+    name: str
+    path: Path
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def key(self) -> str:
+        return of_pair(self.path, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVariant:
+    """A text model, and the projector it is used with, if any."""
+
+    model: VariantFile
+    projector: VariantFile | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.name} + {self.projector.name}" if self.projector else self.model.name
+
+    @property
+    def key(self) -> str:
+        return of_pair(self.model.path, self.projector.path if self.projector else None)
+
+    @property
+    def bytes(self) -> int:
+        return self.model.bytes + (self.projector.bytes if self.projector else 0)
+
+
+def variant_grid(
+    model: str,
+    mmproj: Path | None,
+    variants: Sequence[str],
+    projectors: Sequence[str],
+    folder: Path,
+    progress: Progress = no_progress,
+) -> list[ModelVariant]:
+    """Returns every text model with every projector. The pair of the largest files comes first: the baseline.
+
+    `variants` and `projectors` are names of schemes, which are quantized into `folder`, or paths. For `builtin` the
+    16-bit pair is added automatically. Raises `GalagoError`.
+    """
+    own = resolve(model, mmproj)
+    model_paths, projector_paths = [own.weights], [own.projector] if own.projector else []
+    if model == BUILTIN and (variants or projectors):
+        model_paths += [path for path in [builtin_folder() / "text-F16.gguf"] if path.exists()]
+        projector_paths += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
+    if projectors and not projector_paths:
+        raise ConfigError(f"{own.id} has no projector to make variants of; give one with --mmproj", "projectors")
+    models = _files(model_paths, variants, folder, progress)
+    projector_files = _files(projector_paths, projectors, folder, progress)
+    for file in models:
+        resolve(file.path)
+        for projector in projector_files:
+            resolve(file.path, projector.path)
+    return [ModelVariant(file, projector) for file in models for projector in projector_files] or [
+        ModelVariant(file, None) for file in models
+    ]
+
+
+def _files(own: Sequence[Path], requested: Sequence[str], folder: Path, progress: Progress) -> list[VariantFile]:
+    paths = [*own, *(Path(name).expanduser() for name in requested if not _is_scheme(name))]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path} is neither a file nor a quantization scheme", "variants")
+    unique = {path.resolve(): VariantFile(_unique_name(path, paths), path) for path in paths}
+    files = sorted(unique.values(), key=lambda file: -file.bytes)
+    for name in requested:
+        if not _is_scheme(name):
+            continue
+        scheme = schemes.find(name)
+        if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
+            files.append(VariantFile(scheme.name, quantized_file(files[0].path, scheme, folder, progress)))
+    return files[:1] + sorted(files[1:], key=lambda file: -file.bytes)
+
+
+def _unique_name(path: Path, others: Sequence[Path]) -> str:
+    """Returns the file name, with its folder if another folder has a file of the same name."""
+    same_name = {other.resolve() for other in others if other.stem == path.stem}
+    return path.stem if len(same_name) < 2 else str(path.with_suffix(""))
+
+
+def _is_scheme(name: str) -> bool:
+    return name.upper() in schemes.SCHEMES
+
+
+def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress: Progress = no_progress) -> Path:
+    """Returns `source` quantized as `scheme` without calibration. Reuses an existing file. Raises `GalagoError`."""
+    target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
+    if target.exists():
+        return target
+    if scheme.needs_calibration:
+        raise ConfigError(
+            f"{scheme.name} needs calibration: create the file with galago quantize, and give its path", "variants"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = variant.open_source(str(source))
+    plan = variant.plan(opened, variant.Recipe(scheme), requantize=True)
+    step = f"quantizing {source.name} as {scheme.name}"
+    return variant.make(plan, target, progress=lambda i, n, _: progress(step, i / n))

@@ -169,7 +169,7 @@ def test_errors_of_llamacpps_converter_are_reported(tmp_path: Path, sources: Pat
             sources, tmp_path / "c", None, tmp_path / "m.gguf", kind, False, False, no_progress
         )
 
-    with pytest.raises(ModelError, match="failed .1.; it said: there was a warning . KeyError: 'no such type'"):
+    with pytest.raises(ModelError, match="exited with code 1; it said: there was a warning . KeyError: 'no such type'"):
         run()
     (sources / "convert_hf_to_gguf.py").write_text("pass")
     with pytest.raises(ModelError, match="wrote 0 files"):

@@ -13,7 +13,7 @@ from .types.load_options import SETTINGS
 from .types.request import check_option
 
 DEFAULT_CONTEXT = 8192
-"""Tokens of context where the model allows more: enough for a long chat, and a KV cache that fits small machines."""
+"""The default context in tokens, if the model allows it: enough for a long chat, with a KV cache for small machines."""
 
 DEFAULT_SLOTS = 4
 
@@ -22,7 +22,7 @@ FlashAttention: TypeAlias = Literal["auto", "on", "off"]
 
 
 def default_threads() -> int:
-    """Physical cores this process may use: llama.cpp's kernels gain nothing from sharing a core."""
+    """Returns the number of physical cores that this process may use: two threads on a core compute no faster."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -33,14 +33,18 @@ def default_threads() -> int:
 class ModelConfig:
     """How a model is loaded.
 
-    `context_length` counts tokens, shared by all concurrent requests (`None`: what the model was trained for, at most
-    `DEFAULT_CONTEXT`); `slots` is how many requests are answered at once (`None`: `DEFAULT_SLOTS`), `queue` how many
-    more may wait. Where `memory` says how many bytes the model may take, with its processes, it decides which of the
-    two is `None`. `threads` pins their number, which is otherwise chosen from measured steps; `gpu_layers` -1 means all
-    that fit on the GPUs there are, 0 keeps everything on the CPU; `kv_type` is how the KV cache is stored. `cache_mib`
-    is the memory for what was computed before and may be of use again: conversations set aside, and encoded media.
-    `cache_folder` keeps it over restarts, at most `cache_disk_mib` of it; none by default, because it holds what people
-    write. A model in a process of its own that gives no sign of life for `hang_limit` seconds is ended and loaded anew.
+    - `context_length`: tokens, shared by all concurrent requests. `None`: what the model was trained for, at most
+      `DEFAULT_CONTEXT`.
+    - `slots`: requests that are answered at once. `None`: `DEFAULT_SLOTS`.
+    - `queue`: requests that may wait for a slot.
+    - `memory`: bytes that the model and its processes may take. It decides those of the two above that are `None`.
+    - `threads`: a fixed number. `None`: chosen from measured steps.
+    - `gpu_layers`: -1 puts on the GPUs what fits, 0 nothing.
+    - `kv_type`: the type in which the KV cache is stored.
+    - `cache_mib`: memory for the prefix cache and for encoded media.
+    - `cache_folder`: keeps both over restarts, at most `cache_disk_mib`. `None`, the default: they may hold private
+      texts, so that nothing is written.
+    - `hang_limit`: seconds without a sign of life from a worker, or in one step of its engine, until it is restarted.
     """
 
     context_length: int | None = None
@@ -68,7 +72,7 @@ class ModelConfig:
 
     @property
     def certain_flash_attention(self) -> bool:
-        """Whether flash attention is used whatever the device; "auto" leaves it to llama.cpp."""
+        """Whether flash attention is used on any device. "auto" leaves the choice to llama.cpp."""
         return self.flash_attention == "on" or self.kv_type != "f16"
 
     @property
@@ -82,10 +86,10 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """How the HTTP server guards itself. Loopback unless a key protects it.
+    """Where the HTTP server listens and what it allows. Without an API key it listens on loopback only.
 
-    Clients may have models downloaded or deleted where `allow_pull` and `allow_rm` say so. What they leave here, files,
-    batches and responses, is kept where `store` names a folder.
+    `allow_pull` and `allow_rm` let clients download and delete models. `store` is the folder that keeps their files,
+    batches and responses; `None` keeps nothing.
     """
 
     host: str = "127.0.0.1"
@@ -100,9 +104,9 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port {self.port} does not exist; use 0 to 65535", "port")
+            raise ConfigError(f"port {self.port} is not possible; use 0 to 65535", "port")
         if self.api_key is not None and not self.api_key.isprintable() or self.api_key == "":
-            raise ConfigError("the API key is empty or holds unprintable characters", "api-key")
+            raise ConfigError("the API key is empty or has unprintable characters", "api-key")
         if not self.loopback and self.api_key is None:
             raise ConfigError(
                 f"{self.host} can be reached from other machines; set an API key (GALAGO_API_KEY or --api-key), "
@@ -116,7 +120,7 @@ class ServerConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address, without port or brackets, can only mean this machine."""
+    """Returns whether a host name or address, without port and brackets, can only mean this machine."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

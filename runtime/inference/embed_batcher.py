@@ -1,4 +1,4 @@
-"""Gathers the texts of several callers into common steps. Knows no model, only how many rows a step should have."""
+"""Batches the texts of several callers into common steps. Knows no model, only how many tokens a step may have."""
 
 from __future__ import annotations
 
@@ -12,86 +12,86 @@ from ...models.errors import Cancelled
 
 TokenSequence: TypeAlias = Sequence[int]
 ComputeStep: TypeAlias = Callable[[list[TokenSequence]], Iterable[Any]]
-"""Computes something for each of some texts, all at once."""
+"""Computes a result for each of several texts at once."""
 
 
 @dataclass(eq=False, slots=True)
 class EmbedJob:
-    """A caller's texts, which of them nobody has computed yet, and what came of the others."""
+    """A caller's texts. `pending` are the indices of those not computed yet, `results` what came of the others."""
 
     texts: Sequence[TokenSequence]
-    left: deque[int] = field(init=False)
-    found: dict[int, Any] = field(default_factory=dict)
+    pending: deque[int] = field(init=False)
+    results: dict[int, Any] = field(default_factory=dict)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.left = deque(range(len(self.texts)))
+        self.pending = deque(range(len(self.texts)))
 
     @property
-    def over(self) -> bool:
-        return self.error is not None or len(self.found) == len(self.texts)
+    def done(self) -> bool:
+        return self.error is not None or len(self.results) == len(self.texts)
 
 
 class EmbedBatcher:
-    """At most `rows` tokens and `texts` texts in a step, or one text alone, however long.
+    """A step has at most `max_tokens` tokens and `max_texts` texts; a longer text is a step by itself.
 
-    Whichever caller finds nobody computing does so, for all who wait; they have their texts computed in turns, so that
-    few texts do not wait for many.
+    A caller that finds no step under way computes one, for all callers. Their texts take turns, so that a caller with
+    few texts does not wait for one with many.
     """
 
-    def __init__(self, step: ComputeStep, rows: int, texts: int) -> None:
+    def __init__(self, step: ComputeStep, max_tokens: int, max_texts: int) -> None:
         self._step = step
-        self._rows = rows
-        self._texts = texts
+        self._max_tokens = max_tokens
+        self._max_texts = max_texts
         self._jobs: list[EmbedJob] = []
-        self._gate = threading.Lock()
-        self._turn = threading.Lock()
+        self._jobs_lock = threading.Lock()
+        self._step_lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
-        """Callers whose texts are not all computed."""
+        """The number of callers that wait for results."""
         return len(self._jobs)
 
     def compute(self, texts: Sequence[TokenSequence], cancelled: Callable[[], bool]) -> list[Any]:
-        """What the steps have found for each text. Raises what a step raised, and `Cancelled`, between two of them."""
+        """Returns a result for each text. Raises what a step raised, and `Cancelled` between two steps."""
         job = EmbedJob(texts)
-        with self._gate:
+        with self._jobs_lock:
             self._jobs.append(job)
         try:
-            while not job.over:
+            while not job.done:
                 if cancelled():
-                    raise Cancelled("nobody waits for these texts any more")
-                with self._turn:
-                    if not job.over:
-                        self._compute()
+                    raise Cancelled("the caller has left")
+                with self._step_lock:
+                    if not job.done:
+                        self._compute_step()
         finally:
-            with self._gate:
+            with self._jobs_lock:
                 self._jobs.remove(job)
         if job.error is not None:
             raise job.error
-        return [job.found[i] for i in range(len(texts))]
+        return [job.results[i] for i in range(len(texts))]
 
-    def _compute(self) -> None:
-        chosen = self._choose()
+    def _compute_step(self) -> None:
+        batch = self._next_batch()
         try:
-            found = self._step([job.texts[i] for job, i in chosen])
-        except Exception as error:  # every caller whose text was in the step hears of it
-            for job, _ in chosen:
+            results = self._step([job.texts[i] for job, i in batch])
+        except Exception as error:  # fails every caller with a text in this step
+            for job, _ in batch:
                 job.error = error
             return
-        for (job, i), one in zip(chosen, found, strict=True):
-            job.found[i] = one
+        for (job, i), result in zip(batch, results, strict=True):
+            job.results[i] = result
 
-    def _choose(self) -> list[tuple[EmbedJob, int]]:
-        """The next text of each caller in turn, as long as they fit into a step."""
-        chosen: list[tuple[EmbedJob, int]] = []
-        rows = 0
-        with self._gate:
-            while jobs := [job for job in self._jobs if job.left and job.error is None]:
+    def _next_batch(self) -> list[tuple[EmbedJob, int]]:
+        """Takes the next text of each caller in turn, as long as they fit into a step."""
+        batch: list[tuple[EmbedJob, int]] = []
+        tokens = 0
+        with self._jobs_lock:
+            while jobs := [job for job in self._jobs if job.pending and job.error is None]:
                 for job in jobs:
-                    size = len(job.texts[job.left[0]])
-                    if chosen and (rows + size > self._rows or len(chosen) == self._texts):
-                        return chosen
-                    chosen.append((job, job.left.popleft()))
-                    rows += size
-        return chosen
+                    size = len(job.texts[job.pending[0]])
+                    if batch and (tokens + size > self._max_tokens or len(batch) == self._max_texts):
+                        return batch
+                    batch.append((job, job.pending.popleft()))
+                    tokens += size
+        return batch

@@ -1,4 +1,4 @@
-"""One loaded model that turns texts into vectors, or scores documents: weights and context. Knows no HTTP."""
+"""Answers tasks with one loaded embedding or reranking model: vectors for texts, or scores for documents."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from .lease import Lease
 from .load_check import try_out
 from .stream import Stream
 
-STEP = BATCH
-"""Tokens of a step: an encoder's attention goes over all texts of a step, so that more take longer, not shorter."""
+STEP_TOKENS = BATCH
+"""Tokens of a step. An encoder's attention spans all texts of a step, so that larger steps are slower per token."""
 
-_NO_POOLING = "the model's file does not say how a text's rows become one vector, so their mean is taken"
+_NO_POOLING = "the model's file does not say how token vectors are pooled, so their mean is taken"
 
 
 class Embedder:
-    """A model that has made a first vector; to those who hold it, as `Model`."""
+    """A loaded model that has computed its first vector. It has the methods of a `Generator`."""
 
     ready = True
 
@@ -53,22 +53,22 @@ class Embedder:
         config = config or ModelConfig()
         for given, name in ((files.adapters, "lora"), (files.draft, "draft"), (files.projector, "mmproj")):
             if given:
-                raise ConfigError(f"{files.id} makes vectors, for which --{name} is not offered", name)
+                raise ConfigError(f"{files.id} is an embedding or reranking model, which takes no --{name}", name)
         pooling = files.header.pooling
         assert pooling is not None
         try_out(files)
         self._threads = config.threads or default_threads()
-        self._governor = ThreadTuner(self._threads) if config.threads is None else None
-        self._tally = EngineMetrics()
+        self._thread_tuner = ThreadTuner(self._threads) if config.threads is None else None
+        self._metrics = EngineMetrics()
         template = files.header.get("tokenizer.chat_template.rerank")
-        self._template = template if isinstance(template, str) else None
+        self._rerank_template = template if isinstance(template, str) else None
         self._users = Lease()
         self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
-        self._thread = ThreadPoolExecutor(1, "galago-vectors")
-        self._gatherer = EmbedBatcher(self._on_thread, STEP, SEQUENCES)
+        self._thread = ThreadPoolExecutor(1, "galago-embed")
+        self._batcher = EmbedBatcher(self._compute_on_thread, STEP_TOKENS, SEQUENCES)
         try:
             length = context_length(config, self._weights)
-            rows = max(length, STEP)
+            rows = max(length, STEP_TOKENS)
             self._context = PoolingContext(self._weights, pooling, rows, self._threads, config.flash_attention)
         except BaseException:
             self._weights.close()
@@ -85,28 +85,28 @@ class Embedder:
             warnings=(*placement.warnings, *(() if files.header.says_pooling else (_NO_POOLING,))),
             kind="rerank" if pooling == "rank" else "embedding",
         )
-        self._on_thread([[0]])  # proves that the model computes; what it says does not matter
-        self._tally = EngineMetrics()
+        self._compute_on_thread([[0]])  # proves that the model computes; its result does not matter
+        self._metrics = EngineMetrics()
 
     def close(self) -> None:
-        """Waits for the step being computed and frees everything."""
+        """Waits for the step under way, then frees everything."""
         self._users.close()
         self._thread.shutdown()
         self._context.close()
         self._weights.close()
 
     def stats(self) -> Stats:
-        """What it is doing and has done, and the memory of this process."""
-        stats = self._tally.stats(slots=SEQUENCES, running=self._gatherer.waiting, waiting=0, threads=self._threads)
+        """Returns what the model does and has done, and the memory of this process."""
+        stats = self._metrics.stats(slots=SEQUENCES, running=self._batcher.waiting, waiting=0, threads=self._threads)
         return replace(stats, memory_bytes=psutil.Process().memory_info().rss)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
-        """Refuses: such a model has no words."""
-        what = "scores documents (/v1/rerank)" if self.info.kind == "rerank" else "makes vectors (/v1/embeddings)"
-        raise InvalidRequest(f"{self.info.id} {what} and cannot answer; load a chat model for that", "model")
+        """Raises `InvalidRequest`: such a model generates no text."""
+        use = "scores documents (/v1/rerank)" if self.info.kind == "rerank" else "computes embeddings (/v1/embeddings)"
+        raise InvalidRequest(f"{self.info.id} {use} and generates no text; load a chat model for that", "model")
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
-        """A task's answer. Raises `InvalidRequest` for those of other kinds of models."""
+        """Returns a task's result. Raises `InvalidRequest` for a task of another kind of model."""
         with self._users.one():
             result: Any = self._run_task(task, lambda: self._users.closed or cancelled())
             return cast(R, result)
@@ -120,70 +120,76 @@ class Embedder:
             case Rerank(query, documents) if self.info.kind == "rerank":
                 return self._rerank(query, documents, cancelled)
             case Rerank():
-                raise InvalidRequest(f"{self.info.id} makes embeddings and scores no documents", "model")
+                raise InvalidRequest(
+                    f"{self.info.id} is an embedding model; load a reranking model to score documents", "model"
+                )
             case Embed():
-                raise InvalidRequest(f"{self.info.id} scores documents and makes no embeddings", "model")
-        raise InvalidRequest(f"{self.info.id} makes vectors; it cannot do this", "model")
+                raise InvalidRequest(
+                    f"{self.info.id} is a reranking model; load an embedding model for embeddings", "model"
+                )
+        raise InvalidRequest(f"{self.info.id} generates no text; load a chat model for this", "model")
 
     def _embed(self, texts: Sequence[str | TokenIds], dimensions: int | None, cancelled: Callable[[], bool]) -> Vectors:
         width = self._context.width
         if dimensions is not None and not 1 <= dimensions <= width:
-            raise InvalidRequest(f"dimensions is {dimensions}; this model's vectors have {width}", "dimensions")
+            raise InvalidRequest(f"dimensions is {dimensions}; this model's vectors have 1 to {width}", "dimensions")
         tokens = [self._tokens(text, f"input[{i}]") for i, text in enumerate(texts)]
-        vectors = np.stack(self._computed(tokens, cancelled))[:, :dimensions]
+        vectors = np.stack(self._compute(tokens, cancelled))[:, :dimensions]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         data = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32).tobytes()
         return Vectors(data, vectors.shape[1], sum(map(len, tokens)))
 
     def _rerank(self, query: str, documents: Sequence[str], cancelled: Callable[[], bool]) -> Scores:
-        texts = [paired(query, document, self._template, self._weights) for document in documents]
-        tokens = [self._fitting(text, f"documents[{i}]") for i, text in enumerate(texts)]
-        scores = self._computed(tokens, cancelled)
+        texts = [paired(query, document, self._rerank_template, self._weights) for document in documents]
+        tokens = [self._check_length(text, f"documents[{i}]") for i, text in enumerate(texts)]
+        scores = self._compute(tokens, cancelled)
         return Scores(tuple(float(score[0]) for score in scores), sum(map(len, tokens)))
 
     def _tokens(self, text: str | TokenIds, name: str) -> TokenSequence:
-        """A text with the tokens that stand around every one, or token ids as they are given."""
+        """Returns a text's tokens with the model's special tokens around them, or the given ids."""
         if isinstance(text, str):
             tokens: TokenSequence = self._weights.tokenize(text, parse_special=False, add_special=True)
         else:
             tokens = check_tokens(text, self._weights, name)
-        return self._fitting(tokens, name)
+        return self._check_length(tokens, name)
 
-    def _fitting(self, tokens: TokenSequence, name: str) -> TokenSequence:
+    def _check_length(self, tokens: TokenSequence, name: str) -> TokenSequence:
         if not tokens:
             raise InvalidRequest(f"{name} is empty", name)
-        most = self.info.context_length
-        if len(tokens) > most:
-            raise PromptTooLong(f"{name} has {len(tokens)} tokens and the model takes {most}; shorten it", name)
+        limit = self.info.context_length
+        if len(tokens) > limit:
+            raise PromptTooLong(
+                f"{name} has {len(tokens)} tokens, and the model takes at most {limit}; shorten it", name
+            )
         return tokens
 
-    def _computed(self, texts: Sequence[TokenSequence], cancelled: Callable[[], bool]) -> list[NDArray[np.float32]]:
+    def _compute(self, texts: Sequence[TokenSequence], cancelled: Callable[[], bool]) -> list[NDArray[np.float32]]:
         begin = time.perf_counter()
         try:
-            found: list[NDArray[np.float32]] = self._gatherer.compute(texts, cancelled)
+            vectors: list[NDArray[np.float32]] = self._batcher.compute(texts, cancelled)
         except EngineError:
-            self._tally.failed()
+            self._metrics.failed()
             raise
         seconds = time.perf_counter() - begin
         usage = Usage(prompt_tokens=sum(map(len, texts)), completion_tokens=0)
-        self._tally.finished(Finished("stop", usage, Timings(0.0, seconds, seconds)))
-        return found
+        self._metrics.finished(Finished("stop", usage, Timings(0.0, seconds, seconds)))
+        return vectors
 
-    def _on_thread(self, texts: list[TokenSequence]) -> NDArray[np.float32]:
-        """A step on the one thread that computes all of them: OpenMP keeps helpers for each thread that has computed,
-        and lets them wait for each other less patiently once there are more than cores, which costs 5 %."""
-        return self._thread.submit(self._step, texts).result()
+    def _compute_on_thread(self, batch: list[TokenSequence]) -> NDArray[np.float32]:
+        """Computes a step on the one thread for all steps. OpenMP keeps a team of threads for each thread that has
+        computed; with more threads than cores they wait for each other differently, which costs 5 %."""
+        return self._thread.submit(self._step, batch).result()
 
-    def _step(self, texts: list[TokenSequence]) -> NDArray[np.float32]:
-        """Computes a step; the gatherer has no other computed meanwhile."""
-        rows = sum(map(len, texts))
-        if self._governor is not None:
-            self._threads = self._governor.threads(0, rows)
+    def _step(self, batch: list[TokenSequence]) -> NDArray[np.float32]:
+        """Computes a step. The batcher computes one at a time."""
+        rows = sum(map(len, batch))
+        if self._thread_tuner is not None:
+            self._threads = self._thread_tuner.threads(0, rows)
             self._context.use_threads(self._threads)
         begin = time.perf_counter()
-        vectors = self._context.compute(texts)
+        vectors = self._context.compute(batch)
         seconds = time.perf_counter() - begin
-        self._tally.computed(seconds)
-        if self._governor is not None:
-            self._governor.measured(0, rows, seconds)
+        self._metrics.computed(seconds)
+        if self._thread_tuner is not None:
+            self._thread_tuner.measured(0, rows, seconds)
         return vectors

@@ -1,6 +1,6 @@
-"""A program (`python -m ...load_check MODEL PROJECTOR ADAPTER...`) that loads files and uses them once.
+"""The program that loads files and uses them once: `python -m ...load_check MODEL PROJECTOR ADAPTER...`
 
-llama.cpp ends the process on some damaged files; then it ends this one. Says nothing: what matters is how it exits.
+llama.cpp ends its process on some damaged files, which is this one then. How it exits is its result.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..pooling import PoolingContext
 from ..projector import MediaChunk, Projector, encode_first
 from ..weights import Weights
 
-_ALWAYS = 4 << 30
-"""Bytes for the libraries, threads' stacks, and the working memory of a small context."""
+_BASE_BYTES = 4 << 30
+"""For libraries, stacks of threads, and the working memory of a small context."""
 
 
 def main(model: str, projector: str, *adapters: str) -> None:
-    """`projector` is empty where there is none."""
+    """`projector` is empty if there is none."""
     cap(path.stat().st_size for path in map(Path, (model, projector, *adapters)) if path.is_file())
     weights = Weights(Path(model), gpu_layers=0)
     pooling = read_header(Path(model)).pooling
@@ -43,17 +43,17 @@ def main(model: str, projector: str, *adapters: str) -> None:
 
 
 def cap(sizes: Iterable[int]) -> None:
-    """Limits the memory of this process to what loading files of these sizes can take; a header may ask for more.
+    """Limits this process's memory to what loading files of these sizes can take, because a header may ask for more.
 
-    llama.cpp keeps at most a second copy of the weights in another order. Where there is no such limit (macOS,
-    Windows), none is set; nor where there is a GPU, whose driver takes as much as it likes.
+    llama.cpp keeps at most a second copy of the weights, repacked. There is no limit where the system has none (macOS,
+    Windows), nor with a GPU, whose driver reserves memory as it likes.
     """
     if not gpus():
-        limit_this_process(data_bytes=_ALWAYS + 3 * sum(sizes))
+        limit_this_process(data_bytes=_BASE_BYTES + 3 * sum(sizes))
 
 
 def _use(projector: Projector) -> None:
-    """Encodes a grey picture and a second of silence, as far as there are eyes and ears."""
+    """Encodes a gray image and a second of silence, if the projector takes them."""
     items: list[Item] = []
     if projector.vision:
         items += projector.cut_picture(np.full((64, 64, 3), 128, np.uint8))

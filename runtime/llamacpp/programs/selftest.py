@@ -1,7 +1,7 @@
-"""A program of its own that computes with each weight type: `python -m ...selftest MODEL NAME=FTYPE...`
+"""The program that computes with each weight type: `python -m ...selftest MODEL NAME=FTYPE...`
 
-A build made for another CPU, or by a compiler with a fault, dies here instead of in the user's process. Writes one JSON
-line about the build, then before and after each type one line, so that the reader knows which type it died of.
+A build for another CPU, or by a faulty compiler, crashes here instead of in the user's process. Writes one JSON line
+about the build, then one before and one after each type, so that the reader knows at which type it crashed.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ TEXT = "<|im_start|>user\nWhat day comes after Wednesday?<|im_end|>\n<|im_start|
 
 def main(arguments: list[str]) -> None:
     model, *types = arguments
-    _say(build=build_info(), backends=backends(), gpu_backends=gpu_backends(), devices=[asdict(d) for d in devices()])
+    _write_line(
+        build=build_info(), backends=backends(), gpu_backends=gpu_backends(), devices=[asdict(d) for d in devices()]
+    )
     with tempfile.TemporaryDirectory() as folder:
         reference = _log_probabilities(Path(model), F32, Path(folder))
         for item in types:
             name, _, ftype = item.partition("=")
-            _say(start=name)
+            _write_line(start=name)
             logs = _log_probabilities(Path(model), int(ftype), Path(folder))
-            _say(done=name, divergence=_divergence(reference, logs))
+            _write_line(done=name, divergence=_divergence(reference, logs))
 
 
 def _log_probabilities(model: Path, ftype: int, folder: Path) -> NDArray[np.float64]:
-    """Log-probabilities of the next token behind a prompt computed at once, and behind each of three more tokens."""
+    """Returns log-probabilities of the next token after a prompt in one batch, and after each of three more tokens."""
     target = folder / f"{ftype}.gguf"
     quantize(model, target, ftype)
     weights = Weights(target, gpu_layers=0)
@@ -60,12 +62,12 @@ def _log_probabilities(model: Path, ftype: int, folder: Path) -> NDArray[np.floa
 
 
 def _divergence(reference: NDArray[np.float64], logs: NDArray[np.float64]) -> float | None:
-    """Mean Kullback-Leibler divergence in nats; `None` where the numbers are no numbers."""
+    """Returns the mean KL divergence in nats, or `None` if it is not finite."""
     value = float((np.exp(reference) * (reference - logs)).sum(axis=1).mean())
     return value if np.isfinite(value) else None
 
 
-def _say(**fields: object) -> None:
+def _write_line(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 

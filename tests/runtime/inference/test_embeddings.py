@@ -1,4 +1,4 @@
-"""Texts turned into vectors: as the model is defined, alike in every batch, over HTTP as OpenAI's clients expect it."""
+"""Embeddings: as the model defines them, the same in every batch, and over HTTP as OpenAI's clients expect."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def bert_client(bert_server: Server) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last", "none"])
-def test_vectors_are_those_of_the_models_definition(tmp_path: Path, pooling: str) -> None:
+def test_vectors_match_a_reference_implementation(tmp_path: Path, pooling: str) -> None:
     with load(bert.write(tmp_path / "bert.gguf", pooling), threads=1) as model:
         found = np.array(model.embed(TEXTS))
         assert bool(model.info.warnings) == (pooling == "none")
@@ -66,7 +66,7 @@ def test_vectors_are_those_of_the_models_definition(tmp_path: Path, pooling: str
     assert np.abs(found - expected).max() < 1e-3
 
 
-def test_vectors_are_those_of_transformers_where_that_is_installed(embedder: LocalModel) -> None:
+def test_vectors_match_transformers(embedder: LocalModel) -> None:
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     shape = bert.SHAPE
     config = transformers.BertConfig(
@@ -96,13 +96,13 @@ def test_vectors_are_those_of_transformers_where_that_is_installed(embedder: Loc
     assert np.abs(np.array(embedder.embed(TEXTS)) - expected).max() < 1e-3
 
 
-def test_a_text_has_the_same_vector_alone_and_among_others(embedder: LocalModel) -> None:
+def test_a_text_has_the_same_vector_alone_and_in_a_batch(embedder: LocalModel) -> None:
     many = embedder.embed([f"{text} {i}" for i in range(40) for text in TEXTS])
     for i in (0, 77, 159):
         assert np.abs(np.array(many[i]) - embedder.embed(f"{TEXTS[i % 4]} {i // 4}")).max() < 1e-3
 
 
-def test_fewer_dimensions_are_the_first_of_a_vector_at_length_one(embedder: LocalModel) -> None:
+def test_fewer_dimensions_are_the_first_ones_normalized(embedder: LocalModel) -> None:
     whole, short = np.array(embedder.embed(TEXTS[0])), np.array(embedder.embed(TEXTS[0], 16))
     assert np.allclose(short, whole[:16] / np.linalg.norm(whole[:16]), atol=1e-6)
     for impossible in (0, -1, 65):
@@ -110,7 +110,7 @@ def test_fewer_dimensions_are_the_first_of_a_vector_at_length_one(embedder: Loca
             embedder.embed(TEXTS[0], impossible)
 
 
-def test_a_text_too_long_names_itself_and_both_numbers(embedder: LocalModel) -> None:
+def test_the_error_for_a_long_text_names_it_and_both_lengths(embedder: LocalModel) -> None:
     with pytest.raises(PromptTooLong, match=r"input\[1\] has 202 tokens .* 128"):
         embedder.embed(["a", "a " * 200])
 
@@ -120,8 +120,8 @@ def test_control_tokens_in_a_text_stay_text(path: Path) -> None:
         assert np.abs(np.subtract(model.embed("[SEP] cat"), model.embed("[sep] cat"))).max() < 1e-6
 
 
-def test_words_lose_their_accents_as_berts_do(tmp_path: Path) -> None:
-    """Marks that take no space; vowels of Devanagari that do stay, and Hangul falls into its letters."""
+def test_accents_are_stripped_as_bert_does(tmp_path: Path) -> None:
+    """Nonspacing marks are stripped; spacing vowels of Devanagari stay, and Hangul is decomposed."""
     more = ["▁\u0915\u093e", "▁\u1100", "\u1161"]
     weights = Weights(bert.write(tmp_path / "bert.gguf", tokens=[*bert.VOCABULARY, *more]), gpu_layers=0)
 
@@ -143,7 +143,7 @@ def test_a_chat_model_refuses_to_embed_and_an_embedding_model_to_chat(embedder: 
 
 
 def test_many_threads_get_their_own_vectors(path: Path) -> None:
-    """Their texts share steps."""
+    """Texts of several threads share steps."""
     model = Embedder(resolve(path))
     words = [word for word in bert.WORDS if len(word) > 1]
     found: dict[str, list[list[float]]] = {}
@@ -162,13 +162,13 @@ def test_many_threads_get_their_own_vectors(path: Path) -> None:
         assert np.abs(np.array(found[word]) - expected).max() < 1e-3
 
 
-def test_an_isolated_model_makes_the_same_vectors(path: Path, embedder: LocalModel) -> None:
+def test_an_isolated_model_computes_the_same_vectors(path: Path, embedder: LocalModel) -> None:
     with load(path, threads=1, isolated=True) as model:
         assert model.embed(TEXTS) == embedder.embed(TEXTS)
         assert model.info.kind == "embedding"
 
 
-def test_texts_under_way_when_the_process_dies_fail_and_later_ones_are_computed(path: Path) -> None:
+def test_a_crash_fails_running_texts_and_later_ones_are_computed(path: Path) -> None:
     worker = WorkerSupervisor(resolve(path), lambda: LoadPlan(ModelConfig(threads=1)))
     errors: list[GalagoError] = []
 
@@ -189,8 +189,8 @@ def test_texts_under_way_when_the_process_dies_fail_and_later_ones_are_computed(
     worker.close()
 
 
-def test_a_decoder_whose_file_says_how_to_pool_makes_vectors(tmp_path: Path) -> None:
-    """Each text's own, however the texts share steps."""
+def test_a_decoder_with_pooling_computes_vectors(tmp_path: Path) -> None:
+    """Every text has its own vector, whichever texts share its step."""
     path = tmp_path / "decoder.gguf"
     source = gguf.GGUFReader(str(resolve("builtin").weights))
     architecture = source.fields["general.architecture"].contents()
@@ -217,7 +217,7 @@ def test_a_decoder_whose_file_says_how_to_pool_makes_vectors(tmp_path: Path) -> 
 
 
 def test_openais_client_gets_vectors_and_usage(bert_client: openai.OpenAI, embedder: LocalModel) -> None:
-    """It asks for base64 and decodes it."""
+    """The client asks for base64 and decodes it."""
     answer = bert_client.embeddings.create(model="random-bert", input=list(TEXTS))
     assert np.allclose([one.embedding for one in answer.data], embedder.embed(TEXTS), atol=1e-6)
     assert [one.index for one in answer.data] == [0, 1, 2, 3]
@@ -225,7 +225,7 @@ def test_openais_client_gets_vectors_and_usage(bert_client: openai.OpenAI, embed
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
-def test_both_encodings_say_the_same(bert_server: Server, embedder: LocalModel, form: str) -> None:
+def test_both_encodings_hold_the_same_vectors(bert_server: Server, embedder: LocalModel, form: str) -> None:
     body = {"input": TEXTS[0], "encoding_format": form, "dimensions": 8}
     [found] = bert_server.post(body, "/v1/embeddings").json()["data"]
     vector = found["embedding"]
@@ -234,7 +234,7 @@ def test_both_encodings_say_the_same(bert_server: Server, embedder: LocalModel, 
     assert np.allclose(vector, embedder.embed(TEXTS[0], 8), atol=1e-6)
 
 
-def test_token_arrays_are_taken_as_they_are(bert_client: openai.OpenAI, embedder: LocalModel) -> None:
+def test_token_arrays_are_used_unchanged(bert_client: openai.OpenAI, embedder: LocalModel) -> None:
     one = bert_client.embeddings.create(model="random-bert", input=tokens(TEXTS[0])).data[0].embedding
     both = bert_client.embeddings.create(model="random-bert", input=[tokens(TEXTS[0]), tokens(TEXTS[2])]).data
     assert np.allclose(one, embedder.embed(TEXTS[0]), atol=1e-6)
@@ -264,9 +264,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), BAD)
-def test_a_bad_request_is_refused_with_the_field_at_fault(
-    bert_server: Server, body: dict[str, Any], param: str
-) -> None:
+def test_a_bad_request_is_refused_with_its_field(bert_server: Server, body: dict[str, Any], param: str) -> None:
     answer = bert_server.post(body, "/v1/embeddings")
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param, answer.text
@@ -278,7 +276,7 @@ def test_chats_and_embeddings_are_refused_by_the_other_kind_over_http(bert_serve
         assert answer.json()["error"]["param"] == "model"
 
 
-def test_an_unknown_field_is_warned_about_and_an_unknown_model_not_found(bert_server: Server) -> None:
+def test_an_unknown_field_is_a_warning_and_an_unknown_model_an_error(bert_server: Server) -> None:
     answer = bert_server.post({"input": "a", "frobnicate": 1}, "/v1/embeddings")
     assert "frobnicate" in answer.json()["warnings"][0] and "x-galago-warnings" in answer.headers
     assert bert_server.post({"input": "a", "model": "other"}, "/v1/embeddings").status_code == 404
@@ -289,20 +287,20 @@ TEXT_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
 @settings(deadline=None)
 @given(st.lists(TEXT_SIZES, min_size=1, max_size=4), st.integers(1, 20), st.integers(1, 5))
-def test_steps_hold_no_more_than_they_should_and_nobody_gets_anothers(
+def test_steps_respect_their_limits_and_every_caller_gets_its_own_results(
     callers: list[list[int]], rows: int, texts: int
 ) -> None:
     steps: list[list[list[int]]] = []
 
-    def step(chosen: list[Any]) -> list[tuple[int, int]]:
-        steps.append(chosen)
-        return [(text[0], len(text)) for text in chosen]
+    def step(batch: list[Any]) -> list[tuple[int, int]]:
+        steps.append(batch)
+        return [(text[0], len(text)) for text in batch]
 
-    gatherer = EmbedBatcher(step, rows, texts)
+    batcher = EmbedBatcher(step, rows, texts)
     found: dict[int, list[Any]] = {}
 
     def ask(number: int, sizes: list[int]) -> None:
-        found[number] = gatherer.compute([[number] * size for size in sizes], lambda: False)
+        found[number] = batcher.compute([[number] * size for size in sizes], lambda: False)
 
     threads = [threading.Thread(target=ask, args=pair) for pair in enumerate(callers)]
     for thread in threads:
@@ -310,23 +308,23 @@ def test_steps_hold_no_more_than_they_should_and_nobody_gets_anothers(
     for thread in threads:
         thread.join()
     assert found == {number: [(number, size) for size in sizes] for number, sizes in enumerate(callers)}
-    for chosen in steps:
-        assert len(chosen) == 1 or (sum(map(len, chosen)) <= rows and len(chosen) <= texts)
-    assert gatherer.waiting == 0
+    for batch in steps:
+        assert len(batch) == 1 or (sum(map(len, batch)) <= rows and len(batch) <= texts)
+    assert batcher.waiting == 0
 
 
-def test_a_failed_step_is_told_to_those_in_it_and_others_go_on() -> None:
-    def step(chosen: list[Any]) -> list[int]:
-        if any(len(text) == 3 for text in chosen):
+def test_a_failed_step_fails_the_callers_in_it_only() -> None:
+    def step(batch: list[Any]) -> list[int]:
+        if any(len(text) == 3 for text in batch):
             raise EngineError("failed")
-        return [len(text) for text in chosen]
+        return [len(text) for text in batch]
 
-    gatherer = EmbedBatcher(step, 3, 1)
+    batcher = EmbedBatcher(step, 3, 1)
     with pytest.raises(EngineError):
-        gatherer.compute([[0], [0, 0, 0]], lambda: False)
-    assert gatherer.compute([[0], [0, 0]], lambda: False) == [1, 2]
+        batcher.compute([[0], [0, 0, 0]], lambda: False)
+    assert batcher.compute([[0], [0, 0]], lambda: False) == [1, 2]
 
 
-def test_a_caller_who_leaves_is_not_computed_for() -> None:
+def test_nothing_is_computed_for_a_caller_that_has_left() -> None:
     with pytest.raises(Cancelled):
-        EmbedBatcher(lambda chosen: chosen, 3, 1).compute([[0]], lambda: True)
+        EmbedBatcher(lambda batch: batch, 3, 1).compute([[0]], lambda: True)

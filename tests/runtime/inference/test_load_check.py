@@ -1,4 +1,4 @@
-"""Files that would end the process are met in a child first, and files that passed are remembered."""
+"""Unknown files are tried in a child process first, and files that passed are not tried again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def damaged_projector(folder: Path) -> Path:
-    """One tensor has another name: llama.cpp reads through a null pointer."""
+    """Writes a projector with one tensor renamed: llama.cpp reads through a null pointer."""
     assert BUILTIN.projector
     path = folder / "damaged.gguf"
     data = BUILTIN.projector.read_bytes()
@@ -31,18 +31,18 @@ def damaged_projector(folder: Path) -> Path:
     return path
 
 
-def test_a_file_that_crashes_llama_cpp_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_that_crashes_llama_cpp_raises_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"crashed on text-Q8_0.gguf with damaged.gguf: .* was killed by SIG"):
         load_check.try_out(resolve("builtin", damaged_projector(tmp_path)))
 
 
-def test_the_command_line_survives_it(tmp_path: Path) -> None:
+def test_the_command_line_reports_it_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "run", "builtin", "Hi", "--mmproj"]
     done = subprocess.run([*command, damaged_projector(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "damaged.gguf" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_what_passed_is_remembered_by_its_hash_wherever_it_lies(tmp_path: Path, own_cache: Path) -> None:
+def test_a_file_that_passed_is_remembered_by_its_hash(tmp_path: Path, own_cache: Path) -> None:
     data = BUILTIN.weights.read_bytes()
     for name in ("model.gguf", "copy.gguf"):
         (tmp_path / name).write_bytes(data)
@@ -55,25 +55,25 @@ def test_what_passed_is_remembered_by_its_hash_wherever_it_lies(tmp_path: Path, 
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no such limit")
-def test_the_child_cannot_take_more_memory_than_its_files_need() -> None:
+def test_the_childs_memory_is_limited_by_the_size_of_its_files() -> None:
     code = "from galago.runtime.llamacpp.programs.load_check import cap\ncap([1000])\nbytearray({} << 30)"
     ends = [subprocess.run([sys.executable, "-c", code.format(size)], capture_output=True) for size in (1, 5)]
     assert ends[0].returncode == 0 and b"MemoryError" in ends[1].stderr
 
 
-def test_a_damaged_list_is_no_obstacle(tmp_path: Path, own_cache: Path) -> None:
+def test_a_damaged_list_is_replaced(tmp_path: Path, own_cache: Path) -> None:
     own_cache.parent.mkdir()
     own_cache.write_text("{")
     load_check.try_out(resolve(BUILTIN.weights))
     assert len(json.loads(own_cache.read_text())) == 1
 
 
-def test_the_model_that_ships_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_builtin_model_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_check.spawn, "run_module", None)
     load_check.try_out(BUILTIN)
 
 
-def test_a_folder_named_galago_where_one_stands_does_not_get_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_named_galago_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "galago" / "runtime").mkdir(parents=True)
     command = ["-c", "import sys; from galago.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"]
     arguments = ["run", "builtin", "Hi", "--mmproj", str(damaged_projector(tmp_path))]

@@ -1,4 +1,4 @@
-"""Documents scored as the model is defined, in the order of their scores, over HTTP."""
+"""Reranking over HTTP: scores as the model defines them, and documents in the order of their scores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rank(server: Server, **fields: Any) -> Any:
     return answer.json()
 
 
-def test_documents_come_in_the_order_of_the_models_scores(ranker: Server) -> None:
+def test_documents_are_ordered_by_the_models_scores(ranker: Server) -> None:
     found = rank(ranker)
     expected = sorted(enumerate(scores()), key=lambda pair: -pair[1])
     assert [one["index"] for one in found["results"]] == [i for i, _ in expected]
@@ -49,7 +49,7 @@ def test_documents_come_in_the_order_of_the_models_scores(ranker: Server) -> Non
     assert found["usage"] == {"prompt_tokens": read, "total_tokens": read}
 
 
-def test_only_so_many_and_with_their_texts(ranker: Server) -> None:
+def test_the_number_of_documents_and_their_texts_can_be_chosen(ranker: Server) -> None:
     best = max(range(4), key=lambda i: scores()[i])
     [found] = rank(ranker, top_n=1, return_documents=True)["results"]
     assert found["index"] == best and found["document"] == {"text": DOCUMENTS[best]}
@@ -68,20 +68,20 @@ def test_only_so_many_and_with_their_texts(ranker: Server) -> None:
         ({"top_n": 0}, "top_n"),
     ],
 )
-def test_a_bad_request_is_refused_with_the_field_at_fault(ranker: Server, fields: dict[str, Any], param: str) -> None:
+def test_a_bad_request_is_refused_with_its_field(ranker: Server, fields: dict[str, Any], param: str) -> None:
     answer = ranker.post({"query": QUERY, "documents": DOCUMENTS} | fields, "/v1/rerank")
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
 
 
-def test_each_kind_of_model_refuses_what_the_others_do(ranker: Server, server: Server) -> None:
+def test_each_kind_of_model_refuses_the_tasks_of_others(ranker: Server, server: Server) -> None:
     asked = {"query": "a", "documents": ["b"]}
     refused = [ranker.ask("Hi"), ranker.post({"input": "a"}, "/v1/embeddings"), server.post(asked, "/v1/rerank")]
     assert [(answer.status_code, answer.json()["error"]["param"]) for answer in refused] == [(400, "model")] * 3
 
 
-def test_a_files_own_template_lays_out_the_pair(tmp_path: Path) -> None:
-    """Its control tokens are parsed, those that a document spells are not."""
+def test_the_models_own_rerank_template_is_used(tmp_path: Path) -> None:
+    """Control tokens of the template are parsed; those in a document stay text."""
     path = bert.write(tmp_path / "ranker.gguf", "rank")
     model = open_model(resolve(path))
     weights = model._weights

@@ -1,4 +1,4 @@
-"""What goes on a GPU and what the user hears of it, over invented devices: no GPU is needed, and none is used."""
+"""What is placed on a GPU, and what the user is told about it. The devices are invented; no GPU is used."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def build(*free_gib: float, backends: tuple[str, ...] = ("CUDA",)) -> LlamaBuild
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, found: LlamaBuild) -> None:
-    """Lets models that are loaded in this process find these GPUs."""
+    """Makes models that are loaded in this process find these GPUs."""
     monkeypatch.setattr(devices, "describe_build", lambda: found)
 
 
-def test_a_small_model_goes_on_the_gpu_as_a_whole() -> None:
+def test_a_small_model_is_placed_on_the_gpu_as_a_whole() -> None:
     placed = place(BUILTIN, ModelConfig(), build(2))
     layers = int(str(BUILTIN.header.get("llama.block_count")))
     assert placed == Placement(layers + 1, (layers + 1,), True)
 
 
-def test_a_model_that_fits_in_part_says_so(large: ModelFiles) -> None:
+def test_a_model_that_fits_in_part_has_a_warning(large: ModelFiles) -> None:
     placed = place(large, ModelConfig(), build(4))
     assert 0 < placed.gpu_layers < 33 and not placed.projector
     assert f"only {placed.gpu_layers} of 33 layers fit on the GPU (4.0 GiB free on CUDA0)" in placed.warnings[0]
@@ -59,7 +59,7 @@ def test_a_smaller_cache_or_certain_flash_attention_fits_more(large: ModelFiles)
     assert plain < certain < small
 
 
-def test_a_model_of_which_nothing_fits_says_so(large: ModelFiles) -> None:
+def test_a_model_that_does_not_fit_at_all_has_a_warning(large: ModelFiles) -> None:
     placed = place(large, ModelConfig(), build(0.6))
     assert (placed.gpu_layers, placed.projector) == (0, False)
     assert "nothing of the model fits on the GPU (0.6 GiB free on CUDA0)" in placed.warnings[0]
@@ -70,14 +70,14 @@ def test_layers_are_split_over_several_gpus(large: ModelFiles) -> None:
     assert placed.gpu_layers == sum(placed.split) == 33 and all(placed.split)
 
 
-def test_an_explicit_number_of_layers_is_obeyed(large: ModelFiles) -> None:
+def test_an_explicit_number_of_layers_is_used(large: ModelFiles) -> None:
     assert place(large, ModelConfig(gpu_layers=5), build(4)) == Placement(5, (5,), True)
     placed = place(large, ModelConfig(gpu_layers=99), build(4))
     assert placed.gpu_layers == 33 and "33 layers on the GPU were asked for" in placed.warnings[0]
     assert place(large, ModelConfig(gpu_layers=0), build(4)) == Placement()
 
 
-def test_a_gpu_compiled_in_and_not_found_is_a_warning_or_where_asked_for_an_error() -> None:
+def test_a_missing_gpu_is_a_warning_or_an_error_if_layers_were_asked_for() -> None:
     (warning,) = place(BUILTIN, ModelConfig(), build()).warnings
     assert "no GPU was found, though CUDA is compiled in" in warning
     with pytest.raises(ConfigError, match="CUDA finds no GPU"):
@@ -87,27 +87,27 @@ def test_a_gpu_compiled_in_and_not_found_is_a_warning_or_where_asked_for_an_erro
         place(BUILTIN, ModelConfig(gpu_layers=1), build(backends=()))
 
 
-def test_what_stays_off_the_gpu_is_told_at_load_and_in_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_placement_warnings_are_in_the_model_info_and_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, build())
     with load("builtin", slots=1, ctx=256) as loaded:
         assert "no GPU was found" in loaded.info.warnings[0]
         assert loaded.chat("Opposite of big?").warnings == loaded.info.warnings
 
 
-def test_llama_cpp_takes_a_plan() -> None:
-    """Without a GPU it ignores both; what it does with them on one is unproven here."""
+def test_llama_cpp_accepts_a_split() -> None:
+    """Without a GPU llama.cpp ignores layers and split, so that this proves only the call."""
     for layers, split in ((0, ()), (3, (3,)), (3, (1, 2))):
         Weights(BUILTIN.weights, layers, split=split).close()
 
 
-def test_a_model_in_several_files_is_not_planned(tmp_path: Path) -> None:
+def test_a_model_in_several_files_is_not_placed(tmp_path: Path) -> None:
     path = shapes.write(tmp_path / "part-00001-of-00002.gguf", shapes.SHAPES["135M"], parts=2)
     (tmp_path / "part-00002-of-00002.gguf").touch()
     assert "several files" in place(resolve(path), ModelConfig(), build(24)).warnings[0]
     assert place(resolve(path), ModelConfig(gpu_layers=7), build(24)).gpu_layers == 7
 
 
-def test_a_command_says_once_what_stays_off_the_gpu(
+def test_a_command_prints_placement_warnings_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend(monkeypatch, build())

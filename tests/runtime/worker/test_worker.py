@@ -1,4 +1,4 @@
-"""A model in a process of its own: the same answers, and what happens when that process dies, hangs or is alone."""
+"""A model in a worker process: it gives the same answers, and survives that the process crashes or hangs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def working(files: ModelFiles = BUILTIN, **config: Any) -> Iterator[WorkerSuperv
 
 @pytest.fixture(scope="module")
 def calm() -> Iterator[WorkerSupervisor]:
-    """A worker that no test ends."""
+    """A worker that no test kills."""
     with working(threads=None) as worker:
         yield worker
 
@@ -88,7 +88,7 @@ def text(stream: Stream) -> str:
 
 
 def begun(worker: WorkerSupervisor, request: Request = ENDLESS) -> Stream:
-    """A stream that says something already."""
+    """Returns a stream whose answer has begun."""
     stream = worker.generate(request)
     while not any(isinstance(event, Delta) for event in list(stream._events)):
         time.sleep(0.005)
@@ -100,7 +100,7 @@ def last(stream: Stream) -> Event:
 
 
 def crash(worker: WorkerSupervisor, number: int = signal.SIGKILL, request: Request = ENDLESS) -> GalagoError:
-    """Ends the process in the middle of an answer and returns what its reader hears."""
+    """Kills the process in the middle of an answer and returns the error that the answer ends with."""
     stream = begun(worker, request)
     process(worker).send_signal(number)
     sent = time.monotonic()
@@ -118,7 +118,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def at_rest(worker: WorkerSupervisor) -> bool:
-    """Whether the process computes nothing for a quarter of a second."""
+    """Returns whether the process computes nothing for a quarter of a second."""
     begin = process(worker).cpu_times().user
     time.sleep(0.25)
     return process(worker).cpu_times().user - begin < 0.05
@@ -139,14 +139,14 @@ def at_rest(worker: WorkerSupervisor) -> bool:
     ],
     ids=["text", "picture", "sound", "schema", "stop", "sampled", "warned", "logprobs", "biased"],
 )
-def test_the_events_are_those_of_a_model_in_this_process(
+def test_events_are_those_of_a_model_in_this_process(
     calm: WorkerSupervisor, model: LocalModel, request_: Request
 ) -> None:
-    def told(stream: Stream) -> list[object]:
+    def events(stream: Stream) -> list[object]:
         return [(event.reason, event.usage) if isinstance(event, Finished) else event for event in stream]
 
     alone = replace(request_, cache=False)
-    assert told(calm.generate(alone)) == told(model._service.generate(None, alone))
+    assert events(calm.generate(alone)) == events(model._service.generate(None, alone))
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_an_error_arrives_as_it_was_raised(calm: WorkerSupervisor, model: LocalM
     assert (here.value.message, here.value.param) == (there.value.message, there.value.param)
 
 
-def test_it_is_the_same_model(calm: WorkerSupervisor, model: LocalModel) -> None:
+def test_the_model_info_is_the_same(calm: WorkerSupervisor, model: LocalModel) -> None:
     assert calm.info == model.info
 
 
-def test_every_value_that_crosses_is_read_as_it_was_written() -> None:
+def test_messages_survive_encoding() -> None:
     schema = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
     sampling = Sampling(0.5, 0.9, 40, 0.1, -(2**63))
     system, user = Message("system", (Text("Sei kurz, 你好."),)), Message("user", (PICTURE, SOUND, Text("")), "Ada")
@@ -186,38 +186,38 @@ def test_every_value_that_crosses_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", encode(SHORT)[:-1], b"\x91\xcc\xff", b"\x92\x00\x00", b"\x91\xa1a"])
-def test_other_bytes_are_no_message(data: bytes) -> None:
+def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         decode(data)
 
 
-def test_a_schema_that_is_no_json_is_refused(calm: WorkerSupervisor) -> None:
+def test_a_schema_that_is_not_json_is_refused(calm: WorkerSupervisor) -> None:
     with pytest.raises(InvalidRequest) as refused:
         calm.generate(ask("x", json_schema={"const": {1, 2}}))
     assert refused.value.param == "json_schema"
 
 
-def test_large_media_cross_quickly(calm: WorkerSupervisor) -> None:
+def test_large_media_are_sent_quickly(calm: WorkerSupervisor) -> None:
     begin = time.monotonic()
     with pytest.raises(errors.MediaError):
         calm.generate(ask(Image(bytes(28 << 20)), "?"))
     assert time.monotonic() - begin < 3
 
 
-def test_progress_of_loading_is_passed_on() -> None:
-    told: list[float] = []
-    with load("builtin", isolated=True, progress=told.append) as isolated:
+def test_load_progress_is_reported() -> None:
+    fractions: list[float] = []
+    with load("builtin", isolated=True, progress=fractions.append) as isolated:
         assert isolated.chat("Opposite of big?") == "Small."
-    assert told == sorted(told) and told[-1] == 1
+    assert fractions == sorted(fractions) and fractions[-1] == 1
 
 
-def test_closing_a_stream_ends_its_work(calm: WorkerSupervisor) -> None:
+def test_closing_a_stream_cancels_its_request(calm: WorkerSupervisor) -> None:
     begun(calm).close()
     wait_until(lambda: at_rest(calm), 2)
     assert not calm._worker._calls
 
 
-def test_a_caller_that_leaves_ends_the_preparation(calm: WorkerSupervisor) -> None:
+def test_a_caller_that_leaves_cancels_the_preparation(calm: WorkerSupervisor) -> None:
     file = io.BytesIO()
     Pixels.new("RGB", (4000, 4000)).save(file, "PNG")  # takes a tenth of a second to decode
     leaves = time.monotonic() + 0.1
@@ -228,13 +228,13 @@ def test_a_caller_that_leaves_ends_the_preparation(calm: WorkerSupervisor) -> No
     wait_until(lambda: not calm._worker._calls)
 
 
-def test_many_streams_at_once(calm: WorkerSupervisor) -> None:
+def test_many_streams_run_at_once(calm: WorkerSupervisor) -> None:
     streams = [calm.generate(ask(PICTURE, "Count the shapes.")) for _ in range(8)]
     assert [text(stream) for stream in streams] == ["Four."] * 8
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_signal_ends_the_streams_with_its_name_and_the_model_answers_again(
+def test_a_signal_fails_running_streams_and_the_worker_is_restarted(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with working() as worker:
@@ -247,7 +247,7 @@ def test_a_signal_ends_the_streams_with_its_name_and_the_model_answers_again(
     assert capfd.readouterr().err == f"galago: the worker of builtin was killed by {number.name}; restarting it now\n"
 
 
-def test_a_worker_that_hangs_is_ended_and_started_again_and_one_at_rest_is_not(
+def test_a_silent_worker_is_restarted_and_an_idle_one_is_not(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with working(hang_limit=2) as worker:
@@ -265,7 +265,7 @@ def test_a_worker_that_hangs_is_ended_and_started_again_and_one_at_rest_is_not(
     assert "no sign of life for 2 s and was killed by SIGKILL" in capfd.readouterr().err
 
 
-def test_a_worker_whose_parent_is_killed_ends_though_it_is_at_work() -> None:
+def test_a_busy_worker_exits_when_its_parent_is_killed() -> None:
     code = (
         "import time; from galago.runtime import load; model = load('builtin', isolated=True)\n"
         "stream = model.chat('Tell', stream=True, ignore_eos=True)\n"
@@ -281,11 +281,11 @@ def test_a_worker_whose_parent_is_killed_ends_though_it_is_at_work() -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_pauses_between_starts_grow_to_a_minute() -> None:
+def test_restart_delays_grow_to_a_minute() -> None:
     assert [restart_delay(crashes) for crashes in range(1, 12)] == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_from_the_third_crash_on_it_pauses_until_a_request_finishes(capfd: pytest.CaptureFixture[str]) -> None:
+def test_restarts_are_delayed_from_the_third_crash_until_a_request_finishes(capfd: pytest.CaptureFixture[str]) -> None:
     with working() as worker:
         for _ in range(3):
             process(worker).kill()
@@ -301,7 +301,7 @@ def test_from_the_third_crash_on_it_pauses_until_a_request_finishes(capfd: pytes
     assert ends == [["it", "now"], ["it", "now"], ["1", "s"], ["it", "now"]]
 
 
-def test_a_request_waits_for_a_restart_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_waits_for_a_restart_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with working() as worker:
         monkeypatch.setattr(worker_module, "RESTART_WAIT_SECONDS", 0.1)
         crash(worker)
@@ -311,7 +311,7 @@ def test_a_request_waits_for_a_restart_only_so_long(monkeypatch: pytest.MonkeyPa
             worker.generate(SHORT, lambda: True)
 
 
-def test_a_request_that_crashes_the_worker_twice_alone_is_refused_and_no_other() -> None:
+def test_a_request_that_crashed_the_worker_twice_is_refused() -> None:
     with working() as worker:
         crash(worker)
         crash(worker)
@@ -329,7 +329,7 @@ def test_a_request_that_finishes_between_two_crashes_is_not_refused() -> None:
         assert isinstance(last(worker.generate(long)), Finished)
 
 
-def test_of_two_requests_in_a_crash_neither_is_refused() -> None:
+def test_two_requests_in_the_same_crash_are_not_refused() -> None:
     with working() as worker:
         other = ask("Tell me", ignore_eos=True)
         for _ in range(2):
@@ -340,9 +340,7 @@ def test_of_two_requests_in_a_crash_neither_is_refused() -> None:
         begun(worker, other).close()
 
 
-def test_a_model_that_cannot_be_loaded_again_is_tried_until_it_can(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_reload_is_retried_until_it_works(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     weights = tmp_path / "model.gguf"
     weights.write_bytes(BUILTIN.weights.read_bytes())
     with working(replace(resolve(weights), trusted=True)) as worker:
@@ -354,7 +352,7 @@ def test_a_model_that_cannot_be_loaded_again_is_tried_until_it_can(
     assert "the worker of model cannot load its model" in capfd.readouterr().err
 
 
-def test_a_file_that_crashes_llama_cpp_is_told_as_in_this_process(tmp_path: Path) -> None:
+def test_a_file_that_crashes_llama_cpp_raises_the_same_error_as_in_this_process(tmp_path: Path) -> None:
     assert BUILTIN.projector
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(BUILTIN.projector.read_bytes().replace(b"v.blk.2.attn_k.weight", b"v.flk.2.attn_k.weight"))
@@ -362,7 +360,7 @@ def test_a_file_that_crashes_llama_cpp_is_told_as_in_this_process(tmp_path: Path
         WorkerSupervisor(resolve("builtin", damaged), lambda: LoadPlan(ModelConfig()))
 
 
-def test_a_process_that_dies_while_it_loads_the_first_time_is_an_error() -> None:
+def test_a_crash_during_the_first_load_is_an_error() -> None:
     def kill(_fraction: float) -> None:
         max(psutil.Process().children(), key=lambda child: child.create_time()).kill()  # process ids begin anew
 
@@ -370,7 +368,7 @@ def test_a_process_that_dies_while_it_loads_the_first_time_is_an_error() -> None
         WorkerSupervisor(BUILTIN, lambda: LoadPlan(ModelConfig()), kill)
 
 
-def test_closing_ends_streams_and_the_process() -> None:
+def test_close_ends_running_streams_and_the_process() -> None:
     with working() as worker:
         stream, child = begun(worker), process(worker)
         worker.close()
@@ -382,7 +380,7 @@ def test_closing_ends_streams_and_the_process() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["restarting", "hanging"])
-def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
+def test_close_waits_neither_for_a_restart_nor_for_a_hanging_worker(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "CLOSE_GRACE_SECONDS", 0.5)
@@ -395,7 +393,7 @@ def test_closing_waits_neither_for_a_restart_nor_for_one_that_hangs(
         assert not child.is_running()
 
 
-def test_the_environment_bounds_the_spin_unless_it_is_set() -> None:
+def test_the_workers_environment_keeps_what_the_user_has_set() -> None:
     def environment(**extra: str) -> dict[str, str]:
         code = (
             "import json; from galago.runtime.environment import worker_environment\n"
@@ -412,11 +410,11 @@ def test_the_environment_bounds_the_spin_unless_it_is_set() -> None:
     assert "GOMP_SPINCOUNT" not in environment(OMP_WAIT_POLICY="passive")
 
 
-def test_the_worker_has_that_environment(calm: WorkerSupervisor) -> None:
+def test_a_worker_gets_that_environment(calm: WorkerSupervisor) -> None:
     assert process(calm).environ()["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", "1000")
 
 
-def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
+def test_a_service_is_not_ready_between_a_crash_and_the_restart() -> None:
     service = ModelPool(ResidentModel(BUILTIN, ModelConfig(), isolated=True))
     service.load()
     try:
@@ -428,7 +426,7 @@ def test_health_is_503_from_a_crash_until_the_model_answers_again() -> None:
         service.close()
 
 
-def test_a_process_that_was_started_before_is_the_one_that_answers() -> None:
+def test_a_process_that_was_started_before_is_used() -> None:
     started = WorkerProcess()
     service = ModelPool(ResidentModel(BUILTIN, ModelConfig(threads=1), isolated=True, process=started))
     service.begin()
@@ -442,7 +440,7 @@ def test_a_process_that_was_started_before_is_the_one_that_answers() -> None:
         service.close()
 
 
-def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> None:
+def test_load_raises_the_error_of_a_background_load() -> None:
     service = ModelPool(ResidentModel(BUILTIN, ModelConfig(4096), isolated=True, process=WorkerProcess()))
     service.begin()
     with pytest.raises(ModelError, match="trained for a context of 2048"):
@@ -450,13 +448,13 @@ def test_what_kept_a_model_from_loading_is_told_to_whoever_waits_for_it() -> Non
     service.close()
 
 
-def test_a_process_that_was_started_for_nothing_ends_by_itself() -> None:
+def test_an_unused_worker_exits_when_its_connection_is_closed() -> None:
     started = WorkerProcess()
     started.connection.close()
     assert started.wait(20) == 0
 
 
-def test_a_worker_begins_with_little() -> None:
+def test_a_worker_imports_little_before_its_first_heartbeat() -> None:
     code = "import sys, galago.runtime.worker.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"llama_cpp", "numpy", "asyncio", "filelock", "psutil", "galago.models.registry.installed"}
@@ -479,7 +477,7 @@ def served_by(server: Server) -> psutil.Process:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_api_process_is_small() -> None:
-    """One of its own: what other tests have sent leaves holes in a process's memory."""
+    """A server of its own, because other tests' requests leave a fragmented heap."""
     with serving() as server:
         server.wait_until_ready()
         assert all(server.ask("Opposite of big?").status_code == 200 for _ in range(20))
@@ -489,7 +487,7 @@ def test_the_api_process_is_small() -> None:
 
 
 def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
-    """Asks again and again, and notes how each answer ended."""
+    """Sends requests one after another and records how each answer ended."""
     while not enough.is_set():
         body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"max_tokens": 50}, timeout=60) as answer:
@@ -497,7 +495,7 @@ def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
         ends.append("done" if end == "data: [DONE]" else json.loads(end.removeprefix("data: "))["error"]["code"])
 
 
-def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
+def test_a_server_with_eight_streams_survives_several_crashes() -> None:
     with serving("--threads", "1") as running:
         running.wait_until_ready()
         ends: list[list[str]] = [[] for _ in range(8)]
@@ -520,7 +518,7 @@ def test_a_server_with_eight_streams_outlives_several_crashes() -> None:
         assert not [line for line in running.lines if "Traceback" in line]
 
 
-def test_a_server_takes_its_worker_along_and_a_ctrl_c_reaches_it_alone() -> None:
+def test_a_ctrl_c_stops_the_server_and_its_worker() -> None:
     with serving() as running:
         running.wait_until_ready()
         child = served_by(running)
@@ -533,6 +531,6 @@ def test_a_server_takes_its_worker_along_and_a_ctrl_c_reaches_it_alone() -> None
         assert not [line for line in running.lines if "Traceback" in line or "restarting" in line]
 
 
-def test_started_comes_first(calm: WorkerSupervisor) -> None:
+def test_started_is_the_first_event(calm: WorkerSupervisor) -> None:
     first = next(iter(calm.generate(SHORT)))
     assert isinstance(first, Started) and first.prompt_tokens > 1

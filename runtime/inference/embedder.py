@@ -60,6 +60,8 @@ class Embedder:
         self._threads = config.threads or default_threads()
         self._thread_tuner = ThreadTuner(self._threads) if config.threads is None else None
         self._metrics = EngineMetrics()
+        self._steps = 0
+        self._step_began: float | None = None
         template = files.header.get("tokenizer.chat_template.rerank")
         self._rerank_template = template if isinstance(template, str) else None
         self._users = Lease()
@@ -97,7 +99,15 @@ class Embedder:
 
     def stats(self) -> Stats:
         """Returns what the model does and has done, and the memory of this process."""
-        stats = self._metrics.stats(slots=SEQUENCES, running=self._batcher.waiting, waiting=0, threads=self._threads)
+        began = self._step_began
+        stats = self._metrics.stats(
+            slots=SEQUENCES,
+            running=self._batcher.waiting,
+            waiting=0,
+            threads=self._threads,
+            steps=self._steps,
+            step_seconds=0.0 if began is None else time.perf_counter() - began,
+        )
         return replace(stats, memory_bytes=psutil.Process().memory_info().rss)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
@@ -186,8 +196,12 @@ class Embedder:
         if self._thread_tuner is not None:
             self._threads = self._thread_tuner.threads(0, rows)
             self._context.use_threads(self._threads)
-        begin = time.perf_counter()
-        vectors = self._context.compute(batch)
+        self._steps += 1
+        self._step_began = begin = time.perf_counter()
+        try:
+            vectors = self._context.compute(batch)
+        finally:
+            self._step_began = None
         seconds = time.perf_counter() - begin
         self._metrics.computed(seconds)
         if self._thread_tuner is not None:

@@ -58,9 +58,13 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """From the worker, once a second: it is alive, and this is what it does."""
+    """From the worker, once a second: it is alive, and this is what it does.
+
+    `cpu_seconds` is the processor time that its process has used so far.
+    """
 
     stats: Stats
+    cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

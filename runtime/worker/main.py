@@ -100,7 +100,7 @@ class ModelWorker:
 
     def send_heartbeats(self) -> None:
         while True:
-            self._channel.send(Heartbeat(self._stats()))
+            self._send_heartbeat()
             time.sleep(HEARTBEAT_SECONDS)
 
     def _register(self, number: int) -> ActiveRequest:
@@ -116,14 +116,15 @@ class ModelWorker:
             os._exit(0)
         self._model.close()
 
-    def _stats(self) -> Stats:
-        return Stats() if self._model is None else self._model.stats()
+    def _send_heartbeat(self) -> None:
+        stats = Stats() if self._model is None else self._model.stats()
+        self._channel.send(Heartbeat(stats, time.process_time()))
 
     def _load(self, load: Load) -> None:
         try:
             self._model = self._load_model(load, lambda fraction: self._channel.send(LoadProgress(fraction)))
             self._channel.send(ModelLoaded(self._model.info))
-            self._channel.send(Heartbeat(self._stats()))
+            self._send_heartbeat()
         except Exception as error:
             self._channel.send(LoadFailed(_as_galago_error(error)))
 

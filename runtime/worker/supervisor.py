@@ -55,7 +55,10 @@ MAX_RESTART_DELAY_SECONDS = 60.0
 
 _POLL_SECONDS = 0.05  # how soon it is noticed that a caller has left
 
-_NO_MESSAGE_FOR, _STEP_FOR = "gave no sign of life for", "was stuck in one step for more than"
+SLOW_STEP_FACTOR = 10
+"""How many hang limits a step may take that uses the processor: a small machine needs minutes for 512 tokens."""
+
+_BUSY_SHARE = 0.1  # of one core, for a step that is taken to compute
 
 
 class PendingCall:
@@ -72,6 +75,25 @@ class PendingCall:
         self.error = error
         self.stream.put(Failed(error))
         self.answered.set()
+
+
+class StepWatch:
+    """Notices an engine that is stuck in a step, from the worker's heartbeats."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._step = -1
+        self._cpu_seconds_at_begin = 0.0
+
+    def exceeded_seconds(self, heartbeat: Heartbeat) -> float | None:
+        """Returns the limit that the current step has exceeded, if it has."""
+        stats = heartbeat.stats
+        if stats.steps != self._step:
+            self._step, self._cpu_seconds_at_begin = stats.steps, heartbeat.cpu_seconds
+        cpu_seconds = heartbeat.cpu_seconds - self._cpu_seconds_at_begin
+        computes = cpu_seconds > _BUSY_SHARE * stats.step_seconds
+        limit = self._limit_seconds * (SLOW_STEP_FACTOR if computes else 1)
+        return limit if stats.step_seconds > limit else None
 
 
 class WorkerClient:
@@ -176,16 +198,17 @@ class WorkerClient:
     def _messages(self) -> Iterator[FromWorker]:
         """Yields the worker's messages until it ends, then waits for its exit. Kills a worker that hangs."""
         complaint = ""
+        watch = StepWatch(self._hang_limit)
         try:
             while not complaint:
                 for message in self._channel.receive(self._hang_limit):
                     if isinstance(message, Heartbeat):
                         self.stats = message.stats
+                        if (exceeded := watch.exceeded_seconds(message)) is not None:
+                            complaint = f"was stuck in one step for more than {exceeded:g} s and "
                     yield message
-                if self.stats.step_seconds > self._hang_limit:
-                    complaint = f"{_STEP_FOR} {self._hang_limit:g} s and "
         except TimeoutError:
-            complaint = f"{_NO_MESSAGE_FOR} {self._hang_limit:g} s and "
+            complaint = f"gave no sign of life for {self._hang_limit:g} s and "
         except ValueError:
             complaint = "sent bytes that are no message and "
         except (EOFError, OSError):

@@ -42,11 +42,11 @@ def test_an_urgent_message_is_sent_with_those_held_back(
     here, there = ends
     begin = time.monotonic()
     here.send(LoadProgress(0.5), urgent=False)
-    here.send(Heartbeat(Stats()))
+    here.send(Heartbeat(Stats(), 0.0))
     came = there.receive(30)
     if len(came) == 1:  # the first was written already
         came += there.receive(30)
-    assert came == [LoadProgress(0.5), Heartbeat(Stats())]
+    assert came == [LoadProgress(0.5), Heartbeat(Stats(), 0.0)]
     assert time.monotonic() - begin < 30
 
 

@@ -11,13 +11,15 @@ import pytest
 from galago.models.errors import EngineCrashed, GalagoError
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
+from galago.runtime.process.messages import Heartbeat
 from galago.runtime.process.spawn import WorkerProcess
 from galago.runtime.types.events import Failed
 from galago.runtime.types.messages import Message, Text
+from galago.runtime.types.model_info import Stats
 from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request
 from galago.runtime.worker import supervisor
-from galago.runtime.worker.supervisor import WorkerSupervisor
+from galago.runtime.worker.supervisor import StepWatch, WorkerSupervisor
 
 PROGRAM = """
 import sys, threading, time
@@ -104,6 +106,21 @@ def test_a_half_alive_worker_is_ended_and_restarted(
     if fault != "step":
         name = "galago-engine" if fault == "thread" else "galago-heartbeat"
         assert "LookupError: a bug in" in errors and f"its thread {name} has died" in errors
+
+
+def test_a_step_that_computes_may_take_longer_than_one_that_waits() -> None:
+    def report(step: int, step_seconds: float, cpu_seconds: float) -> float | None:
+        return watch.exceeded_seconds(Heartbeat(Stats(steps=step, step_seconds=step_seconds), cpu_seconds))
+
+    watch = StepWatch(30)
+    assert report(1, 29, 0) is None
+    assert report(1, 31, 0.5) == 30  # waits for something that does not come
+    assert report(2, 1, 1) is None
+    assert report(2, 31, 31) is None  # a small machine computes a large step
+    assert report(2, 299, 299) is None
+    assert report(2, 301, 301) == 300
+    assert report(3, 0, 301) is None  # idle since then
+    assert report(3, 0, 301) is None
 
 
 def test_a_worker_in_a_long_step_below_the_limit_is_left_alone(start: Callable[[str], WorkerSupervisor]) -> None:

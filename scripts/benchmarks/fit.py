@@ -21,12 +21,12 @@ from galago.models.capacity.throughput import Benchmark, speed, types
 from galago.models.files import ModelFiles
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig, default_threads
+from galago.runtime.inference.footprint import footprint_function
 from galago.runtime.inference.machine_benchmark import run
-from galago.runtime.pool.budget import measure
-from galago.runtime.pool.placement import Placement
+from galago.runtime.pool.llama_build import installed_build
 from galago.runtime.types.events import Finished
 from galago.runtime.types.messages import Image, Message, Text
-from galago.runtime.types.placement import LoadPlan
+from galago.runtime.types.placement import ON_CPU, LoadPlan
 from galago.runtime.types.request import Request, Sampling
 from galago.runtime.worker.supervisor import WorkerSupervisor
 
@@ -76,19 +76,20 @@ def _files(shape: str, kind: str, eyes: bool) -> ModelFiles:
 
 def _compare_memory(files: ModelFiles, cells: int) -> bool:
     config = ModelConfig(cells, 1, SLOTS, cache_mib=0)
-    found = measure(files, config, Placement(), server=False)(cells, SLOTS)
+    features = installed_build().features
+    predicted = footprint_function(files, config, ON_CPU, features, server=False)(cells, SLOTS).needed
     with _worker(files, config) as (worker, process):
         _ask(worker, " hello" * (cells - 64))
         if files.projector:
             _ask(worker, "x", Image(PICTURE.read_bytes(), PICTURE.name))
         measured = pss(process.pid)
-    off = found.needed / measured - 1
+    off = predicted / measured - 1
     print(
         f"{files.weights.stem:16} {cells:7}  {'yes' if files.projector else 'no':4}  "
-        f"{found.needed / 1e6:9.1f} {measured / 1e6:9.1f}  {off:+6.1%}",
+        f"{predicted / 1e6:9.1f} {measured / 1e6:9.1f}  {off:+6.1%}",
         flush=True,
     )
-    return -TOO_LITTLE <= off <= TOO_MUCH
+    return bool(-TOO_LITTLE <= off <= TOO_MUCH)
 
 
 def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:

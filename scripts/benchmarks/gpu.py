@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from galago.models.capacity import gpu_offload
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
 from galago.runtime.llamacpp.devices import gpus
+from galago.runtime.pool.llama_build import installed_build
 from galago.runtime.pool.placement import place
 from galago.runtime.python_api import load
 
@@ -50,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
             before = found["layers"]
 
 
-def _run(files: Files) -> dict[str, object]:
+def _run(files: Files) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.gpu", str(files.weights), str(files.projector or "")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
     if done.returncode:
@@ -62,7 +64,7 @@ def _case(weights: str, projector: str) -> None:
     device = gpus()[0]  # the driver's own context is made here
     files = resolve(weights, projector or None)
     config = ModelConfig(CONTEXT, slots=SLOTS)
-    placement = place(files, config)
+    placement = place(files, config, installed_build())
     before = gpus()[0].free_memory
     with load(weights, mmproj=projector or None, ctx=CONTEXT, slots=SLOTS) as model:
         model.chat("Say it again: " + "galago " * 600, max_tokens=16, ignore_eos=True)

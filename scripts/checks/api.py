@@ -25,6 +25,8 @@ from schemathesis.cli import schemathesis as command
 from fakes import bert
 from fakes.server import Server, serving
 
+Case = schemathesis.Case[Any]
+
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
     "response_headers_conformance,unsupported_method,allow_header_conformance,no_failure_in_a_stream"
@@ -66,7 +68,7 @@ def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, 
 
 
 @schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Limits answers and timeouts, names the loaded model, and uses ids of objects that exist."""
     ids = created_ids.get(case.operation.path.partition("/{id}")[0])
     if ids and "id" in case.path_parameters and rng.random() < 0.8:
@@ -81,8 +83,9 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     options = body.get("options")
     for fields in (body, options) if isinstance(options, dict) else (body,):
         for name in TOKEN_LIMITS:
-            if isinstance(fields.get(name), int):
-                fields[name] = min(fields[name], MAX_TOKENS)
+            value = fields.get(name)
+            if isinstance(value, int):
+                fields[name] = min(value, MAX_TOKENS)
     limit = next((name for path, name in LIMIT_OF_PATH.items() if case.operation.path.endswith(path)), None)
     if limit == "num_predict" and options is None:
         body["options"] = {limit: MAX_TOKENS}
@@ -90,12 +93,13 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         options[limit] = MAX_TOKENS
     elif limit and limit != "num_predict" and all(body.get(name) is None for name in TOKEN_LIMITS):
         body[limit] = MAX_TOKENS
-    if isinstance(body.get("timeout"), int | float) and 0 <= body["timeout"] < MIN_TIMEOUT_SECONDS:
+    timeout = body.get("timeout")
+    if isinstance(timeout, int | float) and 0 <= timeout < MIN_TIMEOUT_SECONDS:
         body["timeout"] = MIN_TIMEOUT_SECONDS
 
 
 @schemathesis.hook
-def after_call(context: schemathesis.HookContext, case: schemathesis.Case, response: schemathesis.Response) -> None:
+def after_call(context: schemathesis.HookContext, case: Case, response: schemathesis.Response) -> None:
     path = case.operation.path
     statuses[f"{case.method} {path} {response.status_code}"] += 1
     is_stored = path in ("/v1/responses", "/v1/files", "/v1/batches") and case.method == "POST"
@@ -104,9 +108,7 @@ def after_call(context: schemathesis.HookContext, case: schemathesis.Case, respo
 
 
 @schemathesis.check
-def no_failure_in_a_stream(
-    context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
-) -> None:
+def no_failure_in_a_stream(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> None:
     """Fails if a stream ends with a server error after its status line was sent."""
     assert b'data: {"error":' not in response.content or b'"type":"server_error"' not in response.content
 

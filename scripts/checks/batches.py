@@ -16,14 +16,14 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import psutil
 
 from fakes.server import DATA, audio_part, image_part, serving, text_part
 
-CHAT = "/v1/chat/completions"
+CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 ROUNDS = 12
 STREAMS = 3
 TOKENS = 400
@@ -99,7 +99,7 @@ def wait_for(client: openai.OpenAI, name: str, answered: int) -> Any:
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         batch = client.batches.retrieve(name)
-        if batch.status in TERMINAL_STATUSES or batch.request_counts.completed >= answered:
+        if batch.status in TERMINAL_STATUSES or (batch.request_counts and batch.request_counts.completed >= answered):
             return batch
         time.sleep(0.25)
     raise SystemExit(f"the batch did not end within {TIMEOUT_SECONDS} s: {batch}")

@@ -128,7 +128,7 @@ def word_piece(lower: bool) -> Tokenizer:
     return tokenizer
 
 
-def save(folder: Path, model: Any, tokenizer: Tokenizer, shards: bool = False, **names: str) -> None:
+def save(folder: Path, model: Any, tokenizer: Tokenizer, names: dict[str, str], shards: bool = False) -> None:
     torch.manual_seed(7)
     for name, weights in model.named_parameters():
         kind = 1 + 0.2 * torch.randn_like(weights) if "norm" in name.lower() and name.endswith("weight") else None
@@ -146,7 +146,7 @@ LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 def llama_spm(folder: Path, spaces: str = "prepend", alone: bool = False) -> None:
     config = transformers.LlamaConfig(vocab_size=2000, **SIZES)
-    save(folder, transformers.LlamaForCausalLM(config), sentence_piece(folder, spaces), **LLAMA)
+    save(folder, transformers.LlamaForCausalLM(config), sentence_piece(folder, spaces), LLAMA)
     if not alone:
         (folder / "tokenizer.model").unlink()
 
@@ -161,7 +161,7 @@ def llama3(folder: Path) -> None:
         mlp_bias=True,
         **SIZES,
     )
-    save(folder, transformers.LlamaForCausalLM(config), tokenizer, shards=True, bos_token="<|endoftext|>", **QWEN)
+    save(folder, transformers.LlamaForCausalLM(config), tokenizer, QWEN | {"bos_token": "<|endoftext|>"}, shards=True)
 
 
 def smollm2(folder: Path) -> None:
@@ -170,31 +170,31 @@ def smollm2(folder: Path) -> None:
         vocab_size=1505, tie_word_embeddings=True, **SIZES | {"num_attention_heads": 3, "num_key_value_heads": 1,
         "hidden_size": 96}
     )  # fmt: skip
-    save(folder, transformers.LlamaForCausalLM(config), byte_level(cuts), bos_token="<|im_start|>", **QWEN)
+    save(folder, transformers.LlamaForCausalLM(config), byte_level(cuts), QWEN | {"bos_token": "<|im_start|>"})
 
 
 def mistral(folder: Path) -> None:
     config = transformers.MistralConfig(vocab_size=2000, sliding_window=128, head_dim=24, **SIZES)
-    save(folder, transformers.MistralForCausalLM(config), sentence_piece(folder, "first"), **LLAMA)
+    save(folder, transformers.MistralForCausalLM(config), sentence_piece(folder, "first"), LLAMA)
     (folder / "tokenizer.model").unlink()
 
 
 def nemo(folder: Path) -> None:
     config = transformers.MistralConfig(vocab_size=1505, sliding_window=None, **SIZES)
     tokenizer = byte_level(split(_TEKKEN), ignore_merges=True, bos="<|endoftext|>")
-    save(folder, transformers.MistralForCausalLM(config), tokenizer, bos_token="<|endoftext|>", **QWEN)
+    save(folder, transformers.MistralForCausalLM(config), tokenizer, QWEN | {"bos_token": "<|endoftext|>"})
 
 
 def qwen2(folder: Path) -> None:
     config = transformers.Qwen2Config(vocab_size=1536, rope_parameters=YARN, **SIZES)
     tokenizer = byte_level(split(_QWEN2), normalizer=normalizers.NFC())
-    save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, shards=True, **QWEN)
+    save(folder, transformers.Qwen2ForCausalLM(config), tokenizer, QWEN, shards=True)
 
 
 def qwen3(folder: Path) -> None:
     config = transformers.Qwen3Config(vocab_size=1505, head_dim=32, tie_word_embeddings=True, **SIZES)
     tokenizer = byte_level(split(_QWEN2), normalizer=normalizers.NFC())
-    save(folder, transformers.Qwen3ForCausalLM(config), tokenizer, **QWEN)
+    save(folder, transformers.Qwen3ForCausalLM(config), tokenizer, QWEN)
 
 
 def linear(folder: Path) -> None:
@@ -202,14 +202,15 @@ def linear(folder: Path) -> None:
         vocab_size=1505, rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}, **SIZES
     )
     tokenizer = byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    save(folder, transformers.LlamaForCausalLM(config), tokenizer, **QWEN)
+    save(folder, transformers.LlamaForCausalLM(config), tokenizer, QWEN)
 
 
 def bert(folder: Path, lower: bool = True) -> None:
     sizes = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
     tokenizer = word_piece(lower)
     model = transformers.BertModel(transformers.BertConfig(vocab_size=tokenizer.get_vocab_size(), **sizes))
-    save(folder, model, tokenizer, cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]")
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    save(folder, model, tokenizer, names)
     modules = [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
@@ -274,7 +275,7 @@ def run(name: str, make: Callable[[Path], None]) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    selftest.probe_texts = texts
+    setattr(selftest, "probe_texts", texts)  # noqa: B010
     transformers.utils.logging.disable_progress_bar()
     passed = []
     for name, make in CASES.items():

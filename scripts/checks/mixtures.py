@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import llama_cpp_build
 from galago.quantize.calibrate import calibration, imatrix
@@ -69,9 +70,7 @@ def llama_cpp_matrix(programs: Path, source: plan.Source, projector: Path | None
     return path
 
 
-def quantize_mixture(
-    model: str, scheme: str, effort: str, learn: Path, out: Path
-) -> dict[str, dict[str, dict[str, float]]]:
+def quantize_mixture(model: str, scheme: str, effort: str, learn: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "quantize", model, "--like", scheme, "--effort", effort,
                "--calibration", str(learn), "-o", str(out), "--force", "--json"]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape, encoded
+from clients.asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape, encoded
 
 HI = [{"role": "user", "content": "Hi"}]
 SENSES: dict[str, list[dict[str, Any]]] = {

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from llm.parts import ToolCallPart, ToolResultPart
 
-from asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape
+from clients.asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape
 
 ENTRY = f"""\
 - model_id: galago

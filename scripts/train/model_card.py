@@ -23,7 +23,7 @@ import httpx
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.evaluate import questions
 from galago.quantize.evaluate.questions import Question
-from galago.runtime.types.messages import Image, Part, Text, ToolCall
+from galago.runtime.types.messages import Audio, Image, Part, Text, ToolCall
 
 CARD = builtin_folder() / "README.md"
 SENSES = ("text", "image", "audio", "both")
@@ -78,6 +78,7 @@ def _ask(client: httpx.Client, question: Question) -> tuple[str, list[ToolCall]]
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
+    assert isinstance(part, Image | Audio)
     data = base64.b64encode(part.data).decode()
     kind = part.source.rsplit(".", 1)[1]
     if isinstance(part, Image):

@@ -92,7 +92,9 @@ class Training:
         self.device = torch.device(options.device)
         self.half = self.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         self.net = Omni(self.config, len(FACTS), len(MARKS), len(SPOKEN)).to(self.device)
-        inner, matrices, vectors = [], [], []
+        inner: list[Tensor] = []
+        matrices: list[Tensor] = []
+        vectors: list[Tensor] = []
         for name, parameter in self.net.named_parameters():
             (vectors if parameter.ndim < 2 else inner if "blk" in name else matrices).append(parameter)
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]

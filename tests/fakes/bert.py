@@ -127,7 +127,7 @@ def vector(tokens: list[int], pooling: str) -> Floats:
     """The vector of one text, of length 1."""
     found = rows(tokens)
     one = {"mean": found.mean(0), "cls": found[0], "last": found[-1]}[pooling]
-    return (one / np.linalg.norm(one)).astype(np.float32)
+    return np.asarray(one / np.linalg.norm(one), np.float32)
 
 
 def score(tokens: list[int]) -> float:
@@ -137,12 +137,12 @@ def score(tokens: list[int]) -> float:
 
 
 def _linear(x: Floats, w: dict[str, Floats], name: str) -> Floats:
-    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+    return np.asarray(x @ w[f"{name}.weight"].T + w[f"{name}.bias"])
 
 
 def _norm(x: Floats, w: dict[str, Floats], name: str, shape: Shape) -> Floats:
     spread = np.sqrt(x.var(-1, keepdims=True) + shape.epsilon)
-    return (x - x.mean(-1, keepdims=True)) / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
+    return np.asarray((x - x.mean(-1, keepdims=True)) / spread * w[f"{name}.weight"] + w[f"{name}.bias"])
 
 
 def tokens(text: str) -> list[int]:

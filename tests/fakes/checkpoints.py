@@ -114,14 +114,14 @@ def word_piece(lower: bool = True) -> dict[str, Any]:
 
 def size_of(tokenizer: dict[str, Any]) -> int:
     ids = [*tokenizer["model"]["vocab"].values(), *(token["id"] for token in tokenizer["added_tokens"])]
-    return max(ids) + 1
+    return int(max(ids)) + 1
 
 
 def decoder_weights(vocabulary: int, tied: bool, biases: bool, norms: bool, seed: int = 1) -> Weights:
     random = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> NDArray[np.float32]:
-        return (random.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+        return np.asarray(random.standard_normal((rows, columns)) / np.sqrt(columns), np.float32)
 
     def vector(length: int, around: float) -> NDArray[np.float32]:
         return (around + 0.2 * random.standard_normal(length)).astype(np.float32)
@@ -230,7 +230,7 @@ def decoder_logits(w: Weights, tokens: list[int], base: float = 10000.0, eps: fl
     """What Llama, Qwen2 and Qwen3 compute, by the books and in float64, shape [tokens, vocabulary]."""
 
     def norm(x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
+        return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight)
 
     def turn(x: NDArray[Any]) -> NDArray[Any]:
         angles = np.outer(np.arange(len(tokens)), base ** -(np.arange(0, HEAD, 2) / HEAD))[:, None, :]

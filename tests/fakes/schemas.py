@@ -17,7 +17,7 @@ SHORT = {"type": "string", "maxLength": 4}
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 
 
-def obj(required: str = "", /, closed: bool = True, **properties: Schema) -> Schema:
+def obj(required: str = "", /, closed: bool = True, **properties: Any) -> Schema:
     """An object of these properties; those named in `required` must be there."""
     schema: Schema = {"type": "object", "properties": properties}
     if required:
@@ -113,8 +113,8 @@ ENFORCED: dict[str, list[Schema]] = {
     "objects": [
         obj(), obj(a=DIGIT), obj("a", a=DIGIT), obj("a", a=DIGIT, b=SHORT), obj("b", a=DIGIT, b=SHORT),
         obj("a b", a=DIGIT, b=SHORT), obj("b a", a=DIGIT, b=BOOL), obj("a", closed=False, a=DIGIT), obj(a=False, b=DIGIT),
-        obj("a", a=True), obj("a", a={}), obj("a", a=obj("b", b=obj("c", c=DIGIT))), obj(**{"with space": DIGIT, "\u00e9": DIGIT}),
-        obj("a", **{"a": DIGIT, '"quoted"': DIGIT, "back\\slash": BOOL}), obj(**{n: BOOL for n in "abcdefgh"}),
+        obj("a", a=True), obj("a", a={}), obj("a", a=obj("b", b=obj("c", c=DIGIT))), obj("", True, **{"with space": DIGIT, "\u00e9": DIGIT}),
+        obj("a", True, **{"a": DIGIT, '"quoted"': DIGIT, "back\\slash": BOOL}), obj("", True, **{n: BOOL for n in "abcdefgh"}),
         {"type": "object", "required": ["a"], "additionalProperties": DIGIT},
         {"type": "object", "required": ["b", "a"], "properties": {"a": DIGIT}},
         {"type": "object", "additionalProperties": DIGIT, "maxProperties": 2},

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from galago.runtime.llamacpp.context import BATCH, Context
-from galago.runtime.llamacpp.projector import Projector, encode_first
+from galago.runtime.llamacpp.projector import MediaChunk, Projector, encode_first
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.types.prompt import BatchToken, MediaSpan
 from world import Picture, Sample
@@ -82,5 +82,6 @@ def _spans(projector: Projector, part: Any) -> list[MediaSpan]:
     pieces = projector.cut_picture(part.pixels) if isinstance(part, Picture) else projector.cut_sound(part.samples)
     spans = [piece for piece in pieces if isinstance(piece, MediaSpan)]
     for span in spans:
+        assert isinstance(span.payload, MediaChunk)
         encode_first([span.payload])
     return spans

@@ -192,7 +192,7 @@ class Clips:
     def pick(self, rng: Random) -> tuple[str, NDArray[np.float32]]:
         i = rng.randrange(len(self._ends))
         start = int(self._ends[i - 1]) if i else 0
-        return self._words[i], self._samples[start : int(self._ends[i])].astype(np.float32) / 32000
+        return self._words[i], self._samples[start : int(self._ends[i])].astype(np.float32) / np.float32(32000)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def picture(pixels: NDArray[np.uint8], size: int) -> Floats:
         resized = np.asarray(Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC))
         page[top : top + down, left : left + across] = resized
         pixels = page
-    return np.ascontiguousarray((pixels.astype(np.float32) / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+    scaled = (pixels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    return np.ascontiguousarray(scaled).transpose(2, 0, 1)
 
 
 def fit(width: int, height: int, size: int) -> tuple[int, int, int, int]:
@@ -66,4 +67,4 @@ def _filters(bins: int) -> NDArray[np.float64]:
     line = np.fft.rfftfreq(WINDOW, 1 / RATE)
     low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     shape = np.maximum(0, np.minimum((line - low) / (mid - low), (high - line) / (high - mid)))
-    return shape * 2 / (high - low)
+    return np.asarray(shape * 2 / (high - low), np.float64)

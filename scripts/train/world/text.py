@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from random import Random
+from typing import TypeVarTuple
 
 from .lexicon import (
     ANIMALS,
@@ -23,10 +24,11 @@ from .lexicon import (
 from .split import Split
 
 Question = tuple[str, str]
+Values = TypeVarTuple("Values")
 """What is asked, and the right answer."""
 
 
-def _pick(rng: Random, split: Split, make: Callable[[], tuple[object, ...]]) -> tuple[object, ...]:
+def _pick(rng: Random, split: Split, make: Callable[[], tuple[*Values]]) -> tuple[*Values]:
     """The first made combination that belongs to the split."""
     while True:
         key = make()
@@ -36,14 +38,14 @@ def _pick(rng: Random, split: Split, make: Callable[[], tuple[object, ...]]) -> 
 
 def add(rng: Random, split: Split) -> Question:
     _, a, b = _pick(rng, split, lambda: ("add", rng.randint(0, 20), rng.randint(0, 20)))
-    total = int(a) + int(b)  # type: ignore[call-overload]
+    total = a + b
     forms = (f"What is {a} + {b}?", f"{a} + {b} = ?", f"Add {a} and {b}.", f"What is {a} plus {b}?")
     return rng.choice(forms), str(total)
 
 
 def subtract(rng: Random, split: Split) -> Question:
     _, a, b = _pick(rng, split, lambda: ("subtract", a := rng.randint(0, 20), rng.randint(0, a)))
-    rest = int(a) - int(b)  # type: ignore[call-overload]
+    rest = a - b
     return rng.choice((f"What is {a} - {b}?", f"{a} - {b} = ?", f"What is {a} minus {b}?")), str(rest)
 
 
@@ -59,17 +61,17 @@ def compare(rng: Random, split: Split) -> Question:
     if a == b:
         return f"Are {a} and {b} equal?", "Yes."
     larger = rng.random() < 0.5
-    right = max(a, b) if larger else min(a, b)  # type: ignore[type-var]
+    right = max(a, b) if larger else min(a, b)
     word = rng.choice(("larger", "bigger", "greater") if larger else ("smaller", "less"))
     return f"Which is {word}: {a} or {b}?", str(right)
 
 
 def series(rng: Random, split: Split) -> Question:
-    def make() -> tuple[object, ...]:
+    def make() -> tuple[str, int, int]:
         return "series", rng.randint(0, 20), rng.choice((1, 1, 2, 3, 5, 10))
 
     _, start, step = _pick(rng, split, make)
-    values = [int(start) + i * int(step) for i in range(4)]  # type: ignore[call-overload]
+    values = [start + i * step for i in range(4)]
     shown = ", ".join(map(str, values[:3]))
     return rng.choice((f"Continue: {shown}", f"What comes next: {shown}?")), str(values[3])
 

@@ -1,1 +1,1 @@
-"""The model manager: names, files and headers of weights. Knows nothing of llama.cpp, HTTP or printing."""
+"""The model manager: finds, downloads and checks model files, and estimates what they need. Does not use llama.cpp."""

@@ -32,14 +32,14 @@ class Machine:
     features: tuple[str, ...]
     physical_cores: int
     logical_cores: int
-    total_memory: int
-    available_memory: int
+    total_memory_bytes: int
+    available_memory_bytes: int
 
 
 def this_machine() -> Machine:
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
-    for limit, used in group_limits():
+    for limit, used in cgroup_limits():
         total, available = min(total, limit), min(available, max(limit - used, 0))
     logical = psutil.cpu_count() or 1
     name, flags = _cpuinfo()
@@ -49,12 +49,12 @@ def this_machine() -> Machine:
         features=tuple(f for f in _INTERESTING if f in flags),
         physical_cores=psutil.cpu_count(logical=False) or logical,
         logical_cores=logical,
-        total_memory=total,
-        available_memory=available,
+        total_memory_bytes=total,
+        available_memory_bytes=available,
     )
 
 
-def memory_size(text: str, total: int) -> int:
+def parse_memory_size(text: str, total: int) -> int:
     """Bytes that a user means by `4GB`, `512 MiB` or `50%` of `total`. Raises `ConfigError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]i?B?)", text.strip(), re.IGNORECASE)
     if match is None:
@@ -65,11 +65,11 @@ def memory_size(text: str, total: int) -> int:
     else:
         size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
     if not 0 < size <= total:
-        raise ConfigError(f"{text} of memory is not possible: there are {units.size(total)}", "memory")
+        raise ConfigError(f"{text} of memory is not possible: there are {units.format_bytes(total)}", "memory")
     return int(size)
 
 
-def group_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
+def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
     """Limit and use, in bytes, of every control group (version 1 or 2) that limits this process; none elsewhere.
 
     Pages of files count as unused: the kernel gives them back before it ends a process.

@@ -1,36 +1,36 @@
-"""The one tree of exceptions that Galago raises on purpose.
+"""The exceptions that Galago raises on purpose, as one tree.
 
-Knows what can go wrong, in words a user can act on. Does not know how an error travels: the HTTP status of each
-class stands in `runtime/server/http/errors.py`, the exit code in `runtime/cli`.
+Every message says what happened, why, and what to do. The server maps each class to an HTTP status, type and code in
+one table (`runtime/server/http/errors.py`); the command line prints the message and exits with 1.
 
     GalagoError
-    ├── InvalidRequest          a field is missing, malformed or out of range
-    │   ├── UnsupportedField    understood, and not offered here
-    │   ├── MediaError          a picture or sound that cannot be read, or is larger than the limits
-    │   ├── SenseMissing        the model has no eyes or no ears
-    │   ├── PromptTooLong       the prompt does not fit the context
-    │   └── TemplateError       the model's chat template refuses these messages
-    ├── Forbidden               a Host or Origin this server does not answer
-    ├── Unauthorized            the API key is missing or wrong
-    ├── NotFound                no such route or model
-    ├── MethodNotAllowed        the route exists, the method does not
-    ├── TooLarge                the request body is larger than the limit
-    ├── NotReady                the model is still loading, or the queue is full
-    ├── Cancelled               the caller went away before there was an answer
-    ├── ModelError              a weight file that cannot be used
-    │   └── GGUFError           its header is malformed
-    ├── HubError                the Hub does not answer, refuses, or sends what it should not
-    ├── ConfigError             a setting that contradicts another or the machine
-    ├── EngineError             llama.cpp failed while computing
-    │   └── EngineCrashed       its process ended before the answer did
-    └── DeadlineExceeded        the answer took longer than its request allows
+    ├── InvalidRequest            a field is missing, malformed or out of range
+    │   ├── UnsupportedField      the field is valid in the API, but not offered here
+    │   ├── MediaError            an image, video or sound that cannot be read or exceeds a limit
+    │   ├── UnsupportedModality   the model takes no images or no audio
+    │   ├── PromptTooLong         the prompt does not fit into the context
+    │   └── TemplateError         the model's chat template rejects the messages
+    ├── Forbidden                 the Host or Origin header is not allowed
+    ├── Unauthorized              the API key is missing or wrong
+    ├── NotFound                  no such model, file, route or stored object
+    ├── MethodNotAllowed          the route exists, but not with this method
+    ├── RequestTooLarge           the request body exceeds the limit
+    ├── NotReady                  the model is still loading, or the queue is full
+    ├── Cancelled                 the caller disconnected before the answer was complete
+    ├── ModelError                a model file that cannot be used
+    │   └── GGUFError             the header of a GGUF file is malformed
+    ├── HubError                  the Hub is unreachable, refuses, or sends something invalid
+    ├── ConfigError               a setting contradicts another one or the machine
+    ├── EngineError               llama.cpp failed while computing
+    │   └── EngineCrashed         the process of the model ended before the answer was complete
+    └── DeadlineExceeded          the answer took longer than the request allows
 """
 
 from __future__ import annotations
 
 
 class GalagoError(Exception):
-    """Base of all. `param` names the field, file or option at fault, where there is one."""
+    """Base class of all errors. `param` names the field, file or option that caused it, if there is one."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -39,80 +39,80 @@ class GalagoError(Exception):
 
 
 class InvalidRequest(GalagoError):
-    pass
+    """A field of the request is missing, malformed or out of range. Correct the field that `param` names."""
 
 
 class UnsupportedField(InvalidRequest):
-    pass
+    """The request uses a field or value of the API that Galago does not offer. Leave it out or change it."""
 
 
 class MediaError(InvalidRequest):
-    pass
+    """An image, video or sound cannot be read, or exceeds a limit. Send another format or a smaller file."""
 
 
-class SenseMissing(InvalidRequest):
-    pass
+class UnsupportedModality(InvalidRequest):
+    """The request contains images or audio, and the model takes none. Load a projector or another model."""
 
 
 class PromptTooLong(InvalidRequest):
-    pass
+    """The prompt does not fit into the context. Shorten it, or load the model with a larger context."""
 
 
 class TemplateError(InvalidRequest):
-    pass
+    """The model's chat template rejects the messages, such as two user turns in a row. Rearrange the messages."""
 
 
 class Forbidden(GalagoError):
-    pass
+    """The server does not answer this Host or Origin. Allow it with an option of `galago serve`."""
 
 
 class Unauthorized(GalagoError):
-    pass
+    """The API key is missing or wrong. Send the key that `galago serve` was started with."""
 
 
 class NotFound(GalagoError):
-    pass
+    """The model, file, route or stored object does not exist. The message names near matches or how to get it."""
 
 
 class MethodNotAllowed(GalagoError):
-    pass
+    """The route exists, but not with this HTTP method."""
 
 
-class TooLarge(GalagoError):
-    pass
+class RequestTooLarge(GalagoError):
+    """The request body exceeds the limit. Send less, or raise the limit."""
 
 
 class NotReady(GalagoError):
-    pass
+    """The model is still loading, or the queue is full. Try again later."""
 
 
 class Cancelled(GalagoError):
-    pass
+    """The caller disconnected or cancelled before the answer was complete."""
 
 
 class ModelError(GalagoError):
-    pass
+    """A model file is damaged, incomplete, unsupported or does not match the others. Pull it again or use another."""
 
 
 class GGUFError(ModelError):
-    pass
+    """The header of a GGUF file is malformed, or the file is not a GGUF file. Download or convert it again."""
 
 
 class HubError(GalagoError):
-    pass
+    """The Hub is unreachable, refuses access, or sends something invalid. Check the network and token, then retry."""
 
 
 class ConfigError(GalagoError):
-    pass
+    """A setting contradicts another one or what the machine can do. Change the setting that `param` names."""
 
 
 class EngineError(GalagoError):
-    pass
+    """llama.cpp failed while computing. `galago doctor` checks the machine and the build."""
 
 
 class EngineCrashed(EngineError):
-    pass
+    """The process of the model ended before the answer was complete. It is restarted; send the request again."""
 
 
 class DeadlineExceeded(GalagoError):
-    pass
+    """The answer took longer than the request allows. Allow more time, or ask for fewer tokens."""

@@ -1,16 +1,16 @@
-"""The files that make up a model, as values. Does not know how they are found or what is checked of them."""
+"""The files that make up a model. `registry/resolve.py` finds and checks them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from .gguf.header import Header
+from .gguf.header import GGUFHeader
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A LoRA adapter on disk, and how strongly it applies to requests that do not say."""
+    """A LoRA adapter on disk. `scale` applies to requests that set none."""
 
     path: Path
     scale: float
@@ -18,14 +18,15 @@ class AdapterFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on disk: its name in the API, its weights, the projector that gives it eyes or ears, and its adapters.
+    """A model on disk.
 
-    `trusted` files came with Galago; any other may be damaged or malicious.
+    `id` is its name in the API. The `projector` lets it take images or audio. The `draft` model proposes tokens for
+    speculative decoding. `trusted` files came with Galago; any other may be damaged or malicious.
     """
 
     id: str
     weights: Path
-    header: Header
+    header: GGUFHeader
     projector: Path | None
     trusted: bool = False
     adapters: tuple[AdapterFile, ...] = ()

@@ -1,27 +1,29 @@
-"""Tells one file from another without reading all of it. Knows nothing of what is in it."""
+"""Fingerprints of large files, from samples of their content."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-_BLOCKS, _BLOCK = 64, 1 << 16
+_BLOCKS = 64
+_BLOCK_BYTES = 1 << 16
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of a file's size and of 64 stretches of 64 KiB, its beginning and end among them.
+    """Hashes the size of a file and 64 evenly spaced blocks of 64 KiB, including the first and last.
 
-    Two models of one shape differ in every stretch of weights; who exchanges single bytes with intent is not found out.
+    Detects another model and any ordinary damage, because models of the same shape differ in every block of weights.
+    Does not detect single bytes changed on purpose between the blocks.
     """
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as file:
         for i in range(_BLOCKS):
-            file.seek((size - _BLOCK) * i // (_BLOCKS - 1) if size > _BLOCK else 0)
-            digest.update(file.read(_BLOCK))
+            file.seek((size - _BLOCK_BYTES) * i // (_BLOCKS - 1) if size > _BLOCK_BYTES else 0)
+            digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()
 
 
-def of_pair(model: Path, projector: Path | None) -> str:
-    """Tells a model with its projector, if any, from others."""
+def pair_fingerprint(model: Path, projector: Path | None) -> str:
+    """Returns a fingerprint of a model together with its projector, if any."""
     return "".join(fingerprint(path)[:16] for path in (model, projector) if path)

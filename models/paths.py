@@ -1,4 +1,4 @@
-"""Where Galago keeps things on this machine, by the rules of its system. Knows nothing of what they hold."""
+"""The folders in which Galago stores its own files, by the conventions of the operating system."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """What Galago can do without."""
+    """Returns the folder for files that can be recreated, such as measurements."""
     return platformdirs.user_cache_path("galago", appauthor=False)
 
 
 def data_folder() -> Path:
-    """What it knows and could not find out again, such as where imported models lie."""
+    """Returns the folder for files that cannot be recreated, such as the list of imported models."""
     return platformdirs.user_data_path("galago", appauthor=False)
 
 
-def user_catalog() -> Path:
-    """The user's own catalogue; it need not be there."""
+def user_catalog_path() -> Path:
+    """Returns the path of the user's own catalogue, which may not exist."""
     return platformdirs.user_config_path("galago", appauthor=False) / "catalog.toml"

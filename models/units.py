@@ -1,10 +1,10 @@
-"""Sizes as people read them. Knows nothing else."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
 
-def size(count: float) -> str:
-    """Bytes to three digits, in decimal units, as the Hub and disks are sold."""
+def format_bytes(count: float) -> str:
+    """Formats bytes with three digits in decimal units, as the Hub and disk vendors do."""
     for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= least:
             number = count / least

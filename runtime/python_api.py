@@ -246,7 +246,7 @@ def load(
     process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of the weights loaded.
     Raises `GalagoError`.
     """
-    from ..models.device import memory_size, this_machine
+    from ..models.device import parse_memory_size, this_machine
     from ..models.registry.resolve import resolve
     from .config import ModelConfig
     from .pool.pool import ModelPool
@@ -261,7 +261,7 @@ def load(
         cache_folder=cache_dir,
         kv_type=kv_type,
         flash_attention=flash_attention,
-        memory=None if memory is None else memory_size(memory, this_machine().total_memory),
+        memory=None if memory is None else parse_memory_size(memory, this_machine().total_memory_bytes),
     )
     files = resolve(model, mmproj, lora=lora, draft=draft)
     service = ModelPool(ResidentModel(files, config, progress, isolated=isolated))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from ..models.registry.installed import Installed
+from ..models.registry.installed import InstalledModel
 from .inference.stream import Stream
 from .types.model_info import ModelInfo, Stats
 from .types.request import Request
@@ -51,13 +51,13 @@ class Service(Protocol):
     def run_task(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R:
         """Returns a task's result: vectors, scores, tokens or an estimate."""
 
-    def files(self, model: str | None) -> Installed:
+    def files(self, model: str | None) -> InstalledModel:
         """Returns the files of one of the pool's models, loaded or not."""
 
     def installed(self) -> list[ModelInfo]:
         """Returns the models on this disk that are not in the pool, as their headers describe them."""
 
-    def installed_files(self) -> Iterator[Installed]:
+    def installed_files(self) -> Iterator[InstalledModel]:
         """Yields the files of the models on this disk that are not in the pool."""
 
     @property
@@ -78,9 +78,9 @@ class Service(Protocol):
 
     def serves(self, name: str) -> bool: ...
 
-    def served(self) -> Installed: ...
+    def served(self) -> InstalledModel: ...
 
-    def others(self) -> Iterator[Installed]: ...
+    def others(self) -> Iterator[InstalledModel]: ...
 
     def close(self) -> None:
         """Ends running requests with an error, and unloads the models."""

@@ -11,29 +11,39 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..errors import ModelError
-from ..gguf.header import ArrayInfo, Header, TensorInfo
+from ..gguf.header import ArrayInfo, GGUFHeader, TensorInfo
 from . import gpu_offload
 
-WORKER = 54 << 20
+WORKER_BYTES = 54 << 20
 """A worker process before it loads anything: Python, its libraries, llama.cpp's. Measured on Linux with Python 3.11."""
-SERVER = 40 << 20
+SERVER_BYTES = 40 << 20
 """The process of the HTTP API beside it, measured likewise."""
-MEDIA = 18 << 20
+MEDIA_BYTES = 18 << 20
 """A picture or sound while it is decoded and cut, beside the projector's working memory; measured with 512 pixels."""
 
-_TOKEN, _MERGE = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
-_FRAMES = 1500  # that an encoder of sound computes at once: half a minute, as Whisper's
-_FIXED = ("mlp", "ldp", "ldpv2", "gemma3", "internvl", "idefics3", "janus_pro", "llama4", "nemotron_v2_vl")
+_TOKEN_BYTES, _MERGE_BYTES = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
+_AUDIO_FRAMES = 1500  # that an encoder of sound computes at once: half a minute, as Whisper's
+_FIXED_SIZE_PROJECTORS = (
+    "mlp",
+    "ldp",
+    "ldpv2",
+    "gemma3",
+    "internvl",
+    "idefics3",
+    "janus_pro",
+    "llama4",
+    "nemotron_v2_vl",
+)
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
-SHORTEST = gpu_offload.CELL_STEP
+MIN_CONTEXT_TOKENS = gpu_offload.CONTEXT_STEP_TOKENS
 """The shortest context, in tokens, that a budget decides on."""
 
-_CELLS_A_SLOT = 2048  # of a context that the budget decides; so much makes another request at once worthwhile
-_MOST_SLOTS = 8
+_TOKENS_PER_SLOT = 2048  # of a context that the budget decides; so much makes another request at once worthwhile
+_MAX_SLOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Footprint:
+class MemoryFootprint:
     """Bytes by part, of RAM. `weights` are read where they are mapped from the file; `repacked` are copies that
     llama.cpp makes of the others, laid out for this processor. `context` is the KV cache once it is full, `kept` what
     the caches of earlier conversations and media hold at most. `processes` are Python and its libraries."""
@@ -55,7 +65,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class MemorySettings:
     """How a model is to be loaded, as far as its memory depends on it; `features` are those that llama.cpp was built
     with, in its own words (`AVX2`, `DOTPROD`). A `server` answers from a worker process, beside that of the API."""
 
@@ -69,62 +79,69 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class ContextChoice:
+class ContextPlan:
     """`context` tokens, shared by `slots` requests at once, and the memory they take."""
 
     context: int
     slots: int
-    footprint: Footprint
+    footprint: MemoryFootprint
 
 
-def footprint(
-    header: Header, projector: Header | None, adapters: Collection[Header], cells: int, slots: int, setting: Setting
-) -> Footprint:
+def estimate_footprint(
+    header: GGUFHeader,
+    projector: GGUFHeader | None,
+    adapters: Collection[GGUFHeader],
+    cells: int,
+    slots: int,
+    setting: MemorySettings,
+) -> MemoryFootprint:
     """What the model takes with a context of `cells` tokens, filled. Raises `ModelError` as `check` does."""
-    check(header)
-    cells = -(-cells // gpu_offload.CELL_STEP) * gpu_offload.CELL_STEP
+    check_header(header)
+    cells = -(-cells // gpu_offload.CONTEXT_STEP_TOKENS) * gpu_offload.CONTEXT_STEP_TOKENS
     here = [tensor for tensor in header.tensors if not _on_gpu(header, tensor, setting.gpu_layers)]
     copies = [tensor for tensor in here if _is_repacked(tensor, setting.features)]
     copied = {tensor.name for tensor in copies}
     read = [tensor for tensor in here if tensor.name not in copied]
     repacked = sum(tensor.nbytes or 0 for tensor in copies)
-    repacked += _tied_copy(header, setting)
-    layers = range(max(gpu_offload.layers(header) - max(setting.gpu_layers - 1, 0), 0))
-    return Footprint(
+    repacked += _tied_embedding_copy_bytes(header, setting)
+    layers = range(max(gpu_offload.layer_count(header) - max(setting.gpu_layers - 1, 0), 0))
+    return MemoryFootprint(
         weights=sum(tensor.nbytes or 0 for tensor in read),
         repacked=repacked,
-        vocabulary=_vocabulary(header),
+        vocabulary=_vocabulary_bytes(header),
         projector=0 if projector is None or setting.projector_on_gpu else gpu_offload.tensor_bytes(projector),
         context=sum(
-            cells * gpu_offload.kv_bytes(header, i, setting.kv_type) + slots * gpu_offload.state_bytes(header)
+            cells * gpu_offload.kv_bytes_per_token(header, i, setting.kv_type)
+            + slots * gpu_offload.recurrent_state_bytes(header)
             for i in layers
         ),
-        compute=_compute(header, cells, slots, setting.flash_attention) + sum(map(gpu_offload.tensor_bytes, adapters)),
-        media=0 if projector is None else MEDIA + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
+        compute=_compute_bytes(header, cells, slots, setting.flash_attention)
+        + sum(map(gpu_offload.tensor_bytes, adapters)),
+        media=0 if projector is None else MEDIA_BYTES + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
         kept=setting.kept,
-        processes=WORKER + (SERVER if setting.server else 0),
+        processes=WORKER_BYTES + (SERVER_BYTES if setting.server else 0),
     )
 
 
-def choose(
-    taken: Callable[[int, int], Footprint], budget: int, trained: int, context: int | None, slots: int | None
-) -> ContextChoice | None:
+def plan_context(
+    taken: Callable[[int, int], MemoryFootprint], budget: int, trained: int, context: int | None, slots: int | None
+) -> ContextPlan | None:
     """The longest context that fits, and more requests at once the longer it is; what is given stays as it is.
 
     `taken` tells the footprint of a context and slots. `None` where nothing fits. More memory never means less of
     either.
     """
 
-    def at(cells: int) -> ContextChoice:
-        count = slots or min(max(cells // _CELLS_A_SLOT, 1), _MOST_SLOTS)
-        return ContextChoice(cells, count, taken(cells, count))
+    def at(cells: int) -> ContextPlan:
+        count = slots or min(max(cells // _TOKENS_PER_SLOT, 1), _MAX_SLOTS)
+        return ContextPlan(cells, count, taken(cells, count))
 
-    def fits(choice: ContextChoice) -> bool:
+    def fits(choice: ContextPlan) -> bool:
         return choice.footprint.needed <= budget
 
     steps = [trained] if context is None else [context]
     if context is None:
-        steps = [*range(SHORTEST, trained, gpu_offload.CELL_STEP), trained]
+        steps = [*range(MIN_CONTEXT_TOKENS, trained, gpu_offload.CONTEXT_STEP_TOKENS), trained]
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
@@ -135,43 +152,43 @@ def choose(
     return at(steps[low - 1]) if low else None
 
 
-def check(header: Header) -> None:
+def check_header(header: GGUFHeader) -> None:
     """Raises `ModelError` where the header lacks what every figure rests on."""
     keys = ("block_count", "embedding_length", "attention.head_count")
     missing = [f"{header.architecture}.{key}" for key in keys if header.get(f"{header.architecture}.{key}") is None]
-    if missing and gpu_offload.state_bytes(header) == 0:
+    if missing and gpu_offload.recurrent_state_bytes(header) == 0:
         raise ModelError(f"{header.path.name} does not say {', '.join(missing)}, so its memory cannot be told", "model")
 
 
-def unknown(header: Header, projector: Header | None) -> list[str]:
+def estimate_caveats(header: GGUFHeader, projector: GGUFHeader | None) -> list[str]:
     """What of the figures is a guess, in words for the user; all of it on the safe side unless said otherwise."""
     architecture, found = header.architecture, []
     if header.get("split.count", 1) != 1:
         found.append("the model lies in several files, and only the first is counted: it takes more than is said here")
     if any(tensor.nbytes is None for tensor in header.tensors):
         found.append("some tensors have types unknown here, and are not counted: it takes more than is said here")
-    if gpu_offload.number(header, "attention.sliding_window", 0):
+    if gpu_offload.header_count(header, "attention.sliding_window", 0):
         found.append(f"{architecture} keeps only a window of tokens in some layers, which takes less than is said")
-    if gpu_offload.number(header, "attention.kv_lora_rank", 0):
+    if gpu_offload.header_count(header, "attention.kv_lora_rank", 0):
         found.append(f"{architecture} compresses its context, which takes less than is said")
-    if gpu_offload.state_bytes(header):
+    if gpu_offload.recurrent_state_bytes(header):
         found.append(f"{architecture} has recurrent layers: its context takes less than is said, its speed is a guess")
     if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
         found.append("the projector's working memory grows with the picture; it is told for one megapixel")
     return found
 
 
-def encoding_bytes(projector: Header) -> int:
+def encoding_bytes(projector: GGUFHeader) -> int:
     """Working memory of a projector: the widest place of its transformer, twice, for every patch or frame at once."""
     eyes = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
-    ears = _count(projector, "clip.audio.feed_forward_length") * _FRAMES
-    return 4 * 2 * (eyes + ears) or gpu_offload.PROJECTOR_SCRATCH
+    ears = _count(projector, "clip.audio.feed_forward_length") * _AUDIO_FRAMES
+    return 4 * 2 * (eyes + ears) or gpu_offload.PROJECTOR_SCRATCH_BYTES
 
 
-def encoded_rows(projector: Header, kind: Literal["image", "audio"], cells: int) -> int:
+def encoded_rows(projector: GGUFHeader, kind: Literal["image", "audio"], cells: int) -> int:
     """Patches or frames that a projector computes for media of so many tokens."""
     if kind == "audio":
-        return _FRAMES * max(-(-cells // _FRAMES), 1)
+        return _AUDIO_FRAMES * max(-(-cells // _AUDIO_FRAMES), 1)
     merge = _count(projector, "clip.vision.projector.scale_factor") or _count(
         projector, "clip.vision.spatial_merge_size"
     )
@@ -180,38 +197,40 @@ def encoded_rows(projector: Header, kind: Literal["image", "audio"], cells: int)
     return cells * merge * merge
 
 
-def _patches(projector: Header) -> int:
+def _patches(projector: GGUFHeader) -> int:
     """Of a picture of the projector's size, or of a megapixel where the size is the picture's own."""
     side, patch = (_count(projector, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
     pixels = side * side if _fixed_size(projector) else max(side * side, 1 << 20)
     return pixels // (patch * patch) if patch else 0
 
 
-def _fixed_size(projector: Header) -> bool:
-    return (projector.get("clip.vision.projector_type") or projector.get("clip.projector_type")) in _FIXED
+def _fixed_size(projector: GGUFHeader) -> bool:
+    return (
+        projector.get("clip.vision.projector_type") or projector.get("clip.projector_type")
+    ) in _FIXED_SIZE_PROJECTORS
 
 
-def _count(header: Header, key: str) -> int:
+def _count(header: GGUFHeader, key: str) -> int:
     value = header.get(key)
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _on_gpu(header: Header, tensor: TensorInfo, gpu_layers: int) -> bool:
+def _on_gpu(header: GGUFHeader, tensor: TensorInfo, gpu_layers: int) -> bool:
     """llama.cpp puts the output there first, then layers from the last one on, and never what is looked up."""
     if not gpu_layers or tensor.name.startswith(_INPUTS):
         return False
-    block = gpu_offload.block_of(tensor)
-    return block is None or block >= gpu_offload.layers(header) - (gpu_layers - 1)
+    block = gpu_offload.layer_of(tensor)
+    return block is None or block >= gpu_offload.layer_count(header) - (gpu_layers - 1)
 
 
 def _is_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
     """After `ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp and `qtype_has_amx_kernels`."""
     if len([size for size in tensor.shape if size > 1]) < 2 or tensor.name.startswith(_INPUTS):
         return False
-    return _multiplied_repacked(tensor, features)
+    return _type_is_repacked(tensor, features)
 
 
-def _multiplied_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
+def _type_is_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
     rows, kind = tensor.shape[1], tensor.type_name
     if "AMX_INT8" in features and len(tensor.shape) == 2 and kind in _AMX and rows % 32 == 0:
         return True
@@ -231,32 +250,34 @@ _REPACKED = (
 )
 
 
-def _tied_copy(header: Header, setting: Setting) -> int:
+def _tied_embedding_copy_bytes(header: GGUFHeader, setting: MemorySettings) -> int:
     """A model without an output matrix multiplies by its embedding: a copy of it, where that is repacked."""
     if setting.gpu_layers or any(tensor.name == "output.weight" for tensor in header.tensors):
         return 0
     tensors = [tensor for tensor in header.tensors if tensor.name == "token_embd.weight"]
-    return sum(t.nbytes or 0 for t in tensors if len(t.shape) > 1 and _multiplied_repacked(t, setting.features))
+    return sum(t.nbytes or 0 for t in tensors if len(t.shape) > 1 and _type_is_repacked(t, setting.features))
 
 
-def _vocabulary(header: Header) -> int:
+def _vocabulary_bytes(header: GGUFHeader) -> int:
     """llama.cpp's tables of tokens and merges, whose texts are short."""
     tokens, merges = (header.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
-    return _TOKEN * _length(tokens) + _MERGE * _length(merges)
+    return _TOKEN_BYTES * _length(tokens) + _MERGE_BYTES * _length(merges)
 
 
 def _length(array: object) -> int:
     return array.count if isinstance(array, ArrayInfo) else len(array) if isinstance(array, tuple) else 0
 
 
-def _compute(header: Header, cells: int, slots: int, flash_attention: bool) -> int:
+def _compute_bytes(header: GGUFHeader, cells: int, slots: int, flash_attention: bool) -> int:
     """llama.cpp's compute buffer where it is widest, the logits, and the rows of a matrix product, quantized."""
-    logits = 4 * (slots + gpu_offload.GUESSES) * gpu_offload.vocabulary(header)
+    logits = 4 * (slots + gpu_offload.DRAFT_ROWS) * gpu_offload.vocabulary_size(header)
     if not flash_attention:
-        return gpu_offload.scratch(header, cells, slots, False) + logits
+        return gpu_offload.scratch_bytes(header, cells, slots, False) + logits
     rows = min(cells, gpu_offload.BATCH_ROWS)
-    width, inner = gpu_offload.number(header, "embedding_length", 0), gpu_offload.inner(header)
-    attention = max(gpu_offload.attention_values(header, layer) for layer in range(gpu_offload.layers(header)))
+    width, inner = gpu_offload.header_count(header, "embedding_length", 0), gpu_offload.feed_forward_width(header)
+    attention = max(
+        gpu_offload.attention_values_per_token(header, layer) for layer in range(gpu_offload.layer_count(header))
+    )
     widest = max(4 * width + 3 * inner, 3 * width + 2 * attention)
     mask = 2 * rows * cells
     return max(4 * rows * widest + mask, logits) + logits + 2 * rows * max(inner, width)

@@ -64,7 +64,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """What a GGUF file says about itself. `data_offset` and `file_size` are in bytes from the start of the file."""
 
     path: Path

@@ -22,20 +22,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import GGUFError
-from .header import GGML_TYPES, ArrayInfo, Header, MetadataValue, Scalar, TensorInfo, is_int
+from .header import GGML_TYPES, ArrayInfo, GGUFHeader, MetadataValue, Scalar, TensorInfo, is_int
 
-MAX_HEADER = 256 << 20  # bytes; vocabularies of 262,000 tokens need about 20 MiB
+MAX_HEADER_BYTES = 256 << 20  # bytes; vocabularies of 262,000 tokens need about 20 MiB
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
-MAX_KEPT = 16 << 20  # bytes of keys, values and tensor names in memory; real files stay below 2 MiB
-MAX_TEXT = 4 << 20  # bytes; the longest are chat templates, of up to 100 KiB
+MAX_METADATA_BYTES = 16 << 20  # bytes of keys, values and tensor names in memory; real files stay below 2 MiB
+MAX_STRING_BYTES = 4 << 20  # bytes; the longest are chat templates, of up to 100 KiB
 MAX_STRINGS = 1 << 22  # in all arrays together; a vocabulary of 262,000 tokens has a million with its merges
 MAX_KEY_BYTES = 65535  # the specification's own limit
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME - 1
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_ALIGNMENT = 1 << 16
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h; more, or none, aborts the process
-SMALL_ARRAY = 64  # longer arrays are counted, not kept
+MAX_STORED_ARRAY = 64  # longer arrays are counted, not kept
 
 _MAGIC = b"GGUF"
 _BLOCK = 1 << 20
@@ -57,7 +57,7 @@ _LOOKS_LIKE = (
 )
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GGUFHeader:
     """Reads and checks the header of the GGUF file at `path`, without reading a weight.
 
     Raises GGUFError, with `param` the path, for a file that is missing, is not GGUF, is truncated, or whose header
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def header_digest(header: Header) -> str:
+def header_digest(header: GGUFHeader) -> str:
     """SHA-256 of a file's header and size: all that decides how its weights are read."""
     digest = hashlib.sha256(str(header.file_size).encode())
     left = header.data_offset
@@ -84,7 +84,7 @@ def header_digest(header: Header) -> str:
     return digest.hexdigest()
 
 
-def read_first_keys(start: bytes, path: Path) -> dict[str, MetadataValue]:
+def read_leading_metadata(start: bytes, path: Path) -> dict[str, MetadataValue]:
     """The metadata in the first bytes of a file whose rest is elsewhere, up to the first key that they do not hold.
 
     Raises GGUFError where they are no GGUF file's.
@@ -139,10 +139,10 @@ class _Cursor:
     def keep(self, *values: object) -> None:
         """Counts what stays in memory, at 128 bytes for a place in a table."""
         self._kept += 128 + sum(map(sys.getsizeof, values))
-        if self._kept > MAX_KEPT:
-            raise self.error(f"its header holds more than {MAX_KEPT >> 20} MiB of keys, values and names")
+        if self._kept > MAX_METADATA_BYTES:
+            raise self.error(f"its header holds more than {MAX_METADATA_BYTES >> 20} MiB of keys, values and names")
 
-    def text(self, limit: int = MAX_TEXT, errors: str = "replace") -> str:
+    def text(self, limit: int = MAX_STRING_BYTES, errors: str = "replace") -> str:
         length = self.number(8)
         if length > limit:
             raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
@@ -181,15 +181,15 @@ class _Cursor:
         position = self.position
         if position + count > self.size:
             raise self.error(f"file is truncated or damaged: its header goes past byte {self.size}; download it again")
-        if position + count > MAX_HEADER:
-            raise self.error(f"its header is larger than {MAX_HEADER >> 20} MiB")
+        if position + count > MAX_HEADER_BYTES:
+            raise self.error(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB")
         self._file.seek(position)
         self._block, self._base, self._at = self._file.read(max(count, _BLOCK)), position, 0
         if len(self._block) < count:
             raise self.error("file became shorter while it was read")
 
 
-def _read(cursor: _Cursor) -> Header:
+def _read(cursor: _Cursor) -> GGUFHeader:
     version = _read_version(cursor)
     tensor_count, key_count = cursor.number(8), cursor.number(8)
     metadata = _read_metadata(cursor, key_count)
@@ -198,7 +198,7 @@ def _read(cursor: _Cursor) -> Header:
     tensors = _read_tensors(cursor, tensor_count)
     data_offset = -(-cursor.position // alignment) * alignment if tensors else cursor.position
     _check_regions(cursor, tensors, data_offset, alignment)
-    return Header(cursor.path, version, metadata, tensors, data_offset, cursor.size)
+    return GGUFHeader(cursor.path, version, metadata, tensors, data_offset, cursor.size)
 
 
 def _read_version(cursor: _Cursor) -> int:
@@ -243,8 +243,8 @@ def _read_value(cursor: _Cursor, key: str) -> MetadataValue:
 def _read_array(cursor: _Cursor, key: str) -> MetadataValue:
     kind, count = cursor.number(4), cursor.number(8)
     width = 8 if kind == _STRING else struct.calcsize(_code(cursor, key, kind))
-    cursor.check_count(f"values under the key {_shown(key)}", count, width, MAX_HEADER)
-    if count <= SMALL_ARRAY:
+    cursor.check_count(f"values under the key {_shown(key)}", count, width, MAX_HEADER_BYTES)
+    if count <= MAX_STORED_ARRAY:
         return tuple(cursor.text() for _ in range(count)) if kind == _STRING else _scalars(cursor, key, kind, count)
     if kind == _STRING:
         cursor.skip_strings(count)

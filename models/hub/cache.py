@@ -25,14 +25,14 @@ import filelock
 
 from ..errors import ConfigError, HubError
 
-UNFINISHED = ".galago-part"
+PARTIAL_SUFFIX = ".galago-part"
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # control characters, and what Windows gives a meaning
 
 
-def checked(name: str) -> str:
+def checked_name(name: str) -> str:
     """The name of a file or revision as the Hub gives it. Raises `HubError` where it could lead out of its folder."""
     parts = name.split("/")
     if _FORBIDDEN.search(name) or any(p in ("", ".", "..") or len(p.encode("utf-8", "replace")) > 255 for p in parts):
@@ -66,7 +66,7 @@ class HubCache:
                 yield f"{owner}/{name}"
 
     def folder(self, repository: str) -> Path:
-        return self.root / ("models--" + checked(repository).replace("/", "--"))
+        return self.root / ("models--" + checked_name(repository).replace("/", "--"))
 
     def commits(self, repository: str) -> list[str]:
         """The commits of which there are files, that of the main branch first, then the latest."""
@@ -81,7 +81,7 @@ class HubCache:
     def commit(self, repository: str, revision: str) -> str | None:
         """What a branch, tag or the beginning of a commit stands for here."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            text = (self.folder(repository) / "refs" / checked(revision)).read_text("ascii").strip()
+            text = (self.folder(repository) / "refs" / checked_name(revision)).read_text("ascii").strip()
             return text if _COMMIT.fullmatch(text) else None
         names = [path.name for path in (self.folder(repository) / "snapshots").glob("*")]
         known = [name for name in names if _COMMIT.fullmatch(name) and name.startswith(revision)]
@@ -100,7 +100,7 @@ class HubCache:
 
     def has(self, repository: str, commit: str, name: str, etag: str, size: int) -> bool:
         """Whether the contents are here, whoever downloaded them; as a blob, or as a file where links do not work."""
-        for path in (self.blob(repository, etag), self.snapshot(repository, commit) / checked(name)):
+        for path in (self.blob(repository, etag), self.snapshot(repository, commit) / checked_name(name)):
             with contextlib.suppress(OSError):
                 if path.stat().st_size == size:
                     return True
@@ -120,18 +120,18 @@ class HubCache:
             with contextlib.suppress(filelock.Timeout):
                 lock.acquire(timeout=0.5)
         try:
-            yield blob.with_name(etag + UNFINISHED)
+            yield blob.with_name(etag + PARTIAL_SUFFIX)
         finally:
             lock.release()
 
     def publish(self, repository: str, commit: str, name: str, etag: str) -> Path:
         """Gives a blob its name in a commit. Where links cannot be made, a second name or a copy."""
-        link = self.snapshot(repository, commit) / checked(name)
+        link = self.snapshot(repository, commit) / checked_name(name)
         self._make(link.parent)
         blob = self.blob(repository, etag)
         if not blob.exists():
             return link  # a file in the snapshot itself, made where links do not work
-        beside = link.with_name(f".{link.name[:200]}.{os.getpid()}{UNFINISHED}")
+        beside = link.with_name(f".{link.name[:200]}.{os.getpid()}{PARTIAL_SUFFIX}")
         beside.unlink(missing_ok=True)
         try:
             beside.symlink_to(os.path.relpath(blob, link.parent))
@@ -147,9 +147,9 @@ class HubCache:
         """Notes which commit a branch or tag stands for."""
         if revision == commit:
             return
-        path = self.folder(repository) / "refs" / checked(revision)
+        path = self.folder(repository) / "refs" / checked_name(revision)
         self._make(path.parent)
-        beside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         beside.write_text(checked_commit(commit))
         beside.replace(path)
 
@@ -157,10 +157,10 @@ class HubCache:
         """Deletes files of a commit, and the contents that no other file of the repository has. Returns bytes freed."""
         freed = 0
         for name in names:
-            link = self.snapshot(repository, commit) / checked(name)
+            link = self.snapshot(repository, commit) / checked_name(name)
             if os.path.lexists(link):
-                freed += _delete(link)
-            _prune(link.parent, self.folder(repository) / "snapshots")
+                freed += _delete_file(link)
+            _remove_empty_folders(link.parent, self.folder(repository) / "snapshots")
         return freed + self._sweep(repository)
 
     def _sweep(self, repository: str) -> int:
@@ -168,18 +168,18 @@ class HubCache:
         folder = self.folder(repository)
         freed = 0
         for blob in sorted((folder / "blobs").glob("*")):
-            etag = blob.name.removesuffix(UNFINISHED)
+            etag = blob.name.removesuffix(PARTIAL_SUFFIX)
             if _ETAG.fullmatch(etag) and etag not in self._linked(repository):
                 with contextlib.suppress(filelock.Timeout), self._lock(repository, etag, timeout=0):
                     if etag not in self._linked(repository):  # another process may have finished a download meanwhile
-                        freed += _delete(blob)
+                        freed += _delete_file(blob)
         kept = {path.name for path in (folder / "snapshots").glob("*")}
         for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
             if ref.read_text("ascii", "replace").strip() not in kept:
                 ref.unlink()
         if not kept:
             for part in ("refs", "snapshots", "blobs"):
-                _prune(folder / part, folder.parent)
+                _remove_empty_folders(folder / part, folder.parent)
         return freed
 
     def _linked(self, repository: str) -> set[str]:
@@ -202,24 +202,24 @@ class HubCache:
                     raise ConfigError(f"{at} is a link to another place; remove it, then try again", "cache")
                 at.mkdir(exist_ok=True)
         except OSError as error:
-            raise cannot_write(self.root, error) from error
+            raise write_error(self.root, error) from error
 
 
-def cannot_write(path: Path, error: OSError) -> ConfigError:
+def write_error(path: Path, error: OSError) -> ConfigError:
     """What to tell of a write that failed."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ConfigError(f"no room on the disk of {path} ({error.strerror}): free some, then try again", "cache")
     return ConfigError(f"{path} cannot be written: {error.strerror or error}", "cache")
 
 
-def _delete(path: Path) -> int:
+def _delete_file(path: Path) -> int:
     """Deletes a file; returns the bytes that this frees, which are none where it has another name or is a link."""
     status = path.lstat()
     path.unlink()
     return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
 
 
-def _prune(folder: Path, top: Path) -> None:
+def _remove_empty_folders(folder: Path, top: Path) -> None:
     """Removes a folder and those above it, below `top`, as long as they are empty."""
     while folder != top and top in folder.parents:
         try:

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ATTEMPTS = 6
+MAX_ATTEMPTS = 6
 """Tries of a request to a busy server, and of a transfer that makes no progress."""
-_UNREACHABLE = 3
+_MAX_CONNECT_ATTEMPTS = 3
 """Tries of a server that cannot be reached at all."""
 _MAX_FILES = 50_000
-_LONGEST_WAIT = 300.0
-_TIMEOUT = 30.0
-_OFFLINE = "HF_HUB_OFFLINE forbids the network; unset it to download"
-_BUSY = (408, 429, 500, 502, 503, 504)
+_MAX_WAIT_SECONDS = 300.0
+_TIMEOUT_SECONDS = 30.0
+_OFFLINE_MESSAGE = "HF_HUB_OFFLINE forbids the network; unset it to download"
+_BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFile:
+class HubFile:
     """A file of a repository: `etag` is the SHA-256 of its bytes, or its git blob id (40 digits) where git keeps it."""
 
     name: str
@@ -46,13 +46,13 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class HubRepository:
     """What the Hub says of a repository at a revision, which is pinned by `commit`."""
 
     name: str
     revision: str
     commit: str
-    files: tuple[RemoteFile, ...]
+    files: tuple[HubFile, ...]
     licence: str
     gated: bool
 
@@ -67,7 +67,7 @@ class HubSearchResult:
     gated: bool
 
 
-class Interrupted(Exception):
+class TransientHubError(Exception):
     """A line that broke, or a server that is `busy` and perhaps asks for seconds to `wait`. Worth another try."""
 
     def __init__(self, reason: str, wait: float | None = None, busy: bool = False) -> None:
@@ -89,24 +89,24 @@ def endpoint() -> str:
     return str(constants.ENDPOINT)
 
 
-def look_up(name: str, revision: str = "main") -> Repository:
+def fetch_repository(name: str, revision: str = "main") -> HubRepository:
     """Asks for a repository's commit, files and licence. Raises `NotFound` or `HubError`."""
     from huggingface_hub.hf_api import RepoFile
 
-    def ask() -> Repository:
+    def ask() -> HubRepository:
         api = _api()
-        info = api.model_info(name, revision=revision, timeout=_TIMEOUT)
+        info = api.model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
         tree = api.list_repo_tree(name, revision=info.sha, recursive=True)
         listed = list(itertools.islice(tree, _MAX_FILES + 1))
         if len(listed) > _MAX_FILES:
             raise HubError(f"{name} has more than {_MAX_FILES} files; that is no model repository")
         files = tuple(_remote_file(file) for file in listed if isinstance(file, RepoFile))
-        return Repository(name, revision, str(info.sha), files, _licence(info), bool(info.gated))
+        return HubRepository(name, revision, str(info.sha), files, _licence(info), bool(info.gated))
 
-    return _persist(ask, name, revision)
+    return _with_retries(ask, name, revision)
 
 
-def search(text: str, limit: int = 20) -> list[HubSearchResult]:
+def search_models(text: str, limit: int = 20) -> list[HubSearchResult]:
     """Repositories on the Hub that hold GGUF files and match a text, most downloaded first. Raises `HubError`."""
 
     def ask() -> list[HubSearchResult]:
@@ -115,10 +115,10 @@ def search(text: str, limit: int = 20) -> list[HubSearchResult]:
             HubSearchResult(m.id, m.downloads or 0, _licence(m), bool(m.gated)) for m in itertools.islice(models, limit)
         ]
 
-    return _persist(ask, text, "main")
+    return _with_retries(ask, text, "main")
 
 
-def read_start(repository: Repository, name: str, size: int) -> bytes:
+def fetch_start(repository: HubRepository, name: str, size: int) -> bytes:
     """The first bytes of a file, at most `size` of them."""
 
     data = bytearray()
@@ -127,22 +127,22 @@ def read_start(repository: Repository, name: str, size: int) -> bytes:
         while len(data) < size:
             here = len(data)
             try:
-                with stream(repository, name, here, size) as (first, chunks):
+                with stream_file(repository, name, here, size) as (first, chunks):
                     del data[first:]
                     for chunk in itertools.takewhile(lambda _: len(data) < size, chunks):
                         data.extend(chunk)
-                broke = Interrupted("it sent nothing")
-            except Interrupted as error:
+                broke = TransientHubError("it sent nothing")
+            except TransientHubError as error:
                 broke = error
             if len(data) <= here:
                 raise broke
         return bytes(data[:size])
 
-    return _persist(ask, repository.name, repository.revision)
+    return _with_retries(ask, repository.name, repository.revision)
 
 
 @contextlib.contextmanager
-def stream(repository: Repository, name: str, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+def stream_file(repository: HubRepository, name: str, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
     """The bytes of a file from `start` up to `end`, and the place they really begin at: 0 where ranges do not work.
 
     Raises `Interrupted` where another try may help, otherwise `NotFound` or `HubError`.
@@ -154,67 +154,69 @@ def stream(repository: Repository, name: str, start: int, end: int) -> Iterator[
     url = f"{endpoint()}/{repository.name}/resolve/{repository.commit}/{quote(name)}"
     headers = _headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
     try:
-        with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
+        with get_session().stream(
+            "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True
+        ) as response:
             if response.status_code >= 400:
                 response.read()
-                raise _refusal(response, repository.name, repository.revision)
-            yield _first_byte(response), response.iter_raw()
+                raise _status_error(response, repository.name, repository.revision)
+            yield _range_start(response), response.iter_raw()
     except (httpx2.TransportError, httpx2.StreamError) as error:
-        raise Interrupted(_reason(error)) from error
+        raise TransientHubError(_reason(error)) from error
     except OfflineModeIsEnabled:
-        raise HubError(_OFFLINE, "hub") from None
+        raise HubError(_OFFLINE_MESSAGE, "hub") from None
 
 
-def wait_before(attempt: int, wait: float | None) -> float:
+def retry_delay_seconds(attempt: int, wait: float | None) -> float:
     """Seconds until the next try, the first being number 0: what the server asks for, else twice as long each time."""
-    return min(wait, _LONGEST_WAIT) if wait is not None else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
+    return min(wait, _MAX_WAIT_SECONDS) if wait is not None else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
 
 
 def _api() -> HfApi:
     from huggingface_hub import HfApi
 
-    _send_no_more_than_needed()
+    _disable_telemetry()
     return HfApi(library_name="galago")
 
 
 def _headers() -> dict[str, str]:
     from huggingface_hub.utils import build_hf_headers
 
-    _send_no_more_than_needed()
+    _disable_telemetry()
     return build_hf_headers(library_name="galago")
 
 
-def _send_no_more_than_needed() -> None:
+def _disable_telemetry() -> None:
     """huggingface-hub 2.4 otherwise asks the Hub for a list of programs that it might run under, and tells which."""
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
-def _persist(ask: Callable[[], T], name: str, revision: str) -> T:
+def _with_retries(ask: Callable[[], T], name: str, revision: str) -> T:
     """Asks again where the Hub is busy or the line is down; turns every other failure into one of ours."""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         try:
-            return _translated(ask, name, revision)
-        except Interrupted as error:
-            if attempt == (ATTEMPTS if error.busy else _UNREACHABLE) - 1:
+            return _translate_errors(ask, name, revision)
+        except TransientHubError as error:
+            if attempt == (MAX_ATTEMPTS if error.busy else _MAX_CONNECT_ATTEMPTS) - 1:
                 raise HubError(f"{endpoint()} does not answer: {error}; try again later", "hub") from error
-            time.sleep(wait_before(attempt, error.wait))
+            time.sleep(retry_delay_seconds(attempt, error.wait))
     raise AssertionError("not reached")
 
 
-def _translated(ask: Callable[[], T], name: str, revision: str) -> T:
+def _translate_errors(ask: Callable[[], T], name: str, revision: str) -> T:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         return ask()
     except OfflineModeIsEnabled:
-        raise HubError(_OFFLINE, "hub") from None
+        raise HubError(_OFFLINE_MESSAGE, "hub") from None
     except HfHubHTTPError as error:
-        raise _refusal(error.response, name, revision) from error
+        raise _status_error(error.response, name, revision) from error
     except httpx2.TransportError as error:
-        raise Interrupted(_reason(error)) from error
+        raise TransientHubError(_reason(error)) from error
     except HFValidationError as error:
         raise NotFound(f"there can be no repository {name}: {error}", "model") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -223,12 +225,12 @@ def _translated(ask: Callable[[], T], name: str, revision: str) -> T:
         raise HubError(f"{endpoint()} does not answer as a Hub does ({_reason(error)})", "hub") from error
 
 
-def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
+def _status_error(response: httpx2.Response, name: str, revision: str) -> Exception:
     """What to tell of a status of 400 or more; `Interrupted` where the server is only busy."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     elsewhere = response.url.host != urlsplit(endpoint()).hostname  # where contents lie, by a link that may run out
-    if status in _BUSY or (elsewhere and status in (401, 403)):
-        return Interrupted(f"status {status}", _wait_asked(response), busy=True)
+    if status in _BUSY_STATUSES or (elsewhere and status in (401, 403)):
+        return TransientHubError(f"status {status}", _requested_wait_seconds(response), busy=True)
     page = f"{endpoint()}/{name}"
     if code == "GatedRepo" or status == 403:
         return HubError(f"{name} is gated: accept its terms at {page}, then `hf auth login` or set HF_TOKEN", "hub")
@@ -244,7 +246,7 @@ def _refusal(response: httpx2.Response, name: str, revision: str) -> Exception:
     return HubError(f"{endpoint()} refuses to give {name}: status {status}", "hub")
 
 
-def _wait_asked(response: httpx2.Response) -> float | None:
+def _requested_wait_seconds(response: httpx2.Response) -> float | None:
     """Seconds, from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`); None where neither says."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
@@ -255,18 +257,18 @@ def _wait_asked(response: httpx2.Response) -> float | None:
     return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
 
 
-def _first_byte(response: httpx2.Response) -> int:
+def _range_start(response: httpx2.Response) -> int:
     if response.status_code != 206:
         return 0
     unit, _, place = response.headers.get("Content-Range", "").partition(" ")
     first = place.partition("-")[0]
     if unit != "bytes" or not first.isdigit():
-        raise Interrupted("it sent a part of a file without saying which")
+        raise TransientHubError("it sent a part of a file without saying which")
     return int(first)
 
 
-def _remote_file(file: Any) -> RemoteFile:
-    return RemoteFile(str(file.path), int(file.size), str(file.lfs.sha256 if file.lfs else file.blob_id))
+def _remote_file(file: Any) -> HubFile:
+    return HubFile(str(file.path), int(file.size), str(file.lfs.sha256 if file.lfs else file.blob_id))
 
 
 def _licence(info: Any) -> str:

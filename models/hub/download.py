@@ -18,29 +18,31 @@ from typing import BinaryIO
 from .. import units
 from ..errors import ConfigError, HubError
 from . import client
-from .cache import UNFINISHED, HubCache, cannot_write, checked, checked_commit, checked_etag
-from .client import Interrupted, RemoteFile, Repository
+from .cache import PARTIAL_SUFFIX, HubCache, checked_commit, checked_etag, checked_name, write_error
+from .client import HubFile, HubRepository, TransientHubError
 
-AT_ONCE = 3
+MAX_PARALLEL_DOWNLOADS = 3
 """Files transferred at once."""
-SPARE = 64 << 20
+MIN_FREE_BYTES = 64 << 20
 """Bytes that stay free on the disk."""
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
-Report = Callable[[RemoteFile, int], None]
+DownloadProgress = Callable[[HubFile, int], None]
 """Called with a file and the number of its bytes that are here; from several threads."""
 
 
-def download(repository: Repository, files: Sequence[RemoteFile], store: HubCache, report: Report) -> list[Path]:
+def download(
+    repository: HubRepository, files: Sequence[HubFile], store: HubCache, report: DownloadProgress
+) -> list[Path]:
     """Makes the files present in the store and returns their paths. Those that are there already are not touched.
 
     Raises `HubError` or `ConfigError`; what was transferred until then is kept for the next try. Where a name or digest
     is not what it should be, or the disk has too little room, nothing is written.
     """
-    check(repository, files)
-    _check_room(repository, files, store)
+    check_names(repository, files)
+    _check_disk_space(repository, files, store)
     stop = threading.Event()
-    with ThreadPoolExecutor(AT_ONCE, "galago-download") as pool:
+    with ThreadPoolExecutor(MAX_PARALLEL_DOWNLOADS, "galago-download") as pool:
         try:
             jobs = [pool.submit(_Transfer(repository, file, store, report, stop).run) for file in files]
             done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
@@ -52,24 +54,24 @@ def download(repository: Repository, files: Sequence[RemoteFile], store: HubCach
     return [job.result() for job in jobs]
 
 
-def check(repository: Repository, files: Sequence[RemoteFile]) -> None:
+def check_names(repository: HubRepository, files: Sequence[HubFile]) -> None:
     """Refuses names and digests that could lead out of the store. Raises `HubError`."""
     checked_commit(repository.commit)
     for file in files:
-        checked(file.name)
+        checked_name(file.name)
         checked_etag(file.etag)
 
 
-def missing(repository: Repository, files: Sequence[RemoteFile], store: HubCache) -> list[RemoteFile]:
+def missing_files(repository: HubRepository, files: Sequence[HubFile], store: HubCache) -> list[HubFile]:
     """The files whose contents are not here."""
     return [f for f in files if not store.has(repository.name, repository.commit, f.name, f.etag, f.size)]
 
 
-def digest_of(path: Path, etag: str, report: Callable[[int], None] = lambda _: None) -> str:
+def file_digest(path: Path, etag: str, report: Callable[[int], None] = lambda _: None) -> str:
     """The digest of a file in the form of `etag`: SHA-256, or where that has 40 digits, a git blob id."""
     with path.open("rb") as file:
         digest = _new_digest(etag, os.fstat(file.fileno()).st_size)
-        _feed(digest, file, report)
+        _hash_to_end(digest, file, report)
     return digest.hexdigest()
 
 
@@ -77,7 +79,7 @@ class _Transfer:
     """One file on its way."""
 
     def __init__(
-        self, repository: Repository, file: RemoteFile, store: HubCache, report: Report, stop: threading.Event
+        self, repository: HubRepository, file: HubFile, store: HubCache, report: DownloadProgress, stop: threading.Event
     ) -> None:
         self._repository = repository
         self._file = file
@@ -88,12 +90,12 @@ class _Transfer:
     def run(self) -> Path:
         name, file, store = self._repository.name, self._file, self._store
         with store.staging(name, file.etag, self._check_stopped) as part:
-            if missing(self._repository, [file], store):
+            if missing_files(self._repository, [file], store):
                 try:
                     self._fill(part)
                     part.replace(store.blob(name, file.etag))
                 except OSError as error:
-                    raise cannot_write(store.root, error) from error
+                    raise write_error(store.root, error) from error
             self._report(file, file.size)
             return store.publish(name, self._repository.commit, file.name, file.etag)
 
@@ -122,18 +124,18 @@ class _Transfer:
         if os.fstat(out.fileno()).st_size > size:
             out.truncate(0)
         out.seek(0)
-        have = _feed(digest, out, lambda _: None)
+        have = _hash_to_end(digest, out, lambda _: None)
         idle = 0
         while have < size:
             before = have
             try:
-                with client.stream(self._repository, self._file.name, have, size) as (first, chunks):
+                with client.stream_file(self._repository, self._file.name, have, size) as (first, chunks):
                     if first != have:
                         out.seek(0)
                         out.truncate()
                         have, digest = 0, _new_digest(self._file.etag, size)
                         if first:
-                            raise Interrupted("it sent another part of the file than was asked for")
+                            raise TransientHubError("it sent another part of the file than was asked for")
                     for chunk in chunks:
                         self._check_stopped()
                         have += len(chunk)
@@ -143,17 +145,17 @@ class _Transfer:
                         digest.update(chunk)
                         self._report(self._file, have)
                 if have < size:
-                    raise Interrupted(f"it ended after {have} of {size} bytes")
-            except Interrupted as error:
+                    raise TransientHubError(f"it ended after {have} of {size} bytes")
+            except TransientHubError as error:
                 out.flush()
                 idle = 0 if have > before else idle + 1
-                if idle == client.ATTEMPTS:
+                if idle == client.MAX_ATTEMPTS:
                     raise HubError(
                         f"{self._file.name} stopped at {have} of {size} bytes ({error}); what is here is kept, "
                         "pull again to go on",
                         "hub",
                     ) from error
-                self._stop.wait(client.wait_before(idle, error.wait))
+                self._stop.wait(client.retry_delay_seconds(idle, error.wait))
                 self._check_stopped()
         out.flush()
         os.fsync(out.fileno())
@@ -164,20 +166,20 @@ class _Transfer:
             raise HubError("stopped; what is here is kept, pull again to go on", "hub")
 
 
-def _check_room(repository: Repository, files: Sequence[RemoteFile], store: HubCache) -> None:
+def _check_disk_space(repository: HubRepository, files: Sequence[HubFile], store: HubCache) -> None:
     """Refuses to begin what the disk cannot hold."""
     needed = 0
-    for file in missing(repository, files, store):
-        part = store.blob(repository.name, file.etag).with_name(file.etag + UNFINISHED)
+    for file in missing_files(repository, files, store):
+        part = store.blob(repository.name, file.etag).with_name(file.etag + PARTIAL_SUFFIX)
         needed += file.size - min(part.stat().st_size if part.exists() else 0, file.size)
     at = store.root
     while not at.exists() and at != at.parent:
         at = at.parent
     free = shutil.disk_usage(at).free
-    if needed and needed + SPARE > free:
+    if needed and needed + MIN_FREE_BYTES > free:
         raise ConfigError(
-            f"{repository.name} needs {units.size(needed)} more, and the disk of {store.root} has {units.size(free)} "
-            "free; free some, or set HF_HOME to a place with more",
+            f"{repository.name} needs {units.format_bytes(needed)} more, and the disk of {store.root} has "
+            f"{units.format_bytes(free)} free; free some, or set HF_HOME to a place with more",
             "cache",
         )
 
@@ -188,10 +190,10 @@ def _new_digest(etag: str, size: int) -> hashlib._Hash:
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-def _feed(digest: hashlib._Hash, file: BinaryIO, report: Callable[[int], None]) -> int:
+def _hash_to_end(digest: hashlib._Hash, file: BinaryIO, report: Callable[[int], None]) -> int:
     """Hashes a file from where it is to its end; returns how many bytes that were."""
     done = 0
-    while chunk := file.read(_CHUNK):
+    while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
         done += len(chunk)
         report(done)

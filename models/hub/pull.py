@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ModelError, NotFound
-from ..gguf.header import Header
-from ..gguf.reader import read_first_keys, read_header
+from ..gguf.header import GGUFHeader
+from ..gguf.reader import read_header, read_leading_metadata
 from ..registry import installed, pairing
-from ..registry.installed import Installed, Wanted
+from ..registry.installed import InstalledModel, Wanted
 from ..registry.name import ModelRef
 from . import client, download
 from .cache import HubCache
-from .client import RemoteFile, Repository
+from .client import HubFile, HubRepository
 
-_START = 1 << 20
+_LEADING_BYTES = 1 << 20
 """Bytes that hold a header's keys up to the vocabulary; `general.*` and the widths stand before it."""
-_MOST_PROJECTORS = 8
+_MAX_PROJECTORS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class PullPlan:
 
     ref: ModelRef
     wanted: Wanted
-    repository: Repository
-    files: tuple[RemoteFile, ...]
-    missing: tuple[RemoteFile, ...]
+    repository: HubRepository
+    files: tuple[HubFile, ...]
+    missing: tuple[HubFile, ...]
 
     @property
     def size(self) -> int:
@@ -46,20 +46,20 @@ def plan(ref: ModelRef, store: HubCache | None = None) -> PullPlan:
         raise NotFound(f"{ref} is on this disk, not on the Hub; there is nothing to pull", "model")
     store = store or HubCache(client.cache_root())
     wanted = installed.wanted(ref)
-    repository = client.look_up(wanted.repository, ref.revision or "main")
+    repository = client.fetch_repository(wanted.repository, ref.revision or "main")
     remote = {file.name: file for file in repository.files}
     choice = wanted.choose(list(remote), ref.quant)
     weights = [remote[name] for name in choice.weights.parts]
-    projectors = [remote[name] for name in choice.projectors[:_MOST_PROJECTORS]]
+    projectors = [remote[name] for name in choice.projectors[:_MAX_PROJECTORS]]
     if wanted.entry and wanted.entry.projector and not projectors:
         raise ModelError(f"{repository.name} has no projector, which {ref} needs", "model")
-    download.check(repository, [*weights, *projectors])
-    projector = _fitting(repository, weights[0], projectors, store)
+    download.check_names(repository, [*weights, *projectors])
+    projector = _matching_projector(repository, weights[0], projectors, store)
     files = (*weights, *([projector] if projector else ()))
-    return PullPlan(ref, wanted, repository, files, tuple(download.missing(repository, files, store)))
+    return PullPlan(ref, wanted, repository, files, tuple(download.missing_files(repository, files, store)))
 
 
-def pull(plan: PullPlan, report: download.Report, store: HubCache | None = None) -> Installed:
+def pull(plan: PullPlan, report: download.DownloadProgress, store: HubCache | None = None) -> InstalledModel:
     """Does it. Only when every file is here and right is the revision's name moved to the new commit."""
     store = store or HubCache(client.cache_root())
     repository = plan.repository
@@ -70,25 +70,25 @@ def pull(plan: PullPlan, report: download.Report, store: HubCache | None = None)
     return installed.find(replace(plan.ref, revision=plan.ref.revision and repository.commit))
 
 
-def _fitting(
-    repository: Repository, weights: RemoteFile, projectors: Sequence[RemoteFile], store: HubCache
-) -> RemoteFile | None:
+def _matching_projector(
+    repository: HubRepository, weights: HubFile, projectors: Sequence[HubFile], store: HubCache
+) -> HubFile | None:
     """The first projector that goes with the weights, by the beginnings of both."""
-    model = _beginning(repository, weights, store)
+    model = _read_leading_header(repository, weights, store)
     if model.is_projector:
         raise ModelError(f"{weights.name} of {repository.name} is a projector, not a model", "model")
-    candidates = [_beginning(repository, file, store) for file in projectors]
+    candidates = [_read_leading_header(repository, file, store) for file in projectors]
     found = pairing.pick_projector(model, candidates)
     return projectors[candidates.index(found)] if found is not None else None
 
 
-def _beginning(repository: Repository, file: RemoteFile, store: HubCache) -> Header:
+def _read_leading_header(repository: HubRepository, file: HubFile, store: HubCache) -> GGUFHeader:
     """The keys at the start of a file, here or on the Hub, as a header without tensors."""
     blob = store.blob(repository.name, file.etag)
     if blob.is_file() and blob.stat().st_size == file.size:
         with blob.open("rb") as opened:
-            data = opened.read(_START)
+            data = opened.read(_LEADING_BYTES)
     else:
-        data = client.read_start(repository, file.name, min(_START, file.size))
+        data = client.fetch_start(repository, file.name, min(_LEADING_BYTES, file.size))
     path = Path(file.name)
-    return Header(path, 3, read_first_keys(data, path), (), 0, file.size)
+    return GGUFHeader(path, 3, read_leading_metadata(data, path), (), 0, file.size)

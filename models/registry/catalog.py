@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..paths import user_catalog
+from ..paths import user_catalog_path
 
 TASKS = ("chat", "transcription", "speech", "embedding")
-SENSES = ("vision", "audio")
+MODALITIES = ("vision", "audio")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -27,11 +27,11 @@ _FIELDS: Mapping[str, type] = {
     "licence": str, "conditions": str, "minimum_build": str, "notes": str, "unverified": list, "quants": list,
 }  # fmt: skip
 _QUANT_FIELDS: Mapping[str, type] = {"name": str, "weights": int, "total": int}
-_KINDS = {str: "a text", int: "a whole number", list: "a list"}
+_TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list"}
 
 
 @dataclass(frozen=True, slots=True)
-class Quant:
+class CatalogQuant:
     """A quantization that a repository offers. `weights` and `total`, with the projector, in bytes; None: unknown."""
 
     name: str
@@ -53,12 +53,12 @@ class CatalogEntry:
     weights: str = "*.gguf"
     projector: str | None = None
     task: str = "chat"
-    senses: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     conditions: str = ""
     notes: str = ""
-    quants: tuple[Quant, ...] = ()
+    quants: tuple[CatalogQuant, ...] = ()
     unverified: tuple[str, ...] = ()
-    mine: bool = False
+    user_defined: bool = False
 
     @property
     def verified(self) -> bool:
@@ -72,7 +72,7 @@ def entries(own: Path | None = None) -> tuple[CatalogEntry, ...]:
     Raises `ConfigError` with the file and the row at fault.
     """
     shipped = _read(resources.files(__package__).joinpath("catalog.toml").read_bytes(), "catalog.toml", mine=False)
-    path = own or user_catalog()
+    path = own or user_catalog_path()
     try:
         mine = _read(path.read_bytes(), str(path), mine=True)
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def find(name: str) -> CatalogEntry | None:
     return next((entry for entry in entries() if entry.name == name.lower()), None)
 
 
-def near(name: str) -> list[str]:
+def similar_names(name: str) -> list[str]:
     """Names in the catalogue that `name` may have meant, likeliest first."""
     names = [entry.name for entry in entries()]
     within = [known for known in names if len(name) > 2 and name.lower() in known]
@@ -112,7 +112,7 @@ def _read(data: bytes, source: str, mine: bool) -> tuple[CatalogEntry, ...]:
 
 
 def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
-    _check(row, _FIELDS, where)
+    _check_fields(row, _FIELDS, where)
     for needed in ("name", "repository", "parameters", "licence"):
         if needed not in row and not (mine and needed in ("parameters", "licence")):
             raise ConfigError(f"{where}: {needed} is missing", where)
@@ -124,8 +124,8 @@ def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
         raise ConfigError(f"{where}: {repository!r} is no repository, which is owner/name", where)
     if task not in TASKS:
         raise ConfigError(f"{where}: {task!r} is no task; use {', '.join(TASKS)}", where)
-    if set(senses) - set(SENSES):
-        raise ConfigError(f"{where}: senses are {' and '.join(SENSES)}, not {', '.join(map(str, senses))}", where)
+    if set(senses) - set(MODALITIES):
+        raise ConfigError(f"{where}: senses are {' and '.join(MODALITIES)}, not {', '.join(map(str, senses))}", where)
     return CatalogEntry(
         name=name,
         repository=repository,
@@ -135,27 +135,27 @@ def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
         weights=row.get("weights", "*.gguf"),
         projector=row.get("projector", "mmproj*" if senses else None),
         task=task,
-        senses=senses,
+        modalities=senses,
         conditions=row.get("conditions", ""),
         notes=row.get("notes", ""),
         quants=tuple(_quant(quant, where) for quant in row.get("quants", ())),
         unverified=tuple(map(str, row.get("unverified", ()))),
-        mine=mine,
+        user_defined=mine,
     )
 
 
-def _quant(row: Any, where: str) -> Quant:
-    _check(row, _QUANT_FIELDS, f"{where}, quants")
+def _quant(row: Any, where: str) -> CatalogQuant:
+    _check_fields(row, _QUANT_FIELDS, f"{where}, quants")
     if "name" not in row:
         raise ConfigError(f"{where}: a quant has no name", where)
-    return Quant(**row)
+    return CatalogQuant(**row)
 
 
-def _check(row: Any, fields: Mapping[str, type], where: str) -> None:
+def _check_fields(row: Any, fields: Mapping[str, type], where: str) -> None:
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is not a table", where)
     for key, value in row.items():
         if key not in fields:
             raise ConfigError(f"{where}: there is no field {key}; there are {', '.join(fields)}", where)
         if not isinstance(value, fields[key]) or isinstance(value, bool):
-            raise ConfigError(f"{where}: {key} is not {_KINDS[fields[key]]}", where)
+            raise ConfigError(f"{where}: {key} is not {_TYPE_NAMES[fields[key]]}", where)

@@ -43,14 +43,14 @@ class ModelRef:
         return replace(self, quant="", revision="")
 
 
-def parse(text: str) -> ModelRef:
+def parse_ref(text: str) -> ModelRef:
     """Raises `NotFound` for what cannot be a model's name."""
     if text == BUILTIN:
         return ModelRef("builtin", BUILTIN)
     if not text.startswith("hf:") and _PATH.fullmatch(text):
         return ModelRef("path", text)
     found = _NAMED.fullmatch(text)
-    if found is None or (found["hub"] and not found["repo"]) or not _clean(text):
+    if found is None or (found["hub"] and not found["repo"]) or not _is_valid(text):
         what = "a name of `galago search`, OWNER/REPO[:QUANT][@REVISION], or a path"
         raise NotFound(f"there is no model {text!r:.100}: give {what}", "model")
     name, quant, revision = found["name"].removeprefix("hf:"), (found["quant"] or "").lower(), found["revision"] or ""
@@ -59,6 +59,6 @@ def parse(text: str) -> ModelRef:
     return ModelRef("name", name.lower(), quant, revision)
 
 
-def _clean(text: str) -> bool:
+def _is_valid(text: str) -> bool:
     """The Hub has no such repositories, and `--` stands for / in the cache's folder names."""
     return ".." not in text and "--" not in text and "//" not in text and not text.endswith(("/", ".lock"))

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import ModelError, NotFound
-from ..gguf.header import GGML_TYPES, Header, MetadataValue, is_int
+from ..gguf.header import GGML_TYPES, GGUFHeader, MetadataValue, is_int
 
-PREFERRED = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
+PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
 """Quants in the order of choice where neither the user nor the catalogue names one."""
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(
     r"(?:^|(?<=[-._/]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?|nvfp4)(?=$|[-._])"
 )
-_IMPRECISE = ("mlp", "mlp_norm", "ldp", "ldpv2", "resampler", "adapter")
+_UNRELIABLE_WIDTH = ("mlp", "mlp_norm", "ldp", "ldpv2", "resampler", "adapter")
 """Projector kinds whose files give CLIP's own width as `projection_dim`, not that of what they make."""
 
 # projector kind (tools/mtmd/clip-impl.h) -> beginnings of the architectures (src/llama-arch.cpp) it is made for; where
 # several families share a kind, it is not listed
-_MADE_FOR = {
+_PROJECTOR_ARCHITECTURES = {
     "gemma3": ("gemma3",), "gemma3nv": ("gemma3n",), "gemma3na": ("gemma3n",), "gemma4v": ("gemma4",),
     "gemma4a": ("gemma4",), "gemma4uv": ("gemma4",), "gemma4ua": ("gemma4",), "lfm2": ("lfm2",), "lfm2a": ("lfm2",),
     "qwen2vl_merger": ("qwen2vl",), "qwen2.5vl_merger": ("qwen2vl",), "qwen3vl_merger": ("qwen3",),
@@ -36,7 +36,7 @@ _MADE_FOR = {
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsGroup:
+class WeightSet:
     """Files that are one set of weights: `parts` in order, one where it is not split."""
 
     parts: tuple[str, ...]
@@ -44,31 +44,31 @@ class WeightsGroup:
 
     @property
     def stem(self) -> str:
-        return _unsplit(self.parts[0])[0].lower()
+        return _split_name(self.parts[0])[0].lower()
 
 
 @dataclass(frozen=True, slots=True)
-class WeightsChoice:
+class FileSelection:
     """A model's weights, and the projectors that may go with them, likeliest first."""
 
-    weights: WeightsGroup
+    weights: WeightSet
     projectors: tuple[str, ...]
 
 
-def choose(
+def select_files(
     names: Sequence[str], quant: str = "", weights: str = "*.gguf", projector: str | None = "*mmproj*",
     default: str = "", where: str = "",
-) -> WeightsChoice:  # fmt: skip
+) -> FileSelection:  # fmt: skip
     """Chooses among a repository's or folder's files. `quant` is a quant, or a file's name without its ending.
 
     `weights` and `projector` are patterns of file names, `default` the quant to take where none is asked for.
     Raises `NotFound` with what there is.
     """
-    found = groups(names, weights)
+    found = weight_sets(names, weights)
     if not found:
         raise NotFound(f"{where or 'the folder'} holds no GGUF weights", "model")
-    wanted = [quant.lower()] if quant else [q.lower() for q in (default, *PREFERRED) if q]
-    chosen = next((fit for q in wanted if (fit := _named(found, q))), None)
+    wanted = [quant.lower()] if quant else [q.lower() for q in (default, *PREFERRED_QUANTS) if q]
+    chosen = next((fit for q in wanted if (fit := _matching_sets(found, q))), None)
     if chosen is None and not quant and len({group.quant for group in found}) == 1:
         chosen = found
     if chosen is None:
@@ -77,20 +77,20 @@ def choose(
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models of this quant; name one in place of the quant: {stems}", "model")
-    return WeightsChoice(chosen[0], projectors(names, projector, chosen[0].quant))
+    return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant))
 
 
-def groups(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightsGroup]:
+def weight_sets(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightSet]:
     """The complete sets of weights among files, by the names they have; those that lack a part are left out."""
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         base = PurePosixPath(name).name
         if _is_gguf(name) and not is_projector_name(name):
             if fnmatch.fnmatch(base, pattern) or fnmatch.fnmatch(name, pattern):
-                stem, number, count = _unsplit(name)
+                stem, number, count = _split_name(name)
                 parts.setdefault((stem, count), {})[number] = name
     return [
-        WeightsGroup(tuple(found[n] for n in range(1, count + 1)), quant_of(stem))
+        WeightSet(tuple(found[n] for n in range(1, count + 1)), quant_of(stem))
         for (stem, count), found in sorted(parts.items())
         if set(found) == set(range(1, count + 1))
     ]
@@ -98,7 +98,7 @@ def groups(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightsGroup]:
 
 def quant_of(name: str) -> str:
     """The last quant that a file's name mentions, in small letters; empty where it mentions none."""
-    found = _QUANT.findall(_unsplit(PurePosixPath(name).name)[0].lower())
+    found = _QUANT.findall(_split_name(PurePosixPath(name).name)[0].lower())
     return found[-1] if found else ""
 
 
@@ -106,7 +106,7 @@ def is_projector_name(name: str) -> bool:
     return "mmproj" in PurePosixPath(name).name.lower()
 
 
-def mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> str:
+def projector_mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> str:
     """Why this projector cannot go with this model, from the metadata of both; empty where it can."""
     architecture = model.get("general.architecture")
     if projector.get("general.architecture") != "clip" and projector.get("general.type") != "mmproj":
@@ -114,10 +114,10 @@ def mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, Metadat
     width = model.get(f"{architecture}.embedding_length")
     kinds = {projector.get(f"clip.{sense}projector_type") for sense in ("", "vision.", "audio.")}
     for kind in sorted(kind for kind in kinds if isinstance(kind, str)):
-        made_for = _MADE_FOR.get(kind)
+        made_for = _PROJECTOR_ARCHITECTURES.get(kind)
         if made_for and not str(architecture).startswith(made_for):
             return f"its kind, {kind}, is for {' and '.join(made_for)} models, and the model is {architecture!s:.40}"
-    if kinds & set(_IMPRECISE) or not is_int(width):
+    if kinds & set(_UNRELIABLE_WIDTH) or not is_int(width):
         return ""
     for sense in ("vision", "audio"):
         made = projector.get(f"clip.{sense}.projection_dim")
@@ -126,24 +126,24 @@ def mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, Metadat
     return ""
 
 
-def pick_projector(model: Header, candidates: Sequence[Header]) -> Header | None:
+def pick_projector(model: GGUFHeader, candidates: Sequence[GGUFHeader]) -> GGUFHeader | None:
     """The projector that goes with a model. Raises `ModelError` with the reasons where there are some and none fits."""
-    judged = [(header, mismatch(model.metadata, header.metadata)) for header in candidates]
+    judged = [(header, projector_mismatch(model.metadata, header.metadata)) for header in candidates]
     fitting = [header for header, reason in judged if not reason]
     if judged and not fitting:
         why = "; ".join(f"{header.path.name}: {reason}" for header, reason in judged)
         raise ModelError(f"no projector here goes with {model.path.name} ({why})", "mmproj")
-    return max(fitting, key=lambda header: kinship(model.metadata, header.metadata), default=None)
+    return max(fitting, key=lambda header: matching_names(model.metadata, header.metadata), default=None)
 
 
-def kinship(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> int:
+def matching_names(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> int:
     """How many of their `general.*` names agree: which of several fitting projectors is the model's own."""
     keys = ("name", "basename", "size_label", "finetune", "base_model.0.name", "base_model.0.repo_url")
     values = [(model.get(f"general.{key}"), projector.get(f"general.{key}")) for key in keys]
     return sum(ours == theirs and ours is not None for ours, theirs in values)
 
 
-def main_type(header: Header) -> str:
+def dominant_type(header: GGUFHeader) -> str:
     """The type of most of a file's bytes, in small letters: its quant where the name does not say."""
     sizes: dict[int, int] = {}
     for tensor in header.tensors:
@@ -151,27 +151,27 @@ def main_type(header: Header) -> str:
     return GGML_TYPES[max(sizes, key=lambda kind: sizes[kind])][0].lower() if sizes else ""
 
 
-def check_parts(header: Header, parts: Sequence[str]) -> None:
+def check_parts(header: GGUFHeader, parts: Sequence[str]) -> None:
     """Raises `ModelError` where a file says that it is part of a larger whole than there is."""
     count = header.get("split.count", 0)
     if is_int(count) and count > 1 and len(parts) != count:
         raise ModelError(f"{header.path.name} is one of {count} parts, {len(parts)} are here: get the rest", "model")
 
 
-def parts_beside(name: str, names: Iterable[str]) -> tuple[str, ...]:
+def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """All parts, among files of one folder, of the weights that `name` is a part of; itself where it is not split."""
-    stem, _, count = _unsplit(name)
-    found = sorted(n for n in names if _is_gguf(n) and (_unsplit(n)[0], _unsplit(n)[2]) == (stem, count))
+    stem, _, count = _split_name(name)
+    found = sorted(n for n in names if _is_gguf(n) and (_split_name(n)[0], _split_name(n)[2]) == (stem, count))
     return tuple(found) or (name,)
 
 
-def _named(found: Sequence[WeightsGroup], wanted: str) -> list[WeightsGroup]:
+def _matching_sets(found: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
     """The groups of a quant; those of which it is the stem where none is."""
     exact = [group for group in found if group.quant == wanted]
     return exact or [group for group in found if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
 
 
-def projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
+def rank_projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
     """The files that a pattern calls projectors, those of the weights' own quant first."""
     if pattern is None:
         return ()
@@ -189,8 +189,8 @@ def _is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def _unsplit(name: str) -> tuple[str, int, int]:
+def _split_name(name: str) -> tuple[str, int, int]:
     """A file's path without its ending and part number, the number, and how many parts there are."""
     stem = name[:-5] if _is_gguf(name) else name
-    split = _SHARD.fullmatch(stem)
+    split = _PART.fullmatch(stem)
     return (split[1], int(split[2]), int(split[3])) if split else (stem, 1, 1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ..errors import ConfigError, GalagoError, ModelError, NotFound
 from ..files import AdapterFile, ModelFiles
-from ..gguf.header import Header
+from ..gguf.header import GGUFHeader
 from ..gguf.reader import read_header
 from . import installed, pairing
-from .name import BUILTIN, ModelRef, parse
+from .name import BUILTIN, ModelRef, parse_ref
 
 MAX_ADAPTERS = 16
 
@@ -40,21 +40,21 @@ def resolve(
     header = read_header(weights)
     if header.is_projector:
         raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
-    pairing.check_parts(header, pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()]))
+    pairing.check_parts(header, pairing.sibling_parts(weights.name, [path.name for path in weights.parent.iterdir()]))
     if eyes is not None:
         _check_projector(eyes, header)
     if name == "":
         raise ConfigError("a model's name cannot be empty", "name")
     guesser = None if draft is None else replace(resolve(draft), projector=None)
-    return ModelFiles(name or own, weights, header, eyes, trusted, _adapters(lora, header), guesser)
+    return ModelFiles(name or own, weights, header, eyes, trusted, _parse_adapters(lora, header), guesser)
 
 
-def same(name: str, files: ModelFiles) -> bool:
+def refers_to(name: str, files: ModelFiles) -> bool:
     """Whether a name, in any spelling, means these files."""
     if name == files.id:
         return True
     try:
-        ref = parse(name)
+        ref = parse_ref(name)
         return ref.kind != "path" and _find(str(ref))[1].samefile(files.weights)
     except (GalagoError, OSError):
         return False
@@ -67,7 +67,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     path = Path(model).expanduser()
     if path.is_file():
         return path.stem, path, None
-    ref = parse(model) if isinstance(model, str) else ModelRef("path", str(model))
+    ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
         if path.exists():
             return path.stem, path, None  # a folder or pipe, which the reader refuses by its kind
@@ -76,24 +76,24 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     return str(ref), found.weights[0], found.projector
 
 
-def _check_projector(path: Path, model: Header) -> None:
+def _check_projector(path: Path, model: GGUFHeader) -> None:
     if not path.exists():
         raise NotFound(f"there is no projector {path}", "mmproj")
     header = read_header(path)
     if not header.is_projector:
         raise ModelError(f"{path.name} is not a projector (its general.type is not mmproj)", "mmproj")
-    reason = pairing.mismatch(model.metadata, header.metadata)
+    reason = pairing.projector_mismatch(model.metadata, header.metadata)
     if reason:
         raise ModelError(f"{path.name} does not go with {model.path.name}: {reason}", "mmproj")
 
 
-def _adapters(lora: Sequence[str | Path], model: Header) -> tuple[AdapterFile, ...]:
+def _parse_adapters(lora: Sequence[str | Path], model: GGUFHeader) -> tuple[AdapterFile, ...]:
     if len(lora) > MAX_ADAPTERS:
         raise ConfigError(f"{len(lora)} adapters were given; at most {MAX_ADAPTERS} are allowed", "lora")
-    return tuple(_adapter(str(given), model) for given in lora)
+    return tuple(_parse_adapter(str(given), model) for given in lora)
 
 
-def _adapter(given: str, model: Header) -> AdapterFile:
+def _parse_adapter(given: str, model: GGUFHeader) -> AdapterFile:
     path, scale = Path(given).expanduser(), 1.0
     if not path.exists():
         name, _, number = given.rpartition(":")
@@ -109,7 +109,7 @@ def _adapter(given: str, model: Header) -> AdapterFile:
     return AdapterFile(path, scale)
 
 
-def _check_adapter(header: Header, model: Header) -> None:
+def _check_adapter(header: GGUFHeader, model: GGUFHeader) -> None:
     """llama.cpp ends the process where one of these keys is no text or no number."""
     name = header.path.name
     if (header.get("general.type"), header.get("adapter.type")) != ("adapter", "lora"):
@@ -128,7 +128,7 @@ def builtin_folder() -> Path:
     return Path(str(resources.files("galago.models.builtin")))
 
 
-def builtin_model() -> installed.Installed:
+def builtin_model() -> installed.InstalledModel:
     """The model that ships with Galago, as it stands among the installed ones."""
     _, weights, projector = _find(BUILTIN)
-    return installed.Installed(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")
+    return installed.InstalledModel(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import ModelError
-from ...models.gguf.header import Header, TensorInfo, is_int
+from ...models.gguf.header import GGUFHeader, TensorInfo, is_int
 from ...models.gguf.reader import read_header
 
 _SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
@@ -109,7 +109,7 @@ def merge(matrices: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
     return ImportanceMatrix(entries, datasets, sum(m.chunks for m in matrices), matrices[0].chunk_size)
 
 
-def is_matrix(header: Header) -> bool:
+def is_matrix(header: GGUFHeader) -> bool:
     return header.get("general.type") == "imatrix"
 
 
@@ -133,7 +133,7 @@ def read(path: Path) -> ImportanceMatrix:
     )
 
 
-def _entry(header: Header, name: str, tensors: Mapping[str, TensorInfo]) -> ImatrixEntry:
+def _entry(header: GGUFHeader, name: str, tensors: Mapping[str, TensorInfo]) -> ImatrixEntry:
     file = header.path.name
     sums, counts = tensors[name + _SUMS], tensors.get(name + _COUNTS)
     if counts is None:
@@ -148,14 +148,14 @@ def _entry(header: Header, name: str, tensors: Mapping[str, TensorInfo]) -> Imat
     return ImatrixEntry(found.reshape(seen.size, -1), seen, None if products is None else _products(header, products))
 
 
-def _products(header: Header, tensor: TensorInfo) -> NDArray[np.float32]:
+def _products(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
     found = _values(header, tensor).reshape(tensor.shape[::-1])
     if found.ndim != 3 or found.shape[1] != found.shape[2] or not np.isfinite(found).all():
         raise ModelError(f"{header.path.name}: {tensor.name} holds what no products of inputs can be", "calibration")
     return found
 
 
-def _values(header: Header, tensor: TensorInfo) -> NDArray[np.float32]:
+def _values(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
     if tensor.type != _F32 or not tensor.nbytes:
         raise ModelError(f"{header.path.name}: {tensor.name} is {tensor.type_name}, not F32", "calibration")
     return np.fromfile(header.path, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)

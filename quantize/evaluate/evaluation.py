@@ -150,7 +150,7 @@ def _evaluate(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, An
         "llama_cpp": metadata.version("llama-cpp-python"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": {"processor": machine.processor, "system": machine.system, "cores": machine.logical_cores,
-                   "memory": machine.total_memory},
+                   "memory": machine.total_memory_bytes},
         "threads": plan.threads,
         "energy_sensor": sensors.energy_source(),
         "baseline": base,

@@ -241,9 +241,9 @@ def _check_disk_space(job: FidelityJob, reader: LogitsReader, rows: int) -> None
     free_bytes = shutil.disk_usage(Path(job.rows).parent).free
     if needed_bytes > existing_bytes + free_bytes:
         raise ConfigError(
-            f"the baseline's probabilities for {rows} tokens need about {units.size(needed_bytes)} in "
-            f"{Path(job.rows).parent}, but only {units.size(free_bytes)} are free; use fewer questions (--quick) or a "
-            "shorter text"
+            f"the baseline's probabilities for {rows} tokens need about {units.format_bytes(needed_bytes)} in "
+            f"{Path(job.rows).parent}, but only {units.format_bytes(free_bytes)} are free; "
+            "use fewer questions (--quick) or a shorter text"
         )
 
 

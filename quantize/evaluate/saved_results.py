@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...models import units
 from ...models.device import Machine, this_machine
-from ...models.fingerprint import of_pair
+from ...models.fingerprint import pair_fingerprint
+from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from .verdict import MODALITY_NAMES, EvaluationResults
 
@@ -30,10 +30,11 @@ def save(results: EvaluationResults) -> None:
     """Saves results, replacing earlier ones of the same variants and questions."""
     facts = [results["set"], *(variant["key"] for variant in results["variants"])]
     name = hashlib.blake2b("\0".join(facts).encode(), digest_size=8).hexdigest()
-    folder().mkdir(parents=True, exist_ok=True)
-    part = folder() / f"{name}.part"
-    part.write_text(json.dumps(results), encoding="utf-8")
-    part.replace(folder() / f"{name}.json")
+    _file(folder() / f"{name}.json").update(lambda _: results)
+
+
+def _file(path: Path) -> JsonFile[EvaluationResults]:
+    return JsonFile(path, lambda value: value, dict)
 
 
 def find_latest(model: Path, projector: Path | None) -> dict[str, Any] | None:
@@ -44,10 +45,10 @@ def find_latest(model: Path, projector: Path | None) -> dict[str, Any] | None:
     latest: dict[str, Any] | None = None
     if not folder().is_dir():
         return None
-    key = of_pair(model, projector)
+    key = pair_fingerprint(model, projector)
     for path in folder().glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # of another version, or damaged
-            results = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(KeyError, TypeError):  # of another version, or damaged
+            results = _file(path).read()
             for variant in results["variants"]:
                 if variant["key"] == key and (latest is None or results["made"] > latest["made"]):
                     latest = {"made": results["made"], "variant": variant, "recommended": results["recommended"]}
@@ -61,7 +62,7 @@ def describe(latest: Mapping[str, Any]) -> str:
     if speed := variant["speed"].get("decode_tokens_per_second"):
         parts.append(f"{speed:.0f} tokens per second")
     if variant["memory_bytes"]:
-        parts.append(units.size(variant["memory_bytes"]))
+        parts.append(units.format_bytes(variant["memory_bytes"]))
     accuracies = [f"{task['accuracy']:.0%} on {MODALITY_NAMES[name]}" for name, task in variant["tasks"].items()]
     parts += [f"accuracy {', '.join(accuracies)}"] if accuracies else []
     line = f"measured here by galago evaluate on {latest['made'][:10]}: {', '.join(parts)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ConfigError
-from ...models.fingerprint import fingerprint, of_pair
+from ...models.fingerprint import fingerprint, pair_fingerprint
 from ...models.registry.name import BUILTIN
 from ...models.registry.resolve import builtin_folder, resolve
 from ..progress import Progress, no_progress
@@ -28,7 +28,7 @@ class VariantFile:
 
     @property
     def key(self) -> str:
-        return of_pair(self.path, None)
+        return pair_fingerprint(self.path, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ModelVariant:
 
     @property
     def key(self) -> str:
-        return of_pair(self.model.path, self.projector.path if self.projector else None)
+        return pair_fingerprint(self.model.path, self.projector.path if self.projector else None)
 
     @property
     def bytes(self) -> int:

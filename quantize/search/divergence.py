@@ -5,7 +5,6 @@ Chooses nothing: `search.py` and `pruning.py` say which variants there are.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -19,6 +18,7 @@ from typing import Any
 
 from ...models import units
 from ...models.errors import ConfigError
+from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
@@ -67,18 +67,17 @@ class Measure:
 
     def __call__(self, variants: Variants, progress: Progress = lambda *_: None) -> dict[str, Units]:
         """Of each by its name, in nats. What was measured under the same arguments before is not measured again."""
-        kept = cache_folder() / "sensitivity" / f"{self._key}.json"
-        known = _kept(kept)
+        file = _measured(cache_folder() / "sensitivity" / f"{self._key}.json")
+        known = file.read()
         names = {name: _told(how) for name, how in variants.items()}
         missing = {told: dict(variants[name]) for name, told in names.items() if told not in known}
         done = len(names) - len(missing)
         shown = {told: name for name, told in names.items()}
 
         def heard(said: tuple[str, Units]) -> None:
-            nonlocal done
-            known[said[0]] = said[1]
+            nonlocal done, known
+            known = file.update(lambda rows: {**rows, said[0]: said[1]})
             done += 1
-            _keep(kept, known)
             progress(done, len(names), shown[said[0]])
 
         if missing:
@@ -117,8 +116,8 @@ class Measure:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ConfigError(
-                f"measuring needs {units.size(needed)} in {folder.parent}, and {units.size(free)} are free; set TMPDIR "
-                "to another folder",
+                f"measuring needs {units.format_bytes(needed)} in {folder.parent}, and {units.format_bytes(free)} are "
+                "free; set TMPDIR to another folder",
                 "size",
             )
 
@@ -136,17 +135,10 @@ def _told(how: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _kept(path: Path) -> dict[str, Units]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [(str(k), int(n), float(nats)) for k, n, nats in units] for name, units in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+def _measured(path: Path) -> JsonFile[dict[str, Units]]:
+    """The units of variants that were measured, by `_told`."""
+    return JsonFile(path, _parse, dict)
 
 
-def _keep(path: Path, rows: Mapping[str, Units]) -> None:
-    with contextlib.suppress(OSError):  # a cache folder that cannot be written only costs another measurement
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows), encoding="utf-8")
-        part.replace(path)
+def _parse(rows: Any) -> dict[str, Units]:
+    return {name: [(str(k), int(n), float(nats)) for k, n, nats in units] for name, units in rows.items()}

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...models.capacity import throughput
-from ...models.capacity.throughput import Benchmark
+from ...models.capacity.throughput import MachineBenchmark
 from ...models.errors import ConfigError
-from ...models.gguf.header import Header
+from ...models.gguf.header import GGUFHeader
 from ..variants.plan import Source, nbytes
 from ..variants.schemes import TYPE_NUMBERS
 
@@ -20,8 +20,8 @@ from ..variants.schemes import TYPE_NUMBERS
 class Pace:
     """Seconds a token of one answer takes, nothing before it; `wanted` tokens a second are asked for."""
 
-    header: Header
-    benchmark: Benchmark
+    header: GGUFHeader
+    benchmark: MachineBenchmark
     wanted: float
 
     @property
@@ -34,23 +34,23 @@ class Pace:
             replace(t, type=TYPE_NUMBERS[types[t.name]], nbytes=nbytes(t, types[t.name])) if t.name in types else t
             for t in self.header.tensors
         )
-        costs = throughput.costs(replace(self.header, tensors=tensors), self.benchmark)
+        costs = throughput.token_costs(replace(self.header, tensors=tensors), self.benchmark)
         assert costs is not None
         return costs.token(0)
 
 
 def check(wanted: float) -> None:
     """Raises `ConfigError` where no model is so fast."""
-    if not 0 < wanted < 1 / throughput.ENGINE:
+    if not 0 < wanted < 1 / throughput.ENGINE_SECONDS_PER_TOKEN:
         raise ConfigError(f"{wanted:g} tokens a second are not possible", "speed")
 
 
 def types(source: Source) -> list[str]:
     """Those of its tensors now, which a benchmark must know."""
-    return throughput.types(replace(source.header, tensors=source.tensors))
+    return throughput.matrix_types(replace(source.header, tensors=source.tensors))
 
 
-def pace(source: Source, wanted: float, benchmark: Benchmark) -> Pace:
+def pace(source: Source, wanted: float, benchmark: MachineBenchmark) -> Pace:
     """Of a model whose `types`, and those it may become, the benchmark knows."""
     check(wanted)
     return Pace(replace(source.header, tensors=source.tensors), benchmark, wanted)

@@ -19,9 +19,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from ...models.gguf.header import Header, TensorInfo
+from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
-from ...models.registry.pairing import parts_beside
+from ...models.registry.pairing import sibling_parts
 from .block_layout import LAYOUTS, BlockLayout
 from .schemes import BLOCKS
 
@@ -47,7 +47,7 @@ def round_anew(
     n x n. Tensors that have none, or a type without codes of its own, stay as they are. `started` is called with the
     name of each before work on it begins.
     """
-    files = map(source.with_name, parts_beside(source.name, [path.name for path in source.parent.iterdir()]))
+    files = map(source.with_name, sibling_parts(source.name, [path.name for path in source.parent.iterdir()]))
     originals = {tensor.name: (header, tensor) for header in map(read_header, files) for tensor in header.tensors}
     header = read_header(target)
     with ThreadPoolExecutor(threads) as pool:
@@ -59,7 +59,10 @@ def round_anew(
 
 
 def _round_anew(
-    pool: ThreadPoolExecutor, made: tuple[Header, TensorInfo], original: tuple[Header, TensorInfo], moments: Floats
+    pool: ThreadPoolExecutor,
+    made: tuple[GGUFHeader, TensorInfo],
+    original: tuple[GGUFHeader, TensorInfo],
+    moments: Floats,
 ) -> None:
     layout, parts = LAYOUTS[made[1].type_name], list(map(part, moments))
     blocks, weights = _rows(*made, "r+"), _rows(*original, "r")
@@ -77,7 +80,7 @@ def _is_coarser(tensor: TensorInfo, original: TensorInfo, moments: Mapping[str, 
     return tensor.name in moments and tensor.type_name in LAYOUTS and tensor.type != original.type
 
 
-def _rows(header: Header, tensor: TensorInfo, mode: str) -> np.memmap[tuple[int, int], np.dtype[np.uint8]]:
+def _rows(header: GGUFHeader, tensor: TensorInfo, mode: str) -> np.memmap[tuple[int, int], np.dtype[np.uint8]]:
     weights, size = BLOCKS[tensor.type_name]
     width = tensor.shape[0] // weights * size
     begin = header.data_offset + tensor.offset

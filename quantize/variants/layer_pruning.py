@@ -30,7 +30,7 @@ Losses = dict[int, Units]
 
 def rounds(data: Data, count: int, progress: Progress = lambda *_: None) -> list[tuple[int, Losses]]:
     """The layers to drop, in that order, and what was measured to choose each. Raises `ConfigError`."""
-    layers = gpu_offload.layers(data.source.header)
+    layers = gpu_offload.layer_count(data.source.header)
     if not 1 <= count < layers:
         raise ConfigError(f"of {layers} layers, 1 to {layers - 1} can be dropped, not {count}", "drop_layers")
     _check_alike(data.source)
@@ -47,7 +47,7 @@ def rounds(data: Data, count: int, progress: Progress = lambda *_: None) -> list
 
 def _check_alike(source: Source) -> None:
     """llama.cpp renumbers layers, and leaves metadata as it is that tells something of each."""
-    count = gpu_offload.layers(source.header)
+    count = gpu_offload.layer_count(source.header)
     own = [key for key, value in source.header.metadata.items()
            if isinstance(value, tuple) and len(value) == count and not key.startswith("tokenizer.")]  # fmt: skip
     if own:
@@ -59,8 +59,10 @@ def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
     too small."""
     free = shutil.disk_usage(folder).free
     if source.size > free:
-        needs = f"a model without layers needs {units.size(source.size)} in {folder.parent}"
-        raise ConfigError(f"{needs}, and {units.size(free)} are free; set TMPDIR to another folder", "drop_layers")
+        needs = f"a model without layers needs {units.format_bytes(source.size)} in {folder.parent}"
+        raise ConfigError(
+            f"{needs}, and {units.format_bytes(free)} are free; set TMPDIR to another folder", "drop_layers"
+        )
     path = folder / source.path.name
     told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
     job = QuantizationJob(source.path, path, 1, copy=True, dropped=tuple(sorted(dropped)), metadata=told)

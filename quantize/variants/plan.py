@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from ...models import units
 from ...models.errors import ConfigError, ModelError
-from ...models.gguf.header import Header, TensorInfo
+from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
 from ...models.registry.name import BUILTIN
-from ...models.registry.pairing import check_parts, parts_beside
+from ...models.registry.pairing import check_parts, sibling_parts
 from ...models.registry.resolve import builtin_folder, resolve
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
@@ -50,7 +50,7 @@ _TYPES_FTYPE = 7  # Q8_0: any ftype that llama.cpp takes types of tensors with, 
 class Source:
     """A GGUF file to make variants of: all its parts, and the tensors of all of them."""
 
-    header: Header
+    header: GGUFHeader
     parts: tuple[Path, ...]
     tensors: tuple[TensorInfo, ...]
     origin: Source | None = None
@@ -156,7 +156,7 @@ def open_source(model: str) -> Source:
     header = read_header(path)
     if not header.tensors:
         raise ModelError(f"{path.name} holds no weights", "model")
-    parts = parts_beside(path.name, [other.name for other in path.parent.iterdir()])
+    parts = sibling_parts(path.name, [other.name for other in path.parent.iterdir()])
     check_parts(header, parts)
     headers = [read_header(path.with_name(name)) for name in parts]
     tensors = tuple(tensor for each in headers for tensor in each.tensors)
@@ -243,8 +243,8 @@ def make(plan: VariantPlan, out: Path, force: bool = False, progress: Progress =
     with _claimed(part):
         free = shutil.disk_usage(part.parent).free
         if plan.size > free:
-            needs = f"{out.name} needs {units.size(plan.size)}"
-            raise ConfigError(f"{needs}, and {units.size(free)} are free in {part.parent}", "output")
+            needs = f"{out.name} needs {units.format_bytes(plan.size)}"
+            raise ConfigError(f"{needs}, and {units.format_bytes(free)} are free in {part.parent}", "output")
         _quantize(plan.source, _told(plan), part, False, progress)
         _check(plan, read_header(part))
         with part.open("rb") as file:
@@ -345,7 +345,7 @@ def digest(source: Source) -> str:
     return total.hexdigest()
 
 
-def _check(plan: VariantPlan, written: Header) -> None:
+def _check(plan: VariantPlan, written: GGUFHeader) -> None:
     """Compares the file with the plan; its blocks were checked when it was written."""
     found = {tensor.name: (_dims(tensor), tensor.type_name) for tensor in written.tensors}
     wanted = {tensor.name: (_dims(tensor), plan.types[tensor.name]) for tensor in plan.source.tensors}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...models.errors import GGUFError, ModelError
-from ...models.gguf.header import Header
+from ...models.gguf.header import GGUFHeader
 from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.ggml import is_valid
 from ...runtime.llamacpp.programs.load_check import cap
@@ -78,7 +78,7 @@ def _explained(message: str, tensors: list[list[str | None]]) -> str:
     return f"{message} (at tensor {name})" if name and name not in message else message
 
 
-def _check(header: Header) -> None:
+def _check(header: GGUFHeader) -> None:
     for tensor in header.tensors:
         data = np.memmap(header.path, np.uint8, "r", header.data_offset + tensor.offset, (tensor.nbytes or 0,))
         if not is_valid(tensor.type, data):

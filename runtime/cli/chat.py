@@ -6,7 +6,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from ...models.errors import GalagoError, MediaError, PromptTooLong, SenseMissing, UnsupportedField
+from ...models.errors import GalagoError, MediaError, PromptTooLong, UnsupportedField, UnsupportedModality
 from ..python_api import LocalModel, MediaKind, read_media
 from ..types.load_options import FILES, MODEL_SETTINGS
 from ..types.messages import Message, Part, Text
@@ -60,7 +60,7 @@ class _Conversation:
                     return
             except PromptTooLong as error:
                 print(f"galago: {error.message}; /clear starts a new conversation", file=sys.stderr)
-            except (MediaError, SenseMissing, UnsupportedField) as error:
+            except (MediaError, UnsupportedModality, UnsupportedField) as error:
                 self._media = []
                 print(f"galago: {error.message}", file=sys.stderr)
             except GalagoError as error:

@@ -67,7 +67,7 @@ def convert(
         return
     for note in result.notes:
         print(f"galago: {report.printable(note)}", file=sys.stderr)
-    size = units.size(result.size)
+    size = units.format_bytes(result.size)
     print(f"{output}: {result.architecture}, {result.tensors} tensors, {size}")
     print("\n".join(_selftest_lines(result.selftest) if is_model else ["  the file's header is valid"]))
 

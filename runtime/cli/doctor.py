@@ -145,7 +145,10 @@ def report(machine: Machine, findings: Findings) -> str:
         ("Processor", f"{machine.processor}: {' '.join(machine.features) or 'no known vector features'}"),
         ("Cores", f"{machine.physical_cores} physical, {machine.logical_cores} logical"),
         ("Threads", f"{default_threads()} by default"),
-        ("Memory", f"{machine.available_memory / gib:.1f} of {machine.total_memory / gib:.1f} GiB available"),
+        (
+            "Memory",
+            f"{machine.available_memory_bytes / gib:.1f} of {machine.total_memory_bytes / gib:.1f} GiB available",
+        ),
         ("llama.cpp", _build_line(findings)),
         ("GPU", _gpu_line(findings)),
         ("Types", _types_line(findings)),

@@ -78,7 +78,7 @@ def evaluate(
     Measures KL divergence, accuracy on questions about text, images and audio, memory, speed and energy. Measurements
     are saved: run the same command again to resume an interrupted evaluation.
     """
-    from ...models.device import memory_size, this_machine
+    from ...models.device import parse_memory_size, this_machine
     from ...models.paths import cache_folder
     from ...models.registry.resolve import builtin_folder
     from ...quantize.evaluate.evaluation import EvaluationPlan
@@ -86,7 +86,7 @@ def evaluate(
     from ...quantize.evaluate.variant_grid import variant_grid
     from ...quantize.evaluate.verdict import Constraints, parse_max_loss
 
-    memory_bytes = None if max_memory is None else memory_size(max_memory, this_machine().total_memory)
+    memory_bytes = None if max_memory is None else parse_memory_size(max_memory, this_machine().total_memory_bytes)
     _check_targets(json_file, html, markdown)
     questions = tasks or [builtin_folder() / "heldout.zip"]
     collect_passages(questions, text or [], limit=1)  # fails early if a file cannot be read

@@ -16,9 +16,9 @@ from ..config import ModelConfig
 from .ui import options
 
 if TYPE_CHECKING:
-    from ...models.capacity.memory import ContextChoice
-    from ...models.capacity.recommend import Candidate
-    from ...models.capacity.throughput import Speed
+    from ...models.capacity.memory import ContextPlan
+    from ...models.capacity.recommend import Recommendation
+    from ...models.capacity.throughput import SpeedEstimate
     from ...models.files import ModelFiles
     from ...models.registry.catalog import CatalogEntry
     from ..types.placement import Placement
@@ -56,20 +56,20 @@ def fit(
     as_json: AsJson = False,
 ) -> int:
     """Tell whether MODEL runs here and how; without MODEL, which models of the catalogue run in --budget."""
-    from ...models.device import memory_size, this_machine
+    from ...models.device import parse_memory_size, this_machine
 
     machine = this_machine()
     if model is None:
         if budget is None or context or parallel or mmproj:
             raise typer.BadParameter("give a MODEL, or only a --budget, for which models are then listed")
-        return _list(memory_size(budget, machine.total_memory), measure, as_json)
-    memory = machine.available_memory if budget is None else memory_size(budget, machine.total_memory)
+        return _list(parse_memory_size(budget, machine.total_memory_bytes), measure, as_json)
+    memory = machine.available_memory_bytes if budget is None else parse_memory_size(budget, machine.total_memory_bytes)
     return _fit_model(model, mmproj, ModelConfig(context, None, parallel, kv_type=kv_type), memory, measure, as_json)
 
 
 def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, anew: bool, as_json: bool) -> int:
     from ...models.capacity import memory as footprint
-    from ...models.capacity.memory import choose, unknown
+    from ...models.capacity.memory import estimate_caveats, plan_context
     from ...models.gguf.reader import read_header
     from ...models.registry.resolve import resolve
     from ...quantize.evaluate import saved_results
@@ -88,13 +88,13 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     trained = trained_context(files)
     if asked > trained:
         raise ConfigError(f"{files.id} was trained for a context of {trained} tokens, not {asked}", "context")
-    largest = choose(taken, memory, trained, None, config.slots)
-    chosen = choose(taken, memory, trained, asked, slots) or (None if config.context_length else largest)
+    largest = plan_context(taken, memory, trained, None, config.slots)
+    chosen = plan_context(taken, memory, trained, asked, slots) or (None if config.context_length else largest)
     if chosen is None:
-        least = asked if config.context_length else min(footprint.SHORTEST, trained)
+        least = asked if config.context_length else min(footprint.MIN_CONTEXT_TOKENS, trained)
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
     speed, guess = _speed(files, chosen, placement, config, anew)
-    guesses = unknown(files.header, read_header(files.projector) if files.projector else None) + guess
+    guesses = estimate_caveats(files.header, read_header(files.projector) if files.projector else None) + guess
     evaluated = saved_results.find_latest(files.weights, files.projector)
     if as_json:
         figures = _figures(files, chosen, largest, memory, placement, speed, guesses)
@@ -112,23 +112,23 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
     if as_json:
         print(json.dumps({"model": files.id, "fits": False, "context": context, "needed": needed, "budget": memory}))
     raise ConfigError(
-        f"{files.id} does not fit: a context of {context} tokens needs {units.size(needed)}, and there are "
-        f"{units.size(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
+        f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, and there are "
+        f"{units.format_bytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
         "budget",
     )
 
 
 def _speed(
-    files: ModelFiles, chosen: ContextChoice, placement: Placement, config: ModelConfig, anew: bool
-) -> tuple[Speed | None, list[str]]:
+    files: ModelFiles, chosen: ContextPlan, placement: Placement, config: ModelConfig, anew: bool
+) -> tuple[SpeedEstimate | None, list[str]]:
     """What may be expected, and what of that is doubtful."""
-    from ...models.capacity.throughput import speed, types
+    from ...models.capacity.throughput import estimate_speed, matrix_types
     from ..inference.machine_benchmark import measured
 
     if placement.gpu_layers:
         return None, [f"{placement.gpu_layers} layers go on the GPU: no speed is estimated"]
     _tell_measuring()
-    expected = speed(files.header, measured(types(files.header), anew), chosen.context)
+    expected = estimate_speed(files.header, measured(matrix_types(files.header), anew), chosen.context)
     if expected is None:
         return None, ["some weights have a type that cannot be measured: no speed is estimated"]
     return expected, [] if config.kv_type == "f16" else ["the speed behind a full context is that of one in f16"]
@@ -142,11 +142,11 @@ def _tell_measuring() -> None:
 
 def _figures(
     files: ModelFiles,
-    chosen: ContextChoice,
-    largest: ContextChoice | None,
+    chosen: ContextPlan,
+    largest: ContextPlan | None,
     memory: int,
     placement: Placement,
-    speed: Speed | None,
+    speed: SpeedEstimate | None,
     guesses: list[str],
 ) -> dict[str, Any]:
     from dataclasses import asdict
@@ -168,19 +168,19 @@ def _figures(
 
 
 def _report(
-    files: ModelFiles, chosen: ContextChoice, largest: ContextChoice | None, memory: int, speed: Speed | None
+    files: ModelFiles, chosen: ContextPlan, largest: ContextPlan | None, memory: int, speed: SpeedEstimate | None
 ) -> str:
     from ..pool.budget import count_requests
 
     needs = chosen.footprint
     lines = [
         f"{files.id} fits: a context of {chosen.context} tokens, {count_requests(chosen.slots)} at once, "
-        f"in {units.size(needs.needed)} of {units.size(memory)}"
+        f"in {units.format_bytes(needs.needed)} of {units.format_bytes(memory)}"
     ]
     for name, what in _PARTS.items():
         size = getattr(needs, name)
         if size >= 500_000:
-            lines.append(f"  {name:<11}{units.size(size):>9}  {what}")
+            lines.append(f"  {name:<11}{units.format_bytes(size):>9}  {what}")
     if largest is not None and largest.context != chosen.context:
         lines.append(
             f"  the longest context that fits: {largest.context} tokens, {count_requests(largest.slots)} at once"
@@ -193,17 +193,17 @@ def _report(
     return "\n".join(lines)
 
 
-def that_fit(entries: Iterable[CatalogEntry], budget: int, anew: bool = False) -> list[Candidate]:
+def that_fit(entries: Iterable[CatalogEntry], budget: int, anew: bool = False) -> list[Recommendation]:
     """What of the catalogue runs here in so many bytes, best first."""
-    from ...models.capacity.recommend import candidates, main_type
+    from ...models.capacity.recommend import recommend, weight_type_of_quant
     from ..config import DEFAULT_CONTEXT
     from ..inference.machine_benchmark import measured
 
     known = tuple(entries)
     _tell_measuring()
-    kinds = {main_type(quant.name) for entry in known for quant in entry.quants}
+    kinds = {weight_type_of_quant(quant.name) for entry in known for quant in entry.quants}
     kept = ModelConfig().cache_mib << 20
-    return candidates(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
+    return recommend(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
 
 
 def _list(budget: int, anew: bool, as_json: bool) -> int:
@@ -221,24 +221,26 @@ def _list(budget: int, anew: bool, as_json: bool) -> int:
     return 0 if found else 1
 
 
-def _row(candidate: Candidate) -> dict[str, Any]:
+def _row(candidate: Recommendation) -> dict[str, Any]:
     entry, rate = candidate.entry, candidate.tokens_per_second
     return {
         "name": f"{entry.name}:{candidate.quant.name.lower()}",
         "task": entry.task,
-        "senses": list(entry.senses),
+        "senses": list(entry.modalities),
         "parameters": entry.parameters,
         "needed": candidate.needed,
         "tokens_per_second": None if rate is None else round(rate, 1),
     }
 
 
-def _table(found: list[Candidate]) -> str:
+def _table(found: list[Recommendation]) -> str:
 
     rows = [("model", "task", "senses", "memory", "tokens/s")]
     for row in map(_row, found):
         rate = row["tokens_per_second"]
         speed = "-" if rate is None else f"{rate:.0f}"
-        rows.append((row["name"], row["task"], " ".join(row["senses"]) or "text", units.size(row["needed"]), speed))
+        rows.append(
+            (row["name"], row["task"], " ".join(row["senses"]) or "text", units.format_bytes(row["needed"]), speed)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

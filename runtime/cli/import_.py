@@ -23,7 +23,7 @@ def import_(
     """Use models where other programs keep them, without copying."""
     from ...models.registry import imported
 
-    places = [path] if path is not None else imported.usual_places()
+    places = [path] if path is not None else imported.default_folders()
     if not places:
         raise NotFound("neither LM Studio nor Ollama keep models here; name a folder", "path")
     added = imported.add([model for place in places for model in imported.discover(place)])

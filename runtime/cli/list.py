@@ -14,7 +14,7 @@ def list(as_json: report.Json = False) -> None:
     from ...models.registry import installed
     from ...models.registry.resolve import builtin_model
 
-    rows = [_row(model) for model in (builtin_model(), *installed.every())]
+    rows = [_row(model) for model in (builtin_model(), *installed.all_models())]
     if as_json:
         report.emit_json(rows)
         return
@@ -29,7 +29,7 @@ def _row(model: Any) -> dict[str, Any]:
     row |= {"repository": model.repository or None, "commit": model.commit or None}
     row |= {"paths": [str(path) for path in model.paths]}
     try:
-        facts = installed.facts(model)
+        facts = installed.summarize(model)
     except GalagoError as error:
         return row | {"problem": error.message}
     return row | {
@@ -43,10 +43,10 @@ def _row(model: Any) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["problem"]:
-        return (row["model"], units.size(row["size"]), report.printable(row["problem"]), "", "", row["from"])
+        return (row["model"], units.format_bytes(row["size"]), report.printable(row["problem"]), "", "", row["from"])
     return (
         row["model"],
-        units.size(row["size"]),
+        units.format_bytes(row["size"]),
         report.modalities(row["vision"], row["audio"]),
         str(row["context"] or "?"),
         f"{report.count(row['parameters'])} {row['quant']}",

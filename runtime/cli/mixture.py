@@ -31,7 +31,7 @@ class Wish:
 
 def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, effort: str) -> Found:
     """Of what is read, three stretches or chats of four calibrate, and variants are compared on the fourth."""
-    from ...models.device import memory_size
+    from ...models.device import parse_memory_size
     from ...models.errors import ConfigError
     from ...quantize.calibrate import calibration
     from ...quantize.search import divergence, mixture
@@ -42,7 +42,7 @@ def search(source: Source, data: Data, without: bool, part: Path, wish: Wish, ef
     limit = None if data.files else 2 * calibration.BUILTIN_UNITS
     data = replace(data, every=divergence.EVERY, products=True, limit=limit)
     matrix = collect(data, part)
-    most = memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
+    most = parse_memory_size(wish.size, source.size if "%" in wish.size else _NO_LIMIT) if wish.size else None
     room = mixture.budget_of(source, matrix, most, wish.bits, wish.like, _pace(source, wish.speed))
     with progress.bar("searching", 1.0) as show:
         return mixture.search(data, matrix, room, effort, lambda i, n, name: show(i / n, f"{name}, {i} of {n}"), source)

@@ -15,8 +15,8 @@ from ...models import units
 from .ui import report
 
 if TYPE_CHECKING:
-    from ...models.hub.client import RemoteFile
-    from ...models.hub.download import Report
+    from ...models.hub.client import HubFile
+    from ...models.hub.download import DownloadProgress
     from ...models.hub.pull import PullPlan
 
 
@@ -26,10 +26,10 @@ def pull(
 ) -> None:
     """Download a model, or go on with a download; only files that match the published digests are kept."""
     from ...models.hub import pull as puller
-    from ...models.registry.name import parse
+    from ...models.registry.name import parse_ref
     from ...quantize.evaluate import saved_results
 
-    ref = parse(model)
+    ref = parse_ref(model)
     plan = puller.plan(ref)
     say = sys.stderr if as_json else sys.stdout
     print(_told(plan), file=say, flush=True)
@@ -47,10 +47,10 @@ def pull(
 def _told(plan: PullPlan) -> str:
     repository, entry = plan.repository, plan.wanted.entry
     lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
-    lines += [f"  {report.printable(file.name)}  {units.size(file.size)}" for file in plan.files]
+    lines += [f"  {report.printable(file.name)}  {units.format_bytes(file.size)}" for file in plan.files]
     here = plan.size - sum(file.size for file in plan.missing)
     if here and plan.missing:
-        lines.append(f"  {units.size(here)} of it are here already")
+        lines.append(f"  {units.format_bytes(here)} of it are here already")
     licence = repository.licence or (entry.licence if entry else "")
     conditions = f"; {entry.conditions}" if entry and entry.conditions else ""
     lines.append(f"  licence: {report.printable(licence) or 'not stated'}{conditions}")
@@ -76,7 +76,7 @@ def _as_json(plan: PullPlan, paths: tuple[Any, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _progress(plan: PullPlan) -> Iterator[Report]:
+def _progress(plan: PullPlan) -> Iterator[DownloadProgress]:
     """A bar per file with speed and remaining time on a terminal; else a line per tenth, at most each second."""
     if not plan.missing:
         yield lambda _file, _done: None
@@ -88,7 +88,7 @@ def _progress(plan: PullPlan) -> Iterator[Report]:
 
 
 @contextlib.contextmanager
-def _bars(plan: PullPlan) -> Iterator[Report]:
+def _bars(plan: PullPlan) -> Iterator[DownloadProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -98,9 +98,9 @@ def _bars(plan: PullPlan) -> Iterator[Report]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = {f: progress.add_task(report.printable(f.name)[-40:], total=f.size) for f in plan.missing}
-        begun: set[RemoteFile] = set()
+        begun: set[HubFile] = set()
 
-        def show(file: RemoteFile, done: int) -> None:
+        def show(file: HubFile, done: int) -> None:
             if file in tasks:
                 if file not in begun:  # what an earlier pull left does not count for the speed
                     begun.add(file)
@@ -110,18 +110,18 @@ def _bars(plan: PullPlan) -> Iterator[Report]:
         yield show
 
 
-def _lines(plan: PullPlan) -> Report:
+def _lines(plan: PullPlan) -> DownloadProgress:
     total, lock = sum(file.size for file in plan.missing) or 1, threading.Lock()
-    done: dict[RemoteFile, int] = {file: 0 for file in plan.missing}
+    done: dict[HubFile, int] = {file: 0 for file in plan.missing}
     told, spoken = [0], [time.monotonic()]
 
-    def show(file: RemoteFile, count: int) -> None:
+    def show(file: HubFile, count: int) -> None:
         with lock:
             if file in done:
                 done[file] = count
                 tenths = 10 * sum(done.values()) // total
                 if tenths > told[0] and (tenths == 10 or time.monotonic() - spoken[0] > 1):
                     told[0], spoken[0] = tenths, time.monotonic()
-                    print(f"galago: {tenths * 10} % of {units.size(total)}", file=sys.stderr, flush=True)
+                    print(f"galago: {tenths * 10} % of {units.format_bytes(total)}", file=sys.stderr, flush=True)
 
     return show

@@ -138,7 +138,8 @@ def write(plan: VariantPlan, output: Path, force: bool) -> None:
 def _lines(plan: VariantPlan, output: Path) -> list[str]:
     size = output.stat().st_size
     lines = [
-        f"{output}: {units.size(size)} of {units.size(plan.source.original.size)}, {plan.bits:.2f} bits a weight",
+        f"{output}: {units.format_bytes(size)} of {units.format_bytes(plan.source.original.size)}, "
+        f"{plan.bits:.2f} bits a weight",
         "  types         " + ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()),
         f"  calibration   {_calibrated(plan.recipe.matrix)}",
     ]

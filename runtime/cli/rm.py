@@ -17,9 +17,9 @@ def rm(
 ) -> None:
     """Delete a model. Files that another model uses stay, and so do imported ones, which only leave the list."""
     from ...models.registry import installed
-    from ...models.registry.name import parse
+    from ...models.registry.name import parse_ref
 
-    ref = parse(model)
+    ref = parse_ref(model)
     if ref.kind == "builtin":
         raise NotFound("the built-in model is a part of Galago and stays", "model")
     if ref.kind == "path":
@@ -28,6 +28,6 @@ def rm(
     if as_json:
         report.emit_json({"model": str(gone.ref), "freed": freed, "imported": not gone.repository})
     elif gone.repository:
-        print(f"{ref} is deleted; {units.size(freed)} freed")
+        print(f"{ref} is deleted; {units.format_bytes(freed)} freed")
     else:
         print(f"{ref} is off the list; its files stay in {gone.origin}")

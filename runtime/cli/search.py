@@ -12,7 +12,7 @@ from ...models import units
 from .ui import report
 
 if TYPE_CHECKING:
-    from ...models.registry.catalog import CatalogEntry, Quant
+    from ...models.registry.catalog import CatalogEntry, CatalogQuant
 
 
 def search(
@@ -28,7 +28,7 @@ def search(
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
         entries = _that_fit(entries)
-    found = client.search(text) if on_hub else []
+    found = client.search_models(text) if on_hub else []
     if as_json:
         rows = [_row(entry) for entry in entries]
         rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in found]
@@ -52,15 +52,15 @@ def _that_fit(entries: list[CatalogEntry]) -> list[CatalogEntry]:
     from ...models.device import this_machine
     from .fit import that_fit
 
-    quants: dict[str, list[Quant]] = {}
-    for candidate in that_fit(entries, this_machine().available_memory):
+    quants: dict[str, list[CatalogQuant]] = {}
+    for candidate in that_fit(entries, this_machine().available_memory_bytes):
         quants.setdefault(candidate.entry.name, []).append(candidate.quant)
     by_name = {entry.name: entry for entry in entries}
     return [dataclasses.replace(by_name[name], quants=tuple(fitting)) for name, fitting in quants.items()]
 
 
 def _words(entry: CatalogEntry) -> str:
-    senses = " ".join({"vision": "vision pictures", "audio": "audio sound"}[sense] for sense in entry.senses)
+    senses = " ".join({"vision": "vision pictures", "audio": "audio sound"}[sense] for sense in entry.modalities)
     return f"{entry.name} {entry.repository} {entry.task} {senses or 'text'} {entry.licence} {entry.notes}".lower()
 
 
@@ -73,7 +73,7 @@ def _row(entry: CatalogEntry) -> dict[str, Any]:
 def _cells(entry: CatalogEntry) -> tuple[str, ...]:
     return (
         entry.name,
-        report.modalities("vision" in entry.senses, "audio" in entry.senses),
+        report.modalities("vision" in entry.modalities, "audio" in entry.modalities),
         _marked(entry, report.count(entry.parameters), "parameters"),
         _download(entry),
         _marked(entry, entry.licence, "licence") + (" (conditions)" if entry.conditions else ""),
@@ -85,7 +85,13 @@ def _download(entry: CatalogEntry) -> str:
     if not entry.quants:
         return "?"
     first = entry.quants[0]
-    known = units.size(first.total) if first.total else f"over {units.size(first.weights)}" if first.weights else ""
+    known = (
+        units.format_bytes(first.total)
+        if first.total
+        else f"over {units.format_bytes(first.weights)}"
+        if first.weights
+        else ""
+    )
     return _marked(entry, f"{known} {first.name}".strip(), "quants", f"quants.{first.name}")
 
 

@@ -13,7 +13,7 @@ from .ui import report
 
 if TYPE_CHECKING:
     from ...models.registry.catalog import CatalogEntry
-    from ...models.registry.installed import Installed
+    from ...models.registry.installed import InstalledModel
 
 
 def show(
@@ -22,14 +22,14 @@ def show(
 ) -> None:
     """Show what a model or GGUF file is."""
     from ...models.registry import catalog, installed
-    from ...models.registry.name import parse
+    from ...models.registry.name import parse_ref
     from ...models.registry.resolve import builtin_model
 
     path = Path(model).expanduser()
     if path.is_file():
         found = _file(path)
     else:
-        ref = parse(model)
+        ref = parse_ref(model)
         if ref.kind == "path":
             raise NotFound(f"there is no file {model}", "model")
         entry = catalog.find(ref.name) if ref.kind == "name" else None
@@ -58,7 +58,7 @@ def _file(path: Path) -> dict[str, Any]:
         "title": header.name,
         "architecture": header.architecture,
         "parameters": header.parameters,
-        "type": pairing.main_type(header),
+        "type": pairing.dominant_type(header),
         "context": header.context_length,
         "width": header.embedding_length,
         "tensors": len(header.tensors),
@@ -71,10 +71,10 @@ def _file(path: Path) -> dict[str, Any]:
     }
 
 
-def _model(model: Installed) -> dict[str, Any]:
+def _model(model: InstalledModel) -> dict[str, Any]:
     from ...models.registry import installed
 
-    facts = installed.facts(model)
+    facts = installed.summarize(model)
     return {
         "model": str(model.ref),
         "installed": True,
@@ -99,7 +99,7 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
     return {
         "repository": entry.repository,
         "task": entry.task,
-        "senses": [*entry.senses],
+        "senses": [*entry.modalities],
         "parameters": entry.parameters,
         "licence": entry.licence,
         "conditions": entry.conditions,
@@ -125,11 +125,11 @@ def _told(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name == "size":
-        return units.size(value)
+        return units.format_bytes(value)
     if name == "parameters":
         return report.count(value)
     if name == "quants":
-        return ", ".join(q["name"] + (f" ({units.size(q['total'])})" if q["total"] else "") for q in value)
+        return ", ".join(q["name"] + (f" ({units.format_bytes(q['total'])})" if q["total"] else "") for q in value)
     if isinstance(value, list):
         return ", ".join(map(report.printable, map(str, value)))
     return report.printable(str(value))

@@ -10,7 +10,7 @@ import typer
 from .ui import options, report
 
 if TYPE_CHECKING:
-    from ...models.registry.installed import Installed
+    from ...models.registry.installed import InstalledModel
 
 
 def verify(
@@ -19,9 +19,9 @@ def verify(
 ) -> int:
     """Check models against their published digests; imported ones against what they were. Exit 1 if any is damaged."""
     from ...models.registry import installed
-    from ...models.registry.name import parse
+    from ...models.registry.name import parse_ref
 
-    models = [installed.find_damaged(parse(model))] if model is not None else [*installed.every()]
+    models = [installed.find_unchecked(parse_ref(model))] if model is not None else [*installed.all_models()]
     rows = [(str(each.ref), check) for each in models for check in installed.verify(each, _progress(each))]
     if as_json:
         report.emit_json(
@@ -39,7 +39,7 @@ def verify(
     return 1 if damaged else 0
 
 
-def _progress(model: Installed) -> Callable[[int], None]:
+def _progress(model: InstalledModel) -> Callable[[int], None]:
     bar = options.progress_line(f"reading {model.ref}")
     largest = max(path.stat().st_size for path in model.paths) or 1
     return (lambda done: bar(done / largest)) if bar else (lambda _: None)

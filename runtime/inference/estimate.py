@@ -7,8 +7,15 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from ...models.capacity import gpu_offload
-from ...models.capacity.memory import unknown
-from ...models.capacity.throughput import REQUEST, Benchmark, TokenCosts, costs, encoding, types
+from ...models.capacity.memory import estimate_caveats
+from ...models.capacity.throughput import (
+    REQUEST_SECONDS,
+    MachineBenchmark,
+    TokenCosts,
+    encoding_seconds,
+    matrix_types,
+    token_costs,
+)
 from ...models.errors import EngineError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
@@ -47,7 +54,7 @@ class RequestEstimator:
         self._pace = pace
         self._kv_type = config.kv_type
         self._most_kept = config.state_bytes
-        self._guesses = unknown(self._header, self._projector)
+        self._guesses = estimate_caveats(self._header, self._projector)
         footprint = footprint_function(files, replace(config, cache_mib=0), placement, features(), server=False)
         self._resident = footprint(context, slots).needed
 
@@ -69,16 +76,16 @@ class RequestEstimator:
         first = total = None
         unfilled = max(self._context - max(outlook.most, min(tokens + answer, self._context)), 0)
         cell = sum(
-            gpu_offload.kv_bytes(self._header, layer, self._kv_type)
-            for layer in range(gpu_offload.layers(self._header))
+            gpu_offload.kv_bytes_per_token(self._header, layer, self._kv_type)
+            for layer in range(gpu_offload.layer_count(self._header))
         )
         kept = max(outlook.kept, min(outlook.kept + outlook.idle * cell, self._most_kept))
         if room:
             try:
                 found, benchmark = self._costs()
-                each = cell * benchmark.setting_aside_seconds if outlook.keeping is None else outlook.keeping
+                each = cell * benchmark.save_seconds_per_byte if outlook.keeping is None else outlook.keeping
                 making_room = outlook.idle * each
-                ready = REQUEST + prepared + self._encoding(prompt, benchmark) + making_room
+                ready = REQUEST_SECONDS + prepared + self._encoding(prompt, benchmark) + making_room
                 first = ready + found.first_token(tokens, outlook.cached)
                 total = ready + found.answer(tokens, answer, outlook.cached)
             except EngineError as error:
@@ -97,18 +104,18 @@ class RequestEstimator:
             warnings=tuple(warnings),
         )
 
-    def _costs(self) -> tuple[TokenCosts, Benchmark]:
+    def _costs(self) -> tuple[TokenCosts, MachineBenchmark]:
         """Raises `EngineError` where no time can be told."""
         if self._placement.gpu_layers:
             raise EngineError("no seconds are told for a model on a GPU")
-        kinds = {*types(self._header), *(types(self._projector) if self._projector else ())}
+        kinds = {*matrix_types(self._header), *(matrix_types(self._projector) if self._projector else ())}
         benchmark = measured(kinds, threads=self._threads)
-        found = costs(self._header, benchmark)
+        found = token_costs(self._header, benchmark)
         if found is None:
             raise EngineError("some weights have a type that cannot be measured: no seconds are told")
         return found, benchmark
 
-    def _encoding(self, prompt: Prompt, benchmark: Benchmark) -> float:
+    def _encoding(self, prompt: Prompt, benchmark: MachineBenchmark) -> float:
         """Of the media that are not encoded yet: as the last ones took; by the header before the first."""
         if self._projector is None:
             return 0.0
@@ -119,7 +126,7 @@ class RequestEstimator:
             if measured_pace is not None:
                 seconds += span.cells * measured_pace
             else:
-                seconds += encoding(self._projector, benchmark, span.kind, span.cells) or 0.0
+                seconds += encoding_seconds(self._projector, benchmark, span.kind, span.cells) or 0.0
         return seconds
 
 

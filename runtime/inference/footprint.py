@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from ...models.capacity import memory
-from ...models.capacity.memory import Footprint, Setting
+from ...models.capacity.memory import MemoryFootprint, MemorySettings
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..config import ModelConfig
 from ..types.placement import Placement
 
-FootprintFunction: TypeAlias = Callable[[int, int], Footprint]
+FootprintFunction: TypeAlias = Callable[[int, int], MemoryFootprint]
 """Takes the context in tokens and the number of slots."""
 
 
@@ -25,7 +25,7 @@ def footprint_function(
     """
     projector = read_header(files.projector) if files.projector else None
     adapters = [read_header(adapter.path) for adapter in files.adapters]
-    setting = Setting(
+    setting = MemorySettings(
         features=features,
         kv_type=config.kv_type,
         flash_attention=config.flash_attention != "off",
@@ -34,4 +34,4 @@ def footprint_function(
         kept=config.cache_mib << 20,
         server=server,
     )
-    return lambda cells, slots: memory.footprint(files.header, projector, adapters, cells, slots, setting)
+    return lambda cells, slots: memory.estimate_footprint(files.header, projector, adapters, cells, slots, setting)

@@ -6,14 +6,14 @@ they lie. Knows nothing of what a file holds.
 
 from __future__ import annotations
 
-import contextlib
-import json
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ...models.errors import ModelError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import header_digest, read_header
+from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ..process import spawn
 
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 1800.0
 def try_out(files: ModelFiles) -> None:
     """Raises `ModelError` where loading or using the files would end this process. Takes as long as loading them."""
     key = _key(files)
-    if files.trusted or key in _passed():
+    if files.trusted or key in _passed_file().read():
         return
     end = spawn.run_module(
         "galago.runtime.llamacpp.programs.load_check",
@@ -44,7 +44,7 @@ def try_out(files: ModelFiles) -> None:
             "model",
         )
     if end.ok:  # the real load reports other failures, with more detail
-        _remember(key)
+        _passed_file().update(lambda keys: [*keys, key][-_REMEMBERED:])
 
 
 def _key(files: ModelFiles) -> str:
@@ -57,21 +57,12 @@ def _paths(files: ModelFiles) -> list[Path]:
     return [files.weights, *projector, *(adapter.path for adapter in files.adapters)]
 
 
-def _list() -> Path:
-    return cache_folder() / "tried.json"
+def _passed_file() -> JsonFile[list[str]]:
+    """Returns the keys of files that passed the load check, oldest first."""
+    return JsonFile(cache_folder() / "tried.json", _parse_keys, list)
 
 
-def _passed() -> list[str]:
-    try:
-        keys = json.loads(_list().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    return [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
-
-
-def _remember(key: str) -> None:
-    with contextlib.suppress(OSError):  # a cache folder that cannot be written only costs another trial
-        _list().parent.mkdir(parents=True, exist_ok=True)
-        part = _list().with_suffix(".part")
-        part.write_text(json.dumps([*_passed(), key][-_REMEMBERED:]), encoding="utf-8")
-        part.replace(_list())
+def _parse_keys(value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return [key for key in value if isinstance(key, str)]

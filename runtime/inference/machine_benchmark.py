@@ -5,7 +5,6 @@ Kept per processor, number of threads and build of llama.cpp, in the cache folde
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Collection
 from dataclasses import asdict, replace
@@ -13,9 +12,10 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from ...models.capacity.throughput import Benchmark, Rate
+from ...models.capacity.throughput import MachineBenchmark, WeightTypeSpeed
 from ...models.device import this_machine
 from ...models.errors import EngineError
+from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ..config import default_threads
 from ..process import spawn
@@ -23,24 +23,24 @@ from ..process import spawn
 _TIMEOUT_SECONDS = 300.0
 
 
-def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> Benchmark:
+def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> MachineBenchmark:
     """What was measured before, and now what of it is missing, or all of it `anew`: a few seconds for each type.
 
     With so many `threads`, or as many as are the default. Raises `EngineError` where llama.cpp cannot compute here.
     """
-    kept = _kept()
     threads = threads or default_threads()
     key = _key(threads)
-    found = None if anew else _benchmark(kept.get(key))
+    found = None if anew else _benchmark(_benchmarks().read().get(key))
     missing = sorted(set(types) - set(found.types if found else ()))
     if found is None or missing:
         new = run(missing, threads)
         found = replace(new, types={**(found.types if found else {}), **new.types})
-        _keep({**kept, key: asdict(found)})
+        row = asdict(found)
+        _benchmarks().update(lambda rows: {**rows, key: row})
     return found
 
 
-def run(types: Collection[str], threads: int) -> Benchmark:
+def run(types: Collection[str], threads: int) -> MachineBenchmark:
     """Measures now."""
     program = "galago.runtime.llamacpp.programs.benchmark"
     end = spawn.run_module(program, threads, *types, timeout_seconds=_TIMEOUT_SECONDS)
@@ -52,11 +52,11 @@ def run(types: Collection[str], threads: int) -> Benchmark:
     return found
 
 
-def _benchmark(row: Any) -> Benchmark | None:
+def _benchmark(row: Any) -> MachineBenchmark | None:
     """`None` where it is none."""
     try:
-        types = {name: Rate(**rate) for name, rate in row["types"].items()}
-        return Benchmark(**(row | {"types": types}))
+        types = {name: WeightTypeSpeed(**rate) for name, rate in row["types"].items()}
+        return MachineBenchmark(**(row | {"types": types}))
     except (TypeError, KeyError, AttributeError):
         return None
 
@@ -67,21 +67,12 @@ def _key(threads: int) -> str:
     return f"{this_machine().processor}, {threads} threads, build {built}"
 
 
-def _file() -> Path:
-    return cache_folder() / "benchmark.json"
+def _benchmarks() -> JsonFile[dict[str, Any]]:
+    """Rows by `_key`; each row is checked when it is used."""
+    return JsonFile(cache_folder() / "benchmark.json", _parse_rows, dict)
 
 
-def _kept() -> dict[str, Any]:
-    try:
-        rows = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return rows if isinstance(rows, dict) else {}
-
-
-def _keep(rows: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # a cache folder that cannot be written only costs another measurement
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        part = _file().with_suffix(".part")
-        part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        part.replace(_file())
+def _parse_rows(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value

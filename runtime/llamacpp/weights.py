@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ...models.errors import ModelError
-from ...models.registry.pairing import parts_beside
+from ...models.registry.pairing import sibling_parts
 from .library import NO_REASON, llama, take_errors
 from .memory import give_back_file
 
@@ -59,7 +59,7 @@ class Weights:
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or NO_REASON}", str(path))
-        for name in parts_beside(path.name, [file.name for file in path.parent.iterdir()]):
+        for name in sibling_parts(path.name, [file.name for file in path.parent.iterdir()]):
             give_back_file(path.with_name(name))
         self.vocab = llama.llama_model_get_vocab(self.handle)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...models import units
 from ...models.capacity import memory
-from ...models.capacity.memory import ContextChoice
+from ...models.capacity.memory import ContextPlan
 from ...models.errors import ConfigError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
@@ -27,7 +27,7 @@ def plan_load(files: ModelFiles, config: ModelConfig, build: LlamaBuild, server:
     choice, note = _choose(files, config, footprint_function(files, config, placement, build.features, server))
     config = replace(config, context_length=choice.context, slots=choice.slots)
     projector = read_header(files.projector) if files.projector else None
-    return LoadPlan(config, place(files, config, build), (note, *memory.unknown(files.header, projector)))
+    return LoadPlan(config, place(files, config, build), (note, *memory.estimate_caveats(files.header, projector)))
 
 
 def default_context(files: ModelFiles) -> int:
@@ -42,25 +42,29 @@ def count_requests(count: int) -> str:
     return f"{count} request{'' if count == 1 else 's'}"
 
 
-def _choose(files: ModelFiles, config: ModelConfig, footprint: FootprintFunction) -> tuple[ContextChoice, str]:
+def _choose(files: ModelFiles, config: ModelConfig, footprint: FootprintFunction) -> tuple[ContextPlan, str]:
     """Returns the context and slots for `config.memory`, and a note for the user."""
     assert config.memory is not None
     trained = trained_context(files)
-    choice = memory.choose(footprint, config.memory, trained, config.context_length, config.slots)
+    choice = memory.plan_context(footprint, config.memory, trained, config.context_length, config.slots)
     if choice is not None:
-        used = units.size(choice.footprint.needed)
+        used = units.format_bytes(choice.footprint.needed)
         slots = f"{count_requests(choice.slots)} at once"
-        return choice, f"{used} of {units.size(config.memory)} of memory: a context of {choice.context} tokens, {slots}"
+        return (
+            choice,
+            f"{used} of {units.format_bytes(config.memory)} of memory: a context of {choice.context} tokens, {slots}",
+        )
     if config.context_length is None or config.slots is None:
-        context = config.context_length or min(memory.SHORTEST, trained)
+        context = config.context_length or min(memory.MIN_CONTEXT_TOKENS, trained)
         needed = footprint(context, config.slots or 1).needed
         raise ConfigError(
-            f"{files.id} needs {units.size(needed)} for a context of {context} tokens, but "
-            f"may take only {units.size(config.memory)}; choose a larger --memory, or a smaller model or quantization",
+            f"{files.id} needs {units.format_bytes(needed)} for a context of {context} tokens, but "
+            f"may take only {units.format_bytes(config.memory)}; "
+            "choose a larger --memory, or a smaller model or quantization",
             "memory",
         )
-    given = ContextChoice(config.context_length, config.slots, footprint(config.context_length, config.slots))
+    given = ContextPlan(config.context_length, config.slots, footprint(config.context_length, config.slots))
     return given, (
-        f"the given --context and --parallel need {units.size(given.footprint.needed)}, "
-        f"more than the {units.size(config.memory)} of --memory"
+        f"the given --context and --parallel need {units.format_bytes(given.footprint.needed)}, "
+        f"more than the {units.format_bytes(config.memory)} of --memory"
     )

@@ -41,7 +41,7 @@ def _place_on_gpus(files: ModelFiles, config: ModelConfig, gpus: tuple[Device, .
     projector = read_header(files.projector) if files.projector else None
     adapters = [read_header(adapter.path) for adapter in files.adapters]
     cells = config.context_length or min(files.header.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
-    needs = gpu_offload.needs(
+    needs = gpu_offload.offload_needs(
         files.header,
         cells,
         config.slots or DEFAULT_SLOTS,
@@ -51,7 +51,7 @@ def _place_on_gpus(files: ModelFiles, config: ModelConfig, gpus: tuple[Device, .
         adapters,
     )
     free = [gpu.free_memory for gpu in gpus]
-    plan = gpu_offload.plan(needs, free)
+    plan = gpu_offload.plan_offload(needs, free)
     all_layers = len(needs.layers) + 1
     where = ", ".join(f"{gpu.free_memory / _GIB:.1f} GiB free on {gpu.name}" for gpu in gpus)
     warnings = []
@@ -63,7 +63,7 @@ def _place_on_gpus(files: ModelFiles, config: ModelConfig, gpus: tuple[Device, .
                 "loading may fail"
             )
             return Placement(layers, warnings=(warning,))
-        plan = gpu_offload.plan(needs, free, layers)
+        plan = gpu_offload.plan_offload(needs, free, layers)
     elif plan.gpu_layers == 0:
         warnings.append(f"nothing of the model fits on the GPU ({where}): it is computed on the CPU")
     elif plan.gpu_layers < all_layers:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...models.errors import ModelError, NotFound
 from ...models.registry import installed
-from ...models.registry.installed import Installed
-from ...models.registry.resolve import builtin_model, same
+from ...models.registry.installed import InstalledModel
+from ...models.registry.resolve import builtin_model, refers_to
 from ..inference.stream import Stream
 from ..service import never
 from ..types.model_info import ModelInfo, Stats
@@ -62,7 +62,7 @@ class ModelPool:
     def run_task(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R:
         return self._loaded(model).run_task(task, cancelled)
 
-    def files(self, model: str | None) -> Installed:
+    def files(self, model: str | None) -> InstalledModel:
         return self._route(model).installed()
 
     def installed(self) -> list[ModelInfo]:
@@ -72,8 +72,8 @@ class ModelPool:
                 found.append(_describe(model))
         return found
 
-    def installed_files(self) -> Iterator[Installed]:
-        for model in (builtin_model(), *installed.every()):
+    def installed_files(self) -> Iterator[InstalledModel]:
+        for model in (builtin_model(), *installed.all_models()):
             with contextlib.suppress(OSError):
                 if not any(resident.has_file(model.weights[0]) for resident in self._models.values()):
                     yield model
@@ -105,10 +105,10 @@ class ModelPool:
     def serves(self, name: str) -> bool:
         return self.is_loaded(name)
 
-    def served(self) -> Installed:
+    def served(self) -> InstalledModel:
         return self.files(None)
 
-    def others(self) -> Iterator[Installed]:
+    def others(self) -> Iterator[InstalledModel]:
         return self.installed_files()
 
     def _loaded(self, name: str | None) -> LoadedModel | WorkerSupervisor:
@@ -136,11 +136,11 @@ class ModelPool:
         """Returns the model that a name means, in any spelling."""
         if (model := self._models.get(name)) is not None:
             return model
-        return next((model for model in self._models.values() if same(name, model.files)), None)
+        return next((model for model in self._models.values() if refers_to(name, model.files)), None)
 
 
-def _describe(model: Installed) -> ModelInfo:
-    facts = installed.facts(model)
+def _describe(model: InstalledModel) -> ModelInfo:
+    facts = installed.summarize(model)
     title = "".join(c if c.isprintable() else "?" for c in facts.title[:80])
     return ModelInfo(
         id=str(model.ref),
@@ -150,5 +150,5 @@ def _describe(model: Installed) -> ModelInfo:
         size_bytes=model.size,
         vision=facts.vision,
         audio=facts.audio,
-        created=facts.changed,
+        created=facts.modified_at,
     )

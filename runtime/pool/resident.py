@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ...models.errors import NotReady
 from ...models.files import ModelFiles
 from ...models.registry import pairing
-from ...models.registry.installed import Installed
+from ...models.registry.installed import InstalledModel
 from ...models.registry.name import ModelRef
 from ..config import ModelConfig
 from ..log import log
@@ -79,12 +79,12 @@ class ResidentModel:
             return NotReady("the model is still loading; try again shortly")
         return NotReady("the model is closed" if self.state == "closed" else "the model could not be loaded")
 
-    def installed(self) -> Installed:
+    def installed(self) -> InstalledModel:
         """Returns the model's files as the registry describes them."""
         weights = self.files.weights
-        names = pairing.parts_beside(weights.name, [path.name for path in weights.parent.iterdir()])
+        names = pairing.sibling_parts(weights.name, [path.name for path in weights.parent.iterdir()])
         parts = tuple(weights.with_name(name) for name in names)
-        return Installed(ModelRef("path", str(weights)), parts, self.files.projector, "loaded")
+        return InstalledModel(ModelRef("path", str(weights)), parts, self.files.projector, "loaded")
 
     def has_file(self, path: Path) -> bool:
         return path.samefile(self.files.weights)

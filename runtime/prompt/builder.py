@@ -19,7 +19,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing, TemplateError
+from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, TemplateError, UnsupportedModality
 from ..llamacpp.projector import Projector
 from ..llamacpp.weights import Weights
 from ..media.decode import MediaLimits, decode_audio, decode_image
@@ -151,7 +151,7 @@ class PromptBuilder:
 
     def _check_sight(self, part: Image | Video | Frame) -> None:
         if self._projector is None or not self._projector.vision:
-            raise SenseMissing(_missing("see pictures", self._projector), part.source)
+            raise UnsupportedModality(_missing("see pictures", self._projector), part.source)
 
     def _check_room(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt of so many tokens; media not counted yet have one each at the least.
@@ -216,7 +216,7 @@ class PromptBuilder:
                 warnings += [f"{part.source}: {note}" for note in picture.notes]
                 return projector.cut_picture(picture.pixels)
         if projector is None or not projector.audio:
-            raise SenseMissing(_missing("hear sounds", projector), part.source)
+            raise UnsupportedModality(_missing("hear sounds", projector), part.source)
         with _naming(part), self._one_at_a_time:
             sound = decode_audio(part.data, projector.sample_rate, self._limits)
             warnings += [f"{part.source}: {note}" for note in sound.notes]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from galago.models.capacity.throughput import Benchmark, speed, types
+from galago.models.capacity.throughput import MachineBenchmark, estimate_speed, matrix_types
 from galago.models.files import ModelFiles
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig, default_threads
@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
         for shape in dict.fromkeys(case[0] for case in cases):
             kinds = dict.fromkeys(case[1] for case in cases if case[0] == shape)
             models = [_files(shape, kind, False) for kind in kinds]
-            benchmark = run({name for files in models for name in types(files.header)}, options.threads)
+            benchmark = run({name for files in models for name in matrix_types(files.header)}, options.threads)
             for files in models:
                 right &= _compare_speed(files, benchmark)
     if not right:
@@ -92,8 +92,8 @@ def _compare_memory(files: ModelFiles, cells: int) -> bool:
     return bool(-TOO_LITTLE <= off <= TOO_MUCH)
 
 
-def _compare_speed(files: ModelFiles, benchmark: Benchmark) -> bool:
-    expected = speed(files.header, benchmark, 1024, PROMPT + ANSWER // 2)
+def _compare_speed(files: ModelFiles, benchmark: MachineBenchmark) -> bool:
+    expected = estimate_speed(files.header, benchmark, 1024, PROMPT + ANSWER // 2)
     assert expected is not None
     with _worker(files, ModelConfig(1024, benchmark.threads, 1, cache_mib=0)) as (worker, _):
         answers = [_ask(worker, f"{i}" + " hello" * (PROMPT - 16), tokens=ANSWER) for i in range(2)]

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     for model in options.models:
         files = builtin() if model == "builtin" else random_model(model, options.scheme, eyes=model == "smolvlm500m")
-        reserve = gpu_offload.RESERVE // MIB
+        reserve = gpu_offload.GPU_RESERVE_BYTES // MIB
         print(f"{files.name}, {CONTEXT} tokens of context, {SLOTS} slots, and {reserve} MiB to stay free")
         before = -1
         for free in options.free:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-from galago.models.capacity.throughput import types
+from galago.models.capacity.throughput import matrix_types
 from galago.models.gguf.reader import read_header
 from galago.runtime.inference.machine_benchmark import measured
 
@@ -59,8 +59,8 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _measure_anew(files: Files, threads: int) -> None:
-    kinds = set(types(read_header(files.weights)))
-    kinds |= set(types(read_header(files.projector))) if files.projector else set()
+    kinds = set(matrix_types(read_header(files.weights)))
+    kinds |= set(matrix_types(read_header(files.projector))) if files.projector else set()
     measured(kinds, anew=True, threads=threads)
 
 

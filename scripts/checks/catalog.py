@@ -11,12 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from galago.models.errors import GalagoError
-from galago.models.gguf.reader import read_first_keys
+from galago.models.gguf.reader import read_leading_metadata
 from galago.models.hub import client
 from galago.models.registry import catalog, pairing
 from galago.models.registry.catalog import CatalogEntry
 from galago.models.registry.installed import Wanted
-from galago.models.registry.pairing import WeightsChoice
+from galago.models.registry.pairing import FileSelection
 
 TOLERANCE = 0.05
 """Accepted relative difference in bytes: the catalogue's sizes are rounded."""
@@ -24,7 +24,7 @@ TOLERANCE = 0.05
 
 def check(entry: CatalogEntry) -> list[tuple[str, str]]:
     """Pairs of (fact, problem) for every fact the Hub can confirm. The problem is empty if it does."""
-    repository = client.look_up(entry.repository)
+    repository = client.fetch_repository(entry.repository)
     sizes = {file.name: file.size for file in repository.files}
     wanted = Wanted(entry.repository, entry.weights, entry.projector)
     facts = [("repository", "")]
@@ -43,18 +43,18 @@ def check(entry: CatalogEntry) -> list[tuple[str, str]]:
     return facts + [("senses", _senses(entry, repository, first, sizes))]
 
 
-def _senses(entry: CatalogEntry, repository: client.Repository, choice: WeightsChoice, sizes: dict[str, int]) -> str:
+def _senses(entry: CatalogEntry, repository: client.HubRepository, choice: FileSelection, sizes: dict[str, int]) -> str:
     if not choice.projectors:
-        return "the repository has no projector" if entry.senses else ""
+        return "the repository has no projector" if entry.modalities else ""
     name = choice.projectors[0]
     model, projector = (
-        read_first_keys(client.read_start(repository, file, min(sizes[file], 1 << 20)), Path(file))
+        read_leading_metadata(client.fetch_start(repository, file, min(sizes[file], 1 << 20)), Path(file))
         for file in (choice.weights.parts[0], name)
     )
-    senses = tuple(sense for sense in catalog.SENSES if projector.get(f"clip.has_{sense}_encoder") is True)
-    if set(senses) != set(entry.senses) and entry.task != "speech":
+    senses = tuple(sense for sense in catalog.MODALITIES if projector.get(f"clip.has_{sense}_encoder") is True)
+    if set(senses) != set(entry.modalities) and entry.task != "speech":
         return f"the projector has {' and '.join(senses) or 'no senses'}"
-    return pairing.mismatch(model, projector)
+    return pairing.projector_mismatch(model, projector)
 
 
 def _different(ours: str, theirs: str) -> str:

@@ -22,7 +22,7 @@ def test_the_catalogue_covers_every_task_and_sense(tmp_path: Path) -> None:
     shipped = catalog.entries(tmp_path / "none.toml")
     assert len(shipped) >= 15
     assert {entry.task for entry in shipped} == set(catalog.TASKS)
-    chats = {entry.senses for entry in shipped if entry.task == "chat"}
+    chats = {entry.modalities for entry in shipped if entry.task == "chat"}
     assert chats == {(), ("vision",), ("audio",), ("vision", "audio")}
     assert all(entry.minimum_build and entry.licence and entry.parameters for entry in shipped)
 
@@ -36,7 +36,7 @@ def test_an_unverified_field_is_one_that_there_is(tmp_path: Path) -> None:
 
 def test_own_models_come_first_and_hide_those_of_the_same_name(tmp_path: Path) -> None:
     found = own(tmp_path, ROW + '[[model]]\nname = "gemma3-4b"\nrepository = "me/gemma"\nsenses = ["vision"]\n')
-    assert [entry.name for entry in found[:2]] == ["mine", "gemma3-4b"] and found[0].mine
+    assert [entry.name for entry in found[:2]] == ["mine", "gemma3-4b"] and found[0].user_defined
     assert [entry.repository for entry in found if entry.name == "gemma3-4b"] == ["me/gemma"]
     assert found[1].projector == "mmproj*" and found[0].projector is None
 
@@ -64,6 +64,6 @@ def test_a_mistake_names_file_and_row(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_names_that_are_nearly_right_are_found() -> None:
-    assert catalog.near("gema4-e2b")[0] == "gemma4-e2b"
-    assert "qwen3.5-0.8b" in catalog.near("qwen3.5")
-    assert catalog.near("zzzz") == []
+    assert catalog.similar_names("gema4-e2b")[0] == "gemma4-e2b"
+    assert "qwen3.5-0.8b" in catalog.similar_names("qwen3.5")
+    assert catalog.similar_names("zzzz") == []

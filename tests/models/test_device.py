@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from galago.models.device import group_limits, memory_size, this_machine
+from galago.models.device import cgroup_limits, parse_memory_size, this_machine
 from galago.models.errors import ConfigError
 
 TOTAL = 16_000_000_000
@@ -15,13 +15,13 @@ TOTAL = 16_000_000_000
 def test_amounts_of_memory_as_users_write_them() -> None:
     written = ("4GB", "4 gb", "4G", "0.5GiB", "512MiB", "1.5gb", "50%", "100%", "800 MB")
     meant = (4e9, 4e9, 4e9, 2**29, 2**29, 1.5e9, 8e9, 16e9, 8e8)
-    assert [memory_size(text, TOTAL) for text in written] == list(meant)
+    assert [parse_memory_size(text, TOTAL) for text in written] == list(meant)
 
 
 @pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4XB", "0GB", "101%", "17GB", "nan%", "1e3MB", "4GB!"])
 def test_other_amounts_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="memory"):
-        memory_size(text, TOTAL)
+        parse_memory_size(text, TOTAL)
 
 
 def group(folder: Path, **files: str) -> None:
@@ -40,9 +40,9 @@ def test_version_2_counts_every_limit_above_and_takes_files_as_free(tmp_path: Pa
     mount = root / "sys/fs/cgroup"
     group(mount / "user/app", memory__max="max", memory__current="300")
     group(mount / "user", memory__max="1000", memory__current="700", memory__stat="anon 200\nfile 500\n")
-    assert group_limits(root) == [(1000, 200)]
+    assert cgroup_limits(root) == [(1000, 200)]
     group(mount / "user/app", memory__max="400", memory__current="300", memory__stat="file 100")
-    assert group_limits(root) == [(400, 200), (1000, 200)]
+    assert cgroup_limits(root) == [(400, 200), (1000, 200)]
 
 
 def test_version_1_limits(tmp_path: Path) -> None:
@@ -50,14 +50,14 @@ def test_version_1_limits(tmp_path: Path) -> None:
     stat = "total_inactive_file 10\ntotal_active_file 20"
     files = {"memory__limit_in_bytes": "500", "memory__usage_in_bytes": "130", "memory__stat": stat}
     group(root / "sys/fs/cgroup/memory/box", **files)
-    assert group_limits(root) == [(500, 100)]
+    assert cgroup_limits(root) == [(500, 100)]
 
 
 def test_a_machine_without_groups_has_no_limits(tmp_path: Path) -> None:
-    assert group_limits(tmp_path) == []
-    assert group_limits(machine(tmp_path, "nonsense\n0::/gone\n")) == []
+    assert cgroup_limits(tmp_path) == []
+    assert cgroup_limits(machine(tmp_path, "nonsense\n0::/gone\n")) == []
 
 
 def test_this_machine_says_no_more_than_it_has() -> None:
     found = this_machine()
-    assert 0 < found.available_memory <= found.total_memory
+    assert 0 < found.available_memory_bytes <= found.total_memory_bytes

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from galago.models.errors import ConfigError, GGUFError, NotFound
 from galago.models.registry import imported, installed
-from galago.models.registry.imported import Import
-from galago.models.registry.name import parse
+from galago.models.registry.imported import ImportedModel
+from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
 
 WEIGHTS, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
@@ -67,7 +67,7 @@ def test_ollamas_models_are_found_by_their_manifests_and_verified_by_their_diges
     assert (model.name, model.quant) == ("omni-7b", "q8_0")
     files = resolve("omni-7b:q8_0")
     assert files.weights.samefile(WEIGHTS) and files.projector and files.projector.samefile(EYES)
-    checks = installed.verify(installed.find(parse("omni-7b")))
+    checks = installed.verify(installed.find(parse_ref("omni-7b")))
     assert [(check.problem, check.published) for check in checks] == [("", True), ("", True)]
 
 
@@ -93,8 +93,8 @@ def test_importing_twice_adds_nothing_and_names_do_not_collide(lm_studio: Path, 
 
 def test_an_imported_model_leaves_the_list_and_not_the_disk(lm_studio: Path) -> None:
     imported.add(imported.discover(lm_studio))
-    assert installed.remove(parse("one-q8_0"))[1] == 0
-    assert [model.name for model in imported.read()] == ["two-q8_0"]
+    assert installed.remove(parse_ref("one-q8_0"))[1] == 0
+    assert [model.name for model in imported.read_list()] == ["two-q8_0"]
     assert (lm_studio / "acme/one/one-Q8_0.gguf").exists()
 
 
@@ -104,12 +104,12 @@ def test_a_file_that_changed_after_its_import_is_found(lm_studio: Path) -> None:
     path.unlink()
     path.write_bytes(data)
     imported.add(imported.discover(path))
-    assert [check.problem for check in installed.verify(installed.find(parse("two-q8_0")))] == [""]
+    assert [check.problem for check in installed.verify(installed.find(parse_ref("two-q8_0")))] == [""]
     path.write_bytes(data[:-1] + b"\x55")
-    (check,) = installed.verify(installed.find(parse("two-q8_0")))
+    (check,) = installed.verify(installed.find(parse_ref("two-q8_0")))
     assert (check.problem, check.published) == ("it has changed since it was imported", False)
     path.unlink()
-    assert "two-q8_0" not in [str(model.ref) for model in installed.every()]
+    assert "two-q8_0" not in [str(model.ref) for model in installed.all_models()]
     with pytest.raises(NotFound, match="its file .* is gone"):
         resolve("two-q8_0")
 
@@ -120,16 +120,16 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         imported.add(imported.discover(tmp_path / "page.gguf"))
     with pytest.raises(NotFound, match="no GGUF models"):
         imported.discover(tmp_path / "nowhere")
-    assert imported.read() == []
+    assert imported.read_list() == []
 
 
 def test_a_damaged_list_is_told(tmp_path: Path) -> None:
-    imported.add([Import("a", (WEIGHTS,), None, "here")])
+    imported.add([ImportedModel("a", (WEIGHTS,), None, "here")])
     path = tmp_path / "data/galago/imported.json"
     for text in ("[", "{}x", '[{"name": 3}]', "[1]", "3"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="is damaged; delete it"):
-            imported.read()
+            imported.read_list()
 
 
 JSON = st.recursive(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.models.errors import NotFound
-from galago.models.registry.name import ModelRef, parse
+from galago.models.registry.name import ModelRef, parse_ref
 
 NAMES = {
     "builtin": ("builtin", "builtin", "", ""),
@@ -28,13 +28,13 @@ NAMES = {
 
 @pytest.mark.parametrize("text", NAMES)
 def test_a_name(text: str) -> None:
-    assert parse(text) == ModelRef(*NAMES[text])  # type: ignore[arg-type]
+    assert parse_ref(text) == ModelRef(*NAMES[text])  # type: ignore[arg-type]
 
 
 def test_the_printed_form() -> None:
-    assert str(parse("owner/Repo:Q8_0@main")) == "hf:owner/Repo:q8_0@main"
-    assert str(parse("Gemma4-E2B:Q8_0")) == "gemma4-e2b:q8_0"
-    assert str(parse("owner/Repo:Q8_0@main").plain()) == "hf:owner/Repo"
+    assert str(parse_ref("owner/Repo:Q8_0@main")) == "hf:owner/Repo:q8_0@main"
+    assert str(parse_ref("Gemma4-E2B:Q8_0")) == "gemma4-e2b:q8_0"
+    assert str(parse_ref("owner/Repo:Q8_0@main").plain()) == "hf:owner/Repo"
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,15 @@ def test_the_printed_form() -> None:
 )  # fmt: skip
 def test_what_is_no_name_says_what_is(text: str) -> None:
     with pytest.raises(NotFound, match="there is no model .*: give a name of `galago search`, OWNER/REPO"):
-        parse(text)
+        parse_ref(text)
 
 
 @given(st.text(max_size=60) | st.from_regex(r"(hf:)?[a-zA-Z0-9./_-]{1,20}(:[\w.-]{1,9})?(@[\w./-]{1,9})?"))
 def test_printing_and_reading_again_changes_nothing(text: str) -> None:
     try:
-        ref = parse(text)
+        ref = parse_ref(text)
     except NotFound:
         return
-    assert parse(str(ref)) == ref
+    assert parse_ref(str(ref)) == ref
     if ref.kind in ("name", "hub"):
         assert ".." not in str(ref) and "\0" not in str(ref) and str(ref).isascii() and str(ref).isprintable()

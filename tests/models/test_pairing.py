@@ -31,25 +31,25 @@ def test_the_quant_in_a_name(name: str) -> None:
 
 def test_weights_of_messy_repositories() -> None:
     names = ["README.md", "mmproj-x-F16.gguf", "mmproj-x-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", "y-Q8_0.gguf"]
-    choice = pairing.choose(names, projector="mmproj*")
+    choice = pairing.select_files(names, projector="mmproj*")
     assert choice.weights.parts == ("Llama-3.2-1B-Instruct-Q4_K_M.gguf",)
     assert choice.projectors == ("mmproj-x-Q8_0.gguf", "mmproj-x-F16.gguf")
-    assert pairing.choose(names, "Q8_0").weights.parts == ("y-Q8_0.gguf",)
-    assert pairing.choose(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
+    assert pairing.select_files(names, "Q8_0").weights.parts == ("y-Q8_0.gguf",)
+    assert pairing.select_files(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
 
 
 def test_two_models_of_one_quant_are_told_apart_by_name() -> None:
     names = ["a/one-Q8_0.gguf", "two-Q8_0.gguf"]
     with pytest.raises(NotFound, match="has several models of this quant; name one.*: a/one-q8_0, two-q8_0"):
-        pairing.choose(names, "q8_0", where="o/r")
-    assert pairing.choose(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
+        pairing.select_files(names, "q8_0", where="o/r")
+    assert pairing.select_files(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
 
 
 def test_parts_are_in_order_and_complete() -> None:
     parts = [f"m-Q4_0-0000{n}-of-00003.gguf" for n in (3, 1, 2)]
-    assert pairing.choose(parts).weights.parts == tuple(sorted(parts))
+    assert pairing.select_files(parts).weights.parts == tuple(sorted(parts))
     with pytest.raises(NotFound, match="no GGUF weights"):
-        pairing.choose(parts[:2])
+        pairing.select_files(parts[:2])
 
 
 FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
@@ -58,7 +58,7 @@ FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
 @given(st.lists(st.text(max_size=20) | FILES, max_size=8))
 def test_any_names_give_a_choice_among_them_or_what_there_is(names: list[str]) -> None:
     try:
-        choice = pairing.choose(names)
+        choice = pairing.select_files(names)
     except NotFound:
         return
     assert set(choice.weights.parts) <= set(names) and set(choice.projectors) <= set(names)

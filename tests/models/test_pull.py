@@ -22,11 +22,11 @@ import pytest
 from fakes.hub import Fault, LocalHub, digest, running, waited
 from galago.models.errors import ConfigError, GalagoError, HubError, ModelError, NotFound
 from galago.models.hub import client, download
-from galago.models.hub.cache import UNFINISHED, HubCache
+from galago.models.hub.cache import PARTIAL_SUFFIX, HubCache
 from galago.models.hub.pull import plan, pull
 from galago.models.registry import installed
-from galago.models.registry.installed import Installed
-from galago.models.registry.name import parse
+from galago.models.registry.installed import InstalledModel
+from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
 
 TEXT = (builtin_folder() / "text-Q8_0.gguf").read_bytes()
@@ -50,7 +50,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(client, "wait_before", lambda attempt, wait: wait or 0.0)
+        monkeypatch.setattr(client, "retry_delay_seconds", lambda attempt, wait: wait or 0.0)
         yield server
 
 
@@ -59,8 +59,8 @@ def store(tmp_path: Path, local: LocalHub) -> HubCache:
     return HubCache(tmp_path / "hub")
 
 
-def pulled(name: str = NAME) -> Installed:
-    return pull(plan(parse(name)), lambda _file, _done: None)
+def pulled(name: str = NAME) -> InstalledModel:
+    return pull(plan(parse_ref(name)), lambda _file, _done: None)
 
 
 def files_in(folder: Path) -> dict[str, int]:
@@ -73,10 +73,10 @@ def files_in(folder: Path) -> dict[str, int]:
 
 def nothing_published(store: HubCache) -> bool:
     """No name leads to contents, no blob is there; only what was left unfinished may be."""
-    return all(name.endswith(UNFINISHED) for name in files_in(store.root))
+    return all(name.endswith(PARTIAL_SUFFIX) for name in files_in(store.root))
 
 
-def whole(store: HubCache, model: Installed) -> None:
+def whole(store: HubCache, model: InstalledModel) -> None:
     """What a right store looks like: real contents behind every name."""
     assert [path.read_bytes() for path in model.paths] == [TEXT, EYES]
     blobs = sorted(path.name for path in (store.folder(REPO) / "blobs").iterdir())
@@ -92,13 +92,13 @@ def test_a_model_is_pulled_with_its_projector_and_can_be_loaded(local: LocalHub,
     assert model.commit == local.repos[REPO].revisions["main"] == store.commit(REPO, "main")
     files = resolve(NAME)
     assert (files.weights, files.projector, files.id) == (*model.paths, NAME)
-    assert [str(m.ref) for m in installed.every()] == [f"{NAME}:q8_0"]
+    assert [str(m.ref) for m in installed.all_models()] == [f"{NAME}:q8_0"]
 
 
 def test_what_is_here_is_not_asked_for_again(local: LocalHub) -> None:
     pulled()
     sent = dict(local.sent)
-    again = plan(parse(NAME))
+    again = plan(parse_ref(NAME))
     assert not again.missing
     pull(again, lambda _file, _done: None)
     assert local.sent == sent
@@ -139,11 +139,11 @@ def test_galago_uses_what_huggingface_hub_has_downloaded(local: LocalHub, store:
 
 
 def test_the_file_git_keeps_is_checked_by_its_own_digest(local: LocalHub) -> None:
-    files = {file.name: file for file in client.look_up(REPO).files}
+    files = {file.name: file for file in client.fetch_repository(REPO).files}
     assert len(files["README.md"].etag) == 40 and len(files["omni-Q8_0.gguf"].etag) == 64
-    repository = client.look_up(REPO)
+    repository = client.fetch_repository(REPO)
     path = download.download(repository, [files["README.md"]], HubCache(client.cache_root()), lambda _f, _d: None)[0]
-    assert path.read_bytes() == b"# omni" and download.digest_of(path, files["README.md"].etag) == path.resolve().name
+    assert path.read_bytes() == b"# omni" and download.file_digest(path, files["README.md"].etag) == path.resolve().name
 
 
 # Interruptions
@@ -154,7 +154,7 @@ def test_resume_from_forty_cuts(local: LocalHub, store: HubCache) -> None:
     for cut in [0, 1, len(TEXT) - 1, *(chance.randrange(len(TEXT)) for _ in range(37))]:
         shutil.rmtree(store.root, ignore_errors=True)
         local.sent.clear()
-        part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+        part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
         part.parent.mkdir(parents=True)
         part.write_bytes(TEXT[:cut])
         whole(store, pulled())
@@ -176,7 +176,7 @@ def test_resume_after_ten_kills(local: LocalHub, store: HubCache) -> None:
 
 def killed(local: LocalHub, store: HubCache, cut: int) -> int:
     """Starts a pull and kills its process once so many bytes are sent; returns how many it left."""
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     reached, over = threading.Event(), threading.Event()
 
     def pace(sent: int) -> None:
@@ -201,7 +201,7 @@ def test_a_line_that_breaks_again_and_again_costs_no_byte_twice(local: LocalHub,
 
 
 def test_a_server_without_ranges_begins_anew(local: LocalHub, store: HubCache) -> None:
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     part.write_bytes(TEXT[:1_000_000])
     local.fault(TEXT, whole=True)
@@ -217,7 +217,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
         waits.append(asked)
         return 0.0
 
-    monkeypatch.setattr(client, "wait_before", no_wait)
+    monkeypatch.setattr(client, "retry_delay_seconds", no_wait)
     limit = {"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
     local.api_faults = [Fault(status=429, headers={"Retry-After": "7"}), Fault(status=503)]
     local.api_faults += [Fault(status=429, headers=limit)]
@@ -232,9 +232,11 @@ def test_a_link_that_has_run_out_is_asked_for_anew(local: LocalHub, store: HubCa
 
 
 def test_waits_grow_and_end() -> None:
-    assert [client.wait_before(n, None) <= 2.0**n for n in range(5)] == [True] * 5
+    assert [client.retry_delay_seconds(n, None) <= 2.0**n for n in range(5)] == [True] * 5
     assert (
-        client.wait_before(99, None) <= 32 and client.wait_before(0, 7.0) == 7.0 and client.wait_before(0, 1e9) == 300
+        client.retry_delay_seconds(99, None) <= 32
+        and client.retry_delay_seconds(0, 7.0) == 7.0
+        and client.retry_delay_seconds(0, 1e9) == 300
     )
 
 
@@ -251,19 +253,19 @@ def test_wrong_bytes_are_never_published(local: LocalHub, store: HubCache) -> No
 
 
 def test_a_damaged_beginning_is_thrown_away_and_fetched_again(local: LocalHub, store: HubCache) -> None:
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     for left in (b"x" * 1_000_000, TEXT + b"more", b"x" * len(TEXT)):
         part.write_bytes(left)
         model = pulled()
         whole(store, model)
-        installed.remove(parse(NAME))
+        installed.remove(parse_ref(NAME))
         part.parent.mkdir(parents=True, exist_ok=True)
 
 
 def test_a_truncated_file_is_never_published(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, short=0)
-    pulled_part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+    pulled_part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     pulled_part.parent.mkdir(parents=True)
     pulled_part.write_bytes(TEXT[:1_500_000])
     with pytest.raises(GalagoError):
@@ -329,13 +331,13 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_byte(local: LocalHub,
 
 
 def test_a_disk_that_fills_up_meanwhile(local: LocalHub, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SPARE", 0)
+    monkeypatch.setattr(download, "MIN_FREE_BYTES", 0)
     store = HubCache(small_disk / "hub")
 
     filled = threading.Event()
 
     def fill(at: int) -> None:
-        if at > 500_000 and list(small_disk.rglob(f"*{UNFINISHED}")) and not filled.is_set():
+        if at > 500_000 and list(small_disk.rglob(f"*{PARTIAL_SUFFIX}")) and not filled.is_set():
             filled.set()
             with contextlib.suppress(OSError), (small_disk / "other").open("wb") as file:
                 while True:
@@ -360,7 +362,7 @@ def test_two_pull_at_once_and_each_byte_comes_once(local: LocalHub, store: HubCa
     ends = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert local.sent == {digest(TEXT): len(TEXT), digest(EYES): len(EYES)}
-    whole(store, installed.find(parse(NAME)))
+    whole(store, installed.find(parse_ref(NAME)))
 
 
 def test_a_new_revision_brings_only_what_changed_and_keeps_the_old(local: LocalHub, store: HubCache) -> None:
@@ -373,7 +375,7 @@ def test_a_new_revision_brings_only_what_changed_and_keeps_the_old(local: LocalH
     assert local.sent == {digest(changed): len(changed)}
     assert (new.commit, new.weights[0].read_bytes()) == (new_commit, changed)
     assert resolve(f"{NAME}@{old.commit[:8]}").weights == old.weights[0]
-    assert sorted(str(m.ref) for m in installed.every()) == [f"{NAME}:q8_0", f"{NAME}:q8_0@{old.commit[:12]}"]
+    assert sorted(str(m.ref) for m in installed.all_models()) == [f"{NAME}:q8_0", f"{NAME}:q8_0@{old.commit[:12]}"]
 
 
 def test_a_broken_pull_of_a_new_revision_leaves_the_old_one_in_place(local: LocalHub, store: HubCache) -> None:
@@ -383,7 +385,7 @@ def test_a_broken_pull_of_a_new_revision_leaves_the_old_one_in_place(local: Loca
     local.fault(changed, damage=True)
     with pytest.raises(HubError):
         pulled()
-    assert installed.find(parse(NAME)).commit == old.commit and resolve(NAME).weights == old.weights[0]
+    assert installed.find(parse_ref(NAME)).commit == old.commit and resolve(NAME).weights == old.weights[0]
 
 
 def test_a_branch_and_a_commit_are_pinned(local: LocalHub, store: HubCache) -> None:
@@ -489,7 +491,7 @@ def test_no_link_out_of_the_store_is_written_through(
 def test_a_staging_file_that_is_a_link_is_not_followed(local: LocalHub, store: HubCache, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + UNFINISHED)
+    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     part.symlink_to(victim)
     with pytest.raises(GalagoError):
@@ -578,7 +580,7 @@ def test_all_parts_of_a_split_model_are_pulled(local: LocalHub, tmp_path: Path) 
     local.put(REPO, parts)
     model = pulled()
     assert [path.read_bytes() for path in model.weights] == list(parts.values())
-    assert resolve(NAME).weights == model.weights[0] and installed.facts(model).parameters == 3 * 256
+    assert resolve(NAME).weights == model.weights[0] and installed.summarize(model).parameters == 3 * 256
 
 
 def test_a_split_model_that_lacks_a_part_is_refused(local: LocalHub, tmp_path: Path) -> None:
@@ -612,10 +614,10 @@ def test_deleting_frees_exactly_what_nothing_else_uses(local: LocalHub, store: H
     local.put(REPO, FILES | {"omni-F16.gguf": other})
     pulled(f"{NAME}:q8_0")
     pulled(f"{NAME}:f16")
-    assert installed.remove(parse(f"{NAME}:f16"))[1] == len(other)  # the projector is the other one's too
+    assert installed.remove(parse_ref(f"{NAME}:f16"))[1] == len(other)  # the projector is the other one's too
     assert resolve(f"{NAME}:q8_0").projector
     os.link(store.blob(REPO, digest(TEXT)), store.root / "kept")
-    assert installed.remove(parse(NAME))[1] == len(EYES)  # the weights have another name
+    assert installed.remove(parse_ref(NAME))[1] == len(EYES)  # the weights have another name
     assert files_in(store.root) == {"kept": len(TEXT)}
 
 
@@ -624,7 +626,7 @@ def test_deleting_leaves_a_running_pull_alone(local: LocalHub, store: HubCache) 
     other = digest(TEXT + bytes(32))
     with store.staging(REPO, other, lambda: None) as part:
         part.write_bytes(b"on its way")
-        installed.remove(parse(NAME))
+        installed.remove(parse_ref(NAME))
         assert part.read_bytes() == b"on its way"
 
 
@@ -636,7 +638,7 @@ def test_a_changed_byte_is_found(local: LocalHub, store: HubCache) -> None:
         file.write(b"\x7f\x7f")
     problems = [check.problem for check in installed.verify(model)]
     assert problems == ["its bytes are not those that were published", ""]
-    installed.remove(parse(NAME))
+    installed.remove(parse_ref(NAME))
     whole(store, pulled())
 
 
@@ -644,11 +646,11 @@ def test_two_models_of_one_quant_are_listed_and_deleted_by_their_own_names(local
     local.put(REPO, {"one-Q8_0.gguf": TEXT, "two-Q8_0.gguf": TEXT + bytes(32)})
     for stem in ("one-q8_0", "two-q8_0"):
         pulled(f"{NAME}:{stem}")
-    names = [str(model.ref) for model in installed.every()]
+    names = [str(model.ref) for model in installed.all_models()]
     assert names == [f"{NAME}:one-q8_0", f"{NAME}:two-q8_0"]
     assert [resolve(name).weights.name for name in names] == ["one-Q8_0.gguf", "two-Q8_0.gguf"]
-    assert installed.remove(parse(names[0]))[1] == len(TEXT)
-    assert [str(model.ref) for model in installed.every()] == [f"{NAME}:q8_0"]
+    assert installed.remove(parse_ref(names[0]))[1] == len(TEXT)
+    assert [str(model.ref) for model in installed.all_models()] == [f"{NAME}:q8_0"]
 
 
 def test_a_model_with_a_damaged_header_can_be_checked_and_deleted(local: LocalHub, store: HubCache) -> None:
@@ -656,17 +658,17 @@ def test_a_model_with_a_damaged_header_can_be_checked_and_deleted(local: LocalHu
     model.weights[0].resolve().write_bytes(b"damaged" + TEXT[7:])
     with pytest.raises(ModelError, match="not a GGUF file"):
         resolve(NAME)
-    checks = installed.verify(installed.find_damaged(parse(NAME)))
+    checks = installed.verify(installed.find_unchecked(parse_ref(NAME)))
     assert checks[0].problem == "its bytes are not those that were published"
-    assert installed.remove(parse(NAME))[1] == len(TEXT) + len(EYES)
+    assert installed.remove(parse_ref(NAME))[1] == len(TEXT) + len(EYES)
     whole(store, pulled())
 
 
 def test_a_file_that_cannot_be_read_stops_no_list(local: LocalHub, store: HubCache) -> None:
     model = pulled()
     model.weights[0].resolve().write_bytes(b"GGUF damaged")
-    assert [str(m.ref) for m in installed.every()] == [f"{NAME}:q8_0"]
+    assert [str(m.ref) for m in installed.all_models()] == [f"{NAME}:q8_0"]
     with pytest.raises(ModelError):
-        installed.facts(next(installed.every()))
-    assert plan(parse(NAME)).missing  # its size is wrong, so a pull mends it
+        installed.summarize(next(installed.all_models()))
+    assert plan(parse_ref(NAME)).missing  # its size is wrong, so a pull mends it
     whole(store, pulled())

@@ -24,4 +24,4 @@ from galago.models import units
     ],
 )
 def test_sizes_have_three_digits(count: float, said: str) -> None:
-    assert units.size(count) == said
+    assert units.format_bytes(count) == said

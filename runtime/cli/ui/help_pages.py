@@ -12,8 +12,8 @@ from ....models.errors import (
     ModelError,
     NotFound,
     NotReady,
-    SenseMissing,
     TemplateError,
+    UnsupportedModality,
 )
 
 PAGES: dict[type[GalagoError], str] = {
@@ -25,7 +25,7 @@ PAGES: dict[type[GalagoError], str] = {
     ModelError: "docs/guide/models.md",
     NotFound: "docs/guide/models.md",
     NotReady: "docs/guide/http.md",
-    SenseMissing: "docs/guide/models.md",
+    UnsupportedModality: "docs/guide/models.md",
     TemplateError: "docs/guide/models.md",
 }
 """By the class of an error; a class without an entry has its base class's page, or none."""

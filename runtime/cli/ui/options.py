@@ -134,9 +134,9 @@ def model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `ModelConfig` among the loading options."""
     settings = {option.name: values[option.name] for option in SETTINGS if option.name in values}
     if "memory" in settings:
-        from ....models.device import memory_size, this_machine
+        from ....models.device import parse_memory_size, this_machine
 
-        settings["memory"] = memory_size(settings["memory"], this_machine().total_memory)
+        settings["memory"] = parse_memory_size(settings["memory"], this_machine().total_memory_bytes)
     return settings
 
 

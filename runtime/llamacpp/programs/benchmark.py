@@ -18,7 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ....models.capacity.throughput import Benchmark, Rate
+from ....models.capacity.throughput import MachineBenchmark, WeightTypeSpeed
 from ....models.gguf.header import GGML_TYPES
 from ...types.prompt import BatchToken
 from ..context import BATCH, Context
@@ -79,12 +79,12 @@ def main(threads: int, types: list[str]) -> None:
         many = max(far[1] - empty[1], 0.0) / (_CELLS - BATCH) / values / BATCH
         few = max(far[2] - empty[2], 0.0) / (_CELLS - BATCH) / values / FEW
         sharing = max(near - empty[0] - one * values * BATCH, 0.0) / LONG.layers
-        overhead = Benchmark(threads, layer, sharing, one, many, few, aside, {})
+        overhead = MachineBenchmark(threads, layer, sharing, one, many, few, aside, {})
         rates = {kind: _rate(path, kind, overhead) for kind in types}
     print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
 
 
-def _rate(path: Path, kind: str, overhead: Benchmark) -> Rate:
+def _rate(path: Path, kind: str, overhead: MachineBenchmark) -> WeightTypeSpeed:
     _, weights, size = _TYPES[kind]
     few, narrow = Zeros(kind, layers=4), Zeros(kind, layers=8, width=512, inner=1024)
     layer_bytes = few.layer / weights * size
@@ -92,7 +92,9 @@ def _rate(path: Path, kind: str, overhead: Benchmark) -> Rate:
     with Bench(path, many, overhead.threads) as bench:
         row = bench.one_row()
     products, output = _solved(*(_row_of_many(path, zeros, overhead) for zeros in (few, narrow)))
-    return Rate(many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2), products, output)
+    return WeightTypeSpeed(
+        many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2), products, output
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class _Row:
     outputs: int
 
 
-def _row_of_many(path: Path, zeros: Zeros, overhead: Benchmark) -> _Row:
+def _row_of_many(path: Path, zeros: Zeros, overhead: MachineBenchmark) -> _Row:
     with Bench(path, zeros, overhead.threads) as bench:
         seconds = bench.many_rows() / BATCH
     attention = zeros.layers * 2 * zeros.width * overhead.prompt_attention_seconds * BATCH / 2

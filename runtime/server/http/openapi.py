@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....models.errors import Forbidden, GalagoError, TooLarge, Unauthorized
+from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
 from ..openai import schema as wire
 from . import field_policy
 from .errors import TABLE, codes
@@ -31,7 +31,7 @@ LINES = "application/x-ndjson"
 FORM = "multipart/form-data"
 OpenApiSchema = dict[str, Any]
 
-_EVERYWHERE = (Unauthorized, Forbidden, TooLarge, GalagoError)
+_EVERYWHERE = (Unauthorized, Forbidden, RequestTooLarge, GalagoError)
 """What the guard in front of every route refuses, and what nobody has foreseen."""
 _REFERENCE = "#/components/schemas/{name}"
 _MODULE = re.compile(r"galago\.runtime\.server\.((?:\w+\.)*)wire\w*\.")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ....models.errors import Forbidden, GalagoError, TooLarge, Unauthorized
+from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
 from ...config import ServerConfig, is_loopback
 from .errors import response
 
@@ -90,8 +90,8 @@ class Guard:
 
         return counted
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the request body is larger than the limit of {self._config.max_body_bytes} bytes")
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(f"the request body is larger than the limit of {self._config.max_body_bytes} bytes")
 
 
 def _named(request_id: str, send: Send) -> Send:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 from ....models.errors import Cancelled, Forbidden, GalagoError, InvalidRequest, NotFound
 from ....models.hub import pull
-from ....models.hub.client import RemoteFile
+from ....models.hub.client import HubFile
 from ....models.registry import installed
-from ....models.registry.name import parse
+from ....models.registry.name import parse_ref
 from ...service import Service
 from . import schema
 
@@ -35,9 +35,9 @@ async def pulled(name: str) -> AsyncIterator[schema.Status]:
 
 
 def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None], gone: threading.Event) -> None:
-    told: dict[RemoteFile, int] = {}
+    told: dict[HubFile, int] = {}
 
-    def report(file: RemoteFile, done: int) -> None:
+    def report(file: HubFile, done: int) -> None:
         if gone.is_set():
             raise Cancelled("nobody waits for this model any more")
         if done == file.size or done - told.get(file, -_EVERY) >= _EVERY:
@@ -47,7 +47,7 @@ def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None
 
     try:
         lines.put(schema.Status("pulling manifest"))
-        plan = pull.plan(parse(name))
+        plan = pull.plan(parse_ref(name))
         pull.pull(plan, report)
         for step in ("verifying sha256 digest", "writing manifest", "success"):
             lines.put(schema.Status(step))
@@ -59,7 +59,7 @@ def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None
 
 def deleted(service: Service, name: str) -> None:
     """Raises `NotFound`, and `InvalidRequest` for a model that is in use or no download."""
-    ref = parse(name)
+    ref = parse_ref(name)
     if service.serves(name):
         raise InvalidRequest(f"{name} is loaded; stop the server before you delete it", "model")
     if ref.kind == "builtin":

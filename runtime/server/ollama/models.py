@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ....models.errors import ModelError, NotFound
-from ....models.gguf.header import ArrayInfo, Header
+from ....models.gguf.header import ArrayInfo, GGUFHeader
 from ....models.gguf.reader import read_header
 from ....models.registry import installed
-from ....models.registry.installed import Facts, Installed
-from ....models.registry.name import parse
+from ....models.registry.installed import InstalledModel, ModelSummary
+from ....models.registry.name import parse_ref
 from ...output.reasoning import tags_of
 from ...service import Service
 from ...types.options import SAMPLING
@@ -46,7 +46,7 @@ def running(service: Service) -> Iterator[schema.Model]:
 def shown(service: Service, name: str) -> schema.Shown:
     """Raises `NotFound` where there is no such model here."""
     model = find(service, name)
-    facts, header = installed.facts(model), read_header(model.weights[0])
+    facts, header = installed.summarize(model), read_header(model.weights[0])
     thinks = header.chat_template is not None and tags_of(header.chat_template) is not None
     senses = {"vision": facts.vision, "audio": facts.audio, "thinking": thinks}
     recommended = {told: header.get(f"general.sampling.{key}") for key, told in _RECOMMENDED.items()}
@@ -58,33 +58,33 @@ def shown(service: Service, name: str) -> schema.Shown:
         details=_details(facts),
         model_info=_metadata(header, facts),
         capabilities=_capabilities(header, senses),
-        modified_at=_time(facts.changed),
+        modified_at=_time(facts.modified_at),
     )
 
 
-def _capabilities(header: Header, senses: dict[str, bool]) -> list[str]:
+def _capabilities(header: GGUFHeader, senses: dict[str, bool]) -> list[str]:
     """In Ollama's words, which knows none for a model that ranks."""
     if header.pooling is not None:
         return [] if header.pooling == "rank" else ["embedding"]
     return ["completion", "tools", *(sense for sense, present in senses.items() if present)]
 
 
-def find(service: Service, name: str) -> Installed:
+def find(service: Service, name: str) -> InstalledModel:
     """The model of a name, loaded or not."""
     if service.serves(name):
         return service.served()
-    ref = parse(name)
+    ref = parse_ref(name)
     if ref.kind == "path":
         raise NotFound(f"there is no model {name!r:.100} here", "model")
     return next((model for model in service.others() if model.ref == ref), None) or installed.find(ref)
 
 
-def _model(name: str, model: Installed) -> schema.Model:
-    facts = installed.facts(model)
-    return schema.Model(name, name, _time(facts.changed), model.size, _digest(model.weights[0]), _details(facts))
+def _model(name: str, model: InstalledModel) -> schema.Model:
+    facts = installed.summarize(model)
+    return schema.Model(name, name, _time(facts.modified_at), model.size, _digest(model.weights[0]), _details(facts))
 
 
-def _details(facts: Facts) -> schema.Details:
+def _details(facts: ModelSummary) -> schema.Details:
     families = [facts.architecture, *["clip"] * (facts.vision or facts.audio)]
     return schema.Details(facts.architecture, families, _rounded(facts.parameters), facts.quant.upper())
 
@@ -96,7 +96,7 @@ def _rounded(parameters: int) -> str:
     return str(parameters)
 
 
-def _metadata(header: Header, facts: Facts) -> dict[str, Any]:
+def _metadata(header: GGUFHeader, facts: ModelSummary) -> dict[str, Any]:
     """The header's keys; long lists and texts are null, as in Ollama."""
     told: dict[str, Any] = {"general.parameter_count": facts.parameters}
     for key, value in header.metadata.items():

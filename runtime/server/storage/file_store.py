@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ....models.errors import ConfigError, NotFound, TooLarge
+from ....models.errors import ConfigError, NotFound, RequestTooLarge
 from ..http import pagination
 from ..openai.files.schema import FileObject
 from .database import Database, Storage
@@ -49,7 +49,7 @@ class FileStore:
                 insert(database, file)
                 return file
         self._unlink([file.id])
-        raise TooLarge(
+        raise RequestTooLarge(
             f"the files here take {taken} bytes, and with this one of {file.bytes} they would exceed the limit of "
             f"{MOST_BYTES}; delete some (DELETE /v1/files/ID)",
             "file",

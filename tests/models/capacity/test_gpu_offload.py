@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fakes import shapes
 from galago.models.capacity import gpu_offload
-from galago.models.capacity.gpu_offload import PROJECTOR_SCRATCH, RESERVE, OffloadNeeds, OffloadPlan
-from galago.models.gguf.header import Header
+from galago.models.capacity.gpu_offload import GPU_RESERVE_BYTES, PROJECTOR_SCRATCH_BYTES, OffloadNeeds, OffloadPlan
+from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
 from galago.runtime.llamacpp.context import BATCH
@@ -25,7 +25,7 @@ FILES = resolve("builtin")
 
 
 @pytest.fixture(scope="module")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
+def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFHeader]:
     folder = tmp_path_factory.mktemp("shapes")
     return {name: read_header(shapes.write(folder / f"{name}.gguf", shape)) for name, shape in shapes.SHAPES.items()}
 
@@ -48,27 +48,38 @@ def used(needs: OffloadNeeds, plan: OffloadPlan) -> list[int]:
 @pytest.mark.parametrize("name", shapes.SHAPES)
 @pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
 def test_a_plan_never_exceeds_the_free_memory_and_grows_with_it(
-    headers: dict[str, Header], name: str, kv_type: str
+    headers: dict[str, GGUFHeader], name: str, kv_type: str
 ) -> None:
-    needs = gpu_offload.needs(headers[name], 8192, 4, kv_type, kv_type != "f16", read_header(FILES.projector or Path()))
+    needs = gpu_offload.offload_needs(
+        headers[name], 8192, 4, kv_type, kv_type != "f16", read_header(FILES.projector or Path())
+    )
     before = 0
     for free in FREE:
-        plan = gpu_offload.plan(needs, [free])
-        assert all(taken + RESERVE <= free for taken in used(needs, plan) if taken)
+        plan = gpu_offload.plan_offload(needs, [free])
+        assert all(taken + GPU_RESERVE_BYTES <= free for taken in used(needs, plan) if taken)
         assert plan.gpu_layers >= before
         before = plan.gpu_layers
-    assert gpu_offload.plan(needs, FREE[:1]) == OffloadPlan(0, (0,), False)
-    assert gpu_offload.plan(needs, FREE[-1:]) == OffloadPlan(len(needs.layers) + 1, (len(needs.layers) + 1,), True)
+    assert gpu_offload.plan_offload(needs, FREE[:1]) == OffloadPlan(0, (0,), False)
+    assert gpu_offload.plan_offload(needs, FREE[-1:]) == OffloadPlan(
+        len(needs.layers) + 1, (len(needs.layers) + 1,), True
+    )
 
 
-def test_a_large_model_fits_in_part(headers: dict[str, Header]) -> None:
-    needs = gpu_offload.needs(headers["8B"], 8192, 4, "f16", True)
-    assert [gpu_offload.plan(needs, [gib * GIB]).gpu_layers for gib in (1, 2, 3, 4, 6, 8)] == [0, 7, 14, 21, 33, 33]
+def test_a_large_model_fits_in_part(headers: dict[str, GGUFHeader]) -> None:
+    needs = gpu_offload.offload_needs(headers["8B"], 8192, 4, "f16", True)
+    assert [gpu_offload.plan_offload(needs, [gib * GIB]).gpu_layers for gib in (1, 2, 3, 4, 6, 8)] == [
+        0,
+        7,
+        14,
+        21,
+        33,
+        33,
+    ]
 
 
-def test_a_smaller_cache_leaves_room_for_more_layers(headers: dict[str, Header]) -> None:
+def test_a_smaller_cache_leaves_room_for_more_layers(headers: dict[str, GGUFHeader]) -> None:
     f16, q8, q4 = (
-        gpu_offload.plan(gpu_offload.needs(headers["7B"], 8192, 4, kv, True), [4 * GIB]).gpu_layers
+        gpu_offload.plan_offload(gpu_offload.offload_needs(headers["7B"], 8192, 4, kv, True), [4 * GIB]).gpu_layers
         for kv in ("f16", "q8_0", "q4_0")
     )
     assert 0 < f16 < q8 < q4
@@ -82,43 +93,49 @@ DEVICES = st.lists(st.integers(0, 24 * GIB), max_size=3)
 @settings(max_examples=300, deadline=None)
 @given(NEEDS, DEVICES, st.lists(st.integers(0, 8 * GIB), min_size=3, max_size=3))
 def test_more_memory_never_means_fewer_layers(needs: OffloadNeeds, free: list[int], more: list[int]) -> None:
-    plan = gpu_offload.plan(needs, free)
+    plan = gpu_offload.plan_offload(needs, free)
     assert sum(plan.split) == plan.gpu_layers and len(plan.split) == len(free)
-    assert all(taken + RESERVE <= memory for taken, memory in zip(used(needs, plan), free, strict=True) if taken)
-    richer = gpu_offload.plan(needs, [memory + extra for memory, extra in zip(free, more, strict=False)])
+    assert all(
+        taken + GPU_RESERVE_BYTES <= memory for taken, memory in zip(used(needs, plan), free, strict=True) if taken
+    )
+    richer = gpu_offload.plan_offload(needs, [memory + extra for memory, extra in zip(free, more, strict=False)])
     assert richer.gpu_layers >= plan.gpu_layers
 
 
 def test_layers_go_before_the_projector_and_the_projector_takes_what_is_left() -> None:
     needs = OffloadNeeds(layers=(100, 100), output=100, scratch=10, staging=10, projector=50)
-    assert gpu_offload.plan(needs, [RESERVE + 359]) == OffloadPlan(3, (3,), False)
-    assert gpu_offload.plan(needs, [RESERVE + 360]) == OffloadPlan(3, (3,), True)
-    assert gpu_offload.plan(needs, [RESERVE + 220]) == OffloadPlan(2, (2,), False)
-    assert gpu_offload.plan(needs, [RESERVE + 49]) == OffloadPlan(0, (0,), False)
-    assert gpu_offload.plan(needs, [RESERVE + 50]) == OffloadPlan(0, (0,), True)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 359]) == OffloadPlan(3, (3,), False)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 360]) == OffloadPlan(3, (3,), True)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 220]) == OffloadPlan(2, (2,), False)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 49]) == OffloadPlan(0, (0,), False)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 50]) == OffloadPlan(0, (0,), True)
 
 
 def test_several_devices_are_filled_in_order() -> None:
     needs = OffloadNeeds(layers=(100, 100, 100), output=100, scratch=10, staging=0, projector=50)
-    assert gpu_offload.plan(needs, [RESERVE + 210, RESERVE + 260]) == OffloadPlan(4, (2, 2), False)
-    assert gpu_offload.plan(needs, [RESERVE + 210, RESERVE + 310]) == OffloadPlan(4, (1, 3), True)
-    assert gpu_offload.plan(needs, []) == OffloadPlan(0, (), False)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 210, GPU_RESERVE_BYTES + 260]) == OffloadPlan(
+        4, (2, 2), False
+    )
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 210, GPU_RESERVE_BYTES + 310]) == OffloadPlan(
+        4, (1, 3), True
+    )
+    assert gpu_offload.plan_offload(needs, []) == OffloadPlan(0, (), False)
 
 
 def test_a_fixed_number_of_layers_plans_the_projector_only() -> None:
     needs = OffloadNeeds(layers=(100, 100), output=100, scratch=10, staging=10, projector=50)
-    assert gpu_offload.plan(needs, [RESERVE + 400], layers=2) == OffloadPlan(2, (2,), True)
-    assert gpu_offload.plan(needs, [RESERVE + 230], layers=2) == OffloadPlan(2, (2,), False)
-    assert gpu_offload.plan(needs, [RESERVE + 400], layers=99).gpu_layers == 3
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 400], layers=2) == OffloadPlan(2, (2,), True)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 230], layers=2) == OffloadPlan(2, (2,), False)
+    assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 400], layers=99).gpu_layers == 3
 
 
-def test_what_llama_cpp_keeps_on_the_cpu_is_not_counted(headers: dict[str, Header]) -> None:
+def test_what_llama_cpp_keeps_on_the_cpu_is_not_counted(headers: dict[str, GGUFHeader]) -> None:
     tensors = {tensor.name: tensor.nbytes or 0 for tensor in headers["8B"].tensors}
-    assert gpu_offload.needs(headers["8B"], 256, 1, "f16", True).output == sum(
+    assert gpu_offload.offload_needs(headers["8B"], 256, 1, "f16", True).output == sum(
         tensors[name] for name in ("output.weight", "output_norm.weight")
     )
     tied = {tensor.name: tensor.nbytes or 0 for tensor in headers["1B"].tensors}
-    assert gpu_offload.needs(headers["1B"], 256, 1, "f16", True).output == sum(
+    assert gpu_offload.offload_needs(headers["1B"], 256, 1, "f16", True).output == sum(
         tied[name] for name in ("token_embd.weight", "output_norm.weight")
     )
 
@@ -126,8 +143,8 @@ def test_what_llama_cpp_keeps_on_the_cpu_is_not_counted(headers: dict[str, Heade
 def test_a_projector_takes_its_weights_and_working_memory() -> None:
     assert FILES.projector
     header = read_header(FILES.projector)
-    needs = gpu_offload.needs(FILES.header, 2048, 4, "f16", True, header)
-    assert needs.projector == sum(tensor.nbytes or 0 for tensor in header.tensors) + PROJECTOR_SCRATCH
+    needs = gpu_offload.offload_needs(FILES.header, 2048, 4, "f16", True, header)
+    assert needs.projector == sum(tensor.nbytes or 0 for tensor in header.tensors) + PROJECTOR_SCRATCH_BYTES
 
 
 def simulated(path: Path, cells: int, kv_type: int, log: pytest.CaptureFixture[str]) -> tuple[int, float, float]:
@@ -152,19 +169,19 @@ def simulated(path: Path, cells: int, kv_type: int, log: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("kv_type", "number"), [("f16", 1), ("q8_0", 8), ("q4_0", 2)])
 def test_the_figures_are_llama_cpp_s_own(
-    headers: dict[str, Header],
+    headers: dict[str, GGUFHeader],
     kv_type: str,
     number: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert (gpu_offload.BATCH_ROWS, gpu_offload.GUESSES) == (BATCH, MAX_DRAFT_TOKENS)
+    assert (gpu_offload.BATCH_ROWS, gpu_offload.DRAFT_ROWS) == (BATCH, MAX_DRAFT_TOKENS)
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
     for header in [FILES.header, *headers.values()]:
         for cells in (1000, 2048):
             size, cache, working = simulated(header.path, cells, number, capsys)
-            needs = gpu_offload.needs(header, cells, 4, kv_type, kv_type != "f16")
-            a_cell = sum(gpu_offload.kv_bytes(header, layer, kv_type) for layer in range(len(needs.layers)))
+            needs = gpu_offload.offload_needs(header, cells, 4, kv_type, kv_type != "f16")
+            a_cell = sum(gpu_offload.kv_bytes_per_token(header, layer, kv_type) for layer in range(len(needs.layers)))
             ours = a_cell * -(-cells // 256) * 256
             assert sum(tensor.nbytes or 0 for tensor in header.tensors) == size
             assert ours / (1 << 20) == pytest.approx(cache, abs=0.01)
@@ -173,9 +190,9 @@ def test_the_figures_are_llama_cpp_s_own(
             assert whole == size - (0 if header_is_tied(header) else embedding(header)) + ours
 
 
-def header_is_tied(header: Header) -> bool:
+def header_is_tied(header: GGUFHeader) -> bool:
     return not any(tensor.name == "output.weight" for tensor in header.tensors)
 
 
-def embedding(header: Header) -> int:
+def embedding(header: GGUFHeader) -> int:
     return next(tensor.nbytes or 0 for tensor in header.tensors if tensor.name == "token_embd.weight")

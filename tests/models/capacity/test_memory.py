@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fakes import shapes
 from galago.models.capacity import memory as footprint
-from galago.models.capacity.memory import ContextChoice, Footprint, Setting, choose
+from galago.models.capacity.memory import ContextPlan, MemoryFootprint, MemorySettings, plan_context
 from galago.models.errors import ModelError
-from galago.models.gguf.header import ArrayInfo, Header, TensorInfo
+from galago.models.gguf.header import ArrayInfo, GGUFHeader, TensorInfo
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
 from galago.runtime.llamacpp.context import BATCH
@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 def header(
     width: int = 256, layers: int = 4, inner: int = 1024, kind: int = Q4_0, tied: bool = False, **keys: object
-) -> Header:
+) -> GGUFHeader:
     """A llama-architecture header with its tensors one behind the other."""
     size = {Q4_0: 18, Q8_0: 34}[kind]
     wanted = [("token_embd.weight", (width, 512)), ("output_norm.weight", (width,))]
@@ -49,14 +49,16 @@ def header(
     metadata = {"general.architecture": "llama", "llama.block_count": layers, "llama.embedding_length": width}
     metadata |= {"llama.feed_forward_length": inner, "llama.attention.head_count": 4, "llama.context_length": 32768}
     metadata |= {f"llama.{key.replace('__', '.')}": value for key, value in keys.items()}  # type: ignore[misc]
-    return Header(Path("invented.gguf"), 3, metadata, tuple(tensors), 0, offset)  # type: ignore[arg-type]
+    return GGUFHeader(Path("invented.gguf"), 3, metadata, tuple(tensors), 0, offset)  # type: ignore[arg-type]
 
 
-def taken(file: Header, cells: int = 1024, slots: int = 1, setting: Setting | None = None) -> Footprint:
-    return footprint.footprint(file, None, (), cells, slots, setting or Setting(NOTHING))
+def taken(
+    file: GGUFHeader, cells: int = 1024, slots: int = 1, setting: MemorySettings | None = None
+) -> MemoryFootprint:
+    return footprint.estimate_footprint(file, None, (), cells, slots, setting or MemorySettings(NOTHING))
 
 
-def matrices(file: Header) -> int:
+def matrices(file: GGUFHeader) -> int:
     return sum(t.nbytes or 0 for t in file.tensors if len(t.shape) > 1 and t.name != "token_embd.weight")
 
 
@@ -66,7 +68,7 @@ def test_without_repacking_the_file_is_mapped_and_nothing_else() -> None:
 
 
 def test_repacked_weights_are_counted_once() -> None:
-    plain, found = taken(header()), taken(header(), setting=Setting(AVX2))
+    plain, found = taken(header()), taken(header(), setting=MemorySettings(AVX2))
     assert found.repacked == matrices(header())
     assert found.weights == plain.weights - found.repacked
 
@@ -79,28 +81,30 @@ def test_repacked_weights_are_counted_once() -> None:
 def test_which_types_are_repacked_depends_on_what_llama_cpp_was_built_with(
     built: set[str], kind: int, copied: bool
 ) -> None:
-    assert (taken(header(kind=kind), setting=Setting(frozenset(built))).repacked > 0) == copied
+    assert (taken(header(kind=kind), setting=MemorySettings(frozenset(built))).repacked > 0) == copied
 
 
 def test_an_output_that_is_the_embedding_is_copied_where_it_is_repacked() -> None:
     tied = header(tied=True)
     embedding = next(t.nbytes or 0 for t in tied.tensors if t.name == "token_embd.weight")
-    assert taken(tied, setting=Setting(AVX2)).repacked == matrices(tied) + embedding
-    assert taken(header(tied=True, kind=Q8_0), setting=Setting(AVX2)).repacked == 0
+    assert taken(tied, setting=MemorySettings(AVX2)).repacked == matrices(tied) + embedding
+    assert taken(header(tied=True, kind=Q8_0), setting=MemorySettings(AVX2)).repacked == 0
 
 
 def test_what_lies_on_a_gpu_takes_no_ram() -> None:
-    found = [taken(header(), setting=Setting(NOTHING, gpu_layers=layers)) for layers in range(6)]
+    found = [taken(header(), setting=MemorySettings(NOTHING, gpu_layers=layers)) for layers in range(6)]
     assert [f.context for f in found] == [f * found[0].context // 4 for f in (4, 4, 3, 2, 1, 0)]
     assert all(later.weights <= sooner.weights for sooner, later in zip(found, found[1:], strict=False))
     assert found[5].weights < 0.2 * found[0].weights
 
 
 def test_a_smaller_kv_type_takes_less_and_the_processes_of_a_script_are_one() -> None:
-    f16, q8, q4 = (taken(header(), setting=Setting(NOTHING, kv_type=kv)).context for kv in ("f16", "q8_0", "q4_0"))
+    f16, q8, q4 = (
+        taken(header(), setting=MemorySettings(NOTHING, kv_type=kv)).context for kv in ("f16", "q8_0", "q4_0")
+    )
     assert f16 == 1024 * 4 * 256 * 2 * 2 and f16 > q8 > q4
-    served, alone = taken(header()), taken(header(), setting=Setting(NOTHING, server=False))
-    assert served.processes - alone.processes == footprint.SERVER
+    served, alone = taken(header()), taken(header(), setting=MemorySettings(NOTHING, server=False))
+    assert served.processes - alone.processes == footprint.SERVER_BYTES
 
 
 def test_each_request_at_once_has_a_state_of_its_own_in_a_recurrent_model() -> None:
@@ -114,9 +118,9 @@ def test_each_request_at_once_has_a_state_of_its_own_in_a_recurrent_model() -> N
 @given(st.integers(1, 32768), st.integers(1, 32768), st.integers(1, 16), st.sampled_from([AVX2, NOTHING]))
 def test_less_context_never_takes_more(one: int, other: int, slots: int, built: frozenset[str]) -> None:
     less, more = sorted((one, other))
-    small, large = (taken(FILE, cells, slots, Setting(built)) for cells in (less, more))
+    small, large = (taken(FILE, cells, slots, MemorySettings(built)) for cells in (less, more))
     assert all(value <= asdict(large)[name] for name, value in asdict(small).items())
-    assert taken(FILE, less, slots + 1, Setting(built)).needed >= small.needed
+    assert taken(FILE, less, slots + 1, MemorySettings(built)).needed >= small.needed
 
 
 FILE = header(width=1024, layers=8)
@@ -130,12 +134,12 @@ FILE = header(width=1024, layers=8)
     st.one_of(st.none(), st.integers(1, 8)),
 )
 def test_more_memory_never_gives_less(budget: int, more: int, trained: int, slots: int | None) -> None:
-    def at(memory: int) -> ContextChoice | None:
-        return choose(lambda cells, count: taken(FILE, cells, count), memory, trained, None, slots)
+    def at(memory: int) -> ContextPlan | None:
+        return plan_context(lambda cells, count: taken(FILE, cells, count), memory, trained, None, slots)
 
     poor, rich = at(budget), at(budget + more)
     if poor is None:
-        assert taken(FILE, min(footprint.SHORTEST, trained), slots or 1).needed > budget
+        assert taken(FILE, min(footprint.MIN_CONTEXT_TOKENS, trained), slots or 1).needed > budget
         return
     assert rich is not None and rich.context >= poor.context and rich.slots >= poor.slots
     assert poor.footprint.needed <= budget and poor.context <= trained
@@ -145,9 +149,11 @@ def test_more_memory_never_gives_less(budget: int, more: int, trained: int, slot
 
 def test_what_is_given_stays_as_it_is() -> None:
     free = taken(FILE, 4096, 3).needed
-    assert choose(lambda c, s: taken(FILE, c, s), free, 32768, 4096, 3) == ContextChoice(4096, 3, taken(FILE, 4096, 3))
-    assert choose(lambda c, s: taken(FILE, c, s), free - 1, 32768, 4096, 3) is None
-    chosen = choose(lambda c, s: taken(FILE, c, s), free, 32768, None, 3)
+    assert plan_context(lambda c, s: taken(FILE, c, s), free, 32768, 4096, 3) == ContextPlan(
+        4096, 3, taken(FILE, 4096, 3)
+    )
+    assert plan_context(lambda c, s: taken(FILE, c, s), free - 1, 32768, 4096, 3) is None
+    chosen = plan_context(lambda c, s: taken(FILE, c, s), free, 32768, None, 3)
     assert chosen is not None and chosen.context >= 4096 and chosen.slots == 3
 
 
@@ -155,45 +161,45 @@ def test_a_header_that_tells_nothing_is_refused_and_doubtful_figures_are_named()
     empty = replace(header(), metadata={"general.architecture": "odd"})
     with pytest.raises(ModelError, match=r"does not say odd\.block_count"):
         taken(empty)
-    assert footprint.unknown(header(), None) == []
+    assert footprint.estimate_caveats(header(), None) == []
     window = header(attention__sliding_window=512)
     recurrent = header(ssm__state_size=16, ssm__inner_size=64)
     for file, word in ((window, "window"), (recurrent, "recurrent")):
-        assert any(word in line for line in footprint.unknown(file, None))
+        assert any(word in line for line in footprint.estimate_caveats(file, None))
     parts = replace(header(), metadata={**header().metadata, "split.count": 3})
-    assert any("several files" in line for line in footprint.unknown(parts, None))
+    assert any("several files" in line for line in footprint.estimate_caveats(parts, None))
 
 
 def test_a_large_vocabulary_is_counted() -> None:
     large = replace(header(), metadata={**header().metadata, "tokenizer.ggml.tokens": ArrayInfo(8, 128256)})
-    assert taken(large).vocabulary == 128256 * footprint._TOKEN > taken(header()).vocabulary == 0
+    assert taken(large).vocabulary == 128256 * footprint._TOKEN_BYTES > taken(header()).vocabulary == 0
 
 
-def projector(**keys: object) -> Header:
+def projector(**keys: object) -> GGUFHeader:
     metadata = {"general.architecture": "clip", **{f"clip.{key.replace('__', '.')}": v for key, v in keys.items()}}
     tensors = (TensorInfo("v.patch_embd.weight", (16, 16, 3, 768), 1, 0, 16 * 16 * 3 * 768 * 2),)
-    return Header(Path("eyes.gguf"), 3, metadata, tensors, 0, 0)  # type: ignore[arg-type]
+    return GGUFHeader(Path("eyes.gguf"), 3, metadata, tensors, 0, 0)  # type: ignore[arg-type]
 
 
 def test_a_projector_takes_its_weights_and_room_for_a_picture() -> None:
     eyes = projector(vision__image_size=512, vision__patch_size=16, vision__feed_forward_length=3072,
                      projector_type="idefics3", has_vision_encoder=True)  # fmt: skip
-    plain, found = taken(FILE), footprint.footprint(FILE, eyes, (), 1024, 1, Setting(NOTHING))
+    plain, found = taken(FILE), footprint.estimate_footprint(FILE, eyes, (), 1024, 1, MemorySettings(NOTHING))
     assert (plain.projector, plain.media) == (0, 0)
     assert found.projector == 16 * 16 * 3 * 768 * 2
-    assert found.media == footprint.MEDIA + 24 * MIB  # as llama.cpp says of this shape
-    on_gpu = footprint.footprint(FILE, eyes, (), 1024, 1, Setting(NOTHING, projector_on_gpu=True))
-    assert (on_gpu.projector, on_gpu.media) == (0, footprint.MEDIA)
-    assert footprint.unknown(FILE, eyes) == []
+    assert found.media == footprint.MEDIA_BYTES + 24 * MIB  # as llama.cpp says of this shape
+    on_gpu = footprint.estimate_footprint(FILE, eyes, (), 1024, 1, MemorySettings(NOTHING, projector_on_gpu=True))
+    assert (on_gpu.projector, on_gpu.media) == (0, footprint.MEDIA_BYTES)
+    assert footprint.estimate_caveats(FILE, eyes) == []
 
 
 def test_a_projector_that_takes_any_size_is_counted_with_a_megapixel() -> None:
     eyes = projector(vision__image_size=256, vision__patch_size=16, vision__feed_forward_length=3072,
                      projector_type="qwen2.5vl_merger", has_vision_encoder=True)  # fmt: skip
     assert footprint.encoding_bytes(eyes) == 4 * 2 * 3072 * 4096
-    assert any("megapixel" in line for line in footprint.unknown(FILE, eyes))
+    assert any("megapixel" in line for line in footprint.estimate_caveats(FILE, eyes))
     ears = projector(audio__feed_forward_length=5120, has_audio_encoder=True)
-    assert footprint.encoding_bytes(ears) == 4 * 2 * 5120 * 1500 and footprint.unknown(FILE, ears) == []
+    assert footprint.encoding_bytes(ears) == 4 * 2 * 5120 * 1500 and footprint.estimate_caveats(FILE, ears) == []
 
 
 @pytest.mark.parametrize("ftype", [2, 7, 15], ids=["Q4_0", "Q8_0", "Q4_K_M"])
@@ -208,7 +214,7 @@ def test_copies_and_maps_are_llama_cpp_s_own(
     Weights(target, gpu_layers=0).close()
     said = capsys.readouterr().err
     sizes = {name: float(size) for name, size in re.findall(r"(CPU\w*) model buffer size = +([\d.]+) MiB", said)}
-    found = taken(read_header(target), setting=Setting(features()))
+    found = taken(read_header(target), setting=MemorySettings(features()))
     assert found.repacked / MIB == pytest.approx(sizes.get("CPU_REPACK", 0) + sizes.get("AMX", 0), abs=0.02)
     originals = 0 if found.repacked == 0 else taken(read_header(target)).weights - found.weights
     # llama.cpp cuts off what lies before the first tensor it uses there and behind the last

@@ -9,97 +9,112 @@ from pathlib import Path
 import pytest
 
 from fakes import shapes
-from galago.models.capacity.recommend import candidates, main_type
-from galago.models.capacity.throughput import ENGINE, SHARED_OUT, Benchmark, Rate, chunk, costs, speed, types
+from galago.models.capacity.recommend import recommend, weight_type_of_quant
+from galago.models.capacity.throughput import (
+    ENGINE_SECONDS_PER_TOKEN,
+    SPLIT_KV_TOKENS,
+    MachineBenchmark,
+    WeightTypeSpeed,
+    chunk,
+    estimate_speed,
+    matrix_types,
+    token_costs,
+)
 from galago.models.errors import EngineError
-from galago.models.gguf.header import Header
+from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
-from galago.models.registry.catalog import CatalogEntry, Quant, entries
+from galago.models.registry.catalog import CatalogEntry, CatalogQuant, entries
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference import machine_benchmark
 
 GIB = 1 << 30
 RATES = {
-    "Q4_0": Rate(10e9, 40e9, 0.0),
-    "Q8_0": Rate(12e9, 40e9, 0.0),
-    "Q4_K": Rate(10e9, 40e9, 0.0),
-    "F16": Rate(13e9, 30e9, 0.0),
+    "Q4_0": WeightTypeSpeed(10e9, 40e9, 0.0),
+    "Q8_0": WeightTypeSpeed(12e9, 40e9, 0.0),
+    "Q4_K": WeightTypeSpeed(10e9, 40e9, 0.0),
+    "F16": WeightTypeSpeed(13e9, 30e9, 0.0),
 }
-MACHINE = Benchmark(2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, RATES)
+MACHINE = MachineBenchmark(2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, RATES)
 
 
 @pytest.fixture(scope="module")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Header]:
+def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFHeader]:
     folder = tmp_path_factory.mktemp("shapes")
     return {name: read_header(shapes.write(folder / f"{name}.gguf", shapes.SHAPES[name])) for name in ("1B", "8B")}
 
 
-def test_a_token_takes_as_long_as_reading_its_weights(headers: dict[str, Header]) -> None:
+def test_a_token_takes_as_long_as_reading_its_weights(headers: dict[str, GGUFHeader]) -> None:
     size = {tensor.name: tensor.nbytes or 0 for tensor in headers["8B"].tensors if len(tensor.shape) > 1}
-    found = speed(headers["8B"], MACHINE, 8192)
-    assert found and 1 / found.first == pytest.approx((sum(size.values()) - size["token_embd.weight"]) / 10e9 + ENGINE)
+    found = estimate_speed(headers["8B"], MACHINE, 8192)
+    assert found and 1 / found.first == pytest.approx(
+        (sum(size.values()) - size["token_embd.weight"]) / 10e9 + ENGINE_SECONDS_PER_TOKEN
+    )
     tied = {tensor.name: tensor.nbytes or 0 for tensor in headers["1B"].tensors if len(tensor.shape) > 1}
-    found = speed(headers["1B"], MACHINE, 8192)
-    assert found and 1 / found.first == pytest.approx(sum(tied.values()) / 10e9 + ENGINE)
+    found = estimate_speed(headers["1B"], MACHINE, 8192)
+    assert found and 1 / found.first == pytest.approx(sum(tied.values()) / 10e9 + ENGINE_SECONDS_PER_TOKEN)
 
 
-def test_attention_and_layers_take_time_and_more_of_it_behind_more_tokens(headers: dict[str, Header]) -> None:
-    plain = speed(headers["1B"], MACHINE, 8192)
-    slow = speed(headers["1B"], replace(MACHINE, layer_seconds=0.001, attention_seconds=1e-9), 8192, prompt=1)
+def test_attention_and_layers_take_time_and_more_of_it_behind_more_tokens(headers: dict[str, GGUFHeader]) -> None:
+    plain = estimate_speed(headers["1B"], MACHINE, 8192)
+    slow = estimate_speed(headers["1B"], replace(MACHINE, layer_seconds=0.001, attention_seconds=1e-9), 8192, prompt=1)
     assert plain and slow and plain.first == plain.last
     assert 1 / slow.first - 1 / plain.first == pytest.approx(16 * 0.001, rel=0.01)
     assert 1 / slow.last - 1 / slow.first == pytest.approx(8191 * 16 * 2 * 2048 * 1e-9)
 
 
-def test_attention_shared_out_between_threads_costs_something_in_each_layer(headers: dict[str, Header]) -> None:
-    machine = replace(MACHINE, sharing_seconds=0.001)
-    found = speed(headers["1B"], machine, 8192, prompt=SHARED_OUT - 1)
+def test_attention_shared_out_between_threads_costs_something_in_each_layer(headers: dict[str, GGUFHeader]) -> None:
+    machine = replace(MACHINE, split_kv_seconds=0.001)
+    found = estimate_speed(headers["1B"], machine, 8192, prompt=SPLIT_KV_TOKENS - 1)
     assert found and 1 / found.last - 1 / found.first == pytest.approx(16 * 0.001)
 
 
-def test_the_first_token_waits_for_the_prompt(headers: dict[str, Header]) -> None:
-    short, long = (speed(headers["1B"], MACHINE, 8192, prompt) for prompt in (128, 512))
+def test_the_first_token_waits_for_the_prompt(headers: dict[str, GGUFHeader]) -> None:
+    short, long = (estimate_speed(headers["1B"], MACHINE, 8192, prompt) for prompt in (128, 512))
     assert short and long and 3.5 < (long.first_token - 1 / long.first) / (short.first_token - 1 / short.first) < 4.5
-    cut = speed(headers["1B"], MACHINE, 256, 512)
+    cut = estimate_speed(headers["1B"], MACHINE, 256, 512)
     assert cut and cut.prompt == 256
 
 
-def test_the_rows_of_a_prompt_skip_what_only_logits_need(headers: dict[str, Header]) -> None:
+def test_the_rows_of_a_prompt_skip_what_only_logits_need(headers: dict[str, GGUFHeader]) -> None:
     tensors = [tensor for tensor in headers["1B"].tensors if len(tensor.shape) > 1]
     rest = [t for t in tensors if t.name != "token_embd.weight" and ("blk.15." not in t.name or "attn_o" not in t.name)]
     rest = [t for t in rest if "blk.15.ffn" not in t.name]
-    found = speed(headers["1B"], MACHINE, 8192, 512)
+    found = estimate_speed(headers["1B"], MACHINE, 8192, 512)
     assert found
     products = 512 * sum(t.shape[0] * t.shape[1] for t in rest)
-    assert found.first_token - 1 / found.first == pytest.approx(products / RATES["Q4_0"].products)
+    assert found.first_token - 1 / found.first == pytest.approx(products / RATES["Q4_0"].products_per_second)
 
 
-def test_a_type_that_was_not_measured_has_no_speed(headers: dict[str, Header]) -> None:
-    assert types(headers["1B"]) == ["Q4_0"]
-    assert speed(headers["1B"], replace(MACHINE, types={"Q8_0": RATES["Q8_0"]}), 8192) is None
+def test_a_type_that_was_not_measured_has_no_speed(headers: dict[str, GGUFHeader]) -> None:
+    assert matrix_types(headers["1B"]) == ["Q4_0"]
+    assert estimate_speed(headers["1B"], replace(MACHINE, types={"Q8_0": RATES["Q8_0"]}), 8192) is None
 
 
-def test_experts_that_are_not_asked_take_no_time(headers: dict[str, Header]) -> None:
+def test_experts_that_are_not_asked_take_no_time(headers: dict[str, GGUFHeader]) -> None:
     dense = headers["8B"]
     rows = [replace(t, name=t.name.replace("ffn_up", "ffn_up_exps")) for t in dense.tensors]
     keys = {"llama.expert_count": 8, "llama.expert_used_count": 2}
     sparse = replace(dense, tensors=tuple(rows), metadata={**dense.metadata, **keys})
     saved = sum(t.nbytes or 0 for t in dense.tensors if "ffn_up" in t.name) * 0.75 / 10e9
-    one, other = speed(dense, MACHINE, 256), speed(sparse, MACHINE, 256)
+    one, other = estimate_speed(dense, MACHINE, 256), estimate_speed(sparse, MACHINE, 256)
     assert one and other and 1 / one.first - 1 / other.first == pytest.approx(saved)
 
 
 def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = machine_benchmark.measured(types(resolve("builtin").header))
-    assert found.layer_seconds > 0 and found.types["Q8_0"].bytes > 1e8 and found.types["Q8_0"].products > 1e8
-    [(key, row)] = json.loads(machine_benchmark._file().read_text()).items()
-    row["types"]["F16"] = {"bytes": 3.0, "products": 4.0, "output": 0.0}
-    machine_benchmark._file().write_text(json.dumps({key: row}))
+    found = machine_benchmark.measured(matrix_types(resolve("builtin").header))
+    assert (
+        found.layer_seconds > 0
+        and found.types["Q8_0"].bytes_per_second > 1e8
+        and found.types["Q8_0"].products_per_second > 1e8
+    )
+    [(key, row)] = json.loads(machine_benchmark._benchmarks().path.read_text()).items()
+    row["types"]["F16"] = {"bytes_per_second": 3.0, "products_per_second": 4.0, "output_seconds": 0.0}
+    machine_benchmark._benchmarks().path.write_text(json.dumps({key: row}))
     assert asdict(machine_benchmark.measured(["Q8_0", "F16"])) == row  # nothing was measured again
     for damaged in ("{", '["no"]', json.dumps({key: {"types": 3}})):
-        machine_benchmark._file().write_text(damaged)
-        assert machine_benchmark._benchmark(machine_benchmark._kept().get(key)) is None
+        machine_benchmark._benchmarks().path.write_text(damaged)
+        assert machine_benchmark._benchmark(machine_benchmark._benchmarks().read().get(key)) is None
 
 
 def test_a_machine_that_cannot_be_measured_is_told() -> None:
@@ -109,40 +124,42 @@ def test_a_machine_that_cannot_be_measured_is_told() -> None:
 
 def test_quantizations_are_known_by_their_main_type() -> None:
     names = {"Q4_K_M": "Q4_K", "UD-Q4_K_XL": "Q4_K", "q8_0": "Q8_0", "IQ4_XS": "IQ4_XS", "BF16": "BF16", "odd": ""}
-    assert {name: main_type(name) for name in names} == names
+    assert {name: weight_type_of_quant(name) for name in names} == names
 
 
-def entry(name: str, parameters: int, *quants: Quant) -> CatalogEntry:
+def entry(name: str, parameters: int, *quants: CatalogQuant) -> CatalogEntry:
     return CatalogEntry(name, f"owner/{name}", parameters, "MIT", "", quants=quants)
 
 
 def test_the_best_that_fits_comes_first() -> None:
     known = [
-        entry("small", 500_000_000, Quant("Q4_0"), Quant("Q8_0")),
-        entry("large", 3_000_000_000, Quant("Q4_K_M", 1_500_000_000), Quant("Q8_0")),
-        entry("slow", 9_000_000_000, Quant("Q4_0")),
-        entry("odd", 100, Quant("no such type")),
+        entry("small", 500_000_000, CatalogQuant("Q4_0"), CatalogQuant("Q8_0")),
+        entry("large", 3_000_000_000, CatalogQuant("Q4_K_M", 1_500_000_000), CatalogQuant("Q8_0")),
+        entry("slow", 9_000_000_000, CatalogQuant("Q4_0")),
+        entry("odd", 100, CatalogQuant("no such type")),
     ]
-    found = [(c.entry.name, c.quant.name) for c in candidates(known, 64 * GIB, 4096, MACHINE)]
+    found = [(c.entry.name, c.quant.name) for c in recommend(known, 64 * GIB, 4096, MACHINE)]
     fluent = [("large", "Q4_K_M"), ("small", "Q8_0"), ("small", "Q4_0")]
     assert found == [*fluent, ("slow", "Q4_0"), ("large", "Q8_0")]
 
 
 @pytest.mark.parametrize("gib", [0, 1, 2, 4, 8, 64])
 def test_a_larger_budget_never_loses_a_model(gib: int) -> None:
-    less, more = (candidates(entries(), int(size * GIB), 8192, MACHINE) for size in (gib, gib + 0.5))
+    less, more = (recommend(entries(), int(size * GIB), 8192, MACHINE) for size in (gib, gib + 0.5))
     assert {(c.entry.name, c.quant.name) for c in less} <= {(c.entry.name, c.quant.name) for c in more}
     assert all(c.needed <= gib * GIB for c in less)
-    rows = {(c.entry.name, c.quant.name) for c in candidates(entries(), int(gib * GIB), 16384, MACHINE)}
+    rows = {(c.entry.name, c.quant.name) for c in recommend(entries(), int(gib * GIB), 16384, MACHINE)}
     assert rows <= {(c.entry.name, c.quant.name) for c in less}
 
 
-def test_a_prompt_ends_with_a_tile_of_rows_and_few_new_rows_behind_many_are_dear(headers: dict[str, Header]) -> None:
+def test_a_prompt_ends_with_a_tile_of_rows_and_few_new_rows_behind_many_are_dear(
+    headers: dict[str, GGUFHeader],
+) -> None:
     assert [chunk(left, 512, 512) for left in (20, 512, 513, 575, 576, 2000)] == [20, 512, 449, 511, 512, 512]
     assert [chunk(left, 64, 512) for left in (64, 65, 128, 200)] == [64, 65, 64, 72]
     assert [chunk(65, most, 64) for most in (63, 64)] == [63, 64] and chunk(120, 100, 512) == 100
-    machine = replace(MACHINE, prompt_attention_seconds=1e-11, few_attention_seconds=1e-9)
-    found = costs(headers["1B"], machine)
+    machine = replace(MACHINE, prompt_attention_seconds=1e-11, small_batch_attention_seconds=1e-9)
+    found = token_costs(headers["1B"], machine)
     assert found is not None
     few, tile = (found.first_token(4000 + rows, 4000) - found.token(4000 + rows) for rows in (63, 64))
     assert few > 4 * tile

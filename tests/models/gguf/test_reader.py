@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 import galago.models
 from galago.models.errors import GGUFError
-from galago.models.gguf.header import GGML_TYPES, ArrayInfo, Header
-from galago.models.gguf.reader import MAX_HEADER, SMALL_ARRAY, read_header
+from galago.models.gguf.header import GGML_TYPES, ArrayInfo, GGUFHeader
+from galago.models.gguf.reader import MAX_HEADER_BYTES, MAX_STORED_ARRAY, read_header
 
 BUILTIN = Path(galago.models.__path__[0]) / "builtin"
 LARGE = 1 << 62
@@ -86,7 +86,7 @@ class Crafted:
         return head + b"\0" * (-len(head) % 32 if self.tensors else 0) + self.data
 
 
-def read_bytes(folder: Path, data: bytes) -> Header:
+def read_bytes(folder: Path, data: bytes) -> GGUFHeader:
     path = folder / "model.gguf"
     path.write_bytes(data)
     return read_header(path)
@@ -218,8 +218,8 @@ VALUES = st.one_of(
     st.tuples(st.just(7), st.booleans()),
 )
 ARRAYS = st.one_of(
-    st.tuples(st.just(8), st.lists(st.text(max_size=5), max_size=SMALL_ARRAY + 5)),
-    st.tuples(st.just(3), st.lists(st.integers(-(2**15), 2**15 - 1), max_size=SMALL_ARRAY + 5)),
+    st.tuples(st.just(8), st.lists(st.text(max_size=5), max_size=MAX_STORED_ARRAY + 5)),
+    st.tuples(st.just(3), st.lists(st.integers(-(2**15), 2**15 - 1), max_size=MAX_STORED_ARRAY + 5)),
 )
 KEYS = st.text(min_size=1, max_size=20).map(lambda name: "x." + name + ".y")
 
@@ -237,7 +237,7 @@ def test_what_is_written_is_read(
     for name, (kind, value) in metadata.items():
         if isinstance(value, list):
             keys.append(array(name, kind, value))
-            expected[name] = tuple(value) if len(value) <= SMALL_ARRAY else ArrayInfo(kind, len(value))
+            expected[name] = tuple(value) if len(value) <= MAX_STORED_ARRAY else ArrayInfo(kind, len(value))
         else:
             keys.append(key(name, kind, value))
             expected[name] = value
@@ -479,9 +479,9 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 def test_an_endless_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
-    path.write_bytes(Crafted([ARCH, claim("a", 0, MAX_HEADER)]).bytes())
+    path.write_bytes(Crafted([ARCH, claim("a", 0, MAX_HEADER_BYTES)]).bytes())
     with path.open("r+b") as file:
-        file.truncate(MAX_HEADER + 4096)  # sparse: takes no room on disk
+        file.truncate(MAX_HEADER_BYTES + 4096)  # sparse: takes no room on disk
     with pytest.raises(GGUFError, match="larger than 256 MiB"):
         read_header(path)
 

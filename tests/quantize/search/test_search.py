@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.experts import write
-from galago.models.capacity.throughput import Benchmark, Rate
+from galago.models.capacity.throughput import MachineBenchmark, WeightTypeSpeed
 from galago.models.errors import ConfigError
 from galago.models.gguf.header import TensorInfo
 from galago.models.gguf.reader import read_header
@@ -186,7 +186,7 @@ def test_contradictions_are_refused(
 def test_a_damaged_record_of_measurements_is_measured_again(tmp_path: Path) -> None:
     for text in ("", "[]", "{", json.dumps({"a": 1}), json.dumps({"a": [["text", "x"]]})):
         (tmp_path / "r.json").write_text(text, encoding="utf-8")
-        assert measuring._kept(tmp_path / "r.json") == {}
+        assert measuring._measured(tmp_path / "r.json").read() == {}
 
 
 def test_a_wanted_speed_is_kept_at_the_least_loss(
@@ -194,8 +194,10 @@ def test_a_wanted_speed_is_kept_at_the_least_loss(
 ) -> None:
     """On a CPU that reads Q4_0 twice as fast as the rest, some weights become that, and no more than must."""
     data, matrix, _ = searched
-    rates = {kind: Rate(2e8 if kind == "Q4_0" else 1e8, 1e9, 0.0) for kind in (*type_costs.TYPES, "F16", "F32")}
-    benchmark = Benchmark(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, rates)
+    rates = {
+        kind: WeightTypeSpeed(2e8 if kind == "Q4_0" else 1e8, 1e9, 0.0) for kind in (*type_costs.TYPES, "F16", "F32")
+    }
+    benchmark = MachineBenchmark(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, rates)
     whole = dict.fromkeys(narrowed(data.source), "Q8_0")
     usual = 1 / latency.pace(data.source, 1.0, benchmark).seconds(whole)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from galago.models.errors import ConfigError
-from galago.models.gguf.header import Header
+from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration
@@ -49,7 +49,7 @@ def test_the_layer_that_is_missed_least_is_left_out(chats: Path, tmp_path: Path)
     }  # fmt: skip
 
 
-def tensors(header: Header) -> dict[str, bytes]:
+def tensors(header: GGUFHeader) -> dict[str, bytes]:
     content = header.path.read_bytes()
     return {t.name: content[header.data_offset + t.offset :][: t.nbytes] for t in header.tensors}
 
@@ -81,7 +81,7 @@ def test_not_all_layers_can_go(chats: Path) -> None:
 def test_a_model_whose_metadata_tells_of_each_layer_is_refused(chats: Path, tmp_path: Path) -> None:
     source = plan.open_source(str(TEXT))
     metadata = {**source.header.metadata, "llama.attention.head_count_kv": (2, 2, 2, 2, 2, 2)}
-    header = Header(source.path, 3, metadata, source.tensors, source.header.data_offset, source.header.file_size)
+    header = GGUFHeader(source.path, 3, metadata, source.tensors, source.header.data_offset, source.header.file_size)
     data = calibration.data(plan.Source(header, source.parts, source.tensors), None, [chats])
     with pytest.raises(ConfigError, match="of each layer"):
         layer_pruning.rounds(data, 1)

@@ -23,7 +23,7 @@ import pytest
 
 from fakes.shapes import SHAPES, write
 from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
-from galago.models.gguf.header import Header
+from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import imatrix
@@ -40,7 +40,7 @@ TEXT = builtin_folder() / "text-F16.gguf"
 EYES = builtin_folder() / "mmproj-F16.gguf"
 
 
-def ones(header: Header) -> ImportanceMatrix:
+def ones(header: GGUFHeader) -> ImportanceMatrix:
     """An importance matrix by which all columns matter alike."""
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) == 2]
     entry = {t.name: ImatrixEntry(np.ones((1, t.shape[0]), np.float32), np.ones(1, np.float32)) for t in matrices}
@@ -285,34 +285,34 @@ def writers(path: Path) -> list[str]:
 # Damaged and lying files
 
 
-def edited(change: Callable[[bytearray, Header], None]) -> bytes:
+def edited(change: Callable[[bytearray, GGUFHeader], None]) -> bytes:
     content = bytearray(TEXT.read_bytes())
     change(content, read_header(TEXT))
     return bytes(content)
 
 
-def put(number: float, name: str, kind: str = "<e") -> Callable[[bytearray, Header], None]:
+def put(number: float, name: str, kind: str = "<e") -> Callable[[bytearray, GGUFHeader], None]:
     """Puts a number into a tensor."""
 
-    def change(content: bytearray, header: Header) -> None:
+    def change(content: bytearray, header: GGUFHeader) -> None:
         offset = next(tensor.offset for tensor in header.tensors if tensor.name == name)
         struct.pack_into(kind, content, header.data_offset + offset + 64, number)
 
     return change
 
 
-def value(key: bytes, packed: bytes) -> Callable[[bytearray, Header], None]:
+def value(key: bytes, packed: bytes) -> Callable[[bytearray, GGUFHeader], None]:
     """Replaces the bytes behind a key: its type, and the beginning of its value."""
 
-    def change(content: bytearray, _header: Header) -> None:
+    def change(content: bytearray, _header: GGUFHeader) -> None:
         at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
         content[at : at + len(packed)] = packed
 
     return change
 
 
-def replaced(old: bytes, new: bytes) -> Callable[[bytearray, Header], None]:
-    def change(content: bytearray, _header: Header) -> None:
+def replaced(old: bytes, new: bytes) -> Callable[[bytearray, GGUFHeader], None]:
+    def change(content: bytearray, _header: GGUFHeader) -> None:
         at = content.index(old)
         content[at : at + len(old)] = new
 

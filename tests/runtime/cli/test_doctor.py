@@ -125,4 +125,4 @@ def test_a_killed_child_is_a_finding() -> None:
 
 def test_this_machine_is_described() -> None:
     this = this_machine()
-    assert this.physical_cores >= 1 and this.total_memory > this.available_memory > 0 and this.processor
+    assert this.physical_cores >= 1 and this.total_memory_bytes > this.available_memory_bytes > 0 and this.processor

@@ -63,7 +63,7 @@ def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
         (("--budget", "4GB", "--context", "512"), 2, "give a MODEL"),
         (("--budget", "much"), 1, "no amount of memory"),
         (("builtin", "--context", "99999"), 1, "trained for a context of 2048"),
-        (("builtin", "--context", "5"), 1, "too small"),
+        (("builtin", "--context", "5"), 1, "at least 64"),
         (("missing.gguf",), 1, "there is no model missing.gguf"),
         (("builtin", "--mmproj", str(TEXT)), 1, "is not a projector"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fakes.server import DATA
 from fakes.templates import shown
-from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, SenseMissing
+from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, UnsupportedModality
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
 from galago.runtime.inference.generator import Generator
@@ -190,7 +190,7 @@ def build_without_eyes(weights: Weights, source: str) -> PromptBuilder:
 
 
 def test_a_model_without_eyes_says_so(weights: Weights) -> None:
-    with pytest.raises(SenseMissing, match="--mmproj"):
+    with pytest.raises(UnsupportedModality, match="--mmproj"):
         build_without_eyes(weights, "{{ messages[0].content }}").build([user(PICTURE, "x")])
 
 

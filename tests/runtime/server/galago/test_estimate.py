@@ -11,13 +11,19 @@ from typing import Any
 import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
-from galago.models.capacity.throughput import Benchmark, Rate, costs, encoding, types
+from galago.models.capacity.throughput import (
+    MachineBenchmark,
+    WeightTypeSpeed,
+    encoding_seconds,
+    matrix_types,
+    token_costs,
+)
 from galago.models.registry.resolve import resolve
 from galago.runtime import LocalModel, load
 from galago.runtime.inference import machine_benchmark
 
-RATES = {name: Rate(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
-MACHINE = Benchmark(1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, 1e-9, RATES)
+RATES = {name: WeightTypeSpeed(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
+MACHINE = MachineBenchmark(1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, 1e-9, RATES)
 
 
 def settle(folder: Path) -> str:
@@ -106,7 +112,7 @@ def test_an_answer_that_does_not_fit_is_warned_about(planner: Server) -> None:
 
 def test_seconds_are_those_of_the_rows_to_compute(planner: Server) -> None:
     header = resolve("builtin").header
-    found = costs(header, MACHINE)
+    found = token_costs(header, MACHINE)
     assert found
     body = chat("two " * 400, cache=False, max_tokens=100)
     planned = plan(planner, body)
@@ -154,8 +160,8 @@ def test_an_encode_is_foretold_from_the_header_until_one_was_timed(
     with load("builtin", threads=1) as model:
         planner = engine_planner(model)
         assert planner._projector is not None and not planner._pace
-        assert set(types(planner._projector)) <= set(MACHINE.types)
-        guess = encoding(planner._projector, MACHINE, "image", 16)
+        assert set(matrix_types(planner._projector)) <= set(MACHINE.types)
+        guess = encoding_seconds(planner._projector, MACHINE, "image", 16)
         assert guess and 0 < guess < 10
         model.chat("Count.", image=DATA / "picture-5.png", max_tokens=1)
         assert 0 < planner._pace["image"] < 10

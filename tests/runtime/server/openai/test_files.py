@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
-from galago.models.errors import ConfigError, NotFound, TooLarge
+from galago.models.errors import ConfigError, NotFound, RequestTooLarge
 from galago.runtime.server.storage import file_store as shelves
 from galago.runtime.server.storage.database import Storage
 from galago.runtime.server.storage.file_store import FileStore
@@ -210,7 +210,7 @@ def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shelves, "MOST_BYTES", 100)
     shelf = FileStore(Storage(tmp_path / "store"))
     shelf.add([b"x" * 60], "one", "vision")
-    with pytest.raises(TooLarge, match="limit of 100"):
+    with pytest.raises(RequestTooLarge, match="limit of 100"):
         shelf.add([b"x" * 41], "two", "vision")
     assert [file.filename for file in shelf.page(None, None, 9, True)[0]] == ["one"]
     assert len(list((tmp_path / "store" / "galago-files").iterdir())) == 1

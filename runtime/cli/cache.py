@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...models.errors import NotFound
+from .ui import report
+
+if TYPE_CHECKING:
+    from ..cache.disk_cache import CacheEntry
 
 
 class CacheAction(enum.StrEnum):
@@ -28,17 +33,20 @@ def cache(
     if not folder.is_dir():
         raise NotFound(f"there is no folder {folder}", "cache-dir")
     if action is CacheAction.clear:
-        print(f"deleted {disk_cache.clear(folder)} files")
+        print(f"deleted {report.quantity(disk_cache.clear(folder), 'file')}")
         return
     entries = list(disk_cache.entries(folder))
     models = len({entry.about.get("key") for entry in entries})
-    size = sum(entry.size for entry in entries) / 2**20
-    print(f"{len(entries)} files of {models} models, {size:.1f} MiB")
+    print(f"{_size(entries)} of {report.quantity(models, 'model')}")
     for kind, name in (("state", "prefixes"), ("media", "images and audio")):
         of_kind = [entry for entry in entries if entry.about.get("kind") == kind]
         if of_kind:
             unused_days = (time.time() - min(entry.used for entry in of_kind)) / 86_400
             print(
-                f"  {name}: {len(of_kind)} files, {sum(entry.size for entry in of_kind) / 2**20:.1f} MiB; "
-                f"least recently used {unused_days:.1f} days ago (deleted after {disk_cache.DAYS})"
+                f"  {name}: {_size(of_kind)}, least recently used {unused_days:.1f} days ago "
+                f"(deleted after {disk_cache.DAYS})"
             )
+
+
+def _size(entries: Sequence[CacheEntry]) -> str:
+    return f"{report.quantity(len(entries), 'file')} ({sum(entry.size for entry in entries) / 2**20:.1f} MiB)"

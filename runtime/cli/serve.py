@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..types.load_options import LOADING
-from .ui import options
+from .ui import options, progress
 
 if TYPE_CHECKING:
     from ..config import ModelConfig, ServerConfig
@@ -79,8 +79,7 @@ def _serve(
     from ..pool.resident import ResidentModel
 
     files = resolve(model, loading.get("mmproj"), name, loading.get("lora") or (), loading.get("draft"))
-    progress = options.progress_line("loading")
-    service = ModelPool(ResidentModel(files, settings, progress, isolated=True, process=process))
+    service = ModelPool(ResidentModel(files, settings, progress.percent("loading"), isolated=True, process=process))
     service.begin()
     from ..server.app import serve as run_server
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...models.errors import NotFound
+from .ui import report
 
 
 class StoreAction(enum.StrEnum):
@@ -31,7 +32,7 @@ def store(
         raise NotFound(f"{folder} holds no data of galago serve --store", "store")
     if action is StoreAction.clear:
         count, size = database.clear(folder)
-        print(f"deleted {count} files, {size / 2**20:.1f} MiB")
+        print(f"deleted {report.quantity(count, 'file')}, {size / 2**20:.1f} MiB")
         return
     counts, size = database.status(folder)
     for name, count in counts.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .ui import options, report
+from .ui import progress, report
 
 if TYPE_CHECKING:
     from ...models.registry.installed import InstalledModel
@@ -40,6 +40,6 @@ def verify(
 
 
 def _progress(model: InstalledModel) -> Callable[[int], None]:
-    bar = options.progress_line(f"reading {model.ref}")
+    bar = progress.percent(f"reading {model.ref}")
     largest = max(path.stat().st_size for path in model.paths) or 1
     return (lambda done: bar(done / largest)) if bar else (lambda _: None)

@@ -9,7 +9,6 @@ import functools
 import inspect
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
@@ -21,6 +20,7 @@ from ...config import KVType
 from ...types import options as table
 from ...types.load_options import LOADING, SETTINGS
 from ...types.options import OptionSpec
+from . import progress
 
 if TYPE_CHECKING:
     from ...python_api import LocalModel
@@ -144,24 +144,7 @@ def load(model: str, loading: Mapping[str, Any]) -> LocalModel:
     """Loads a model for a command that sends one request at a time, and prints the model's warnings."""
     from ...python_api import load as load_model
 
-    loaded = load_model(model, slots=1, progress=progress_line("loading"), **by_keyword(loading))
+    loaded = load_model(model, slots=1, progress=progress.percent("loading"), **by_keyword(loading))
     for warning in loaded.info.warnings:
         print(f"galago: {warning}", file=sys.stderr)
     return loaded
-
-
-def progress_line(label: str) -> Callable[[float], None] | None:
-    """A callback that shows the fraction done on one terminal line, removed at the end; `None` without a terminal."""
-    if not sys.stderr.isatty():
-        return None
-
-    begin = time.monotonic()
-
-    def show(fraction: float) -> None:
-        if time.monotonic() - begin < 0.3:  # short work needs no progress line
-            return
-        text = "" if fraction >= 1 else f"{label} {fraction:4.0%}"
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
-
-    return show

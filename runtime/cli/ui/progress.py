@@ -1,4 +1,8 @@
-"""Progress of long work: a bar with the remaining time on a terminal, else one line per 10 percent."""
+"""Progress of long work.
+
+`bar` shows a bar with the remaining time on a terminal, else one line per 10 percent. `percent` shows one line with the
+percentage, and only on a terminal.
+"""
 
 from __future__ import annotations
 
@@ -48,5 +52,24 @@ def _lines(label: str, total: float) -> ProgressUpdate:
         if tenths > printed_tenths and time.monotonic() - printed_at > 1:
             printed_tenths, printed_at = tenths, time.monotonic()
             print(f"galago: {label}, {tenths * 10} %: {report.printable(item)}", file=sys.stderr, flush=True)
+
+    return update
+
+
+def percent(label: str) -> Callable[[float], None] | None:
+    """A function that shows the fraction done on one terminal line, removed at the end; `None` without a terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    began_at, shown = time.monotonic(), ""
+
+    def update(fraction: float) -> None:
+        nonlocal shown
+        text = "" if fraction >= 1 else f"{label} {fraction:4.0%}"
+        if text == shown or time.monotonic() - began_at < 0.3:  # short work needs no progress
+            return
+        shown = text
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
     return update

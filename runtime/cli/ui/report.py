@@ -24,6 +24,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def quantity(number: int, noun: str) -> str:
+    """A number of things: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def count(number: int) -> str:
     """A number of parameters, such as 1.3B."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

@@ -17,6 +17,7 @@ import pytest
 from fakes.server import DATA
 from galago.models import errors
 from galago.models.registry.resolve import resolve
+from galago.runtime.cache.disk_cache import DiskCache
 from galago.runtime.cli.main import COMMANDS
 from galago.runtime.cli.ui import help_pages, progress
 
@@ -205,6 +206,17 @@ def test_errors_name_the_page_that_helps() -> None:
     assert help_pages.page_for(errors.GGUFError("damaged")) == "docs/guide/models.md"
     assert help_pages.page_for(errors.ConfigError("no GPU", "gpu-layers")) == "docs/guide/gpu.md"
     assert help_pages.page_for(errors.InvalidRequest("top_p is 2", "top_p")) is None
+
+
+def test_cache_shows_and_deletes_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    stored = DiskCache(folder, ("model", "build"), 2**24, print)
+    stored.put("state", "prefix", {}, b"x" * 2**20)
+    stored.close()
+    status = galago("cache", "status", folder).stdout
+    assert re.fullmatch(r"1 file \(1\.0 MiB\) of 1 model\n  prefixes: 1 file \(1\.0 MiB\), least .*\n", status)
+    assert galago("cache", "clear", folder).stdout == "deleted 1 file\n"
+    assert "there is no folder" in galago("cache", "status", tmp_path / "none", code=1).stderr
 
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not here")

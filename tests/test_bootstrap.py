@@ -1,9 +1,11 @@
-"""What scripts/bootstrap decides: keys, CMake options, progress, what to tell people. Builds and installs nothing."""
+"""Tests of scripts/bootstrap: build keys, CMake options, progress and messages. They build and install nothing."""
 
 import importlib.util
 import io
 import os
+import re
 import sys
+import tomllib
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -50,38 +52,45 @@ class Terminal(io.StringIO):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_key_changes_with_every_ingredient(change: dict[str, object]) -> None:
+def test_key_depends_on_every_field(change: dict[str, object]) -> None:
     assert BUILD._replace(**change).key() != BUILD.key()
 
 
-def test_no_ingredient_of_the_key_is_untested() -> None:
+def test_every_field_of_the_key_is_tested() -> None:
     assert len(BUILD) == 7
 
 
-def test_key_is_the_same_in_another_run() -> None:
+def test_key_is_stable_between_runs() -> None:
     assert load().Build(*BUILD).key() == BUILD.key()
 
 
-def test_key_tells_where_one_option_ends() -> None:
+def test_key_separates_options() -> None:
     assert BUILD._replace(cmake_args=("a", "b")).key() != BUILD._replace(cmake_args=("a b",)).key()
 
 
-def test_stamp_changes_with_the_lock_and_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, project = tmp_path / "requirements.lock", tmp_path / "pyproject.toml"
+def test_stamp_changes_with_the_installed_locks_and_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / name for name in ("requirements.lock", "requirements-dev.lock", "pyproject.toml")]
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
-    monkeypatch.setattr(bootstrap, "LOCK", lock)
-    stamps = []
-    for texts in [("a", "b"), ("A", "b"), ("a", "B")]:
-        lock.write_text(texts[0])
-        project.write_text(texts[1])
-        stamps += [bootstrap.stamp(BUILD), bootstrap.stamp(BUILD._replace(backend="cuda"))]
-    assert len(set(stamps)) == 6
+    monkeypatch.setattr(bootstrap, "LOCK", files[0])
+    monkeypatch.setattr(bootstrap, "DEVELOPMENT_LOCK", files[1])
+    stamps: dict[bool, list[str]] = {True: [], False: []}
+    for texts in ("abc", "Abc", "aBc", "abC"):
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        for development, found in stamps.items():
+            builds = (BUILD, BUILD._replace(backend="cuda"))
+            found += [bootstrap.stamp(build, development) for build in builds]
+    assert len(set(stamps[True])) == 8
+    assert len(set(stamps[False])) == 6  # the development lock does not matter
+    assert not set(stamps[True]) & set(stamps[False])
 
 
 # the CPU and the compiler
 
 
-def test_cpu_flags_are_those_of_the_first_processor_in_order() -> None:
+def test_cpu_flags_are_the_sorted_flags_of_the_first_processor() -> None:
     assert (
         bootstrap.cpu_flags_in("processor\t: 0\nflags\t\t: sse avx2 fma\nbugs\t\t: x\n\nflags\t\t: z\n")
         == "avx2 fma sse"
@@ -91,7 +100,7 @@ def test_cpu_flags_are_those_of_the_first_processor_in_order() -> None:
 
 
 @pytest.mark.parametrize(("text", "major"), [(GCC_12, 12), (GCC_13, 13), (CLANG, 0), ("", 0)])
-def test_gcc_is_told_from_other_compilers(text: str, major: int) -> None:
+def test_gcc_is_distinguished_from_other_compilers(text: str, major: int) -> None:
     assert bootstrap.gcc_major(text) == major
 
 
@@ -106,26 +115,26 @@ def test_gcc_is_told_from_other_compilers(text: str, major: int) -> None:
         ("", GCC_12, False),
     ],
 )
-def test_amx_remedy_is_for_old_gcc_on_cpus_with_amx(flags: str, compiler: str, needed: bool) -> None:
-    assert bootstrap.needs_amx_remedy(flags, compiler) is needed
+def test_amx_is_disabled_for_old_gcc_on_cpus_with_amx(flags: str, compiler: str, needed: bool) -> None:
+    assert bootstrap.must_disable_amx(flags, compiler) is needed
 
 
-def test_a_build_that_fails_on_amx_is_made_again_with_the_remedy_once() -> None:
+def test_a_failed_build_is_repeated_without_amx_once() -> None:
     build = BUILD._replace(cpu_flags="amx_int8 avx2")
-    again = bootstrap.remedied(build)
-    assert again.cmake_args == (*bootstrap.AMX_REMEDY, "-DX=1")
-    assert bootstrap.remedied(again) == again
+    again = bootstrap.without_amx(build)
+    assert again.cmake_args == (*bootstrap.DISABLE_AMX, "-DX=1")
+    assert bootstrap.without_amx(again) == again
 
 
-def test_a_build_the_remedy_cannot_help_stays() -> None:
-    assert bootstrap.remedied(BUILD) == BUILD
+def test_a_build_that_amx_cannot_break_stays_unchanged() -> None:
+    assert bootstrap.without_amx(BUILD) == BUILD
     prebuilt = BUILD._replace(cpu_flags="amx_int8", prebuilt=True)
-    assert bootstrap.remedied(prebuilt) == prebuilt
+    assert bootstrap.without_amx(prebuilt) == prebuilt
 
 
-def test_a_remedy_that_was_needed_once_is_remembered() -> None:
+def test_disabling_amx_is_remembered() -> None:
     build = BUILD._replace(cpu_flags="amx_int8")
-    again = bootstrap.remedied(build)
+    again = bootstrap.without_amx(build)
     assert bootstrap.as_before(build, {"key": again.key()}) == again
     assert bootstrap.as_before(build, {"key": build.key()}) == build
     assert bootstrap.as_before(build, {}) == build
@@ -135,37 +144,37 @@ def test_a_remedy_that_was_needed_once_is_remembered() -> None:
 
 
 class Checks:
-    """Stands in for galago's own check: plays the given results in turn and notes what was installed between them."""
+    """Replaces `check` and `install_engine`: returns the given results in order and records the installed builds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *results: str) -> None:
         self.results = list(results)
         self.installed: list[object] = []
         monkeypatch.setattr(bootstrap, "check", lambda: self.results.pop(0))
-        monkeypatch.setattr(bootstrap, "install_engine", lambda build, again: self.installed.append(build))
+        monkeypatch.setattr(bootstrap, "install_engine", lambda build, rebuild: self.installed.append(build))
 
 
-def test_a_library_that_computes_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_passes_its_check_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = Checks(monkeypatch, "")
     build = BUILD._replace(cpu_flags="amx_int8")
     assert bootstrap.checked(build) == build
     assert checks.installed == []
 
 
-def test_a_library_that_dies_on_amx_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_crashes_on_amx_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = Checks(monkeypatch, "killed by signal 11", "")
     build = BUILD._replace(cpu_flags="amx_int8")
-    assert bootstrap.checked(build) == bootstrap.remedied(build)
-    assert checks.installed == [bootstrap.remedied(build)]
+    assert bootstrap.checked(build) == bootstrap.without_amx(build)
+    assert checks.installed == [bootstrap.without_amx(build)]
 
 
-def test_a_library_that_dies_elsewhere_stops_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_crash_stops_with_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = Checks(monkeypatch, "killed by signal 4")
     with pytest.raises(bootstrap.Stop, match="killed by signal 4"):
         bootstrap.checked(BUILD)
     assert checks.installed == []
 
 
-def test_the_check_tells_a_death_from_a_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_reports_signals_and_exit_statuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "python"
     monkeypatch.setattr(bootstrap, "PYTHON", fake)
     for body, expected in [("exit 0", ""), ("echo Q4_0 wrong; exit 3", "exit status 3"), ("kill -4 $$", "signal 4")]:
@@ -187,13 +196,13 @@ def test_each_backend_has_its_option(backend: str, options: tuple[str, ...]) -> 
     assert bootstrap.cmake_args(backend, False, "") == options
 
 
-def test_every_backend_can_be_had_prebuilt() -> None:
+def test_every_backend_has_a_prebuilt_wheel() -> None:
     assert set(bootstrap.PREBUILT_FOLDER) == set(bootstrap.BACKENDS)
 
 
-def test_the_users_options_come_last_and_keep_their_quotes() -> None:
+def test_user_options_come_last_and_keep_their_quotes() -> None:
     found = bootstrap.cmake_args("cuda", True, '-DA=1 "-DCMAKE_CXX_FLAGS=-O2 -g"')
-    assert found == (*bootstrap.AMX_REMEDY, "-DGGML_CUDA=on", "-DA=1", "-DCMAKE_CXX_FLAGS=-O2 -g")
+    assert found == (*bootstrap.DISABLE_AMX, "-DGGML_CUDA=on", "-DA=1", "-DCMAKE_CXX_FLAGS=-O2 -g")
 
 
 # progress
@@ -212,54 +221,54 @@ def test_the_users_options_come_last_and_keep_their_quotes() -> None:
         ("", None),
     ],
 )
-def test_a_step_is_read_from_ninjas_and_makes_lines(line: str, found: tuple[int, int] | None) -> None:
+def test_progress_is_read_from_lines_of_ninja_and_make(line: str, found: tuple[int, int] | None) -> None:
     assert bootstrap.step(line) == found
 
 
-def show(out: io.StringIO, every: float) -> list[str]:
+def show(out: io.StringIO, interval_seconds: float) -> list[str]:
     lines = ["configuring\n", "[1/3] a\n", "  note\n", "[2/3] b\n", "[3/3] c\n"]
-    assert list(bootstrap.show_progress(lines, out, every)) == lines
+    assert list(bootstrap.show_progress(lines, out, interval_seconds)) == lines
     return lines
 
 
-def test_progress_rewrites_one_line_on_a_terminal() -> None:
+def test_progress_updates_one_line_on_a_terminal() -> None:
     out = Terminal()
-    show(out, every=1000)
+    show(out, interval_seconds=1000)
     assert out.getvalue().count("\r") == 3
     assert "  2 of 3 (66 %), 0:00 min" in out.getvalue()
     assert out.getvalue().endswith("\n") and out.getvalue().count("\n") == 1
 
 
-def test_progress_is_told_now_and_then_elsewhere() -> None:
+def test_progress_prints_a_line_per_interval_elsewhere() -> None:
     out = io.StringIO()
-    show(out, every=1000)
+    show(out, interval_seconds=1000)
     assert [line.split(" (")[0] for line in out.getvalue().splitlines()] == ["  1 of 3", "  3 of 3"]
     assert "\r" not in out.getvalue()
 
 
-def test_no_progress_is_shown_of_a_build_that_never_started() -> None:
+def test_a_build_that_never_started_shows_no_progress() -> None:
     out = Terminal()
     assert list(bootstrap.show_progress(["error\n"], out, 30)) == ["error\n"]
     assert out.getvalue() == ""
 
 
-def test_a_failure_shows_the_last_lines_cut_to_readable_length() -> None:
+def test_a_failure_shows_its_last_lines_truncated() -> None:
     shown = bootstrap.tail("\n".join([*(str(n) for n in range(30)), "", " ", "x" * 1000, ""])).splitlines()
     assert len(shown) == 20
     assert shown[0].strip() == "11"
     assert shown[-1].strip() == "x" * 200
 
 
-def test_a_failed_build_shows_the_compilers_words_and_not_pips() -> None:
+def test_a_failed_build_shows_the_output_of_the_compiler_and_not_of_pip() -> None:
     log = "x.cpp: error: no\nninja: build stopped\n  error: subprocess-exited-with-error\n  × Building wheel failed\n"
-    assert bootstrap.tail(bootstrap.before_pips_own(log)).splitlines()[-1].strip() == "ninja: build stopped"
-    assert bootstrap.before_pips_own("cut short\n") == "cut short\n"
+    assert bootstrap.tail(bootstrap.compiler_output(log)).splitlines()[-1].strip() == "ninja: build stopped"
+    assert bootstrap.compiler_output("cut short\n") == "cut short\n"
 
 
-# what to tell people
+# messages
 
 
-def test_missing_compilers_are_named_with_what_to_do() -> None:
+def test_missing_compilers_are_named_with_instructions() -> None:
     text = bootstrap.missing_tools({"C": "gcc 12", "C++": ""})
     assert text.startswith("no C++ compiler found")
     for remedy in ("apt install g++", "dnf install gcc-c++", "xcode-select --install", "--prebuilt"):
@@ -268,7 +277,7 @@ def test_missing_compilers_are_named_with_what_to_do() -> None:
     assert bootstrap.missing_tools({"C": "gcc 12", "C++": "g++ 12"}) == ""
 
 
-def test_without_a_compiler_only_the_prebuilt_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_only_a_prebuilt_wheel_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "compiler_version", lambda language: "")
     monkeypatch.setattr(bootstrap.os, "name", "posix")
     with pytest.raises(bootstrap.Stop, match="no C and no C"):
@@ -276,7 +285,7 @@ def test_without_a_compiler_only_the_prebuilt_can_be_planned(monkeypatch: pytest
     assert bootstrap.plan("cuda", prebuilt=True)[1:3] == ("cuda", True)
 
 
-def test_a_named_compiler_is_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cxx_selects_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "mycxx"
     fake.write_text('#!/bin/sh\n[ "$2" = --version ] && echo my compiler, mode "$1"\n')
     fake.chmod(0o755)
@@ -296,24 +305,53 @@ def test_the_locked_version_is_read() -> None:
         bootstrap.locked_version("numpy==2\n")
 
 
-def test_the_projects_lock_holds_exact_versions_of_what_the_install_needs() -> None:
-    text = (ROOT / "requirements.lock").read_text("utf-8")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
+def locked_names(name: str) -> list[str]:
+    lines = [line for line in (ROOT / name).read_text("utf-8").splitlines() if not line.startswith("#")]
     assert all("==" in line for line in lines)
-    assert bootstrap.locked_version(text)
-    # galago is installed without pip's build isolation
-    assert any(line.startswith("setuptools==") for line in lines)
+    return [line.partition("==")[0] for line in lines]
+
+
+def test_the_runtime_lock_has_what_the_installation_needs() -> None:
+    names = locked_names("requirements.lock")
+    assert bootstrap.locked_version((ROOT / "requirements.lock").read_text("utf-8"))
+    assert "setuptools" in names  # galago is installed without pip's build isolation
+
+
+def test_the_locks_separate_runtime_and_development() -> None:
+    runtime, development = locked_names("requirements.lock"), locked_names("requirements-dev.lock")
+    assert not set(runtime) & set(development)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    required = {re.split(r"[>\[]", line)[0] for line in project["dependencies"]}
+    assert required <= set(runtime)
+    for_development = {re.split(r"[>\[]", line)[0] for line in project["optional-dependencies"]["dev"]}
+    assert for_development <= set(development)
+
+
+@pytest.mark.parametrize("development", [True, False])
+def test_only_a_development_setup_installs_the_development_lock(
+    development: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[object] = []
+    monkeypatch.setattr(bootstrap, "MARKER", tmp_path / "bootstrap.json")
+    monkeypatch.setattr(bootstrap, "PYTHON", tmp_path / "python")
+    (tmp_path / "python").touch()
+    monkeypatch.setattr(bootstrap, "create_venv", lambda: None)
+    monkeypatch.setattr(bootstrap, "pip", lambda action, *args: installed.extend(args))
+    bootstrap.set_up(BUILD, development, {"key": BUILD.key()}, False)
+    assert bootstrap.LOCK in installed
+    assert (bootstrap.DEVELOPMENT_LOCK in installed) == development
+    assert bootstrap.last_setup()["development"] is development
 
 
 @pytest.mark.parametrize(
     ("version", "old"),
     [((3, 6, 15), True), ((3, 10, 13), True), ((3, 11, 0), False), ((3, 14), False), ((4, 0), False)],
 )
-def test_old_pythons_are_refused(version: tuple[int, ...], old: bool) -> None:
+def test_old_pythons_are_rejected(version: tuple[int, ...], old: bool) -> None:
     assert bootstrap.too_old(version) is old
 
 
-def test_a_newer_python_that_does_not_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_python_that_does_not_run_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bootstrap.newer_python() == ""
     for minor, status in [(11, 127), (13, 0)]:
@@ -323,14 +361,14 @@ def test_a_newer_python_that_does_not_run_is_passed_over(tmp_path: Path, monkeyp
     assert bootstrap.newer_python() == str(tmp_path / "python3.13")
 
 
-def test_an_old_python_without_a_newer_one_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_alone_prints_which_version_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "OLDEST", (99, 0))
     monkeypatch.setattr(bootstrap, "newer_python", lambda: "")
     with pytest.raises(SystemExit, match="needs Python 99.0 or newer"):
         bootstrap.insist_on_python()
 
 
-def test_an_old_python_hands_over_to_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_starts_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(bootstrap, "OLDEST", (99, 0))
     monkeypatch.setattr(bootstrap, "newer_python", lambda: "/usr/bin/python3.13")
@@ -339,10 +377,10 @@ def test_an_old_python_hands_over_to_a_newer_one(monkeypatch: pytest.MonkeyPatch
     assert handed == [("/usr/bin/python3.13", ["/usr/bin/python3.13", *sys.argv])]
 
 
-# where things are kept
+# folders
 
 
-def test_the_cache_folder_follows_the_users_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert bootstrap.cache_folder() == tmp_path / "galago"
     monkeypatch.delenv("XDG_CACHE_HOME")

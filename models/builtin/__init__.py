@@ -1,1 +1,1 @@
-"""The model that ships with Galago: weights, projector and sample media as package data. Holds no code."""
+"""The model that ships with Galago: weights, projector and sample media as package data. No code."""

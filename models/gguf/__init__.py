@@ -1,1 +1,1 @@
-"""The GGUF format: what a header says, and a reader for files from untrusted sources."""
+"""The GGUF format: its header, and a reader for untrusted files."""

@@ -1,12 +1,12 @@
-"""The Hub's cache on this disk, in the layout that huggingface-hub and others share, so that no file is stored twice.
+"""The local cache of files from the Hub, in the layout of huggingface-hub, so that programs share each file.
 
-    models--OWNER--REPO/blobs/ETAG              contents; ETAG is their SHA-256, of files small enough for git its SHA-1
-    models--OWNER--REPO/snapshots/COMMIT/PATH   links to blobs, by the names they have in a commit
-    models--OWNER--REPO/refs/REVISION           the commit that a branch or tag stands for
-    .locks/models--OWNER--REPO/ETAG.lock        held while a blob is made; the same lock that huggingface-hub takes
+    models--OWNER--REPO/blobs/ETAG              content; ETAG is its SHA-256, or the git blob id (SHA-1) of small files
+    models--OWNER--REPO/snapshots/COMMIT/PATH   links to blobs, under the names that files have in a commit
+    models--OWNER--REPO/refs/REVISION           the commit that a branch or tag points to
+    .locks/models--OWNER--REPO/ETAG.lock        held while a blob is written; huggingface-hub takes the same lock
 
-Names come from the Hub, which may be hostile: whatever would leave the cache is refused, and no link in it is followed
-to write. Knows nothing of the network or of what files hold.
+Names come from the Hub, which may be hostile: names that lead out of the cache are rejected, and writing follows no
+link.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ PARTIAL_SUFFIX = ".galago-part"
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # control characters, and what Windows gives a meaning
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # control characters, and characters with a meaning on Windows
 
 
 def checked_name(name: str) -> str:
-    """The name of a file or revision as the Hub gives it. Raises `HubError` where it could lead out of its folder."""
+    """Returns the name of a file or revision. Raises `HubError` if it could lead out of its folder."""
     parts = name.split("/")
     if _FORBIDDEN.search(name) or any(p in ("", ".", "..") or len(p.encode("utf-8", "replace")) > 255 for p in parts):
-        raise HubError(f"the Hub names a file {name!r:.100}, which has no place in the cache; nothing was downloaded")
+        raise HubError(f"the Hub sent the unsafe file name {name!r:.100}; nothing was downloaded")
     return name
 
 
 def checked_commit(commit: str) -> str:
     if not _COMMIT.fullmatch(commit):
-        raise HubError(f"the Hub names a commit {commit!r:.100}, which is none; nothing was downloaded")
+        raise HubError(f"the Hub sent {commit!r:.100}, which is not a commit id; nothing was downloaded")
     return commit
 
 
 def checked_etag(etag: str) -> str:
     if not _ETAG.fullmatch(etag):
-        raise HubError(f"the Hub gives a file the digest {etag!r:.100}, which is none; nothing was downloaded")
+        raise HubError(f"the Hub sent {etag!r:.100}, which is not a file digest; nothing was downloaded")
     return etag
 
 
 @dataclass(frozen=True, slots=True)
 class HubCache:
-    """The cache under a folder, which need not exist yet."""
+    """The cache under the folder `root`, which may not exist yet."""
 
     root: Path
 
     def repositories(self) -> Iterator[str]:
-        """OWNER/REPO of every model repository that has a folder here."""
+        """Yields OWNER/REPO of every model repository in the cache."""
         for folder in sorted(self.root.glob("models--*")):
             owner, _, name = folder.name.removeprefix("models--").partition("--")
             if owner and name and folder.is_dir():
@@ -69,7 +69,7 @@ class HubCache:
         return self.root / ("models--" + checked_name(repository).replace("/", "--"))
 
     def commits(self, repository: str) -> list[str]:
-        """The commits of which there are files, that of the main branch first, then the latest."""
+        """Returns the commits that have files: the one of the main branch first, then the latest."""
         snapshots = self.folder(repository) / "snapshots"
         if not snapshots.is_dir():
             return []
@@ -79,7 +79,7 @@ class HubCache:
         return [path.name for path in found]
 
     def commit(self, repository: str, revision: str) -> str | None:
-        """What a branch, tag or the beginning of a commit stands for here."""
+        """Returns the commit of a branch, tag or abbreviated commit id, if the cache has it."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             text = (self.folder(repository) / "refs" / checked_name(revision)).read_text("ascii").strip()
             return text if _COMMIT.fullmatch(text) else None
@@ -90,33 +90,33 @@ class HubCache:
     def snapshot(self, repository: str, commit: str) -> Path:
         return self.folder(repository) / "snapshots" / checked_commit(commit)
 
-    def files(self, repository: str, commit: str) -> list[str]:
-        """The names of the files that are here of a commit; links that lead nowhere are left out."""
+    def file_names(self, repository: str, commit: str) -> list[str]:
+        """Returns the names of the files of a commit, without broken links."""
         folder = self.snapshot(repository, commit)
         return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
-    def blob(self, repository: str, etag: str) -> Path:
+    def blob_path(self, repository: str, etag: str) -> Path:
         return self.folder(repository) / "blobs" / checked_etag(etag)
 
     def has(self, repository: str, commit: str, name: str, etag: str, size: int) -> bool:
-        """Whether the contents are here, whoever downloaded them; as a blob, or as a file where links do not work."""
-        for path in (self.blob(repository, etag), self.snapshot(repository, commit) / checked_name(name)):
+        """Whether the content is in the cache, as a blob, or as a plain file if the disk has no links."""
+        for path in (self.blob_path(repository, etag), self.snapshot(repository, commit) / checked_name(name)):
             with contextlib.suppress(OSError):
                 if path.stat().st_size == size:
                     return True
         return False
 
     @contextlib.contextmanager
-    def staging(self, repository: str, etag: str, waiting: Callable[[], None]) -> Iterator[Path]:
-        """Where a blob's contents grow, locked against all other processes; what an earlier one left is still there.
+    def partial_file(self, repository: str, etag: str, while_waiting: Callable[[], None]) -> Iterator[Path]:
+        """Locks a blob and yields the path of its partial file, with what an earlier process left in it.
 
-        `waiting` is called twice a second while another process has the lock, and may raise to give up.
+        `while_waiting` is called twice a second while another process holds the lock, and may raise to give up.
         """
-        blob = self.blob(repository, etag)
-        self._make(blob.parent)
+        blob = self.blob_path(repository, etag)
+        self._make_folder(blob.parent)
         lock = self._lock(repository, etag)
         while not lock.is_locked:
-            waiting()
+            while_waiting()
             with contextlib.suppress(filelock.Timeout):
                 lock.acquire(timeout=0.5)
         try:
@@ -124,60 +124,60 @@ class HubCache:
         finally:
             lock.release()
 
-    def publish(self, repository: str, commit: str, name: str, etag: str) -> Path:
-        """Gives a blob its name in a commit. Where links cannot be made, a second name or a copy."""
+    def add_to_snapshot(self, repository: str, commit: str, name: str, etag: str) -> Path:
+        """Links a blob under its name in a commit, or copies it if the disk has no links."""
         link = self.snapshot(repository, commit) / checked_name(name)
-        self._make(link.parent)
-        blob = self.blob(repository, etag)
+        self._make_folder(link.parent)
+        blob = self.blob_path(repository, etag)
         if not blob.exists():
-            return link  # a file in the snapshot itself, made where links do not work
-        beside = link.with_name(f".{link.name[:200]}.{os.getpid()}{PARTIAL_SUFFIX}")
-        beside.unlink(missing_ok=True)
+            return link  # already a plain file in the snapshot, because the disk has no links
+        temporary = link.with_name(f".{link.name[:200]}.{os.getpid()}{PARTIAL_SUFFIX}")
+        temporary.unlink(missing_ok=True)
         try:
-            beside.symlink_to(os.path.relpath(blob, link.parent))
+            temporary.symlink_to(os.path.relpath(blob, link.parent))
         except OSError:
             try:
-                os.link(blob, beside)
+                os.link(blob, temporary)
             except OSError:
-                shutil.copyfile(blob, beside)
-        beside.replace(link)
+                shutil.copyfile(blob, temporary)
+        temporary.replace(link)
         return link
 
     def set_revision(self, repository: str, revision: str, commit: str) -> None:
-        """Notes which commit a branch or tag stands for."""
+        """Records the commit that a branch or tag points to."""
         if revision == commit:
             return
         path = self.folder(repository) / "refs" / checked_name(revision)
-        self._make(path.parent)
-        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-        beside.write_text(checked_commit(commit))
-        beside.replace(path)
+        self._make_folder(path.parent)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        temporary.write_text(checked_commit(commit))
+        temporary.replace(path)
 
     def remove(self, repository: str, commit: str, names: Iterable[str]) -> int:
-        """Deletes files of a commit, and the contents that no other file of the repository has. Returns bytes freed."""
+        """Deletes files of a commit, and the blobs that nothing else links to. Returns the bytes freed."""
         freed = 0
         for name in names:
             link = self.snapshot(repository, commit) / checked_name(name)
             if os.path.lexists(link):
                 freed += _delete_file(link)
             _remove_empty_folders(link.parent, self.folder(repository) / "snapshots")
-        return freed + self._sweep(repository)
+        return freed + self._collect_garbage(repository)
 
-    def _sweep(self, repository: str) -> int:
-        """Deletes blobs that nothing links to, what was left unfinished, and what is empty then."""
+    def _collect_garbage(self, repository: str) -> int:
+        """Deletes blobs without links, partial files, and folders that are empty then. Returns the bytes freed."""
         folder = self.folder(repository)
         freed = 0
         for blob in sorted((folder / "blobs").glob("*")):
             etag = blob.name.removesuffix(PARTIAL_SUFFIX)
             if _ETAG.fullmatch(etag) and etag not in self._linked(repository):
                 with contextlib.suppress(filelock.Timeout), self._lock(repository, etag, timeout=0):
-                    if etag not in self._linked(repository):  # another process may have finished a download meanwhile
+                    if etag not in self._linked(repository):  # another process may have linked it meanwhile
                         freed += _delete_file(blob)
-        kept = {path.name for path in (folder / "snapshots").glob("*")}
+        remaining = {path.name for path in (folder / "snapshots").glob("*")}
         for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
-            if ref.read_text("ascii", "replace").strip() not in kept:
+            if ref.read_text("ascii", "replace").strip() not in remaining:
                 ref.unlink()
-        if not kept:
+        if not remaining:
             for part in ("refs", "snapshots", "blobs"):
                 _remove_empty_folders(folder / part, folder.parent)
         return freed
@@ -188,39 +188,39 @@ class HubCache:
 
     def _lock(self, repository: str, etag: str, timeout: float = -1) -> filelock.BaseFileLock:
         locks = self.root / ".locks" / self.folder(repository).name
-        self._make(locks)
+        self._make_folder(locks)
         return filelock.FileLock(locks / f"{etag}.lock", mode=0o664, timeout=timeout)
 
-    def _make(self, folder: Path) -> None:
-        """Makes a folder of the cache, level by level; a link in place of one could lead out, and is refused."""
+    def _make_folder(self, folder: Path) -> None:
+        """Creates a folder of the cache level by level. Rejects links, which could lead out of the cache."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            at = self.root
+            level = self.root
             for part in folder.relative_to(self.root).parts:
-                at = at / part
-                if at.is_symlink():
-                    raise ConfigError(f"{at} is a link to another place; remove it, then try again", "cache")
-                at.mkdir(exist_ok=True)
+                level = level / part
+                if level.is_symlink():
+                    raise ConfigError(f"{level} is a link, which the cache does not follow; remove it first", "cache")
+                level.mkdir(exist_ok=True)
         except OSError as error:
             raise write_error(self.root, error) from error
 
 
 def write_error(path: Path, error: OSError) -> ConfigError:
-    """What to tell of a write that failed."""
+    """Returns the error for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ConfigError(f"no room on the disk of {path} ({error.strerror}): free some, then try again", "cache")
+        return ConfigError(f"the disk of {path} is full ({error.strerror}); free some space, then try again", "cache")
     return ConfigError(f"{path} cannot be written: {error.strerror or error}", "cache")
 
 
 def _delete_file(path: Path) -> int:
-    """Deletes a file; returns the bytes that this frees, which are none where it has another name or is a link."""
+    """Deletes a file and returns the bytes freed: 0 for a link, or if the file has another hard link."""
     status = path.lstat()
     path.unlink()
     return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
 
 
 def _remove_empty_folders(folder: Path, top: Path) -> None:
-    """Removes a folder and those above it, below `top`, as long as they are empty."""
+    """Removes a folder and its parents below `top`, as long as they are empty."""
     while folder != top and top in folder.parents:
         try:
             folder.rmdir()

@@ -1,8 +1,8 @@
-"""The one door to the network: what the Hub says of a repository, and the bytes of its files.
+"""Talks to the Hugging Face Hub: metadata of repositories, and the bytes of their files. The only network client.
 
-Names, metadata and authentication are huggingface-hub's own (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the rest
-apply); file contents are streamed here, from any byte on. Knows nothing of what is on this disk beyond where the cache
-is. Everything the Hub sends is untrusted: whoever uses a name or digest from here checks it (`store.checked`).
+Metadata and authentication go through huggingface-hub, so that `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and its
+other settings apply. File contents are streamed here, from any byte on. Everything the Hub sends is untrusted: names
+and digests must be checked before they become paths (`cache.checked_name`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 6
-"""Tries of a request to a busy server, and of a transfer that makes no progress."""
+"""For a request to a busy server, and for a transfer that makes no progress."""
 _MAX_CONNECT_ATTEMPTS = 3
-"""Tries of a server that cannot be reached at all."""
+"""For a server that cannot be reached at all."""
 _MAX_FILES = 50_000
 _MAX_WAIT_SECONDS = 300.0
 _TIMEOUT_SECONDS = 30.0
-_OFFLINE_MESSAGE = "HF_HUB_OFFLINE forbids the network; unset it to download"
+_OFFLINE_MESSAGE = "HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it and try again"
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository: `etag` is the SHA-256 of its bytes, or its git blob id (40 digits) where git keeps it."""
+    """A file of a repository. `etag` is the SHA-256 of its content, or the git blob id (40 digits) of small files."""
 
     name: str
     size: int
@@ -47,7 +47,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """What the Hub says of a repository at a revision, which is pinned by `commit`."""
+    """A repository at a revision. `commit` is what the revision pointed to when the Hub was asked."""
 
     name: str
     revision: str
@@ -59,7 +59,7 @@ class HubRepository:
 
 @dataclass(frozen=True, slots=True)
 class HubSearchResult:
-    """A repository that a search finds."""
+    """A repository that matches a search."""
 
     name: str
     downloads: int
@@ -68,16 +68,19 @@ class HubSearchResult:
 
 
 class TransientHubError(Exception):
-    """A line that broke, or a server that is `busy` and perhaps asks for seconds to `wait`. Worth another try."""
+    """A lost connection or a busy server: another attempt may succeed.
 
-    def __init__(self, reason: str, wait: float | None = None, busy: bool = False) -> None:
+    `wait_seconds` is how long the server asks to wait.
+    """
+
+    def __init__(self, reason: str, wait_seconds: float | None = None, busy: bool = False) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait_seconds = wait_seconds
         self.busy = busy
 
 
 def cache_root() -> Path:
-    """The Hub cache of this user, by the rules of huggingface-hub."""
+    """Returns the folder of this user's Hub cache, by the rules of huggingface-hub."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -90,7 +93,7 @@ def endpoint() -> str:
 
 
 def fetch_repository(name: str, revision: str = "main") -> HubRepository:
-    """Asks for a repository's commit, files and licence. Raises `NotFound` or `HubError`."""
+    """Fetches a repository's commit, list of files and licence. Raises `NotFound` or `HubError`."""
     from huggingface_hub.hf_api import RepoFile
 
     def ask() -> HubRepository:
@@ -99,7 +102,7 @@ def fetch_repository(name: str, revision: str = "main") -> HubRepository:
         tree = api.list_repo_tree(name, revision=info.sha, recursive=True)
         listed = list(itertools.islice(tree, _MAX_FILES + 1))
         if len(listed) > _MAX_FILES:
-            raise HubError(f"{name} has more than {_MAX_FILES} files; that is no model repository")
+            raise HubError(f"{name} has more than {_MAX_FILES} files, too many for a model repository")
         files = tuple(_remote_file(file) for file in listed if isinstance(file, RepoFile))
         return HubRepository(name, revision, str(info.sha), files, _licence(info), bool(info.gated))
 
@@ -107,7 +110,7 @@ def fetch_repository(name: str, revision: str = "main") -> HubRepository:
 
 
 def search_models(text: str, limit: int = 20) -> list[HubSearchResult]:
-    """Repositories on the Hub that hold GGUF files and match a text, most downloaded first. Raises `HubError`."""
+    """Finds repositories with GGUF files that match a text, most downloaded first. Raises `HubError`."""
 
     def ask() -> list[HubSearchResult]:
         models = _api().list_models(search=text, filter="gguf", sort="downloads", limit=limit)
@@ -119,8 +122,7 @@ def search_models(text: str, limit: int = 20) -> list[HubSearchResult]:
 
 
 def fetch_start(repository: HubRepository, name: str, size: int) -> bytes:
-    """The first bytes of a file, at most `size` of them."""
-
+    """Fetches the first bytes of a file, at most `size`."""
     data = bytearray()
 
     def ask() -> bytes:
@@ -131,7 +133,7 @@ def fetch_start(repository: HubRepository, name: str, size: int) -> bytes:
                     del data[first:]
                     for chunk in itertools.takewhile(lambda _: len(data) < size, chunks):
                         data.extend(chunk)
-                broke = TransientHubError("it sent nothing")
+                broke = TransientHubError("it sent no data")
             except TransientHubError as error:
                 broke = error
             if len(data) <= here:
@@ -143,9 +145,9 @@ def fetch_start(repository: HubRepository, name: str, size: int) -> bytes:
 
 @contextlib.contextmanager
 def stream_file(repository: HubRepository, name: str, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The bytes of a file from `start` up to `end`, and the place they really begin at: 0 where ranges do not work.
+    """Streams the bytes of a file from `start` to `end`. Yields their real start, 0 if the server ignores ranges, too.
 
-    Raises `Interrupted` where another try may help, otherwise `NotFound` or `HubError`.
+    Raises `TransientHubError` if another attempt may succeed, otherwise `NotFound` or `HubError`.
     """
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -167,9 +169,13 @@ def stream_file(repository: HubRepository, name: str, start: int, end: int) -> I
         raise HubError(_OFFLINE_MESSAGE, "hub") from None
 
 
-def retry_delay_seconds(attempt: int, wait: float | None) -> float:
-    """Seconds until the next try, the first being number 0: what the server asks for, else twice as long each time."""
-    return min(wait, _MAX_WAIT_SECONDS) if wait is not None else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
+def retry_delay_seconds(attempt: int, requested: float | None) -> float:
+    """Returns the delay after an attempt (the first is 0): what the server requested, or exponential backoff."""
+    return (
+        min(requested, _MAX_WAIT_SECONDS)
+        if requested is not None
+        else 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
+    )
 
 
 def _api() -> HfApi:
@@ -187,21 +193,23 @@ def _headers() -> dict[str, str]:
 
 
 def _disable_telemetry() -> None:
-    """huggingface-hub 2.4 otherwise asks the Hub for a list of programs that it might run under, and tells which."""
+    """Otherwise huggingface-hub 2.4 asks the Hub for a list of agents, and reports which one it runs under."""
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def _with_retries(ask: Callable[[], T], name: str, revision: str) -> T:
-    """Asks again where the Hub is busy or the line is down; turns every other failure into one of ours."""
+    """Retries while the Hub is busy or unreachable. Raises Galago's own errors for every other failure."""
     for attempt in range(MAX_ATTEMPTS):
         try:
             return _translate_errors(ask, name, revision)
         except TransientHubError as error:
             if attempt == (MAX_ATTEMPTS if error.busy else _MAX_CONNECT_ATTEMPTS) - 1:
-                raise HubError(f"{endpoint()} does not answer: {error}; try again later", "hub") from error
-            time.sleep(retry_delay_seconds(attempt, error.wait))
+                raise HubError(
+                    f"{endpoint()} does not answer: {error}. Check the network, or try again later", "hub"
+                ) from error
+            time.sleep(retry_delay_seconds(attempt, error.wait_seconds))
     raise AssertionError("not reached")
 
 
@@ -218,36 +226,40 @@ def _translate_errors(ask: Callable[[], T], name: str, revision: str) -> T:
     except httpx2.TransportError as error:
         raise TransientHubError(_reason(error)) from error
     except HFValidationError as error:
-        raise NotFound(f"there can be no repository {name}: {error}", "model") from error
+        raise NotFound(f"{name} is not a valid repository name: {error}", "model") from error
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-        raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is no address: {error}", "hub") from error
+        raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is not a valid URL: {error}", "hub") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise HubError(f"{endpoint()} does not answer as a Hub does ({_reason(error)})", "hub") from error
+        raise HubError(
+            f"{endpoint()} sent an answer that a Hub does not send ({_reason(error)}); check HF_ENDPOINT", "hub"
+        ) from error
 
 
 def _status_error(response: httpx2.Response, name: str, revision: str) -> Exception:
-    """What to tell of a status of 400 or more; `Interrupted` where the server is only busy."""
+    """Returns the error for a status of 400 or more: `TransientHubError` if the server is only busy."""
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
-    elsewhere = response.url.host != urlsplit(endpoint()).hostname  # where contents lie, by a link that may run out
-    if status in _BUSY_STATUSES or (elsewhere and status in (401, 403)):
+    redirected = response.url.host != urlsplit(endpoint()).hostname  # to a file store, by a link that expires
+    if status in _BUSY_STATUSES or (redirected and status in (401, 403)):
         return TransientHubError(f"status {status}", _requested_wait_seconds(response), busy=True)
     page = f"{endpoint()}/{name}"
     if code == "GatedRepo" or status == 403:
-        return HubError(f"{name} is gated: accept its terms at {page}, then `hf auth login` or set HF_TOKEN", "hub")
+        return HubError(f"{name} is gated: accept its terms at {page}, then run `hf auth login` or set HF_TOKEN", "hub")
     if code == "RevisionNotFound":
-        return NotFound(f"{name} has no revision {revision}; see {page}", "model")
+        return NotFound(f"{name} has no revision {revision}; the revisions are listed at {page}", "model")
     if code == "EntryNotFound":
-        return NotFound(f"a file of {name} that the Hub lists is not there; pull again", "model")
+        return NotFound(
+            f"the Hub lists a file of {name} that it does not have; the repository may be changing, pull again", "model"
+        )
     if status in (401, 404):
         return NotFound(
-            f"there is no repository {name} at {endpoint()}, or it is private: then `hf auth login` or set HF_TOKEN",
+            f"there is no repository {name} at {endpoint()}. If it is private, run `hf auth login` or set HF_TOKEN",
             "model",
         )
-    return HubError(f"{endpoint()} refuses to give {name}: status {status}", "hub")
+    return HubError(f"{endpoint()} refused the request for {name} with status {status}", "hub")
 
 
 def _requested_wait_seconds(response: httpx2.Response) -> float | None:
-    """Seconds, from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`); None where neither says."""
+    """Reads the seconds to wait from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`)."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
     after = response.headers.get("Retry-After", "")
@@ -263,7 +275,7 @@ def _range_start(response: httpx2.Response) -> int:
     unit, _, place = response.headers.get("Content-Range", "").partition(" ")
     first = place.partition("-")[0]
     if unit != "bytes" or not first.isdigit():
-        raise TransientHubError("it sent a part of a file without saying which")
+        raise TransientHubError("it sent a range of a file without saying which")
     return int(first)
 
 

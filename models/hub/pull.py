@@ -1,6 +1,7 @@
-"""Brings a model here: what its name stands for on the Hub, which files that takes, whether they fit each other.
+"""Pulls a model from the Hub: finds its files, checks that they belong together, and downloads them.
 
-The pair is judged by the beginnings of its files before gigabytes are transferred, and again when all is here.
+Weights and projector are checked against each other by the first bytes of their files, before gigabytes are
+transferred, and again after the download.
 """
 
 from __future__ import annotations
@@ -13,78 +14,83 @@ from ..errors import ModelError, NotFound
 from ..gguf.header import GGUFHeader
 from ..gguf.reader import read_header, read_leading_metadata
 from ..registry import installed, pairing
-from ..registry.installed import InstalledModel, Wanted
+from ..registry.installed import InstalledModel
 from ..registry.name import ModelRef
 from . import client, download
 from .cache import HubCache
 from .client import HubFile, HubRepository
+from .source import HubSource, find_source
 
 _LEADING_BYTES = 1 << 20
-"""Bytes that hold a header's keys up to the vocabulary; `general.*` and the widths stand before it."""
+"""Contains a header's keys up to the vocabulary; `general.*` and the embedding widths come before it."""
 _MAX_PROJECTORS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull will do. `missing` are the files that are not here yet."""
+    """What a pull will do. `missing` are the files that are not in the cache yet."""
 
     ref: ModelRef
-    wanted: Wanted
+    source: HubSource
     repository: HubRepository
     files: tuple[HubFile, ...]
     missing: tuple[HubFile, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """Bytes of all files."""
         return sum(file.size for file in self.files)
 
 
-def plan(ref: ModelRef, store: HubCache | None = None) -> PullPlan:
-    """Asks the Hub what a name stands for. Raises `NotFound`, `HubError`, or `ModelError` for files that do not fit."""
+def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
+    """Asks the Hub which files a model has.
+
+    Raises `NotFound`, `HubError`, or `ModelError` for weights and projectors that do not belong together.
+    """
     if ref.kind not in ("name", "hub"):
-        raise NotFound(f"{ref} is on this disk, not on the Hub; there is nothing to pull", "model")
-    store = store or HubCache(client.cache_root())
-    wanted = installed.wanted(ref)
-    repository = client.fetch_repository(wanted.repository, ref.revision or "main")
-    remote = {file.name: file for file in repository.files}
-    choice = wanted.choose(list(remote), ref.quant)
-    weights = [remote[name] for name in choice.weights.parts]
-    projectors = [remote[name] for name in choice.projectors[:_MAX_PROJECTORS]]
-    if wanted.entry and wanted.entry.projector and not projectors:
+        raise NotFound(f"{ref} is a model on this machine, not on the Hub; there is nothing to pull", "model")
+    cache = cache or HubCache(client.cache_root())
+    source = find_source(ref)
+    repository = client.fetch_repository(source.repository, ref.revision or "main")
+    files_by_name = {file.name: file for file in repository.files}
+    selection = source.select(list(files_by_name), ref.quant)
+    weights = [files_by_name[name] for name in selection.weights.parts]
+    projectors = [files_by_name[name] for name in selection.projectors[:_MAX_PROJECTORS]]
+    if source.entry and source.entry.projector and not projectors:
         raise ModelError(f"{repository.name} has no projector, which {ref} needs", "model")
     download.check_names(repository, [*weights, *projectors])
-    projector = _matching_projector(repository, weights[0], projectors, store)
+    projector = _matching_projector(repository, weights[0], projectors, cache)
     files = (*weights, *([projector] if projector else ()))
-    return PullPlan(ref, wanted, repository, files, tuple(download.missing_files(repository, files, store)))
+    return PullPlan(ref, source, repository, files, tuple(download.missing_files(repository, files, cache)))
 
 
-def pull(plan: PullPlan, report: download.DownloadProgress, store: HubCache | None = None) -> InstalledModel:
-    """Does it. Only when every file is here and right is the revision's name moved to the new commit."""
-    store = store or HubCache(client.cache_root())
+def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | None = None) -> InstalledModel:
+    """Carries out a plan. The revision points to the new commit only once every file is complete and correct."""
+    cache = cache or HubCache(client.cache_root())
     repository = plan.repository
-    paths = download.download(repository, plan.files, store, report)
+    paths = download.download(repository, plan.files, cache, progress)
     headers = [read_header(path) for path in paths]
-    pairing.check_parts(headers[0], [f.name for f in plan.files if not headers[plan.files.index(f)].is_projector])
-    store.set_revision(repository.name, repository.revision, repository.commit)
+    parts = [file.name for file, header in zip(plan.files, headers, strict=True) if not header.is_projector]
+    pairing.check_parts(headers[0], parts)
+    cache.set_revision(repository.name, repository.revision, repository.commit)
     return installed.find(replace(plan.ref, revision=plan.ref.revision and repository.commit))
 
 
 def _matching_projector(
-    repository: HubRepository, weights: HubFile, projectors: Sequence[HubFile], store: HubCache
+    repository: HubRepository, weights: HubFile, projectors: Sequence[HubFile], cache: HubCache
 ) -> HubFile | None:
-    """The first projector that goes with the weights, by the beginnings of both."""
-    model = _read_leading_header(repository, weights, store)
+    """Returns the first projector that belongs to the weights, by the first bytes of both."""
+    model = _read_leading_header(repository, weights, cache)
     if model.is_projector:
         raise ModelError(f"{weights.name} of {repository.name} is a projector, not a model", "model")
-    candidates = [_read_leading_header(repository, file, store) for file in projectors]
+    candidates = [_read_leading_header(repository, file, cache) for file in projectors]
     found = pairing.pick_projector(model, candidates)
     return projectors[candidates.index(found)] if found is not None else None
 
 
-def _read_leading_header(repository: HubRepository, file: HubFile, store: HubCache) -> GGUFHeader:
-    """The keys at the start of a file, here or on the Hub, as a header without tensors."""
-    blob = store.blob(repository.name, file.etag)
+def _read_leading_header(repository: HubRepository, file: HubFile, cache: HubCache) -> GGUFHeader:
+    """Reads the keys at the start of a file in the cache or on the Hub, as a header without tensors."""
+    blob = cache.blob_path(repository.name, file.etag)
     if blob.is_file() and blob.stat().st_size == file.size:
         with blob.open("rb") as opened:
             data = opened.read(_LEADING_BYTES)

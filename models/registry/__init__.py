@@ -1,1 +1,1 @@
-"""Which models exist: names, the catalog, installed and imported models, and how files pair up."""
+"""Finds models: their names, the catalogue, installed and imported ones, and which files belong together."""

@@ -1,7 +1,7 @@
-"""Models that lie elsewhere on this disk, used where they are: which there are, and finding more.
+"""Imports models that other programs stored on this machine, and keeps the list of them.
 
-Knows the folders of LM Studio and Ollama, and the list that Galago keeps of what was imported. Copies nothing, and
-never deletes a file that it lists. Manifests and the list are untrusted: what they say is checked before it is used.
+Imported files stay where they are: they are never copied or deleted. Finds models in the folders of LM Studio and
+Ollama and in any other folder. Manifests of other programs are untrusted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_MANIFEST_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """A model used where it lies. `fingerprints` are the fingerprints of its files when it was imported."""
+    """A model that another program stored. `fingerprints` are those of its files, in order, when it was imported."""
 
     name: str
     weights: tuple[Path, ...]
@@ -45,16 +45,16 @@ class ImportedModel:
 
 
 def default_folders() -> list[Path]:
-    """The model folders of other programs that are there."""
+    """Returns the model folders of LM Studio and Ollama that exist."""
     home = Path.home()
     places = [home / ".lmstudio/models", home / ".cache/lm-studio/models", home / ".ollama/models"]
     return [place for place in places if place.is_dir()]
 
 
 def discover(place: Path) -> list[ImportedModel]:
-    """The models in a file, in Ollama's folder, or anywhere below another; none is listed yet.
+    """Finds the models in a file, in Ollama's folder, or anywhere below another folder. Does not import them.
 
-    Raises `NotFound` where there is none.
+    Raises `NotFound` if there are none.
     """
     place = place.expanduser().absolute()
     if place.is_file():
@@ -69,9 +69,9 @@ def discover(place: Path) -> list[ImportedModel]:
 
 
 def add(models: Sequence[ImportedModel]) -> list[ImportedModel]:
-    """Lists models after a look at their headers; those that are listed already, by their files, are left as they are.
+    """Imports models after checking their headers. Returns those that were not imported already.
 
-    Returns what was added. Raises `ModelError` for a file that is no model.
+    Raises `ModelError` for a file that is not a usable model.
     """
     listed = {model.weights for model in read_list()}
     checked = [_with_fingerprints(model) for model in models if model.weights not in listed]
@@ -97,7 +97,7 @@ def _with_fingerprints(model: ImportedModel) -> ImportedModel:
 def _with_free_names(
     models: Sequence[ImportedModel], known: Sequence[ImportedModel], reserved: Collection[str]
 ) -> Iterator[ImportedModel]:
-    """Models that are not listed yet, under names that are still free."""
+    """Yields the models that are not in the list yet, under names that are not taken."""
     taken = {model.name for model in known} | {*reserved}
     listed = {model.weights for model in known}
     for model in models:
@@ -109,7 +109,7 @@ def _with_free_names(
 
 
 def remove(name: str) -> bool:
-    """Takes a model off the list; its files stay where they are. Returns whether it was on it."""
+    """Removes a model from the list but keeps its files. Returns whether it was in the list."""
     if all(model.name != name for model in read_list()):
         return False
     _update(lambda models: [model for model in models if model.name != name])
@@ -117,14 +117,16 @@ def remove(name: str) -> bool:
 
 
 def read_list() -> list[ImportedModel]:
-    """The list. Raises `ConfigError` where it is damaged."""
+    """Returns the imported models. Raises `ConfigError` if the list is damaged."""
     file = _file()
     try:
         return file.read()
     except OSError as error:
         raise ConfigError(f"{file.path} cannot be read: {error.strerror}", "import") from error
     except ValueError as error:
-        raise ConfigError(f"{file.path} is damaged; delete it, and import again", "import") from error
+        raise ConfigError(
+            f"the list of imported models, {file.path}, is damaged; delete it, and import the models again", "import"
+        ) from error
 
 
 def _update(change: Callable[[list[ImportedModel]], list[ImportedModel]]) -> list[ImportedModel]:
@@ -167,23 +169,23 @@ def _from_row(row: Mapping[str, Any]) -> ImportedModel:
 
 
 def _gguf_folders(place: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with GGUF files, at any depth; links to folders are not followed."""
+    """Yields folders with GGUF files, at any depth. Follows no links to folders."""
     seen = 0
     for folder, folders, names in os.walk(place):
         folders.sort()
         seen += len(names)
         if seen > _MAX_FILES:
-            raise ConfigError(f"{place} holds more than {_MAX_FILES} files; name a folder within", "path")
+            raise ConfigError(f"{place} has more than {_MAX_FILES} files; name one of its subfolders", "path")
         found = sorted(name for name in names if name.lower().endswith(".gguf"))
         if found:
             yield Path(folder), found
 
 
 def _models_in_folder(folder: Path, names: Sequence[str], top: Path) -> Iterator[ImportedModel]:
-    """The models among the files of a folder, each with the projector beside it that fits."""
-    beside = sorted(path.name for path in folder.glob("*") if path.suffix.lower() == ".gguf")
-    projectors = [folder / name for name in beside if pairing.is_projector_name(name)]
-    wanted = {part for name in names for part in pairing.sibling_parts(name, beside)}
+    """Yields the models among files of a folder, each with a matching projector from the same folder."""
+    siblings = sorted(path.name for path in folder.glob("*") if path.suffix.lower() == ".gguf")
+    projectors = [folder / name for name in siblings if pairing.is_projector_name(name)]
+    wanted = {part for name in names for part in pairing.sibling_parts(name, siblings)}
     for group in pairing.weight_sets(wanted):
         weights = tuple(folder / part for part in group.parts)
         try:
@@ -196,7 +198,7 @@ def _models_in_folder(folder: Path, names: Sequence[str], top: Path) -> Iterator
 
 
 def _models_in_ollama(place: Path) -> Iterator[ImportedModel]:
-    """The models of Ollama's folder: a manifest names the blobs that are its weights and projector."""
+    """Yields the models in Ollama's folder. A manifest lists the blobs of weights and projector."""
     for path in sorted((place / "manifests").rglob("*")):
         if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
             continue
@@ -204,7 +206,7 @@ def _models_in_ollama(place: Path) -> Iterator[ImportedModel]:
             layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
             blobs = {layer["mediaType"].rpartition(".")[2]: _blob_path(place, layer["digest"]) for layer in layers}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue  # another program's file, or a manifest of another kind
+            continue  # not a manifest, or of an unknown kind
         weights, projector = blobs.get("model"), blobs.get("projector")
         if weights is not None and weights.is_file():
             name = re.sub(r"[^a-z0-9._-]+", "-", f"{path.parent.name}-{path.name}".lower()).strip("-._")

@@ -1,6 +1,6 @@
-"""Which models are on this disk: in the Hub's cache, whoever downloaded them, and imported from elsewhere.
+"""Lists, finds, checks and removes the models on this machine: those in the Hub's cache and imported ones.
 
-Reads file names and headers; asks no Hub and opens no connection.
+Reads file names and headers only; makes no network requests.
 """
 
 from __future__ import annotations
@@ -17,31 +17,18 @@ from ..gguf.reader import read_header
 from ..hub import client
 from ..hub.cache import HubCache
 from ..hub.download import file_digest
+from ..hub.source import find_source
 from . import catalog, imported, pairing
-from .catalog import CatalogEntry
 from .name import ModelRef
-
-ANY_PROJECTOR = "*mmproj*"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Where the files of a name are to be found, and how to choose among them."""
-
-    repository: str
-    weights: str = "*.gguf"
-    projector: str | None = ANY_PROJECTOR
-    default: str = ""
-    entry: CatalogEntry | None = None
-
-    def choose(self, names: list[str], quant: str) -> pairing.FileSelection:
-        return pairing.select_files(names, quant, self.weights, self.projector, self.default, self.repository)
 
 
 @dataclass(frozen=True, slots=True)
 class InstalledModel:
-    """A model on disk. `weights` are its parts in order; `repository`, `commit` and the `names` in it stay empty for an
-    imported one; `origin` says where the files are from."""
+    """A model on this machine.
+
+    `weights` are its parts in order. `origin` is "hub", "galago" (built in), "loaded", or the folder that a model was
+    imported from. Only models from the Hub have a `repository`, a `commit`, and `names`, those of their files in it.
+    """
 
     ref: ModelRef
     weights: tuple[Path, ...]
@@ -57,13 +44,13 @@ class InstalledModel:
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """Bytes of all files."""
         return sum(path.stat().st_size for path in self.paths)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What the headers of an installed model say: `context` in tokens, None where they do not."""
+    """What the headers of an installed model say. `context` is in tokens, and None if they do not say."""
 
     title: str
     architecture: str
@@ -77,11 +64,11 @@ class ModelSummary:
 
 
 def summarize(model: InstalledModel) -> ModelSummary:
-    """Reads the headers of all files of a model. Raises `ModelError` for damaged ones, or where a part is missing."""
+    """Reads the headers of a model's files. Raises `ModelError` if one is damaged or a part is missing."""
     try:
         headers = [read_header(path) for path in model.weights]
         pairing.check_parts(headers[0], model.names[: len(headers)] or [path.name for path in model.weights])
-        eyes = read_header(model.projector) if model.projector else None
+        projector = read_header(model.projector) if model.projector else None
         modified_at = int(max(path.stat().st_mtime for path in model.paths))
     except OSError as error:
         raise ModelError(f"a file of {model.ref} cannot be read: {error.strerror}", "model") from error
@@ -93,78 +80,67 @@ def summarize(model: InstalledModel) -> ModelSummary:
         quant=model.ref.quant or pairing.quant_of(model.weights[0].name) or pairing.dominant_type(first),
         parameters=sum(header.parameters for header in headers),
         context=first.context_length,
-        vision=eyes is not None and eyes.get("clip.has_vision_encoder") is True,
-        audio=eyes is not None and eyes.get("clip.has_audio_encoder") is True,
+        vision=projector is not None and projector.get("clip.has_vision_encoder") is True,
+        audio=projector is not None and projector.get("clip.has_audio_encoder") is True,
         licence=licence if isinstance(licence, str) else "",
         modified_at=modified_at,
     )
 
 
-def wanted(ref: ModelRef) -> Wanted:
-    """What a name of the catalogue or the Hub stands for. Raises `NotFound` with near matches."""
-    if ref.kind == "hub":
-        known = [entry for entry in catalog.entries() if entry.repository == ref.name and entry.weights == "*.gguf"]
-        default = known[0].quants[0].name if known and known[0].quants else ""
-        return Wanted(ref.name, default=default, entry=known[0] if known else None)
-    entry = catalog.find(ref.name)
-    if entry is None:
-        near = catalog.similar_names(ref.name)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise NotFound(
-            f"there is no model {ref}: {hint}give `builtin` or the path of a GGUF file, a name of `galago search`, or "
-            "OWNER/REPO on the Hub",
-            "model",
-        )
-    return Wanted(entry.repository, entry.weights, entry.projector, entry.quants[0].name if entry.quants else "", entry)
-
-
 def find(ref: ModelRef) -> InstalledModel:
-    """The installed model of a name. Raises `NotFound` that says how to get it, or `ModelError` for a bad pair."""
-    for own in imported.read_list():
-        if ref.kind == "name" and own.name == ref.name and not ref.revision and ref.quant in ("", own.quant):
-            gone = [path for path in own.paths if not path.is_file()]
-            if gone:
-                raise NotFound(f"{own.name} is imported, and its file {gone[0]} is gone: galago rm {own.name}", "model")
-            return _from_import(own)
-    store, commit, choice = _locate_in_cache(ref)
-    looked_for = wanted(ref)
-    model = _from_cache(store, ref, looked_for.repository, commit, choice)
-    if model.projector is None and looked_for.entry and looked_for.entry.projector:
-        raise NotFound(f"{ref} lacks its projector here; get it with: galago pull {ref}", "model")
+    """Finds an installed model.
+
+    Raises `NotFound` with how to install it, or `ModelError` if no projector matches its weights.
+    """
+    for entry in imported.read_list():
+        if ref.kind == "name" and entry.name == ref.name and not ref.revision and ref.quant in ("", entry.quant):
+            missing = [path for path in entry.paths if not path.is_file()]
+            if missing:
+                raise NotFound(
+                    f"{entry.name} was imported, but its file {missing[0]} no longer exists. Remove it from the list "
+                    f"with: galago rm {entry.name}",
+                    "model",
+                )
+            return _from_import(entry)
+    cache, commit, choice = _locate_in_cache(ref)
+    source = find_source(ref)
+    model = _from_cache(cache, ref, source.repository, commit, choice)
+    if model.projector is None and source.entry and source.entry.projector:
+        raise NotFound(f"{ref} is installed without its projector; install it with: galago pull {ref}", "model")
     return model
 
 
 def find_unchecked(ref: ModelRef) -> InstalledModel:
-    """As `find`, for what is to be checked or deleted: files that cannot be read are no obstacle."""
-    own = next((own for own in imported.read_list() if ref.kind == "name" and own.name == ref.name), None)
-    if own is not None:
-        return _from_import(own)
-    store, commit, choice = _locate_in_cache(ref)
-    return _from_cache_unchecked(store, ref, wanted(ref).repository, commit, choice)
+    """Finds an installed model to check or delete it: its files may be damaged or not match."""
+    entry = next((entry for entry in imported.read_list() if ref.kind == "name" and entry.name == ref.name), None)
+    if entry is not None:
+        return _from_import(entry)
+    cache, commit, choice = _locate_in_cache(ref)
+    return _from_cache_unchecked(cache, ref, find_source(ref).repository, commit, choice)
 
 
 def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, pairing.FileSelection]:
-    """Where in the cache a name's files are: the commit and the names in it. Raises `NotFound`."""
-    looked_for = wanted(ref)
-    store = HubCache(client.cache_root())
-    commits = store.commits(looked_for.repository)
+    """Finds the commit in the cache that has a model's files, and selects them. Raises `NotFound`."""
+    source = find_source(ref)
+    cache = HubCache(client.cache_root())
+    commits = cache.commits(source.repository)
     if ref.revision:
-        pinned = store.commit(looked_for.repository, ref.revision)
+        pinned = cache.commit(source.repository, ref.revision)
         commits = [commit for commit in commits if commit == pinned]
-    here: set[str] = set()
+    quants: set[str] = set()
     for commit in commits:
-        names = store.files(looked_for.repository, commit)
-        here |= {group.quant for group in pairing.weight_sets(names, looked_for.weights) if group.quant}
+        names = cache.file_names(source.repository, commit)
+        quants |= {group.quant for group in pairing.weight_sets(names, source.weights) if group.quant}
         with contextlib.suppress(NotFound):
-            return store, commit, looked_for.choose(names, ref.quant)
-    others = f" (of it, {', '.join(sorted(here))} is here)" if here else ""
-    raise NotFound(f"{ref} is not installed{others}; get it with: galago pull {ref}", "model")
+            return cache, commit, source.select(names, ref.quant)
+    others = f" (installed of it: {', '.join(sorted(quants))})" if quants else ""
+    raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
 
 
 def remove(ref: ModelRef) -> tuple[InstalledModel, int]:
-    """Deletes a model and returns it with the bytes that this freed: of what no other installed model uses.
+    """Deletes the files of a model that no other installed model uses. Returns the model and the bytes freed.
 
-    Imported models only leave the list. Raises `NotFound`.
+    An imported model is only removed from the list. Raises `NotFound`.
     """
     model = find_unchecked(ref)
     if not model.repository:
@@ -172,38 +148,41 @@ def remove(ref: ModelRef) -> tuple[InstalledModel, int]:
         return model, 0
     others = [m for m in all_models() if (m.repository, m.commit) == (model.repository, model.commit)]
     shared = {name for other in others if other.weights != model.weights for name in other.names}
-    store = HubCache(client.cache_root())
-    freed = store.remove(model.repository, model.commit, [name for name in model.names if name not in shared])
+    cache = HubCache(client.cache_root())
+    freed = cache.remove(model.repository, model.commit, [name for name in model.names if name not in shared])
     return model, freed
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """What became of a file's check: `problem` is empty where it is what it was, `published` says that its digest is
-    the one the Hub or Ollama gives, and not one noted at the import."""
+    """The result of checking a file.
+
+    `problem` is empty if there is none. `published` says whether the file was compared with a digest that the Hub or
+    Ollama publishes, or only with its fingerprint at the time of import.
+    """
 
     path: Path
     problem: str
     published: bool
 
 
-def verify(model: InstalledModel, report: Callable[[int], None] = lambda _: None) -> list[FileCheck]:
-    """Reads all files of a model. `report` gets the bytes read of the file at hand."""
+def verify(model: InstalledModel, progress: Callable[[int], None] = lambda _: None) -> list[FileCheck]:
+    """Checks all files of a model. `progress` is called with the bytes read of the current file."""
     fingerprints: dict[Path, str] = {}
     if not model.repository:
-        for own in imported.read_list():
-            if own.name == model.ref.name:
-                fingerprints = dict(zip(own.paths, own.fingerprints, strict=False))
-    return [_check_file(path, fingerprints.get(path), report) for path in model.paths]
+        for entry in imported.read_list():
+            if entry.name == model.ref.name:
+                fingerprints = dict(zip(entry.paths, entry.fingerprints, strict=False))
+    return [_check_file(path, fingerprints.get(path), progress) for path in model.paths]
 
 
-def _check_file(path: Path, mark: str | None, report: Callable[[int], None]) -> FileCheck:
+def _check_file(path: Path, imported_as: str | None, progress: Callable[[int], None]) -> FileCheck:
     digest = path.resolve().name.removeprefix("sha256-")
     published = re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest) is not None
     try:
-        if published and file_digest(path, digest, report) != digest:
-            return FileCheck(path, "its bytes are not those that were published", True)
-        if not published and mark is not None and fingerprint(path) != mark:
+        if published and file_digest(path, digest, progress) != digest:
+            return FileCheck(path, "its content differs from the published file", True)
+        if not published and imported_as is not None and fingerprint(path) != imported_as:
             return FileCheck(path, "it has changed since it was imported", False)
         read_header(path)
     except OSError as error:
@@ -214,32 +193,32 @@ def _check_file(path: Path, mark: str | None, report: Callable[[int], None]) -> 
 
 
 def all_models() -> Iterator[InstalledModel]:
-    """All models on this disk, by name. Files that cannot be read are left out; `verify` tells of them."""
-    for own in imported.read_list():
-        if all(path.is_file() for path in own.paths):
-            yield _from_import(own)
-    store = HubCache(client.cache_root())
-    for repository in store.repositories():
+    """Yields all installed models, including damaged ones, which `verify` reports."""
+    for entry in imported.read_list():
+        if all(path.is_file() for path in entry.paths):
+            yield _from_import(entry)
+    cache = HubCache(client.cache_root())
+    for repository in cache.repositories():
         seen: set[tuple[Path, ...]] = set()
-        for commit in store.commits(repository):
-            names = store.files(repository, commit)
+        for commit in cache.commits(repository):
+            names = cache.file_names(repository, commit)
             groups = pairing.weight_sets(names)
             for group in groups:
-                weights = _snapshot_paths(store, repository, commit, group.parts)
+                weights = _snapshot_paths(cache, repository, commit, group.parts)
                 contents = tuple(path.resolve() for path in weights)
                 if contents not in seen:
-                    current = not seen or commit == store.commit(repository, "main")
+                    current = not seen or commit == cache.commit(repository, "main")
                     seen.add(contents)
-                    alone = sum(other.quant == group.quant for other in groups) == 1
-                    ref = _ref_for(repository, group, alone, "" if current else commit[:12])
-                    found = pairing.rank_projectors(names, wanted(ref).projector, group.quant)
+                    unique = sum(other.quant == group.quant for other in groups) == 1
+                    ref = _ref_for(repository, group, unique, "" if current else commit[:12])
+                    found = pairing.rank_projectors(names, find_source(ref).projector, group.quant)
                     choice = pairing.FileSelection(group, found)
-                    yield _from_cache_unchecked(store, ref, repository, commit, choice)
+                    yield _from_cache_unchecked(cache, ref, repository, commit, choice)
 
 
-def _ref_for(repository: str, group: pairing.WeightSet, alone: bool, revision: str) -> ModelRef:
-    """What to call weights of a repository: by the catalogue where it has them, by the quant where it is `alone`."""
-    quant = group.quant if alone and group.quant else group.stem.rsplit("/", 1)[-1]
+def _ref_for(repository: str, group: pairing.WeightSet, unique: bool, revision: str) -> ModelRef:
+    """Returns the name of weights: from the catalogue if it has them, with the quantization if that is `unique`."""
+    quant = group.quant if unique and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
         if entry.repository == repository and pairing.weight_sets(group.parts, entry.weights):
             return ModelRef("name", entry.name, quant if entry.quants else "", revision)
@@ -247,22 +226,22 @@ def _ref_for(repository: str, group: pairing.WeightSet, alone: bool, revision: s
 
 
 def _from_cache_unchecked(
-    store: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
+    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
 ) -> InstalledModel:
-    """The model; where its files cannot be read or do not fit each other, all of them without a projector."""
+    """Returns a model in the cache, without a projector if its files are damaged or do not match."""
     try:
-        return _from_cache(store, ref, repository, commit, choice)
+        return _from_cache(cache, ref, repository, commit, choice)
     except GalagoError:
         names = (*choice.weights.parts, *choice.projectors)
-        weights = _snapshot_paths(store, repository, commit, choice.weights.parts)
+        weights = _snapshot_paths(cache, repository, commit, choice.weights.parts)
         return InstalledModel(ref, weights, None, "hub", repository, commit, names)
 
 
 def _from_cache(
-    store: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
+    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
 ) -> InstalledModel:
-    weights = _snapshot_paths(store, repository, commit, choice.weights.parts)
-    candidates = _snapshot_paths(store, repository, commit, choice.projectors)
+    weights = _snapshot_paths(cache, repository, commit, choice.weights.parts)
+    candidates = _snapshot_paths(cache, repository, commit, choice.projectors)
     projector = None
     if candidates:
         projector = pairing.pick_projector(read_header(weights[0]), [read_header(path) for path in candidates])
@@ -274,10 +253,10 @@ def _from_cache(
     )  # fmt: skip
 
 
-def _snapshot_paths(store: HubCache, repository: str, commit: str, names: tuple[str, ...]) -> tuple[Path, ...]:
-    folder = store.snapshot(repository, commit)
+def _snapshot_paths(cache: HubCache, repository: str, commit: str, names: tuple[str, ...]) -> tuple[Path, ...]:
+    folder = cache.snapshot(repository, commit)
     return tuple(folder / name for name in names)
 
 
-def _from_import(own: imported.ImportedModel) -> InstalledModel:
-    return InstalledModel(ModelRef("name", own.name), own.weights, own.projector, own.origin)
+def _from_import(entry: imported.ImportedModel) -> InstalledModel:
+    return InstalledModel(ModelRef("name", entry.name), entry.weights, entry.projector, entry.origin)

@@ -1,7 +1,7 @@
-"""Which files make a model: weights by quant, all their parts, and the projector that fits them.
+"""Selects the files that make up a model: weights by quantization, all their parts, and a matching projector.
 
-Pure functions of file names and GGUF metadata. What names suggest, metadata decides: a projector is refused where its
-width or kind is not the model's. Opens no file and asks no Hub.
+Pure functions of file names and GGUF metadata. File names only suggest which projector belongs to a model; metadata
+decides, by the projector's type and embedding width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import ModelError, NotFound
 from ..gguf.header import GGML_TYPES, GGUFHeader, MetadataValue, is_int
 
 PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
-"""Quants in the order of choice where neither the user nor the catalogue names one."""
+"""Quantizations by preference, if neither the user nor the catalogue names one."""
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
@@ -24,10 +24,10 @@ _QUANT = re.compile(
     r"(?:^|(?<=[-._/]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?|nvfp4)(?=$|[-._])"
 )
 _UNRELIABLE_WIDTH = ("mlp", "mlp_norm", "ldp", "ldpv2", "resampler", "adapter")
-"""Projector kinds whose files give CLIP's own width as `projection_dim`, not that of what they make."""
+"""Projector types whose files give the width of CLIP as `projection_dim`, not that of the projected embeddings."""
 
-# projector kind (tools/mtmd/clip-impl.h) -> beginnings of the architectures (src/llama-arch.cpp) it is made for; where
-# several families share a kind, it is not listed
+# projector type (tools/mtmd/clip-impl.h) -> prefixes of the architectures (src/llama-arch.cpp) it is made for; types
+# that several model families share are not listed
 _PROJECTOR_ARCHITECTURES = {
     "gemma3": ("gemma3",), "gemma3nv": ("gemma3n",), "gemma3na": ("gemma3n",), "gemma4v": ("gemma4",),
     "gemma4a": ("gemma4",), "gemma4uv": ("gemma4",), "gemma4ua": ("gemma4",), "lfm2": ("lfm2",), "lfm2a": ("lfm2",),
@@ -37,19 +37,20 @@ _PROJECTOR_ARCHITECTURES = {
 
 @dataclass(frozen=True, slots=True)
 class WeightSet:
-    """Files that are one set of weights: `parts` in order, one where it is not split."""
+    """The files of one set of weights: its `parts` in order, or a single file."""
 
     parts: tuple[str, ...]
     quant: str
 
     @property
     def stem(self) -> str:
+        """The path in lower case, without part number and extension."""
         return _split_name(self.parts[0])[0].lower()
 
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """A model's weights, and the projectors that may go with them, likeliest first."""
+    """The weights selected for a model, and the projectors that may match them, the likeliest first."""
 
     weights: WeightSet
     projectors: tuple[str, ...]
@@ -59,29 +60,30 @@ def select_files(
     names: Sequence[str], quant: str = "", weights: str = "*.gguf", projector: str | None = "*mmproj*",
     default: str = "", where: str = "",
 ) -> FileSelection:  # fmt: skip
-    """Chooses among a repository's or folder's files. `quant` is a quant, or a file's name without its ending.
+    """Selects weights and projectors among the files of a repository or folder, which `where` names in errors.
 
-    `weights` and `projector` are patterns of file names, `default` the quant to take where none is asked for.
-    Raises `NotFound` with what there is.
+    `quant` is a quantization or a file name without its extension, `default` the quantization if that is empty;
+    `weights` and `projector` are patterns of file names. Raises `NotFound` with the quantizations that exist.
     """
     found = weight_sets(names, weights)
     if not found:
-        raise NotFound(f"{where or 'the folder'} holds no GGUF weights", "model")
+        raise NotFound(f"{where or 'the folder'} has no GGUF weights", "model")
     wanted = [quant.lower()] if quant else [q.lower() for q in (default, *PREFERRED_QUANTS) if q]
     chosen = next((fit for q in wanted if (fit := _matching_sets(found, q))), None)
     if chosen is None and not quant and len({group.quant for group in found}) == 1:
         chosen = found
     if chosen is None:
+        wanted_text = f"quantization {quant}" if quant else "a common quantization, so name one"
         offered = ", ".join(sorted({group.quant or group.stem for group in found}))
-        raise NotFound(f"{where} has no weights of {quant or 'a usual quant'}; it has {offered}", "model")
+        raise NotFound(f"{where} has no weights with {wanted_text}; it has {offered}", "model")
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
-        raise NotFound(f"{where} has several models of this quant; name one in place of the quant: {stems}", "model")
+        raise NotFound(f"{where} has several models with this quantization; name one of them instead: {stems}", "model")
     return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant))
 
 
 def weight_sets(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightSet]:
-    """The complete sets of weights among files, by the names they have; those that lack a part are left out."""
+    """Groups file names into complete sets of weights. Leaves out sets with a missing part."""
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         base = PurePosixPath(name).name
@@ -97,7 +99,7 @@ def weight_sets(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightSet
 
 
 def quant_of(name: str) -> str:
-    """The last quant that a file's name mentions, in small letters; empty where it mentions none."""
+    """Returns the last quantization in a file name, in lower case, or an empty text."""
     found = _QUANT.findall(_split_name(PurePosixPath(name).name)[0].lower())
     return found[-1] if found else ""
 
@@ -107,44 +109,46 @@ def is_projector_name(name: str) -> bool:
 
 
 def projector_mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> str:
-    """Why this projector cannot go with this model, from the metadata of both; empty where it can."""
+    """Returns why a projector cannot be used with a model, from the metadata of both, or an empty text if it can."""
     architecture = model.get("general.architecture")
     if projector.get("general.architecture") != "clip" and projector.get("general.type") != "mmproj":
-        return "it is no projector"
+        return "it is not a projector"
     width = model.get(f"{architecture}.embedding_length")
-    kinds = {projector.get(f"clip.{sense}projector_type") for sense in ("", "vision.", "audio.")}
+    kinds = {projector.get(f"clip.{modality}projector_type") for modality in ("", "vision.", "audio.")}
     for kind in sorted(kind for kind in kinds if isinstance(kind, str)):
-        made_for = _PROJECTOR_ARCHITECTURES.get(kind)
-        if made_for and not str(architecture).startswith(made_for):
-            return f"its kind, {kind}, is for {' and '.join(made_for)} models, and the model is {architecture!s:.40}"
+        architectures = _PROJECTOR_ARCHITECTURES.get(kind)
+        if architectures and not str(architecture).startswith(architectures):
+            return (
+                f"its type, {kind}, is for {' and '.join(architectures)} models, but the model is {architecture!s:.40}"
+            )
     if kinds & set(_UNRELIABLE_WIDTH) or not is_int(width):
         return ""
-    for sense in ("vision", "audio"):
-        made = projector.get(f"clip.{sense}.projection_dim")
-        if projector.get(f"clip.has_{sense}_encoder") is True and is_int(made) and made != width:
-            return f"it makes {sense} embeddings of width {made}, and the model takes {width}"
+    for modality in ("vision", "audio"):
+        made = projector.get(f"clip.{modality}.projection_dim")
+        if projector.get(f"clip.has_{modality}_encoder") is True and is_int(made) and made != width:
+            return f"it makes {modality} embeddings of width {made}, but the model takes {width}"
     return ""
 
 
 def pick_projector(model: GGUFHeader, candidates: Sequence[GGUFHeader]) -> GGUFHeader | None:
-    """The projector that goes with a model. Raises `ModelError` with the reasons where there are some and none fits."""
-    judged = [(header, projector_mismatch(model.metadata, header.metadata)) for header in candidates]
-    fitting = [header for header, reason in judged if not reason]
-    if judged and not fitting:
-        why = "; ".join(f"{header.path.name}: {reason}" for header, reason in judged)
-        raise ModelError(f"no projector here goes with {model.path.name} ({why})", "mmproj")
-    return max(fitting, key=lambda header: matching_names(model.metadata, header.metadata), default=None)
+    """Returns the projector that matches a model best. Raises `ModelError` with the reasons if none does."""
+    mismatches = [(header, projector_mismatch(model.metadata, header.metadata)) for header in candidates]
+    matching = [header for header, reason in mismatches if not reason]
+    if mismatches and not matching:
+        why = "; ".join(f"{header.path.name}: {reason}" for header, reason in mismatches)
+        raise ModelError(f"no projector matches {model.path.name} ({why})", "mmproj")
+    return max(matching, key=lambda header: matching_names(model.metadata, header.metadata), default=None)
 
 
 def matching_names(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> int:
-    """How many of their `general.*` names agree: which of several fitting projectors is the model's own."""
+    """Counts the `general.*` names that agree, to find the model's own projector among several compatible ones."""
     keys = ("name", "basename", "size_label", "finetune", "base_model.0.name", "base_model.0.repo_url")
     values = [(model.get(f"general.{key}"), projector.get(f"general.{key}")) for key in keys]
     return sum(ours == theirs and ours is not None for ours, theirs in values)
 
 
 def dominant_type(header: GGUFHeader) -> str:
-    """The type of most of a file's bytes, in small letters: its quant where the name does not say."""
+    """Returns the type of most bytes in a file, in lower case. Stands in for a quantization that the name lacks."""
     sizes: dict[int, int] = {}
     for tensor in header.tensors:
         sizes[tensor.type] = sizes.get(tensor.type, 0) + (tensor.nbytes or 0)
@@ -152,27 +156,29 @@ def dominant_type(header: GGUFHeader) -> str:
 
 
 def check_parts(header: GGUFHeader, parts: Sequence[str]) -> None:
-    """Raises `ModelError` where a file says that it is part of a larger whole than there is."""
+    """Raises `ModelError` if a file is part of a split model of which other parts are missing."""
     count = header.get("split.count", 0)
     if is_int(count) and count > 1 and len(parts) != count:
-        raise ModelError(f"{header.path.name} is one of {count} parts, {len(parts)} are here: get the rest", "model")
+        raise ModelError(
+            f"{header.path.name} is one of {count} parts, but only {len(parts)} were found; download the rest", "model"
+        )
 
 
 def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """All parts, among files of one folder, of the weights that `name` is a part of; itself where it is not split."""
+    """Returns all parts of the split weights that `name` belongs to, among `names`, or `name` alone."""
     stem, _, count = _split_name(name)
     found = sorted(n for n in names if _is_gguf(n) and (_split_name(n)[0], _split_name(n)[2]) == (stem, count))
     return tuple(found) or (name,)
 
 
 def _matching_sets(found: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
-    """The groups of a quant; those of which it is the stem where none is."""
+    """Returns the sets with a quantization, or with a name if none has that quantization."""
     exact = [group for group in found if group.quant == wanted]
     return exact or [group for group in found if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
 
 
 def rank_projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
-    """The files that a pattern calls projectors, those of the weights' own quant first."""
+    """Returns the files that match a projector pattern, those with the quantization of the weights first."""
     if pattern is None:
         return ()
     order = list(dict.fromkeys((quant, *_PROJECTOR_QUANTS)))
@@ -190,7 +196,7 @@ def _is_gguf(name: str) -> bool:
 
 
 def _split_name(name: str) -> tuple[str, int, int]:
-    """A file's path without its ending and part number, the number, and how many parts there are."""
+    """Splits a path into the part without extension and part number, the part number, and the number of parts."""
     stem = name[:-5] if _is_gguf(name) else name
     split = _PART.fullmatch(stem)
     return (split[1], int(split[2]), int(split[3])) if split else (stem, 1, 1)

@@ -45,7 +45,7 @@ def pull(
 
 
 def _told(plan: PullPlan) -> str:
-    repository, entry = plan.repository, plan.wanted.entry
+    repository, entry = plan.repository, plan.source.entry
     lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
     lines += [f"  {report.printable(file.name)}  {units.format_bytes(file.size)}" for file in plan.files]
     here = plan.size - sum(file.size for file in plan.missing)

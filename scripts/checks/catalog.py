@@ -13,9 +13,9 @@ from pathlib import Path
 from galago.models.errors import GalagoError
 from galago.models.gguf.reader import read_leading_metadata
 from galago.models.hub import client
+from galago.models.hub.source import HubSource
 from galago.models.registry import catalog, pairing
 from galago.models.registry.catalog import CatalogEntry
-from galago.models.registry.installed import Wanted
 from galago.models.registry.pairing import FileSelection
 
 TOLERANCE = 0.05
@@ -26,12 +26,12 @@ def check(entry: CatalogEntry) -> list[tuple[str, str]]:
     """Pairs of (fact, problem) for every fact the Hub can confirm. The problem is empty if it does."""
     repository = client.fetch_repository(entry.repository)
     sizes = {file.name: file.size for file in repository.files}
-    wanted = Wanted(entry.repository, entry.weights, entry.projector)
+    source = HubSource(entry.repository, entry.weights, entry.projector)
     facts = [("repository", "")]
     facts.append(("licence", _different(entry.licence.lower().removeprefix("licenseref-"), repository.licence)))
     for quant in entry.quants:
         try:
-            choice = wanted.choose(list(sizes), quant.name.lower())
+            choice = source.select(list(sizes), quant.name.lower())
         except GalagoError as error:
             facts.append((f"quants.{quant.name}", error.message))
             continue
@@ -39,7 +39,7 @@ def check(entry: CatalogEntry) -> list[tuple[str, str]]:
         total = weights + (sizes[choice.projectors[0]] if choice.projectors else 0)
         problem = _off("weights", quant.weights, weights) or _off("total", quant.total, total)
         facts.append((f"quants.{quant.name}", problem))
-    first = wanted.choose(list(sizes), entry.quants[0].name.lower() if entry.quants else "")
+    first = source.select(list(sizes), entry.quants[0].name.lower() if entry.quants else "")
     return facts + [("senses", _senses(entry, repository, first, sizes))]
 
 

@@ -110,7 +110,7 @@ def test_a_file_that_changed_after_its_import_is_found(lm_studio: Path) -> None:
     assert (check.problem, check.published) == ("it has changed since it was imported", False)
     path.unlink()
     assert "two-q8_0" not in [str(model.ref) for model in installed.all_models()]
-    with pytest.raises(NotFound, match="its file .* is gone"):
+    with pytest.raises(NotFound, match="its file .* no longer exists"):
         resolve("two-q8_0")
 
 

@@ -40,7 +40,7 @@ def test_weights_of_messy_repositories() -> None:
 
 def test_two_models_of_one_quant_are_told_apart_by_name() -> None:
     names = ["a/one-Q8_0.gguf", "two-Q8_0.gguf"]
-    with pytest.raises(NotFound, match="has several models of this quant; name one.*: a/one-q8_0, two-q8_0"):
+    with pytest.raises(NotFound, match="has several models with this quantization; name one.*: a/one-q8_0, two-q8_0"):
         pairing.select_files(names, "q8_0", where="o/r")
     assert pairing.select_files(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
 

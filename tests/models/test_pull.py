@@ -1,4 +1,4 @@
-"""Pulling from a real Hub on this machine: the store is right or untouched, whatever happens on the way."""
+"""Pulls from a local Hub server: after any fault, the cache is either correct or unchanged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PULL = [sys.executable, "-m", "galago.runtime.cli.main", "pull"]
 
 @pytest.fixture
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A Hub with one repository, an empty cache, and waits between tries that last no time."""
+    """A Hub with one repository, an empty cache, and no delay between attempts."""
     from huggingface_hub import constants
 
     with running() as server:
@@ -72,30 +72,30 @@ def files_in(folder: Path) -> dict[str, int]:
 
 
 def nothing_published(store: HubCache) -> bool:
-    """No name leads to contents, no blob is there; only what was left unfinished may be."""
+    """Whether the cache has no links and no blobs, but perhaps partial files."""
     return all(name.endswith(PARTIAL_SUFFIX) for name in files_in(store.root))
 
 
-def whole(store: HubCache, model: InstalledModel) -> None:
-    """What a right store looks like: real contents behind every name."""
+def assert_complete(store: HubCache, model: InstalledModel) -> None:
+    """Asserts that the cache holds the model and nothing else."""
     assert [path.read_bytes() for path in model.paths] == [TEXT, EYES]
     blobs = sorted(path.name for path in (store.folder(REPO) / "blobs").iterdir())
     assert blobs == sorted([digest(TEXT), digest(EYES)])
 
 
-# The usual way
+# Complete pulls
 
 
 def test_a_model_is_pulled_with_its_projector_and_can_be_loaded(local: LocalHub, store: HubCache) -> None:
     model = pulled()
-    whole(store, model)
+    assert_complete(store, model)
     assert model.commit == local.repos[REPO].revisions["main"] == store.commit(REPO, "main")
     files = resolve(NAME)
     assert (files.weights, files.projector, files.id) == (*model.paths, NAME)
     assert [str(m.ref) for m in installed.all_models()] == [f"{NAME}:q8_0"]
 
 
-def test_what_is_here_is_not_asked_for_again(local: LocalHub) -> None:
+def test_files_in_the_cache_are_not_downloaded_again(local: LocalHub) -> None:
     pulled()
     sent = dict(local.sent)
     again = plan(parse_ref(NAME))
@@ -104,7 +104,7 @@ def test_what_is_here_is_not_asked_for_again(local: LocalHub) -> None:
     assert local.sent == sent
 
 
-def test_a_token_goes_to_the_hub_and_not_to_the_store_it_points_to(
+def test_the_token_is_sent_to_the_hub_but_not_to_the_file_store_it_redirects_to(
     local: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", local.token)
@@ -113,13 +113,13 @@ def test_a_token_goes_to_the_hub_and_not_to_the_store_it_points_to(
     assert local.sent and not local.leaked
 
 
-def test_a_pull_asks_for_the_model_and_for_nothing_else(local: LocalHub) -> None:
+def test_a_pull_requests_only_the_model(local: LocalHub) -> None:
     subprocess.run([*PULL, NAME], check=True, capture_output=True, timeout=60)
     kinds = {re.sub(r"/[^/]*[0-9a-f]{40}.*|/revision/.*", "", path) for _, path, _ in local.log}
     assert kinds == {f"/api/models/{REPO}", f"/api/models/{REPO}/tree", f"/{REPO}/resolve", f"/cdn/{REPO}"}
 
 
-def test_huggingface_hub_finds_what_galago_has_pulled(local: LocalHub, store: HubCache) -> None:
+def test_huggingface_hub_uses_files_that_galago_pulled(local: LocalHub, store: HubCache) -> None:
     from huggingface_hub import hf_hub_download
 
     model = pulled()
@@ -129,16 +129,16 @@ def test_huggingface_hub_finds_what_galago_has_pulled(local: LocalHub, store: Hu
     assert hf_hub_download(REPO, "mmproj-omni-Q8_0.gguf", cache_dir=store.root, local_files_only=True)
 
 
-def test_galago_uses_what_huggingface_hub_has_downloaded(local: LocalHub, store: HubCache) -> None:
+def test_galago_uses_files_that_huggingface_hub_downloaded(local: LocalHub, store: HubCache) -> None:
     from huggingface_hub import hf_hub_download
 
     hf_hub_download(REPO, "omni-Q8_0.gguf", cache_dir=store.root, endpoint=local.url)
     sent = local.sent[digest(TEXT)]
-    whole(store, pulled())
+    assert_complete(store, pulled())
     assert local.sent[digest(TEXT)] == sent == len(TEXT)
 
 
-def test_the_file_git_keeps_is_checked_by_its_own_digest(local: LocalHub) -> None:
+def test_small_files_are_checked_by_their_git_blob_id(local: LocalHub) -> None:
     files = {file.name: file for file in client.fetch_repository(REPO).files}
     assert len(files["README.md"].etag) == 40 and len(files["omni-Q8_0.gguf"].etag) == 64
     repository = client.fetch_repository(REPO)
@@ -149,34 +149,34 @@ def test_the_file_git_keeps_is_checked_by_its_own_digest(local: LocalHub) -> Non
 # Interruptions
 
 
-def test_resume_from_forty_cuts(local: LocalHub, store: HubCache) -> None:
+def test_a_pull_resumes_from_any_byte(local: LocalHub, store: HubCache) -> None:
     chance = random.Random(40)
     for cut in [0, 1, len(TEXT) - 1, *(chance.randrange(len(TEXT)) for _ in range(37))]:
         shutil.rmtree(store.root, ignore_errors=True)
         local.sent.clear()
-        part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+        part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
         part.parent.mkdir(parents=True)
         part.write_bytes(TEXT[:cut])
-        whole(store, pulled())
+        assert_complete(store, pulled())
         assert local.sent[digest(TEXT)] == len(TEXT) - cut
 
 
-def test_resume_after_ten_kills(local: LocalHub, store: HubCache) -> None:
+def test_a_pull_resumes_after_its_process_was_killed(local: LocalHub, store: HubCache) -> None:
     chance = random.Random(10)
     for _ in range(10):
         shutil.rmtree(store.root, ignore_errors=True)
         here = killed(local, store, chance.randrange(1 << 17, len(TEXT) - (1 << 17)))
-        assert not store.blob(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
+        assert not store.blob_path(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
         local.faults.clear()
         local.log.clear()
-        whole(store, pulled())
+        assert_complete(store, pulled())
         asked = [first for _, path, first in local.log if path == f"/cdn/{REPO}/{digest(TEXT)}"]
         assert 0 < here < len(TEXT) and asked == [0, here]  # a look at the beginning, then only the rest
 
 
 def killed(local: LocalHub, store: HubCache, cut: int) -> int:
-    """Starts a pull and kills its process once so many bytes are sent; returns how many it left."""
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+    """Kills a pull once `cut` bytes were sent; returns the bytes it left on disk."""
+    part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     reached, over = threading.Event(), threading.Event()
 
     def pace(sent: int) -> None:
@@ -194,21 +194,21 @@ def killed(local: LocalHub, store: HubCache, cut: int) -> int:
     return part.stat().st_size
 
 
-def test_a_line_that_breaks_again_and_again_costs_no_byte_twice(local: LocalHub, store: HubCache) -> None:
+def test_lost_connections_transfer_no_byte_twice(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, cut=150_000)
-    whole(store, pulled())
+    assert_complete(store, pulled())
     assert local.sent[digest(TEXT)] < len(TEXT) + 1
 
 
-def test_a_server_without_ranges_begins_anew(local: LocalHub, store: HubCache) -> None:
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+def test_a_server_without_range_requests_starts_over(local: LocalHub, store: HubCache) -> None:
+    part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     part.write_bytes(TEXT[:1_000_000])
     local.fault(TEXT, whole=True)
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-def test_a_busy_server_is_asked_again_when_it_says(
+def test_a_busy_server_is_retried_after_the_delay_it_requests(
     local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float | None] = []
@@ -222,16 +222,16 @@ def test_a_busy_server_is_asked_again_when_it_says(
     local.api_faults = [Fault(status=429, headers={"Retry-After": "7"}), Fault(status=503)]
     local.api_faults += [Fault(status=429, headers=limit)]
     local.fault(TEXT, times=3, status=500)
-    whole(store, pulled())
+    assert_complete(store, pulled())
     assert waits[:3] == [7.0, None, 55.0] and len(waits) == 6
 
 
-def test_a_link_that_has_run_out_is_asked_for_anew(local: LocalHub, store: HubCache) -> None:
+def test_an_expired_download_link_is_renewed(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, times=2, status=403)
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-def test_waits_grow_and_end() -> None:
+def test_retry_delays_grow_up_to_a_limit() -> None:
     assert [client.retry_delay_seconds(n, None) <= 2.0**n for n in range(5)] == [True] * 5
     assert (
         client.retry_delay_seconds(99, None) <= 32
@@ -240,48 +240,48 @@ def test_waits_grow_and_end() -> None:
     )
 
 
-# Wrong contents
+# Wrong content
 
 
-def test_wrong_bytes_are_never_published(local: LocalHub, store: HubCache) -> None:
+def test_wrong_content_never_becomes_visible(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, damage=True)
     with pytest.raises(HubError, match="arrived damaged"):
         pulled()
     assert digest(TEXT) not in str(files_in(store.root)) and not store.commit(REPO, "main")
     local.faults.clear()
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-def test_a_damaged_beginning_is_thrown_away_and_fetched_again(local: LocalHub, store: HubCache) -> None:
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+def test_a_damaged_partial_file_is_discarded_and_downloaded_again(local: LocalHub, store: HubCache) -> None:
+    part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     for left in (b"x" * 1_000_000, TEXT + b"more", b"x" * len(TEXT)):
         part.write_bytes(left)
         model = pulled()
-        whole(store, model)
+        assert_complete(store, model)
         installed.remove(parse_ref(NAME))
         part.parent.mkdir(parents=True, exist_ok=True)
 
 
-def test_a_truncated_file_is_never_published(local: LocalHub, store: HubCache) -> None:
+def test_a_truncated_file_never_becomes_visible(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, short=0)
-    pulled_part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+    pulled_part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     pulled_part.parent.mkdir(parents=True)
     pulled_part.write_bytes(TEXT[:1_500_000])
     with pytest.raises(GalagoError):
         pulled()
-    assert not store.blob(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
+    assert not store.blob_path(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
 
 
-def test_a_file_that_ends_early_is_kept_for_the_next_try(local: LocalHub, store: HubCache) -> None:
+def test_a_partial_file_is_kept_for_the_next_attempt(local: LocalHub, store: HubCache) -> None:
     stops = [2_000_000]
     local.fault(TEXT, pace=lambda at: stop_at(at, stops[0]))
-    with pytest.raises(HubError, match="pull again to go on"):
+    with pytest.raises(HubError, match="pull again to continue"):
         pulled()
-    assert not store.blob(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
+    assert not store.blob_path(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
     local.faults.clear()
     local.sent.clear()
-    whole(store, pulled())
+    assert_complete(store, pulled())
     assert local.sent[digest(TEXT)] < len(TEXT) - 1_900_000
 
 
@@ -290,14 +290,14 @@ def stop_at(at: int, stop: int) -> None:
         raise ConnectionResetError
 
 
-def test_a_longer_file_is_never_published(local: LocalHub, store: HubCache) -> None:
+def test_a_file_that_is_too_long_never_becomes_visible(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, extra=b"more")
     with pytest.raises(HubError, match="is longer than"):
         pulled()
-    assert not store.blob(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
+    assert not store.blob_path(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
 
 
-def test_what_the_hub_publishes_and_is_no_model_is_refused(local: LocalHub, store: HubCache) -> None:
+def test_a_published_file_that_is_not_a_model_is_rejected(local: LocalHub, store: HubCache) -> None:
     local.put(REPO, {"omni-Q8_0.gguf": b"<!DOCTYPE html><html>"})
     with pytest.raises(ModelError, match="HTML"):
         pulled()
@@ -309,7 +309,7 @@ def test_what_the_hub_publishes_and_is_no_model_is_refused(local: LocalHub, stor
 
 @pytest.fixture
 def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A disk of 10 MiB in memory. Mounting needs rights that not everybody has."""
+    """A disk of 10 MiB in memory; skips the test without the right to mount one."""
     from huggingface_hub import constants
 
     folder = tmp_path / "small"
@@ -324,13 +324,15 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_first_byte(local: LocalHub, small_disk: Path) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_the_first_byte(local: LocalHub, small_disk: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs 8\.57 MB more, and the disk of .* has .* MB free"):
         pulled()
     assert not local.sent and not files_in(small_disk)
 
 
-def test_a_disk_that_fills_up_meanwhile(local: LocalHub, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_the_download_is_reported(
+    local: LocalHub, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(download, "MIN_FREE_BYTES", 0)
     store = HubCache(small_disk / "hub")
 
@@ -345,27 +347,27 @@ def test_a_disk_that_fills_up_meanwhile(local: LocalHub, small_disk: Path, monke
                     file.flush()
 
     local.fault(TEXT, pace=fill)
-    with pytest.raises(ConfigError, match="no room on the disk"):
+    with pytest.raises(ConfigError, match="the disk of .* is full"):
         pulled()
-    assert not store.blob(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
+    assert not store.blob_path(REPO, digest(TEXT)).exists() and not store.commit(REPO, "main")
     (small_disk / "other").unlink()
     local.faults.clear()
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-# Several at once, and changes
+# Concurrent pulls and new revisions
 
 
-def test_two_pull_at_once_and_each_byte_comes_once(local: LocalHub, store: HubCache) -> None:
+def test_two_concurrent_pulls_transfer_each_byte_once(local: LocalHub, store: HubCache) -> None:
     local.fault(TEXT, pace=lambda _at: time.sleep(0.01))
     both = [subprocess.Popen([*PULL, NAME], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], ends
     assert local.sent == {digest(TEXT): len(TEXT), digest(EYES): len(EYES)}
-    whole(store, installed.find(parse_ref(NAME)))
+    assert_complete(store, installed.find(parse_ref(NAME)))
 
 
-def test_a_new_revision_brings_only_what_changed_and_keeps_the_old(local: LocalHub, store: HubCache) -> None:
+def test_a_new_revision_downloads_only_changes_and_keeps_the_old_one(local: LocalHub, store: HubCache) -> None:
     old = pulled()
     changed = TEXT + bytes(32)
     new_commit = local.put(REPO, FILES | {"omni-Q8_0.gguf": changed})
@@ -378,7 +380,7 @@ def test_a_new_revision_brings_only_what_changed_and_keeps_the_old(local: LocalH
     assert sorted(str(m.ref) for m in installed.all_models()) == [f"{NAME}:q8_0", f"{NAME}:q8_0@{old.commit[:12]}"]
 
 
-def test_a_broken_pull_of_a_new_revision_leaves_the_old_one_in_place(local: LocalHub, store: HubCache) -> None:
+def test_a_failed_pull_of_a_new_revision_leaves_the_old_one_in_place(local: LocalHub, store: HubCache) -> None:
     old = pulled()
     changed = TEXT + bytes(32)
     local.put(REPO, FILES | {"omni-Q8_0.gguf": changed})
@@ -388,7 +390,7 @@ def test_a_broken_pull_of_a_new_revision_leaves_the_old_one_in_place(local: Loca
     assert installed.find(parse_ref(NAME)).commit == old.commit and resolve(NAME).weights == old.weights[0]
 
 
-def test_a_branch_and_a_commit_are_pinned(local: LocalHub, store: HubCache) -> None:
+def test_a_branch_or_commit_can_be_pulled(local: LocalHub, store: HubCache) -> None:
     commit = local.put(REPO, FILES | {"omni-Q8_0.gguf": TEXT + bytes(64)}, revision="refs/pr/3")
     assert pulled(f"{NAME}@refs/pr/3").commit == commit
     assert pulled(f"{NAME}@{commit}").commit == commit
@@ -397,38 +399,40 @@ def test_a_branch_and_a_commit_are_pinned(local: LocalHub, store: HubCache) -> N
         pulled(f"{NAME}@nowhere")
 
 
-# What the Hub refuses
+# Errors of the Hub
 
 
-def test_a_gated_repository_says_what_to_do(local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_tells_how_to_get_access(
+    local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local.repos[REPO].gated = True
-    with pytest.raises(HubError, match=f"is gated: accept its terms at {local.url}/{REPO}, then `hf auth login`"):
+    with pytest.raises(HubError, match=f"is gated: accept its terms at {local.url}/{REPO}, then run `hf auth login`"):
         pulled()
     assert not files_in(store.root)
     monkeypatch.setenv("HF_TOKEN", local.token)
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-def test_a_repository_that_is_private_or_not_there(local: LocalHub, store: HubCache) -> None:
+def test_a_private_or_missing_repository_is_reported(local: LocalHub, store: HubCache) -> None:
     local.repos[REPO].private = True
     for name in (NAME, "hf:acme/nothing"):
-        with pytest.raises(NotFound, match="or it is private"):
+        with pytest.raises(NotFound, match="If it is private"):
             pulled(name)
     assert not files_in(store.root)
 
 
-def test_a_hub_that_does_not_answer(local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match="http://127.0.0.1:9 does not answer"):
         pulled()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids"):
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
         pulled()
 
 
-def test_a_server_that_is_no_hub(local: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_a_hub_is_reported(local: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", f"{local.url}/api/models")
@@ -446,26 +450,24 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_name_leaves_everything_untouched(
-    local: LocalHub, store: HubCache, tmp_path: Path, name: str
-) -> None:
+def test_a_hostile_file_name_changes_nothing(local: LocalHub, store: HubCache, tmp_path: Path, name: str) -> None:
     local.repos[REPO].names["omni-Q8_0.gguf"] = name
     before = files_in(tmp_path)
-    with pytest.raises(HubError, match="which has no place in the cache"):
+    with pytest.raises(HubError, match="unsafe file name"):
         pulled()
     assert files_in(tmp_path) == before and not local.sent
 
 
 @pytest.mark.parametrize("etag", ["../../evil", "a" * 63, "A" * 64, "", "/etc/passwd", "a" * 63 + "\n"])
-def test_a_hostile_digest_leaves_everything_untouched(local: LocalHub, store: HubCache, etag: str) -> None:
+def test_a_hostile_digest_changes_nothing(local: LocalHub, store: HubCache, etag: str) -> None:
     local.repos[REPO].digests["omni-Q8_0.gguf"] = etag
-    with pytest.raises(HubError, match="which is none"):
+    with pytest.raises(HubError, match="is not a file digest"):
         pulled()
     assert not files_in(store.root)
 
 
 @pytest.mark.parametrize("commit", ["../../evil", "main", "", "0" * 39])
-def test_a_hostile_commit_leaves_everything_untouched(local: LocalHub, store: HubCache, commit: str) -> None:
+def test_a_hostile_commit_changes_nothing(local: LocalHub, store: HubCache, commit: str) -> None:
     repo = local.repos[REPO]
     repo.commits[commit] = repo.commits[repo.revisions["main"]]
     repo.revisions["main"] = commit
@@ -475,7 +477,7 @@ def test_a_hostile_commit_leaves_everything_untouched(local: LocalHub, store: Hu
 
 
 @pytest.mark.parametrize("place", ["", "blobs", "snapshots", "refs"])
-def test_no_link_out_of_the_store_is_written_through(
+def test_links_out_of_the_cache_are_not_written_through(
     local: LocalHub, store: HubCache, tmp_path: Path, place: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -483,15 +485,15 @@ def test_no_link_out_of_the_store_is_written_through(
     link = store.folder(REPO) / place if place else store.folder(REPO)
     link.parent.mkdir(parents=True)
     link.symlink_to(outside)
-    with pytest.raises(ConfigError, match="is a link to another place"):
+    with pytest.raises(ConfigError, match="is a link, which the cache does not follow"):
         pulled()
     assert not list(outside.rglob("*"))
 
 
-def test_a_staging_file_that_is_a_link_is_not_followed(local: LocalHub, store: HubCache, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_a_link_is_not_followed(local: LocalHub, store: HubCache, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
-    part = store.blob(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
+    part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
     part.symlink_to(victim)
     with pytest.raises(GalagoError):
@@ -499,11 +501,11 @@ def test_a_staging_file_that_is_a_link_is_not_followed(local: LocalHub, store: H
     assert victim.read_bytes() == b"mine" and not store.commit(REPO, "main")
 
 
-# Choosing and pairing
+# Selection of files
 
 
 def made(folder: Path, architecture: str, width: int, name: str = "", **keys: str | int | bool) -> bytes:
-    """A small GGUF file with these keys."""
+    """Writes a small GGUF file with these keys."""
     path = folder / "made.gguf"
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(1)
@@ -525,43 +527,43 @@ def made(folder: Path, architecture: str, width: int, name: str = "", **keys: st
     return path.read_bytes()
 
 
-def test_a_projector_is_chosen_by_metadata_and_not_by_its_name(local: LocalHub, tmp_path: Path) -> None:
+def test_a_projector_is_selected_by_metadata_not_by_name(local: LocalHub, tmp_path: Path) -> None:
     model, right = made(tmp_path, "llama", 64, "one"), made(tmp_path, "clip", 64, "one")
     wrong, cousin = made(tmp_path, "clip", 128), made(tmp_path, "clip", 64, "other")
     local.put(REPO, {"One-Q8_0.gguf": model, "mmproj-a-Q8_0.gguf": wrong, "mmproj-b-Q8_0.gguf": cousin,
                      "odd-mmproj.gguf": right})  # fmt: skip
     assert pulled().projector and Path(pulled().projector or "").name == "odd-mmproj.gguf"
-    assert not HubCache(client.cache_root()).blob(REPO, digest(wrong)).exists()
+    assert not HubCache(client.cache_root()).blob_path(REPO, digest(wrong)).exists()
 
 
-def test_a_pair_that_cannot_work_is_refused_with_the_reason_before_it_is_fetched(
+def test_an_incompatible_projector_is_rejected_before_the_download(
     local: LocalHub, store: HubCache, tmp_path: Path
 ) -> None:
     local.put(REPO, {"omni-Q8_0.gguf": TEXT, "mmproj.gguf": made(tmp_path, "clip", 128)})
-    with pytest.raises(ModelError, match="makes vision embeddings of width 128, and the model takes 256"):
+    with pytest.raises(ModelError, match="makes vision embeddings of width 128, but the model takes 256"):
         pulled()
     assert digest(TEXT) not in local.sent and nothing_published(store)
     kind = made(tmp_path, "clip", 256, clip__projector_type="gemma3")
     local.put(REPO, {"omni-Q8_0.gguf": TEXT, "mmproj.gguf": kind})
-    with pytest.raises(ModelError, match="its kind, gemma3, is for gemma3 models, and the model is llama"):
+    with pytest.raises(ModelError, match="its type, gemma3, is for gemma3 models, but the model is llama"):
         pulled()
 
 
-def test_a_quant_is_chosen_and_what_there_is_is_told(local: LocalHub, tmp_path: Path) -> None:
+def test_a_quantization_is_selected_or_the_available_ones_are_listed(local: LocalHub, tmp_path: Path) -> None:
     q4, f16 = made(tmp_path, "llama", 32), made(tmp_path, "llama", 64)
     local.put(REPO, {"m-Q4_K_M.gguf": q4, "m-F16.gguf": f16, "imatrix.dat": b"x"})
     assert pulled().weights[0].name == "m-Q4_K_M.gguf"
     assert pulled(f"{NAME}:F16").weights[0].name == "m-F16.gguf"
     assert pulled(f"{NAME}:m-f16").weights[0].name == "m-F16.gguf"
-    with pytest.raises(NotFound, match="has no weights of q2_k; it has f16, q4_k_m"):
+    with pytest.raises(NotFound, match="has no weights with quantization q2_k; it has f16, q4_k_m"):
         pulled(f"{NAME}:q2_k")
     local.put(REPO, {"README.md": b"nothing"})
-    with pytest.raises(NotFound, match="holds no GGUF weights"):
+    with pytest.raises(NotFound, match="has no GGUF weights"):
         pulled()
 
 
 def split_model(folder: Path) -> dict[str, bytes]:
-    """A model in three parts, as the gguf package writes them."""
+    """Writes a model split into three parts, as the gguf package does."""
     writer = gguf.GGUFWriter(folder / "big-F32.gguf", "llama", split_max_tensors=1)
     writer.add_embedding_length(32)
     writer.add_block_count(1)
@@ -583,63 +585,63 @@ def test_all_parts_of_a_split_model_are_pulled(local: LocalHub, tmp_path: Path) 
     assert resolve(NAME).weights == model.weights[0] and installed.summarize(model).parameters == 3 * 256
 
 
-def test_a_split_model_that_lacks_a_part_is_refused(local: LocalHub, tmp_path: Path) -> None:
+def test_a_split_model_with_a_missing_part_is_rejected(local: LocalHub, tmp_path: Path) -> None:
     parts = split_model(tmp_path)
     local.put(REPO, dict(list(parts.items())[:2]))
-    with pytest.raises(NotFound, match="holds no GGUF weights"):
+    with pytest.raises(NotFound, match="has no GGUF weights"):
         pulled()
     folder = tmp_path / "loose"
     folder.mkdir()
     for name, data in list(parts.items())[:2]:
         (folder / Path(name).name).write_bytes(data)
-    with pytest.raises(ModelError, match="is one of 3 parts, 2 are here"):
+    with pytest.raises(ModelError, match="is one of 3 parts, but only 2 were found"):
         resolve(folder / "big-F32-00001-of-00003.gguf")
 
 
-# After the pull
+# After a pull
 
 
-def test_a_name_that_is_known_and_not_here_says_how_to_get_it(local: LocalHub) -> None:
-    with pytest.raises(NotFound, match=f"{NAME} is not installed; get it with: galago pull {NAME}"):
+def test_a_model_that_is_not_installed_tells_how_to_install_it(local: LocalHub) -> None:
+    with pytest.raises(NotFound, match=f"{NAME} is not installed; install it with: galago pull {NAME}"):
         resolve(REPO)
     pulled()
-    with pytest.raises(NotFound, match=r"\(of it, q8_0 is here\); get it with: galago pull"):
+    with pytest.raises(NotFound, match=r"\(installed of it: q8_0\); install it with: galago pull"):
         resolve(f"{REPO}:q4_0")
     with pytest.raises(NotFound, match="galago pull tinygemma3"):
         resolve("tinygemma3")
 
 
-def test_deleting_frees_exactly_what_nothing_else_uses(local: LocalHub, store: HubCache) -> None:
+def test_deleting_frees_only_files_that_no_other_model_uses(local: LocalHub, store: HubCache) -> None:
     other = TEXT + bytes(32)
     local.put(REPO, FILES | {"omni-F16.gguf": other})
     pulled(f"{NAME}:q8_0")
     pulled(f"{NAME}:f16")
     assert installed.remove(parse_ref(f"{NAME}:f16"))[1] == len(other)  # the projector is the other one's too
     assert resolve(f"{NAME}:q8_0").projector
-    os.link(store.blob(REPO, digest(TEXT)), store.root / "kept")
+    os.link(store.blob_path(REPO, digest(TEXT)), store.root / "kept")
     assert installed.remove(parse_ref(NAME))[1] == len(EYES)  # the weights have another name
     assert files_in(store.root) == {"kept": len(TEXT)}
 
 
-def test_deleting_leaves_a_running_pull_alone(local: LocalHub, store: HubCache) -> None:
+def test_deleting_does_not_disturb_a_running_pull(local: LocalHub, store: HubCache) -> None:
     pulled()
     other = digest(TEXT + bytes(32))
-    with store.staging(REPO, other, lambda: None) as part:
+    with store.partial_file(REPO, other, lambda: None) as part:
         part.write_bytes(b"on its way")
         installed.remove(parse_ref(NAME))
         assert part.read_bytes() == b"on its way"
 
 
-def test_a_changed_byte_is_found(local: LocalHub, store: HubCache) -> None:
+def test_verify_detects_a_changed_byte(local: LocalHub, store: HubCache) -> None:
     model = pulled()
     assert [check.problem for check in installed.verify(model)] == ["", ""]
-    with store.blob(REPO, digest(TEXT)).open("r+b") as file:
+    with store.blob_path(REPO, digest(TEXT)).open("r+b") as file:
         file.seek(-100, 2)
         file.write(b"\x7f\x7f")
     problems = [check.problem for check in installed.verify(model)]
-    assert problems == ["its bytes are not those that were published", ""]
+    assert problems == ["its content differs from the published file", ""]
     installed.remove(parse_ref(NAME))
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
 def test_two_models_of_one_quant_are_listed_and_deleted_by_their_own_names(local: LocalHub) -> None:
@@ -659,16 +661,16 @@ def test_a_model_with_a_damaged_header_can_be_checked_and_deleted(local: LocalHu
     with pytest.raises(ModelError, match="not a GGUF file"):
         resolve(NAME)
     checks = installed.verify(installed.find_unchecked(parse_ref(NAME)))
-    assert checks[0].problem == "its bytes are not those that were published"
+    assert checks[0].problem == "its content differs from the published file"
     assert installed.remove(parse_ref(NAME))[1] == len(TEXT) + len(EYES)
-    whole(store, pulled())
+    assert_complete(store, pulled())
 
 
-def test_a_file_that_cannot_be_read_stops_no_list(local: LocalHub, store: HubCache) -> None:
+def test_an_unreadable_file_does_not_prevent_listing(local: LocalHub, store: HubCache) -> None:
     model = pulled()
     model.weights[0].resolve().write_bytes(b"GGUF damaged")
     assert [str(m.ref) for m in installed.all_models()] == [f"{NAME}:q8_0"]
     with pytest.raises(ModelError):
         installed.summarize(next(installed.all_models()))
     assert plan(parse_ref(NAME)).missing  # its size is wrong, so a pull mends it
-    whole(store, pulled())
+    assert_complete(store, pulled())

@@ -28,7 +28,7 @@ def test_the_builtin_model_can_be_renamed() -> None:
 
 
 def test_a_model_that_is_not_there() -> None:
-    with pytest.raises(NotFound, match="give `builtin` or the path"):
+    with pytest.raises(NotFound, match="use `builtin`, the path"):
         resolve("buitlin")
 
 

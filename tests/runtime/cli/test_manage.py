@@ -103,7 +103,7 @@ def test_a_damaged_file_is_found_and_the_mending_told(home: LocalHub) -> None:
         file.seek(-50, 2)
         file.write(b"\x99")
     told = galago("verify", code=1).stdout
-    assert "its bytes are not those that were published" in told
+    assert "its content differs from the published file" in told
     assert "galago rm omni:q8_0, galago pull omni:q8_0" in told
     for command in ("rm", "pull", "verify"):
         galago(command, "omni:q8_0")

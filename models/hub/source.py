@@ -1,0 +1,54 @@
+"""What a model's name means on the Hub: a repository, and the files to choose from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import NotFound
+from ..registry import catalog, pairing
+from ..registry.catalog import CatalogEntry
+from ..registry.name import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """The repository of a model, and patterns of the file names that belong to it.
+
+    `projector` is None if the model has no projector. `default_quant` is the quantization to take if the user names
+    none. `entry` is the model's entry in the catalogue, if it has one.
+    """
+
+    repository: str
+    weights: str = "*.gguf"
+    projector: str | None = "*mmproj*"
+    default_quant: str = ""
+    entry: CatalogEntry | None = None
+
+    def select(self, names: Sequence[str], quant: str) -> pairing.FileSelection:
+        """Selects weights and projectors among the files of the repository. Raises `NotFound`."""
+        return pairing.select_files(
+            names, quant, self.weights, self.projector, self.default_quant, where=self.repository
+        )
+
+
+def find_source(ref: ModelRef) -> HubSource:
+    """Returns the source of a name. Raises `NotFound` with similar names if the catalogue does not have it."""
+    if ref.kind == "hub":
+        entries = [entry for entry in catalog.entries() if entry.repository == ref.name and entry.weights == "*.gguf"]
+        entry = entries[0] if entries else None
+        return HubSource(ref.name, default_quant=_first_quant(entry), entry=entry)
+    entry = catalog.find(ref.name)
+    if entry is None:
+        similar = catalog.similar_names(ref.name)
+        hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+        raise NotFound(
+            f"there is no model {ref}: {hint}use `builtin`, the path of a GGUF file, a name from `galago search`, or "
+            "OWNER/REPO on the Hub",
+            "model",
+        )
+    return HubSource(entry.repository, entry.weights, entry.projector, _first_quant(entry), entry)
+
+
+def _first_quant(entry: CatalogEntry | None) -> str:
+    return entry.quants[0].name if entry is not None and entry.quants else ""

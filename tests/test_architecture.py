@@ -15,7 +15,7 @@ import pytest
 
 from galago.models import errors
 from galago.runtime.server.http.errors import TABLE
-from galago.runtime.server.openai.schema import ChatRequest
+from galago.runtime.server.openai.chat.schema import ChatRequest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("models", "runtime", "quantize")
@@ -61,7 +61,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "soundfile": "runtime/media/decode.py",
     "soxr": "runtime/media/decode.py",
     "starlette": "runtime/server/",
-    "uvicorn": "runtime/server/app.py",
+    "uvicorn": "runtime/server/run.py",
     "msgspec": ("runtime/server/", "runtime/process/"),
     "sqlite3": "runtime/server/storage/",
     "typer": "runtime/cli/",

@@ -81,6 +81,6 @@ def _serve(
     files = resolve(model, loading.get("mmproj"), name, loading.get("lora") or (), loading.get("draft"))
     service = ModelPool(ResidentModel(files, settings, progress.percent("loading"), isolated=True, process=process))
     service.begin()
-    from ..server.app import serve as run_server
+    from ..server.run import serve as run_server
 
     run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))

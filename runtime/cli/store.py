@@ -28,7 +28,7 @@ def store(
     from ..server.storage import database
 
     folder = folder.expanduser()
-    if not (folder / database.DATABASE).is_file():
+    if not (folder / database.DATABASE_FILE).is_file():
         raise NotFound(f"{folder} holds no data of galago serve --store", "store")
     if action is StoreAction.clear:
         count, size = database.clear(folder)

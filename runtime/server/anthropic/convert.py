@@ -1,4 +1,4 @@
-"""Pure functions between Anthropic's wire shapes and the runtime's values. No I/O, no clock."""
+"""Between Anthropic's JSON shapes and the runtime's values. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -9,69 +9,27 @@ from itertools import groupby
 from typing import Any
 
 from ....models.errors import InvalidRequest, UnsupportedField
-from ...types import request
+from ...types import model_info as runtime_info
+from ...types import request as values
 from ...types.events import Finished, Usage
 from ...types.messages import Effort, Image, Message, Part, Text, Tool, ToolCall
-from ...types.model_info import ModelInfo
-from ..http.field_policy import ANY, Known
-from ..openai import message_parts as parts
+from ..openai.chat import message_parts
 from . import schema
 
-ACCEPTED = {
-    "].role": "user, assistant and system",
-    "].source.type": "base64 of pictures and text of documents",
-    "].type": "text, thinking and tool_use from an assistant, and text, image, document and tool_result from a user",
-    "tool_choice.type": "auto, any, tool and none",
-    "thinking.type": "enabled, adaptive and disabled",
-    "format.type": "json_schema",
-}
 
-_CACHE = {"cache_control": ANY}
-_EDITS = {"context_management": ": a conversation is read as it is, or refused where it does not fit"}
-_REQUEST = {"metadata": ANY, "service_tier": ANY, "inference_geo": ANY, "speed": "standard", **_CACHE}
-_WHOLE = {"display": ": thoughts are told whole"}
-_ONLY_THERE = ": only Anthropic can read it"
-KNOWN = Known(
-    inert={
-        schema.MessagesRequest: _REQUEST,
-        schema.CountRequest: _REQUEST,
-        schema.TextBlock: _CACHE | {"citations": None},
-        schema.ImageBlock: _CACHE,
-        schema.DocumentBlock: _CACHE | {"citations": None},
-        schema.ToolUseBlock: _CACHE | {"caller": ANY},
-        schema.ToolResultBlock: _CACHE,
-        schema.Tool: _CACHE | {"strict": ANY, "eager_input_streaming": ANY, "input_examples": None},
-    },
-    hints={
-        schema.MessagesRequest: _EDITS,
-        schema.CountRequest: _EDITS,
-        schema.RedactedThinkingBlock: {"data": _ONLY_THERE},
-        schema.ThinkingEnabled: _WHOLE | {"budget_tokens": ": thoughts are bounded by max_tokens"},
-        schema.ThinkingAdaptive: _WHOLE,
-    },
-    unsupported={
-        schema.MessagesRequest: {
-            name: () for name in ("container", "mcp_servers", "betas", "output_format", "diagnostics", "thread")
-        },
-        schema.DocumentBlock: {"citations": ({"enabled": False},)},
-        schema.Tool: {"defer_loading": (False,), "allowed_callers": (["direct"],)},
-    },
-)
-
-
-def to_request(asked: schema.CountRequest) -> request.Request:
-    """What the runtime is asked to do."""
+def to_request(request: schema.CountRequest) -> values.Request:
+    """The request to the runtime."""
     options: dict[str, Any] = {}
-    if isinstance(asked, schema.MessagesRequest):
-        options["sampling"] = request.sampling_from(asked, "anthropic")
-        options |= request.request_fields_from(asked, "anthropic")
-    form = asked.output_config.format if asked.output_config else None
-    return request.Request(
-        messages=(*_system(asked.system), *messages(asked.messages)),
-        json_schema=form.schema if form else None,
-        effort=_effort(asked),
+    if isinstance(request, schema.MessagesRequest):
+        options["sampling"] = values.sampling_from(request, "anthropic")
+        options |= values.request_fields_from(request, "anthropic")
+    output_format = request.output_config.format if request.output_config else None
+    return values.Request(
+        messages=(*_system(request.system), *messages(request.messages)),
+        json_schema=output_format.schema if output_format else None,
+        effort=_effort(request),
         **options,
-        **_tools(asked),
+        **_tool_arguments(request),
     )
 
 
@@ -79,21 +37,21 @@ def _system(system: str | list[schema.TextBlock] | None) -> tuple[Message, ...]:
     return (Message("system", _parts(system, "system")),) if system else ()
 
 
-def _effort(asked: schema.CountRequest) -> Effort | None:
-    if isinstance(asked.thinking, schema.ThinkingDisabled):
+def _effort(request: schema.CountRequest) -> Effort | None:
+    if isinstance(request.thinking, schema.ThinkingDisabled):
         return "none"
-    effort = asked.output_config.effort if asked.output_config else None
-    return effort or (None if asked.thinking is None else "medium")
+    effort = request.output_config.effort if request.output_config else None
+    return effort or (None if request.thinking is None else "medium")
 
 
-def _tools(asked: schema.CountRequest) -> dict[str, Any]:
-    choice = asked.tool_choice
-    if isinstance(choice, schema.AnyChoice | schema.ToolChoice) and not asked.tools:
-        raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
+def _tool_arguments(request: schema.CountRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if isinstance(choice, schema.AnyChoice | schema.ToolChoice) and not request.tools:
+        raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
     named = isinstance(choice, schema.ToolChoice)
     kinds: dict[type, str] = {schema.AnyChoice: "required", schema.ToolChoice: "required", schema.NoChoice: "none"}
     return {
-        "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ())),
+        "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())),
         "tool_choice": kinds.get(type(choice), "auto"),
         "allowed": (choice.name,) if isinstance(choice, schema.ToolChoice) else None,
         "parallel": choice is None or not (named or choice.disable_parallel_tool_use),
@@ -103,7 +61,7 @@ def _tools(asked: schema.CountRequest) -> dict[str, Any]:
 def _tool(tool: schema.Tool, path: str) -> Tool:
     if tool.type not in (None, "custom"):
         raise UnsupportedField(
-            f"{path} is a {tool.type!r:.60}, which runs at Anthropic; only tools of your own are offered here, with a "
+            f"{path} has the type {tool.type!r:.60}, which runs at Anthropic; this server supports only tools with a "
             "name and an input_schema",
             path,
         )
@@ -112,30 +70,30 @@ def _tool(tool: schema.Tool, path: str) -> Tool:
     return Tool(tool.name, tool.description, tool.input_schema)
 
 
-def messages(said: Sequence[schema.AnyMessage]) -> tuple[Message, ...]:
-    """What the same side says several times in a row counts as one turn, as at Anthropic."""
-    told: list[Message] = []
-    for i, message in enumerate(said):
-        for one in _message(message, f"messages[{i}].content"):
-            if told and told[-1].role == one.role and one.role in ("user", "assistant"):
-                told[-1] = _joined(told[-1], one)
+def messages(chat: Sequence[schema.AnyMessage]) -> tuple[Message, ...]:
+    """The messages. As at Anthropic, consecutive messages of the same side are joined."""
+    joined: list[Message] = []
+    for i, message in enumerate(chat):
+        for one in _messages(message, f"messages[{i}].content"):
+            if joined and joined[-1].role == one.role and one.role in ("user", "assistant"):
+                joined[-1] = _joined(joined[-1], one)
             else:
-                told.append(one)
-    return tuple(told)
+                joined.append(one)
+    return tuple(joined)
 
 
 def _joined(first: Message, second: Message) -> Message:
-    thoughts = "".join(filter(None, (first.reasoning, second.reasoning)))
+    reasoning = "".join(filter(None, (first.reasoning, second.reasoning)))
     parts, calls = first.parts + second.parts, first.calls + second.calls
-    return Message(first.role, parts, calls=calls, reasoning=thoughts or None)
+    return Message(first.role, parts, calls=calls, reasoning=reasoning or None)
 
 
-def _message(message: schema.AnyMessage, path: str) -> Iterator[Message]:
-    """A user's message with results of tools becomes several: those of the tools, and what stands between them."""
+def _messages(message: schema.AnyMessage, path: str) -> Iterator[Message]:
+    """A user's message with tool results becomes several: one for each result, and one for the blocks between them."""
     if isinstance(message, schema.SystemMessage):
         yield Message("system", _parts(message.content, path))
     elif isinstance(message, schema.AssistantMessage):
-        yield _assistant(message, path)
+        yield _assistant_message(message, path)
     elif isinstance(message.content, str):
         yield Message("user", _parts(message.content, path))
     else:
@@ -143,13 +101,15 @@ def _message(message: schema.AnyMessage, path: str) -> Iterator[Message]:
         for is_result, blocks in groupby(numbered, lambda pair: isinstance(pair[1], schema.ToolResultBlock)):
             if is_result:
                 yield from (
-                    _result(block, where) for where, block in blocks if isinstance(block, schema.ToolResultBlock)
+                    _tool_message(block, block_path)
+                    for block_path, block in blocks
+                    if isinstance(block, schema.ToolResultBlock)
                 )
             else:
-                yield Message("user", tuple(_part(block, where) for where, block in blocks))
+                yield Message("user", tuple(_part(block, block_path) for block_path, block in blocks))
 
 
-def _assistant(message: schema.AssistantMessage, path: str) -> Message:
+def _assistant_message(message: schema.AssistantMessage, path: str) -> Message:
     if isinstance(message.content, str):
         return Message("assistant", _parts(message.content, path))
     blocks = message.content
@@ -162,7 +122,7 @@ def _assistant(message: schema.AssistantMessage, path: str) -> Message:
     )
 
 
-def _result(block: schema.ToolResultBlock, path: str) -> Message:
+def _tool_message(block: schema.ToolResultBlock, path: str) -> Message:
     parts = _parts(block.content, f"{path}.content")
     if block.is_error:
         parts = (Text("Error:"), *parts)
@@ -182,26 +142,26 @@ def _part(block: Any, path: str) -> Part:
         case schema.DocumentBlock(source=source, title=title, context=context):
             return Text("\n".join(filter(None, (title, context, source.data))))
         case schema.ImageBlock(source=schema.URLSource(url=url)):
-            return Image(parts.data_uri(url, f"{path}.source.url"), f"{path}.source.url")
+            return Image(message_parts.from_data_uri(url, f"{path}.source.url"), f"{path}.source.url")
         case schema.ImageBlock(source=schema.Base64Source(data=data)):
-            return Image(parts.base64_bytes(data, f"{path}.source.data"), f"{path}.source.data")
-    raise InvalidRequest(f"{path} is of no kind that can stand here", path)
+            return Image(message_parts.from_base64(data, f"{path}.source.data"), f"{path}.source.data")
+    raise InvalidRequest(f"{path} has a type that is not supported here", path)
 
 
 def usage(used: Usage) -> schema.Usage:
     details = schema.OutputDetails(used.reasoning_tokens)
-    computed = used.prompt_tokens - used.cached_tokens
-    return schema.Usage(computed, used.completion_tokens, used.cached_tokens, output_tokens_details=details)
+    computed_tokens = used.prompt_tokens - used.cached_tokens
+    return schema.Usage(computed_tokens, used.completion_tokens, used.cached_tokens, output_tokens_details=details)
 
 
-def ending(end: Finished) -> schema.Ending:
+def message_end(end: Finished) -> schema.MessageEnd:
     if end.stopped_by is not None and end.reason == "stop":
-        return schema.Ending("stop_sequence", end.stopped_by)
+        return schema.MessageEnd("stop_sequence", end.stopped_by)
     reasons: dict[str, schema.StopReason] = {"length": "max_tokens", "tool_calls": "tool_use"}
-    return schema.Ending(reasons.get(end.reason, "end_turn"))
+    return schema.MessageEnd(reasons.get(end.reason, "end_turn"))
 
 
-def model_list(models: Sequence[ModelInfo]) -> schema.ModelList:
+def model_list(models: Sequence[runtime_info.ModelInfo]) -> schema.ModelList:
     return schema.ModelList(
         [model_info(model) for model in models],
         models[0].id if models else None,
@@ -209,6 +169,6 @@ def model_list(models: Sequence[ModelInfo]) -> schema.ModelList:
     )
 
 
-def model_info(info: ModelInfo) -> schema.ModelInfo:
+def model_info(info: runtime_info.ModelInfo) -> schema.ModelInfo:
     created = datetime.fromtimestamp(info.created, UTC).isoformat()
     return schema.ModelInfo(info.id, info.description, created, info.context_length)

@@ -1,83 +1,112 @@
-"""The runtime's events as those of a streamed message, and as the blocks of a whole one. No I/O."""
+"""The runtime's events as the events of a streamed message, or as a whole message. Pure: no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ....models.errors import InvalidRequest
-from ...types.events import Delta, Finished, OutputDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
+from msgspec import UNSET
+
+from ....models.errors import GalagoError, InvalidRequest
+from ...types.events import Delta, Finished, OutputDelta, ReasoningDelta, Started, ToolCallArguments, ToolCallStart
 from ...types.messages import ToolCall
+from ..http.events import CollectedAnswer
 from . import convert, schema
+from .errors import error_response
 
 
-class MessageEvents:
-    """Turns what one answer says into the events of a stream: block after block, each started, told and stopped."""
+class MessageEncoder:
+    """Encodes one answer as events, block by block, or as a whole message."""
 
-    def __init__(self) -> None:
+    def __init__(self, message_id: str, model: str, warnings: Sequence[str]) -> None:
+        self._id = message_id
+        self._model = model
+        self._warnings = warnings
         self._index = -1
-        self._open: type[schema.ContentBlock] | None = None
+        self._open_block: type[schema.ContentBlock] | None = None
 
-    def feed(self, said: OutputDelta) -> Iterator[schema.StreamEvent]:
-        match said:
+    def start(self, index: int, event: Started) -> Iterable[schema.StreamEvent]:
+        message = self._message([], schema.Usage(event.prompt_tokens, 0), event.warnings)
+        return (schema.MessageStart(message), schema.Ping())
+
+    def delta(self, index: int, event: OutputDelta) -> Iterator[schema.StreamEvent]:
+        match event:
             case Delta(text=""):
                 pass
             case Delta(text=text):
-                yield from self._begin(schema.TextBlock(""))
+                yield from self._open(schema.TextBlock(""))
                 yield schema.BlockDelta(self._index, schema.TextDelta(text))
             case ReasoningDelta(text):
-                yield from self._begin(schema.ThinkingBlock(""))
+                yield from self._open(schema.ThinkingBlock(""))
                 yield schema.BlockDelta(self._index, schema.ThinkingDelta(text))
             case ToolCallStart(_, call_id, name):
-                yield from self._end()
-                yield from self._begin(schema.ToolUseBlock(call_id, name, {}))
+                yield from self._close()
+                yield from self._open(schema.ToolUseBlock(call_id, name, {}))
             case ToolCallArguments(_, text):
                 yield schema.BlockDelta(self._index, schema.InputDelta(text))
 
-    def finish(self, end: Finished) -> Iterator[schema.StreamEvent]:
-        yield from self._end()
-        yield schema.MessageDelta(convert.ending(end), convert.usage(end.usage))
+    def finish(self, index: int, event: Finished) -> Iterator[schema.StreamEvent]:
+        yield from self._close()
+        yield schema.MessageDelta(convert.message_end(event), convert.usage(event.usage))
         yield schema.MessageStop()
 
-    def _begin(self, block: schema.ContentBlock) -> Iterator[schema.StreamEvent]:
-        """Opens a block, unless one of its kind is open."""
-        if self._open is not type(block):
-            yield from self._end()
+    def cancel(self) -> Iterable[schema.StreamEvent]:
+        return ()
+
+    def fail(self, error: GalagoError) -> Iterable[schema.ErrorResponse]:
+        return (error_response(error),)
+
+    def message(self, answer: CollectedAnswer) -> schema.Message:
+        """The whole message."""
+        blocks, warnings = self.blocks(answer.deltas)
+        usage = convert.usage(answer.end.usage)
+        message = self._message(blocks, usage, [*answer.warnings, *warnings])
+        end = convert.message_end(answer.end)
+        message.stop_reason, message.stop_sequence = end.stop_reason, end.stop_sequence
+        return message
+
+    def blocks(self, deltas: Sequence[OutputDelta]) -> tuple[list[schema.ContentBlock], list[str]]:
+        """The blocks that the events of these deltas build up, and a warning about a tool call that was cut off."""
+        blocks: list[schema.ContentBlock] = []
+        arguments: dict[int, str] = {}
+        for event in (event for delta in deltas for event in self.delta(0, delta)):
+            match event:
+                case schema.BlockStart(content_block=block):
+                    blocks.append(block)
+                case schema.BlockDelta(index, schema.TextDelta(text)) if isinstance(
+                    block := blocks[index], schema.TextBlock
+                ):
+                    block.text += text
+                case schema.BlockDelta(index, schema.ThinkingDelta(text)) if isinstance(
+                    block := blocks[index], schema.ThinkingBlock
+                ):
+                    block.thinking += text
+                case schema.BlockDelta(index, schema.InputDelta(text)):
+                    arguments[index] = arguments.get(index, "") + text
+        warnings = []
+        for index, block in enumerate(blocks):
+            if isinstance(block, schema.ToolUseBlock):
+                try:
+                    block.input = ToolCall(block.id, block.name, arguments.get(index, "")).parsed()
+                except InvalidRequest:
+                    warnings.append(f"the tool call of {block.name} was cut off and is left out")
+        if warnings:
+            blocks.pop()  # only the last one can be cut off
+        return blocks, warnings
+
+    def _message(
+        self, content: list[schema.ContentBlock], usage: schema.Usage, warnings: Sequence[str]
+    ) -> schema.Message:
+        return schema.Message(self._id, self._model, content, usage, warnings=[*self._warnings, *warnings] or UNSET)
+
+    def _open(self, block: schema.ContentBlock) -> Iterator[schema.StreamEvent]:
+        """Starts a block, unless one of its type is open."""
+        if self._open_block is not type(block):
+            yield from self._close()
             self._index += 1
-            self._open = type(block)
+            self._open_block = type(block)
             yield schema.BlockStart(self._index, block)
 
-    def _end(self) -> Iterator[schema.StreamEvent]:
-        if self._open is not None:
-            self._open = None
+    def _close(self) -> Iterator[schema.StreamEvent]:
+        if self._open_block is not None:
+            self._open_block = None
             yield schema.BlockStop(self._index)
-
-
-def blocks(said: Sequence[OutputDelta]) -> tuple[list[schema.ContentBlock], list[str]]:
-    """The blocks that a whole answer consists of, as they are streamed, and warnings of a call that is left out."""
-    found: list[schema.ContentBlock] = []
-    arguments: dict[int, str] = {}
-    told = MessageEvents()
-    for event in (event for piece in said for event in told.feed(piece)):
-        match event:
-            case schema.BlockStart(content_block=block):
-                found.append(block)
-            case schema.BlockDelta(index, schema.TextDelta(text)) if isinstance(
-                block := found[index], schema.TextBlock
-            ):
-                block.text += text
-            case schema.BlockDelta(index, schema.ThinkingDelta(text)) if isinstance(
-                block := found[index], schema.ThinkingBlock
-            ):
-                block.thinking += text
-            case schema.BlockDelta(index, schema.InputDelta(text)):
-                arguments[index] = arguments.get(index, "") + text
-    warnings = []
-    for index, block in enumerate(found):
-        if isinstance(block, schema.ToolUseBlock):
-            try:
-                block.input = ToolCall(block.id, block.name, arguments.get(index, "")).parsed()
-            except InvalidRequest:
-                warnings.append(f"the call of {block.name} was cut off, and is left out")
-    if warnings:
-        found.pop()  # only the last one can be cut off
-    return found, warnings

@@ -1,10 +1,23 @@
-"""The JSON shapes of Anthropic's Messages API, as clients send and receive them. Holds no behaviour."""
+"""The JSON shapes of Anthropic's Messages API."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
+
+from ..http.request_io import ANY, OtherFields
+
+_CACHE: dict[str, object] = {"cache_control": ANY}
+_REQUEST_IGNORED: dict[str, object] = {
+    "metadata": ANY,
+    "service_tier": ANY,
+    "inference_geo": ANY,
+    "speed": "standard",
+    **_CACHE,
+}
+_REQUEST_WARNED = {"context_management": ": a conversation is used as it is, or refused if it does not fit the context"}
+_NOT_SUMMARIZED = ": thinking is returned as a whole"
 
 
 class Base64Source(Struct, tag="base64"):
@@ -24,9 +37,13 @@ class PlainTextSource(Struct, tag="text"):
 class TextBlock(Struct, tag="text"):
     text: str
 
+    other_fields = OtherFields(ignored=_CACHE | {"citations": None})
+
 
 class ImageBlock(Struct, tag="image"):
     source: Base64Source | URLSource
+
+    other_fields = OtherFields(ignored=_CACHE)
 
 
 class DocumentBlock(Struct, tag="document"):
@@ -34,17 +51,23 @@ class DocumentBlock(Struct, tag="document"):
     title: str | None = None
     context: str | None = None
 
+    other_fields = OtherFields(ignored=_CACHE | {"citations": None}, refused={"citations": ({"enabled": False},)})
+
 
 class ToolUseBlock(Struct, tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
 
+    other_fields = OtherFields(ignored=_CACHE | {"caller": ANY})
+
 
 class ToolResultBlock(Struct, tag="tool_result"):
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock] = ""
     is_error: bool | None = None
+
+    other_fields = OtherFields(ignored=_CACHE)
 
 
 class ThinkingBlock(Struct, tag="thinking"):
@@ -53,7 +76,7 @@ class ThinkingBlock(Struct, tag="thinking"):
 
 
 class RedactedThinkingBlock(Struct, tag="redacted_thinking"):
-    pass
+    other_fields = OtherFields(warned={"data": ": only Anthropic can decrypt it"})
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
@@ -77,6 +100,11 @@ class Tool(Struct):
     description: str | None = None
     type: str | None = None
 
+    other_fields = OtherFields(
+        ignored=_CACHE | {"strict": ANY, "eager_input_streaming": ANY, "input_examples": None},
+        refused={"defer_loading": (False,), "allowed_callers": (["direct"],)},
+    )
+
 
 class AutoChoice(Struct, tag="auto"):
     disable_parallel_tool_use: bool | None = None
@@ -96,11 +124,13 @@ class NoChoice(Struct, tag="none"):
 
 
 class ThinkingEnabled(Struct, tag="enabled"):
-    pass
+    other_fields = OtherFields(
+        warned={"display": _NOT_SUMMARIZED, "budget_tokens": ": thinking is limited by max_tokens"}
+    )
 
 
 class ThinkingAdaptive(Struct, tag="adaptive"):
-    pass
+    other_fields = OtherFields(warned={"display": _NOT_SUMMARIZED})
 
 
 class ThinkingDisabled(Struct, tag="disabled"):
@@ -127,6 +157,16 @@ class CountRequest(Struct):
     thinking: ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled | None = None
     output_config: OutputConfig | None = None
 
+    accepted_values = {
+        "].role": "user, assistant or system",
+        "].source.type": "base64 for images and text for documents",
+        "].type": "text, thinking or tool_use from an assistant, and text, image, document or tool_result from a user",
+        "tool_choice.type": "auto, any, tool or none",
+        "thinking.type": "enabled, adaptive or disabled",
+        "format.type": "json_schema",
+    }
+    other_fields = OtherFields(ignored=_REQUEST_IGNORED, warned=_REQUEST_WARNED)
+
 
 class MessagesRequest(CountRequest):
     """`POST /v1/messages`"""
@@ -138,13 +178,26 @@ class MessagesRequest(CountRequest):
     top_k: int | None = None
     stream: bool | None = None
 
+    other_fields = OtherFields(
+        ignored=_REQUEST_IGNORED,
+        warned=_REQUEST_WARNED,
+        refused={
+            "container": (),
+            "mcp_servers": (),
+            "betas": (),
+            "output_format": (),
+            "diagnostics": (),
+            "thread": (),
+        },
+    )
+
 
 class OutputDetails(Struct):
     thinking_tokens: int
 
 
 class Usage(Struct):
-    """`input_tokens` are those that were computed; those of the cache come on top."""
+    """`input_tokens` excludes those read from the cache."""
 
     input_tokens: int
     output_tokens: int
@@ -199,13 +252,13 @@ class BlockStop(Struct, tag="content_block_stop"):
     index: int
 
 
-class Ending(Struct):
+class MessageEnd(Struct):
     stop_reason: StopReason
     stop_sequence: str | None = None
 
 
 class MessageDelta(Struct, tag="message_delta"):
-    delta: Ending
+    delta: MessageEnd
     usage: Usage
 
 
@@ -221,7 +274,7 @@ StreamEvent: TypeAlias = Ping | MessageStart | BlockStart | BlockDelta | BlockSt
 
 
 class ErrorDetails(Struct):
-    """Tells clients of conversations that the server keeps that this one keeps none; they send the whole chat then."""
+    """Tells clients that this server stores no conversations, so that they send the whole chat."""
 
     unsupported: list[str]
     error_code: Literal["thread_unsupported_request"] = "thread_unsupported_request"

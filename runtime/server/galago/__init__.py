@@ -1,1 +1,1 @@
-"""Galago's own routes: estimates, tokenization and metrics."""
+"""Endpoints of Galago itself: health, metrics, estimates and tokenization."""

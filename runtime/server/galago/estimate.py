@@ -1,26 +1,23 @@
-"""`POST /v1/plan`: what a chat request would take here, without answering it. Shapes stand in `wire_plan.py`."""
+"""`POST /v1/plan`: the tokens, time and memory that a chat request would take, without answering it."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ....models.errors import EngineError, InvalidRequest, NotFound, NotReady
-from ...service import Service
 from ...types.tasks import Estimate, RequestEstimate
-from ..http import field_policy, request_io
-from ..http.openapi import RouteDescription
-from ..openai import convert
-from ..openai import message_parts as parts
-from ..openai.schema import ChatRequest
-from . import estimate_schema as wire
+from ..http import request_io
+from ..http.openapi import Endpoint, RouteDescription
+from ..openai.chat import convert
+from ..openai.chat.schema import ChatRequest
+from ..resource import Resource
+from . import estimate_schema as schema
 
-ABOUT = RouteDescription(
-    "What a chat would take, without answering it",
-    {200: wire.PlanAnswer},
+PLAN = RouteDescription(
+    "Estimate what a chat would take, without answering it",
+    {200: schema.EstimateResponse},
     body=ChatRequest,
     errors=(InvalidRequest, NotFound, NotReady, EngineError),
     method="POST",
@@ -29,42 +26,36 @@ ABOUT = RouteDescription(
 )
 
 
-class PlanEndpoint:
-    """Plans with one service."""
-
-    def __init__(self, service: Service, strict: bool, files: parts.Files) -> None:
-        self._service = service
-        self._files = files
-        self._strict = strict
+class Estimates(Resource):
+    def routes(self, prefix: str) -> list[Endpoint]:
+        return [Endpoint(f"{prefix}/plan", self.plan, PLAN)]
 
     async def plan(self, request: Request) -> Response:
-        return await request_io.answered(request, self._plan)
+        return await request_io.answer_on_thread(request, self._plan)
 
-    def _plan(self, body: bytes, gone: Callable[[], bool]) -> tuple[wire.PlanAnswer, list[str]]:
-        raw = convert.decode_object(body)
-        chat = convert.chat_request(raw)
-        warnings = field_policy.check(raw, self._strict)
-        try:
-            count = convert.choices(chat)
-            found = self._service.answer(chat.model, Estimate(convert.to_request(chat, self._files)), gone)
-        except InvalidRequest as error:
-            raise convert.renamed(error) from None
+    def _plan(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EstimateResponse, list[str]]:
+        chat, warnings = request_io.parse_body(body, ChatRequest, self.strict)
+        with convert.api_field_names():
+            count = convert.choice_count(chat)
+            task = Estimate(convert.to_request(chat, self.context.read_file))
+            estimate = self.service.run_task(chat.model, task, disconnected)
         several = ["the seconds are those of one answer, not of several at once"] if count > 1 else []
-        return _answer(self._service.model_id, found, [*warnings, *several]), warnings
+        model = self.service.model(chat.model)
+        return _response(model.id, estimate, [*warnings, *several]), warnings
 
 
-def _answer(model: str, found: RequestEstimate, warnings: list[str]) -> wire.PlanAnswer:
-    parts = [wire.PlannedPart(part.message, part.part, part.kind, part.tokens) for part in found.parts]
-    return wire.PlanAnswer(
+def _response(model: str, estimate: RequestEstimate, warnings: list[str]) -> schema.EstimateResponse:
+    parts = [schema.EstimatedPart(part.message, part.part, part.kind, part.tokens) for part in estimate.parts]
+    return schema.EstimateResponse(
         model=model,
-        fits=not found.over,
-        over_by=found.over,
-        context_length=found.context,
-        max_tokens=found.max_tokens,
-        tokens=wire.PlannedTokens(found.tokens, found.cached, found.frame, parts),
-        seconds=wire.PlannedSeconds(_rounded(found.first_token), _rounded(found.total)),
-        peak_memory_bytes=found.memory,
-        warnings=[*warnings, *found.warnings] or UNSET,
+        fits=not estimate.over,
+        over_by=estimate.over,
+        context_length=estimate.context,
+        max_tokens=estimate.max_tokens,
+        tokens=schema.EstimatedTokens(estimate.tokens, estimate.cached, estimate.frame, parts),
+        seconds=schema.EstimatedSeconds(_rounded(estimate.first_token), _rounded(estimate.total)),
+        peak_memory_bytes=estimate.memory,
+        warnings=[*warnings, *estimate.warnings] or UNSET,
     )
 
 

@@ -1,12 +1,12 @@
-"""The JSON shapes of plans; what is asked is a chat request. Holds no behaviour."""
+"""The JSON shapes of `/v1/plan`; the request is a chat request."""
 
 from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
 
-class PlannedPart(Struct):
-    """`message` and `part` count from 0; a message that is one text has the one part 0."""
+class EstimatedPart(Struct):
+    """`message` and `part` count from 0; a message whose content is a string has the one part 0."""
 
     message: int
     part: int
@@ -14,30 +14,30 @@ class PlannedPart(Struct):
     tokens: int
 
 
-class PlannedTokens(Struct):
-    """`template` are those of no part: the chat template's, of tools and of names. `total` is exact."""
+class EstimatedTokens(Struct):
+    """`total` is exact. `template` are the tokens of no part: those of the chat template, of tools and of names."""
 
     total: int
     cached: int
     template: int
-    parts: list[PlannedPart]
+    parts: list[EstimatedPart]
 
 
-class PlannedSeconds(Struct):
-    """From the request to its first token and to the last of `max_tokens`, with nothing beside it."""
+class EstimatedSeconds(Struct):
+    """From the request to the first token and to the last of `max_tokens`, if no other request is in progress."""
 
     first_token: float | None
     total: float | None
 
 
-class PlanAnswer(Struct):
+class EstimateResponse(Struct):
     model: str
     fits: bool
     over_by: int
     context_length: int
     max_tokens: int
-    tokens: PlannedTokens
-    seconds: PlannedSeconds
+    tokens: EstimatedTokens
+    seconds: EstimatedSeconds
     peak_memory_bytes: int
     warnings: list[str] | UnsetType = UNSET
     object: str = "plan"

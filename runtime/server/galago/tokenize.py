@@ -1,82 +1,83 @@
-"""`POST /v1/tokenize` and `/v1/detokenize`: texts and chats as tokens, and back. Shapes stand in `wire_tokens.py`."""
+"""`POST /v1/tokenize` and `/v1/detokenize`: texts and chats as tokens, and tokens as text."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ....models.errors import EngineError, InvalidRequest, NotFound, NotReady
-from ...service import Service
 from ...types import request as values
 from ...types.tasks import Detokenize, Tokenize
-from ..http import field_policy, request_io
-from ..http.openapi import RouteDescription
-from ..openai import convert, message_parts, schema
-from . import tokenize_schema as shapes
+from ..http import request_io
+from ..http.openapi import Endpoint, RouteDescription
+from ..openai.chat import convert
+from ..openai.chat.message_parts import ReadFile
+from ..openai.chat.schema import ChatRequest
+from ..resource import Resource
+from . import tokenize_schema as schema
 
 _ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
 TOKENIZE = RouteDescription(
     "The tokens of a text or a chat",
-    {200: shapes.TokenList},
-    body=shapes.TokenizeRequest,
+    {200: schema.TokenList},
+    body=schema.TokenizeRequest,
     errors=_ERRORS,
     method="POST",
     examples={"text": {"content": "Hello"}},
 )
 DETOKENIZE = RouteDescription(
     "The text of tokens",
-    {200: shapes.DetokenizedText},
-    body=shapes.DetokenizeRequest,
+    {200: schema.DetokenizedText},
+    body=schema.DetokenizeRequest,
     errors=_ERRORS,
     method="POST",
     examples={"tokens": {"tokens": [1, 2]}},
 )
 
 
-class TokenEndpoints:
-    """Asks one service for tokens."""
-
-    def __init__(self, service: Service, strict: bool, files: message_parts.Files) -> None:
-        self._service = service
-        self._files = files
-        self._strict = strict
+class Tokenization(Resource):
+    def routes(self, prefix: str) -> list[Endpoint]:
+        return [
+            Endpoint(f"{prefix}/tokenize", self.tokenize, TOKENIZE),
+            Endpoint(f"{prefix}/detokenize", self.detokenize, DETOKENIZE),
+        ]
 
     async def tokenize(self, request: Request) -> Response:
-        return await request_io.answered(request, self._tokenize)
+        return await request_io.answer_on_thread(request, self._tokenize)
 
     async def detokenize(self, request: Request) -> Response:
-        return await request_io.answered(request, self._detokenize)
+        return await request_io.answer_on_thread(request, self._detokenize)
 
-    def _tokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.TokenList, list[str]]:
-        raw = convert.decode_object(body)
-        asked = convert.typed(raw, shapes.TokenizeRequest)
-        warnings = field_policy.check(raw, self._strict, shapes.TokenizeRequest)
-        task = Tokenize(_text(asked, self._files), asked.add_special is True, asked.parse_special is not False)
-        found = self._service.answer(asked.model, task, gone)
-        pieces = [shapes.TokenPiece(i, _piece(piece)) for i, piece in zip(found.ids, found.pieces, strict=True)]
-        tokens: list[int | shapes.TokenPiece] = [*(pieces if asked.with_pieces else found.ids)]
-        return shapes.TokenList(tokens, len(found.ids), warnings or UNSET), warnings
+    def _tokenize(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenList, list[str]]:
+        request, warnings = request_io.parse_body(body, schema.TokenizeRequest, self.strict)
+        text = _text_or_chat(request, self.context.read_file)
+        task = Tokenize(text, request.add_special is True, request.parse_special is not False)
+        answer = self.service.run_task(request.model, task, disconnected)
+        pieces = [schema.TokenPiece(i, _piece(piece)) for i, piece in zip(answer.ids, answer.pieces, strict=True)]
+        tokens: list[int | schema.TokenPiece] = [*(pieces if request.with_pieces else answer.ids)]
+        return schema.TokenList(tokens, len(answer.ids), warnings or UNSET), warnings
 
-    def _detokenize(self, body: bytes, gone: Callable[[], bool]) -> tuple[shapes.DetokenizedText, list[str]]:
-        raw = convert.decode_object(body)
-        asked = convert.typed(raw, shapes.DetokenizeRequest)
-        warnings = field_policy.check(raw, self._strict, shapes.DetokenizeRequest)
-        found = self._service.answer(asked.model, Detokenize(tuple(asked.tokens)), gone)
-        return shapes.DetokenizedText(found.text, warnings or UNSET), warnings
+    def _detokenize(
+        self, body: bytes, disconnected: request_io.Cancellation
+    ) -> tuple[schema.DetokenizedText, list[str]]:
+        request, warnings = request_io.parse_body(body, schema.DetokenizeRequest, self.strict)
+        answer = self.service.run_task(request.model, Detokenize(tuple(request.tokens)), disconnected)
+        return schema.DetokenizedText(answer.text, warnings or UNSET), warnings
 
 
-def _text(asked: shapes.TokenizeRequest, files: message_parts.Files) -> str | values.Request:
-    if (asked.content is None) == (asked.messages is None):
+def _text_or_chat(request: schema.TokenizeRequest, read_file: ReadFile) -> str | values.Request:
+    if (request.content is None) == (request.messages is None):
         raise InvalidRequest("give either content, a text, or messages, a chat", "content")
-    if asked.messages is None:
-        assert asked.content is not None
-        return asked.content
-    if asked.add_special is not None or asked.parse_special is not None:
-        raise InvalidRequest("add_special and parse_special are for content; a chat has its template", "add_special")
-    return convert.to_request(schema.ChatRequest(messages=asked.messages, tools=asked.tools), files)
+    if request.messages is None:
+        assert request.content is not None
+        return request.content
+    if request.add_special is not None or request.parse_special is not None:
+        raise InvalidRequest(
+            "add_special and parse_special need content; a chat's special tokens come from its template",
+            "add_special",
+        )
+    return convert.to_request(ChatRequest(messages=request.messages, tools=request.tools), read_file)
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -1,14 +1,15 @@
-"""The JSON shapes of texts as tokens. Holds no behaviour."""
+"""The JSON shapes of `/v1/tokenize` and `/v1/detokenize`."""
 
 from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-from ..openai.schema import ChatMessage, TokenId, ToolDefinition
+from ..openai.chat.schema import ACCEPTED_VALUES, ChatMessage, ToolDefinition
+from ..openai.schema import TokenId
 
 
 class TokenizeRequest(Struct):
-    """`POST /v1/tokenize`: a text as `content`, or a chat."""
+    """`POST /v1/tokenize`: a text as `content`, or a chat as `messages`."""
 
     content: str | None = None
     messages: list[ChatMessage] | None = None
@@ -18,9 +19,11 @@ class TokenizeRequest(Struct):
     parse_special: bool | None = None
     with_pieces: bool | None = None
 
+    accepted_values = ACCEPTED_VALUES
+
 
 class TokenPiece(Struct):
-    """A token's text, or its bytes where they are no whole characters."""
+    """A token's text, or its bytes if they are not valid UTF-8 alone."""
 
     id: int
     piece: str | list[int]

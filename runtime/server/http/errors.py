@@ -1,15 +1,18 @@
-"""How each error of the tree travels over HTTP: status, type and code, in the shape of the API that was asked."""
+"""The HTTP status, type and code of each error class, and error responses.
+
+Each dialect says in an `ErrorFormat` how it writes an error; none is imported here.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from msgspec import Struct
 from starlette.responses import Response
 
 from ....models import errors
-from ..anthropic import schema as anthropic
-from ..ollama import schema as ollama
-from ..openai.schema import ErrorBody, ErrorResponse, encode
+from .request_io import encode_json
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 
@@ -27,7 +30,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.MethodNotAllowed: (405, _INVALID, "method_not_allowed"),
     errors.RequestTooLarge: (413, _INVALID, "request_too_large"),
     errors.NotReady: (503, _SERVER, "not_ready"),
-    errors.Cancelled: (499, _INVALID, "client_closed_request"),  # nobody reads it; nginx's number for the log
+    errors.Cancelled: (499, _INVALID, "client_closed_request"),  # only for logs, with nginx's status
     errors.ModelError: (500, _SERVER, "model_error"),
     errors.GGUFError: (500, _SERVER, "model_error"),
     errors.HubError: (502, _SERVER, "hub_error"),
@@ -36,63 +39,58 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.EngineCrashed: (500, _SERVER, "engine_crashed"),
     errors.DeadlineExceeded: (504, _SERVER, "deadline_exceeded"),
 }
+"""Status, type and code by error class. Types and codes are those of OpenAI's API."""
+
+_MODEL_NOT_FOUND = "model_not_found"
 
 
-_NO_MODEL = "model_not_found"
+def status(error: errors.GalagoError) -> int:
+    return TABLE[type(error)][0]
 
 
-def codes(kind: type[errors.GalagoError]) -> list[str]:
-    """The codes that errors of this class have."""
-    return [TABLE[kind][2], *([_NO_MODEL] if kind is errors.NotFound else [])]
-
-
-def body(error: errors.GalagoError) -> ErrorResponse:
-    _, kind, code = TABLE[type(error)]
+def code(error: errors.GalagoError) -> str:
     if isinstance(error, errors.NotFound) and error.param == "model":
-        code = _NO_MODEL
-    return ErrorResponse(ErrorBody(error.message, kind, error.param, code))
+        return _MODEL_NOT_FOUND
+    return TABLE[type(error)][2]
 
 
-_ANTHROPIC = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+def codes(error_class: type[errors.GalagoError]) -> list[str]:
+    """All codes that errors of this class can have."""
+    return [TABLE[error_class][2], *([_MODEL_NOT_FOUND] if error_class is errors.NotFound else [])]
 
 
-def anthropic_body(error: errors.GalagoError) -> anthropic.ErrorResponse:
-    status = TABLE[type(error)][0]
-    kind = _ANTHROPIC.get(status, _INVALID if status < 500 else "api_error")
-    told = anthropic.ErrorBody(kind, _located(error))
-    if isinstance(error, errors.UnsupportedField) and error.param == "thread":
-        told.details = anthropic.ErrorDetails(["thread"])
-    return anthropic.ErrorResponse(told)
+def message_with_field(error: errors.GalagoError) -> str:
+    """The message with the name of the field, for dialects whose error bodies have no separate place for it."""
+    named = error.param is None or error.param in error.message
+    return error.message if named else f"{error.param}: {error.message}"
 
 
-def ollama_body(error: errors.GalagoError) -> ollama.ErrorResponse:
-    return ollama.ErrorResponse(_located(error))
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """A dialect's error body: its struct, for the OpenAPI document, and the function that fills it."""
+
+    struct: type[Struct]
+    write: Callable[[errors.GalagoError], Struct]
 
 
-def _located(error: errors.GalagoError) -> str:
-    """The message with the field at fault, for shapes that have no place of their own for that."""
-    known = error.param is None or error.param in error.message
-    return error.message if known else f"{error.param}: {error.message}"
+class ErrorResponses:
+    """Builds error responses in the format of the API that owns the requested path."""
 
+    def __init__(self, default: ErrorFormat, by_prefix: Mapping[str, ErrorFormat]) -> None:
+        self._default = default
+        self._by_prefix = by_prefix
 
-def response(error: errors.GalagoError, path: str = "") -> Response:
-    """The answer to whoever asked for `path`, which tells the API that they speak."""
-    status = TABLE[type(error)][0]
-    told: Any = body(error)
-    if path.startswith("/v1/messages"):
-        told = anthropic_body(error)
-    elif path.startswith("/api/"):
-        told = ollama_body(error)
-    headers = {"retry-after": "1"} if status == 503 else {}
-    if isinstance(error, errors.DeadlineExceeded):
-        headers["x-should-retry"] = "false"  # OpenAI's clients would ask again, for an answer that takes as long
-    if isinstance(error, errors.Unauthorized):
-        headers["www-authenticate"] = "Bearer"
-    return Response(encode(told), status, headers, "application/json")
+    def format(self, path: str) -> ErrorFormat:
+        matches = (form for prefix, form in self._by_prefix.items() if path.startswith(prefix))
+        return next(matches, self._default)
+
+    def response(self, error: errors.GalagoError, path: str) -> Response:
+        headers = {}
+        if status(error) == 503:
+            headers["retry-after"] = "1"
+        if isinstance(error, errors.DeadlineExceeded):
+            headers["x-should-retry"] = "false"  # a retry, which OpenAI's clients do by default, would take as long
+        if isinstance(error, errors.Unauthorized):
+            headers["www-authenticate"] = "Bearer"
+        body = encode_json(self.format(path).write(error))
+        return Response(body, status(error), headers, "application/json")

@@ -1,44 +1,336 @@
-"""Answers of one choice, as the dialects beside OpenAI's chats tell them: whole, or in lines of their own making."""
+"""The one loop that encodes streams of events, of one or several answers, as a whole answer or as SSE or NDJSON.
+
+A dialect gives an `Encoder`, which turns events into its chunks. The loop reads the events, sends the chunks, turns an
+error after the status line into the dialect's error chunk, and closes the streams at the end or when the client leaves.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+import itertools
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias, TypeVar
 
+from msgspec import Struct
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from ....models.errors import EngineError
+from ....models.errors import EngineError, GalagoError
 from ...inference.stream import Stream
-from ...types.events import Failed, Finished, OutputDelta, Started
+from ...types.events import Event, Failed, Finished, OutputDelta, Started, TokenLogprob
+from ...types.request import Request
+from .request_io import encode_json
+
+GenerateFunction: TypeAlias = Callable[[Request, Callable[[], bool]], Stream]
+IndexedEvent: TypeAlias = tuple[int, Event]
+Chunk = TypeVar("Chunk", bound=Struct, covariant=True)
+C = TypeVar("C", bound=Struct)
+
+MAX_CHOICES = 32
+"""Answers to one request."""
 
 
-@dataclass(frozen=True)
-class WholeAnswer:
-    """A whole answer, its pieces in the order they were said."""
+class Encoder(Protocol[Chunk]):
+    """Turns the events of one request's answers into the chunks of a dialect; `index` counts the answers from 0."""
 
-    said: tuple[OutputDelta, ...]
+    def start(self, index: int, event: Started) -> Iterable[Chunk]: ...
+
+    def delta(self, index: int, event: OutputDelta) -> Iterable[Chunk]: ...
+
+    def finish(self, index: int, event: Finished) -> Iterable[Chunk]: ...
+
+    def cancel(self) -> Iterable[Chunk]:
+        """The streams were closed before all answers had finished."""
+        ...
+
+
+class StreamEncoder(Encoder[Chunk], Protocol[Chunk]):
+    """An encoder whose chunks are sent to a client."""
+
+    def fail(self, error: GalagoError) -> Iterable[Struct]:
+        """What the stream ends with in place of the rest of the answer."""
+        ...
+
+
+async def encode(choices: Sequence[Choices], encoder: Encoder[C]) -> AsyncGenerator[C, None]:
+    """The chunks of the answers to one or several prompts. Raises the error of an answer that has failed.
+
+    Ends with the answers, and closes their streams at the end.
+    """
+    unfinished = sum(one.count for one in choices)
+    try:
+        async with contextlib.aclosing(_merged(choices)) as events:
+            async for index, event in events:
+                match event:
+                    case Started():
+                        chunks = encoder.start(index, event)
+                    case Finished():
+                        unfinished -= 1
+                        chunks = encoder.finish(index, event)
+                    case Failed(error=error):
+                        raise error
+                    case _:
+                        chunks = encoder.delta(index, event)
+                for chunk in chunks:
+                    yield chunk
+        for chunk in encoder.cancel() if unfinished else ():
+            yield chunk
+    finally:
+        for one in choices:
+            one.close()
+
+
+@dataclass(slots=True)
+class CollectedAnswer:
+    """A whole answer: its deltas in order, and what its start and its end said."""
+
     end: Finished
-    warnings: tuple[str, ...]
-
-
-async def collected(stream: Stream) -> WholeAnswer:
-    """Raises what ended the answer in place of its last token."""
-    said: list[OutputDelta] = []
+    deltas: list[OutputDelta] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
-    async with contextlib.aclosing(aiter(stream)) as events:  # type: ignore[type-var]
-        async for event in events:
-            match event:
-                case Started():
-                    warnings = event.warnings
-                case Failed(error=error):
-                    raise error
-                case Finished():
-                    return WholeAnswer(tuple(said), event, warnings)
-                case _:
-                    said.append(event)
-    raise EngineError("the answer ended without a reason")
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-def told(lines: AsyncIterator[bytes], headers: Mapping[str, str], media_type: str) -> StreamingResponse:
-    return StreamingResponse(lines, media_type=media_type, headers={"cache-control": "no-cache"} | dict(headers))
+class AnswerCollector:
+    """An encoder that collects whole answers and yields no chunks."""
+
+    def __init__(self) -> None:
+        self._started: dict[int, Started] = {}
+        self._deltas: dict[int, list[OutputDelta]] = {}
+        self._ends: dict[int, Finished] = {}
+
+    def start(self, index: int, event: Started) -> Iterable[Struct]:
+        self._started[index] = event
+        return ()
+
+    def delta(self, index: int, event: OutputDelta) -> Iterable[Struct]:
+        self._deltas.setdefault(index, []).append(event)
+        return ()
+
+    def finish(self, index: int, event: Finished) -> Iterable[Struct]:
+        self._ends[index] = event
+        return ()
+
+    def cancel(self) -> Iterable[Struct]:
+        raise EngineError("the answer was stopped before it was finished; send the request again")
+
+    def answers(self) -> list[CollectedAnswer]:
+        return [self._answer(index) for index in range(len(self._ends))]
+
+    def _answer(self, index: int) -> CollectedAnswer:
+        started = self._started.get(index, Started(0))
+        return CollectedAnswer(self._ends[index], self._deltas.get(index, []), started.warnings, started.recited)
+
+
+async def collect(choices: Sequence[Choices]) -> list[CollectedAnswer]:
+    """Waits for all answers. Raises the error of the first that fails."""
+    collector = AnswerCollector()
+    async with contextlib.aclosing(encode(choices, collector)) as chunks:
+        async for _ in chunks:
+            pass
+    return collector.answers()
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How chunks are written to a streamed body; `end` follows the last one of an answer that did not fail."""
+
+    media_type: str
+    frame: Callable[[Struct], bytes]
+    end: bytes = b""
+
+
+def _data_event(chunk: Struct) -> bytes:
+    return b"data: " + encode_json(chunk) + b"\n\n"
+
+
+def _named_event(chunk: Struct) -> bytes:
+    """An event that has the tag of its struct as its name."""
+    name = str(chunk.__struct_config__.tag)
+    return b"event: " + name.encode() + b"\ndata: " + encode_json(chunk) + b"\n\n"
+
+
+def _line(chunk: Struct) -> bytes:
+    return encode_json(chunk) + b"\n"
+
+
+SSE = Framing("text/event-stream", _data_event, b"data: [DONE]\n\n")
+NAMED_SSE = Framing("text/event-stream", _named_event)
+NDJSON = Framing("application/x-ndjson", _line)
+
+
+class ChunkResponse(StreamingResponse):
+    """Sends chunks as they come. Calls `close` at the end, also if the client leaves before the first chunk."""
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[Struct, None],
+        fail: Callable[[GalagoError], Iterable[Struct]],
+        framing: Framing,
+        headers: Mapping[str, str],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._chunks = chunks
+        self._fail = fail
+        self._framing = framing
+        self._close = close
+        headers = {"cache-control": "no-cache"} | dict(headers)
+        super().__init__(self._body(), media_type=framing.media_type, headers=headers)
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        frame = self._framing.frame
+        try:
+            async with contextlib.aclosing(self._chunks) as chunks:
+                async for chunk in chunks:
+                    yield frame(chunk)
+            if self._framing.end:
+                yield self._framing.end
+        except GalagoError as error:  # the status line has been sent, so the error travels as a chunk
+            for failure in self._fail(error):
+                yield frame(failure)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+def stream_response(
+    choices: Sequence[Choices],
+    encoder: StreamEncoder[Struct],
+    framing: Framing,
+    headers: Mapping[str, str],
+    on_end: Callable[[], None] = lambda: None,
+) -> ChunkResponse:
+    """Responds with the chunks of the answers. `on_end` is called when the response has ended, however it ended."""
+
+    def close() -> None:
+        for one in choices:
+            one.close()
+        on_end()
+
+    return ChunkResponse(encode(choices, encoder), encoder.fail, framing, headers, close)
+
+
+class Choices:
+    """`count` answers to one prompt, as one stream of indexed events.
+
+    The first answer is prepared when this is created, which raises what is wrong with the request. The others are
+    prepared when the first has begun: they find its prompt in the prefix cache. With a seed, answer `i` gets the seed
+    plus `i`.
+    """
+
+    def __init__(
+        self,
+        generate: GenerateFunction,
+        request: Request,
+        count: int = 1,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._generate = generate
+        self._request = request
+        self.count = count
+        self._created_at = time.perf_counter()
+        self._closed = threading.Event()
+        self._streams = [generate(request, cancelled)]
+
+    async def events(self) -> AsyncGenerator[IndexedEvent, None]:
+        """Ends when every answer has finished or one has failed, and then closes all of them."""
+        if self.count == 1:
+            async for event in self._streams[0]:
+                yield 0, event
+            return
+        queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()
+        readers = [asyncio.create_task(self._read(0, queue))]
+        unfinished = self.count
+        try:
+            while unfinished:
+                index, event = await queue.get()
+                if len(readers) == 1 and not isinstance(event, Started | Failed):
+                    readers += [asyncio.create_task(self._read(i, queue)) for i in range(1, self.count)]
+                unfinished -= isinstance(event, Finished)
+                yield index, event
+                if isinstance(event, Failed):
+                    return
+        finally:
+            self.close()
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    def close(self) -> None:
+        """Cancels all answers. May be called from any thread, and more than once."""
+        self._closed.set()
+        for one in list(self._streams):
+            one.close()
+
+    async def _read(self, index: int, queue: asyncio.Queue[IndexedEvent]) -> None:
+        delay = time.perf_counter() - self._created_at if index else 0.0
+        try:
+            one = await asyncio.to_thread(self._start, index, delay) if index else self._streams[0]
+            async with contextlib.aclosing(aiter(one)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    queue.put_nowait((index, _delayed(event, delay)))
+        except GalagoError as error:
+            queue.put_nowait((index, Failed(error)))
+
+    def _start(self, index: int, delay_seconds: float) -> Stream:
+        """Starts a further answer, this long after the first. `close` may be called meanwhile."""
+        request = self._request
+        seed = request.sampling.seed
+        if seed is not None:
+            seed = (seed + index + 2**63) % 2**64 - 2**63
+        timeout = None if request.timeout is None else max(request.timeout - delay_seconds, 0.0)
+        request = replace(request, sampling=replace(request.sampling, seed=seed), timeout=timeout)
+        one = self._generate(request, self._closed.is_set)
+        self._streams.append(one)
+        if self._closed.is_set():
+            one.close()
+        return one
+
+
+async def _merged(several: Sequence[Choices]) -> AsyncGenerator[IndexedEvent, None]:
+    """The events of the answers to several prompts, indexed across prompts. Closes all of them at the end."""
+    if len(several) == 1:
+        async with contextlib.aclosing(several[0].events()) as events:
+            async for indexed in events:
+                yield indexed
+        return
+    queue: asyncio.Queue[IndexedEvent | None] = asyncio.Queue()
+
+    async def read(choices: Choices, first: int) -> None:
+        try:
+            async with contextlib.aclosing(choices.events()) as events:
+                async for index, event in events:
+                    queue.put_nowait((first + index, event))
+        finally:
+            queue.put_nowait(None)
+
+    firsts = itertools.accumulate((choices.count for choices in several), initial=0)
+    readers = [asyncio.create_task(read(*pair)) for pair in zip(several, firsts, strict=False)]
+    unfinished = len(readers)
+    try:
+        while unfinished:
+            indexed_or_end = await queue.get()
+            unfinished -= indexed_or_end is None
+            if indexed_or_end is not None:
+                yield indexed_or_end
+    finally:
+        for choices in several:
+            choices.close()
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
+
+def _delayed(event: Event, delay_seconds: float) -> Event:
+    """The event with its times counted from the creation of the first answer."""
+    if not delay_seconds or not isinstance(event, Finished):
+        return event
+    times = event.timings
+    shifted = {name: getattr(times, name) + delay_seconds for name in times.__slots__}
+    return replace(event, timings=replace(times, **shifted))

@@ -1,7 +1,6 @@
-"""Routes that carry their own description, and the OpenAPI document made from it.
+"""Routes that carry their own description, and the OpenAPI document that is built from them.
 
-Made of the wire types, the bounds of numbers, the tables of fields and that of errors, so that none of it is said
-twice. Knows no resource: each endpoint's file holds its `About`.
+The document is derived from the wire structs, their `other_fields`, the bounds of numbers and the table of errors.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UnsetType
@@ -21,45 +20,43 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
-from ..openai import schema as wire
-from . import field_policy
-from .errors import TABLE, codes
+from .errors import TABLE, ErrorResponses, codes
+from .request_io import encode_json, other_fields
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 FORM = "multipart/form-data"
-OpenApiSchema = dict[str, Any]
+OpenApiSchema: TypeAlias = dict[str, Any]
 
-_EVERYWHERE = (Unauthorized, Forbidden, RequestTooLarge, GalagoError)
-"""What the guard in front of every route refuses, and what nobody has foreseen."""
+_ALWAYS_POSSIBLE = (Unauthorized, Forbidden, RequestTooLarge, GalagoError)
+"""The errors of every route: those of the guard, and the one for an unexpected exception."""
 _REFERENCE = "#/components/schemas/{name}"
-_MODULE = re.compile(r"galago\.runtime\.server\.((?:\w+\.)*)wire\w*\.")
+_MODULE = re.compile(r"galago\.runtime\.server\.(?:openai\.(?:chat\.)?)?((?:\w+\.)*)\w*schema\.")
+"""The prefix that msgspec gives to types of equal names; what is left of it is the package, such as `anthropic.`."""
 _HEADERS = {
-    "x-galago-warnings": "A JSON list of what is wrong with the request's fields; absent where nothing is",
-    "retry-after": "Seconds",
+    "x-galago-warnings": "A JSON list of warnings about the request's fields; absent if there are none",
+    "retry-after": "Seconds to wait before the request is sent again",
 }
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """A streamed answer: its media type, and the type of what each event or line says of it. `end` is what an event
-    says instead when there are no more."""
+    """A streamed answer: the struct of each event or line, its media type, and the data of the event that ends it."""
 
-    piece: Any
+    chunk: Any
     media: str = EVENTS
     end: str | None = None
 
 
 @dataclass(frozen=True)
 class RouteDescription:
-    """What the document says of a route: types of its `body` and `answers`, and the classes of errors it ends with.
+    """What the document says about a route.
 
-    An answer that is no JSON is given by its media type, one without a body by `None`, one in either of two shapes by a
-    tuple. `known` are the fields of a body that its type does not hold; `bounds` are the least and the greatest value
-    of its numbers, wherever in it they stand; `media` is how it is written. `query` holds the schemas of what may stand
-    behind the path; `form` is the shape of errors. A class of errors stands for its subclasses too; those of every
-    route are known without being named.
+    `answers` by status: a type; for text, its media type; for an empty body, `None`; for one of several, a tuple.
+    `errors` are the classes that the route can raise, subclasses included; those of every route are added.
+    `bounds` are the minimum and maximum of the body's numbers, by field name at any depth.
+    `media` is the media type of the body; `query` holds the schemas of the query parameters.
     """
 
     summary: str
@@ -72,52 +69,51 @@ class RouteDescription:
     examples: Mapping[str, Any] = field(default_factory=dict)
     query: Mapping[str, OpenApiSchema] = field(default_factory=dict)
     media: str = JSON
-    known: field_policy.Known = field_policy.OPENAI
-    form: Any = wire.ErrorResponse
 
     @property
-    def statuses(self) -> dict[int, list[str]]:
+    def error_codes(self) -> dict[int, list[str]]:
         """The codes of errors by status."""
-        found: dict[int, list[str]] = {}
-        for kind, (status, _, _) in TABLE.items():
-            if kind in _EVERYWHERE or issubclass(kind, self.errors):
-                found.setdefault(status, []).extend(codes(kind))
-        return found
+        by_status: dict[int, list[str]] = {}
+        for error_class, (status, _, _) in TABLE.items():
+            if error_class in _ALWAYS_POSSIBLE or issubclass(error_class, self.errors):
+                by_status.setdefault(status, []).extend(codes(error_class))
+        return by_status
 
     @property
-    def told(self) -> list[Any]:
-        """The types of all that is answered."""
-        kinds = [kind for answer in self.answers.values() for kind in _several(answer)]
-        return [self.form, *([self.stream.piece] if self.stream else ()), *kinds]
+    def answer_types(self) -> list[Any]:
+        kinds = [kind for answer in self.answers.values() for kind in _alternatives(answer)]
+        return [*([self.stream.chunk] if self.stream else ()), *kinds]
 
 
 class Endpoint(Route):
     """A route with its description."""
 
-    def __init__(self, path: str, answer: Callable[[Request], Awaitable[Response]], about: RouteDescription) -> None:
-        super().__init__(path, answer, methods=[about.method])
-        self.about = about
+    def __init__(
+        self, path: str, answer: Callable[[Request], Awaitable[Response]], description: RouteDescription
+    ) -> None:
+        super().__init__(path, answer, methods=[description.method])
+        self.description = description
 
 
-def endpoint(endpoints: Sequence[Endpoint]) -> Endpoint:
-    """`GET /openapi.json`, which describes these and itself."""
+def endpoint(endpoints: Sequence[Endpoint], error_responses: ErrorResponses) -> Endpoint:
+    """`GET /openapi.json`, which describes the given endpoints and itself."""
 
     async def show(_request: Request) -> Response:
         return Response(text, media_type=JSON)
 
     own = Endpoint("/openapi.json", show, RouteDescription("This document", {200: dict[str, Any]}))
-    text = wire.encode(document([*endpoints, own]))
+    text = encode_json(document([*endpoints, own], error_responses))
     return own
 
 
-def document(endpoints: Sequence[Endpoint]) -> OpenApiSchema:
+def document(endpoints: Sequence[Endpoint], error_responses: ErrorResponses) -> OpenApiSchema:
     """The OpenAPI 3.1 document of these routes."""
-    abouts = [endpoint.about for endpoint in endpoints]
-    schemas = _Schemas(abouts)
+    schemas = _Schemas(endpoints, error_responses)
     paths: OpenApiSchema = {}
     for route in endpoints:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path_format)
-        paths.setdefault(path, {})[route.about.method.lower()] = _operation(route, schemas)
+        operation = _operation(route, schemas, error_responses.format(route.path).struct)
+        paths.setdefault(path, {})[route.description.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Galago", "version": metadata.version("galago"), "license": {"name": "MIT"}},
@@ -131,36 +127,40 @@ def document(endpoints: Sequence[Endpoint]) -> OpenApiSchema:
 
 
 class _Schemas:
-    """The JSON schemas of all that is asked and answered. Where two APIs have types of one name, it says whose."""
+    """The JSON schemas of all request and response types. Equal names in two APIs are told apart by a prefix."""
 
-    def __init__(self, abouts: Sequence[RouteDescription]) -> None:
-        asked = set(_structs(about.body for about in abouts))
-        answered = set(_structs(kind for about in abouts for kind in about.told))
-        whole = [about.body for about in abouts] + [kind for about in abouts for kind in about.told]
-        kinds = [kind for kind in dict.fromkeys([*asked, *answered, *whole]) if _is_json(kind)]
-        told = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
-        schemas, self.components = msgspec.json.decode(_MODULE.sub(r"\1", msgspec.json.encode(told).decode()))
-        self._of = dict(zip(kinds, schemas, strict=True))
-        for about in abouts:
-            for struct in _structs([about.body]):
-                _tell_fields(struct, self._component(struct), about.known)
-                _tell_bounds(about.bounds, self._component(struct))
-        for struct in answered - asked:
-            _tell_certain(struct, self._component(struct))
+    def __init__(self, endpoints: Sequence[Endpoint], error_responses: ErrorResponses) -> None:
+        descriptions = [endpoint.description for endpoint in endpoints]
+        answer_types = [kind for description in descriptions for kind in description.answer_types]
+        answer_types += [error_responses.format(endpoint.path).struct for endpoint in endpoints]
+        bodies = [description.body for description in descriptions]
+        requested, answered = set(_structs(bodies)), set(_structs(answer_types))
+        types = dict.fromkeys([*requested, *answered, *bodies, *answer_types])
+        json_types = [kind for kind in types if _is_json(kind)]
+        components = msgspec.json.schema_components(json_types, ref_template=_REFERENCE)
+        short_names = _MODULE.sub(r"\1", msgspec.json.encode(components).decode())
+        schemas, self.components = msgspec.json.decode(short_names)
+        self._by_type = dict(zip(json_types, schemas, strict=True))
+        for description in descriptions:
+            for struct in _structs([description.body]):
+                _add_other_fields(struct, self._component(struct))
+                _add_bounds(description.bounds, self._component(struct))
+        for struct in answered - requested:
+            _add_required(struct, self._component(struct))
 
     def of(self, kind: Any) -> OpenApiSchema:
-        schema: OpenApiSchema = self._of[kind]
+        schema: OpenApiSchema = self._by_type[kind]
         return schema
 
     def any_of(self, kinds: Sequence[Any]) -> OpenApiSchema:
         return self.of(kinds[0]) if len(kinds) == 1 else {"anyOf": [self.of(kind) for kind in kinds]}
 
     def _component(self, struct: type[msgspec.Struct]) -> OpenApiSchema:
-        component: OpenApiSchema = self.components[self._of[struct]["$ref"].rpartition("/")[2]]
+        component: OpenApiSchema = self.components[self._by_type[struct]["$ref"].rpartition("/")[2]]
         return component
 
 
-def _several(answer: Any) -> tuple[Any, ...]:
+def _alternatives(answer: Any) -> tuple[Any, ...]:
     return answer if isinstance(answer, tuple) else (answer,)
 
 
@@ -168,48 +168,53 @@ def _is_json(kind: Any) -> bool:
     return kind is not None and not isinstance(kind, str)
 
 
-def _operation(route: Endpoint, schemas: _Schemas) -> OpenApiSchema:
-    about = route.about
-    responses = {status: _answer(about, status, kind, schemas) for status, kind in about.answers.items()}
-    for status, told in sorted(about.statuses.items()):
+def _operation(route: Endpoint, schemas: _Schemas, error_type: Any) -> OpenApiSchema:
+    description = route.description
+    responses = {
+        status: _answer(description, status, kind, schemas, error_type) for status, kind in description.answers.items()
+    }
+    for status, error_codes in sorted(description.error_codes.items()):
         if status not in responses:
-            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(told))}", about.form, schemas)
-    if HTTPStatus.SERVICE_UNAVAILABLE in about.statuses:
+            responses[status] = _response(f"Error: {', '.join(dict.fromkeys(error_codes))}", error_type, schemas)
+    if HTTPStatus.SERVICE_UNAVAILABLE in description.error_codes:
         responses[503]["headers"] = _headers("retry-after")
     operation: OpenApiSchema = {
-        "summary": about.summary,
-        "operationId": f"{about.method.lower()}{route.path_format}".translate(str.maketrans("/{}.-", "_____")),
+        "summary": description.summary,
+        "operationId": f"{description.method.lower()}{route.path_format}".translate(str.maketrans("/{}.-", "_____")),
         "responses": {str(status): response for status, response in responses.items()},
     }
     parameters: list[OpenApiSchema] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
     ]
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in about.query.items()]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in description.query.items()]
     if parameters:
         operation["parameters"] = parameters
-    if about.body is not None:
-        examples = {name: {"value": value} for name, value in about.examples.items()}
-        content = {about.media: {"schema": schemas.of(about.body)} | ({"examples": examples} if examples else {})}
+    if description.body is not None:
+        examples = {name: {"value": value} for name, value in description.examples.items()}
+        schema = {"schema": schemas.of(description.body)}
+        content = {description.media: schema | ({"examples": examples} if examples else {})}
         operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
-def _answer(about: RouteDescription, status: int, kind: Any, schemas: _Schemas) -> OpenApiSchema:
+def _answer(description: RouteDescription, status: int, kind: Any, schemas: _Schemas, error_type: Any) -> OpenApiSchema:
     response = _response(HTTPStatus(status).phrase, kind, schemas)
-    if about.body is not None and status == HTTPStatus.OK:
+    if description.body is not None and status == HTTPStatus.OK:
         response["headers"] = _headers("x-galago-warnings")
-    if about.stream and status == HTTPStatus.OK:
-        pieces = schemas.any_of([about.stream.piece, about.form])
-        events = about.stream.media == EVENTS
-        response["content"][about.stream.media] = {"schema": _event(pieces, about.stream.end) if events else pieces}
+    if description.stream and status == HTTPStatus.OK:
+        chunk = schemas.any_of([description.stream.chunk, error_type])
+        events = description.stream.media == EVENTS
+        response["content"][description.stream.media] = {
+            "schema": _event(chunk, description.stream.end) if events else chunk
+        }
     return response
 
 
-def _event(pieces: OpenApiSchema, end: str | None) -> OpenApiSchema:
-    """One event of a stream, which says in its `data` a piece of the answer, why there is no more, or that it ends."""
-    data = {"type": "string", "contentMediaType": JSON, "contentSchema": pieces}
-    ways: list[OpenApiSchema] = [data] if end is None else [{"const": end}, data]
-    return {"type": "object", "properties": {"data": {"anyOf": ways}}, "required": ["data"]}
+def _event(chunk: OpenApiSchema, end: str | None) -> OpenApiSchema:
+    """An event of a stream: its `data` is a chunk of the answer, an error, or the end mark."""
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": chunk}
+    alternatives: list[OpenApiSchema] = [data] if end is None else [{"const": end}, data]
+    return {"type": "object", "properties": {"data": {"anyOf": alternatives}}, "required": ["data"]}
 
 
 def _response(description: str, kind: Any, schemas: _Schemas) -> OpenApiSchema:
@@ -217,28 +222,29 @@ def _response(description: str, kind: Any, schemas: _Schemas) -> OpenApiSchema:
         return {"description": description}
     if isinstance(kind, str):
         return {"description": description, "content": {kind: {"schema": {"type": "string"}}}}
-    return {"description": description, "content": {JSON: {"schema": schemas.any_of(_several(kind))}}}
+    return {"description": description, "content": {JSON: {"schema": schemas.any_of(_alternatives(kind))}}}
 
 
 def _headers(name: str) -> OpenApiSchema:
     return {name: {"description": _HEADERS[name], "schema": {"type": "string"}}}
 
 
-def _tell_fields(struct: type[msgspec.Struct], component: OpenApiSchema, fields_known: field_policy.Known) -> None:
-    """Adds the fields that a struct does not hold and the server knows nevertheless."""
-    known: dict[str, OpenApiSchema] = {}
-    for name, harmless in fields_known.unsupported.get(struct, {}).items():
-        known[name] = {"enum": [None, *harmless], "description": "Not supported: any other value is refused."}
-    for name in fields_known.inert.get(struct, {}):
-        known[name] = {"description": "Accepted without effect."}
-    for name in fields_known.hints.get(struct, {}):
-        known[name] = {"description": "Accepted without effect, with a warning."}
-    if known:
-        component["properties"] = component["properties"] | known
+def _add_other_fields(struct: type[msgspec.Struct], component: OpenApiSchema) -> None:
+    """Adds the fields that the struct does not declare but the server knows."""
+    fields = other_fields(struct)
+    properties: dict[str, OpenApiSchema] = {}
+    for name, harmless_values in fields.refused.items():
+        properties[name] = {"enum": [None, *harmless_values], "description": "Not supported; other values are refused."}
+    for name in fields.ignored:
+        properties[name] = {"description": "Accepted without effect."}
+    for name in fields.warned:
+        properties[name] = {"description": "Accepted without effect, with a warning."}
+    if properties:
+        component["properties"] = component["properties"] | properties
 
 
-def _tell_certain(struct: type[msgspec.Struct], component: OpenApiSchema) -> None:
-    """Says which fields an answer always has: all but those left unset, and defaults that are left out."""
+def _add_required(struct: type[msgspec.Struct], component: OpenApiSchema) -> None:
+    """Lists the fields that an answer always has: all but those that may be unset, or omitted as defaults."""
     config = struct.__struct_config__
     if not config.omit_defaults:
         hints = typing.get_type_hints(struct)
@@ -246,7 +252,7 @@ def _tell_certain(struct: type[msgspec.Struct], component: OpenApiSchema) -> Non
         component["required"] = tag + [name for name, hint in hints.items() if UnsetType not in typing.get_args(hint)]
 
 
-def _tell_bounds(bounds: Mapping[str, tuple[float, float]], component: OpenApiSchema) -> None:
+def _add_bounds(bounds: Mapping[str, tuple[float, float]], component: OpenApiSchema) -> None:
     for name in bounds.keys() & component["properties"].keys():
         schema = component["properties"][name]
         for kind in schema.get("anyOf", [schema]):
@@ -255,7 +261,7 @@ def _tell_bounds(bounds: Mapping[str, tuple[float, float]], component: OpenApiSc
 
 
 def _structs(kinds: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
-    """All structs that values of these types may hold, each once."""
+    """All structs that values of these types may contain, each once."""
     seen: set[Any] = set()
     left = list(kinds)
     while left:

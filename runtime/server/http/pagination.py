@@ -1,4 +1,4 @@
-"""Lists told page by page, as OpenAI's API has them: what a query may say, and which entries it means."""
+"""Paginated lists with the parameters of OpenAI's API: `limit`, `after` and `order`."""
 
 from __future__ import annotations
 
@@ -11,45 +11,48 @@ from ...types.request import check_number
 _ORDER = "order"
 
 
-class _Named(Protocol):
+class _HasId(Protocol):
     @property
     def id(self) -> str: ...
 
 
-T = TypeVar("T", bound=_Named)
+T = TypeVar("T", bound=_HasId)
 
 
 class ListEntry(NamedTuple):
-    """What has no `id` of its own."""
+    """A list item with an id, for items that have no `id` attribute."""
 
     id: str
-    told: Any = None
+    item: Any = None
 
 
-def query(most: int, ordered: bool = True) -> dict[str, Any]:
-    """The schemas of what a query may say."""
-    limits: dict[str, Any] = {"limit": {"type": "integer", "minimum": 1, "maximum": most}, "after": {"type": "string"}}
-    return limits | ({_ORDER: {"enum": ["asc", "desc"]}} if ordered else {})
+def query_schemas(max_limit: int, ordered: bool = True) -> dict[str, Any]:
+    """The JSON schemas of the query parameters."""
+    schemas: dict[str, Any] = {
+        "limit": {"type": "integer", "minimum": 1, "maximum": max_limit},
+        "after": {"type": "string"},
+    }
+    return schemas | ({_ORDER: {"enum": ["asc", "desc"]}} if ordered else {})
 
 
-def limit(asked: Mapping[str, str], most: int) -> int:
-    """How many to list, from 1 to `most`; all that may be where nothing is said."""
-    text = asked.get("limit")
+def limit(query: Mapping[str, str], max_limit: int) -> int:
+    """The number of entries to list, from 1 to `max_limit`, which is also the default."""
+    text = query.get("limit")
     count = int(text) if text is not None and text.isdecimal() and len(text) < 10 else text
-    check_number("limit", count, 1, most, whole=True)
-    return most if count is None else int(count)
+    check_number("limit", count, 1, max_limit, whole=True)
+    return max_limit if count is None else int(count)
 
 
-def newest_first(asked: Mapping[str, str]) -> bool:
-    order = asked.get(_ORDER, "desc")
+def newest_first(query: Mapping[str, str]) -> bool:
+    order = query.get(_ORDER, "desc")
     if order not in ("asc", "desc"):
-        raise InvalidRequest(f"order is {order!r:.100}, and must be asc or desc", _ORDER)
+        raise InvalidRequest(f"order is {order!r:.100}; it must be asc or desc", _ORDER)
     return order == "desc"
 
 
-def cut(entries: Sequence[T], after: str | None, count: int) -> tuple[Sequence[T], bool]:
-    """So many entries behind the one named `after`, and whether there are more. Raises `NotFound`."""
+def page(entries: Sequence[T], after: str | None, count: int) -> tuple[Sequence[T], bool]:
+    """At most `count` entries after the one with the id `after`, and whether there are more. Raises `NotFound`."""
     begin = next((i + 1 for i, entry in enumerate(entries) if entry.id == after), 0)
     if after is not None and not begin:
-        raise NotFound(f"after: there is no {after!r:.100} here", "after")
+        raise NotFound(f"after: there is no entry {after!r:.100} in this list", "after")
     return entries[begin : begin + count], len(entries) > begin + count

@@ -1,54 +1,99 @@
-"""What all endpoints do with a request and its client: read the body, work while the client waits, stream the answer.
-
-Knows no resource.
-"""
+"""Reads requests and runs their work: the body, its fields, worker threads, clients that leave, and activity."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from functools import partial
-from typing import TypeAlias, TypeVar
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ....models.errors import Cancelled, GalagoError, InvalidRequest
-from ..openai import schema
-from ..openai.convert import warning_headers
-from . import errors
+from ....models.errors import Cancelled, InvalidRequest, UnsupportedField
+from . import json_errors
 
 T = TypeVar("T")
-Gone: TypeAlias = Callable[[], bool]
-"""Whether the client has left."""
+Cancellation: TypeAlias = Callable[[], bool]
+"""Returns whether the client has disconnected."""
+
+encode_json = msgspec.json.Encoder().encode
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+class Activity:
+    """Counts the requests in progress, for work that waits until there are none."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def begin(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def wait_until_idle(self) -> None:
+        await self._idle.wait()
+
+
+class ActivityMiddleware:
+    """ASGI middleware that counts a request from its first byte to the last byte of its response."""
+
+    def __init__(self, app: ASGIApp, activity: Activity) -> None:
+        self._app = app
+        self._activity = activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._activity.begin()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._activity.end()
 
 
 async def read_body(request: Request) -> bytes:
-    coding = request.headers.get("content-encoding", "")
-    if coding.strip().lower() not in ("", "identity"):
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
         raise InvalidRequest(
-            f"bodies are not read in the encoding {coding!r}; send them as they are", "Content-Encoding"
+            f"the content encoding {encoding!r} is not supported; send the body uncompressed", "Content-Encoding"
         )
     try:
         return await request.body()
     except ClientDisconnect:
-        raise Cancelled("the client went away while it sent the request") from None
+        raise Cancelled("the client disconnected while it sent the request") from None
 
 
-async def on_thread(
-    request: Request, work: Callable[[Callable[[], bool]], T], undo: Callable[[T], None] = lambda _result: None
+async def run_on_thread(
+    request: Request, work: Callable[[Cancellation], T], undo: Callable[[T], None] = lambda _result: None
 ) -> T:
-    """Does `work` on a thread; it is told by its argument whether the client has left. Then `undo` ends what it made,
-    and `Cancelled` is raised."""
-    gone = threading.Event()
-    working = asyncio.ensure_future(asyncio.to_thread(work, gone.is_set))
+    """Runs `work` on a thread, and passes it a function that returns whether the client has disconnected.
+
+    If the client disconnects first, raises `Cancelled`, and `undo` gets the result when the work is done.
+    """
+    disconnected = threading.Event()
+    working = asyncio.ensure_future(asyncio.to_thread(work, disconnected.is_set))
     try:
-        return await unless_gone(request, asyncio.shield(working))
+        return await unless_disconnected(request, asyncio.shield(working))
     except (asyncio.CancelledError, Cancelled):
-        gone.set()
+        disconnected.set()
         working.add_done_callback(lambda done: _undo(done, undo))
         raise
 
@@ -58,14 +103,14 @@ def _undo(done: asyncio.Future[T], undo: Callable[[T], None]) -> None:
         undo(done.result())
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """Awaits `work`; cancels it and raises `Cancelled` when the client hangs up first."""
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+    """Awaits `work`; cancels it and raises `Cancelled` if the client disconnects first."""
     working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_until_gone(request))
+    watching = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Cancelled("the client went away")
+            raise Cancelled("the client disconnected")
         return working.result()
     finally:
         working.cancel()
@@ -73,37 +118,173 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _until_gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def answered(request: Request, work: Callable[[bytes, Gone], tuple[Struct, list[str]]]) -> Response:
-    """The answer that `work` makes of the body, on a thread, with its warnings as a header."""
+async def answer_on_thread(
+    request: Request, work: Callable[[bytes, Cancellation], tuple[Struct, list[str]]]
+) -> Response:
+    """Runs `work` on the body, on a thread; responds with the struct and the warnings that it returns."""
     body = await read_body(request)
-    answer, warnings = await on_thread(request, partial(work, body))
-    return whole(answer, warning_headers(warnings))
+    answer, warnings = await run_on_thread(request, partial(work, body))
+    return json_response(answer, warning_headers(warnings))
 
 
-def whole(answer: Struct, headers: dict[str, str] | None = None) -> Response:
-    return Response(schema.encode(answer), headers=headers, media_type="application/json")
+def json_response(answer: Struct, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode_json(answer), headers=headers, media_type="application/json")
 
 
-def streamed(
-    chunks: AsyncGenerator[Struct, None], close: Callable[[], None], headers: dict[str, str]
-) -> StreamingResponse:
-    """Sends chunks as events as they come, and closes their source at the end, or when the client leaves."""
+def warning_headers(warnings: list[str]) -> dict[str, str]:
+    """The warnings about a request's fields as a header, for clients that do not look at the body's `warnings`."""
+    return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
 
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            async with contextlib.aclosing(chunks):
-                async for chunk in chunks:
-                    yield b"data: " + schema.encode(chunk) + b"\n\n"
-            yield b"data: [DONE]\n\n"
-        except GalagoError as error:  # the status line is out already, so the error travels as an event
-            yield b"data: " + schema.encode(errors.body(error)) + b"\n\n"
-        finally:
-            close()
 
-    headers = {"cache-control": "no-cache"} | headers
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+def decode_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body."""
+    try:
+        raw = msgspec.json.decode(body.removeprefix(_UTF8_BOM))
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply to be read") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise json_errors.invalid_json(body, error) from error
+    if not isinstance(raw, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return raw
+
+
+def convert_object(raw: dict[str, Any], struct: type[T]) -> T:
+    """The object as a struct; an error names the field at fault.
+
+    A struct's `accepted_values`, if it has them, list the supported values of tagged fields for error messages.
+    """
+    try:
+        return msgspec.convert(raw, struct)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise json_errors.invalid_fields(str(error), getattr(struct, "accepted_values", {})) from error
+
+
+def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, list[str]]:
+    """The request in a body, and warnings about its fields."""
+    raw = decode_object(body)
+    return convert_object(raw, struct), check_fields(raw, struct, strict)
+
+
+ANY = object()
+"""An ignored field may have any value."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFields:
+    """Fields that clients send and a struct does not declare; structs hold it as `other_fields`.
+
+    `ignored` fields ask for nothing that a local model could do differently: accepted silently if the value is the
+    given one or null, or any value for `ANY`. `warned` fields have no effect here: accepted with a warning that gives
+    this reason, in strict mode too. `refused` fields would change the answer and are not supported: an error, unless
+    the value is null or one of those given, which ask for nothing. All other undeclared fields are unknown.
+    """
+
+    ignored: Mapping[str, object] = field(default_factory=dict)
+    warned: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+
+
+_NO_FIELDS = OtherFields()
+MAX_WARNINGS = 20
+MAX_PATH_CHARACTERS = 200
+"""Of an unknown field's path, in a warning or an error."""
+
+
+def other_fields(struct: type) -> OtherFields:
+    fields: OtherFields = getattr(struct, "other_fields", _NO_FIELDS)
+    return fields
+
+
+def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> list[str]:
+    """Checks every field of a request that its struct does not declare; returns at most `MAX_WARNINGS` warnings.
+
+    Raises `UnsupportedField` for a refused field and, in strict mode, for an unknown one.
+    """
+    warnings: list[str] = []
+    for path, owner, name, value in _undeclared_fields(raw, struct, ""):
+        if _is_harmless(owner, name, value, path):
+            continue
+        path = path[:MAX_PATH_CHARACTERS]
+        reason = other_fields(owner).warned.get(name)
+        if reason is not None:
+            warnings.append(f"the field {path} has no effect here{reason}")
+        elif strict:
+            raise UnsupportedField(f"unknown field {path}; this server is strict and accepts only known fields", path)
+        else:
+            warnings.append(f"the field {path} is unknown and was ignored")
+    left = len(warnings) - MAX_WARNINGS
+    return [*warnings[:MAX_WARNINGS], f"{left} more fields were ignored"] if left > 0 else warnings
+
+
+UndeclaredField: TypeAlias = tuple[str, type, str, object]
+"""A field's path, the struct that it stands in, its name and its value."""
+
+
+def _undeclared_fields(raw: object, kind: Any, path: str) -> Iterator[UndeclaredField]:
+    if isinstance(raw, list):
+        item = _item_type(kind)
+        for i, value in enumerate(raw) if item is not None else ():
+            if isinstance(value, list | dict):
+                yield from _undeclared_fields(value, item, f"{path}[{i}]")
+    elif isinstance(raw, dict):
+        struct = _struct_for(raw, kind)
+        if struct is not None:
+            yield from _undeclared_in(raw, struct, path)
+
+
+def _undeclared_in(raw: dict[str, Any], struct: type[Struct], path: str) -> Iterator[UndeclaredField]:
+    hints = _type_hints(struct)
+    for name, value in raw.items():
+        if name in hints:
+            if isinstance(value, list | dict):
+                yield from _undeclared_fields(value, hints[name], f"{path}.{name}" if path else name)
+        elif name != struct.__struct_config__.tag_field:
+            yield f"{path}.{name}" if path else name, struct, name, value
+
+
+def _is_harmless(struct: type, name: str, value: object, path: str) -> bool:
+    fields = other_fields(struct)
+    ignored = fields.ignored.get(name, msgspec.UNSET)
+    if ignored is ANY or (ignored is not msgspec.UNSET and value in (ignored, None)):
+        return True
+    harmless_values = fields.refused.get(name)
+    if harmless_values is None:
+        return False
+    if value is not None and value not in harmless_values:
+        raise UnsupportedField(f"{path} is not supported here; remove it from the request", path)
+    return True
+
+
+def _struct_for(raw: dict[str, Any], kind: Any) -> type[Struct] | None:
+    """The struct of a union that the tag in `raw` names, or the only struct."""
+    for struct in _structs(kind):
+        config = struct.__struct_config__
+        if config.tag_field is None or raw.get(config.tag_field) == config.tag:
+            return struct
+    return None
+
+
+@cache
+def _type_hints(struct: type[Struct]) -> dict[str, Any]:
+    return typing.get_type_hints(struct)
+
+
+@cache
+def _item_type(kind: Any) -> Any:
+    """The type of a list's items, or `None` if `kind` is not a list."""
+    return next((typing.get_args(k)[0] for k in _alternatives(kind) if typing.get_origin(k) is list), None)
+
+
+@cache
+def _structs(kind: Any) -> tuple[type[Struct], ...]:
+    return tuple(k for k in _alternatives(kind) if isinstance(k, type) and issubclass(k, Struct))
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

@@ -1,7 +1,8 @@
-"""Stands before every route: who may ask, from where, and how large a body; names each response. Knows no resource.
+"""Guards every route: checks the Host and Origin headers, the API key and the body's size, and names each response.
 
-The Host check stops DNS rebinding, where a web page makes a browser talk to loopback under the page's own name
-(CVE-2024-28224 was the lack of one); the Origin check stops any other page from sending requests in a user's name.
+The Host check stops DNS rebinding, in which a web page makes a browser send requests to loopback under the page's own
+host name (CVE-2024-28224 was the lack of such a check). The Origin check stops other web pages from sending requests
+with the user's browser.
 """
 
 from __future__ import annotations
@@ -16,91 +17,102 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
 from ...config import ServerConfig, is_loopback
-from .errors import response
+from .errors import ErrorResponses
 
 REQUEST_ID = "x-request-id"
-"""The header that OpenAI's clients show as an answer's or an error's request id."""
-_ANTHROPIC_ID = "request-id"
+"""The header that OpenAI's clients show as the request id of an answer or an error."""
+_ANTHROPIC_REQUEST_ID = "request-id"
 """The one that Anthropic's clients show."""
 
-_OPEN = frozenset({"/health"})
-"""Paths that need no API key: they tell nothing but whether the server is up."""
+_PUBLIC_PATHS = frozenset({"/health"})
+"""Paths that need no API key: they only say whether the server is up."""
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+"""The usual ones, which are recognized without parsing."""
 
 
 class Guard:
-    """ASGI middleware. Refuses before a byte of the body is read, except that it counts the body while it arrives."""
+    """ASGI middleware. Refuses a request before its body is read, and a body once it exceeds the limit."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig, error_responses: ErrorResponses) -> None:
         self._app = app
-        self._config = config
+        self._error_responses = error_responses
+        self._host = config.host
+        self._allowed_hosts = config.allowed_hosts
+        self._only_loopback = config.loopback
+        self._api_key = config.api_key
+        self._max_body_bytes = config.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
-        send = _named(scope[REQUEST_ID], send)
+        send = _with_request_id(scope[REQUEST_ID], send)
         try:
             self._check(scope["path"], Headers(scope=scope))
-            await self._app(scope, self._counted(receive), send)
+            await self._app(scope, self._limited(receive), send)
         except GalagoError as error:
-            await response(error, scope["path"])(scope, receive, send)
+            await self._error_responses.response(error, scope["path"])(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if not self._host_allowed(host):
-            raise Forbidden(f"this server does not answer to the host {host!r}; allow it with --allow-host", "Host")
+            raise Forbidden(
+                f"the Host header {host!r} is not allowed, to protect against DNS rebinding; "
+                "add the name with --allow-host if it is yours",
+                "Host",
+            )
         for origin in headers.getlist("origin"):
             if urlsplit(origin).netloc != host:
-                raise Forbidden(f"pages of {origin!r} may not use this server", "Origin")
-        if self._config.api_key is not None and path not in _OPEN:
-            self._check_key(headers)
+                raise Forbidden(f"web pages from {origin!r} may not send requests to this server", "Origin")
+        if self._api_key is not None and path not in _PUBLIC_PATHS:
+            self._check_key(headers, self._api_key.encode())
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._config.max_body_bytes:
+        if length.isdecimal() and int(length) > self._max_body_bytes:
             raise self._too_large()
 
     def _host_allowed(self, host: str) -> bool:
         name = _without_port(host)
-        if name in self._config.allowed_hosts or host in self._config.allowed_hosts:
+        if name in _LOOPBACK_NAMES or name in self._allowed_hosts or host in self._allowed_hosts:
             return True
-        if self._config.loopback:
+        if self._only_loopback:
             return is_loopback(name)
-        return name == self._config.host or is_loopback(name) or _is_address(name)
+        return name == self._host or is_loopback(name) or _is_address(name)
 
-    def _check_key(self, headers: Headers) -> None:
-        """In the header that OpenAI's clients send, or that of Anthropic's."""
+    def _check_key(self, headers: Headers, expected: bytes) -> None:
+        """Accepts the key in the header of OpenAI's clients or in that of Anthropic's."""
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = [key.strip()] if scheme.lower() == "bearer" else []
-        given += headers.getlist("x-api-key")
-        expected = (self._config.api_key or "").encode()
-        if not any([hmac.compare_digest(key.encode("latin-1", "replace"), expected) for key in given]):
-            how = "Authorization: Bearer KEY, or as x-api-key: KEY"
-            raise Unauthorized(f"the API key is missing or wrong; send it as {how}")
+        keys = [key.strip()] if scheme.lower() == "bearer" else []
+        keys += headers.getlist("x-api-key")
+        if not any([hmac.compare_digest(key.encode("latin-1", "replace"), expected) for key in keys]):
+            raise Unauthorized(
+                "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
+            )
 
-    def _counted(self, receive: Receive) -> Receive:
-        seen = 0
+    def _limited(self, receive: Receive) -> Receive:
+        received_bytes = 0
 
-        async def counted() -> Message:
-            nonlocal seen
+        async def limited() -> Message:
+            nonlocal received_bytes
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._config.max_body_bytes:
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > self._max_body_bytes:
                 raise self._too_large()
             return message
 
-        return counted
+        return limited
 
     def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"the request body is larger than the limit of {self._config.max_body_bytes} bytes")
+        return RequestTooLarge(f"the request body is larger than the limit of {self._max_body_bytes} bytes; send less")
 
 
-def _named(request_id: str, send: Send) -> Send:
-    async def named(message: Message) -> None:
+def _with_request_id(request_id: str, send: Send) -> Send:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update({REQUEST_ID: request_id, _ANTHROPIC_ID: request_id})
+            MutableHeaders(scope=message).update({REQUEST_ID: request_id, _ANTHROPIC_REQUEST_ID: request_id})
         await send(message)
 
-    return named
+    return send_with_id
 
 
 def _without_port(host: str) -> str:
@@ -111,7 +123,7 @@ def _without_port(host: str) -> str:
 
 
 def _is_address(name: str) -> bool:
-    """An address needs no DNS, so no foreign page can have rebound it."""
+    """Whether this is an IP address: it needs no DNS, so a web page cannot have rebound it."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

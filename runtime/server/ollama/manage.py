@@ -1,11 +1,11 @@
-"""`/api/pull` and `/api/delete`, for users who have allowed them. Knows no wire format but its own lines."""
+"""`/api/pull` and `/api/delete`, if the user has allowed them."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from ....models.errors import Cancelled, Forbidden, GalagoError, InvalidRequest, NotFound
 from ....models.hub import pull
@@ -15,15 +15,15 @@ from ....models.registry.name import parse_ref
 from ...service import Service
 from . import schema
 
-_EVERY = 1 << 22
-"""Bytes between two lines about a file."""
+_PROGRESS_BYTES = 1 << 22
+"""Between two lines about the progress of a file."""
 
 
-async def pulled(name: str) -> AsyncIterator[schema.Status]:
-    """Brings a model here and says so on the way. When nobody listens any more it stops; what is here is kept."""
+async def pull_model(name: str) -> AsyncGenerator[schema.Status, None]:
+    """Downloads a model and reports progress. Stops when the client leaves; what has been downloaded is kept."""
     lines: queue.SimpleQueue[schema.Status | GalagoError | None] = queue.SimpleQueue()
-    gone = threading.Event()
-    work = asyncio.ensure_future(asyncio.to_thread(_pull, name, lines, gone))
+    disconnected = threading.Event()
+    work = asyncio.ensure_future(asyncio.to_thread(_pull, name, lines, disconnected))
     try:
         while (line := await asyncio.to_thread(lines.get)) is not None:
             if isinstance(line, GalagoError):
@@ -31,19 +31,21 @@ async def pulled(name: str) -> AsyncIterator[schema.Status]:
             yield line
         await work
     finally:
-        gone.set()
+        disconnected.set()
 
 
-def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None], gone: threading.Event) -> None:
-    told: dict[HubFile, int] = {}
+def _pull(
+    name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None], disconnected: threading.Event
+) -> None:
+    reported_bytes: dict[HubFile, int] = {}
 
-    def report(file: HubFile, done: int) -> None:
-        if gone.is_set():
-            raise Cancelled("nobody waits for this model any more")
-        if done == file.size or done - told.get(file, -_EVERY) >= _EVERY:
-            told[file] = done
+    def report(file: HubFile, done_bytes: int) -> None:
+        if disconnected.is_set():
+            raise Cancelled("the client that asked for this model disconnected")
+        if done_bytes == file.size or done_bytes - reported_bytes.get(file, -_PROGRESS_BYTES) >= _PROGRESS_BYTES:
+            reported_bytes[file] = done_bytes
             digest = f"sha256:{file.etag}"
-            lines.put(schema.Status(f"pulling {file.etag[:12]}", digest, file.size, done))
+            lines.put(schema.Status(f"pulling {file.etag[:12]}", digest, file.size, done_bytes))
 
     try:
         lines.put(schema.Status("pulling manifest"))
@@ -57,22 +59,22 @@ def _pull(name: str, lines: queue.SimpleQueue[schema.Status | GalagoError | None
         lines.put(None)
 
 
-def deleted(service: Service, name: str) -> None:
-    """Raises `NotFound`, and `InvalidRequest` for a model that is in use or no download."""
+def delete_model(service: Service, name: str) -> None:
+    """Raises `NotFound`, and `InvalidRequest` if the model is loaded or was not downloaded."""
     ref = parse_ref(name)
-    if service.serves(name):
+    if service.is_loaded(name):
         raise InvalidRequest(f"{name} is loaded; stop the server before you delete it", "model")
     if ref.kind == "builtin":
-        raise NotFound("the built-in model is a part of Galago and stays", "model")
+        raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
-        raise NotFound(f"there is no model {name!r:.100} here", "model")
+        raise NotFound(f"there is no model {name!r:.100} on this machine", "model")
     installed.remove(ref)
 
 
-def check(allowed: bool, command: str) -> None:
-    """Raises `Forbidden` for what the user has not allowed."""
+def check_allowed(allowed: bool, command: str) -> None:
+    """Raises `Forbidden` unless the user has allowed it."""
     if not allowed:
         raise Forbidden(
-            f"clients of this server may not do this: galago serve --allow-{command} allows it, and galago {command} "
-            "does it without a server"
+            f"this server does not let clients do this; allow it with `galago serve --allow-{command}`, or run "
+            f"`galago {command}`"
         )

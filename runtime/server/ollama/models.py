@@ -1,4 +1,4 @@
-"""What Ollama's API tells of models on this disk. Reads headers; knows no HTTP."""
+"""The models on this machine as Ollama's API describes them, from their GGUF headers."""
 
 from __future__ import annotations
 
@@ -26,67 +26,70 @@ _RECOMMENDED = {option.gguf: option.name for option in SAMPLING if option.gguf}
 
 
 def tags(service: Service) -> Iterator[schema.Model]:
-    """All models on this disk, the one that is loaded first."""
-    yield _model(service.model_id, service.served())
-    for model in service.others():
+    """All models on this machine, the loaded one first."""
+    for info in service.models():
+        yield _model(info.id, service.files(info.id))
+    for model in service.installed_files():
         with contextlib.suppress(ModelError):
             yield _model(str(model.ref), model)
 
 
 def running(service: Service) -> Iterator[schema.Model]:
-    """The models that are loaded, with the memory they take."""
+    """The loaded models, with the memory that they use."""
     memory = dict(service.stats())
     for info in service.models():
-        model = _model(info.id, service.served())
+        model = _model(info.id, service.files(info.id))
         model.expires_at, model.context_length = _NEVER, info.context_length
         model.size = memory[info.id].memory_bytes or model.size
         yield model
 
 
-def shown(service: Service, name: str) -> schema.Shown:
-    """Raises `NotFound` where there is no such model here."""
+def details(service: Service, name: str) -> schema.ModelDetails:
+    """Raises `NotFound` if there is no such model on this machine."""
     model = find(service, name)
-    facts, header = installed.summarize(model), read_header(model.weights[0])
+    summary, header = installed.summarize(model), read_header(model.weights[0])
     thinks = header.chat_template is not None and tags_of(header.chat_template) is not None
-    senses = {"vision": facts.vision, "audio": facts.audio, "thinking": thinks}
-    recommended = {told: header.get(f"general.sampling.{key}") for key, told in _RECOMMENDED.items()}
-    return schema.Shown(
+    capabilities = {"vision": summary.vision, "audio": summary.audio, "thinking": thinks}
+    recommended = {name: header.get(f"general.sampling.{key}") for key, name in _RECOMMENDED.items()}
+    return schema.ModelDetails(
         modelfile=f"FROM {name}\n",
         parameters="\n".join(f"{key} {value}" for key, value in recommended.items() if value is not None),
         template=header.chat_template or "",
-        license=facts.licence,
-        details=_details(facts),
-        model_info=_metadata(header, facts),
-        capabilities=_capabilities(header, senses),
-        modified_at=_time(facts.modified_at),
+        license=summary.licence,
+        details=_family_details(summary),
+        model_info=_metadata(header, summary),
+        capabilities=_capabilities(header, capabilities),
+        modified_at=_time(summary.modified_at),
     )
 
 
-def _capabilities(header: GGUFHeader, senses: dict[str, bool]) -> list[str]:
-    """In Ollama's words, which knows none for a model that ranks."""
+def _capabilities(header: GGUFHeader, optional: dict[str, bool]) -> list[str]:
+    """Ollama's names of what the model can do; it has none for a reranker."""
     if header.pooling is not None:
         return [] if header.pooling == "rank" else ["embedding"]
-    return ["completion", "tools", *(sense for sense, present in senses.items() if present)]
+    return ["completion", "tools", *(name for name, present in optional.items() if present)]
 
 
 def find(service: Service, name: str) -> InstalledModel:
-    """The model of a name, loaded or not."""
-    if service.serves(name):
-        return service.served()
+    """The model with this name, loaded or not."""
+    if service.is_loaded(name):
+        return service.files(name)
     ref = parse_ref(name)
     if ref.kind == "path":
-        raise NotFound(f"there is no model {name!r:.100} here", "model")
-    return next((model for model in service.others() if model.ref == ref), None) or installed.find(ref)
+        raise NotFound(f"there is no model {name!r:.100} on this machine", "model")
+    return next((model for model in service.installed_files() if model.ref == ref), None) or installed.find(ref)
 
 
 def _model(name: str, model: InstalledModel) -> schema.Model:
-    facts = installed.summarize(model)
-    return schema.Model(name, name, _time(facts.modified_at), model.size, _digest(model.weights[0]), _details(facts))
+    summary = installed.summarize(model)
+    return schema.Model(
+        name, name, _time(summary.modified_at), model.size, _digest(model.weights[0]), _family_details(summary)
+    )
 
 
-def _details(facts: ModelSummary) -> schema.Details:
-    families = [facts.architecture, *["clip"] * (facts.vision or facts.audio)]
-    return schema.Details(facts.architecture, families, _rounded(facts.parameters), facts.quant.upper())
+def _family_details(summary: ModelSummary) -> schema.Details:
+    families = [summary.architecture, *["clip"] * (summary.vision or summary.audio)]
+    return schema.Details(summary.architecture, families, _rounded(summary.parameters), summary.quant.upper())
 
 
 def _rounded(parameters: int) -> str:
@@ -96,18 +99,18 @@ def _rounded(parameters: int) -> str:
     return str(parameters)
 
 
-def _metadata(header: GGUFHeader, facts: ModelSummary) -> dict[str, Any]:
+def _metadata(header: GGUFHeader, summary: ModelSummary) -> dict[str, Any]:
     """The header's keys; long lists and texts are null, as in Ollama."""
-    told: dict[str, Any] = {"general.parameter_count": facts.parameters}
+    metadata: dict[str, Any] = {"general.parameter_count": summary.parameters}
     for key, value in header.metadata.items():
-        listed = isinstance(value, ArrayInfo | tuple) and key.startswith("tokenizer.")
+        is_long = isinstance(value, ArrayInfo | tuple) and key.startswith("tokenizer.")
         if key != "tokenizer.chat_template":
-            told[key] = None if listed or isinstance(value, ArrayInfo) else value
-    return told
+            metadata[key] = None if is_long or isinstance(value, ArrayInfo) else value
+    return metadata
 
 
 def _digest(path: Path) -> str:
-    """The published digest of a file that has one in its name; of others, one that changes when they do."""
+    """The published SHA-256 digest, if the file has it as its name; else a digest that changes when the file does."""
     name = path.resolve().name.removeprefix("sha256-")
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return name

@@ -1,4 +1,4 @@
-"""The JSON shapes of Ollama's API, as clients send and receive them. Holds no behaviour."""
+"""The JSON shapes of Ollama's API."""
 
 from __future__ import annotations
 
@@ -6,9 +6,30 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from ..http.request_io import ANY, OtherFields
+
+_KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
+_STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
+_SET_AT_LOAD = ": it is set when the model is loaded"
+_LOAD_OPTIONS = (
+    "embedding_only",
+    "f16_kv",
+    "logits_all",
+    "low_vram",
+    "main_gpu",
+    "num_batch",
+    "num_gpu",
+    "num_keep",
+    "num_thread",
+    "numa",
+    "use_mlock",
+    "use_mmap",
+    "vocab_only",
+)
+
 
 class Options(Struct):
-    """What of `options` can be asked for with each request. The others stand in `convert.py`."""
+    """The `options` that can be set for each request."""
 
     num_ctx: int | None = None
     num_predict: int | None = None
@@ -21,6 +42,18 @@ class Options(Struct):
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+
+    other_fields = OtherFields(
+        ignored={"mirostat_eta": ANY, "mirostat_tau": ANY},
+        warned={name: _SET_AT_LOAD for name in _LOAD_OPTIONS},
+        refused={
+            "mirostat": (0,),
+            "penalize_newline": (False, True),
+            "repeat_last_n": (64,),
+            "tfs_z": (1,),
+            "typical_p": (1,),
+        },
+    )
 
 
 class Function(Struct):
@@ -56,7 +89,7 @@ class Message(Struct):
 
 
 class AnswerRequest(Struct, kw_only=True):
-    """What `/api/chat` and `/api/generate` have in common."""
+    """The fields that `/api/chat` and `/api/generate` share."""
 
     model: str
     format: dict[str, Any] | Literal["", "json"] | None = None
@@ -73,6 +106,8 @@ class ChatRequest(AnswerRequest, kw_only=True):
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
 
+    other_fields = OtherFields(ignored=_KEEP_FOREVER, warned=_STAYS_LOADED)
+
 
 class GenerateRequest(AnswerRequest, kw_only=True):
     """`POST /api/generate`"""
@@ -83,6 +118,12 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     images: list[str] | None = None
     raw: bool | None = None
 
+    other_fields = OtherFields(
+        ignored=_KEEP_FOREVER,
+        warned=_STAYS_LOADED,
+        refused={"context": ([],), "height": (0,), "steps": (0,), "template": ("",), "width": (0,)},
+    )
+
 
 class EmbedRequest(Struct):
     """`POST /api/embed`"""
@@ -91,6 +132,11 @@ class EmbedRequest(Struct):
     input: str | list[str]
     dimensions: int | None = None
 
+    other_fields = OtherFields(
+        ignored=_KEEP_FOREVER | {"options": {}, "truncate": False},
+        warned=_STAYS_LOADED | {"options": _SET_AT_LOAD, "truncate": ": a text that is too long is refused"},
+    )
+
 
 class OldEmbedRequest(Struct):
     """`POST /api/embeddings`"""
@@ -98,13 +144,22 @@ class OldEmbedRequest(Struct):
     model: str
     prompt: str
 
+    other_fields = OtherFields(
+        ignored=_KEEP_FOREVER | {"options": {}}, warned=_STAYS_LOADED | {"options": _SET_AT_LOAD}
+    )
+
 
 class ModelRequest(Struct):
-    """`/api/show`, `/api/pull`, `/api/delete`; older clients say `name`."""
+    """`/api/show`, `/api/pull`, `/api/delete`; older clients send `name`."""
 
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
+
+    other_fields = OtherFields(
+        ignored={"insecure": False, "verbose": ANY},
+        warned={"insecure": ": files are verified, whatever the connection"},
+    )
 
 
 class TokenLogprob(Struct):
@@ -120,8 +175,8 @@ class Logprob(Struct):
     top_logprobs: list[TokenLogprob]
 
 
-class Said(Struct):
-    """The message of a line."""
+class AnswerMessage(Struct):
+    """The `message` of a line."""
 
     content: str
     role: str = "assistant"
@@ -130,12 +185,15 @@ class Said(Struct):
 
 
 class Line(Struct):
-    """A line of a streamed answer, or a whole one: `message` of a chat, else `response` and `thinking`. The last has
-    the reason, and durations in nanoseconds."""
+    """A line of a streamed answer, or a whole answer.
+
+    A chat has `message`, other answers `response` and `thinking`. The last line has the reason why the answer ended,
+    and durations in nanoseconds.
+    """
 
     model: str
     created_at: str
-    message: Said | UnsetType = UNSET
+    message: AnswerMessage | UnsetType = UNSET
     response: str | UnsetType = UNSET
     thinking: str | UnsetType = UNSET
     logprobs: list[Logprob] | UnsetType = UNSET
@@ -151,7 +209,7 @@ class Line(Struct):
 
 
 class Embeddings(Struct):
-    """What `/api/embed` answers; durations in nanoseconds."""
+    """The answer of `/api/embed`; durations in nanoseconds."""
 
     model: str
     embeddings: list[list[float]]
@@ -184,7 +242,7 @@ class Details(Struct):
 
 
 class Model(Struct):
-    """In `/api/tags` and `/api/ps`; the last two in the latter only."""
+    """A model in `/api/tags` and `/api/ps`; the last two fields only in `/api/ps`."""
 
     name: str
     model: str
@@ -200,7 +258,7 @@ class Models(Struct):
     models: list[Model]
 
 
-class Shown(Struct):
+class ModelDetails(Struct):
     """`POST /api/show`"""
 
     modelfile: str

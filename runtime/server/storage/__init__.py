@@ -1,1 +1,1 @@
-"""What clients leave on the server: one SQLite database and a folder of files."""
+"""What the server stores for its clients: one SQLite database, and a folder of files next to it."""

@@ -1,7 +1,6 @@
-"""What clients leave with a server: one SQLite file in a folder that the user has named, and a folder of files beside.
+"""The SQLite database in the folder that the user has named, and the folder of uploaded files next to it.
 
-Both are their owner's alone to read, since they hold what people have written. One server at a time uses them. Knows no
-HTTP, and of the tables only that there are some.
+Both are readable only by their owner, because they hold what people have written. One server at a time uses them.
 """
 
 from __future__ import annotations
@@ -17,85 +16,87 @@ from typing import TypeAlias
 from ....models.errors import ConfigError
 from ...cache.disk_cache import private_folder
 
-DATABASE, BLOBS = "galago.sqlite", "galago-files"
-Database: TypeAlias = sqlite3.Connection
-OPTION = "galago serve --store FOLDER"
+DATABASE_FILE, FILES_FOLDER = "galago.sqlite", "galago-files"
+STORE_OPTION = "galago serve --store FOLDER"
+Connection: TypeAlias = sqlite3.Connection
 
 
-class Storage:
-    """Each kind of thing has tables of its own here, which it makes by `define`. May be used by several threads."""
+class Database:
+    """Each store creates its own tables here with `create_tables`. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        self.blobs = private_folder(private_folder(folder, "store") / BLOBS, "store")
-        self._path = folder / DATABASE
+        self.files_folder = private_folder(private_folder(folder, "store") / FILES_FOLDER, "store")
+        self._path = folder / DATABASE_FILE
         self._lock = threading.Lock()
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
-            self._database = _opened(self._path)
+            self._connection = _open_exclusively(self._path)
         except sqlite3.OperationalError as error:
-            reason = "another server uses it" if "locked" in str(error) else str(error)
-            raise ConfigError(f"{self._path} cannot be used: {reason}", "store") from error
+            reason = "another server is using it" if "locked" in str(error) else str(error)
+            raise ConfigError(f"the store {self._path} cannot be used: {reason}", "store") from error
         except (OSError, sqlite3.DatabaseError) as error:
-            raise ConfigError(f"{self._path} cannot be used: {error}", "store") from error
+            raise ConfigError(f"the store {self._path} cannot be used: {error}", "store") from error
 
-    def define(self, tables: str) -> None:
-        """Makes tables and indices, in SQL, where they are missing."""
+    def create_tables(self, sql: str) -> None:
+        """Runs `CREATE ... IF NOT EXISTS` statements."""
         with self._lock:
-            self._database.executescript(tables)
+            self._connection.executescript(sql)
 
     @contextmanager
-    def transaction(self) -> Iterator[Database]:
-        """What is done within happens wholly or not at all, and is on the disk afterwards."""
+    def transaction(self) -> Iterator[Connection]:
+        """Commits what is done within it to disk, or nothing of it if it raises."""
         with self._lock:
             try:
-                with self._database:
-                    yield self._database
+                with self._connection:
+                    yield self._connection
             except sqlite3.OperationalError as error:
-                raise ConfigError(f"{self._path} takes no more: {error}", "store") from error
+                raise ConfigError(
+                    f"the store {self._path} cannot be written: {error}; check the free disk space", "store"
+                ) from error
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
+            self._connection.close()
 
 
-def _opened(path: Path) -> Database:
-    """The file, locked for as long as it is open. What is deleted from it is overwritten."""
-    database = sqlite3.connect(path, timeout=1, check_same_thread=False)
+def _open_exclusively(path: Path) -> Connection:
+    """Opens the file and locks it as long as it is open. Deleted rows are overwritten."""
+    connection = sqlite3.connect(path, timeout=1, check_same_thread=False)
     try:
-        database.row_factory = sqlite3.Row
+        connection.row_factory = sqlite3.Row
         for setting in ("locking_mode = EXCLUSIVE", "journal_mode = TRUNCATE", "secure_delete = ON"):
-            database.execute(f"PRAGMA {setting}")
-        with database:
-            database.execute("BEGIN EXCLUSIVE")
+            connection.execute(f"PRAGMA {setting}")
+        with connection:
+            connection.execute("BEGIN EXCLUSIVE")
     except BaseException:
-        database.close()
+        connection.close()
         raise
-    return database
+    return connection
 
 
 def status(folder: Path) -> tuple[dict[str, int], int]:
-    """How many there are of each kind, and the bytes of all. Raises `ConfigError` where a server uses the folder."""
-    store = Storage(folder)
-    with store.transaction() as database:
-        names = [row["name"] for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        counts = {name: database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in sorted(names)}
-    store.close()
-    return counts, sum(path.stat().st_size for path in _files(folder))
+    """The number of rows by table, and the bytes of all files. Raises `ConfigError` if a server uses the folder."""
+    database = Database(folder)
+    with database.transaction() as connection:
+        names = [row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        counts = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in sorted(names)}
+    database.close()
+    return counts, sum(path.stat().st_size for path in _paths(folder))
 
 
 def clear(folder: Path) -> tuple[int, int]:
-    """Deletes everything that a server has kept in a folder; returns how many files that were, and their bytes.
+    """Deletes everything that a server has stored in the folder; returns the number of files and their bytes.
 
-    Raises `ConfigError` where a server uses it.
+    Raises `ConfigError` if a server uses the folder.
     """
-    Storage(folder).close()
-    paths = _files(folder)
-    size = sum(path.stat().st_size for path in paths)
+    Database(folder).close()
+    paths = _paths(folder)
+    size_bytes = sum(path.stat().st_size for path in paths)
     for path in paths:
         path.unlink()
-    (folder / BLOBS).rmdir()
-    return len(paths), size
+    (folder / FILES_FOLDER).rmdir()
+    return len(paths), size_bytes
 
 
-def _files(folder: Path) -> list[Path]:
-    return [*(folder / BLOBS).glob("file-*"), *folder.glob(f"{DATABASE}*")]
+def _paths(folder: Path) -> list[Path]:
+    return [*(folder / FILES_FOLDER).glob("file-*"), *folder.glob(f"{DATABASE_FILE}*")]

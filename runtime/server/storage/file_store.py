@@ -1,4 +1,4 @@
-"""Uploaded files in a store: their names in a table, their bytes in its folder. Knows no HTTP."""
+"""Uploaded files: their metadata in a table, their bytes in a folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from ....models.errors import ConfigError, NotFound, RequestTooLarge
 from ..http import pagination
 from ..openai.files.schema import FileObject
-from .database import Database, Storage
+from .database import Connection, Database
 
-MOST_BYTES = 4 * 2**30
-"""Of all uploaded files together."""
+MAX_TOTAL_BYTES = 4 * 2**30
+"""All uploaded files together."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -26,101 +26,106 @@ CREATE TABLE IF NOT EXISTS files (
 
 
 class FileStore:
-    """A file is there from when its row is; bytes without one, which a killed server left behind, are deleted."""
+    """A file exists as long as its row does. Files without a row, which a killed server left behind, are deleted."""
 
-    def __init__(self, store: Storage) -> None:
-        self.store = store
-        self._folder = store.blobs
-        store.define(_TABLE)
-        self.sweep()
-        with store.transaction() as database:
-            known = {row["id"] for row in database.execute("SELECT id FROM files")}
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._folder = database.files_folder
+        database.create_tables(_TABLE)
+        self.delete_expired()
+        with database.transaction() as connection:
+            ids = {row["id"] for row in connection.execute("SELECT id FROM files")}
         for path in self._folder.glob("file-*"):
-            if path.name not in known:
+            if path.name not in ids:
                 path.unlink()
 
     def add(self, chunks: Iterable[bytes], filename: str, purpose: str, expires_at: int | None = None) -> FileObject:
-        """Keeps an uploaded file. Raises `TooLarge` where there is no room for it."""
-        self.sweep()
+        """Stores an uploaded file. Raises `RequestTooLarge` if it exceeds the limit of all files together."""
+        self.delete_expired()
         file = self.write(chunks, filename, purpose, expires_at)
-        with self.store.transaction() as database:
-            taken = database.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
-            if taken + file.bytes <= MOST_BYTES:
-                insert(database, file)
+        with self.database.transaction() as connection:
+            used_bytes = connection.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
+            if used_bytes + file.bytes <= MAX_TOTAL_BYTES:
+                insert(connection, file)
                 return file
         self._unlink([file.id])
         raise RequestTooLarge(
-            f"the files here take {taken} bytes, and with this one of {file.bytes} they would exceed the limit of "
-            f"{MOST_BYTES}; delete some (DELETE /v1/files/ID)",
+            f"the file has {file.bytes} bytes and the stored files {used_bytes}, together more than the limit of "
+            f"{MAX_TOTAL_BYTES}; delete files (DELETE /v1/files/ID)",
             "file",
         )
 
     def write(self, chunks: Iterable[bytes], filename: str, purpose: str, expires_at: int | None) -> FileObject:
-        """Writes the bytes of a file which is there as soon as somebody inserts it."""
-        name, size = f"file-{uuid.uuid4().hex}", 0
+        """Writes the bytes of a file, which exists once it is inserted into the table."""
+        file_id, size_bytes = f"file-{uuid.uuid4().hex}", 0
         try:
-            handle = os.open(self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            handle = os.open(self.path(file_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as file:
                 for chunk in chunks:
-                    size += file.write(chunk)
+                    size_bytes += file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            self._unlink([name])
-            raise ConfigError(f"{self._folder} takes no more files: {error.strerror}", "store") from error
-        return FileObject(name, size, int(time.time()), filename, purpose, expires_at)
+            self._unlink([file_id])
+            raise ConfigError(
+                f"the file cannot be written to {self._folder}: {error.strerror}; check the free disk space", "store"
+            ) from error
+        return FileObject(file_id, size_bytes, int(time.time()), filename, purpose, expires_at)
 
-    def get(self, name: str, field: str = "file_id") -> FileObject:
-        """Raises `NotFound`, naming the field, where there is no such file any more."""
-        with self.store.transaction() as database:
-            row = database.execute("SELECT * FROM files WHERE id = ?", (name,)).fetchone()
+    def get(self, file_id: str, field: str = "file_id") -> FileObject:
+        """Raises `NotFound`, which names the field, if the file does not exist or has expired."""
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
         now = int(time.time())
         if row is None or (row["expires_at"] or now) < now:
-            raise NotFound(f"{field}: there is no file {name!r:.100} here", field)
+            raise _not_found(file_id, field)
         return FileObject(*row)
 
-    def read(self, name: str, field: str) -> bytes:
+    def read(self, file_id: str, field: str) -> bytes:
         try:
-            return self.path(self.get(name, field).id).read_bytes()
-        except FileNotFoundError:  # deleted this very moment
-            raise NotFound(f"{field}: there is no file {name!r:.100} here", field) from None
+            return self.path(self.get(file_id, field).id).read_bytes()
+        except FileNotFoundError:  # deleted meanwhile
+            raise _not_found(file_id, field) from None
 
-    def path(self, name: str) -> Path:
-        return self._folder / name
+    def path(self, file_id: str) -> Path:
+        return self._folder / file_id
 
     def page(
         self, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> tuple[Sequence[FileObject], bool]:
-        """So many files behind the one named `after`, and whether there are more."""
-        self.sweep()
+        """At most `limit` files after the one with the id `after`, and whether there are more."""
+        self.delete_expired()
         order = "DESC" if newest_first else "ASC"
-        with self.store.transaction() as database:
-            rows = database.execute(
+        with self.database.transaction() as connection:
+            rows = connection.execute(
                 f"SELECT * FROM files WHERE ? IS NULL OR purpose = ? ORDER BY created_at {order}, rowid {order}",
                 (purpose, purpose),
             ).fetchall()
-        return pagination.cut([FileObject(*row) for row in rows], after, limit)
+        return pagination.page([FileObject(*row) for row in rows], after, limit)
 
-    def delete(self, name: str) -> None:
-        self.get(name)
-        with self.store.transaction() as database:
-            database.execute("DELETE FROM files WHERE id = ?", (name,))
-        self._unlink([name])
+    def delete(self, file_id: str) -> None:
+        self.get(file_id)
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        self._unlink([file_id])
 
-    def sweep(self) -> None:
-        """Deletes what has expired."""
+    def delete_expired(self) -> None:
         now = int(time.time())
-        with self.store.transaction() as database:
-            gone = [row["id"] for row in database.execute("SELECT id FROM files WHERE expires_at < ?", (now,))]
-            database.execute("DELETE FROM files WHERE expires_at < ?", (now,))
-        self._unlink(gone)
+        with self.database.transaction() as connection:
+            expired = [row["id"] for row in connection.execute("SELECT id FROM files WHERE expires_at < ?", (now,))]
+            connection.execute("DELETE FROM files WHERE expires_at < ?", (now,))
+        self._unlink(expired)
 
-    def _unlink(self, names: Sequence[str]) -> None:
-        for name in names:
+    def _unlink(self, file_ids: Sequence[str]) -> None:
+        for file_id in file_ids:
             with contextlib.suppress(FileNotFoundError):
-                self.path(name).unlink()
+                self.path(file_id).unlink()
 
 
-def insert(database: Database, file: FileObject) -> None:
+def _not_found(file_id: str, field: str) -> NotFound:
+    return NotFound(f"{field}: there is no file {file_id!r:.100} on this server; upload it to /v1/files", field)
+
+
+def insert(connection: Connection, file: FileObject) -> None:
     row = (file.id, file.bytes, file.created_at, file.filename, file.purpose, file.expires_at)
-    database.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", row)

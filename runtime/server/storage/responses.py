@@ -1,20 +1,18 @@
-"""Responses in a store: what was asked and answered, until it is deleted. Knows no HTTP and nothing of what a response
-is but its name.
-"""
+"""Stored responses: the input and the response, until it is deleted."""
 
 from __future__ import annotations
 
 import json
 
 from ....models.errors import InvalidRequest
-from .database import Database, Storage
+from .database import Connection, Database
 
 MAX_TURNS = 1000
-"""Responses that may follow one another."""
+"""Responses in one conversation."""
 
-_STOPPED = {
+_INTERRUPTED = {
     "status": "failed",
-    "error": {"code": "server_error", "message": "the server ended while it made this response"},
+    "error": {"code": "server_error", "message": "the server stopped before the response was finished"},
 }
 _TABLE = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -24,63 +22,64 @@ CREATE TABLE IF NOT EXISTS responses (
 
 
 class ResponseStore:
-    """`input` and `response` are JSON. May be used by several threads. What an earlier server was at has failed."""
+    """Input items and responses are JSON. Thread-safe. Responses that an earlier server did not finish have failed."""
 
-    def __init__(self, store: Storage) -> None:
-        self._store = store
-        store.define(_TABLE)
-        with store.transaction() as database:
-            _fail_unfinished(database)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.create_tables(_TABLE)
+        with database.transaction() as connection:
+            _fail_unfinished(connection)
 
-    def put(self, name: str, previous: str | None, given: bytes, response: bytes) -> None:
-        """Notes a response that has begun."""
-        row = (name, previous, "in_progress", given, response)
-        with self._store.transaction() as database:
-            database.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?)", row)
+    def add(self, response_id: str, previous_id: str | None, items: bytes, response: bytes) -> None:
+        """Adds a response that is in progress."""
+        row = (response_id, previous_id, "in_progress", items, response)
+        with self._database.transaction() as connection:
+            connection.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?)", row)
 
-    def update(self, name: str, status: str, response: bytes) -> None:
-        """Notes how it ended, unless it was deleted meanwhile."""
-        with self._store.transaction() as database:
-            database.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", (status, response, name))
+    def update(self, response_id: str, status: str, response: bytes) -> None:
+        """Stores how a response ended, unless it has been deleted."""
+        row = (status, response, response_id)
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", row)
 
-    def get(self, name: str) -> bytes | None:
-        with self._store.transaction() as database:
-            row = database.execute("SELECT response FROM responses WHERE id = ?", (name,)).fetchone()
+    def get(self, response_id: str) -> bytes | None:
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT response FROM responses WHERE id = ?", (response_id,)).fetchone()
         return row["response"] if row else None
 
-    def given(self, name: str) -> bytes | None:
-        """What was asked."""
-        with self._store.transaction() as database:
-            row = database.execute("SELECT input FROM responses WHERE id = ?", (name,)).fetchone()
+    def input_items(self, response_id: str) -> bytes | None:
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT input FROM responses WHERE id = ?", (response_id,)).fetchone()
         return row["input"] if row else None
 
-    def delete(self, name: str) -> bool:
-        """Whether there was one. Its bytes are overwritten."""
-        with self._store.transaction() as database:
-            return database.execute("DELETE FROM responses WHERE id = ?", (name,)).rowcount > 0
+    def delete(self, response_id: str) -> bool:
+        """Returns whether there was such a response. Its bytes are overwritten."""
+        with self._database.transaction() as connection:
+            return connection.execute("DELETE FROM responses WHERE id = ?", (response_id,)).rowcount > 0
 
-    def before(self, name: str) -> list[tuple[bytes, bytes]]:
-        """What was asked and answered up to and with a response, the oldest first. Raises `InvalidRequest`."""
+    def conversation(self, last_id: str) -> list[tuple[bytes, bytes]]:
+        """The input items and responses up to and including a response, oldest first. Raises `InvalidRequest`."""
         turns: list[tuple[bytes, bytes]] = []
-        at: str | None = name
-        while at is not None:
-            with self._store.transaction() as database:
-                row = database.execute("SELECT * FROM responses WHERE id = ?", (at,)).fetchone()
+        current: str | None = last_id
+        while current is not None:
+            with self._database.transaction() as connection:
+                row = connection.execute("SELECT * FROM responses WHERE id = ?", (current,)).fetchone()
+            problem = None
             if row is None:
-                gone = "" if at == name else f", which went before {name!r:.100},"
-                raise InvalidRequest(f"the response {at!r:.100}{gone} is not stored here", "previous_response_id")
-            if row["status"] not in ("completed", "incomplete"):
-                message = f"the response {at!r:.100} is {row['status']}, so that nothing can follow it"
-                raise InvalidRequest(message, "previous_response_id")
-            if len(turns) == MAX_TURNS:
-                message = f"more than {MAX_TURNS} responses follow one another; begin anew"
-                raise InvalidRequest(message, "previous_response_id")
+                before = "" if current == last_id else f", which comes before {last_id!r:.100},"
+                problem = f"the response {current!r:.100}{before} is not stored on this server"
+            elif row["status"] not in ("completed", "incomplete"):
+                problem = f"the response {current!r:.100} is {row['status']}, so the conversation cannot continue there"
+            elif len(turns) == MAX_TURNS:
+                problem = f"the conversation has more than {MAX_TURNS} responses; start a new one"
+            if problem is not None:
+                raise InvalidRequest(problem, "previous_response_id")
             turns.append((row["input"], row["response"]))
-            at = row["previous"]
+            current = row["previous"]
         return turns[::-1]
 
 
-def _fail_unfinished(database: Database) -> None:
-    for row in database.execute("SELECT id, response FROM responses WHERE status = 'in_progress'").fetchall():
-        failed = json.dumps(json.loads(row["response"]) | _STOPPED).encode()
-        database.execute("UPDATE responses SET status = 'failed', response = ? WHERE id = ?", (failed, row["id"]))
+def _fail_unfinished(connection: Connection) -> None:
+    for row in connection.execute("SELECT id, response FROM responses WHERE status = 'in_progress'").fetchall():
+        failed = json.dumps(json.loads(row["response"]) | _INTERRUPTED).encode()
+        connection.execute("UPDATE responses SET status = 'failed', response = ? WHERE id = ?", (failed, row["id"]))

@@ -13,7 +13,7 @@ import soundfile
 
 from fakes.server import DATA, Server, text_part
 from galago.models.errors import MediaError
-from galago.runtime.server.openai import message_parts
+from galago.runtime.server.openai.chat import message_parts
 
 PICTURE, SOUND = (DATA / "picture-5.png").read_bytes(), (DATA / "sound-1.wav").read_bytes()
 ODD = bytes(range(256)) + b"\xfb\xff\xbf?"
@@ -53,26 +53,26 @@ def uris(data: bytes) -> Iterator[str]:
 @pytest.mark.parametrize("data", [ODD, PICTURE, b"a", b"ab", b"abc"], ids=["odd", "picture", "1", "2", "3"])
 def test_every_form_of_a_data_uri_holds_the_same_bytes(data: bytes) -> None:
     for uri in uris(data):
-        assert message_parts.data_uri(uri, "x") == data, uri[:60]
-        assert message_parts.either(uri.lstrip(), "x") == data
+        assert message_parts.from_data_uri(uri, "x") == data, uri[:60]
+        assert message_parts.from_data_uri_or_base64(uri.lstrip(), "x") == data
 
 
 @pytest.mark.parametrize("data", ["a", "ab=c", "====", "a===", "ab\u00e4c", "ab$c", "data:,x"])
 def test_what_is_no_base64_is_refused(data: str) -> None:
     with pytest.raises(MediaError, match="x is not valid base64"):
-        message_parts.base64_bytes(data, "x")
+        message_parts.from_base64(data, "x")
 
 
 @pytest.mark.parametrize("uri", ["", "data:", "data:image/png;base64", "http://localhost/x,y", "x data:,", "d,"])
 def test_what_is_no_data_uri_is_refused(uri: str) -> None:
     with pytest.raises(MediaError, match="x is not a data URI"):
-        message_parts.data_uri(uri, "x")
+        message_parts.from_data_uri(uri, "x")
 
 
 def test_a_uri_without_an_end_is_refused_at_once() -> None:
     for filling in ("a", '"', '"a', ";", "\n"):
         with pytest.raises(MediaError):
-            message_parts.data_uri("data:" + filling * 5_000_000, "x")
+            message_parts.from_data_uri("data:" + filling * 5_000_000, "x")
 
 
 def seen(server: Server, part: dict[str, Any], question: str = "Count the shapes.") -> str:

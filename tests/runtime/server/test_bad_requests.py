@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes.server import DATA, Server, audio_part, image_part, text_part
-from galago.runtime.server.openai.convert import BOUNDS
-from galago.runtime.server.openai.schema import ChatRequest
+from galago.runtime.server.openai.chat.convert import BOUNDS
+from galago.runtime.server.openai.chat.schema import ChatRequest
 
 
 def wav(samples: int) -> str:
@@ -225,13 +225,13 @@ def test_an_unknown_model_is_not_found(server: Server) -> None:
 MAY_BE_NEGATIVE = ("seed", "frequency_penalty", "presence_penalty")
 
 
-def test_the_bounds_of_every_number_are_known() -> None:
+def test_every_number_has_bounds() -> None:
     hints = typing.get_type_hints(ChatRequest)
     assert {name for name, hint in hints.items() if {int, float} & set(typing.get_args(hint))} == set(BOUNDS)
 
 
 @pytest.mark.parametrize("field", sorted(BOUNDS))
-def test_a_number_out_of_all_bounds_is_refused_with_its_field(server: Server, field: str) -> None:
+def test_a_number_out_of_range_is_refused_with_its_field(server: Server, field: str) -> None:
     bodies = ["-1"] if field not in MAY_BE_NEGATIVE else []
     for number in [*bodies, str(2**63), "NaN", "-Infinity", "1e999", '"1"', "true", "[1]", "{}"]:
         body = f'{{"messages": {json.dumps(HI)}, "logprobs": true, "{field}": {number}}}'
@@ -240,7 +240,7 @@ def test_a_number_out_of_all_bounds_is_refused_with_its_field(server: Server, fi
         assert answer.json()["error"]["param"] == field, (number, answer.text)
 
 
-def test_a_bias_that_is_no_number_is_refused_with_its_field(server: Server) -> None:
+def test_a_bias_that_is_not_a_number_is_refused_with_its_field(server: Server) -> None:
     for bias in ("NaN", '"x"', str(2**63), "[]"):
         body = f'{{"messages": {json.dumps(HI)}, "logit_bias": {{"5": {bias}}}}}'
         answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
@@ -249,7 +249,7 @@ def test_a_bias_that_is_no_number_is_refused_with_its_field(server: Server) -> N
 
 
 @pytest.mark.parametrize("field", ["id", "scale"])
-def test_an_adapter_that_is_no_number_is_refused_with_its_field(server: Server, field: str) -> None:
+def test_an_adapter_that_is_not_a_number_is_refused_with_its_field(server: Server, field: str) -> None:
     for number in ["-1" if field == "id" else "-101", str(2**63), "NaN", "1e999", '"1"', "true", "[]"]:
         adapter = f'{{"id": 0, "scale": 1, "{field}": {number}}}'
         body = f'{{"messages": {json.dumps(HI)}, "lora": [{adapter}]}}'
@@ -259,7 +259,7 @@ def test_an_adapter_that_is_no_number_is_refused_with_its_field(server: Server, 
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"messages": NaN}', b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(server: Server, body: bytes) -> None:
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -277,22 +277,20 @@ UNREAD: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize(("field", "body"), UNREAD)
-def test_what_json_allows_and_nobody_can_read_is_refused_with_its_field(
-    server: Server, field: str, body: bytes
-) -> None:
+def test_unreadable_json_values_are_refused_with_their_field(server: Server, field: str, body: bytes) -> None:
     answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field, answer.text
 
 
-def test_nothing_that_cannot_be_read_is_searched_without_end(server: Server) -> None:
+def test_unreadable_bodies_are_refused_quickly(server: Server) -> None:
     body = b'{"messages": [], "metadata": ' + b"[" * 900 + b"NaN" + b"]" * 900 + b"}"
     assert httpx.post(f"{server.url}/v1/chat/completions", content=body).status_code == 400
 
 
 @pytest.mark.parametrize("value", [b"[%s]", b'{"a": %s}'], ids=["arrays", "objects"])
 @pytest.mark.parametrize("field", ["chat_template_kwargs", "metadata", "tool_choice", "response_format", "frobnicate"])
-def test_a_field_nested_too_deeply_is_refused_with_that_word(server: Server, field: str, value: bytes) -> None:
+def test_a_field_nested_too_deeply_is_refused(server: Server, field: str, value: bytes) -> None:
     opening, closing = value.split(b"%s")
     nested = opening * 20_000 + b"1" + closing * 20_000
     body = b'{"messages": %s, "%s": {"x": %s}}' % (json.dumps(HI).encode(), field.encode(), nested)
@@ -303,7 +301,7 @@ def test_a_field_nested_too_deeply_is_refused_with_that_word(server: Server, fie
 
 @pytest.mark.parametrize("depth", [450, 950])
 @pytest.mark.parametrize("value", ["[%s]", '{"a": %s}'], ids=["arrays", "objects"])
-def test_what_is_nested_deeply_is_taken_or_refused_and_never_fails(server: Server, value: str, depth: int) -> None:
+def test_deep_nesting_never_causes_a_server_error(server: Server, value: str, depth: int) -> None:
     opening, closing = value.split("%s")
     nested = f'{{"x": {opening * depth}1{closing * depth}}}'
     parameters = f'{{"type": "object", "properties": {{"a": {{"default": {nested}}}}}}}'
@@ -333,7 +331,7 @@ def test_an_encoded_body_is_refused_and_a_byte_order_mark_is_not(server: Server)
     assert marked.status_code == 200
 
 
-def test_unknown_routes_and_methods_get_the_error_shape(server: Server) -> None:
+def test_unknown_routes_and_methods_get_an_error_body(server: Server) -> None:
     missing = httpx.get(f"{server.url}/v1/nothing")
     wrong = httpx.get(f"{server.url}/v1/chat/completions")
     assert (missing.status_code, wrong.status_code) == (404, 405)
@@ -347,7 +345,7 @@ def test_control_tokens_in_a_message_stay_text(server: Server) -> None:
     assert server.ask("<__media__>").status_code == 200
 
 
-def test_unknown_fields_are_warned_about(server: Server) -> None:
+def test_unknown_fields_cause_a_warning(server: Server) -> None:
     answer = server.post(
         {"messages": [{"role": "user", "content": "Opposite of big?", "mood": 1}], "frobnicate": 1}
     ).json()
@@ -356,20 +354,20 @@ def test_unknown_fields_are_warned_about(server: Server) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_header_tells_of_unknown_fields_before_the_answer_does(server: Server, stream: bool) -> None:
+def test_a_header_lists_unknown_fields(server: Server, stream: bool) -> None:
     answer = server.post({"messages": HI, "frobnicate": 1, "x" * 5000: 1, "\n\u2028": 1, "stream": stream})
     told = json.loads(answer.headers["x-galago-warnings"])
     assert "frobnicate" in told[0] and max(map(len, told)) < 300 and "\n\u2028" in told[2]
     assert "x-galago-warnings" not in server.post({"messages": HI, "stream": stream}).headers
 
 
-def test_keep_alive_says_that_it_has_no_effect(server: Server) -> None:
+def test_keep_alive_causes_a_warning(server: Server) -> None:
     assert "stays loaded" in server.ask("Hi", keep_alive="5m").json()["warnings"][0]
     for harmless in (-1, None):
         assert "warnings" not in server.ask("Hi", keep_alive=harmless).json()
 
 
-def test_unknown_fields_are_warned_about_in_a_stream(server: Server) -> None:
+def test_unknown_fields_cause_a_warning_in_a_stream(server: Server) -> None:
     lines = server.post({"messages": HI, "stream": True, "frobnicate": 1}).text.split("\n\n")
     assert "frobnicate" in json.loads(lines[0].removeprefix("data: "))["warnings"][0]
     assert lines[-2] == "data: [DONE]"
@@ -385,7 +383,7 @@ INERT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_what_asks_for_nothing_is_accepted_without_a_warning(server: Server) -> None:
+def test_values_that_ask_for_nothing_cause_no_warning(server: Server) -> None:
     answer = server.ask("Opposite of big?", **INERT)
     assert answer.status_code == 200
     assert "warnings" not in answer.json()
@@ -412,12 +410,12 @@ def test_no_body_is_answered_with_a_server_error(server: Server, body: dict[str,
     assert answer.status_code in (200, 400, 404), answer.text
 
 
-def test_the_server_goes_on_after_all_this(server: Server) -> None:
+def test_the_server_still_answers_after_all_this(server: Server) -> None:
     parts = [image_part(DATA / "picture-5.png"), audio_part(DATA / "sound-1.wav"), text_part("Count the shapes.")]
     assert server.ask(parts).status_code == 200
 
 
-def test_a_level_of_detail_has_no_effect_and_says_so(server: Server) -> None:
+def test_a_level_of_detail_causes_a_warning(server: Server) -> None:
     parts = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
     parts[0]["image_url"]["detail"] = "auto"
     assert "warnings" not in server.ask(parts).json()

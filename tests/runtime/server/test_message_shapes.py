@@ -73,14 +73,14 @@ HISTORIES: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
-def test_messages_that_come_back_are_taken_without_a_warning(server: Server, history: list[dict[str, Any]]) -> None:
+def test_messages_that_clients_send_back_cause_no_warning(server: Server, history: list[dict[str, Any]]) -> None:
     for tools in ([{"type": "function", "function": FUNCTION}], None):
         answer = server.post({"messages": [ASK, *history, ASK], "tools": tools, "max_tokens": 4})
         assert answer.status_code == 200, answer.text
         assert "warnings" not in answer.json()
 
 
-def test_what_comes_back_is_shown_to_the_model(server: Server) -> None:
+def test_messages_that_clients_send_back_are_shown_to_the_model(server: Server) -> None:
     def tokens(message: dict[str, Any]) -> int:
         answer = server.post({"messages": [ASK, message, ASK], "max_tokens": 1})
         return int(answer.json()["usage"]["prompt_tokens"])
@@ -107,18 +107,18 @@ def test_what_comes_back_is_shown_to_the_model(server: Server) -> None:
         {"tools": [{"type": "function", "function": FUNCTION}], "tool_choice": "auto", "parallel_tool_calls": False},
     ],
 )
-def test_fields_that_ask_for_nothing_are_taken_without_a_warning(server: Server, fields: dict[str, Any]) -> None:
+def test_fields_that_ask_for_nothing_cause_no_warning(server: Server, fields: dict[str, Any]) -> None:
     answer = server.post({"messages": [ASK], "max_tokens": 4} | fields)
     assert answer.status_code == 200, answer.text
     assert "warnings" not in answer.json()
 
 
-def test_a_name_that_the_model_is_not_shown_is_warned_of(server: Server) -> None:
+def test_a_name_that_the_template_does_not_use_causes_a_warning(server: Server) -> None:
     warnings = server.post({"messages": [{**ASK, "name": "Ada"}], "max_tokens": 1}).json()["warnings"]
     assert len(warnings) == 1 and "names" in warnings[0]
 
 
-def test_variables_that_the_template_has_not_are_warned_of_and_its_own_may_not_be_set(server: Server) -> None:
+def test_unknown_template_variables_cause_a_warning_and_reserved_ones_an_error(server: Server) -> None:
     answer = server.ask("Hi", chat_template_kwargs={"enable_thinking": False}, max_tokens=1).json()
     assert "'enable_thinking'" in answer["warnings"][0]
     refused = server.ask("Hi", chat_template_kwargs={"messages": []})

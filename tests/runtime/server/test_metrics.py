@@ -70,7 +70,7 @@ def test_ps_shows_a_running_server(server: Server) -> None:
     assert head.split()[:3] == ["model", "running", "waiting"] and line.startswith("builtin") and "of 4" in line
 
 
-def test_ps_says_that_no_server_runs() -> None:
+def test_ps_reports_that_no_server_is_running() -> None:
     done = subprocess.run([*GALAGO, "ps", "--port", "9"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "no server answers at 127.0.0.1:9" in done.stderr
 

@@ -11,11 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes.server import Server, serving
-from galago.runtime.server.anthropic import convert as anthropic
 from galago.runtime.server.anthropic import schema as anthropic_wire
-from galago.runtime.server.ollama import convert as ollama
+from galago.runtime.server.http.request_io import other_fields
 from galago.runtime.server.ollama import schema as ollama_wire
-from galago.runtime.server.openai.responses import convert as responses
 from galago.runtime.server.openai.responses import schema as responses_wire
 
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -34,16 +32,16 @@ SHORT: dict[str, dict[str, Any]] = {
 """By path, a small body that is right."""
 
 KINDS: dict[str, Any] = {
-    "/v1/messages": (anthropic_wire.MessagesRequest, anthropic.KNOWN),
-    "/v1/messages/count_tokens": (anthropic_wire.CountRequest, anthropic.KNOWN),
-    "/v1/responses": (responses_wire.ResponsesRequest, responses.KNOWN),
-    "/v1/responses/input_tokens": (responses_wire.ResponsesRequest, responses.KNOWN),
-    "/api/chat": (ollama_wire.ChatRequest, ollama.KNOWN),
-    "/api/generate": (ollama_wire.GenerateRequest, ollama.KNOWN),
-    "/api/embed": (ollama_wire.EmbedRequest, ollama.KNOWN),
-    "/api/embeddings": (ollama_wire.OldEmbedRequest, ollama.KNOWN),
-    "/api/show": (ollama_wire.ModelRequest, ollama.KNOWN),
-    "/api/pull": (ollama_wire.ModelRequest, ollama.KNOWN),
+    "/v1/messages": anthropic_wire.MessagesRequest,
+    "/v1/messages/count_tokens": anthropic_wire.CountRequest,
+    "/v1/responses": responses_wire.ResponsesRequest,
+    "/v1/responses/input_tokens": responses_wire.ResponsesRequest,
+    "/api/chat": ollama_wire.ChatRequest,
+    "/api/generate": ollama_wire.GenerateRequest,
+    "/api/embed": ollama_wire.EmbedRequest,
+    "/api/embeddings": ollama_wire.OldEmbedRequest,
+    "/api/show": ollama_wire.ModelRequest,
+    "/api/pull": ollama_wire.ModelRequest,
 }
 WORDS = (
     "type text role user assistant tool system content image source base64 url data input_text input_image image_url "
@@ -59,10 +57,10 @@ VALUES = st.recursive(
 
 def names(path: str) -> list[str]:
     """All fields that the API of a path knows at its top, but those that would make an answer long."""
-    kind, known = KINDS[path]
-    tables = (known.inert, known.hints, known.unsupported)
-    found = {*kind.__struct_fields__, "x", *(name for table in tables for name in table.get(kind, {}))}
-    return sorted(found - {"max_tokens", "max_output_tokens", "options", "background"})
+    kind = KINDS[path]
+    other = other_fields(kind)
+    names = {*kind.__struct_fields__, "x", *other.ignored, *other.warned, *other.refused}
+    return sorted(names - {"max_tokens", "max_output_tokens", "options", "background"})
 
 
 @st.composite
@@ -94,7 +92,7 @@ def test_no_body_is_answered_with_a_server_error(server: Server, asked: tuple[st
 
 
 @pytest.mark.parametrize("path", sorted(SHORT))
-def test_what_is_no_json_object_is_refused_in_the_shape_of_the_api(server: Server, path: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused_in_the_format_of_the_api(server: Server, path: str) -> None:
     for content in (b"", b"{", b"[]", b'{"model": NaN}', b"\xff"):
         answer = httpx.post(f"{server.url}{path}", content=content, timeout=30)
         assert answer.status_code == (403 if path == "/api/pull" else 400)
@@ -102,7 +100,7 @@ def test_what_is_no_json_object_is_refused_in_the_shape_of_the_api(server: Serve
 
 
 @pytest.mark.parametrize("path", sorted(SHORT))
-def test_other_methods_and_hosts_are_refused_in_the_shape_of_the_api(server: Server, path: str) -> None:
+def test_other_methods_and_hosts_are_refused_in_the_format_of_the_api(server: Server, path: str) -> None:
     put = httpx.put(f"{server.url}{path}", json={})
     assert put.status_code == 405 and error_of(path, put.json())
     foreign = httpx.post(f"{server.url}{path}", json=SHORT[path], headers={"Host": "evil.example"})
@@ -119,7 +117,7 @@ def test_strict_servers_refuse_unknown_fields_of_every_api() -> None:
                 assert answer.status_code == 400 and "colour" in error_of(path, answer.json())
 
 
-def test_a_stream_of_lines_can_be_read_as_json(server: Server) -> None:
+def test_every_line_of_a_stream_is_json(server: Server) -> None:
     for path in ("/api/chat", "/api/generate"):
         lines = server.post(SHORT[path], path).text.strip().split("\n")
         assert [json.loads(line)["done"] for line in lines][-1] is True

@@ -19,11 +19,10 @@ from galago.models.errors import GalagoError
 from galago.runtime.config import ServerConfig
 from galago.runtime.pool.pool import ModelPool
 from galago.runtime.server import app
-from galago.runtime.server.http import field_policy
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint
-from galago.runtime.server.openai import schema as wire
-from galago.runtime.server.openai.convert import BOUNDS
+from galago.runtime.server.openai.chat import schema as wire
+from galago.runtime.server.openai.chat.convert import BOUNDS
 
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -34,15 +33,13 @@ NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.Con
 class Refusing(ModelPool):
     """Answers every question with an error."""
 
-    model_id = "none"
-
     def __init__(self, error: GalagoError) -> None:
         self._error = error
 
     def generate(self, *_: object) -> Any:
         raise self._error
 
-    models = stats = installed = generate
+    model = models = stats = installed = run_task = generate
 
     @property
     def ready(self) -> bool:
@@ -73,16 +70,16 @@ def check(document: dict[str, Any], path: str, method: str, answer: httpx.Respon
         jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
 
 
-def test_every_route_stands_in_the_document(document: dict[str, Any]) -> None:
+def test_every_route_is_documented(document: dict[str, Any]) -> None:
     routes = app.build(Refusing(GalagoError("x")), ServerConfig()).routes
     assert all(isinstance(route, Endpoint) for route in routes), "a route without a description"
-    there = {(r.path_format, r.about.method.lower()) for r in routes if isinstance(r, Endpoint)}
+    there = {(r.path_format, r.description.method.lower()) for r in routes if isinstance(r, Endpoint)}
     told = {(path, method) for path, operations in document["paths"].items() for method in operations}
     assert told <= there
     assert {(path if path in document["paths"] else f"/v1{path}", method) for path, method in there} == told
 
 
-def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
     assert document["openapi"] == "3.1.0"
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -91,19 +88,15 @@ def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
     assert named == set(document["components"]["schemas"])
 
 
-def test_every_field_the_server_knows_is_told(document: dict[str, Any]) -> None:
+def test_every_known_field_is_documented(document: dict[str, Any]) -> None:
     request = document["components"]["schemas"]["ChatRequest"]["properties"]
-    known = {
-        *wire.ChatRequest.__struct_fields__,
-        *field_policy.INERT[wire.ChatRequest],
-        *field_policy.HINTS[wire.ChatRequest],
-    }
-    assert set(request) == known | set(field_policy.UNSUPPORTED[wire.ChatRequest])
+    fields = wire.ChatRequest.other_fields
+    assert set(request) == {*wire.ChatRequest.__struct_fields__, *fields.ignored, *fields.warned, *fields.refused}
     assert request["store"]["enum"] == [None, False]
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_the_bounds_of_a_number_are_those_that_hold(server: Server, document: dict[str, Any], name: str) -> None:
+def test_documented_bounds_are_enforced(server: Server, document: dict[str, Any], name: str) -> None:
     kinds = document["components"]["schemas"]["ChatRequest"]["properties"][name]["anyOf"]
     told = next(kind for kind in kinds if "minimum" in kind)
     for beyond in (told["minimum"] - 1, told["maximum"] + 1):
@@ -116,7 +109,7 @@ def test_the_bounds_of_a_number_are_those_that_hold(server: Server, document: di
 
 
 @pytest.mark.parametrize("kind", TABLE, ids=[kind.__name__ for kind in TABLE])
-def test_an_error_has_a_status_that_is_told(document: dict[str, Any], kind: type[GalagoError]) -> None:
+def test_every_error_status_is_documented(document: dict[str, Any], kind: type[GalagoError]) -> None:
     answer = asked(kind("It went wrong", "model"), "POST", CHAT, json=HI)
     status = TABLE[kind][0]
     assert answer.status_code == status and answer.json()["error"]["message"] == "It went wrong"
@@ -126,7 +119,7 @@ def test_an_error_has_a_status_that_is_told(document: dict[str, Any], kind: type
     assert answer.json()["error"]["code"] in document["paths"][CHAT]["post"]["responses"][str(status)]["description"]
 
 
-def test_an_error_has_the_shape_that_is_told_of_each_endpoint(document: dict[str, Any]) -> None:
+def test_errors_have_the_documented_format_of_each_endpoint(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if "requestBody" in operation:
@@ -135,7 +128,7 @@ def test_an_error_has_the_shape_that_is_told_of_each_endpoint(document: dict[str
                 check(document, path, method, answer)
 
 
-def test_types_of_one_name_in_two_apis_are_told_apart(document: dict[str, Any]) -> None:
+def test_types_of_equal_names_in_two_apis_get_a_prefix(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert "stop_reason" in schemas["anthropic.Message"]["properties"]
     assert "images" in schemas["ollama.Message"]["properties"]
@@ -143,7 +136,7 @@ def test_types_of_one_name_in_two_apis_are_told_apart(document: dict[str, Any]) 
     assert body == {"$ref": "#/components/schemas/ollama.ChatRequest"}
 
 
-def test_what_a_neighbour_leaves_out_or_bounds_is_told(document: dict[str, Any]) -> None:
+def test_refused_fields_and_bounds_of_other_apis_are_documented(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["MessagesRequest"]["properties"]["container"]["enum"] == [None]
     assert schemas["Options"]["properties"]["temperature"]["anyOf"][0]["maximum"] == 100
@@ -153,13 +146,13 @@ def test_what_a_neighbour_leaves_out_or_bounds_is_told(document: dict[str, Any])
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x", "/metrics", "/health"])
-def test_a_model_that_is_not_loaded_yet_is_told_of(document: dict[str, Any], path: str) -> None:
+def test_the_error_of_a_loading_model_is_documented(document: dict[str, Any], path: str) -> None:
     answer = asked(errors.NotReady("still loading"), "GET", path)
     assert answer.status_code == 503
     check(document, "/v1/models/{id}" if path.endswith("/x") else path, "get", answer)
 
 
-def test_answers_are_what_the_document_says(server: Server) -> None:
+def test_answers_match_the_document(server: Server) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
     for path in ("/health", "/metrics", "/v1/models", "/openapi.json"):
         check(document, path, "get", httpx.get(f"{server.url}{path}"))
@@ -177,7 +170,7 @@ def test_the_examples_are_answered(server: Server) -> None:
         jsonschema.validate(example["value"], {**content["schema"], "components": document["components"]})
 
 
-def test_events_are_what_the_document_says(server: Server) -> None:
+def test_stream_events_match_the_document(server: Server) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
     event = document["paths"][CHAT]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
     done, data = event["properties"]["data"]["anyOf"]
@@ -188,7 +181,7 @@ def test_events_are_what_the_document_says(server: Server) -> None:
         validator.validate(json.loads(line.removeprefix("data: ")))
 
 
-def test_a_key_is_asked_for_as_the_document_says(document: dict[str, Any]) -> None:
+def test_authentication_errors_match_the_document(document: dict[str, Any]) -> None:
     with serving("--api-key", "secret") as server:
         server.wait_until_ready()
         for path, method in (("/v1/models", "get"), (CHAT, "post"), ("/openapi.json", "get")):
@@ -200,13 +193,13 @@ def test_a_key_is_asked_for_as_the_document_says(document: dict[str, Any]) -> No
         check(document, "/v1/models", "get", answer)
 
 
-def test_a_body_too_large_is_told_of(document: dict[str, Any]) -> None:
+def test_the_error_of_a_too_large_body_is_documented(document: dict[str, Any]) -> None:
     answer = asked(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
     assert answer.status_code == 413
     check(document, CHAT, "post", answer)
 
 
-def test_another_method_is_told_which_there_is(server: Server) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(server: Server) -> None:
     assert httpx.get(f"{server.url}{CHAT}").headers["allow"] == "POST"
 
 

@@ -77,11 +77,11 @@ def test_loopback_names_are_answered(server: Server, host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["", "192.168.1.5", "127.0.0.1.evil", "localhost.evil.example", "evil.example:8080", "[::1]evil", "[::2]"]
 )
-def test_other_names_are_not(server: Server, host: str) -> None:
+def test_other_host_names_are_refused(server: Server, host: str) -> None:
     assert httpx.get(f"{server.url}/health", headers={"Host": host}).status_code == 403
 
 
-def test_pages_of_other_origins_are_refused(server: Server) -> None:
+def test_requests_from_other_origins_are_refused(server: Server) -> None:
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         answer = httpx.post(f"{server.url}/v1/chat/completions", json={}, headers={"Origin": origin})
         assert answer.status_code == 403
@@ -93,11 +93,11 @@ def test_pages_of_other_origins_are_refused(server: Server) -> None:
     assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
-def test_no_answer_allows_other_origins(server: Server) -> None:
+def test_no_response_allows_other_origins(server: Server) -> None:
     assert not [name for name in httpx.get(f"{server.url}/v1/models").headers if name.startswith("access-control")]
 
 
-def test_a_page_of_the_server_itself_may_ask(server: Server) -> None:
+def test_a_page_of_the_server_itself_may_send_requests(server: Server) -> None:
     assert httpx.get(f"{server.url}/v1/models", headers={"Origin": server.url}).status_code == 200
 
 
@@ -121,7 +121,7 @@ def test_a_body_that_grows_over_the_limit_is_refused() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-def test_without_the_key_nothing_but_health_is_answered(guarded: Server) -> None:
+def test_without_the_key_only_health_is_answered(guarded: Server) -> None:
     assert httpx.get(f"{guarded.url}/health").status_code == 200
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic open-sesame"}):
         answer = httpx.get(f"{guarded.url}/v1/models", headers=headers)
@@ -163,25 +163,25 @@ def test_an_open_address_with_a_key_is_served() -> None:
         assert httpx.get(f"http://127.0.0.1:{port}/health", headers={"Host": "evil.example"}).status_code == 403
 
 
-def test_a_missing_model_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "there is no model" in refused("--model", str(tmp_path / "none.gguf"))
 
 
-def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_reported_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"<html>not found</html>")
     assert "model.gguf" in refused("--model", str(path))
 
 
-def test_a_projector_given_as_a_model_is_told_so() -> None:
+def test_a_projector_given_as_a_model_is_refused() -> None:
     assert "--mmproj" in refused("--model", str(WEIGHTS.with_name("mmproj-Q8_0.gguf")))
 
 
-def test_a_taken_port_is_one_clear_line(server: Server) -> None:
+def test_a_port_in_use_is_reported_in_one_line(server: Server) -> None:
     assert "cannot listen" in refused("--port", server.url.rsplit(":", 1)[1])
 
 
-def test_a_path_is_served_under_its_stem_or_name_and_without_projector_has_no_eyes() -> None:
+def test_a_model_by_path_is_named_by_stem_or_option_and_reads_no_images_without_projector() -> None:
     with serving("--model", str(WEIGHTS)) as running:
         running.wait_until_ready()
         assert running.client().models.list().data[0].id == "text-Q8_0"
@@ -200,7 +200,7 @@ def test_a_path_is_served_under_its_stem_or_name_and_without_projector_has_no_ey
         assert answer.json()["choices"][0]["message"]["content"] == "Four."
 
 
-def test_an_unforeseen_error_is_told_with_the_id_under_which_it_stands_in_the_log(
+def test_an_unexpected_error_has_the_request_id_that_the_log_has(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     class Broken(ModelPool):
@@ -215,7 +215,7 @@ def test_an_unforeseen_error_is_told_with_the_id_under_which_it_stands_in_the_lo
     assert "a bug" not in answer.text
 
 
-def test_until_a_token_can_be_made_health_is_503() -> None:
+def test_health_is_503_until_the_model_is_ready() -> None:
     service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     with in_process(service, ServerConfig()) as url:
         for path in ("/health", "/v1/models"):
@@ -244,7 +244,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-def test_a_client_that_goes_away_stops_the_work(stream: bool) -> None:
+def test_work_stops_when_the_client_disconnects(stream: bool) -> None:
     service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
     counted = Counted(service)
@@ -272,7 +272,7 @@ def test_a_client_that_goes_away_stops_the_work(stream: bool) -> None:
         assert answer.json()["choices"][0]["message"]["content"] == "Small."
 
 
-def test_interrupting_the_server_ends_it_cleanly() -> None:
+def test_an_interrupted_server_exits_cleanly() -> None:
     with serving() as running:
         running.wait_until_ready()
         running.process.terminate()
@@ -280,7 +280,7 @@ def test_interrupting_the_server_ends_it_cleanly() -> None:
         assert not [line for line in running.lines if "Traceback" in line]
 
 
-def test_a_second_origin_is_looked_at_too(server: Server) -> None:
+def test_every_origin_header_is_checked(server: Server) -> None:
     headers = [("Origin", server.url), ("Origin", "https://evil.example")]
     assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 403
 
@@ -308,7 +308,7 @@ def test_stopping_the_server_ends_every_stream_with_an_error() -> None:
         assert "the model was closed" in json.loads(answer[-1].removeprefix("data: "))["error"]["message"]
 
 
-def test_clients_that_hang_up_and_an_end_in_mid_stream_leave_no_traceback() -> None:
+def test_disconnects_and_a_stop_during_a_stream_leave_no_traceback() -> None:
     with serving() as running:
         running.wait_until_ready()
         body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True}
@@ -339,7 +339,7 @@ def plain_picture(shade: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": uri}}
 
 
-def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
+def test_image_preparation_stops_when_the_client_disconnects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from galago.runtime.llamacpp.projector import MediaChunk, Projector
@@ -366,7 +366,7 @@ def test_a_client_that_leaves_while_its_pictures_are_prepared_stops_that_work(
         assert encoded[-1] < gone + 0.3
 
 
-def test_many_parts_do_not_hold_up_other_clients(server: Server) -> None:
+def test_a_message_with_many_parts_does_not_delay_other_clients(server: Server) -> None:
     many = [{"type": "text", "text": "x"}] * 100_000
     thread = threading.Thread(target=server.ask, args=(many,))
     thread.start()

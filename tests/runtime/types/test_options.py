@@ -15,7 +15,8 @@ from galago.runtime.config import DEFAULT_CONTEXT, DEFAULT_SLOTS, FlashAttention
 from galago.runtime.python_api import ChatOptions, load
 from galago.runtime.server.anthropic import schema as anthropic
 from galago.runtime.server.ollama import schema as ollama
-from galago.runtime.server.openai import completions_schema, schema
+from galago.runtime.server.openai.chat import schema
+from galago.runtime.server.openai.completions import schema as completions_schema
 from galago.runtime.server.openai.responses import schema as responses
 from galago.runtime.types.load_options import LOADING, SETTINGS
 from galago.runtime.types.options import PROMPT, REQUEST, SAMPLING, Dialect, bounds, markdown

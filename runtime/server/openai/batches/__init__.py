@@ -1,1 +1,1 @@
-"""Many requests in one file, answered in idle time: `/v1/batches`."""
+"""Many requests in one file, answered while the server is otherwise idle: `/v1/batches`."""

@@ -1,43 +1,43 @@
-"""The lines of a batch: what is read from an input file, checked as a whole before any is answered. No I/O."""
+"""The input file of a batch: all of it is checked before any line is answered."""
 
 from __future__ import annotations
 
 from .....models.errors import InvalidRequest
-from ..convert import decode_object, typed
+from ...http.request_io import convert_object, decode_object
 from .schema import LineError, LineRequest
 
-MOST_LINES = 50_000
-MOST_ERRORS = 100
+MAX_LINES = 50_000
+MAX_ERRORS = 100
 
 
-def read(data: bytes, endpoint: str) -> tuple[list[LineRequest], list[LineError]]:
-    """The requests in a JSONL file; or what is wrong with it, the first `MOST_ERRORS`."""
+def parse_lines(data: bytes, endpoint: str) -> tuple[list[LineRequest], list[LineError]]:
+    """The requests in a JSONL file and the errors in it, of which only the first `MAX_ERRORS` are reported."""
     lines: list[LineRequest] = []
     errors: list[LineError] = []
-    seen: set[str] = set()
+    custom_ids: set[str] = set()
     for number, text in enumerate(data.split(b"\n"), 1):
         if not text.strip():
             continue
         try:
-            lines.append(_line(text, endpoint, seen))
+            lines.append(_parse_line(text, endpoint, custom_ids))
         except InvalidRequest as error:
             errors.append(LineError("invalid_request", error.message, number, error.param))
-        if len(lines) > MOST_LINES:
-            errors.append(LineError("too_many_lines", f"a batch holds at most {MOST_LINES} lines", number))
-        if len(errors) >= MOST_ERRORS or len(lines) > MOST_LINES:
+        if len(lines) > MAX_LINES:
+            errors.append(LineError("too_many_lines", f"a batch may have at most {MAX_LINES} lines", number))
+        if len(errors) >= MAX_ERRORS or len(lines) > MAX_LINES:
             break
     if not lines and not errors:
-        errors.append(LineError("empty_file", "the input file holds no line"))
+        errors.append(LineError("empty_file", "the input file has no lines"))
     return lines, errors
 
 
-def _line(text: bytes, endpoint: str, seen: set[str]) -> LineRequest:
-    line = typed(decode_object(text), LineRequest, {})
+def _parse_line(text: bytes, endpoint: str, custom_ids: set[str]) -> LineRequest:
+    line = convert_object(decode_object(text), LineRequest)
     if line.url != endpoint:
-        raise InvalidRequest(f"url is {line.url!r:.100}, and the batch's endpoint is {endpoint}", "url")
-    if line.custom_id in seen:
-        raise InvalidRequest(f"custom_id {line.custom_id!r:.100} stands in an earlier line, too", "custom_id")
+        raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")
+    if line.custom_id in custom_ids:
+        raise InvalidRequest(f"custom_id {line.custom_id!r:.100} is already used by an earlier line", "custom_id")
     if line.body.get("stream"):
-        raise InvalidRequest("stream: nobody reads along with a batch; leave it out", "body.stream")
-    seen.add(line.custom_id)
+        raise InvalidRequest("stream: answers of a batch cannot be streamed; leave it out", "body.stream")
+    custom_ids.add(line.custom_id)
     return line

@@ -1,4 +1,4 @@
-"""Answers the lines of batches, one batch after another, while nobody else asks. Knows no tables and no wire format."""
+"""Answers the lines of batches, one batch after another, while no other requests are in progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -16,66 +15,70 @@ from starlette.types import Message
 
 from .....models.errors import EngineCrashed, GalagoError, NotReady
 from ....service import Service
-from ...http import errors
-from ...http.activity import Activity
-from ...storage.batch_store import BatchLine, BatchStore, request_id
+from ...http.errors import ErrorResponses, code
+from ...http.request_io import Activity
+from ...resource import RequestFunction
+from ...storage.batch_store import BatchLine, BatchStore, new_request_id
 from .schema import Batch, LineResponse, LineResult, Status
 
-Answering: TypeAlias = Callable[[Request], Awaitable[Response]]
+_MAX_ATTEMPTS = 3
+_PAUSE_SECONDS = 10
+"""After an unexpected error."""
+_POLL_SECONDS = 0.2
+"""Between two checks whether the model is ready."""
 
-_TRIES = 3
-_REST = 10
-_POLL = 0.2  # seconds between two looks whether the model is there again
 
+class BatchRunner:
+    """Sends as many lines at once as the service has slots.
 
-class Runner:
-    """As many lines are under way together as the service has slots.
-
-    A line that was under way when the model's process died is asked again at the batch's end, alone, so that it is
-    known which line does that; a line whose server died has no answer, and the next server asks it.
+    A line that was in progress when the model's process crashed is retried alone at the end of its batch, so that the
+    line that causes the crash is identified. A line that was in progress when the server was killed has no answer; the
+    next server answers it.
     """
 
     def __init__(
         self,
-        ledger: BatchStore,
-        endpoints: Mapping[str, Answering],
-        traffic: Activity,
+        batches: BatchStore,
+        endpoints: Mapping[str, RequestFunction],
+        activity: Activity,
         service: Service,
+        error_responses: ErrorResponses,
     ) -> None:
-        self._ledger = ledger
+        self._batches = batches
         self._endpoints = endpoints
-        self._traffic = traffic
+        self._activity = activity
         self._service = service
-        self._more = asyncio.Event()
+        self._error_responses = error_responses
+        self._new_batch = asyncio.Event()
         self._cancelled: set[str] = set()
         self._current: tuple[str, asyncio.Task[None]] | None = None
 
-    def look(self) -> None:
-        """Says that there is a new batch."""
-        self._more.set()
+    def wake(self) -> None:
+        """Called when a batch has been added."""
+        self._new_batch.set()
 
-    def cancel(self, name: str) -> None:
-        """Stops the work on a batch, where it is under way; the ledger knows that it is to end."""
-        self._cancelled.add(name)
-        if self._current is not None and self._current[0] == name:
+    def cancel(self, batch_id: str) -> None:
+        """Stops the work on a batch, which is already marked as cancelled in the store."""
+        self._cancelled.add(batch_id)
+        if self._current is not None and self._current[0] == batch_id:
             self._current[1].cancel()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Runs until cancelled."""
         while True:
-            self._more.clear()
+            self._new_batch.clear()
             try:
-                batch = await asyncio.to_thread(self._ledger.next)
+                batch = await asyncio.to_thread(self._batches.next_open)
                 if batch is None:
-                    await self._more.wait()
+                    await self._new_batch.wait()
                 else:
                     await self._run(batch)
-            except Exception as error:  # the disk may be full now, and not later
-                print(f"galago: batches rest for {_REST} s: {error}", file=sys.stderr, flush=True)
-                await asyncio.sleep(_REST)
+            except Exception as error:  # for example a full disk, which may have space again later
+                print(f"galago: batches pause for {_PAUSE_SECONDS} s: {error}", file=sys.stderr, flush=True)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run(self, batch: Batch) -> None:
-        work = asyncio.create_task(self._work_off(batch))
+        work = asyncio.create_task(self._answer_lines(batch))
         self._current = (batch.id, work)
         try:
             if batch.status == "cancelling" or batch.id in self._cancelled:
@@ -91,67 +94,69 @@ class Runner:
         status: Status = "completed"
         if work.cancelled():
             status = "expired" if expired else "cancelled"
-        await asyncio.to_thread(self._ledger.end, batch, status)
+        await asyncio.to_thread(self._batches.end, batch, status)
 
-    async def _work_off(self, batch: Batch) -> None:
-        waiting = deque(await asyncio.to_thread(self._ledger.unanswered, batch.id))
+    async def _answer_lines(self, batch: Batch) -> None:
+        waiting = deque(await asyncio.to_thread(self._batches.unanswered, batch.id))
         crashed: deque[int] = deque()
-        await self._quiet()
+        await self._wait_until_idle()
         slots = self._service.stats()[0][1].slots
         async with asyncio.TaskGroup() as group:
             for _ in range(max(slots, 1)):
-                group.create_task(self._take(batch, waiting, crashed))
-        tries = 1
+                group.create_task(self._answer_waiting(batch, waiting, crashed))
+        attempts = 1
         while crashed:
-            tries += 1
-            again, crashed = crashed, deque()
-            await self._take(batch, again, crashed if tries < _TRIES else None)
+            attempts += 1
+            retried, crashed = crashed, deque()
+            await self._answer_waiting(batch, retried, crashed if attempts < _MAX_ATTEMPTS else None)
 
-    async def _take(self, batch: Batch, waiting: deque[int], crashed: deque[int] | None) -> None:
-        """Answers one line after another; those under which the model's process died go to `crashed`, if given."""
+    async def _answer_waiting(self, batch: Batch, waiting: deque[int], crashed: deque[int] | None) -> None:
+        """Answers one line after another. Lines during which the model crashed are added to `crashed`, if given."""
         while waiting:
-            await self._quiet()
+            await self._wait_until_idle()
             if not waiting:
                 return
             number = waiting.popleft()
-            line = await asyncio.to_thread(self._ledger.line, batch.id, number)
-            response, code = await self._ask(batch, line)
-            if code == "engine_crashed" and crashed is not None:
+            line = await asyncio.to_thread(self._batches.line, batch.id, number)
+            response, error_code = await self._answer(batch, line)
+            if error_code == "engine_crashed" and crashed is not None:
                 crashed.append(number)
                 continue
-            answer = LineResponse(response.status_code, request_id(), msgspec.Raw(bytes(response.body)))
-            result = LineResult(request_id(), line.custom_id, answer, None)
-            await asyncio.to_thread(self._ledger.answer, batch.id, line, result)
+            answer = LineResponse(response.status_code, new_request_id(), msgspec.Raw(bytes(response.body)))
+            result = LineResult(new_request_id(), line.custom_id, answer, None)
+            await asyncio.to_thread(self._batches.answer, batch.id, line, result)
 
-    async def _ask(self, batch: Batch, line: BatchLine) -> tuple[Response, str | None]:
-        """The endpoint's response, and its error's code. Asks again where there was no model to answer."""
+    async def _answer(self, batch: Batch, line: BatchLine) -> tuple[Response, str | None]:
+        """The endpoint's response, and the code of its error. Retries while the model is not ready."""
         endpoint = self._endpoints[batch.endpoint]
         while True:
-            await self._quiet()
+            await self._wait_until_idle()
             try:
                 return await endpoint(_request(batch.endpoint, line.body)), None
-            except Exception as error:
-                ours = error if isinstance(error, GalagoError) else GalagoError(f"unforeseen: {type(error).__name__}")
-            if isinstance(ours, EngineCrashed) or (self._service.ready and not isinstance(ours, NotReady)):
-                return errors.response(ours), errors.body(ours).error.code
-            await asyncio.sleep(_POLL)
+            except GalagoError as known:
+                error = known
+            except Exception as unexpected:
+                error = GalagoError(f"internal error: {type(unexpected).__name__}")
+            if isinstance(error, EngineCrashed) or (self._service.ready and not isinstance(error, NotReady)):
+                return self._error_responses.response(error, batch.endpoint), code(error)
+            await asyncio.sleep(_POLL_SECONDS)
 
-    async def _quiet(self) -> None:
-        """Returns when the model can be asked and nobody else asks it."""
+    async def _wait_until_idle(self) -> None:
+        """Returns when the model is ready and no other requests are in progress."""
         while not self._service.ready:
-            await asyncio.sleep(_POLL)
-        await self._traffic.quiet()
+            await asyncio.sleep(_POLL_SECONDS)
+        await self._activity.wait_until_idle()
 
 
 def _request(path: str, body: bytes) -> Request:
-    """A request that did not come over HTTP, from a client that never leaves."""
-    left = [body]
+    """A request that did not arrive over HTTP and whose client never disconnects."""
+    unread = [body]
 
     async def receive() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
         await asyncio.get_running_loop().create_future()
-        raise AssertionError("a future that nobody knows has ended")
+        raise AssertionError("unreachable: the future is never completed")
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
     return Request(scope, receive)

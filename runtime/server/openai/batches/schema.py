@@ -1,4 +1,4 @@
-"""The JSON shapes of `/v1/batches`, and of the lines that go in and come out. Holds no behaviour."""
+"""The JSON shapes of `/v1/batches`, and of the lines of its input, output and error files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LineRequest(Struct, forbid_unknown_fields=True):
 
 
 class LineError(Struct):
-    """What is wrong with a line of an input file; lines count from 1."""
+    """A problem with a line of an input file; `line` counts from 1."""
 
     code: str
     message: str
@@ -44,19 +44,19 @@ class LineError(Struct):
     param: str | None = None
 
 
-class Errors(Struct):
+class LineErrors(Struct):
     data: list[LineError]
     object: str = "list"
 
 
-class Counts(Struct):
+class RequestCounts(Struct):
     total: int = 0
     completed: int = 0
     failed: int = 0
 
 
 class Batch(Struct, kw_only=True):
-    """Times are in seconds since 1970."""
+    """`POST` and `GET /v1/batches`. Times are in seconds since 1970."""
 
     id: str
     endpoint: str
@@ -65,9 +65,9 @@ class Batch(Struct, kw_only=True):
     status: Status
     created_at: int
     expires_at: int
-    request_counts: Counts
+    request_counts: RequestCounts
     object: str = "batch"
-    errors: Errors | None = None
+    errors: LineErrors | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     in_progress_at: int | None = None
@@ -95,14 +95,14 @@ class LineResponse(Struct):
 
 
 class LineFailure(Struct):
-    """Why a line was not even asked."""
+    """Why a line was not answered."""
 
     code: str
     message: str
 
 
 class LineResult(Struct):
-    """A line of an output or error file: a response of whatever status, or the reason for none."""
+    """A line of an output or error file: a response, whatever its status, or the reason why there is none."""
 
     id: str
     custom_id: str

@@ -1,1 +1,1 @@
-"""Files that clients upload once and name by their ids: `/v1/files`."""
+"""Uploaded files, which requests refer to by id: `/v1/files`."""

@@ -1,4 +1,4 @@
-"""The JSON shapes of `/v1/files`. Holds no behaviour."""
+"""The JSON shapes of `/v1/files`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Purpose: TypeAlias = Literal["assistants", "batch", "evals", "fine-tune", "user_
 
 
 class Upload(Struct):
-    """`POST /v1/files`, whose body is a form."""
+    """`POST /v1/files`, as multipart/form-data."""
 
     file: Annotated[Any, Meta(extra_json_schema={"type": "string", "contentMediaType": "application/octet-stream"})]
     purpose: Purpose
@@ -20,7 +20,7 @@ class Upload(Struct):
 
 
 class FileObject(Struct):
-    """`bytes` counts them; times are in seconds since 1970."""
+    """`bytes` is the size; times are in seconds since 1970."""
 
     id: str
     bytes: int

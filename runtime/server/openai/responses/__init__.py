@@ -1,1 +1,1 @@
-"""OpenAI's Responses API: `/v1/responses`. Wire shapes, conversion, events, the local store and routes, a file each."""
+"""OpenAI's Responses API: `/v1/responses`, with the responses that are stored."""

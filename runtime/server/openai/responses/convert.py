@@ -1,4 +1,4 @@
-"""Pure functions between the Responses API's wire shapes and the runtime's values. No I/O, no clock."""
+"""Between the Responses API's JSON shapes and the runtime's values. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -8,229 +8,195 @@ from typing import Any
 
 import msgspec
 
-from .....models.errors import InvalidRequest, UnsupportedField
-from ....types import request
+from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
+from ....types import request as values
 from ....types.events import Usage
 from ....types.messages import Image, Message, Part, Text, Tool, ToolCall
-from ...http.field_policy import ANY, Known
-from .. import message_parts
+from ..chat import message_parts
+from ..chat.message_parts import ReadFile
 from . import schema
 
 _LOGPROBS = "message.output_text.logprobs"
-_ENCRYPTED = "reasoning.encrypted_content"
-ACCEPTED = {
-    "].type": "message, function_call, function_call_output and reasoning, with input_text, input_image, input_audio "
-    "and output_text in them,",
-    "format.type": "text, json_object and json_schema",
-    "tool_choice.type": "function and allowed_tools",
-}
-
-_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
-_ITEM = {"id": ANY, "status": ANY}
-_CALL = _ITEM | {"caller": ANY, "namespace": None, "async": False}
-_ONLY_THERE = {"encrypted_content": ": only OpenAI can read it"}
-KNOWN = Known(
-    inert={
-        schema.ResponsesRequest: {
-            "max_tool_calls": None,
-            "prompt_cache_key": ANY,
-            "prompt_cache_options": ANY,
-            "prompt_cache_retention": ANY,
-            "safety_identifier": ANY,
-            "service_tier": ANY,
-            "user": ANY,
-        },
-        schema.InputImage: {"detail": "auto"},
-        schema.Message: _ITEM | {"phase": ANY},
-        schema.FunctionCall: _CALL | {"parsed_arguments": ANY},
-        schema.FunctionCallOutput: _CALL | {"name": ANY},
-        schema.Reasoning: _ITEM | {"summary": [], "encrypted_content": None},
-        schema.OutputText: {"parsed": ANY},
-        schema.Tool: {"strict": ANY, "output_schema": None},
-        schema.JsonSchemaFormat: {"description": ANY, "strict": ANY},
-        schema.ReasoningConfig: {"context": None},
-    },
-    hints={
-        schema.InputImage: {"detail": ""},
-        schema.Reasoning: _ONLY_THERE | {"summary": ": the thoughts themselves are what the model is shown"},
-        schema.ReasoningConfig: {
-            name: ": thoughts are told whole, not summed up" for name in ("summary", "generate_summary")
-        },
-    },
-    unsupported={
-        schema.ResponsesRequest: {
-            "context_management": ([],),
-            "conversation": (),
-            "moderation": (),
-            "prompt": (),
-            "truncation": ("disabled",),
-        },
-        schema.TextConfig: {"verbosity": ("medium",)},
-        schema.Tool: {"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],)},
-    },
-)
+_ENCRYPTED_REASONING = "reasoning.encrypted_content"
+_ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_API_FIELD_NAMES = {"json_schema": "text.format", "max_tokens": "max_output_tokens"}
 
 
-def normal(raw: dict[str, Any]) -> dict[str, Any]:
-    """The request with items that all say what they are, so that one reader fits all."""
-    given = raw.get("input")
-    return raw | {"input": [_typed(item) for item in given]} if isinstance(given, list) else raw
+def with_api_field_name(error: GalagoError) -> GalagoError:
+    """The error with the API's name for a field of the runtime's request."""
+    error.param = _API_FIELD_NAMES.get(error.param or "", error.param)
+    return error
 
 
-def _typed(item: Any) -> Any:
+def with_item_types(raw: dict[str, Any]) -> dict[str, Any]:
+    """The request with a `type` in every input item: the API lets messages leave it out."""
+    items = raw.get("input")
+    return raw | {"input": [_with_type(item) for item in items]} if isinstance(items, list) else raw
+
+
+def _with_type(item: Any) -> Any:
     return {"type": "message"} | item if isinstance(item, dict) and "role" in item else item
 
 
-def given(asked: schema.ResponsesRequest) -> Sequence[schema.Item]:
-    return [schema.Message("user", asked.input)] if isinstance(asked.input, str) else asked.input
+def input_items(request: schema.ResponsesRequest) -> Sequence[schema.Item]:
+    return [schema.Message("user", request.input)] if isinstance(request.input, str) else request.input
 
 
-def kept(given: str | list[dict[str, Any]], name: Callable[[str], str]) -> list[dict[str, Any]]:
-    """The input as it is stored and shown: items that all have an id, messages with their texts in parts. `name` makes
-    an id for a kind of item."""
-    if isinstance(given, str):
-        given = [{"type": "message", "role": "user", "content": given}]
-    return [_kept(item, name) for item in given]
+def stored_items(raw_input: str | list[dict[str, Any]], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
+    """The input as it is stored and shown: items with ids, and messages with their texts in parts.
+
+    `new_id` returns an id with a prefix.
+    """
+    if isinstance(raw_input, str):
+        raw_input = [{"type": "message", "role": "user", "content": raw_input}]
+    return [_stored_item(item, new_id) for item in raw_input]
 
 
-def _kept(item: dict[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+def _stored_item(item: dict[str, Any], new_id: Callable[[str], str]) -> dict[str, Any]:
     kind, text = item["type"], item.get("content")
-    told = {"id": name(_PREFIXES[kind]), "status": "completed"} | {k: v for k, v in item.items() if v is not None}
+    fields = {name: value for name, value in item.items() if value is not None}
+    stored = {"id": new_id(_ID_PREFIXES[kind]), "status": "completed"} | fields
     if kind == "message" and isinstance(text, str):
         if item["role"] == "assistant":
-            return told | {"content": [{"type": "output_text", "text": text, "annotations": []}]}
-        return told | {"content": [{"type": "input_text", "text": text}]}
-    return told
+            return stored | {"content": [{"type": "output_text", "text": text, "annotations": []}]}
+        return stored | {"content": [{"type": "input_text", "text": text}]}
+    return stored
 
 
-def items(stored: Sequence[Any]) -> list[schema.Item]:
-    """Items that were accepted once, as values."""
+def to_items(stored: Sequence[Any]) -> list[schema.Item]:
+    """Stored items as structs."""
     return msgspec.convert(stored, list[schema.Item])
 
 
-def to_request(
-    asked: schema.ResponsesRequest, history: Sequence[schema.Item], files: message_parts.Files
-) -> request.Request:
-    """What the runtime is asked to do; `history` stands before the input."""
-    system = (Message("system", (Text(asked.instructions),)),) if asked.instructions else ()
-    return request.Request(
-        messages=(*system, *messages(history, "previous", files), *messages(given(asked), "input", files)),
-        sampling=request.sampling_from(asked, "responses"),
-        json_schema=_schema(asked.text),
-        effort=asked.reasoning.effort if asked.reasoning else None,
-        **request.request_fields_from(asked, "responses") | {"logprobs": _likeliest(asked)},
+def to_request(request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile) -> values.Request:
+    """The request to the runtime; `history` comes before the input."""
+    system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
+    return values.Request(
+        messages=(
+            *system,
+            *messages(history, "previous", read_file),
+            *messages(input_items(request), "input", read_file),
+        ),
+        sampling=values.sampling_from(request, "responses"),
+        json_schema=_json_schema(request.text),
+        effort=request.reasoning.effort if request.reasoning else None,
+        **values.request_fields_from(request, "responses") | {"logprobs": _top_logprobs(request)},
         continue_final=False,
-        **_tools(asked),
+        **_tool_arguments(request),
     )
 
 
-def _schema(text: schema.TextConfig | None) -> dict[str, Any] | bool | None:
-    form = text.format if text else None
-    if isinstance(form, schema.JsonSchemaFormat):
-        return form.schema
-    return {"type": "object"} if isinstance(form, schema.JsonObjectFormat) else None
+def _json_schema(text: schema.TextConfig | None) -> dict[str, Any] | bool | None:
+    text_format = text.format if text else None
+    if isinstance(text_format, schema.JsonSchemaFormat):
+        return text_format.schema
+    return {"type": "object"} if isinstance(text_format, schema.JsonObjectFormat) else None
 
 
-def _likeliest(asked: schema.ResponsesRequest) -> int | None:
-    """How many of the likeliest tokens to tell beside each one's own probability; `None`: nothing."""
-    for name in asked.include or ():
-        if name not in (_LOGPROBS, _ENCRYPTED):
-            raise UnsupportedField(f"include: {name[:80]!r} is not offered here; {_LOGPROBS} is", "include")
-    wanted = asked.top_logprobs or _LOGPROBS in (asked.include or ())
-    return (asked.top_logprobs or 0) if wanted else None
+def _top_logprobs(request: schema.ResponsesRequest) -> int | None:
+    """The number of alternatives for each token; `None` for no log-probabilities at all."""
+    for name in request.include or ():
+        if name not in (_LOGPROBS, _ENCRYPTED_REASONING):
+            raise UnsupportedField(f"include: {name[:80]!r} is not supported here; use {_LOGPROBS}", "include")
+    wanted = request.top_logprobs or _LOGPROBS in (request.include or ())
+    return (request.top_logprobs or 0) if wanted else None
 
 
-def _tools(asked: schema.ResponsesRequest) -> dict[str, Any]:
-    choice = asked.tool_choice
-    if choice not in (None, "none", "auto") and not asked.tools:
-        raise InvalidRequest("tool_choice asks for a call, and there are no tools", "tool_choice")
-    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ()))
-    chosen: dict[str, Any] = {"tools": tools, "parallel": asked.parallel_tool_calls is not False}
+def _tool_arguments(request: schema.ResponsesRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if choice not in (None, "none", "auto") and not request.tools:
+        raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
+    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ()))
+    arguments: dict[str, Any] = {"tools": tools, "parallel": request.parallel_tool_calls is not False}
     match choice:
         case schema.NamedTool(name):
-            return chosen | {"tool_choice": "required", "allowed": (name,), "parallel": False}
+            return arguments | {"tool_choice": "required", "allowed": (name,), "parallel": False}
         case schema.AllowedTools(mode, allowed):
-            return chosen | {"tool_choice": mode, "allowed": tuple(tool.name for tool in allowed)}
-    return chosen | {"tool_choice": choice or "auto"}
+            return arguments | {"tool_choice": mode, "allowed": tuple(tool.name for tool in allowed)}
+    return arguments | {"tool_choice": choice or "auto"}
 
 
 def _tool(tool: schema.Tool, path: str) -> Tool:
     if tool.type != "function":
         raise UnsupportedField(
-            f"{path} is a {tool.type!r:.60}, which runs at OpenAI; only functions of your own are offered here", path
+            f"{path} has the type {tool.type!r:.60}, which runs at OpenAI; this server supports only function tools",
+            path,
         )
     return Tool(tool.name, tool.description, tool.parameters)
 
 
-def messages(said: Sequence[schema.Item], path: str, files: message_parts.Files) -> tuple[Message, ...]:
-    """A thought, a text and calls that follow each other are one message of the assistant's."""
-    return tuple(chain.from_iterable(_turns(said, path, files)))
+def messages(items: Sequence[schema.Item], path: str, read_file: ReadFile) -> tuple[Message, ...]:
+    """The items as messages. Consecutive reasoning, text and tool calls form one assistant's message."""
+    return tuple(chain.from_iterable(_turns(items, path, read_file)))
 
 
-def _turns(said: Sequence[schema.Item], path: str, files: message_parts.Files) -> Iterator[tuple[Message, ...]]:
-    turn = _Turn()
-    for i, item in enumerate(said):
-        where = f"{path}[{i}]"
+def _turns(items: Sequence[schema.Item], path: str, read_file: ReadFile) -> Iterator[tuple[Message, ...]]:
+    turn = _AssistantTurn()
+    for i, item in enumerate(items):
+        item_path = f"{path}[{i}]"
         match item:
             case schema.Reasoning(content):
                 if turn.parts or turn.calls:
                     yield turn.end()
-                turn.thoughts += [part.text for part in content or ()]
+                turn.reasoning += [part.text for part in content or ()]
             case schema.Message("assistant", content):
                 if turn.parts or turn.calls:
                     yield turn.end()
-                turn.parts += _parts(content, f"{where}.content", files)
+                turn.parts += _parts(content, f"{item_path}.content", read_file)
             case schema.FunctionCall(call_id, name, arguments):
                 turn.calls.append(ToolCall(call_id, name, arguments))
             case schema.FunctionCallOutput(call_id, output):
                 yield turn.end()
-                yield (Message("tool", _parts(output, f"{where}.output", files), answers=call_id),)
+                yield (Message("tool", _parts(output, f"{item_path}.output", read_file), answers=call_id),)
             case schema.Message(role, content):
                 yield turn.end()
-                yield (Message(role, _parts(content, f"{where}.content", files)),)
+                yield (Message(role, _parts(content, f"{item_path}.content", read_file)),)
     yield turn.end()
 
 
-class _Turn:
-    """A message of the assistant's while its items arrive."""
+class _AssistantTurn:
+    """Collects the items of one assistant's message."""
 
     def __init__(self) -> None:
-        self.thoughts: list[str] = []
+        self.reasoning: list[str] = []
         self.parts: list[Part] = []
         self.calls: list[ToolCall] = []
 
     def end(self) -> tuple[Message, ...]:
-        """The message, if anything was said, and a new beginning."""
-        thoughts = "".join(self.thoughts)
-        message = Message("assistant", tuple(self.parts), calls=tuple(self.calls), reasoning=thoughts or None)
-        self.thoughts, self.parts, self.calls = [], [], []
+        """The message, if it is not empty; the next turn begins."""
+        reasoning = "".join(self.reasoning)
+        message = Message("assistant", tuple(self.parts), calls=tuple(self.calls), reasoning=reasoning or None)
+        self.reasoning, self.parts, self.calls = [], [], []
         return (message,) if message != Message("assistant", ()) else ()
 
 
-def _parts(content: str | Sequence[Any], path: str, files: message_parts.Files) -> tuple[Part, ...]:
+def _parts(content: str | Sequence[Any], path: str, read_file: ReadFile) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Text(content),) if content else ()
-    return tuple(_part(part, f"{path}[{i}]", files) for i, part in enumerate(content))
+    return tuple(_part(part, f"{path}[{i}]", read_file) for i, part in enumerate(content))
 
 
-def _part(part: Any, path: str, files: message_parts.Files) -> Part:
+def _part(part: Any, path: str, read_file: ReadFile) -> Part:
     match part:
         case schema.InputImage(image_url, file_id):
-            return Image(*message_parts.media(image_url, file_id, path, "image_url", message_parts.data_uri, files))
-        case schema.AudioPart(sound):
-            return message_parts.sound(sound, path, files)
+            data = message_parts.media_bytes(
+                image_url, file_id, path, "image_url", message_parts.from_data_uri, read_file
+            )
+            return Image(*data)
+        case schema.AudioPart(audio):
+            return message_parts.audio_part(audio, path, read_file)
     return Text(part.text)
 
 
-def response(name: str, now: float, model: str, raw: dict[str, Any], stored: bool) -> schema.Response:
-    """The answer to a request, which has only begun."""
-    same = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "top_logprobs")
-    told: dict[str, Any] = {field: raw.get(field) for field in same}
+def new_response(response_id: str, now: float, model: str, raw: dict[str, Any], stored: bool) -> schema.Response:
+    """The response to a request, before anything is answered."""
+    repeated = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "top_logprobs")
+    fields: dict[str, Any] = {name: raw.get(name) for name in repeated}
     return schema.Response(
-        name,
+        response_id,
         now,
         model,
-        **told,
+        **fields,
         tools=raw.get("tools") or [],
         tool_choice=raw.get("tool_choice") or "auto",
         parallel_tool_calls=raw.get("parallel_tool_calls") is not False,

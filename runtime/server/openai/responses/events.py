@@ -1,126 +1,156 @@
-"""The runtime's events as those of a streamed response, and the response that they lead to. No I/O, no clock."""
+"""The runtime's events as the events of a streamed response, and the response that they build up. Pure."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+from msgspec import UNSET
 
 from .....models.errors import GalagoError
-from ....types.events import Delta, Finished, OutputDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
-from .. import convert as chat
+from ....types.events import Delta, Finished, OutputDelta, ReasoningDelta, Started, ToolCallArguments, ToolCallStart
+from ..chat.convert import logprobs
 from . import convert, schema
+from . import stream_schema as stream
 
-CODE = "server_error"
-"""Of a response that could not be made: of the codes that this API has here, the one that fits."""
+ERROR_CODE = "server_error"
+"""The code of a failed response; the only one of this API's codes that fits."""
 
 
-class ResponseEvents:
-    """Turns what one answer says into events, item after item, and writes it into `response` meanwhile."""
+class ResponseEncoder:
+    """Encodes one answer as events, item by item, and writes it into `response` at the same time.
 
-    def __init__(self, response: schema.Response) -> None:
+    After the response was cancelled, later events change nothing. `clock` returns the time in seconds since 1970.
+    """
+
+    def __init__(self, response: schema.Response, warnings: Sequence[str], clock: Callable[[], float]) -> None:
         self.response = response
-        self._open: schema.OutputItem | None = None
+        self._warnings = warnings
+        self._clock = clock
+        self._open_item: schema.OutputItem | None = None
+        self._event_count = 0
 
-    def begin(self) -> Iterator[schema.StreamEvent]:
-        yield schema.Created(self.response)
-        yield schema.InProgress(self.response)
+    def start(self, index: int, event: Started) -> Iterable[stream.StreamEvent]:
+        return self._numbered(self._start(event))
 
-    def feed(self, said: OutputDelta) -> Iterator[schema.StreamEvent]:
-        match said:
+    def delta(self, index: int, event: OutputDelta) -> Iterable[stream.StreamEvent]:
+        return self._numbered(self._delta(event))
+
+    def finish(self, index: int, event: Finished) -> Iterable[stream.StreamEvent]:
+        return self._numbered(self._finish(event))
+
+    def cancel(self) -> Iterable[stream.StreamEvent]:
+        return self._numbered(self._cancel())
+
+    def fail(self, error: GalagoError) -> Iterable[stream.StreamEvent]:
+        return self._numbered(self._fail(convert.with_api_field_name(error)))
+
+    def _numbered(self, events: Iterable[stream.StreamEvent]) -> Iterator[stream.StreamEvent]:
+        if self.response.status == "cancelled":
+            return
+        for event in events:
+            event.sequence_number = self._event_count
+            self._event_count += 1
+            yield event
+
+    def _start(self, event: Started) -> Iterator[stream.StreamEvent]:
+        self.response.warnings = [*self._warnings, *event.warnings] or UNSET
+        yield stream.ResponseCreated(self.response)
+        yield stream.ResponseInProgress(self.response)
+
+    def _delta(self, delta: OutputDelta) -> Iterator[stream.StreamEvent]:
+        match delta:
             case Delta(text=text, logprobs=tokens) if text or tokens:
-                item = yield from self._message()
-                part = item.content[0]
-                told = chat.logprobs(tokens).content
+                message = yield from self._open_message()
+                part = message.content[0]
+                token_logprobs = logprobs(tokens).content
                 part.text += text
-                part.logprobs += told
-                yield schema.TextDelta(item.id, self._index, text, told)
+                part.logprobs += token_logprobs
+                yield stream.TextDelta(message.id, self._index, text, token_logprobs)
             case ReasoningDelta(text):
-                thought = yield from self._reasoning()
-                thought.content[0].text += text
-                yield schema.ReasoningTextDelta(thought.id, self._index, text)
+                reasoning = yield from self._open_reasoning()
+                reasoning.content[0].text += text
+                yield stream.ReasoningTextDelta(reasoning.id, self._index, text)
             case ToolCallStart(_, call_id, name):
-                yield from self._end()
-                yield from self._begin(schema.CallItem(new_id("fc"), call_id, name))
-            case ToolCallArguments(_, text) if isinstance(self._open, schema.CallItem):
-                self._open.arguments += text
-                yield schema.ArgumentsDelta(self._open.id, self._index, text)
+                yield from self._close_item()
+                yield from self._add_item(schema.CallItem(new_id("fc"), call_id, name))
+            case ToolCallArguments(_, text) if isinstance(self._open_item, schema.CallItem):
+                self._open_item.arguments += text
+                yield stream.ArgumentsDelta(self._open_item.id, self._index, text)
 
-    def finish(self, end: Finished, now: float) -> Iterator[schema.StreamEvent]:
-        """The end of an answer that was made."""
-        cut_off = end.reason == "length"
-        yield from self._end("incomplete" if cut_off else "completed")
-        self.response.usage = convert.usage(end.usage)
-        self.response.completed_at = now
+    def _finish(self, event: Finished) -> Iterator[stream.StreamEvent]:
+        cut_off = event.reason == "length"
+        yield from self._close_item("incomplete" if cut_off else "completed")
+        self.response.usage = convert.usage(event.usage)
+        self.response.completed_at = self._clock()
         if cut_off:
             self.response.status = "incomplete"
-            self.response.incomplete_details = schema.Incomplete("max_output_tokens")
-            yield schema.IncompleteEnd(self.response)
+            self.response.incomplete_details = schema.IncompleteDetails("max_output_tokens")
+            yield stream.ResponseIncomplete(self.response)
         else:
             self.response.status = "completed"
-            yield schema.Completed(self.response)
+            yield stream.ResponseCompleted(self.response)
 
-    def fail(self, error: GalagoError) -> Iterator[schema.StreamEvent]:
-        """The end of one that could not be made."""
-        yield from self._end("incomplete")
+    def _fail(self, error: GalagoError) -> Iterator[stream.StreamEvent]:
+        yield from self._close_item("incomplete")
         self.response.status = "failed"
-        self.response.error = schema.Error(CODE, error.message)
-        yield schema.FailedEnd(self.response)
+        self.response.error = schema.ResponseError(ERROR_CODE, error.message)
+        yield stream.ResponseFailed(self.response)
 
-    def cancel(self) -> Iterator[schema.StreamEvent]:
-        """The end of one that nobody wants any more."""
-        yield from self._end("incomplete")
+    def _cancel(self) -> Iterator[stream.StreamEvent]:
+        yield from self._close_item("incomplete")
         self.response.status = "cancelled"
-        yield schema.IncompleteEnd(self.response)
+        yield stream.ResponseIncomplete(self.response)
 
     @property
     def _index(self) -> int:
         return len(self.response.output) - 1
 
-    def _message(self) -> Generator[schema.StreamEvent, None, schema.MessageItem]:
-        """Opens a message, unless one is open, and returns it."""
-        if not isinstance(self._open, schema.MessageItem):
-            yield from self._end()
+    def _open_message(self) -> Generator[stream.StreamEvent, None, schema.MessageItem]:
+        """Returns the open message item, or adds one."""
+        if not isinstance(self._open_item, schema.MessageItem):
+            yield from self._close_item()
             message = schema.MessageItem(new_id("msg"), [])
-            yield from self._begin(message)
+            yield from self._add_item(message)
             return message
-        return self._open
+        return self._open_item
 
-    def _reasoning(self) -> Generator[schema.StreamEvent, None, schema.ReasoningItem]:
-        if not isinstance(self._open, schema.ReasoningItem):
-            yield from self._end()
-            thought = schema.ReasoningItem(new_id("rs"), [])
-            yield from self._begin(thought)
-            return thought
-        return self._open
+    def _open_reasoning(self) -> Generator[stream.StreamEvent, None, schema.ReasoningItem]:
+        if not isinstance(self._open_item, schema.ReasoningItem):
+            yield from self._close_item()
+            reasoning = schema.ReasoningItem(new_id("rs"), [])
+            yield from self._add_item(reasoning)
+            return reasoning
+        return self._open_item
 
-    def _begin(self, item: schema.OutputItem) -> Iterator[schema.StreamEvent]:
-        self._open = item
+    def _add_item(self, item: schema.OutputItem) -> Iterator[stream.StreamEvent]:
+        self._open_item = item
         self.response.output.append(item)
-        yield schema.ItemAdded(self._index, item)
+        yield stream.ItemAdded(self._index, item)
         if isinstance(item, schema.MessageItem):
             item.content.append(schema.OutputText("", [], []))
         elif isinstance(item, schema.ReasoningItem):
             item.content.append(schema.ReasoningText(""))
         if not isinstance(item, schema.CallItem):
-            yield schema.PartAdded(item.id, self._index, item.content[0])
+            yield stream.PartAdded(item.id, self._index, item.content[0])
 
-    def _end(self, status: schema.ItemStatus = "completed") -> Iterator[schema.StreamEvent]:
-        item, self._open = self._open, None
+    def _close_item(self, status: schema.ItemStatus = "completed") -> Iterator[stream.StreamEvent]:
+        item, self._open_item = self._open_item, None
         if item is None:
             return
         item.status = status
         match item:
             case schema.CallItem():
-                yield schema.ArgumentsDone(item.id, self._index, item.name, item.arguments)
+                yield stream.ArgumentsDone(item.id, self._index, item.name, item.arguments)
             case schema.MessageItem():
                 part = item.content[0]
-                yield schema.TextDone(item.id, self._index, part.text, part.logprobs)
-                yield schema.PartDone(item.id, self._index, part)
+                yield stream.TextDone(item.id, self._index, part.text, part.logprobs)
+                yield stream.PartDone(item.id, self._index, part)
             case schema.ReasoningItem():
-                yield schema.ReasoningTextDone(item.id, self._index, item.content[0].text)
-                yield schema.PartDone(item.id, self._index, item.content[0])
-        yield schema.ItemDone(self._index, item)
+                yield stream.ReasoningTextDone(item.id, self._index, item.content[0].text)
+                yield stream.PartDone(item.id, self._index, item.content[0])
+        yield stream.ItemDone(self._index, item)
 
 
-def new_id(kind: str) -> str:
-    return f"{kind}_{uuid.uuid4().hex}"
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"

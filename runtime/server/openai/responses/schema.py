@@ -1,4 +1,4 @@
-"""The JSON shapes of the Responses API, as clients send and receive them. Holds no behaviour."""
+"""The JSON shapes of the Responses API."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
-from ..schema import InputAudio, TokenLogprob
+from ...http.request_io import ANY, OtherFields
+from ..chat.schema import InputAudio, TokenLogprob
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+ResponseStatus: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+_ITEM: dict[str, object] = {"id": ANY, "status": ANY}
+_CALL: dict[str, object] = _ITEM | {"caller": ANY, "namespace": None, "async": False}
+_NOT_SUMMARIZED = ": reasoning is returned as a whole, not summarized"
 
 
 class InputText(Struct, tag="input_text"):
@@ -19,6 +24,8 @@ class InputText(Struct, tag="input_text"):
 class InputImage(Struct, tag="input_image"):
     image_url: str | None = None
     file_id: str | None = None
+
+    other_fields = OtherFields(ignored={"detail": "auto"}, warned={"detail": ""})
 
 
 class AudioPart(Struct, tag="input_audio"):
@@ -30,6 +37,8 @@ class OutputText(Struct, tag="output_text"):
     annotations: list[Any] = []
     logprobs: list[TokenLogprob] = []
 
+    other_fields = OtherFields(ignored={"parsed": ANY})
+
 
 class ReasoningText(Struct, tag="reasoning_text"):
     text: str
@@ -39,20 +48,34 @@ class Message(Struct, tag="message"):
     role: Literal["user", "system", "developer", "assistant"]
     content: str | list[InputText | InputImage | AudioPart | OutputText]
 
+    other_fields = OtherFields(ignored=_ITEM | {"phase": ANY})
+
 
 class FunctionCall(Struct, tag="function_call"):
     call_id: str
     name: str
     arguments: str
 
+    other_fields = OtherFields(ignored=_CALL | {"parsed_arguments": ANY})
+
 
 class FunctionCallOutput(Struct, tag="function_call_output"):
     call_id: str
     output: str | list[InputText | InputImage]
 
+    other_fields = OtherFields(ignored=_CALL | {"name": ANY})
+
 
 class Reasoning(Struct, tag="reasoning"):
     content: list[ReasoningText] | None = None
+
+    other_fields = OtherFields(
+        ignored=_ITEM | {"summary": [], "encrypted_content": None},
+        warned={
+            "encrypted_content": ": only OpenAI can decrypt it",
+            "summary": ": the model is shown the reasoning itself",
+        },
+    )
 
 
 Item: TypeAlias = Message | FunctionCall | FunctionCallOutput | Reasoning
@@ -63,6 +86,11 @@ class Tool(Struct):
     name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
+
+    other_fields = OtherFields(
+        ignored={"strict": ANY, "output_schema": None},
+        refused={"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],)},
+    )
 
 
 class NamedTool(Struct, tag="function"):
@@ -86,13 +114,21 @@ class JsonSchemaFormat(Struct, tag="json_schema"):
     schema: dict[str, Any] | bool
     name: str | None = None
 
+    other_fields = OtherFields(ignored={"description": ANY, "strict": ANY})
+
 
 class TextConfig(Struct):
     format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
 
+    other_fields = OtherFields(refused={"verbosity": ("medium",)})
+
 
 class ReasoningConfig(Struct):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    other_fields = OtherFields(
+        ignored={"context": None}, warned={"summary": _NOT_SUMMARIZED, "generate_summary": _NOT_SUMMARIZED}
+    )
 
 
 class ResponsesRequest(Struct):
@@ -116,6 +152,31 @@ class ResponsesRequest(Struct):
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
+
+    accepted_values = {
+        "].type": "message, function_call, function_call_output or reasoning, with input_text, input_image, "
+        "input_audio or output_text as content",
+        "format.type": "text, json_object or json_schema",
+        "tool_choice.type": "function or allowed_tools",
+    }
+    other_fields = OtherFields(
+        ignored={
+            "max_tool_calls": None,
+            "prompt_cache_key": ANY,
+            "prompt_cache_options": ANY,
+            "prompt_cache_retention": ANY,
+            "safety_identifier": ANY,
+            "service_tier": ANY,
+            "user": ANY,
+        },
+        refused={
+            "context_management": ([],),
+            "conversation": (),
+            "moderation": (),
+            "prompt": (),
+            "truncation": ("disabled",),
+        },
+    )
 
 
 class InputDetails(Struct):
@@ -162,26 +223,26 @@ class ReasoningItem(Struct, tag="reasoning"):
 OutputItem: TypeAlias = MessageItem | CallItem | ReasoningItem
 
 
-class Incomplete(Struct):
+class IncompleteDetails(Struct):
     reason: str
 
 
-class Error(Struct):
+class ResponseError(Struct):
     code: str
     message: str
 
 
 class Response(Struct):
-    """What a request has led to so far; the fields after `usage` are the request's own."""
+    """The response so far; the fields after `usage` repeat the request's."""
 
     id: str
     created_at: float
     model: str
-    status: Status = "in_progress"
+    status: ResponseStatus = "in_progress"
     output: list[OutputItem] = []
     completed_at: float | None = None
-    error: Error | None = None
-    incomplete_details: Incomplete | None = None
+    error: ResponseError | None = None
+    incomplete_details: IncompleteDetails | None = None
     usage: Usage | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -202,121 +263,13 @@ class Response(Struct):
     object: str = "response"
 
 
-class Created(Struct, tag="response.created"):
-    response: Response
-    sequence_number: int = 0
-
-
-class InProgress(Struct, tag="response.in_progress"):
-    response: Response
-    sequence_number: int = 0
-
-
-class Completed(Struct, tag="response.completed"):
-    response: Response
-    sequence_number: int = 0
-
-
-class IncompleteEnd(Struct, tag="response.incomplete"):
-    response: Response
-    sequence_number: int = 0
-
-
-class FailedEnd(Struct, tag="response.failed"):
-    response: Response
-    sequence_number: int = 0
-
-
-class ItemAdded(Struct, tag="response.output_item.added"):
-    output_index: int
-    item: OutputItem
-    sequence_number: int = 0
-
-
-class ItemDone(Struct, tag="response.output_item.done"):
-    output_index: int
-    item: OutputItem
-    sequence_number: int = 0
-
-
-class PartAdded(Struct, tag="response.content_part.added"):
-    item_id: str
-    output_index: int
-    part: OutputText | ReasoningText
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class PartDone(Struct, tag="response.content_part.done"):
-    item_id: str
-    output_index: int
-    part: OutputText | ReasoningText
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class TextDelta(Struct, tag="response.output_text.delta"):
-    item_id: str
-    output_index: int
-    delta: str
-    logprobs: list[TokenLogprob]
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class TextDone(Struct, tag="response.output_text.done"):
-    item_id: str
-    output_index: int
-    text: str
-    logprobs: list[TokenLogprob]
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class ReasoningTextDelta(Struct, tag="response.reasoning_text.delta"):
-    item_id: str
-    output_index: int
-    delta: str
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class ReasoningTextDone(Struct, tag="response.reasoning_text.done"):
-    item_id: str
-    output_index: int
-    text: str
-    content_index: int = 0
-    sequence_number: int = 0
-
-
-class ArgumentsDelta(Struct, tag="response.function_call_arguments.delta"):
-    item_id: str
-    output_index: int
-    delta: str
-    sequence_number: int = 0
-
-
-class ArgumentsDone(Struct, tag="response.function_call_arguments.done"):
-    item_id: str
-    output_index: int
-    name: str
-    arguments: str
-    sequence_number: int = 0
-
-
-StreamEvent: TypeAlias = (
-    Created | InProgress | Completed | IncompleteEnd | FailedEnd | ItemAdded | ItemDone | PartAdded | PartDone
-    | TextDelta | TextDone | ReasoningTextDelta | ReasoningTextDone | ArgumentsDelta | ArgumentsDone
-)  # fmt: skip
-
-
 class TokenCount(Struct):
     input_tokens: int
     object: str = "response.input_tokens"
 
 
 class ItemList(Struct):
-    """What a response was asked, each item as it was given and with an id."""
+    """The input items of a response, each as it was sent, with an id."""
 
     data: list[Any]
     first_id: str | None

@@ -19,12 +19,13 @@ from msgspec import json as msgspec_json
 from fakes import templates
 from fakes.server import DATA, Server, serving
 from galago.runtime.server.anthropic import convert, schema
-from galago.runtime.server.anthropic.events import MessageEvents, blocks
+from galago.runtime.server.anthropic.events import MessageEncoder
 from galago.runtime.types.events import (
     Delta,
     Finished,
     OutputDelta,
     ReasoningDelta,
+    Started,
     Timings,
     ToolCallArguments,
     ToolCallStart,
@@ -83,14 +84,14 @@ def test_a_question_is_answered(claude: anthropic.Anthropic) -> None:
     assert message.usage.output_tokens > 0
 
 
-def test_usage_counts_what_was_computed_and_what_was_not(claude: anthropic.Anthropic) -> None:
+def test_usage_counts_computed_and_cached_tokens(claude: anthropic.Anthropic) -> None:
     messages = [{"role": "user", "content": "Count the shapes that nobody has counted yet."}]
     first, again = ask(claude, messages).usage, ask(claude, messages).usage
     assert again.cache_read_input_tokens and again.input_tokens == 1
     assert first.input_tokens + (first.cache_read_input_tokens or 0) == again.cache_read_input_tokens + 1
 
 
-def test_a_stream_has_the_events_of_the_original(claude: anthropic.Anthropic) -> None:
+def test_a_stream_has_the_events_of_anthropics_api(claude: anthropic.Anthropic) -> None:
     with claude.messages.stream(model="builtin", max_tokens=60, messages=ASKED) as stream:
         kinds = [event.type for event in stream]
         message = stream.get_final_message()
@@ -116,20 +117,20 @@ def test_events_are_named_on_the_wire(server: Server) -> None:
     assert names[:3] == ["message_start", "ping", "content_block_start"]
 
 
-def test_pictures_are_seen(claude: anthropic.Anthropic) -> None:
+def test_images_are_read(claude: anthropic.Anthropic) -> None:
     shown = ask(claude, [{"role": "user", "content": [picture(), {"type": "text", "text": "Count the shapes."}]}]).usage
     text = ask(claude, [{"role": "user", "content": "Count the shapes."}]).usage
     counted = [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in (shown, text)]
     assert counted[0] == counted[1] + 16
 
 
-def test_a_picture_that_is_elsewhere_is_refused(claude: anthropic.Anthropic) -> None:
+def test_an_image_url_is_refused(claude: anthropic.Anthropic) -> None:
     block = {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}}
-    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\].source.url.*never fetched"):
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\].source.url.*never fetches"):
         ask(claude, [{"role": "user", "content": [block]}])
 
 
-def test_a_document_of_plain_text_is_read(claude: anthropic.Anthropic) -> None:
+def test_a_plain_text_document_is_read(claude: anthropic.Anthropic) -> None:
     source = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
     document = {"type": "document", "source": source, "title": "Facts"}
     question = {"type": "text", "text": "What color is the sky?"}
@@ -139,7 +140,7 @@ def test_a_document_of_plain_text_is_read(claude: anthropic.Anthropic) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tool_is_called_when_one_must_be(claude: anthropic.Anthropic, seed: int) -> None:
+def test_a_required_tool_is_called(claude: anthropic.Anthropic, seed: int) -> None:
     options: Any = {"tools": [WEATHER], "max_tokens": 300, "extra_body": {"temperature": 0.2 * seed}}
     message = ask(claude, tool_choice={"type": "any", "disable_parallel_tool_use": True}, **options)
     (block,) = message.content
@@ -154,7 +155,7 @@ def test_a_tool_is_called_when_one_must_be(claude: anthropic.Anthropic, seed: in
     assert json.loads("".join(event.partial_json for event in deltas)) == streamed.input
 
 
-def test_results_of_tools_go_back(claude: anthropic.Anthropic) -> None:
+def test_tool_results_can_be_sent_back(claude: anthropic.Anthropic) -> None:
     calling = ask(claude, tools=[WEATHER], tool_choice={"type": "tool", "name": "get_weather"}, max_tokens=300)
     result = {"type": "tool_result", "tool_use_id": calling.content[0].id, "content": "sunny"}  # type: ignore[union-attr]
     chat = [*ASKED, {"role": "assistant", "content": calling.content}, {"role": "user", "content": [result]}]
@@ -162,7 +163,7 @@ def test_results_of_tools_go_back(claude: anthropic.Anthropic) -> None:
     assert answered.stop_reason in ("end_turn", "max_tokens") and all(b.type == "text" for b in answered.content)
 
 
-def test_an_output_format_is_kept_to(claude: anthropic.Anthropic) -> None:
+def test_an_output_format_is_followed(claude: anthropic.Anthropic) -> None:
     class Count(pydantic.BaseModel):
         shapes: int
         sure: bool
@@ -180,20 +181,20 @@ def test_a_stop_sequence_is_named(claude: anthropic.Anthropic) -> None:
         assert stream.get_final_message().stop_sequence == whole[2:4]
 
 
-def test_an_answer_that_is_cut_off_says_so(claude: anthropic.Anthropic) -> None:
+def test_a_truncated_answer_says_so(claude: anthropic.Anthropic) -> None:
     message = ask(claude, max_tokens=1)
     assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 1)
     call = ask(claude, tools=[WEATHER], tool_choice={"type": "any"}, max_tokens=4)
     assert call.content == [] and call.stop_reason == "max_tokens"
 
 
-def test_a_message_of_the_assistant_at_the_end_is_continued(claude: anthropic.Anthropic) -> None:
+def test_a_final_assistant_message_is_continued(claude: anthropic.Anthropic) -> None:
     whole = text_of(ask(claude))
     rest = ask(claude, [*ASKED, {"role": "assistant", "content": whole[:2]}])
     assert rest.stop_reason in ("end_turn", "max_tokens") and not text_of(rest).startswith(whole[:2])
 
 
-def test_thoughts_are_blocks_of_their_own(thinker: anthropic.Anthropic) -> None:
+def test_thinking_has_its_own_blocks(thinker: anthropic.Anthropic) -> None:
     options: Any = {"model": "thinker", "thinking": {"type": "enabled", "budget_tokens": 1024}}
     message = ask(thinker, **options)
     assert message.content[0].type == "thinking" and message.content[0].thinking
@@ -218,14 +219,14 @@ def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic)
     assert long.input_tokens > 3000
 
 
-def test_models_are_listed_in_either_shape(claude: anthropic.Anthropic, server: Server) -> None:
+def test_models_are_listed_in_both_formats(claude: anthropic.Anthropic, server: Server) -> None:
     (model,) = claude.models.list().data
     assert (model.id, model.type, model.max_input_tokens) == ("builtin", "model", 2048)
     assert claude.models.retrieve("builtin") == model
     assert httpx.get(f"{server.url}/v1/models").json()["object"] == "list"
 
 
-def test_errors_have_the_shape_of_the_original(claude: anthropic.Anthropic) -> None:
+def test_errors_have_the_format_of_anthropics_api(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
         ask(claude, model="claude-x")
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
@@ -260,19 +261,19 @@ def test_a_key_may_come_in_either_header() -> None:
         ({"messages": []}, "no message"),
     ],
 )
-def test_what_is_not_offered_is_refused_by_name(claude: anthropic.Anthropic, options: Any, words: str) -> None:
+def test_an_unsupported_feature_is_refused_by_name(claude: anthropic.Anthropic, options: Any, words: str) -> None:
     with pytest.raises(anthropic.BadRequestError, match=words):
         ask(claude, **options)
 
 
-def test_fields_without_effect_are_told(server: Server) -> None:
+def test_fields_without_effect_cause_a_warning(server: Server) -> None:
     body = {"model": "builtin", "max_tokens": 5, "messages": ASKED, "colour": "red", "metadata": {"user_id": "x"}}
     answer = server.post(body, "/v1/messages")
-    assert answer.json()["warnings"] == ["the field colour is unknown here and was ignored"]
+    assert answer.json()["warnings"] == ["the field colour is unknown and was ignored"]
     assert "colour" in answer.headers["x-galago-warnings"]
 
 
-def test_a_users_message_becomes_what_the_tools_said_and_what_the_user_says() -> None:
+def test_a_users_message_is_split_into_tool_results_and_text() -> None:
     said = msgspec_json.decode(
         json.dumps(
             [
@@ -322,13 +323,12 @@ def said_of(pieces: list[Any]) -> list[OutputDelta]:
 
 @settings(deadline=None)
 @given(PIECES)
-def test_the_client_puts_a_stream_together_to_the_whole_answer(pieces: list[Any]) -> None:
+def test_the_client_assembles_a_stream_to_the_whole_answer(pieces: list[Any]) -> None:
     said = said_of(pieces)
-    whole, warnings = blocks(said)
-    told = MessageEvents()
-    message = schema.Message("msg_1", "m", [], schema.Usage(1, 0))
-    events: list[schema.StreamEvent] = [schema.MessageStart(message), *[e for piece in said for e in told.feed(piece)]]
-    events += told.finish(Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0)))
+    whole, warnings = MessageEncoder("msg_1", "m", []).blocks(said)
+    encoder = MessageEncoder("msg_1", "m", [])
+    events = [*encoder.start(0, Started(1)), *[e for piece in said for e in encoder.delta(0, piece)]]
+    events += encoder.finish(0, Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0)))
     snapshot: Any = None
     buffers: dict[int, bytes] = {}
     for event in events:
@@ -358,7 +358,7 @@ CODE: dict[str, Any] = {
 """What a coding agent sends along with every request."""
 
 
-def test_a_coding_agents_request_is_answered_and_what_has_no_effect_is_told(claude: anthropic.Anthropic) -> None:
+def test_a_coding_agents_request_is_answered_with_warnings(claude: anthropic.Anthropic) -> None:
     asked: Any = {"model": "builtin", "max_tokens": 32_000, "messages": ASKED}
     with claude.beta.messages.stream(**asked, betas=["context-management-2025-06-27"], **CODE) as stream:
         message = stream.get_final_message()
@@ -393,23 +393,23 @@ def test_the_client_runs_tools_by_itself(claude: anthropic.Anthropic) -> None:
     assert turns[0].stop_reason == "tool_use"
 
 
-def test_thoughts_that_only_anthropic_can_read_are_left_out(claude: anthropic.Anthropic) -> None:
+def test_encrypted_thinking_is_left_out(claude: anthropic.Anthropic) -> None:
     hidden = {"type": "redacted_thinking", "data": "EmwKAhgB"}
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
     said: Any = {"role": "assistant", "content": [hidden, signed, {"type": "text", "text": "Small."}]}
     message = ask(claude, [*ASKED, said, {"role": "user", "content": "Sure?"}])
     (warning,) = (message.model_extra or {})["warnings"]
-    assert "content[0].data has no effect here: only Anthropic can read it" in warning
+    assert "content[0].data has no effect here: only Anthropic can decrypt it" in warning
 
 
-def test_an_answer_has_the_id_that_the_client_shows(claude: anthropic.Anthropic) -> None:
+def test_an_answer_has_a_request_id(claude: anthropic.Anthropic) -> None:
     assert (ask(claude)._request_id or "").startswith("req_")
     with pytest.raises(anthropic.NotFoundError) as missing:
         ask(claude, model="claude")
     assert (missing.value.request_id or "").startswith("req_")
 
 
-def test_what_one_side_says_several_times_in_a_row_is_one_turn() -> None:
+def test_consecutive_messages_of_one_side_are_joined() -> None:
     said: Any = [
         schema.UserMessage("One."),
         schema.UserMessage([schema.TextBlock("Two.")]),
@@ -429,6 +429,8 @@ def test_what_one_side_says_several_times_in_a_row_is_one_turn() -> None:
     )
 
 
-def test_a_call_that_is_cut_off_is_left_out_and_told() -> None:
-    content, warnings = blocks([Delta("So"), ToolCallStart(0, "a", "f"), ToolCallArguments(0, '{"n": ')])
+def test_a_truncated_tool_call_is_left_out_with_a_warning() -> None:
+    content, warnings = MessageEncoder("msg_1", "m", []).blocks(
+        [Delta("So"), ToolCallStart(0, "a", "f"), ToolCallArguments(0, '{"n": ')]
+    )
     assert content == [schema.TextBlock("So")] and "f was cut off" in warnings[0]

@@ -64,7 +64,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
-def test_tokens_and_cached_ones_are_those_that_the_request_then_has(planner: Server, body: dict[str, Any]) -> None:
+def test_estimated_tokens_are_those_of_the_actual_request(planner: Server, body: dict[str, Any]) -> None:
     for _ in range(2):
         found = plan(planner, body)
         answer = planner.post(body)
@@ -79,7 +79,7 @@ def test_tokens_and_cached_ones_are_those_that_the_request_then_has(planner: Ser
         assert found["fits"] and found["over_by"] == 0 and found["max_tokens"] == 4
 
 
-def test_parts_say_where_they_stand(planner: Server) -> None:
+def test_parts_have_their_positions(planner: Server) -> None:
     parts = plan(planner, chat("hello", [PICTURE, text_part("Count."), SOUND]))["tokens"]["parts"]
     assert [(p["message"], p["part"], p["type"]) for p in parts] == [
         (0, 0, "text"),
@@ -89,7 +89,7 @@ def test_parts_say_where_they_stand(planner: Server) -> None:
     ]
 
 
-def test_planning_computes_nothing(planner: Server) -> None:
+def test_an_estimate_computes_nothing(planner: Server) -> None:
     body = chat([image_part(DATA / "picture-1.png"), text_part("never asked " * 20)])
     assert plan(planner, body)["tokens"]["cached"] == plan(planner, body)["tokens"]["cached"]
     assert planner.post(body).json()["usage"]["prompt_tokens_details"]["cached_tokens"] < 20
@@ -110,7 +110,7 @@ def test_an_answer_that_does_not_fit_is_warned_about(planner: Server) -> None:
     assert any("5000" in warning for warning in found["warnings"])
 
 
-def test_seconds_are_those_of_the_rows_to_compute(planner: Server) -> None:
+def test_seconds_depend_on_the_tokens_to_compute(planner: Server) -> None:
     header = resolve("builtin").header
     found = token_costs(header, MACHINE)
     assert found
@@ -126,7 +126,7 @@ def test_seconds_are_those_of_the_rows_to_compute(planner: Server) -> None:
     assert found.first_token(tokens, again["tokens"]["cached"]) < found.first_token(tokens) / 5
 
 
-def test_memory_grows_with_what_is_kept(planner: Server) -> None:
+def test_memory_grows_with_the_tokens(planner: Server) -> None:
     before = plan(planner, chat("x"))["peak_memory_bytes"]
     planner.post(chat("keep " * 500, max_tokens=1))
     assert plan(planner, chat("x"))["peak_memory_bytes"] > before > 10_000_000
@@ -142,18 +142,18 @@ def test_memory_grows_with_what_is_kept(planner: Server) -> None:
         (chat([image_part(DATA / "sound-1.wav")]), "messages[0].content[0].image_url.url"),
     ],
 )
-def test_what_the_chat_would_refuse_is_refused(planner: Server, body: dict[str, Any], param: str) -> None:
+def test_a_chat_that_would_be_refused_is_refused(planner: Server, body: dict[str, Any], param: str) -> None:
     for path in ("/v1/plan", "/v1/chat/completions"):
         answer = planner.post(body, path)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["param"] == param
 
 
-def test_unknown_fields_are_warned_about(planner: Server) -> None:
+def test_unknown_fields_cause_a_warning(planner: Server) -> None:
     assert any("frobnicate" in warning for warning in plan(planner, chat("Hi", frobnicate=1))["warnings"])
 
 
-def test_an_encode_is_foretold_from_the_header_until_one_was_timed(
+def test_encoding_time_is_estimated_from_the_header_until_it_is_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", settle(tmp_path))

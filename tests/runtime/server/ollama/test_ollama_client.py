@@ -20,6 +20,7 @@ from fakes.hub import LocalHub, running
 from fakes.server import DATA, Server, serving
 from galago.models.registry.resolve import resolve
 from galago.runtime.server.ollama import convert, schema
+from galago.runtime.server.ollama.events import LineContent, LineEncoder
 from galago.runtime.types.events import Delta, OutputDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
 from galago.runtime.types.messages import Message, Text, ToolCall
 
@@ -69,7 +70,7 @@ def test_a_chat_is_answered(llama: ollama.Client) -> None:
     assert answer.total_duration == pytest.approx(answer.prompt_eval_duration + answer.eval_duration, abs=2)
 
 
-def test_a_stream_says_the_same_line_by_line(llama: ollama.Client, server: Server) -> None:
+def test_a_stream_has_the_same_answer_line_by_line(llama: ollama.Client, server: Server) -> None:
     lines = list(chat(llama, stream=True))
     assert [line.done for line in lines] == [False] * (len(lines) - 1) + [True]
     assert "".join(line.message.content for line in lines) == chat(llama).message.content
@@ -88,7 +89,7 @@ def test_generate_answers_a_prompt(llama: ollama.Client) -> None:
     assert system.prompt_eval_count > answer.prompt_eval_count  # type: ignore[operator]
 
 
-def test_a_raw_prompt_is_gone_on_from_as_it_stands(llama: ollama.Client) -> None:
+def test_a_raw_prompt_is_continued_without_a_template(llama: ollama.Client) -> None:
     answer = llama.generate("builtin", "Opposite of big?", raw=True, options={"num_predict": 3})
     assert answer.prompt_eval_count < llama.generate("builtin", "Opposite of big?").prompt_eval_count  # type: ignore
     whole = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
@@ -99,7 +100,7 @@ def test_a_raw_prompt_is_gone_on_from_as_it_stands(llama: ollama.Client) -> None
         llama.generate("builtin", "def f(", suffix="return x")
 
 
-def test_texts_become_vectors(tmp_path: Path) -> None:
+def test_texts_are_embedded(tmp_path: Path) -> None:
     path = bert.write(tmp_path / "random-bert.gguf")
     with serving("--model", str(path), "--name", "bert", "--threads", "1") as running_bert:
         running_bert.wait_until_ready()
@@ -115,12 +116,12 @@ def test_texts_become_vectors(tmp_path: Path) -> None:
                 client.chat("bert", ASKED)
 
 
-def test_a_model_for_chats_makes_no_vectors(llama: ollama.Client) -> None:
+def test_a_chat_model_refuses_to_embed(llama: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="embedding model"):
         llama.embed("builtin", "Hi")
 
 
-def test_pictures_are_seen(llama: ollama.Client) -> None:
+def test_images_are_read(llama: ollama.Client) -> None:
     without = chat(llama, [{"role": "user", "content": "Count the shapes."}])
     shown = chat(llama, [{"role": "user", "content": "Count the shapes.", "images": [DATA / "picture-5.png"]}])
     assert shown.prompt_eval_count == without.prompt_eval_count + 16
@@ -143,7 +144,7 @@ def test_options_are_honoured(llama: ollama.Client) -> None:
     assert len(sampled) > 1
 
 
-def test_a_form_is_kept_to(llama: ollama.Client) -> None:
+def test_an_output_format_is_followed(llama: ollama.Client) -> None:
     answer = json.loads(chat(llama, format=COUNT).message.content)
     assert set(answer) == {"shapes", "sure"} and isinstance(answer["sure"], bool)
     generated = llama.generate("builtin", "Count.", format="json", options={"num_predict": 300}).response
@@ -151,7 +152,7 @@ def test_a_form_is_kept_to(llama: ollama.Client) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_comes_whole_with_its_arguments_as_an_object(llama: ollama.Client, stream: bool) -> None:
+def test_a_tool_call_has_its_arguments_as_an_object(llama: ollama.Client, stream: bool) -> None:
     found = []
     for seed in range(12):
         options = {"temperature": 100.0, "seed": seed, "num_predict": 200}  # so that it happens to call
@@ -161,7 +162,7 @@ def test_a_call_comes_whole_with_its_arguments_as_an_object(llama: ollama.Client
     assert {call.function.arguments["room"] for call in found} <= {"kitchen", "hall"}
 
 
-def test_results_of_tools_go_back(llama: ollama.Client) -> None:
+def test_tool_results_can_be_sent_back(llama: ollama.Client) -> None:
     call = {"function": {"name": "get_weather", "arguments": {"city": "Bern"}}}
     messages = [
         *ASKED,
@@ -172,13 +173,13 @@ def test_results_of_tools_go_back(llama: ollama.Client) -> None:
     assert answer.prompt_eval_count > chat(llama, tools=[get_weather], options={"num_predict": 1}).prompt_eval_count
 
 
-def test_probabilities_are_told(llama: ollama.Client) -> None:
+def test_logprobs_are_returned(llama: ollama.Client) -> None:
     answer = chat(llama, logprobs=True, top_logprobs=2)
     assert "".join(token.token for token in answer.logprobs) == answer.message.content
     assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in answer.logprobs)
 
 
-def test_thoughts_are_apart_from_the_answer(tmp_path: Path) -> None:
+def test_thinking_is_separate_from_the_answer(tmp_path: Path) -> None:
     model = templates.model_with(templates.THINKING, tmp_path)
     with serving("--model", str(model), "--name", "thinker", "--threads", "1") as thinking:
         thinking.wait_until_ready()
@@ -190,7 +191,7 @@ def test_thoughts_are_apart_from_the_answer(tmp_path: Path) -> None:
             assert "thinking" in (client.show("thinker").capabilities or ())
 
 
-def test_models_are_listed_shown_and_told_to_run(llama: ollama.Client, server: Server) -> None:
+def test_models_are_listed_shown_and_reported_as_running(llama: ollama.Client, server: Server) -> None:
     (listed,) = llama.list().models
     assert listed.model == "builtin" and listed.size and listed.details
     assert (listed.details.format, listed.details.quantization_level) == ("gguf", "Q8_0")
@@ -204,7 +205,7 @@ def test_models_are_listed_shown_and_told_to_run(llama: ollama.Client, server: S
     assert httpx.get(f"{server.url}/api/version").json()["version"].count(".") == 2
 
 
-def test_a_request_that_says_nothing_asks_for_the_model(llama: ollama.Client) -> None:
+def test_an_empty_request_only_loads_the_model(llama: ollama.Client) -> None:
     assert llama.generate("builtin").done_reason == "load"
     assert chat(llama, []).done_reason == "load"
     with pytest.raises(ollama.ResponseError) as missing:
@@ -212,7 +213,7 @@ def test_a_request_that_says_nothing_asks_for_the_model(llama: ollama.Client) ->
     assert missing.value.status_code == 404
 
 
-def test_what_is_settled_at_loading_is_told(server: Server) -> None:
+def test_options_that_are_set_at_load_get_a_warning(server: Server) -> None:
     body = {"model": "builtin", "messages": ASKED, "stream": False, "keep_alive": "5m"}
     warnings = server.post(body | {"options": {"num_ctx": 100_000, "num_gpu": 1}}, "/api/chat").json()["warnings"]
     assert len(warnings) == 3 and all(any(name in line for line in warnings) for name in ("num_ctx", "num_gpu", "keep"))
@@ -236,7 +237,7 @@ def test_what_is_settled_at_loading_is_told(server: Server) -> None:
         (lambda c: c.create("mine", from_="builtin"), 404, "/api/create"),
     ],
 )
-def test_what_is_not_offered_is_refused_by_name(llama: ollama.Client, ask: Any, status: int, words: str) -> None:
+def test_an_unsupported_feature_is_refused_by_name(llama: ollama.Client, ask: Any, status: int, words: str) -> None:
     with pytest.raises(ollama.ResponseError, match=words) as refused:
         ask(llama)
     assert refused.value.status_code == status
@@ -255,7 +256,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         yield local
 
 
-def test_where_it_is_allowed_a_model_is_pulled_listed_and_deleted(hub: LocalHub) -> None:
+def test_models_can_be_pulled_and_deleted_if_allowed(hub: LocalHub) -> None:
     with serving("--allow-pull", "--allow-rm") as free:
         free.wait_until_ready()
         with ollama.Client(host=free.url) as client:
@@ -275,7 +276,7 @@ def test_where_it_is_allowed_a_model_is_pulled_listed_and_deleted(hub: LocalHub)
                 client.delete("builtin")
 
 
-def test_a_pull_that_fails_says_so_in_its_last_line(hub: LocalHub) -> None:
+def test_a_failed_pull_ends_with_an_error_line(hub: LocalHub) -> None:
     with serving("--allow-pull") as free:
         free.wait_until_ready()
         with ollama.Client(host=free.url) as client:
@@ -286,13 +287,13 @@ def test_a_pull_that_fails_says_so_in_its_last_line(hub: LocalHub) -> None:
             assert refused.value.status_code == 404
 
 
-def test_programs_find_that_somebody_is_there(server: Server) -> None:
+def test_the_root_page_says_that_the_server_is_running(server: Server) -> None:
     for path in ("/", "/api/version", "/api/tags"):
         assert httpx.head(f"{server.url}{path}").status_code == httpx.get(f"{server.url}{path}").status_code == 200
     assert "is running" in httpx.get(server.url).text
 
 
-def test_python_functions_are_tools_and_pictures_come_in_any_way(llama: ollama.Client) -> None:
+def test_python_functions_are_tools_and_images_come_in_any_form(llama: ollama.Client) -> None:
     def get_weather(city: str) -> str:
         """What the weather is.
 
@@ -313,7 +314,7 @@ def test_python_functions_are_tools_and_pictures_come_in_any_way(llama: ollama.C
     assert told == {llama.generate("builtin", "Count the shapes.", images=[path]).response} and len(told) == 1
 
 
-def test_results_find_their_calls_by_name_and_order() -> None:
+def test_tool_results_are_matched_to_calls_by_name_and_order() -> None:
     def call(name: str) -> schema.ToolCall:
         return schema.ToolCall(schema.CalledFunction(name, {"x": 1}))
 
@@ -351,16 +352,16 @@ def test_the_lines_of_a_stream_add_up_to_the_whole_answer(pieces: list[Any]) -> 
             ]
         else:
             said.append(piece)
-    whole, warnings = convert.collected(said)
-    told = convert.Pieces()
-    lines = [told.feed(piece) for piece in said]
-    lines.append(told.finish())
-    assert sum(lines, convert.Piece()) == whole
+    encoder, streaming = LineEncoder("m", True, [], lambda: "now"), LineEncoder("m", True, [], lambda: "now")
+    whole, warnings = encoder.whole_content(said), encoder.warnings
+    contents = [streaming.content(delta) for delta in said]
+    contents.append(streaming.complete_call())
+    assert sum(contents, LineContent()) == whole
     assert whole.text == "".join(p.text for p in pieces if isinstance(p, Delta))
     assert len(whole.calls) == sum(piece is True for piece in pieces)
     assert all(call.name == "f" and call.id.startswith("id") for call in whole.calls)
     assert bool(warnings) == (False in [p for p in pieces if isinstance(p, bool)])
-    shown = json.loads(msgspec_json.encode(convert.show(schema.Line("m", "now"), whole, chat=True)))
+    shown = json.loads(msgspec_json.encode(encoder.line(whole)))
     assert [call["function"]["arguments"] for call in shown["message"].get("tool_calls", [])] == [
         {"n": 1} for _ in whole.calls
     ]

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
-from galago.runtime.server.openai.batches.lines import MOST_ERRORS, read
-from galago.runtime.server.openai.batches.schema import Batch, Counts, LineRequest, LineResponse, LineResult
+from galago.runtime.server.openai.batches.lines import MAX_ERRORS, parse_lines
+from galago.runtime.server.openai.batches.schema import Batch, LineRequest, LineResponse, LineResult, RequestCounts
 from galago.runtime.server.storage.batch_store import BatchStore
-from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.storage.database import Database
 from galago.runtime.server.storage.file_store import FileStore
 
 CHAT = "/v1/chat/completions"
@@ -107,7 +107,7 @@ def check_each_answered_once(client: openai.OpenAI, batch: Any, count: int) -> N
         assert (heard["image_tokens"] > 0, heard["audio_tokens"] > 0) == (i % 5 in (1, 3), i % 5 in (2, 4))
 
 
-def test_a_batch_in_all_senses_is_answered_line_by_line(api: openai.OpenAI) -> None:
+def test_a_batch_with_media_is_answered_line_by_line(api: openai.OpenAI) -> None:
     batch = start(api, mixed(api, 10), metadata={"for": "a test"})
     assert batch.status == "in_progress" and batch.request_counts.total == 10
     done = wait(api, batch.id, ended)
@@ -117,7 +117,7 @@ def test_a_batch_in_all_senses_is_answered_line_by_line(api: openai.OpenAI) -> N
     assert done.id in [listed.id for listed in api.batches.list()]
 
 
-def test_an_answer_is_the_one_that_a_chat_gets(api: openai.OpenAI, keeping: Server) -> None:
+def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, keeping: Server) -> None:
     body = asking([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], cache=False)
     done = wait(api, start(api, [line("a", body)]).id, ended)
     (result,) = results(api, done.output_file_id)
@@ -126,7 +126,7 @@ def test_an_answer_is_the_one_that_a_chat_gets(api: openai.OpenAI, keeping: Serv
     assert said(result) == keeping.post(body).json()["choices"][0]["message"]["content"]
 
 
-def test_what_is_wrong_with_a_line_is_told_of_that_line(api: openai.OpenAI) -> None:
+def test_an_error_in_a_line_is_reported_for_that_line(api: openai.OpenAI) -> None:
     missing = asking([{"type": "file", "file": {"file_id": "file-0"}}])
     bodies = [asking("Hi", temperature=-1), asking("Opposite of big?"), missing, {}]
     done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, ended)
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_line_is_told_of_that_line(api: openai.OpenAI) -> N
     assert params == {"0": "temperature", "2": "messages[0].content[0].file.file_id", "3": "messages"}
 
 
-def test_a_file_with_a_bad_line_fails_as_a_whole_and_says_where(api: openai.OpenAI) -> None:
+def test_a_file_with_an_invalid_line_fails_and_names_it(api: openai.OpenAI) -> None:
     good = line("a", asking("Hi"))
     lines = [good, good, good | {"custom_id": "b", "url": "/v1/other"}, line("c", asking("Hi", stream=True))]
     batch = start(api, lines)
@@ -177,7 +177,7 @@ def test_unknown_batches_are_not_found(api: openai.OpenAI) -> None:
             ask("batch_0")
 
 
-def test_without_a_store_every_endpoint_says_which_option_makes_one(client: openai.OpenAI) -> None:
+def test_without_a_store_every_endpoint_names_the_option(client: openai.OpenAI) -> None:
     asked: list[Callable[[], Any]] = [
         lambda: client.batches.create(input_file_id="file-0", endpoint=CHAT, completion_window="24h"),
         lambda: client.batches.list(),
@@ -193,7 +193,7 @@ def long(number: int) -> dict[str, Any]:
     return line(f"line-{number}", asking("Hi", ignore_eos=True, max_tokens=1500))
 
 
-def test_a_cancelled_batch_keeps_what_was_answered_and_names_the_rest(api: openai.OpenAI) -> None:
+def test_a_cancelled_batch_keeps_its_answers_and_lists_the_rest(api: openai.OpenAI) -> None:
     batch = start(api, [*(spelling(i, "Hi") for i in range(3)), *map(long, range(3, 40))])
     wait(api, batch.id, lambda now: now.request_counts.completed >= 3)
     assert api.batches.cancel(batch.id).status == "cancelling"
@@ -207,7 +207,7 @@ def test_a_cancelled_batch_keeps_what_was_answered_and_names_the_rest(api: opena
         api.batches.cancel(batch.id)
 
 
-def test_lines_under_way_wait_while_a_chat_is_answered(api: openai.OpenAI, keeping: Server) -> None:
+def test_lines_in_progress_pause_while_a_chat_is_answered(api: openai.OpenAI, keeping: Server) -> None:
     batch = start(api, [long(i) for i in range(8)])
     wait(api, batch.id, lambda _: keeping.running() > 1)
     asked: Any = {"model": "builtin", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1900}
@@ -221,7 +221,7 @@ def test_lines_under_way_wait_while_a_chat_is_answered(api: openai.OpenAI, keepi
     wait(api, batch.id, ended)
 
 
-def test_each_line_is_answered_once_though_the_server_is_killed(tmp_path: Path) -> None:
+def test_each_line_is_answered_once_if_the_server_is_killed(tmp_path: Path) -> None:
     store = ("--threads", "1", "--store", str(tmp_path / "store"))
     with serving(*store) as first:
         first.wait_until_ready()
@@ -236,7 +236,7 @@ def test_each_line_is_answered_once_though_the_server_is_killed(tmp_path: Path) 
             check_each_answered_once(client, wait(client, batch.id, ended), 30)
 
 
-def test_each_line_is_answered_once_though_the_models_process_is_killed(api: openai.OpenAI, keeping: Server) -> None:
+def test_each_line_is_answered_once_if_the_worker_is_killed(api: openai.OpenAI, keeping: Server) -> None:
     batch = start(api, mixed(api, 20))
     wait(api, batch.id, lambda now: now.request_counts.completed >= 4)
     for child in psutil.Process(keeping.process.pid).children():
@@ -244,7 +244,7 @@ def test_each_line_is_answered_once_though_the_models_process_is_killed(api: ope
     check_each_answered_once(api, wait(api, batch.id, ended), 20)
 
 
-def test_a_server_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_restarted_server_continues_its_batches(tmp_path: Path) -> None:
     store = ("--threads", "1", "--store", str(tmp_path / "store"))
     with serving(*store) as first:
         first.wait_until_ready()
@@ -262,36 +262,36 @@ def test_a_server_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
 def a_batch(expires_at: int) -> Batch:
     return Batch(
         id="batch_1", endpoint=CHAT, input_file_id="file-1", completion_window="24h", status="in_progress",
-        created_at=1, expires_at=expires_at, request_counts=Counts(3),
+        created_at=1, expires_at=expires_at, request_counts=RequestCounts(3),
     )  # fmt: skip
 
 
 def test_a_line_keeps_its_first_answer(tmp_path: Path) -> None:
-    shelf = FileStore(Storage(tmp_path / "store"))
-    ledger, batch = BatchStore(shelf), a_batch(2)
-    ledger.add(batch, [LineRequest(str(i), "POST", CHAT, {}) for i in range(3)], None)
+    files = FileStore(Database(tmp_path / "store"))
+    batches, batch = BatchStore(files), a_batch(2)
+    batches.add(batch, [LineRequest(str(i), "POST", CHAT, {}) for i in range(3)], None)
     for i in (0, 0, 1):
-        answer = LineResponse(200 if i == 0 else 400, f"r{len(ledger.unanswered('batch_1'))}", b"{}")  # type: ignore[arg-type]
-        ledger.answer("batch_1", ledger.line("batch_1", i), LineResult("x", str(i), answer, None))
-    assert ledger.unanswered("batch_1") == [2]
-    assert ledger.get("batch_1").request_counts == Counts(3, 1, 1)
-    ledger.end(batch, "expired")
-    done = ledger.get("batch_1")
-    assert (done.status, done.request_counts, ledger.next()) == ("expired", Counts(3, 1, 2), None)
+        answer = LineResponse(200 if i == 0 else 400, f"r{len(batches.unanswered('batch_1'))}", b"{}")  # type: ignore[arg-type]
+        batches.answer("batch_1", batches.line("batch_1", i), LineResult("x", str(i), answer, None))
+    assert batches.unanswered("batch_1") == [2]
+    assert batches.get("batch_1").request_counts == RequestCounts(3, 1, 1)
+    batches.end(batch, "expired")
+    done = batches.get("batch_1")
+    assert (done.status, done.request_counts, batches.next_open()) == ("expired", RequestCounts(3, 1, 2), None)
     assert done.output_file_id and done.error_file_id
-    (first,) = shelf.read(done.output_file_id, "x").splitlines()
+    (first,) = files.read(done.output_file_id, "x").splitlines()
     assert json.loads(first)["response"]["request_id"] == "r3"
-    rest = [json.loads(text) for text in shelf.read(done.error_file_id, "x").splitlines()]
+    rest = [json.loads(text) for text in files.read(done.error_file_id, "x").splitlines()]
     assert [fault["custom_id"] for fault in rest] == ["1", "2"]
     assert rest[1]["error"]["code"] == "batch_expired"
 
 
-def test_a_file_of_nothing_but_bad_lines_is_read_only_so_far() -> None:
-    lines, errors = read(b"[]\n" * 100_000, CHAT)
-    assert not lines and len(errors) == MOST_ERRORS
+def test_parsing_stops_after_the_maximum_of_errors() -> None:
+    lines, errors = parse_lines(b"[]\n" * 100_000, CHAT)
+    assert not lines and len(errors) == MAX_ERRORS
 
 
-def test_a_batch_is_shown_in_the_apis_shape(keeping: Server, api: openai.OpenAI) -> None:
+def test_a_batch_has_the_format_of_openais_api(keeping: Server, api: openai.OpenAI) -> None:
     batch = start(api, [spelling(0, "Hi")])
     shown = httpx.get(f"{keeping.url}/v1/batches/{batch.id}").json()
     assert shown["object"] == "batch" and set(shown["request_counts"]) == {"total", "completed", "failed"}

@@ -22,14 +22,14 @@ def complete(client: openai.OpenAI, content: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[s["question"][:30] for s in SAMPLES])
-def test_the_model_answers_as_it_was_measured_to(client: openai.OpenAI, sample: dict[str, str]) -> None:
+def test_the_model_gives_its_recorded_answers(client: openai.OpenAI, sample: dict[str, str]) -> None:
     completion = complete(client, content_of(sample))
     assert completion.choices[0].message.content == sample["answer"]
     assert completion.choices[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[s["question"][:30] for s in SAMPLES])
-def test_streaming_says_the_same(client: openai.OpenAI, sample: dict[str, str]) -> None:
+def test_a_stream_has_the_same_answer(client: openai.OpenAI, sample: dict[str, str]) -> None:
     chunks = list(complete(client, content_of(sample), stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == sample["answer"]
     assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["stop"]
@@ -37,7 +37,7 @@ def test_streaming_says_the_same(client: openai.OpenAI, sample: dict[str, str]) 
     assert len({c.id for c in chunks}) == 1
 
 
-def test_a_sampled_answer_is_the_same_streamed_and_not_for_one_seed(client: openai.OpenAI) -> None:
+def test_a_seed_gives_the_same_answer_streamed_and_whole(client: openai.OpenAI) -> None:
     extra = {"ignore_eos": True, "cache": False}
     options: dict[str, Any] = {"temperature": 1.5, "seed": 7, "max_tokens": 40, "extra_body": extra}
     whole = complete(client, "Spell ehn.", **options).choices[0].message.content
@@ -46,7 +46,7 @@ def test_a_sampled_answer_is_the_same_streamed_and_not_for_one_seed(client: open
     assert complete(client, "Spell ehn.", **options | {"seed": 8}).choices[0].message.content != whole
 
 
-def test_text_picture_and_sound_in_one_request(client: openai.OpenAI) -> None:
+def test_text_image_and_audio_in_one_request(client: openai.OpenAI) -> None:
     parts = [image_part(DATA / "picture-5.png"), audio_part(DATA / "sound-1.wav"), text_part("Count the shapes.")]
     completion = complete(client, parts)
     details = completion.usage.prompt_tokens_details
@@ -64,14 +64,14 @@ def test_usage_counts_text_and_media(client: openai.OpenAI) -> None:
     assert usage.prompt_tokens == text.prompt_tokens + 16
 
 
-def test_usage_comes_in_a_last_chunk_when_asked_for(client: openai.OpenAI) -> None:
+def test_usage_comes_in_a_last_chunk_if_requested(client: openai.OpenAI) -> None:
     chunks = list(complete(client, "Opposite of big?", stream=True, stream_options={"include_usage": True}))
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
     assert all(c.usage is None for c in chunks[:-1])
     assert all(c.choices for c in complete(client, "Opposite of big?", stream=True))
 
 
-def test_a_picture_makes_the_difference(client: openai.OpenAI) -> None:
+def test_the_answer_depends_on_the_image(client: openai.OpenAI) -> None:
     answers = {
         complete(client, [image_part(DATA / name), text_part("Count the shapes.")]).choices[0].message.content
         for name in ("picture-3.png", "picture-5.png")
@@ -86,7 +86,7 @@ def test_max_tokens_cuts_the_answer_and_says_so(client: openai.OpenAI) -> None:
         assert completion.usage.completion_tokens == 2
 
 
-def test_an_answer_may_fill_the_context_and_no_more(client: openai.OpenAI) -> None:
+def test_an_answer_ends_when_the_context_is_full(client: openai.OpenAI) -> None:
     completion = complete(client, "Tell", extra_body={"ignore_eos": True})
     assert completion.choices[0].finish_reason == "length"
     assert completion.usage.total_tokens == 2048
@@ -105,7 +105,7 @@ def test_stop_strings_end_the_answer(client: openai.OpenAI) -> None:
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "e-h"
 
 
-def test_several_turns_and_system_messages_are_taken(client: openai.OpenAI) -> None:
+def test_several_turns_and_system_messages_are_accepted(client: openai.OpenAI) -> None:
     completion = client.chat.completions.create(
         model="builtin",
         messages=[
@@ -119,7 +119,7 @@ def test_several_turns_and_system_messages_are_taken(client: openai.OpenAI) -> N
     assert completion.choices[0].message.content
 
 
-def test_an_answer_can_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+def test_an_answer_can_be_sent_back_unchanged(client: openai.OpenAI) -> None:
     first = complete(client, "Opposite of big?").choices[0].message
     messages: Any = [
         {"role": "user", "content": "Opposite of big?"},
@@ -183,7 +183,7 @@ def test_eight_clients_at_once_get_their_own_answers(server: Server) -> None:
         assert list(pool.map(ask, SAMPLES * 3)) == [s["answer"] for s in SAMPLES * 3]
 
 
-def test_python_and_http_say_the_same(client: openai.OpenAI, model: LocalModel) -> None:
+def test_python_and_http_give_the_same_answer(client: openai.OpenAI, model: LocalModel) -> None:
     for sample in SAMPLES:
         options: Any = {}
         if "file" in sample:
@@ -198,13 +198,13 @@ def test_clients_that_leave_v1_out_are_answered(server: Server) -> None:
     assert httpx.get(f"{server.url}/models").json() == httpx.get(f"{server.url}/v1/models").json()
 
 
-def test_a_schema_beside_json_object_is_enforced(server: Server) -> None:
+def test_a_schema_with_json_object_is_enforced(server: Server) -> None:
     answer = server.ask("Hi", response_format={"type": "json_object", "schema": {"const": "42"}}).json()
     assert answer["choices"][0]["message"]["content"] == '"42"'
     assert "warnings" not in answer
 
 
-def test_a_second_turn_says_how_much_of_it_was_computed_before(client: openai.OpenAI) -> None:
+def test_a_second_turn_reports_its_cached_tokens(client: openai.OpenAI) -> None:
     shown = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
     messages: list[Any] = [{"role": "user", "content": shown}]
     first = client.chat.completions.create(model="builtin", messages=messages, extra_body={"cache": False})

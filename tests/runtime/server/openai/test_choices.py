@@ -16,7 +16,7 @@ from fakes.server import Server
 from galago.models.errors import EngineError, GalagoError, NotReady
 from galago.runtime import LocalModel
 from galago.runtime.inference.stream import Stream
-from galago.runtime.server.openai.choices import Choices
+from galago.runtime.server.http.events import Choices
 from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, Timings, Usage
 from galago.runtime.types.messages import Message, Text
 from galago.runtime.types.request import Request, Sampling
@@ -32,7 +32,7 @@ TOSSED: Any = {
 """Answers that only the seed decides: the last digits of the logits vary with what a step computes together."""
 
 
-def test_each_choice_is_an_answer_of_its_own(client: openai.OpenAI) -> None:
+def test_each_choice_is_a_separate_answer(client: openai.OpenAI) -> None:
     completion = client.chat.completions.create(model="builtin", messages=SPELL, n=5, temperature=5, seed=1)
     assert [c.index for c in completion.choices] == [0, 1, 2, 3, 4]
     assert all(c.message.content and c.finish_reason for c in completion.choices)
@@ -52,7 +52,7 @@ def test_a_seed_counts_up_from_choice_to_choice(client: openai.OpenAI) -> None:
         assert choice.message.content == alone.message.content
 
 
-def test_streamed_choices_say_the_same(client: openai.OpenAI) -> None:
+def test_streamed_choices_equal_the_whole_ones(client: openai.OpenAI) -> None:
     options: Any = TOSSED | {"n": 3, "seed": 6, "logprobs": True}
     whole = client.chat.completions.create(**options)
     texts: dict[int, str] = defaultdict(str)
@@ -106,7 +106,7 @@ def test_more_choices_than_slots_wait_for_their_turn(client: openai.OpenAI) -> N
     assert len({c.message.content for c in completion.choices}) == 1 and len(completion.choices) == 20
 
 
-def test_a_client_that_leaves_ends_all_choices(server: Server) -> None:
+def test_a_client_that_disconnects_cancels_all_choices(server: Server) -> None:
     client = server.client(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(
@@ -158,7 +158,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_the_others_are_asked_for_when_the_first_has_begun() -> None:
+def test_other_choices_start_when_the_first_has_begun() -> None:
     async def scenario() -> None:
         script, events = Script(), []  # type: ignore[var-annotated]
         request = Request(HI, Sampling(seed=2**63 - 1), timeout=9)
@@ -182,7 +182,7 @@ def test_the_others_are_asked_for_when_the_first_has_begun() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_failure_of_one_ends_all(late: bool) -> None:
+def test_the_failure_of_one_choice_ends_all(late: bool) -> None:
     async def scenario() -> None:
         script, events = Script(None if late else 1), []  # type: ignore[var-annotated]
         reading = asyncio.create_task(read(Choices(script, Request(HI), 3), events))
@@ -197,7 +197,7 @@ def test_a_failure_of_one_ends_all(late: bool) -> None:
     asyncio.run(scenario())
 
 
-def test_closing_while_the_others_are_prepared_ends_them_too() -> None:
+def test_closing_while_other_choices_are_prepared_cancels_them() -> None:
     gate = threading.Event()
 
     class Slow(Script):
@@ -220,6 +220,6 @@ def test_closing_while_the_others_are_prepared_ends_them_too() -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_wrong_with_the_request_is_raised_at_once() -> None:
+def test_an_invalid_request_raises_at_once() -> None:
     with pytest.raises(GalagoError, match="waiting"):
         Choices(Script(0), Request(HI), 2)

@@ -39,7 +39,7 @@ def spelled(server: Server, tokens: list[int]) -> str:
     return str(server.post({"tokens": tokens}, "/v1/detokenize").json()["content"])
 
 
-def test_a_prompt_written_by_hand_is_answered_as_the_chat_that_it_spells(server: Server, client: openai.OpenAI) -> None:
+def test_a_hand_written_prompt_is_answered_like_the_equal_chat(server: Server, client: openai.OpenAI) -> None:
     chat = client.chat.completions.create(model="builtin", messages=CHAT, temperature=0)  # type: ignore[arg-type]
     tokens = prompt_of(server)
     for prompt in (tokens, spelled(server, tokens)):
@@ -50,7 +50,7 @@ def test_a_prompt_written_by_hand_is_answered_as_the_chat_that_it_spells(server:
         assert answer.object == "text_completion"
 
 
-def test_a_stream_says_the_same_and_ends_with_usage(server: Server, client: openai.OpenAI) -> None:
+def test_a_stream_has_the_same_text_and_ends_with_usage(server: Server, client: openai.OpenAI) -> None:
     prompt = prompt_of(server)
     options: Any = {"model": "builtin", "prompt": prompt, "max_tokens": 8, "temperature": 0}
     whole = client.completions.create(**options)
@@ -61,7 +61,7 @@ def test_a_stream_says_the_same_and_ends_with_usage(server: Server, client: open
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_several_prompts_and_answers_are_numbered_on(client: openai.OpenAI) -> None:
+def test_choices_are_numbered_across_prompts(client: openai.OpenAI) -> None:
     prompts = ["one", "two two"]
     options: Any = {"model": "builtin", "prompt": prompts, "n": 2, "max_tokens": 4, "temperature": 1.5, "echo": True}
     options["extra_body"] = {"ignore_eos": True}
@@ -97,7 +97,7 @@ def test_echo_puts_the_prompt_before_the_answer(client: openai.OpenAI, server: S
     assert client.completions.create(**options | {"prompt": tokens}).choices[0].text.startswith("one two")
 
 
-def test_logprobs_are_told_in_the_old_shape(server: Server, client: openai.OpenAI) -> None:
+def test_logprobs_have_the_format_of_completions(server: Server, client: openai.OpenAI) -> None:
     prompt = prompt_of(server)
     answer = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, temperature=0, logprobs=3)
     told = answer.choices[0].logprobs
@@ -113,7 +113,7 @@ def test_logprobs_are_told_in_the_old_shape(server: Server, client: openai.OpenA
     assert client.completions.create(model="builtin", prompt=prompt, max_tokens=1).choices[0].logprobs is None
 
 
-def test_a_prompts_tokens_are_as_probable_as_when_they_were_answered(server: Server, client: openai.OpenAI) -> None:
+def test_prompt_logprobs_equal_those_of_the_answer(server: Server, client: openai.OpenAI) -> None:
     """What lm-evaluation-harness asks for: how probable a model holds a given text."""
     prompt = prompt_of(server)
     options: Any = {"model": "builtin", "max_tokens": 12, "temperature": 0, "logprobs": 2}
@@ -134,7 +134,7 @@ def test_a_prompts_tokens_are_as_probable_as_when_they_were_answered(server: Ser
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_first_of_given_tokens_has_no_probability(server: Server, client: openai.OpenAI, stream: bool) -> None:
+def test_the_first_given_token_has_no_logprob(server: Server, client: openai.OpenAI, stream: bool) -> None:
     ids = server.post({"content": "one two three four five six"}, "/v1/tokenize").json()["tokens"]
     options: Any = {"model": "builtin", "max_tokens": 3, "temperature": 0, "logprobs": 1, "echo": True}
     answer = client.completions.create(prompt=[ids, ids[:1]], **options)
@@ -154,7 +154,7 @@ def test_the_first_of_given_tokens_has_no_probability(server: Server, client: op
         assert offsets == {c.index: c.logprobs.text_offset for c in answer.choices if c.logprobs}
 
 
-def test_stop_grammar_and_bounds_hold_as_in_a_chat(client: openai.OpenAI) -> None:
+def test_stop_grammar_and_bounds_work_as_in_a_chat(client: openai.OpenAI) -> None:
     forced: Any = {"regex": "[0-9]{3}x[0-9]{3}"}
     answer = client.completions.create(model="builtin", prompt="go", extra_body=forced)
     assert len(answer.choices[0].text) == 7 and answer.choices[0].finish_reason == "stop"
@@ -198,7 +198,7 @@ def test_a_bad_request_is_refused_with_the_field_at_fault(server: Server, body: 
     assert answer.json()["error"]["param"] == param, answer.text
 
 
-def test_unknown_fields_are_warned_about(server: Server) -> None:
+def test_unknown_fields_cause_a_warning(server: Server) -> None:
     body = {"prompt": "a", "max_tokens": 1, "frobnicate": 1}
     answer = server.post(body, "/v1/completions")
     assert "frobnicate" in answer.json()["warnings"][0] and "x-galago-warnings" in answer.headers
@@ -214,7 +214,7 @@ class Infilling(Weights):
     infill_tokens = (10, 11, 12)  # type: ignore[assignment]
 
 
-def test_a_suffix_stands_behind_the_gap(model: LocalModel) -> None:
+def test_a_suffix_follows_the_filled_in_text(model: LocalModel) -> None:
     weights = engine(model)._weights
     plain = CompletionPrompts(weights, None, 100)
     first = [weights.bos] if weights.adds_bos else []
@@ -230,7 +230,7 @@ def test_a_suffix_stands_behind_the_gap(model: LocalModel) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=40), st.booleans())
-def test_text_survives_being_tokenized_and_put_together_again(server: Server, text: str, parse: bool) -> None:
+def test_tokenized_text_can_be_detokenized(server: Server, text: str, parse: bool) -> None:
     body = {"content": text, "with_pieces": True, "parse_special": parse}
     found = server.post(body, "/v1/tokenize").json()
     data = b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in found["tokens"])
@@ -239,13 +239,13 @@ def test_text_survives_being_tokenized_and_put_together_again(server: Server, te
     assert spelled(server, [p["id"] for p in found["tokens"]]) == text
 
 
-def test_control_tokens_are_parsed_unless_told_otherwise(server: Server) -> None:
+def test_control_tokens_are_parsed_by_default(server: Server) -> None:
     parsed = server.post({"content": "<|im_end|>"}, "/v1/tokenize").json()
     plain = server.post({"content": "<|im_end|>", "parse_special": False}, "/v1/tokenize").json()
     assert parsed["count"] == 1 < plain["count"]
 
 
-def test_a_chats_tokens_are_as_many_as_its_prompts(server: Server) -> None:
+def test_a_chat_has_as_many_tokens_as_its_prompt(server: Server) -> None:
     asked = [{"role": "system", "content": "Be brief."}, *CHAT]
     count = server.post({"messages": asked}, "/v1/tokenize").json()["count"]
     assert count == server.post({"messages": asked, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
@@ -265,13 +265,13 @@ def test_a_chats_tokens_are_as_many_as_its_prompts(server: Server) -> None:
         ("detokenize", {"tokens": "abc"}, "tokens"),
     ],
 )
-def test_what_is_no_text_and_no_tokens_is_refused(server: Server, path: str, body: Any, param: str) -> None:
+def test_input_that_is_neither_text_nor_tokens_is_refused(server: Server, path: str, body: Any, param: str) -> None:
     answer = server.post(body, f"/v1/{path}")
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
 
 
-def test_pictures_have_no_token_ids(server: Server) -> None:
+def test_images_cannot_be_tokenized(server: Server) -> None:
     parts = [image_part(DATA / "picture-5.png"), text_part("Count.")]
     answer = server.post({"messages": [{"role": "user", "content": parts}]}, "/v1/tokenize")
     assert answer.status_code == 400 and "/v1/plan" in answer.json()["error"]["message"]
@@ -288,7 +288,7 @@ def test_no_body_is_answered_with_a_server_error(server: Server, body: dict[str,
     assert answer.status_code in (200, 400), answer.text
 
 
-def test_a_client_who_leaves_a_stream_ends_the_work(server: Server, tmp_path: Path) -> None:
+def test_a_client_that_leaves_a_stream_stops_the_work(server: Server, tmp_path: Path) -> None:
     body = {"prompt": ["a", "b"], "stream": True, "ignore_eos": True, "max_tokens": 2000}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as lines:
         next(lines.iter_lines())

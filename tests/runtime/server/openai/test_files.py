@@ -17,8 +17,8 @@ import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
 from galago.models.errors import ConfigError, NotFound, RequestTooLarge
-from galago.runtime.server.storage import file_store as shelves
-from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.storage import file_store
+from galago.runtime.server.storage.database import Database
 from galago.runtime.server.storage.file_store import FileStore
 
 
@@ -46,7 +46,7 @@ def said(client: openai.OpenAI, part: dict[str, Any], question: str) -> str | No
     return client.chat.completions.create(model="builtin", messages=messages).choices[0].message.content
 
 
-def test_a_file_comes_back_as_it_was_sent(api: openai.OpenAI) -> None:
+def test_a_file_can_be_downloaded_unchanged(api: openai.OpenAI) -> None:
     data = (DATA / "picture-5.png").read_bytes()
     file = api.files.create(file=("Bild é.png", data), purpose="vision")
     assert (file.bytes, file.filename, file.purpose, file.object) == (len(data), "Bild é.png", "vision", "file")
@@ -74,7 +74,7 @@ def test_files_are_listed_by_purpose_and_in_pages(api: openai.OpenAI) -> None:
     assert [f.id for f in page] == made[::-1]
 
 
-def test_what_is_kept_only_its_owner_can_read(api: openai.OpenAI, folder: Path) -> None:
+def test_stored_files_are_readable_only_by_their_owner(api: openai.OpenAI, folder: Path) -> None:
     api.files.create(file=b"x", purpose="user_data")
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
@@ -82,7 +82,7 @@ def test_what_is_kept_only_its_owner_can_read(api: openai.OpenAI, folder: Path) 
 
 
 @pytest.mark.parametrize("name", ["picture-5.png", "sound-1.wav"])
-def test_an_uploaded_file_is_seen_or_heard_like_one_sent_along(api: openai.OpenAI, name: str) -> None:
+def test_an_uploaded_file_is_read_like_one_in_the_request(api: openai.OpenAI, name: str) -> None:
     picture = name.endswith(".png")
     file_id = api.files.create(file=DATA / name, purpose="user_data").id
     question = "Count the shapes." if picture else "What was said?"
@@ -94,7 +94,7 @@ def test_an_uploaded_file_is_seen_or_heard_like_one_sent_along(api: openai.OpenA
     assert said(api, {"type": "file", "file": {"file_id": file_id}}, question) == expected
 
 
-def test_a_file_may_also_come_with_its_part(api: openai.OpenAI) -> None:
+def test_a_file_part_may_contain_its_data(api: openai.OpenAI) -> None:
     sent = image_part(DATA / "picture-5.png")
     part = {"type": "file", "file": {"file_data": sent["image_url"]["url"], "filename": "shapes.png"}}
     assert said(api, part, "Count the shapes.") == said(api, sent, "Count the shapes.")
@@ -112,11 +112,11 @@ def test_an_unknown_file_is_refused_with_the_field_that_names_it(keeping: Server
 
 
 @pytest.mark.parametrize("path", ["/v1/files/..%2fgalago.sqlite", "/v1/files/x/content", "/v1/files/%2e%2e/content"])
-def test_only_files_by_their_ids_are_handed_out(keeping: Server, path: str) -> None:
+def test_only_file_ids_can_be_downloaded(keeping: Server, path: str) -> None:
     assert httpx.get(f"{keeping.url}{path}").status_code == 404
 
 
-def test_a_file_that_is_no_media_cannot_be_shown(api: openai.OpenAI) -> None:
+def test_a_file_that_is_not_media_is_refused(api: openai.OpenAI) -> None:
     file_id = api.files.create(file=b"%PDF-1.7 ...", purpose="user_data").id
     with pytest.raises(openai.BadRequestError, match="a PDF document") as refused:
         said(api, {"type": "file", "file": {"file_id": file_id}}, "What is this?")
@@ -146,7 +146,7 @@ def test_a_bad_upload_is_refused_with_the_field_at_fault(keeping: Server, form: 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
-def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(keeping: Server, folder: Path) -> None:
+def test_a_too_large_upload_is_refused_and_leaves_nothing(keeping: Server, folder: Path) -> None:
     before = sorted((folder / "galago-files").iterdir())
     files = {"file": bytes(64 * 2**20)}
     answer = httpx.post(f"{keeping.url}/v1/files", files=files, data={"purpose": "vision"}, timeout=60)
@@ -155,12 +155,12 @@ def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(keeping: Serve
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "order=up", "after=file-0"])
-def test_a_bad_page_is_refused(keeping: Server, query: str) -> None:
+def test_invalid_pagination_is_refused(keeping: Server, query: str) -> None:
     answer = httpx.get(f"{keeping.url}/v1/files?{query}")
     assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == query.split("=")[0]
 
 
-def test_without_a_store_every_endpoint_says_which_option_makes_one(server: Server, client: openai.OpenAI) -> None:
+def test_without_a_store_every_endpoint_names_the_option(server: Server, client: openai.OpenAI) -> None:
     asked = [
         lambda: client.files.create(file=b"x", purpose="vision"),
         lambda: client.files.list(),
@@ -177,62 +177,62 @@ def test_without_a_store_every_endpoint_says_which_option_makes_one(server: Serv
 def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(ConfigError, match="chmod 700"):
-        Storage(tmp_path)
+        Database(tmp_path)
 
 
-def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir(mode=0o700)
     (tmp_path / "bad/galago.sqlite").write_bytes(b"no database " * 100)
     with pytest.raises(ConfigError, match="galago.sqlite"):
-        Storage(tmp_path / "bad")
+        Database(tmp_path / "bad")
 
 
 def test_two_servers_cannot_share_a_folder(tmp_path: Path) -> None:
-    first = Storage(tmp_path / "store")
-    with pytest.raises(ConfigError, match="another server uses it"):
-        Storage(tmp_path / "store")
+    first = Database(tmp_path / "store")
+    with pytest.raises(ConfigError, match="another server is using it"):
+        Database(tmp_path / "store")
     first.close()
-    Storage(tmp_path / "store").close()
+    Database(tmp_path / "store").close()
 
 
-def test_what_was_deleted_cannot_be_found_on_the_disk(tmp_path: Path) -> None:
-    store = Storage(tmp_path / "store")
-    shelf = FileStore(store)
-    file = shelf.add([b"x"], "SECRETWORD", "vision")
+def test_deleted_files_leave_no_bytes_on_disk(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store")
+    store = FileStore(database)
+    file = store.add([b"x"], "SECRETWORD", "vision")
     assert b"SECRETWORD" in (tmp_path / "store" / "galago.sqlite").read_bytes()
-    shelf.delete(file.id)
-    store.close()
+    store.delete(file.id)
+    database.close()
     left = [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert left and not any(b"SECRETWORD" in data for data in left)
 
 
 def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "MOST_BYTES", 100)
-    shelf = FileStore(Storage(tmp_path / "store"))
-    shelf.add([b"x" * 60], "one", "vision")
+    monkeypatch.setattr(file_store, "MAX_TOTAL_BYTES", 100)
+    store = FileStore(Database(tmp_path / "store"))
+    store.add([b"x" * 60], "one", "vision")
     with pytest.raises(RequestTooLarge, match="limit of 100"):
-        shelf.add([b"x" * 41], "two", "vision")
-    assert [file.filename for file in shelf.page(None, None, 9, True)[0]] == ["one"]
+        store.add([b"x" * 41], "two", "vision")
+    assert [file.filename for file in store.page(None, None, 9, True)[0]] == ["one"]
     assert len(list((tmp_path / "store" / "galago-files").iterdir())) == 1
 
 
-def test_a_file_is_gone_when_its_time_is_over(tmp_path: Path) -> None:
-    store = Storage(tmp_path / "store")
-    shelf = FileStore(store)
-    kept, gone = shelf.add([b"x"], "kept", "vision", 2**40), shelf.add([b"x"], "gone", "vision", 5)
+def test_a_file_is_deleted_when_it_expires(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store")
+    store = FileStore(database)
+    kept, gone = store.add([b"x"], "kept", "vision", 2**40), store.add([b"x"], "gone", "vision", 5)
     with pytest.raises(NotFound):
-        shelf.get(gone.id)
-    assert shelf.page(None, None, 9, True)[0] == [kept]
+        store.get(gone.id)
+    assert store.page(None, None, 9, True)[0] == [kept]
     assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [kept.id]
 
 
-def test_bytes_that_a_killed_server_left_behind_are_deleted(tmp_path: Path) -> None:
-    store = Storage(tmp_path / "store")
-    FileStore(store).write([b"half"], "half", "vision", None)
+def test_incomplete_files_of_a_killed_server_are_deleted(tmp_path: Path) -> None:
+    database = Database(tmp_path / "store")
+    FileStore(database).write([b"half"], "half", "vision", None)
     own = tmp_path / "store" / "galago-files" / "mine.txt"
     own.write_text("not ours")
-    store.close()
-    FileStore(Storage(tmp_path / "store"))
+    database.close()
+    FileStore(Database(tmp_path / "store"))
     assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == ["mine.txt"]
 
 
@@ -241,12 +241,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
-def test_the_store_command_shows_and_deletes_what_is_kept(tmp_path: Path) -> None:
+def test_the_store_command_shows_and_deletes_the_store(tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    store = Storage(folder)
-    FileStore(store).add([b"x" * 2**20], "one", "vision")
-    assert "another server uses it" in command("status", str(folder)).stderr
-    store.close()
+    database = Database(folder)
+    FileStore(database).add([b"x" * 2**20], "one", "vision")
+    assert "another server is using it" in command("status", str(folder)).stderr
+    database.close()
     assert command("status", str(folder)).stdout == "files: 1\ntotal: 1.0 MiB\n"
     assert command("clear", str(folder)).returncode == 0
     assert list(folder.iterdir()) == []
@@ -254,14 +254,14 @@ def test_the_store_command_shows_and_deletes_what_is_kept(tmp_path: Path) -> Non
     assert again.returncode == 1 and "holds no data" in again.stderr
 
 
-def test_the_store_command_leaves_other_folders_alone(tmp_path: Path) -> None:
+def test_the_store_command_refuses_other_folders(tmp_path: Path) -> None:
     (tmp_path / "galago-files").mkdir()
     (tmp_path / "galago-files" / "file-1").write_text("mine")
     assert command("clear", str(tmp_path)).returncode == 1
     assert (tmp_path / "galago-files" / "file-1").exists() and os.listdir(tmp_path) == ["galago-files"]
 
 
-def test_the_shapes_are_those_of_the_api(keeping: Server) -> None:
+def test_files_have_the_format_of_openais_api(keeping: Server) -> None:
     form = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "vision"}}
     made = httpx.post(f"{keeping.url}/v1/files", **form).json()
     assert made["object"] == "file" and made["status"] == "processed"

@@ -71,13 +71,13 @@ def test_an_answer_is_parsed_into_a_pydantic_model(client: openai.OpenAI, conten
     assert again.choices and not (again.model_extra or {}).get("warnings")
 
 
-def test_an_answer_that_is_cut_off_is_not_parsed(client: openai.OpenAI) -> None:
+def test_a_truncated_answer_is_not_parsed(client: openai.OpenAI) -> None:
     with pytest.raises(openai.LengthFinishReasonError):
         client.chat.completions.parse(model="builtin", messages=user("Hi"), response_format=Seen, max_tokens=3)
 
 
 @pytest.mark.parametrize("content", ["Describe a shape.", SEEN, HEARD], ids=["text", "picture", "sound"])
-def test_the_streaming_helper_tells_of_text_and_what_it_parsed(client: openai.OpenAI, content: Any) -> None:
+def test_the_streaming_helper_yields_text_and_parsed_content(client: openai.OpenAI, content: Any) -> None:
     options: Any = {"stream_options": {"include_usage": True}, "response_format": Seen}
     with client.chat.completions.stream(model="builtin", messages=user(content), **options) as stream:
         events = list(stream)
@@ -91,7 +91,7 @@ def test_the_streaming_helper_tells_of_text_and_what_it_parsed(client: openai.Op
     assert final.choices[0].finish_reason == "stop" and final.usage.prompt_tokens == whole.usage.prompt_tokens  # type: ignore[union-attr]
 
 
-def test_the_streaming_helper_tells_of_calls_and_their_arguments(client: openai.OpenAI) -> None:
+def test_the_streaming_helper_yields_tool_calls_and_arguments(client: openai.OpenAI) -> None:
     options: Any = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
     with client.chat.completions.stream(model="builtin", messages=ASKED, **options) as stream:
         events = list(stream)
@@ -106,7 +106,7 @@ def test_the_streaming_helper_tells_of_calls_and_their_arguments(client: openai.
     assert answer.choices and not (answer.model_extra or {}).get("warnings")
 
 
-def test_the_streaming_helper_tells_of_logprobs(client: openai.OpenAI) -> None:
+def test_the_streaming_helper_yields_logprobs(client: openai.OpenAI) -> None:
     options: Any = {"logprobs": True, "top_logprobs": 2}
     with client.chat.completions.stream(model="builtin", messages=user("Spell ehn."), **options) as stream:
         events = list(stream)
@@ -121,7 +121,7 @@ def cancelled(server: Server) -> float:
     return stats["cancelled"]
 
 
-def test_a_stream_that_is_left_ends_the_answer(server: Server, client: openai.OpenAI) -> None:
+def test_closing_a_stream_cancels_the_answer(server: Server, client: openai.OpenAI) -> None:
     before, asked = cancelled(server), user("Hi")
     with client.chat.completions.create(
         model="builtin", messages=asked, stream=True, extra_body={"ignore_eos": True}
@@ -149,7 +149,7 @@ def test_the_asynchronous_client_answers_several_at_once(server: Server) -> None
     assert all(asyncio.run(ask()))
 
 
-def test_every_response_has_an_id_that_the_client_shows(client: openai.OpenAI) -> None:
+def test_every_response_has_a_request_id(client: openai.OpenAI) -> None:
     answers = [client.chat.completions.create(model="builtin", messages=user("Hi")) for _ in range(2)]
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="builtin", messages=[])
@@ -206,7 +206,7 @@ def test_413_is_an_error_with_its_status(client: openai.OpenAI) -> None:
     assert (refused.value.status_code, refused.value.code) == (413, "request_too_large")
 
 
-def test_503_while_loading_is_tried_again_until_the_model_answers() -> None:
+def test_503_while_loading_is_retried_until_the_model_answers() -> None:
     with serving() as starting:
         while not (children := psutil.Process(starting.process.pid).children()):
             assert starting.process.poll() is None
@@ -221,7 +221,7 @@ def test_503_while_loading_is_tried_again_until_the_model_answers() -> None:
             assert patient.chat.completions.create(model="builtin", messages=user("Hi")).choices
 
 
-def test_504_is_not_tried_again(server: Server) -> None:
+def test_504_is_not_retried(server: Server) -> None:
     asked: list[httpx.Request] = []
     transport = httpx.Client(event_hooks={"request": [asked.append]})
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=5, http_client=transport) as client:
@@ -250,7 +250,7 @@ def test_no_server_is_a_connection_error() -> None:
             client.models.list()
 
 
-def test_the_clients_own_time_limit_ends_the_answer_here(server: Server) -> None:
+def test_a_client_side_timeout_cancels_the_answer(server: Server) -> None:
     noise = io.BytesIO()
     Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(noise, "PNG")
     picture = f"data:image/png;base64,{base64.b64encode(noise.getvalue()).decode()}"

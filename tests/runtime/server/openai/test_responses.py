@@ -23,13 +23,14 @@ from fakes import templates
 from fakes.server import DATA, data_uri, serving
 from galago.models.errors import EngineCrashed, InvalidRequest
 from galago.runtime.server.openai.responses import convert, schema
-from galago.runtime.server.openai.responses.events import ResponseEvents
-from galago.runtime.server.storage.database import Storage
+from galago.runtime.server.openai.responses.events import ResponseEncoder
+from galago.runtime.server.storage.database import Database
 from galago.runtime.server.storage.responses import ResponseStore
 from galago.runtime.types.events import (
     Delta,
     Finished,
     ReasoningDelta,
+    Started,
     Timings,
     ToolCallArguments,
     ToolCallStart,
@@ -92,7 +93,7 @@ def test_a_question_is_answered(client: openai.OpenAI) -> None:
     assert (response.model_extra or {})["store"] is False
 
 
-def test_it_says_what_a_chat_says(client: openai.OpenAI) -> None:
+def test_the_answer_is_that_of_a_chat(client: openai.OpenAI) -> None:
     messages: Any = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -105,7 +106,7 @@ def test_it_says_what_a_chat_says(client: openai.OpenAI) -> None:
     assert chat.usage and response.usage.input_tokens == chat.usage.prompt_tokens
 
 
-def test_events_come_in_the_order_of_the_original(client: openai.OpenAI) -> None:
+def test_events_have_the_order_of_openais_api(client: openai.OpenAI) -> None:
     events = list(ask(client, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     kinds = [event.type.removeprefix("response.") for event in events]
@@ -124,7 +125,7 @@ def test_the_clients_own_stream_ends_with_the_whole_response(client: openai.Open
     assert snapshots[-1] == final.output_text and final.usage and final.usage.output_tokens > 0
 
 
-def test_pictures_and_sounds_are_taken(client: openai.OpenAI) -> None:
+def test_images_and_audio_are_accepted(client: openai.OpenAI) -> None:
     import base64
 
     sound = base64.b64encode((DATA / "sound-1.wav").read_bytes()).decode()
@@ -135,7 +136,7 @@ def test_pictures_and_sounds_are_taken(client: openai.OpenAI) -> None:
     assert counted.input_tokens == ask(client, user(picture(), words("Count the shapes."))).usage.input_tokens
 
 
-def test_an_answer_is_parsed_into_the_type_that_was_asked_for(client: openai.OpenAI) -> None:
+def test_an_answer_is_parsed_into_the_requested_type(client: openai.OpenAI) -> None:
     class Count(pydantic.BaseModel):
         shapes: int
         sure: bool
@@ -151,7 +152,7 @@ def test_an_answer_is_parsed_into_the_type_that_was_asked_for(client: openai.Ope
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tool_is_called_when_one_must_be(client: openai.OpenAI, seed: int) -> None:
+def test_a_required_tool_is_called(client: openai.OpenAI, seed: int) -> None:
     options: Any = {"tools": [WEATHER], "parallel_tool_calls": False, "temperature": 0.2 * seed}
     (call,) = ask(client, tool_choice="required", **options).output
     assert (call.type, call.name, call.status) == ("function_call", "get_weather", "completed")
@@ -170,7 +171,7 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
     assert [call.name for call in called] == ["other"]
 
 
-def test_what_was_called_and_came_of_it_goes_back(client: openai.OpenAI) -> None:
+def test_tool_calls_and_results_can_be_sent_back(client: openai.OpenAI) -> None:
     (call,) = ask(client, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False).output
     chat = [*user(words(QUESTION)), call, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
     answered = ask(client, chat, tools=[WEATHER], tool_choice="none", max_output_tokens=10)
@@ -178,7 +179,7 @@ def test_what_was_called_and_came_of_it_goes_back(client: openai.OpenAI) -> None
     assert not (answered.model_extra or {}).get("warnings")
 
 
-def test_thoughts_are_items_of_their_own(tmp_path: Path) -> None:
+def test_reasoning_has_its_own_items(tmp_path: Path) -> None:
     model = templates.model_with(templates.THINKING, tmp_path)
     with serving("--model", str(model), "--name", "builtin", "--threads", "1") as thinking:
         thinking.wait_until_ready()
@@ -194,13 +195,13 @@ def test_thoughts_are_items_of_their_own(tmp_path: Path) -> None:
             assert again.usage.output_tokens <= 3
 
 
-def test_probabilities_are_told(client: openai.OpenAI) -> None:
+def test_logprobs_are_returned(client: openai.OpenAI) -> None:
     content = ask(client, include=["message.output_text.logprobs"], top_logprobs=2).output[0].content[0]
     assert "".join(token.token for token in content.logprobs) == content.text
     assert all(len(token.top_logprobs) == 2 for token in content.logprobs)
 
 
-def test_an_answer_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
+def test_a_truncated_answer_is_incomplete(client: openai.OpenAI) -> None:
     response = ask(client, max_output_tokens=1)
     assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert response.usage.output_tokens == 1 and response.output[0].status == "incomplete"
@@ -228,24 +229,24 @@ def test_an_answer_that_is_cut_off_is_incomplete(client: openai.OpenAI) -> None:
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ],
 )
-def test_what_is_not_offered_is_refused_by_name(client: openai.OpenAI, options: Any, param: str) -> None:
+def test_an_unsupported_feature_is_refused_by_name(client: openai.OpenAI, options: Any, param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, given=options.pop("input", QUESTION), **options)
     assert refused.value.param == param
 
 
-def test_without_a_store_nothing_is_kept(client: openai.OpenAI) -> None:
+def test_nothing_is_stored_without_a_store(client: openai.OpenAI) -> None:
     response = ask(client, store=False)
     for call in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
         with pytest.raises(openai.NotFoundError):
             call(response.id)
 
 
-def test_a_stored_response_is_found_again_until_it_is_deleted(keeping: openai.OpenAI) -> None:
+def test_a_stored_response_can_be_retrieved_until_it_is_deleted(keeping: openai.OpenAI) -> None:
     response = ask(keeping, metadata={"a": "b"})
     found = keeping.responses.retrieve(response.id)
     assert found == response and (found.model_extra or {})["store"] is True
-    with pytest.raises(openai.BadRequestError, match="ended already"):
+    with pytest.raises(openai.BadRequestError, match="already ended"):
         keeping.responses.cancel(response.id)
     keeping.responses.delete(response.id)
     for call in (keeping.responses.retrieve, keeping.responses.delete):
@@ -256,7 +257,7 @@ def test_a_stored_response_is_found_again_until_it_is_deleted(keeping: openai.Op
         keeping.responses.retrieve(unkept.id)
 
 
-def test_what_a_response_was_asked_is_listed(keeping: openai.OpenAI) -> None:
+def test_input_items_are_listed(keeping: openai.OpenAI) -> None:
     given = [*user(words("Hello.")), {"role": "assistant", "content": "Hi."}, *user(picture(), words("What is it?"))]
     response = ask(keeping, given)
     items: Any = list(keeping.responses.input_items.list(response.id, order="asc", limit=2))
@@ -272,7 +273,7 @@ def test_what_a_response_was_asked_is_listed(keeping: openai.OpenAI) -> None:
             keeping.responses.input_items.list(name, **options)
 
 
-def test_a_response_follows_another_as_if_all_had_been_sent(keeping: openai.OpenAI) -> None:
+def test_a_conversation_continues_from_a_stored_response(keeping: openai.OpenAI) -> None:
     first = ask(keeping, user(picture(), words("Count the shapes.")), instructions="Be brief.")
     second = ask(keeping, "And the colors?", previous_response_id=first.id)
     third = ask(keeping, "Thanks.", previous_response_id=second.id)
@@ -289,7 +290,7 @@ def test_a_response_follows_another_as_if_all_had_been_sent(keeping: openai.Open
     streamed = list(ask(keeping, "Thanks.", previous_response_id=second.id, stream=True))
     assert keeping.responses.retrieve(streamed[-1].response.id).output_text == streamed[-1].response.output_text
     keeping.responses.delete(first.id)
-    with pytest.raises(openai.BadRequestError, match="is not stored here"):
+    with pytest.raises(openai.BadRequestError, match="is not stored on this server"):
         ask(keeping, "Again.", previous_response_id=second.id)
 
 
@@ -302,7 +303,7 @@ def ended(client: openai.OpenAI, name: str) -> Any:
     return found
 
 
-def test_a_response_in_the_background_is_fetched_when_it_is_done(keeping: openai.OpenAI) -> None:
+def test_a_background_response_can_be_retrieved_when_it_is_done(keeping: openai.OpenAI) -> None:
     begun = ask(keeping, background=True)
     assert begun.status == "in_progress" and begun.background
     found = ended(keeping, begun.id)
@@ -320,18 +321,18 @@ def test_a_response_can_be_cancelled(keeping: openai.OpenAI) -> None:
     assert keeping.responses.cancel(begun.id).status == "cancelled"
     assert ended(keeping, begun.id).status == "cancelled"
     assert keeping.responses.cancel(begun.id).status == "cancelled"
-    with pytest.raises(openai.BadRequestError, match="nothing can follow"):
+    with pytest.raises(openai.BadRequestError, match="cannot continue"):
         ask(keeping, "Go on.", previous_response_id=begun.id)
 
 
-def test_whoever_leaves_a_stream_cancels_it(keeping: openai.OpenAI) -> None:
+def test_a_client_that_leaves_a_stream_cancels_it(keeping: openai.OpenAI) -> None:
     stream = ask(keeping, stream=True, **LONG)
     name = next(iter(stream)).response.id
     stream.close()
     assert ended(keeping, name).status == "cancelled"
 
 
-def test_the_store_is_its_owners_alone_and_outlives_a_kill(tmp_path: Path) -> None:
+def test_the_store_is_private_and_survives_a_kill(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     with serving("--threads", "1", "--store", str(folder)) as running:
         running.wait_until_ready()
@@ -347,17 +348,17 @@ def test_the_store_is_its_owners_alone_and_outlives_a_kill(tmp_path: Path) -> No
         client = again.client()
         assert client.responses.retrieve(kept.id) == kept
         found = client.responses.retrieve(lost.id)
-        assert found.status == "failed" and found.error and "ended" in found.error.message
+        assert found.status == "failed" and found.error and "stopped" in found.error.message
 
 
 def no_files(name: str, field: str) -> bytes:
     raise AssertionError(f"{field} asks for {name}")
 
 
-def test_what_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
-    kept = Storage(tmp_path / "store")
+def test_deleted_responses_leave_no_bytes(tmp_path: Path) -> None:
+    kept = Database(tmp_path / "store")
     store = ResponseStore(kept)
-    store.put("resp_1", None, b'["a secret of mine"]', b"{}")
+    store.add("resp_1", None, b'["a secret of mine"]', b"{}")
     store.update("resp_1", "completed", b'{"status": "completed", "output": ["a secret of mine"]}')
     assert store.delete("resp_1") and not store.delete("resp_1")
     store.update("resp_1", "completed", b"{}")
@@ -366,19 +367,19 @@ def test_what_was_deleted_leaves_no_bytes(tmp_path: Path) -> None:
     assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "store").iterdir() if path.is_file())
 
 
-def test_only_what_has_an_end_is_followed(tmp_path: Path) -> None:
-    store = ResponseStore(Storage(tmp_path / "store"))
-    store.put("a", None, b"[1]", b"{}")
+def test_only_finished_responses_can_be_continued(tmp_path: Path) -> None:
+    store = ResponseStore(Database(tmp_path / "store"))
+    store.add("a", None, b"[1]", b"{}")
     with pytest.raises(InvalidRequest, match="in_progress"):
-        store.before("a")
+        store.conversation("a")
     store.update("a", "completed", b"[2]")
-    store.put("b", "a", b"[3]", b"{}")
+    store.add("b", "a", b"[3]", b"{}")
     store.update("b", "incomplete", b"[4]")
-    assert store.before("b") == [(b"[1]", b"[2]"), (b"[3]", b"[4]")]
+    assert store.conversation("b") == [(b"[1]", b"[2]"), (b"[3]", b"[4]")]
 
 
-def test_a_thought_a_text_and_calls_are_one_message() -> None:
-    raw = convert.normal(
+def test_reasoning_text_and_calls_form_one_message() -> None:
+    raw = convert.with_item_types(
         {
             "input": [
                 {"role": "user", "content": "Hi"},
@@ -392,7 +393,7 @@ def test_a_thought_a_text_and_calls_are_one_message() -> None:
             ]
         }
     )
-    asked = convert.items(raw["input"])
+    asked = convert.to_items(raw["input"])
     calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
     assert convert.messages(asked, "input", no_files) == (
         Message("user", (Text("Hi"),)),
@@ -412,9 +413,9 @@ EVENT: Any = pydantic.TypeAdapter(response_stream_event.ResponseStreamEvent)
 
 @settings(deadline=None)
 @given(PIECES, st.sampled_from(["finish", "fail", "cancel"]))
-def test_the_client_puts_a_stream_together_to_the_whole_response(pieces: list[Any], ending: str) -> None:
+def test_the_client_assembles_a_stream_to_the_whole_response(pieces: list[Any], ending: str) -> None:
     response = schema.Response("resp_1", 1.0, "m", tools=[], text={"format": {"type": "text"}})
-    told = ResponseEvents(response)
+    encoder = ResponseEncoder(response, [], lambda: 2.0)
     state: Any = ResponseStreamState(input_tools=[], text_format=openai.omit)
     last: Any = None
 
@@ -424,26 +425,28 @@ def test_the_client_puts_a_stream_together_to_the_whole_response(pieces: list[An
             last = EVENT.validate_python(json.loads(msgspec_json.encode(event)))
             state.handle_event(last)
 
-    send(told.begin())
+    send(encoder.start(0, Started(1)))
     for index, piece in enumerate(pieces):
         if piece == "call":
-            send(told.feed(ToolCallStart(index, f"id{index}", "f")))
-            send(told.feed(ToolCallArguments(index, '{"n": ')))
-            send(told.feed(ToolCallArguments(index, "1}")))
+            send(encoder.delta(0, ToolCallStart(index, f"id{index}", "f")))
+            send(encoder.delta(0, ToolCallArguments(index, '{"n": ')))
+            send(encoder.delta(0, ToolCallArguments(index, "1}")))
         else:
-            send(told.feed(piece))
+            send(encoder.delta(0, piece))
     match ending:
         case "finish":
-            send(told.finish(Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0)), 2.0))
+            send(encoder.finish(0, Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0))))
         case "fail":
-            send(told.fail(EngineCrashed("it crashed")))
+            send(encoder.fail(EngineCrashed("it crashed")))
         case "cancel":
-            send(told.cancel())
+            send(encoder.cancel())
     assert last.type.endswith({"finish": "completed", "fail": "failed", "cancel": "incomplete"}[ending])
     assert [item.status for item in last.response.output[:-1]] == ["completed"] * (len(last.response.output) - 1)
     texts = "".join(piece.text for piece in pieces if isinstance(piece, Delta))
     assert last.response.output_text == texts
     calls = [item for item in last.response.output if item.type == "function_call"]
     assert [call.arguments for call in calls] == ['{"n": 1}'] * pieces.count("call")
-    sent_back = convert.messages(convert.items([item.model_dump() for item in last.response.output]), "input", no_files)
+    sent_back = convert.messages(
+        convert.to_items([item.model_dump() for item in last.response.output]), "input", no_files
+    )
     assert sum(len(message.calls) for message in sent_back) == len(calls)

@@ -1,14 +1,15 @@
-"""The JSON shapes of completions: a prompt without messages, and the text that goes on from it. Holds no behaviour."""
+"""The JSON shapes of `/v1/completions`: prompts without messages, and their continuations."""
 
 from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-from .schema import FINGERPRINT, GenerationRequest, Timings, TokenId, Usage
+from ...http.request_io import OtherFields
+from ..schema import FINGERPRINT, GENERATION_FIELDS, GenerationRequest, Timings, TokenId, Usage
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
-    """`POST /v1/completions`: the fields that are honoured."""
+    """`POST /v1/completions`. Unknown fields are accepted and named in the answer's `warnings`."""
 
     prompt: str | list[str | TokenId | list[TokenId]]
     suffix: str | None = None
@@ -16,10 +17,20 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     logprobs: int | None = None
     best_of: int | None = None
 
+    other_fields = OtherFields(
+        ignored=GENERATION_FIELDS.ignored,
+        warned=GENERATION_FIELDS.warned,
+        refused={
+            **{name: values for name, values in GENERATION_FIELDS.refused.items() if name != "best_of"},
+            "input_extra": ([],),
+            "truncate_prompt_tokens": (),
+        },
+    )
+
 
 class TextLogprobs(Struct):
-    """The four lists go together; `text_offset` counts characters of the whole text. Nothing is known of how probable
-    the first token of a prompt is."""
+    """Four parallel lists, one item for each token. `text_offset` counts characters of the whole text. The first token
+    of a prompt has no probability."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -35,7 +46,7 @@ class TextChoice(Struct):
 
 
 class Completion(Struct):
-    """The whole answer, or a piece of one that is streamed."""
+    """A whole answer, or a chunk of a streamed one."""
 
     id: str
     created: int

@@ -1,0 +1,1 @@
+"""Chat completions: `/v1/chat/completions`."""

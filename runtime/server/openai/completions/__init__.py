@@ -1,0 +1,1 @@
+"""Completions of prompts without a chat template: `/v1/completions`."""

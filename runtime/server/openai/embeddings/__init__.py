@@ -1,0 +1,1 @@
+"""Embedding vectors of texts: `/v1/embeddings`."""

@@ -1,0 +1,1 @@
+"""Documents ranked by relevance: `/v1/rerank`."""

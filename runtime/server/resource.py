@@ -1,0 +1,67 @@
+"""What every group of endpoints is built from.
+
+A new endpoint is a package with a `Resource` that lists its routes, and one line in `app.build`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...models.errors import InvalidRequest
+from ..config import ServerConfig
+from ..service import Service
+from .http.openapi import Endpoint
+from .http.request_io import Activity
+from .storage.database import STORE_OPTION, Database
+from .storage.file_store import FileStore
+
+RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """What the endpoints of one application share. `database` and `files` exist if the user has named a folder."""
+
+    service: Service
+    config: ServerConfig
+    database: Database | None = None
+    files: FileStore | None = None
+    activity: Activity = field(default_factory=Activity)
+
+    def file_store(self, field: str) -> FileStore:
+        """Raises `InvalidRequest`, which names the request's field, if the server stores no files."""
+        if self.files is None:
+            raise InvalidRequest(f"{field}: this server stores no files; start it with `{STORE_OPTION}`", field)
+        return self.files
+
+    def read_file(self, file_id: str, field: str) -> bytes:
+        """The bytes of an uploaded file that a request refers to in a field."""
+        return self.file_store(field).read(file_id, field)
+
+
+class Resource:
+    """A group of endpoints. Subclasses override what they need."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context = context
+        self.service = context.service
+        self.strict = context.config.strict
+
+    def routes(self, prefix: str) -> list[Endpoint]:
+        """The endpoints with their descriptions. `prefix` is `/v1` or empty; other APIs have paths of their own."""
+        raise NotImplementedError
+
+    def batch_endpoints(self) -> Mapping[str, RequestFunction]:
+        """The endpoints that a batch may send requests to, by path, which answer at background priority."""
+        return {}
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs background work while the application runs."""
+        yield

@@ -1,0 +1,88 @@
+"""Runs the application: listens, loads the model while requests are already accepted, and shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from ...models.errors import ConfigError
+from ..config import ServerConfig
+from ..service import Service
+from .app import build
+
+SHUTDOWN_SECONDS = 3
+"""That connections get to end after the answers in progress have been ended."""
+
+
+def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) -> None:
+    """Runs until interrupted. `log` gets a line when the port is open and one when the model is ready.
+
+    Raises the error that kept the model from loading, and `ConfigError` if it cannot listen on the port.
+    """
+    listener = _listen(config)
+    settings = uvicorn.Config(
+        build(service, config),
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    server = _Server(settings, service)
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            service.load()
+            for model in service.models():
+                for warning in model.warnings:
+                    log(f"warning: {warning}")
+                log(f"{model.id} is ready")
+        except BaseException as error:  # raised below, on the thread that reports it
+            errors.append(error)
+            server.should_exit = True
+
+    log(f"listening on {_url(listener)}")
+    threading.Thread(target=load, name="galago-load", daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        service.close()
+    if errors:
+        raise errors[0]
+
+
+class _Server(uvicorn.Server):
+    """At shutdown, closes the service first, so that answers in progress end with an error that their clients get."""
+
+    def __init__(self, settings: uvicorn.Config, service: Service) -> None:
+        super().__init__(settings)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = threading.Thread(target=self._service.close)  # the loop's threads may all be waiting for the model
+        closing.start()
+        await asyncio.to_thread(closing.join)
+        await super().shutdown(sockets)
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=128)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {reason}; choose another --host or --port", "port"
+        ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,11 +1,11 @@
-"""The runtime: answers text, image and audio prompts with one model on this device.
+"""The runtime: runs a model on this device and answers prompts with text, images, audio and video.
 
     from galago.runtime import load
 
     with load("builtin") as model:
         print(model.chat("What do you see?", image="cat.jpg"))
 
-Importing this loads neither llama.cpp nor numpy; `load` does.
+Importing this package loads neither llama.cpp nor numpy; `load` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["LocalModel", "Reply", "ReplyStream", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports them when they are asked for: a worker and the command line begin without."""
+    """Imports the Python API on first use, so that workers and commands start without it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import python_api

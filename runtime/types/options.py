@@ -193,7 +193,7 @@ REQUEST = (
         "lora", "object", "scale of each loaded LoRA adapter, in order", unset="as loaded", wire=_openai("lora"),
     ),
     OptionSpec(
-        "json_schema", "object", "answer with JSON that follows the schema in this file",
+        "json_schema", "object", "make the answer follow this JSON schema",
         flags=("--json-schema",), metavar="FILE", file=True,
         wire={
             **_openai("response_format"), "responses": ("text.format",), "anthropic": ("output_config.format",),
@@ -201,11 +201,11 @@ REQUEST = (
         },
     ),
     OptionSpec(
-        "grammar", "text", "answer with text that the Lark grammar in this file accepts",
+        "grammar", "text", "make the answer follow this Lark grammar",
         flags=("--grammar",), metavar="FILE", file=True, wire=_openai("grammar"),
     ),
     OptionSpec(
-        "regex", "text", "answer with text that this regular expression matches",
+        "regex", "text", "make the answer match this regular expression",
         flags=("--regex",), metavar="REGEX", wire=_openai("regex"),
     ),
     OptionSpec(
@@ -278,7 +278,9 @@ def range_text(option: OptionSpec) -> str:
         return ", ".join(option.choices)
     if option.bounds is None:
         return ""
-    if option.maximum == float("inf"):
+    if option.minimum == -(2**63):
+        return "any 64-bit integer"
+    if option.maximum in (float("inf"), MAX_INTEGER):
         return f"{option.minimum} or more"
     return f"from {option.minimum} to {option.maximum}"
 

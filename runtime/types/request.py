@@ -40,7 +40,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for option in _SAMPLING_NUMBERS:
-            check_option(option, getattr(self, option.name))
+            if (value := getattr(self, option.name)) is not None:
+                check_option(option, value)
         for token, bias in self.logit_bias:
             check_number("logit_bias", token, 0, MAX_INTEGER, whole=True)
             check_number("logit_bias", bias, -100, 100)
@@ -198,7 +199,7 @@ def _read(fields: Iterable[_WireField], source: object) -> dict[str, Any]:
         value = source
         for part in entry.parts:
             value = getattr(value, part, None)
-        if entry.renamed_number:
+        if entry.renamed_number and value is not None:
             check_option(entry.option, value, entry.path)
         values[entry.target] = option_value(entry.option, value)
     return values

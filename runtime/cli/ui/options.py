@@ -47,7 +47,9 @@ _ANNOTATED: Any = Annotated
 
 def flag(option: OptionSpec) -> Any:
     """The flag of an option in the table, for use in `Annotated`."""
-    text = option.help + (f"  [default: {option.unset}]" if option.unset and option.default is None else "")
+    text = f"{option.help} (a file)" if option.file else option.help
+    if option.unset and option.default is None:
+        text += f"  [default: {option.unset}]"
     return typer.Option(*option.flags, help=text, metavar=option.metavar or None)
 
 

@@ -1,4 +1,4 @@
-"""What a request would take, from its prompt, the model's header and a benchmark of the machine. Computes no token."""
+"""Estimates a request's time and memory from its prompt, the model's header and a benchmark. Computes no token."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ from ..types.tasks import PartTokens, RequestEstimate
 from .footprint import footprint_function
 from .machine_benchmark import measured
 
-Sense: TypeAlias = Literal["image", "audio"]
+Modality: TypeAlias = Literal["image", "audio"]
 
 
 class RequestEstimator:
-    """Plans requests for one loaded model, of `context` tokens. `pace` says how many seconds its projector has taken
-    for each cell of the media that it has encoded."""
+    """Estimates requests to one loaded model with a context of `context` tokens.
+
+    `encode_seconds` is what its projector has taken for each cell of the media that it has encoded.
+    """
 
     def __init__(
         self,
@@ -44,100 +46,103 @@ class RequestEstimator:
         placement: Placement,
         context: int,
         slots: int,
-        pace: Mapping[Sense, float],
+        encode_seconds: Mapping[Modality, float],
     ) -> None:
         self._header = files.header
         self._projector = read_header(files.projector) if files.projector else None
         self._placement = placement
         self._threads = config.threads
         self._context = context
-        self._pace = pace
+        self._encode_seconds = encode_seconds
         self._kv_type = config.kv_type
-        self._most_kept = config.state_bytes
-        self._guesses = estimate_caveats(self._header, self._projector)
+        self._max_cache_bytes = config.state_bytes
+        self._caveats = estimate_caveats(self._header, self._projector)
         footprint = footprint_function(files, replace(config, cache_mib=0), placement, features(), server=False)
-        self._resident = footprint(context, slots).needed
+        self._memory_bytes = footprint(context, slots).needed
 
     def plan(
         self,
         request: Request,
         prompt: Prompt,
         parts: Sequence[PartTokens],
-        outlook: CacheForecast,
-        prepared: float,
+        forecast: CacheForecast,
+        preparation_seconds: float,
     ) -> RequestEstimate:
-        """Making the prompt took `prepared` seconds."""
+        """Estimates a request whose prompt took `preparation_seconds` to build."""
         tokens = prompt.cells
         room = max(self._context - tokens, 0)
-        answer = min(request.max_tokens or room, room)
-        warnings = [*prompt.warnings, *self._guesses]
+        answer_tokens = min(request.max_tokens or room, room)
+        warnings = [*prompt.warnings, *self._caveats]
         if room and request.max_tokens is not None and request.max_tokens > room:
-            warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, what the context still holds")
+            warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, the room left in the context")
         first = total = None
-        unfilled = max(self._context - max(outlook.most, min(tokens + answer, self._context)), 0)
-        cell = sum(
+        unfilled = max(self._context - max(forecast.most, min(tokens + answer_tokens, self._context)), 0)
+        cell_bytes = sum(
             gpu_offload.kv_bytes_per_token(self._header, layer, self._kv_type)
             for layer in range(gpu_offload.layer_count(self._header))
         )
-        kept = max(outlook.kept, min(outlook.kept + outlook.idle * cell, self._most_kept))
+        cache_bytes = max(forecast.kept, min(forecast.kept + forecast.idle * cell_bytes, self._max_cache_bytes))
         if room:
             try:
-                found, benchmark = self._costs()
-                each = cell * benchmark.save_seconds_per_byte if outlook.keeping is None else outlook.keeping
-                making_room = outlook.idle * each
-                ready = REQUEST_SECONDS + prepared + self._encoding(prompt, benchmark) + making_room
-                first = ready + found.first_token(tokens, outlook.cached)
-                total = ready + found.answer(tokens, answer, outlook.cached)
+                costs, benchmark = self._token_costs()
+                save_seconds = forecast.keeping
+                if save_seconds is None:
+                    save_seconds = cell_bytes * benchmark.save_seconds_per_byte
+                eviction_seconds = forecast.idle * save_seconds
+                encode_seconds = self._estimate_encoding(prompt, benchmark)
+                ready = REQUEST_SECONDS + preparation_seconds + encode_seconds + eviction_seconds
+                first = ready + costs.first_token(tokens, forecast.cached)
+                total = ready + costs.answer(tokens, answer_tokens, forecast.cached)
             except EngineError as error:
                 warnings.append(error.message)
         return RequestEstimate(
             parts=tuple(parts),
             frame=tokens - sum(part.tokens for part in parts),
             tokens=tokens,
-            cached=outlook.cached,
+            cached=forecast.cached,
             context=self._context,
             over=max(tokens + 1 - self._context, 0),
-            max_tokens=answer,
+            max_tokens=answer_tokens,
             first_token=first,
             total=total,
-            memory=self._resident - unfilled * cell + kept,
+            memory=self._memory_bytes - unfilled * cell_bytes + cache_bytes,
             warnings=tuple(warnings),
         )
 
-    def _costs(self) -> tuple[TokenCosts, MachineBenchmark]:
-        """Raises `EngineError` where no time can be told."""
+    def _token_costs(self) -> tuple[TokenCosts, MachineBenchmark]:
+        """Raises `EngineError` if no time can be estimated."""
         if self._placement.gpu_layers:
-            raise EngineError("no seconds are told for a model on a GPU")
-        kinds = {*matrix_types(self._header), *(matrix_types(self._projector) if self._projector else ())}
-        benchmark = measured(kinds, threads=self._threads)
-        found = token_costs(self._header, benchmark)
-        if found is None:
-            raise EngineError("some weights have a type that cannot be measured: no seconds are told")
-        return found, benchmark
+            raise EngineError("no time is estimated for a model on a GPU")
+        weight_types = {*matrix_types(self._header), *(matrix_types(self._projector) if self._projector else ())}
+        benchmark = measured(weight_types, threads=self._threads)
+        costs = token_costs(self._header, benchmark)
+        if costs is None:
+            raise EngineError("no time is estimated: some weights have a type that cannot be measured")
+        return costs, benchmark
 
-    def _encoding(self, prompt: Prompt, benchmark: MachineBenchmark) -> float:
-        """Of the media that are not encoded yet: as the last ones took; by the header before the first."""
+    def _estimate_encoding(self, prompt: Prompt, benchmark: MachineBenchmark) -> float:
+        """Returns the seconds to encode new media: from those encoded before, or from the projector's header."""
         if self._projector is None:
             return 0.0
         waiting = {span.digest: span for span in prompt.media if not span.payload.ready}.values()
         seconds = 0.0
         for span in waiting:
-            measured_pace = self._pace.get(span.kind)
-            if measured_pace is not None:
-                seconds += span.cells * measured_pace
+            cell_seconds = self._encode_seconds.get(span.kind)
+            if cell_seconds is not None:
+                seconds += span.cells * cell_seconds
             else:
                 seconds += encoding_seconds(self._projector, benchmark, span.kind, span.cells) or 0.0
         return seconds
 
 
 def counted(messages: Sequence[Message], prompt: Prompt, count: Callable[[str], int]) -> list[PartTokens]:
-    """The tokens of each part: of media as they stand in the prompt, of texts as `count` tells."""
-    cuts = iter(prompt.cuts)
-    found = []
+    """Returns the tokens of each part: media as they are in the prompt, texts as `count` counts them."""
+    media_tokens = iter(prompt.cuts)
+    parts = []
     for i, message in enumerate(messages):
         for k, part in enumerate(message.parts):
             if isinstance(part, Text):
-                found.append(PartTokens(i, k, "text", count(part.text)))
+                parts.append(PartTokens(i, k, "text", count(part.text)))
             else:
-                found.append(PartTokens(i, k, "image" if isinstance(part, Image) else "audio", next(cuts)))
-    return found
+                parts.append(PartTokens(i, k, "image" if isinstance(part, Image) else "audio", next(media_tokens)))
+    return parts

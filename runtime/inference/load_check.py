@@ -1,7 +1,7 @@
 """Tries an unknown model in a child process first, because llama.cpp ends the process on some damaged files.
 
-Files that passed are remembered by the hash of what llama.cpp trusts, their headers, and are not tried again, wherever
-they lie. Knows nothing of what a file holds.
+Files that passed are not tried again. They are recognized by the hash of their headers, which is what llama.cpp trusts,
+wherever they are stored.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ..process import spawn
 
-_REMEMBERED = 200
+_MAX_REMEMBERED = 200
 _TIMEOUT_SECONDS = 1800.0
 
 
 def try_out(files: ModelFiles) -> None:
-    """Raises `ModelError` where loading or using the files would end this process. Takes as long as loading them."""
+    """Raises `ModelError` if loading or using the files would end this process. Takes as long as loading them."""
     key = _key(files)
     if files.trusted or key in _passed_file().read():
         return
@@ -44,7 +44,7 @@ def try_out(files: ModelFiles) -> None:
             "model",
         )
     if end.ok:  # the real load reports other failures, with more detail
-        _passed_file().update(lambda keys: [*keys, key][-_REMEMBERED:])
+        _passed_file().update(lambda keys: [*keys, key][-_MAX_REMEMBERED:])
 
 
 def _key(files: ModelFiles) -> str:

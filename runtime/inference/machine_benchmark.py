@@ -1,6 +1,6 @@
-"""What matrix products take on this machine: measured in a child process, once for each weight type, and kept.
+"""Measures how fast llama.cpp multiplies matrices on this machine, in a child process, once for each weight type.
 
-Kept per processor, number of threads and build of llama.cpp, in the cache folder.
+The results are kept in the cache folder, for each processor, number of threads and build of llama.cpp.
 """
 
 from __future__ import annotations
@@ -24,36 +24,40 @@ _TIMEOUT_SECONDS = 300.0
 
 
 def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> MachineBenchmark:
-    """What was measured before, and now what of it is missing, or all of it `anew`: a few seconds for each type.
+    """Returns the kept measurements, after measuring the types that are missing, or all if `anew`.
 
-    With so many `threads`, or as many as are the default. Raises `EngineError` where llama.cpp cannot compute here.
+    A type takes a few seconds. `threads` `None` means the default number. Raises `EngineError` if llama.cpp cannot
+    compute here.
     """
     threads = threads or default_threads()
     key = _key(threads)
-    found = None if anew else _benchmark(_benchmarks().read().get(key))
-    missing = sorted(set(types) - set(found.types if found else ()))
-    if found is None or missing:
-        new = run(missing, threads)
-        found = replace(new, types={**(found.types if found else {}), **new.types})
-        row = asdict(found)
-        _benchmarks().update(lambda rows: {**rows, key: row})
-    return found
+    known = None if anew else _benchmark(_benchmarks().read().get(key))
+    missing = sorted(set(types) - set(known.types if known else ()))
+    if known is not None and not missing:
+        return known
+    new = run(missing, threads)
+    benchmark = replace(new, types={**(known.types if known else {}), **new.types})
+    row = asdict(benchmark)
+    _benchmarks().update(lambda rows: {**rows, key: row})
+    return benchmark
 
 
 def run(types: Collection[str], threads: int) -> MachineBenchmark:
-    """Measures now."""
+    """Measures the types, in a child process."""
     program = "galago.runtime.llamacpp.programs.benchmark"
     end = spawn.run_module(program, threads, *types, timeout_seconds=_TIMEOUT_SECONDS)
     if end.timed_out:
         raise EngineError(f"this machine could not be measured within {_TIMEOUT_SECONDS:.0f} s")
-    found = _benchmark(json.loads(end.stdout)) if end.ok else None
-    if found is None:
-        raise EngineError("llama.cpp cannot compute here, so its speed cannot be told; see what `galago doctor` says")
-    return found
+    benchmark = _benchmark(json.loads(end.stdout)) if end.ok else None
+    if benchmark is None:
+        raise EngineError(
+            f"this machine cannot be measured: the process that computes {end.ending}; run `galago doctor`"
+        )
+    return benchmark
 
 
 def _benchmark(row: Any) -> MachineBenchmark | None:
-    """`None` where it is none."""
+    """Returns `None` if the row is no benchmark."""
     try:
         types = {name: WeightTypeSpeed(**rate) for name, rate in row["types"].items()}
         return MachineBenchmark(**(row | {"types": types}))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import EngineError
+from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ..process import spawn
 from ..types.placement import Device, LlamaBuild
@@ -23,10 +24,10 @@ _TIMEOUT_SECONDS = 120.0
 def installed_build() -> LlamaBuild:
     """Raises `EngineError` if llama.cpp cannot be loaded."""
     key = _key()
-    build = _read().get(key)
+    build = _builds().read().get(key)
     if build is None or build.gpu_backends:
-        build = _ask()
-        _write({key: build})
+        asked = build = _ask()
+        _builds().update(lambda _others: {key: asked})  # only the installed build is kept
     return build
 
 
@@ -39,16 +40,20 @@ def _ask() -> LlamaBuild:
     return build
 
 
-def _parse(text: str | bytes) -> LlamaBuild | None:
+def _parse(text: bytes) -> LlamaBuild | None:
     try:
-        return _build(json.loads(text))
+        return _from_json(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _build(row: Any) -> LlamaBuild:
+def _from_json(row: Any) -> LlamaBuild:
     gpus = tuple(Device(**gpu) for gpu in row["gpus"])
     return LlamaBuild(frozenset(map(str, row["features"])), tuple(map(str, row["gpu_backends"])), gpus)
+
+
+def _to_json(build: LlamaBuild) -> dict[str, Any]:
+    return asdict(build) | {"features": sorted(build.features)}
 
 
 def _key() -> str:
@@ -60,23 +65,10 @@ def _key() -> str:
     return f"built {built}"
 
 
-def _file() -> Path:
-    return cache_folder() / "llama_build.json"
-
-
-def _read() -> dict[str, LlamaBuild]:
-    try:
-        rows = json.loads(_file().read_text(encoding="utf-8"))
-        return {key: _build(row) for key, row in rows.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-
-
-def _write(builds: dict[str, LlamaBuild]) -> None:
-    """Keeps only the build that is installed now."""
-    rows = {key: asdict(build) | {"features": sorted(build.features)} for key, build in builds.items()}
-    with contextlib.suppress(OSError):  # a cache folder that cannot be written costs another child next time
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        part = _file().with_suffix(".part")
-        part.write_text(json.dumps(rows), encoding="utf-8")
-        part.replace(_file())
+def _builds() -> JsonFile[dict[str, LlamaBuild]]:
+    return JsonFile(
+        cache_folder() / "llama_build.json",
+        lambda rows: {key: _from_json(row) for key, row in rows.items()},
+        dict,
+        lambda builds: {key: _to_json(build) for key, build in builds.items()},
+    )

@@ -1,7 +1,7 @@
-"""A program that times llama.cpp here: `python -m galago.runtime.llamacpp.programs.benchmark THREADS TYPE...`
+"""The program that times llama.cpp on this machine: `python -m ...benchmark THREADS TYPE...`
 
-It computes with models of nothing but zeros, which take as long as others. Writes the fields of
-`Benchmark` in `models/capacity/throughput.py` as JSON. A program of its own, because a build made for another CPU dies.
+Computes with models whose weights are all zero, which take as long as others. Writes the fields of `MachineBenchmark`
+as JSON. A program of its own, because a build for another CPU crashes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from ...types.prompt import BatchToken
 from ..context import BATCH, Context
 from ..weights import Weights
 
-STREAMED = 96 << 20
-"""Bytes of weights to read in a step of one row: several times the cache of a small machine, as models are."""
+STREAMED_BYTES = 96 << 20
+"""Weights to read in a step of one token: several times the cache of a small machine, as with real models."""
 
-FEW = 24
-"""Rows of a step, several and less than a tile."""
+FEW_ROWS = 24
+"""A step with several tokens, but fewer than a tile."""
 
-_CELLS = 2048
-_HEAD, _SHARED = 64, 4  # values of a head, and heads to a key-value head: 4 as in Llama 3.2
-_VOCABULARY = 256
+_CONTEXT_TOKENS = 2048
+_HEAD_SIZE = 64
+_HEADS_PER_KV_HEAD = 4  # as in Llama 3.2
+_VOCABULARY_SIZE = 256
 _TYPES = {name: (number, weights, size) for number, (name, weights, size) in GGML_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """A llama-architecture model of zeros: `width` and `inner` values wide, its matrices of the type `kind`."""
+    """A llama-architecture model whose weights are zero. `width` is the embedding length, `inner` the feed-forward
+    length, `kind` the weight type of its matrices."""
 
     kind: str
     layers: int
@@ -47,92 +49,96 @@ class Zeros:
 
     @property
     def attention(self) -> int:
-        """Weights of the queries, keys and values of a layer."""
-        return self.width * self.width * (_SHARED + 2) // _SHARED
+        """Weights of a layer's query, key and value matrices."""
+        return self.width * self.width * (_HEADS_PER_KV_HEAD + 2) // _HEADS_PER_KV_HEAD
 
     @property
     def layer(self) -> int:
-        """Weights of a layer's matrices."""
+        """Weights of all matrices of a layer."""
         return self.attention + self.width * self.width + 3 * self.width * self.inner
 
 
 NARROW = Zeros("Q8_0", layers=24, width=256, inner=1024)
-"""Spends its time on everything but its weights, which stay in the cache."""
+"""Its weights stay in the processor's cache, so that its time is the overhead of layers."""
 LONG = Zeros("Q8_0", layers=8, inner=256)
-"""Spends it on attention, once there are tokens to attend to."""
+"""Its time is attention, once the context is long."""
 
 
 def main(threads: int, types: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "zeros.gguf"
-        with Bench(path, NARROW, threads) as bench:
-            layer = bench.one_row() / NARROW.layers
-        with Bench(path, LONG, threads) as bench:
-            empty = bench.one_row(), bench.many_rows(), bench.few_rows()
-            bench.fill(BATCH)
-            near = bench.one_row()
-            bench.fill(_CELLS - BATCH)
-            far = bench.one_row(), bench.many_rows(), bench.few_rows()
-            aside = bench.setting_aside()
-        values = LONG.layers * 2 * LONG.width
-        one = max(far[0] - near, 0.0) / (_CELLS - 2 * BATCH) / values
-        many = max(far[1] - empty[1], 0.0) / (_CELLS - BATCH) / values / BATCH
-        few = max(far[2] - empty[2], 0.0) / (_CELLS - BATCH) / values / FEW
-        sharing = max(near - empty[0] - one * values * BATCH, 0.0) / LONG.layers
-        overhead = MachineBenchmark(threads, layer, sharing, one, many, few, aside, {})
-        rates = {kind: _rate(path, kind, overhead) for kind in types}
-    print(json.dumps(asdict(replace(overhead, types=rates))), flush=True)
+        overhead = _measure_overhead(path, threads)
+        speeds = {kind: _measure_type(path, kind, overhead) for kind in types}
+    print(json.dumps(asdict(replace(overhead, types=speeds))), flush=True)
 
 
-def _rate(path: Path, kind: str, overhead: MachineBenchmark) -> WeightTypeSpeed:
+def _measure_overhead(path: Path, threads: int) -> MachineBenchmark:
+    """Measures what does not depend on weights: layers, attention, saving state."""
+    with Bench(path, NARROW, threads) as bench:
+        layer_seconds = bench.one_row() / NARROW.layers
+    with Bench(path, LONG, threads) as bench:
+        empty = bench.one_row(), bench.many_rows(), bench.few_rows()
+        bench.fill(BATCH)
+        short = bench.one_row()
+        bench.fill(_CONTEXT_TOKENS - BATCH)
+        long = bench.one_row(), bench.many_rows(), bench.few_rows()
+        save_seconds = bench.save()
+    values = LONG.layers * 2 * LONG.width
+    one = max(long[0] - short, 0.0) / (_CONTEXT_TOKENS - 2 * BATCH) / values
+    many = max(long[1] - empty[1], 0.0) / (_CONTEXT_TOKENS - BATCH) / values / BATCH
+    few = max(long[2] - empty[2], 0.0) / (_CONTEXT_TOKENS - BATCH) / values / FEW_ROWS
+    sharing = max(short - empty[0] - one * values * BATCH, 0.0) / LONG.layers
+    return MachineBenchmark(threads, layer_seconds, sharing, one, many, few, save_seconds, {})
+
+
+def _measure_type(path: Path, kind: str, overhead: MachineBenchmark) -> WeightTypeSpeed:
     _, weights, size = _TYPES[kind]
-    few, narrow = Zeros(kind, layers=4), Zeros(kind, layers=8, width=512, inner=1024)
-    layer_bytes = few.layer / weights * size
-    many = Zeros(kind, layers=max(1, round(STREAMED / layer_bytes)))
-    with Bench(path, many, overhead.threads) as bench:
-        row = bench.one_row()
-    products, output = _solved(*(_row_of_many(path, zeros, overhead) for zeros in (few, narrow)))
-    return WeightTypeSpeed(
-        many.layers * layer_bytes / max(row - many.layers * overhead.layer_seconds, row / 2), products, output
-    )
+    wide, narrow = Zeros(kind, layers=4), Zeros(kind, layers=8, width=512, inner=1024)
+    layer_bytes = wide.layer / weights * size
+    streamed = Zeros(kind, layers=max(1, round(STREAMED_BYTES / layer_bytes)))
+    with Bench(path, streamed, overhead.threads) as bench:
+        row_seconds = bench.one_row()
+    reading_seconds = max(row_seconds - streamed.layers * overhead.layer_seconds, row_seconds / 2)
+    products, output = _solve(*(_measure_prompt_row(path, zeros, overhead) for zeros in (wide, narrow)))
+    return WeightTypeSpeed(streamed.layers * layer_bytes / reading_seconds, products, output)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """What a row of a prompt takes, without its attention: seconds, for so many weights and values that come out."""
+class _PromptRow:
+    """The time of one prompt token without attention, with the weights it is multiplied by and the values computed."""
 
     seconds: float
     weights: int
     outputs: int
 
 
-def _row_of_many(path: Path, zeros: Zeros, overhead: MachineBenchmark) -> _Row:
+def _measure_prompt_row(path: Path, zeros: Zeros, overhead: MachineBenchmark) -> _PromptRow:
     with Bench(path, zeros, overhead.threads) as bench:
         seconds = bench.many_rows() / BATCH
     attention = zeros.layers * 2 * zeros.width * overhead.prompt_attention_seconds * BATCH / 2
-    # llama.cpp computes the end of the last layer only for rows that want logits, here for one
-    whole = zeros.layers - 1
-    weights = whole * zeros.layer + zeros.attention
-    queries = zeros.width * (_SHARED + 2) // _SHARED
-    outputs = whole * (queries + 2 * zeros.width + 2 * zeros.inner) + queries
-    return _Row(max(seconds - attention, seconds / 2), weights, outputs)
+    # llama.cpp computes the end of the last layer only for rows with logits, here one
+    whole_layers = zeros.layers - 1
+    weights = whole_layers * zeros.layer + zeros.attention
+    qkv = zeros.width * (_HEADS_PER_KV_HEAD + 2) // _HEADS_PER_KV_HEAD
+    outputs = whole_layers * (qkv + 2 * zeros.width + 2 * zeros.inner) + qkv
+    return _PromptRow(max(seconds - attention, seconds / 2), weights, outputs)
 
 
-def _solved(wide: _Row, narrow: _Row) -> tuple[float, float]:
-    """Weights a second, and seconds for each output, with which both come to what they took."""
-    common = wide.weights * narrow.outputs - narrow.weights * wide.outputs
-    output = (wide.weights * narrow.seconds - narrow.weights * wide.seconds) / common
+def _solve(wide: _PromptRow, narrow: _PromptRow) -> tuple[float, float]:
+    """Returns weights per second and seconds per output value, solved from two models of different width."""
+    determinant = wide.weights * narrow.outputs - narrow.weights * wide.outputs
+    output = (wide.weights * narrow.seconds - narrow.weights * wide.seconds) / determinant
     output = min(max(output, 0.0), wide.seconds / wide.outputs / 2)
     return wide.weights / (wide.seconds - wide.outputs * output), output
 
 
 class Bench(AbstractContextManager["Bench"]):
-    """Such a model with one sequence, ready to compute."""
+    """A model of zeros with one sequence, ready to compute."""
 
     def __init__(self, path: Path, zeros: Zeros, threads: int) -> None:
         write(path, zeros)
         self._weights = Weights(path, gpu_layers=0)
-        self._context = Context(self._weights, _CELLS, 1, threads)
+        self._context = Context(self._weights, _CONTEXT_TOKENS, 1, threads)
         self._length = 0
 
     def __exit__(self, *_exception: object) -> None:
@@ -140,26 +146,26 @@ class Bench(AbstractContextManager["Bench"]):
         self._weights.close()
 
     def fill(self, length: int) -> None:
-        """Lets the sequence grow to so many tokens."""
+        """Extends the sequence to `length` tokens."""
         while self._length < length:
             rows = min(BATCH, length - self._length)
             self._compute(rows)
             self._length += rows
 
     def one_row(self) -> float:
-        """Seconds that a step of one token takes: the median of many, behind some that warm up."""
+        """Returns the seconds of a step of one token: the median of many, after a warm-up."""
         return statistics.median([self._compute(1) for _ in range(28)][4:])
 
     def many_rows(self) -> float:
-        """Seconds that a step of `BATCH` tokens takes: the shortest of four, behind one that warms up."""
+        """Returns the seconds of a step of `BATCH` tokens: the shortest of four, after a warm-up."""
         return min([self._compute(BATCH) for _ in range(5)][1:])
 
     def few_rows(self) -> float:
-        """Seconds that a step of `FEW` tokens takes: the median of nine."""
-        return statistics.median([self._compute(FEW) for _ in range(9)])
+        """Returns the seconds of a step of `FEW_ROWS` tokens: the median of nine."""
+        return statistics.median([self._compute(FEW_ROWS) for _ in range(9)])
 
-    def setting_aside(self) -> float:
-        """Seconds that each byte of the sequence's state takes to be saved, in memory that was not used before."""
+    def save(self) -> float:
+        """Returns the seconds to save a byte of the sequence's state, in memory that was not used before."""
         saved, seconds = [], []
         for _ in range(3):
             begin = time.perf_counter()
@@ -176,22 +182,22 @@ class Bench(AbstractContextManager["Bench"]):
 
 
 def write(path: Path, zeros: Zeros) -> None:
-    """Writes the header, and a hole in the file where the weights would be."""
-    heads = zeros.width // _HEAD
+    """Writes the header, and a sparse file where the weights would be."""
+    heads = zeros.width // _HEAD_SIZE
     writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(_CELLS)
+    writer.add_context_length(_CONTEXT_TOKENS)
     writer.add_embedding_length(zeros.width)
     writer.add_block_count(zeros.layers)
     writer.add_feed_forward_length(zeros.inner)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(heads // _SHARED)
-    writer.add_rope_dimension_count(_HEAD)
+    writer.add_head_count_kv(heads // _HEADS_PER_KV_HEAD)
+    writer.add_rope_dimension_count(_HEAD_SIZE)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(_VOCABULARY)
+    writer.add_vocab_size(_VOCABULARY_SIZE)
     writer.add_tokenizer_model("no_vocab")
     size = _add_vector(writer, "output_norm", zeros.width)
-    size += _add_matrix(writer, "token_embd", zeros.kind, _VOCABULARY, zeros.width)
-    kv_width = zeros.width // _SHARED
+    size += _add_matrix(writer, "token_embd", zeros.kind, _VOCABULARY_SIZE, zeros.width)
+    kv_width = zeros.width // _HEADS_PER_KV_HEAD
     for i in range(zeros.layers):
         for name in ("attn_norm", "ffn_norm"):
             size += _add_vector(writer, f"blk.{i}.{name}", zeros.width)
@@ -210,7 +216,7 @@ def write(path: Path, zeros: Zeros) -> None:
 
 
 def _add_vector(writer: gguf.GGUFWriter, name: str, length: int) -> int:
-    """Adds a tensor without data; returns its bytes in the file, which are a multiple of 32."""
+    """Adds a tensor without data. Returns its bytes in the file, a multiple of 32."""
     writer.add_tensor_info(f"{name}.weight", (length,), np.dtype(np.float32), 4 * length)
     return 4 * length
 

@@ -35,7 +35,7 @@ def _ask() -> LlamaBuild:
     end = spawn.run_module("galago.runtime.llamacpp.programs.describe_build", timeout_seconds=_TIMEOUT_SECONDS)
     build = _parse(end.stdout) if end.ok else None
     if build is None:
-        reason = f"the process that loaded it {end.ending}" if end.killed or end.timed_out else end.last_line
+        reason = end.last_line if end.code > 0 else f"the process that loaded it {end.ending}"
         raise EngineError(f"llama.cpp cannot be used here ({reason}); run `galago doctor` to find out why")
     return build
 

@@ -75,4 +75,4 @@ def tool_choice(given: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_tool(name: str) -> dict[str, Any]:
-    return {"tool_choice": "required", "allowed": (name,), "parallel": False}
+    return {"tool_choice": "required", "allowed_tools": (name,), "parallel_tool_calls": False}

@@ -10,7 +10,18 @@ from ..models.errors import EngineError, InvalidRequest
 from . import chat_input
 from .output.assembled import AssembledAnswer
 from .types.events import Delta, Failed, Finished, FinishReason, Started, Timings, TokenLogprob, Usage
-from .types.messages import FRAMES, Audio, Effort, Image, Message, Part, Text, Tool, ToolCall, Video
+from .types.messages import (
+    DEFAULT_VIDEO_FRAMES,
+    Audio,
+    Image,
+    Message,
+    Part,
+    ReasoningEffort,
+    Text,
+    Tool,
+    ToolCall,
+    Video,
+)
 from .types.model_info import ModelInfo
 from .types.options import REQUEST, SAMPLING
 from .types.request import Request, Sampling, option_value
@@ -90,7 +101,7 @@ class ReplyStream:
                 case Finished(reason=reason, usage=usage, timings=timings):
                     text, logprobs = self._answer.text, tuple(self._logprobs)
                     reply = Reply(text, reason, usage, timings, self._warnings, logprobs)
-                    reply.calls, reply.reasoning = self._answer.calls, self._answer.thoughts
+                    reply.calls, reply.reasoning = self._answer.tool_calls, self._answer.reasoning
                     self._reply = reply
                 case delta:
                     self._answer.add(delta)
@@ -145,7 +156,7 @@ class ChatOptions(TypedDict, total=False):
     tools: Sequence[Tool | Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any]
     parallel_tool_calls: bool
-    reasoning_effort: Effort | None
+    reasoning_effort: ReasoningEffort | None
     frequency_penalty: float | None
     presence_penalty: float | None
     repeat_penalty: float | None
@@ -271,7 +282,9 @@ def load(
 
 def _request(prompt: ChatInput, **options: Unpack[ChatOptions]) -> Request:
     given: dict[str, Any] = {**options}
-    media = _media({kind: given.pop(kind, None) for kind in get_args(MediaKind)}, given.pop("frames", FRAMES))
+    media = _media(
+        {kind: given.pop(kind, None) for kind in get_args(MediaKind)}, given.pop("frames", DEFAULT_VIDEO_FRAMES)
+    )
     messages = _messages(prompt, given.pop("system", None), media)
     sampling = {option.name: option_value(option, given.pop(option.python_name, None)) for option in SAMPLING}
     fields: dict[str, Any] = {}
@@ -287,9 +300,9 @@ def _request(prompt: ChatInput, **options: Unpack[ChatOptions]) -> Request:
     return Request(messages, Sampling(**sampling), **fields)
 
 
-def read_media(kind: MediaKind, path: Path, frames: int = FRAMES) -> Part:
+def read_media(kind: MediaKind, path: Path, frames: int = DEFAULT_VIDEO_FRAMES) -> Part:
     """Reads an image, audio or video file as a part of a message. Raises `MediaError`."""
-    from .media.decode import MediaLimits, read_media_file
+    from .media.limits import MediaLimits, read_media_file
 
     return _media_part(kind, read_media_file(path.expanduser(), MediaLimits()), str(path), frames)
 

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from ...models.errors import ConfigError, InvalidRequest
 from ...models.gguf.reader import read_header
 from ...runtime.cache.encoder_cache import EmbeddingCache
-from ...runtime.inference.generator import CHATML
+from ...runtime.inference.assembly import prompt_builder
 from ...runtime.llamacpp.context import BATCH, Context
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
 from ...runtime.llamacpp.projector import MediaChunk, Projector
 from ...runtime.llamacpp.weights import Weights
-from ...runtime.media.decode import MediaLimits
-from ...runtime.prompt.builder import PromptBuilder
-from ...runtime.prompt.template import ChatTemplate
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
 from .samples import ChatSample, Sample, TextSample
 
@@ -62,10 +59,8 @@ class Reader(AbstractContextManager["Reader"]):
             self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, observer=observer)
             self._projector.embeddings = embeddings or self._projector.embeddings
         self._chunk, self._observer = chunk, observer
-        source = read_header(model).chat_template or CHATML
-        names = (self._weights.text_of(self._weights.bos), self._weights.text_of(self._weights.eos))
-        template = ChatTemplate(source, *names)
-        self._prompts = PromptBuilder(self._weights, self._projector, template, source, MediaLimits(), cells)
+        template = read_header(model).chat_template
+        self._prompts = prompt_builder(self._weights, self._projector, template, cells)
 
     def __exit__(self, *_exception: object) -> None:
         if self._projector is not None:
@@ -115,9 +110,9 @@ class Reader(AbstractContextManager["Reader"]):
 
     def _prompt(self, chat: ChatSample) -> tuple[Item, ...]:
         last = chat.messages[-1]
-        continued = last if last.role == "assistant" and len(chat.messages) > 1 else None
+        continue_last = last.role == "assistant" and len(chat.messages) > 1
         try:
-            return self._prompts.build(chat.messages, continued=continued).items
+            return self._prompts.build(chat.messages, continue_last=continue_last).items
         except InvalidRequest as error:
             begin = next((p.text for m in chat.messages for p in m.parts if hasattr(p, "text")), "")
             raise type(error)(f"the chat that begins {begin[:60]!r}: {error.message}", "data") from None

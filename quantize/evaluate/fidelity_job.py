@@ -28,16 +28,13 @@ from ...models.registry.resolve import resolve
 from ...runtime.cache.disk_cache import DiskCache
 from ...runtime.config import default_threads
 from ...runtime.engine.thread_tuner import ThreadTuner
-from ...runtime.inference.generator import CHATML
+from ...runtime.inference.assembly import prompt_builder
 from ...runtime.llamacpp.context import BATCH, Context
 from ...runtime.llamacpp.devices import gpus
 from ...runtime.llamacpp.library import build_info
 from ...runtime.llamacpp.projector import MediaChunk, Projector, embedded_by, encode_first
 from ...runtime.llamacpp.weights import Weights
-from ...runtime.media.decode import MediaLimits
 from ...runtime.process.spawn import python_command
-from ...runtime.prompt.builder import PromptBuilder
-from ...runtime.prompt.template import ChatTemplate
 from ...runtime.types.messages import Message
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
 from . import passages as sets
@@ -118,10 +115,7 @@ class LogitsReader:
                 cache_bytes=64 << 20,
                 store=self._store,
             )
-        source = files.header.chat_template or CHATML
-        template = ChatTemplate(source, self.weights.text_of(self.weights.bos), self.weights.text_of(self.weights.eos))
-        limits = MediaLimits()
-        self._prompts = PromptBuilder(self.weights, self.projector, template, source, limits, context_tokens)
+        self._prompts = prompt_builder(self.weights, self.projector, files.header.chat_template, context_tokens)
 
     def close(self) -> None:
         """Writes encoded media that are not saved yet."""
@@ -146,7 +140,7 @@ class LogitsReader:
         return [TokenWindow(tuple(window[:-1]), size // 2, tuple(window[size // 2 + 1 :])) for window in cut]
 
     def answer_window(self, messages: Sequence[Message], answer: str) -> TokenWindow:
-        prompt = self._prompts.build(messages, effort=None)
+        prompt = self._prompts.build(messages, reasoning_effort=None)
         tokens = tuple(self.weights.tokenize(answer, parse_special=False))
         return TokenWindow((*prompt.items, *tokens), len(prompt.items) - 1, tokens)
 

@@ -56,7 +56,7 @@ def _speed(model: LocalModel) -> CostFigures:
 
     The rates of several streams are totals: of prompts until the last one is read, of tokens from the first one on.
     """
-    first_token_seconds = statistics.median(_ask(model, "Hi", 1).timings.first_token for _ in range(3))
+    first_token_seconds = statistics.median(_ask(model, "Hi", 1).timings.first_token_seconds for _ in range(3))
     meter = EnergyMeter()
     replies, deadline = list[Reply](), time.perf_counter() + _MIN_MEASURING_SECONDS
     while not replies or time.perf_counter() < deadline:
@@ -71,8 +71,8 @@ def _speed(model: LocalModel) -> CostFigures:
         figures["joules_per_answer"] = joules / len(replies)
     with ThreadPoolExecutor(STREAMS) as pool:
         concurrent = list(pool.map(lambda i: _ask(model, f"{i} {_LONG_PROMPT}", _ANSWER_TOKENS), range(STREAMS)))
-    first, last = (pick(reply.timings.first_token for reply in concurrent) for pick in (min, max))
-    end = max(reply.timings.total for reply in concurrent)
+    first, last = (pick(reply.timings.first_token_seconds for reply in concurrent) for pick in (min, max))
+    end = max(reply.timings.total_seconds for reply in concurrent)
     prompt, completion = (
         sum(getattr(reply.usage, f"{kind}_tokens") for reply in concurrent) for kind in ("prompt", "completion")
     )
@@ -85,20 +85,20 @@ def _media(model: LocalModel) -> CostFigures:
     """Measures the seconds that an image or a sound adds before the first token. The first of two is a warm-up."""
     figures: CostFigures = {}
     folder = builtin_folder() / "samples"
-    without_media = _ask(model, "What is it?", 1).timings.first_token
+    without_media = _ask(model, "What is it?", 1).timings.first_token_seconds
     parts: dict[str, Sequence[Part]] = {}
     if model.info.vision:
         parts["image_seconds"] = [GRAY_IMAGE, Image((folder / "shapes.png").read_bytes())]
     if model.info.audio:
         parts["audio_seconds"] = [SILENCE, Audio((folder / "speech.wav").read_bytes())]
     for name, media in parts.items():
-        seconds = [_ask(model, "What is it?", 1, part).timings.first_token for part in media]
+        seconds = [_ask(model, "What is it?", 1, part).timings.first_token_seconds for part in media]
         figures[name] = max(seconds[-1] - without_media, 0.0)
     return figures
 
 
 def _prefill_rate(reply: Reply) -> float:
-    seconds = reply.timings.first_token - reply.timings.prepared
+    seconds = reply.timings.first_token_seconds - reply.timings.prompt_seconds
     return reply.usage.prompt_tokens / seconds if seconds > 0 else 0.0
 
 

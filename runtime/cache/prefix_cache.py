@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ..types.prompt import GONE, Item, MediaSpan, SavedState, common_prefix, count_cells
+from ..types.prompt import RELEASED_PAYLOAD, Item, MediaSpan, SavedState, common_prefix, count_cells
 from .disk_cache import DiskCache
 
 MIN_CELLS = 32
@@ -118,7 +118,7 @@ def _stored(about: dict[str, Any], path: Path) -> CachedPrefix:
     for noted in about["items"]:
         if isinstance(noted, list):
             kind, cells, positions, digest = noted
-            items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), GONE))
+            items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), RELEASED_PAYLOAD))
         else:
             items.append(noted)
     return CachedPrefix(items, tuple(about["adapters"]), path=path)

@@ -54,6 +54,6 @@ def _stats(reply: Reply) -> str:
     rate = times.tokens_per_second(used.completion_tokens)
     speed = "too short to measure a speed" if rate is None else f"{rate:.0f} tokens per second"
     return (
-        f"time to first token {times.first_token * 1000:.0f} ms, {speed} "
+        f"time to first token {times.first_token_seconds * 1000:.0f} ms, {speed} "
         f"({used.prompt_tokens} prompt tokens, {used.completion_tokens} answer tokens)"
     )

@@ -36,7 +36,7 @@ class EngineMetrics:
         self._prompt += event.usage.prompt_tokens
         self._cached += event.usage.cached_tokens
         self._completion += event.usage.completion_tokens
-        self._first_token += event.timings.first_token
+        self._first_token += event.timings.first_token_seconds
 
     def failed(self) -> None:
         self._failed += 1

@@ -15,7 +15,7 @@ from .sequence import Sequence
 def told(chosen: SampledToken, name: Callable[[int], bytes]) -> TokenLogprob:
     """A token with its probability, if that is known."""
     logprob = nan if chosen.logprob is None else chosen.logprob
-    return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.likeliest))
+    return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.top_logprobs))
 
 
 def begin(sequence: Sequence, backend: ModelRunner) -> None:

@@ -63,7 +63,7 @@ class Sequence:
         self.items = list(self.prompt.items)
         self.cells = self.prompt.cells
         self.echo = NgramProposer(self.items)
-        self.recited = self.prompt.recited
+        self.recited = self.prompt.logprobs_from
 
     @property
     def done(self) -> int:
@@ -122,12 +122,12 @@ class Sequence:
             cached_tokens=self.cached or 0,
             image_tokens=self.prompt.media_cells("image"),
             audio_tokens=self.prompt.media_cells("audio"),
-            accepted=self.accepted,
-            rejected=self.guessed - self.accepted,
+            accepted_draft_tokens=self.accepted,
+            rejected_draft_tokens=self.guessed - self.accepted,
         )
         timings = Timings(
-            prepared=self.prepared - self.arrived,
-            first_token=self.first_token - self.arrived,
-            total=time.perf_counter() - self.arrived,
+            prompt_seconds=self.prepared - self.arrived,
+            first_token_seconds=self.first_token - self.arrived,
+            total_seconds=time.perf_counter() - self.arrived,
         )
         return Finished(reason, usage, timings, self.text.stopped_by)

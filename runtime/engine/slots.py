@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..types.prompt import GONE, Item, count_cells, count_positions
+from ..types.prompt import RELEASED_PAYLOAD, Item, count_cells, count_positions
 
 if TYPE_CHECKING:
     from . import sequence
@@ -67,7 +67,7 @@ class Slot:
 
 def _bare(item: Item) -> Item:
     """Media without its payload: a slot keeps what it needs to compare, for as long as nobody takes it."""
-    return item if isinstance(item, int) else replace(item, payload=GONE)
+    return item if isinstance(item, int) else replace(item, payload=RELEASED_PAYLOAD)
 
 
 def cells_taken(runs: Iterable[CellRange]) -> int:

@@ -20,14 +20,14 @@ from ..engine.thread_tuner import ThreadTuner
 from ..llamacpp.context import BATCH
 from ..llamacpp.pooling import SEQUENCES, PoolingContext
 from ..llamacpp.weights import Weights
-from ..prompt.completion import check_tokens, paired, translate
+from ..prompt.completion import check_tokens, query_document_tokens, translate
 from ..types.events import Finished, Timings, Usage
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import ON_CPU, Placement
 from ..types.request import Request
 from ..types.tasks import Detokenize, Embed, R, Rerank, Scores, Task, TokenIds, Tokenize, Vectors
+from .assembly import context_length, description
 from .embed_batcher import EmbedBatcher, TokenSequence
-from .generator import context_length, description
 from .lease import Lease
 from .load_check import try_out
 from .stream import Stream
@@ -150,7 +150,7 @@ class Embedder:
         return Vectors(data, vectors.shape[1], sum(map(len, tokens)))
 
     def _rerank(self, query: str, documents: Sequence[str], cancelled: Callable[[], bool]) -> Scores:
-        texts = [paired(query, document, self._rerank_template, self._weights) for document in documents]
+        texts = [query_document_tokens(query, document, self._rerank_template, self._weights) for document in documents]
         tokens = [self._check_length(text, f"documents[{i}]") for i, text in enumerate(texts)]
         scores = self._compute(tokens, cancelled)
         return Scores(tuple(float(score[0]) for score in scores), sum(map(len, tokens)))

@@ -97,15 +97,15 @@ class RequestEstimator:
                 warnings.append(error.message)
         return RequestEstimate(
             parts=tuple(parts),
-            frame=tokens - sum(part.tokens for part in parts),
-            tokens=tokens,
-            cached=forecast.cached,
-            context=self._context,
-            over=max(tokens + 1 - self._context, 0),
+            template_tokens=tokens - sum(part.tokens for part in parts),
+            prompt_tokens=tokens,
+            cached_tokens=forecast.cached,
+            context_length=self._context,
+            excess_tokens=max(tokens + 1 - self._context, 0),
             max_tokens=answer_tokens,
-            first_token=first,
-            total=total,
-            memory=self._memory_bytes - unfilled * cell_bytes + cache_bytes,
+            first_token_seconds=first,
+            total_seconds=total,
+            memory_bytes=self._memory_bytes - unfilled * cell_bytes + cache_bytes,
             warnings=tuple(warnings),
         )
 
@@ -137,7 +137,7 @@ class RequestEstimator:
 
 def counted(messages: Sequence[Message], prompt: Prompt, count: Callable[[str], int]) -> list[PartTokens]:
     """Returns the tokens of each part: media as they are in the prompt, texts as `count` counts them."""
-    media_tokens = iter(prompt.cuts)
+    media_tokens = iter(prompt.media_part_cells)
     parts = []
     for i, message in enumerate(messages):
         for k, part in enumerate(message.parts):

@@ -1,1 +1,1 @@
-"""Decodes images, audio and video from untrusted bytes."""
+"""Decodes untrusted images, audio and video into pixels and samples."""

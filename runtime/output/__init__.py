@@ -1,1 +1,1 @@
-"""What an answer must look like and what it says. Knows no scheduling and no HTTP."""
+"""What an answer must look like (constraints) and what its text means (parsing)."""

@@ -1,4 +1,4 @@
-"""Puts the pieces of an answer together. Knows no tokens and no wire format."""
+"""Collects the events of one answer into its whole text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from ..types.messages import ToolCall
 
 
 class AssembledAnswer:
-    """What an answer has said so far."""
+    """The answer as far as its events have been added."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
-        self._thoughts: list[str] = []
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._calls: list[tuple[ToolCallStart, list[str]]] = []
 
-    def add(self, said: OutputDelta) -> None:
-        match said:
+    def add(self, delta: OutputDelta) -> None:
+        match delta:
             case Delta(text=text):
-                self._said.append(text)
+                self._text.append(text)
             case ReasoningDelta(text):
-                self._thoughts.append(text)
+                self._reasoning.append(text)
             case ToolCallStart():
-                self._calls.append((said, []))
+                self._calls.append((delta, []))
             case ToolCallArguments(index, text):
                 self._calls[index][1].append(text)
 
     @property
     def text(self) -> str:
-        return "".join(self._said)
+        return "".join(self._text)
 
     @property
-    def thoughts(self) -> str:
-        return "".join(self._thoughts)
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
 
     @property
-    def calls(self) -> tuple[ToolCall, ...]:
-        """Its calls; the arguments of the last one may be cut off."""
-        return tuple(ToolCall(begun.id, begun.name, "".join(pieces)) for begun, pieces in self._calls)
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls. The arguments of the last one may be cut off."""
+        return tuple(ToolCall(start.id, start.name, "".join(arguments)) for start, arguments in self._calls)

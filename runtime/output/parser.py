@@ -1,6 +1,7 @@
 """Turns raw events of an answer into parsed ones: text, reasoning and tool calls.
 
-Runs where a stream is read, so that neither the engine's thread nor the worker process parses text. Pure Python.
+An `EventParser` runs where a stream is read, so that neither the engine's thread nor the worker process parses text.
+What it needs, a `ParserSpec`, is made from the request beside the model. Pure Python.
 """
 
 from __future__ import annotations
@@ -8,9 +9,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..types.events import Delta, Event, Finished, OutputDelta, ParserSpec, ReasoningDelta, TokenLogprob
+from ..types.request import Request
 from .reasoning import ReasoningTags
 from .text_parser import text_parser
 from .tool_formats.detect import tool_format_named
+from .tool_formats.tool_format import ToolFormat
+
+
+def parser_spec(
+    request: Request, tool_format: ToolFormat, tags: ReasoningTags | None, in_reasoning: bool
+) -> ParserSpec | None:
+    """What parses the answer to a chat; `None` if all of the answer is plain text.
+
+    `in_reasoning`: the prompt has opened the reasoning already.
+    """
+    tools, message = request.callable_tools, request.continued_message
+    continues = message is not None and bool(message.text or tool_format.answer_header)
+    if tool_format.parser is None and not tools and (tags is None or continues):
+        return None
+    return ParserSpec(tool_format.name, tools, tags and (tags.opening, tags.closing), in_reasoning, continues)
 
 
 class EventParser:
@@ -37,18 +54,18 @@ class EventParser:
         events = self._attach_logprobs(self._text.finish())
         if self._pending_logprobs:
             events.append(Delta("", 0, tuple(self._pending_logprobs)))
-        reason = "tool_calls" if event.reason == "stop" and self._text.called else event.reason
+        reason = "tool_calls" if event.reason == "stop" and self._text.has_complete_calls else event.reason
         usage = replace(event.usage, reasoning_tokens=self._reasoning_tokens)
         return [*events, replace(event, reason=reason, usage=usage)]
 
     def _feed_delta(self, delta: Delta) -> list[Event]:
         self._pending_logprobs += delta.logprobs
-        was_thinking = self._text.thinking
+        was_in_reasoning = self._text.in_reasoning
         parsed = self._text.feed(delta.text)
-        if was_thinking or self._text.thinking or any(isinstance(piece, ReasoningDelta) for piece in parsed):
+        if was_in_reasoning or self._text.in_reasoning or any(isinstance(piece, ReasoningDelta) for piece in parsed):
             self._reasoning_tokens += delta.tokens
         events = self._attach_logprobs(parsed)
-        if delta.text and not parsed and not self._text.holding:
+        if delta.text and not parsed and not self._text.holds_text:
             self._pending_logprobs.clear()  # the text was only a tag, such as the one that ends the reasoning
         return events
 

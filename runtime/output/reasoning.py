@@ -1,4 +1,4 @@
-"""The tags between which models think before they answer."""
+"""The tags around the reasoning that models write before their answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ReasoningTags(NamedTuple):
     closing: str
 
 
-KNOWN = (
+KNOWN_TAGS = (
     ReasoningTags("<think>", "</think>"),
     ReasoningTags("[THINK]", "[/THINK]"),
     ReasoningTags("<|channel>thought", "<channel|>"),
@@ -21,5 +21,5 @@ KNOWN = (
 
 
 def tags_of(template: str) -> ReasoningTags | None:
-    """The tags that a chat template speaks of. That a vocabulary has tokens for some does not make a model think."""
-    return next((tags for tags in KNOWN if tags.closing in template), None)
+    """The tags that a chat template mentions. That the vocabulary has such tokens does not make a model reason."""
+    return next((tags for tags in KNOWN_TAGS if tags.closing in template), None)

@@ -1,6 +1,6 @@
-"""Reads an answer while it is made: what is thought, what is said, and which tools are called. Knows no tokens.
+"""Parses an answer's text as it arrives into text, reasoning and tool calls. Knows no tokens.
 
-The result does not depend on how the text was split. Text is passed on as soon as it cannot be the beginning of a call.
+The result does not depend on how the text was split. Text is released as soon as it cannot be the start of a call.
 """
 
 from __future__ import annotations
@@ -16,188 +16,190 @@ from .tool_formats.notation import Transcoder
 from .tool_formats.tool_format import ToolFormat
 
 _NAME = re.compile(r"\s*([a-zA-Z0-9_-]+)")
-_WAIT, _NO = -1, -2
+_INCOMPLETE, _MISMATCH = -1, -2
 
 
 class TextParser:
-    """`feed` text, get what it says; `finish` releases what was held back.
+    """`feed` it text to get the parsed pieces; `finish` releases the text still held back.
 
-    `tools` are those that may be called; where there are none, nothing is a call. With `tags` a thought at the
-    answer's beginning is told apart; `thinking` says that the prompt has begun one already. An answer that `goes_on`
-    from a text has its beginning there.
+    `tools` are those that may be called; without any, nothing is a call. With `tags`, reasoning at the start of the
+    answer is separated; `in_reasoning`: the prompt has opened it already. `continues_message`: the answer continues
+    text, so it cannot start with reasoning or a call without a block start.
     """
 
     def __init__(
         self,
-        dialect: ToolFormat,
+        tool_format: ToolFormat,
         tools: Iterable[Tool] = (),
         tags: ReasoningTags | None = None,
-        thinking: bool = False,
-        goes_on: bool = False,
+        in_reasoning: bool = False,
+        continues_message: bool = False,
     ) -> None:
-        self._dialect = dialect
+        self._format = tool_format
         self._tools = {tool.name: tool for tool in tools}
         self._tags = tags
         self._held = ""
         self._final = False
-        self._calls = 0
-        self._open = False
+        self._call_count = 0
+        self._in_call = False
         self._transcoder: Transcoder | None = None
-        self._step: Callable[[list[OutputDelta]], bool] = self._begin
-        if goes_on:
+        self._step: Callable[[list[OutputDelta]], bool] = self._start
+        if continues_message:
             self._step = self._text
-        elif thinking:
-            self._step = self._think_begun
+        elif in_reasoning:
+            self._step = self._reasoning_start
 
     @property
-    def thinking(self) -> bool:
-        """Whether what comes next may belong to a thought."""
-        return self._step in (self._think, self._think_begun)
+    def in_reasoning(self) -> bool:
+        """Whether the next text may belong to the reasoning."""
+        return self._step in (self._reasoning, self._reasoning_start)
 
     @property
-    def holding(self) -> bool:
-        """Whether some text waits to be understood."""
+    def holds_text(self) -> bool:
+        """Whether some text is held back because its meaning is not clear yet."""
         return bool(self._held)
 
     @property
-    def called(self) -> bool:
-        """Whether the answer calls tools, and is not cut off within a call."""
-        return self._calls > 0 and not self._open
+    def has_complete_calls(self) -> bool:
+        """Whether the answer calls tools, and was not cut off within a call."""
+        return self._call_count > 0 and not self._in_call
 
     def feed(self, text: str) -> list[OutputDelta]:
         self._held += text
-        said: list[OutputDelta] = []
-        while self._step(said):
+        parsed: list[OutputDelta] = []
+        while self._step(parsed):
             pass
-        return said
+        return parsed
 
     def finish(self) -> list[OutputDelta]:
-        """What was held back. Of a call that is cut off before its arguments nothing is left."""
+        """Releases the held text. A call that is cut off before its arguments is dropped."""
         self._final = True
         return self.feed("")
 
-    # Each step takes from the held text what it can, and returns whether another may take more.
+    # Each step consumes what it can of the held text, and returns whether another step may consume more.
 
-    def _begin(self, said: list[OutputDelta]) -> bool:
-        """White space, then perhaps a thought."""
+    def _start(self, parsed: list[OutputDelta]) -> bool:
+        """Whitespace, then perhaps reasoning."""
         if self._tags is None:
             return self._go(self._answer)
         text = self._held.lstrip()
         if text.startswith(self._tags.opening):
-            return self._go(self._think_begun, text[len(self._tags.opening) :])
+            return self._go(self._reasoning_start, text[len(self._tags.opening) :])
         if self._tags.opening.startswith(text) and not self._final:
             return False
         return self._go(self._answer)
 
-    def _think_begun(self, said: list[OutputDelta]) -> bool:
+    def _reasoning_start(self, parsed: list[OutputDelta]) -> bool:
         self._held = self._held.lstrip()
-        return bool(self._held or self._final) and self._go(self._think)
+        return bool(self._held or self._final) and self._go(self._reasoning)
 
-    def _think(self, said: list[OutputDelta]) -> bool:
+    def _reasoning(self, parsed: list[OutputDelta]) -> bool:
         assert self._tags is not None
-        thought, found, rest = self._held.partition(self._tags.closing)
-        if not found and not self._final:
-            thought = _certain(self._held, self._tags.closing)
-            rest = self._held[len(thought) :]
-        text = thought.rstrip() if found else thought
+        reasoning, closing, rest = self._held.partition(self._tags.closing)
+        if not closing and not self._final:
+            reasoning = _before_possible_marker(self._held, self._tags.closing)
+            rest = self._held[len(reasoning) :]
+        text = reasoning.rstrip() if closing else reasoning
         if text:
-            said.append(ReasoningDelta(text))
+            parsed.append(ReasoningDelta(text))
         self._held = rest
-        return bool(found) and self._go(self._thought)
+        return bool(closing) and self._go(self._reasoning_end)
 
-    def _thought(self, said: list[OutputDelta]) -> bool:
-        """White space behind a thought."""
+    def _reasoning_end(self, parsed: list[OutputDelta]) -> bool:
+        """Whitespace after the reasoning."""
         self._held = self._held.lstrip()
         return bool(self._held or self._final) and self._go(self._answer)
 
-    def _answer(self, said: list[OutputDelta]) -> bool:
-        """The beginning of what is said: the only place of calls without an opening."""
-        if not (self._tools and self._dialect.bare):
+    def _answer(self, parsed: list[OutputDelta]) -> bool:
+        """The start of the answer: the only place of calls without a block start."""
+        if not (self._tools and self._format.block_start_optional):
             return self._go(self._text)
         blank = len(self._held) - len(self._held.lstrip())
-        taken = self._called(said, self._dialect.head, blank)
-        if taken == _WAIT and not self._final:
+        end = self._match_call(parsed, self._format.call_start, blank)
+        if end == _INCOMPLETE and not self._final:
             return False
-        return True if taken >= 0 else self._go(self._text)
+        return True if end >= 0 else self._go(self._text)
 
-    def _text(self, said: list[OutputDelta]) -> bool:
-        """Text, up to the opening of a call."""
-        marker = self._dialect.marker if self._tools else ""
+    def _text(self, parsed: list[OutputDelta]) -> bool:
+        """Text, up to the start of a call."""
+        marker = self._format.start_marker if self._tools else ""
         if not marker:
-            return self._say(said, len(self._held))
+            return self._release(parsed, len(self._held))
         at = self._held.find(marker)
         if at < 0:
-            self._say(said, len(self._held) if self._final else len(_certain(self._held, marker)))
+            safe = len(self._held) if self._final else len(_before_possible_marker(self._held, marker))
+            self._release(parsed, safe)
             return False
-        taken = self._called(said, self._dialect.opening + self._dialect.head, at)
-        if taken == _WAIT:
+        end = self._match_call(parsed, self._format.block_start + self._format.call_start, at)
+        if end == _INCOMPLETE:
             if self._final:
-                self._say(said, len(self._held[:at].rstrip()))
-                self._held, self._open = "", True
+                self._release(parsed, len(self._held[:at].rstrip()))
+                self._held, self._in_call = "", True
             return False
-        if taken == _NO:
-            self._say(said, at + len(marker))
+        if end == _MISMATCH:
+            self._release(parsed, at + len(marker))
         return True
 
-    def _say(self, said: list[OutputDelta], length: int) -> bool:
-        """Says so much of the held text; white space alone is nothing where calls may stand around it."""
+    def _release(self, parsed: list[OutputDelta], length: int) -> bool:
+        """Releases `length` characters of the held text. Drops bare whitespace where it may surround calls."""
         text, self._held = self._held[:length], self._held[length:]
         if text.strip() or (text and not self._tools):
-            said.append(Delta(text))
+            parsed.append(Delta(text))
         return False
 
-    def _called(self, said: list[OutputDelta], before: str, at: int) -> int:
-        """Looks for a call at this place, with these texts before its name; returns where its arguments begin."""
-        begun = _match(before, self._held, at)
-        if begun < 0:
-            return begun
-        name = _NAME.match(self._held, begun)
+    def _match_call(self, parsed: list[OutputDelta], prefix: str, at: int) -> int:
+        """Matches a call at this position, with `prefix` before its name. Returns where its arguments start."""
+        name_start = _match(prefix, self._held, at)
+        if name_start < 0:
+            return name_start
+        name = _NAME.match(self._held, name_start)
         if name is None:
-            return _NO if self._held[begun:].strip() else _WAIT
+            return _MISMATCH if self._held[name_start:].strip() else _INCOMPLETE
         if name.end() == len(self._held):
-            return _WAIT
+            return _INCOMPLETE
         if name[1] not in self._tools:
-            return _NO
-        bracket = self._dialect.notation.bracket
-        end = _match(self._dialect.middle + bracket, self._held, name.end())
+            return _MISMATCH
+        bracket = self._format.notation.bracket
+        end = _match(self._format.arguments_start + bracket, self._held, name.end())
         if end < 0:
             return end
         if text := self._held[:at].rstrip():
-            said.append(Delta(text))
-        self._call(said, name[1], self._held[end - len(bracket) :])
+            parsed.append(Delta(text))
+        self._start_call(parsed, name[1], self._held[end - len(bracket) :])
         return end
 
-    def _call(self, said: list[OutputDelta], name: str, arguments: str) -> None:
-        """A call whose arguments begin so."""
-        said.append(ToolCallStart(self._calls, _new_id(self._dialect.id_length), name))
-        self._calls += 1
-        self._open = True
-        self._transcoder = self._dialect.notation.transcoder(self._tools[name])
+    def _start_call(self, parsed: list[OutputDelta], name: str, arguments: str) -> None:
+        """Starts a call; `arguments` is the held text from the arguments' first bracket."""
+        parsed.append(ToolCallStart(self._call_count, _new_id(self._format.id_length), name))
+        self._call_count += 1
+        self._in_call = True
+        self._transcoder = self._format.notation.transcoder(self._tools[name])
         self._go(self._arguments, arguments)
 
-    def _arguments(self, said: list[OutputDelta]) -> bool:
+    def _arguments(self, parsed: list[OutputDelta]) -> bool:
         assert self._transcoder is not None
-        text, taken = self._transcoder.feed(self._held)
-        self._held = self._held[taken:]
+        text, consumed = self._transcoder.feed(self._held)
+        self._held = self._held[consumed:]
         if text:
-            said.append(ToolCallArguments(self._calls - 1, text))
-        return self._transcoder.done and self._go(self._called_already)
+            parsed.append(ToolCallArguments(self._call_count - 1, text))
+        return self._transcoder.done and self._go(self._call_end)
 
-    def _called_already(self, said: list[OutputDelta]) -> bool:
-        """Behind arguments: another call in the same block, or the end of it."""
-        self._open = False
-        dialect = self._dialect
-        waiting = False
-        if dialect.between is not None:
-            taken = self._called(said, dialect.tail + dialect.between + dialect.head, 0)
-            if taken >= 0:
+    def _call_end(self, parsed: list[OutputDelta]) -> bool:
+        """After the arguments: another call in the same block, or the end of the block."""
+        self._in_call = False
+        tool_format = self._format
+        incomplete = False
+        if tool_format.call_separator is not None:
+            prefix = tool_format.call_end + tool_format.call_separator + tool_format.call_start
+            end = self._match_call(parsed, prefix, 0)
+            if end >= 0:
                 return True
-            waiting = taken == _WAIT
-        end = _match(dialect.tail + dialect.closing, self._held, 0)
-        waiting = waiting or end == _WAIT
-        if waiting and not self._final:
+            incomplete = end == _INCOMPLETE
+        end = _match(tool_format.call_end + tool_format.block_end, self._held, 0)
+        incomplete = incomplete or end == _INCOMPLETE
+        if incomplete and not self._final:
             return False
-        if waiting:
+        if incomplete:
             self._held = ""
         return self._go(self._text, self._held[max(end, 0) :])
 
@@ -208,28 +210,28 @@ class TextParser:
 
 
 def _match(pattern: str, text: str, at: int) -> int:
-    """Where a dialect's text ends in `text` from `at` on; `_WAIT` where more must come, `_NO` where it does not stand.
+    """Matches a tool format's text at a position. Returns its end, `_INCOMPLETE` at the end of text, or `_MISMATCH`.
 
-    A pattern's white space at its end takes none: what follows skips it.
+    Whitespace at the end of a pattern consumes none: the next match skips it.
     """
-    loose = False
+    skip_whitespace = False
     for char in pattern:
         if char.isspace() or char == "·":
-            loose = True
+            skip_whitespace = True
             continue
-        while loose and at < len(text) and text[at].isspace():
+        while skip_whitespace and at < len(text) and text[at].isspace():
             at += 1
-        loose = False
+        skip_whitespace = False
         if at >= len(text):
-            return _WAIT
+            return _INCOMPLETE
         if text[at] != char:
-            return _NO
+            return _MISMATCH
         at += 1
     return at
 
 
-def _certain(text: str, marker: str) -> str:
-    """What of a text's beginning cannot belong to a marker, or be white space before one."""
+def _before_possible_marker(text: str, marker: str) -> str:
+    """The part of a text that can be neither the start of the marker nor whitespace before it."""
     for length in range(min(len(marker) - 1, len(text)), 0, -1):
         if marker.startswith(text[-length:]):
             text = text[:-length]
@@ -242,18 +244,18 @@ def _new_id(length: int | None) -> str:
 
 
 def text_parser(
-    dialect: ToolFormat,
+    tool_format: ToolFormat,
     tools: Iterable[Tool] = (),
     tags: ReasoningTags | None = None,
-    thinking: bool = False,
-    goes_on: bool = False,
+    in_reasoning: bool = False,
+    continues_message: bool = False,
 ) -> TextParser:
-    """The reader of answers in a dialect."""
-    make = dialect.reader or TextParser
-    return make(dialect, tools, tags, thinking, goes_on)
+    """Makes the parser for a tool format."""
+    make = tool_format.parser or TextParser
+    return make(tool_format, tools, tags, in_reasoning, continues_message)
 
 
-def reading(reader: TextParser, text: str) -> Iterator[OutputDelta]:
-    """All that a whole text says."""
-    yield from reader.feed(text)
-    yield from reader.finish()
+def parse_text(parser: TextParser, text: str) -> Iterator[OutputDelta]:
+    """Parses a complete text."""
+    yield from parser.feed(text)
+    yield from parser.finish()

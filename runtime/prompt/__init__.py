@@ -1,1 +1,1 @@
-"""From messages to a prompt: chat template, media decoding, tokens. Untrusted bytes end here. Knows no scheduling."""
+"""Builds prompts from messages: chat template, media, tokens. Untrusted input is contained here."""

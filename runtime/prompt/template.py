@@ -1,7 +1,7 @@
-"""Renders a model's own chat template, which is untrusted code, in a sandbox with bounds. Knows no tokens.
+"""Renders a model's own chat template, which is untrusted code, in a sandbox with limits. Knows no tokens.
 
-A Jinja sandbox keeps a template away from Python's internals (CVE-2024-34359 was the lack of one), but it does not
-keep it from looping or growing without end; the bounds here do.
+A Jinja sandbox keeps a template away from Python's internals (CVE-2024-34359 was caused by the lack of one). It does
+not stop endless loops or unlimited output; the limits here do.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...models.errors import ModelError, TemplateError
 
-MAX_SOURCE = 512 * 1024
-MAX_OUTPUT = 64 * 1024 * 1024
-MAX_WIDTH = 9999
+MAX_SOURCE_CHARS = 512 * 1024
+MAX_OUTPUT_CHARS = 64 * 1024 * 1024
+MAX_FIELD_WIDTH = 9999
 MAX_LINES_RUN = 2_000_000
-"""Lines of compiled template code one rendering may run: about a second; real templates run a few per message."""
+"""Lines of compiled template code that one rendering may run, about a second. Real templates run a few per message."""
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
-"""Variables that are set for the template here."""
+"""Variables that a request cannot set."""
 
 TemplateMessage = dict[str, Any]
 _FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
 
 class _CodeGenerator(CodeGenerator):
-    """Jinja's compiler, except that `~` asks the environment, as the other operators do."""
+    """Jinja's compiler, except that `~` calls the environment like the other operators, so that it can be limited."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.join((")
@@ -48,7 +48,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """`{% generation %}`, by which templates mark for training what the model says; here it is as if it were not."""
+    """Ignores `{% generation %}`, with which templates mark the model's own text for training."""
 
     tags = {"generation"}
 
@@ -58,7 +58,7 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with a bound on everything that makes much from little."""
+    """Jinja's sandbox, with limits on every operation that can multiply the size of its input."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
     code_generator_class = _CodeGenerator
@@ -69,7 +69,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "+":
             _check_size(_size(left) + _size(right))
         elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check_size(MAX_OUTPUT if left.bit_length() + right.bit_length() > 128 else 0)
+            _check_size(MAX_OUTPUT_CHARS if left.bit_length() + right.bit_length() > 128 else 0)
         elif operator == "*":
             _check_size(_size(left) * max(0, right) if isinstance(right, int) else left * _size(right))
         return super().call_binop(context, operator, left, right)
@@ -88,31 +88,31 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _size(value: object) -> int:
-    """In characters; an item of a list takes as much memory as many."""
+    """The size in characters. An item of a list counts as 64 characters, for the memory that it takes."""
     return len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list | tuple) else 0
 
 
 def _check_size(size: int) -> None:
-    if size >= MAX_OUTPUT:
-        raise TemplateError(f"the model's chat template makes a value of more than {MAX_OUTPUT} characters")
+    if size >= MAX_OUTPUT_CHARS:
+        raise TemplateError(f"the model's chat template builds a value of more than {MAX_OUTPUT_CHARS} characters")
 
 
 def _check_text_call(name: str, text: str, *arguments: Any) -> None:
-    """Refuses what would make a text grow beyond any honest use: widths, and replacing or joining by long texts."""
+    """Refuses calls that would make a text far larger than real templates need: widths, replacing and joining."""
     pattern = (text,) if name == "format" else ()
     for argument in (*pattern, *arguments):
-        if isinstance(argument, int) and argument > MAX_WIDTH:
-            raise TemplateError("the model's chat template asks for a text of unreasonable width")
+        if isinstance(argument, int) and argument > MAX_FIELD_WIDTH:
+            raise TemplateError("the model's chat template uses an unreasonable field width")
         if name in ("format", "format_map") and isinstance(argument, str) and re.search(r"\d{5,}", argument):
-            raise TemplateError("the model's chat template asks for a text of unreasonable width")
+            raise TemplateError("the model's chat template uses an unreasonable field width")
     if name == "replace" and len(arguments) >= 2:
         _check_size(len(text) + (text.count(str(arguments[0]))) * len(str(arguments[1])))
     if name == "join" and arguments and isinstance(arguments[0], list | tuple):
         _check_size(sum(len(str(item)) + len(text) for item in arguments[0]))
 
 
-def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is checked as the method of texts of that name."""
+def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter with the same checks as the string method of that name."""
 
     def checked(value: Any, *args: Any, **kwargs: Any) -> Any:
         _check_text_call(name, str(value) if isinstance(value, str) else "", *args, *kwargs.values())
@@ -122,14 +122,14 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ChatTemplate:
-    """A compiled template. `bos` and `eos` are the texts of the model's begin and end tokens."""
+    """A compiled chat template. `bos` and `eos` are the texts of the model's begin and end tokens."""
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
-        if len(source) > MAX_SOURCE:
-            raise ModelError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are read")
+        if len(source) > MAX_SOURCE_CHARS:
+            raise ModelError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are accepted")
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
-            environment.filters[name] = _bounded(name, environment.filters[name])
+            environment.filters[name] = _limited(name, environment.filters[name])
         environment.globals.pop("lipsum")
         environment.filters["format"] = _format
         environment.filters["join"] = _join
@@ -149,16 +149,16 @@ class ChatTemplate:
     def render(
         self, messages: list[TemplateMessage], *, tools: list[dict[str, Any]] | None = None, **switches: Any
     ) -> str:
-        """The prompt for messages of `role` and string `content`, ready for an answer.
+        """Renders the prompt for messages with a `role` and a string `content`, ready for an answer.
 
-        `switches` are variables that the template reads, of which `variables` names all.
+        `switches` set variables of the template; `variables` names those that it reads.
         """
         if self._wants_parts:
             messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         return self._run(messages, tools, switches)
 
     def _needs_typed_content(self) -> bool:
-        """Whether the template drops content that is a string, and wants a list of typed parts."""
+        """Whether the template ignores string content and requires a list of typed parts."""
         probe = "galago-probe"
         try:
             return probe not in self._run([{"role": "user", "content": probe}], None, {})
@@ -175,8 +175,8 @@ class ChatTemplate:
             pieces, length = [], 0
             for piece in self._template.generate(**values):
                 length += len(piece)
-                if length > MAX_OUTPUT:
-                    raise TemplateError(f"the model's chat template wrote more than {MAX_OUTPUT} characters")
+                if length > MAX_OUTPUT_CHARS:
+                    raise TemplateError(f"the model's chat template wrote more than {MAX_OUTPUT_CHARS} characters")
                 pieces.append(piece)
             return "".join(pieces)
         except jinja2.TemplateError as error:
@@ -188,15 +188,15 @@ class ChatTemplate:
 
 
 def _line_budget() -> Any:
-    """A trace function that ends a rendering which runs too long; counts lines, so that every machine agrees."""
-    left = MAX_LINES_RUN
+    """A trace function that stops a long rendering. It counts lines, so that the limit is the same on every machine."""
+    lines_left = MAX_LINES_RUN
 
     def trace(_frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal left
+        nonlocal lines_left
         if event == "line":
-            left -= 1
-            if left < 0:
-                raise TemplateError("the model's chat template runs without end")
+            lines_left -= 1
+            if lines_left < 0:
+                raise TemplateError("the model's chat template runs too long; it may loop endlessly")
         return trace
 
     return trace
@@ -208,7 +208,7 @@ def _format(pattern: str, *args: Any, **kwargs: Any) -> str:
 
 
 def _join(values: Any, d: str = "", attribute: str | None = None) -> str:
-    """Jinja's filter, with its names of parameters."""
+    """Jinja's filter, with the same parameter names."""
     items = [str(value if attribute is None else value[attribute]) for value in values]
     _check_size(sum(map(len, items)) + len(d) * len(items))
     return d.join(items)
@@ -226,7 +226,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers defines it for chat templates, where text stays readable and nothing is escaped for HTML."""
+    """As transformers defines it for chat templates: non-ASCII text stays readable and HTML is not escaped."""
     _check_text_call("tojson", "", indent)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -1,6 +1,6 @@
-"""Lays a chat with tools out as a chat template expects it, or writes them into messages where it has no place for it.
+"""Adapts chats to what a chat template supports; what it does not support is written into the messages.
 
-What a template can do is found out by rendering small chats with it. Knows no tokens.
+What a template supports is detected by rendering small chats with it. Knows no tokens.
 """
 
 from __future__ import annotations
@@ -13,124 +13,138 @@ from hashlib import blake2b
 from typing import Any
 
 from ...models.errors import InvalidRequest, TemplateError
-from ..output.tool_formats.tool_format import ToolFormat, shown
-from ..types.messages import Effort, Message, Tool, ToolCall
+from ..output.tool_formats.tool_format import ToolFormat, template_tool
+from ..types.messages import Message, ReasoningEffort, Tool, ToolCall
 from .template import RESERVED, ChatTemplate
 
 Protect = Callable[[str], str]
-"""Keeps a text from becoming control tokens."""
+"""Prevents a text from becoming control tokens."""
 
 _PROBE = "galago-probe"
 _USER = {"role": "user", "content": "Hi"}
-_THINKING = ("enable_thinking", "thinking")
-_EFFORTS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium"}
-"""What every template that takes an effort knows; high stands for the others."""
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""What templates call an assistant's thoughts."""
+_REASONING_SWITCHES = ("enable_thinking", "thinking")
+_COMMON_EFFORTS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium"}
+"""The efforts that every template with an effort supports. All others become `high`."""
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""The names that templates use for an assistant's reasoning."""
 
 
 @dataclass(frozen=True)
 class TemplateTraits:
-    """What a template has a place for.
+    """What a template supports.
 
-    `arguments_as_text`: it wants a call's arguments as JSON text. `silent`: what is said beside calls, where that is
-    nothing: `None`, or an empty text for templates that cannot do without one. `several` calls may stand in one
-    message, and `thoughts` beside what is said with them. `system` messages may stand at the beginning, and `later`
-    ones behind them. `twice`: one who has just said something may say more. `names`: it shows who says something.
+    `tools`: it shows the tools. `calls`: it shows tool calls, with arguments as JSON text if `arguments_as_text`.
+    `empty_content`: the content of a message that only calls tools: `None`, or an empty text if the template fails
+    without one. `parallel_calls`: a message may hold several calls. `reasoning_with_content`: a message may hold
+    reasoning, content and calls. `results`: it shows tool results. `system_messages` may come first, and
+    `late_system_messages` anywhere. `developer_role`: it knows this role. `repeated_roles`: consecutive messages may
+    have the same role. `shows_names`: it shows the names in messages.
     """
 
     template: ChatTemplate
-    dialect: ToolFormat
+    tool_format: ToolFormat
     tools: bool
     calls: bool
     arguments_as_text: bool
-    silent: str | None
-    several: bool
-    thoughts: bool
+    empty_content: str | None
+    parallel_calls: bool
+    reasoning_with_content: bool
     results: bool
-    system: bool
-    later: bool
-    developer: bool
-    twice: bool
-    names: bool
+    system_messages: bool
+    late_system_messages: bool
+    developer_role: bool
+    repeated_roles: bool
+    shows_names: bool
 
-    def messages(
+    def lay_out(
         self, messages: Sequence[Message], contents: Sequence[str], tools: Sequence[Tool], protect: Protect
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-        """Messages and tools as the template takes them. `contents` are the messages' own, protected already."""
+        """The messages and tools to render the template with. `contents` are the messages' protected contents."""
         tools = [_protected_tool(tool, protect) for tool in tools]
-        laid: list[dict[str, Any]] = []
-        names = {call.id: call.name for message in messages for call in message.calls}
-        pairs = zip(messages, contents, strict=True)
-        instructions: list[str] = []  # those of system messages that must wait for the next user's
-        for message, content in pairs if self.several else _one_call_each(pairs):
-            if message.role == "tool" and not self.results:
-                _add_result(laid, content)
-            elif message.role not in ("system", "developer") or self.later or (self.system and not laid):
-                laid.append(self._message(message, content, names, protect))
-                if message.role == "user" and instructions:
-                    laid[-1]["content"] = "\n\n".join([*instructions, content])
-                    instructions.clear()
-            elif laid and laid[-1]["role"] in ("system", "developer"):
-                laid[-1]["content"] += f"\n\n{content}"
-            else:
-                instructions.append(content)
-        if instructions:
-            laid.append({"role": "user", "content": "\n\n".join(instructions)})
-        laid = laid if self.twice else _taking_turns(laid)
+        laid_out = self._laid_out(messages, contents, protect)
         if not tools:
-            return laid, None
-        if self.dialect.tools_in_system:
-            _system(laid)["tools"] = json.dumps([shown(tool)["function"] for tool in tools], ensure_ascii=False)
+            return laid_out, None
+        if self.tool_format.tools_in_system:
+            functions = [template_tool(tool)["function"] for tool in tools]
+            _system_message(laid_out)["tools"] = json.dumps(functions, ensure_ascii=False)
         elif not self.tools:
-            first = _system(laid) if self.system else next((m for m in laid if m["role"] == "user"), laid[0])
-            texts = [first["content"] or "", self.dialect.describe(tools)]
-            first["content"] = "\n\n".join(texts if self.system else reversed(texts)).strip()
-            return laid, None
-        return laid, [shown(tool) for tool in tools]
+            if self.system_messages:
+                first = _system_message(laid_out)
+            else:
+                first = next((m for m in laid_out if m["role"] == "user"), laid_out[0])
+            texts = [first["content"] or "", self.tool_format.instructions(tools)]
+            first["content"] = "\n\n".join(texts if self.system_messages else reversed(texts)).strip()
+            return laid_out, None
+        return laid_out, [template_tool(tool) for tool in tools]
+
+    def _laid_out(self, messages: Sequence[Message], contents: Sequence[str], protect: Protect) -> list[dict[str, Any]]:
+        laid_out: list[dict[str, Any]] = []
+        tool_names = {call.id: call.name for message in messages for call in message.tool_calls}
+        pairs = zip(messages, contents, strict=True)
+        waiting: list[str] = []  # contents of system messages that are put before the next user message
+        for message, content in pairs if self.parallel_calls else _one_call_each(pairs):
+            is_system = message.role in ("system", "developer")
+            if message.role == "tool" and not self.results:
+                _add_result(laid_out, content)
+            elif not is_system or self.late_system_messages or (self.system_messages and not laid_out):
+                laid_out.append(self._message(message, content, tool_names, protect))
+                if message.role == "user" and waiting:
+                    laid_out[-1]["content"] = "\n\n".join([*waiting, content])
+                    waiting.clear()
+            elif laid_out and laid_out[-1]["role"] in ("system", "developer"):
+                laid_out[-1]["content"] += f"\n\n{content}"
+            else:
+                waiting.append(content)
+        if waiting:
+            laid_out.append({"role": "user", "content": "\n\n".join(waiting)})
+        return laid_out if self.repeated_roles else _merge_repeated_roles(laid_out)
 
     def variables(self, given: Mapping[str, Any], protect: Protect) -> tuple[dict[str, Any], list[str]]:
-        """Those of the variables given for the template that it has, and the names of the others.
+        """The given variables that the template has, and the names of the unknown ones.
 
-        Raises `InvalidRequest` for those that are not for a request to set.
+        Raises `InvalidRequest` for reserved variables.
         """
         for name in given:
             if name in RESERVED:
-                raise InvalidRequest(f"chat_template_kwargs may not set {name!r}", "chat_template_kwargs")
+                raise InvalidRequest(
+                    f"chat_template_kwargs must not set {name!r}, which is set by the server", "chat_template_kwargs"
+                )
         known = {name: _protected(value, protect) for name, value in given.items() if name in self.template.variables}
         return known, [name for name in given if name not in known]
 
-    def switches(self, effort: Effort | None) -> tuple[dict[str, Any], bool]:
-        """The template's variables that stand for an effort, and whether it has any that does."""
+    def reasoning_switches(self, effort: ReasoningEffort | None) -> tuple[dict[str, Any], bool]:
+        """The template's variables that set the reasoning effort, and whether it has any."""
         if effort is None:
             return {}, True
-        found: dict[str, Any] = {name: effort != "none" for name in _THINKING if name in self.template.variables}
+        switches: dict[str, Any] = {
+            name: effort != "none" for name in _REASONING_SWITCHES if name in self.template.variables
+        }
         if "reasoning_effort" in self.template.variables:
-            spoken = f"'{effort}'" in self.template.source or f'"{effort}"' in self.template.source
-            found["reasoning_effort"] = effort if spoken else _EFFORTS.get(effort, "high")
-        return found, bool(found)
+            is_known = f"'{effort}'" in self.template.source or f'"{effort}"' in self.template.source
+            switches["reasoning_effort"] = effort if is_known else _COMMON_EFFORTS.get(effort, "high")
+        return switches, bool(switches)
 
-    def _message(self, message: Message, content: str, names: dict[str, str], protect: Protect) -> dict[str, Any]:
-        role = "system" if message.role == "developer" and not self.developer else message.role
-        laid: dict[str, Any] = {"role": role, "content": content}
+    def _message(self, message: Message, content: str, tool_names: dict[str, str], protect: Protect) -> dict[str, Any]:
+        role = "system" if message.role == "developer" and not self.developer_role else message.role
+        laid_out: dict[str, Any] = {"role": role, "content": content}
         if message.name is not None:
-            laid["name"] = protect(message.name)
+            laid_out["name"] = protect(message.name)
         if message.reasoning:
-            thought = protect(message.reasoning)
-            if message.calls and content and not self.thoughts:
-                thought, content = f"{thought}\n\n{content}", ""
-            laid |= {key: thought for key in _THOUGHTS if key in self.template.source}
-        if message.answers is not None:
-            laid["tool_call_id"] = self._id(message.answers)
-            laid.setdefault("name", protect(names.get(message.answers, "")))
-        if message.calls:
-            calls = [_protected_call(call, protect) for call in message.calls]
+            reasoning = protect(message.reasoning)
+            if message.tool_calls and content and not self.reasoning_with_content:
+                reasoning, content = f"{reasoning}\n\n{content}", ""
+            laid_out |= {key: reasoning for key in _REASONING_KEYS if key in self.template.source}
+        if message.tool_call_id is not None:
+            laid_out["tool_call_id"] = self._id(message.tool_call_id)
+            laid_out.setdefault("name", protect(tool_names.get(message.tool_call_id, "")))
+        if message.tool_calls:
+            calls = [_protected_call(call, protect) for call in message.tool_calls]
             if self.calls:
-                laid["tool_calls"] = [self._call(call) for call in calls]
-                laid["content"] = content or self.silent
+                laid_out["tool_calls"] = [self._call(call) for call in calls]
+                laid_out["content"] = content or self.empty_content
             else:
-                laid["content"] = f"{content}\n{self.dialect.write(calls)}".lstrip()
-        return laid
+                laid_out["content"] = f"{content}\n{self.tool_format.render(calls)}".lstrip()
+        return laid_out
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         arguments = call.arguments if self.arguments_as_text else call.parsed()
@@ -138,60 +152,64 @@ class TemplateTraits:
         return {"id": self._id(call.id), "type": "function", "function": function}
 
     def _id(self, text: str) -> str:
-        """An id as the template takes it: always the same for the same one."""
-        length = self.dialect.id_length
+        """An id in the form that the template accepts. The same id always gives the same result."""
+        length = self.tool_format.id_length
         if length is None or (len(text) == length and text.isascii() and text.isalnum()):
             return "".join(c for c in text if c.isascii() and (c.isalnum() or c in "-_"))
         return blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()[:length]
 
 
-def layout_for(template: ChatTemplate, dialect: ToolFormat) -> TemplateTraits:
-    """Finds out what a template has a place for."""
-    speaks = bool(dialect.detects)
+def traits_of(template: ChatTemplate, tool_format: ToolFormat) -> TemplateTraits:
+    """Detects what a template supports by rendering small chats."""
+    has_format = bool(tool_format.template_markers)
     result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": _PROBE}
 
-    def shows_result(way: tuple[bool, str | None]) -> bool:
-        as_text, silent = way
-        return _shows(template, [_USER, _calling("{}" if as_text else {}, silent), result])
+    def shows_result(style: tuple[bool, str | None]) -> bool:
+        as_text, empty_content = style
+        return _shows(template, [_USER, _calling("{}" if as_text else {}, empty_content), result])
 
-    ways = list(_ways_of_calling(template)) if speaks else []
-    as_text, silent = max(ways, key=shows_result, default=(False, ""))
-    told = {"role": "assistant", "content": "Hi"}
-    first = {"role": "system", "content": "Hi"}
+    styles = list(_call_styles(template)) if has_format else []
+    as_text, empty_content = max(styles, key=shows_result, default=(False, ""))
+    assistant = {"role": "assistant", "content": "Hi"}
+    system = {"role": "system", "content": "Hi"}
     arguments: Any = "{}" if as_text else {}
-    thought = _calling(arguments, "Hi") | dict.fromkeys(_THOUGHTS, _PROBE)
-    several = _calling(arguments, silent)
-    several["tool_calls"].append(_call(arguments, _PROBE))
+    with_reasoning = _calling(arguments, "Hi") | dict.fromkeys(_REASONING_KEYS, _PROBE)
+    two_calls = _calling(arguments, empty_content)
+    two_calls["tool_calls"].append(_call(arguments, _PROBE))
+    if styles:
+        results = shows_result((as_text, empty_content))
+    else:
+        results = has_format and _shows(template, [_USER, assistant, result])
     return TemplateTraits(
         template,
-        dialect,
-        tools=speaks and _shows(template, [_USER], [shown(Tool(_PROBE, "x"))]),
-        calls=bool(ways),
+        tool_format,
+        tools=has_format and _shows(template, [_USER], [template_tool(Tool(_PROBE, "x"))]),
+        calls=bool(styles),
         arguments_as_text=as_text,
-        silent=silent,
-        several=not ways or _shows(template, [_USER, several]),
-        thoughts=not ways or bool(_rendered(template, [_USER, thought, result])),
-        results=speaks and (shows_result((as_text, silent)) if ways else _shows(template, [_USER, told, result])),
-        system=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
-        later=_shows(template, [first, _USER, told, {"role": "system", "content": _PROBE}, _USER]),
-        developer="developer" in template.source,
-        twice=_shows(template, [_USER, {"role": "user", "content": _PROBE}]),
-        names=_shows(template, [{**_USER, "name": _PROBE}]),
+        empty_content=empty_content,
+        parallel_calls=not styles or _shows(template, [_USER, two_calls]),
+        reasoning_with_content=not styles or bool(_rendered(template, [_USER, with_reasoning, result])),
+        results=results,
+        system_messages=_shows(template, [{"role": "system", "content": _PROBE}, _USER]),
+        late_system_messages=_shows(template, [system, _USER, assistant, {"role": "system", "content": _PROBE}, _USER]),
+        developer_role="developer" in template.source,
+        repeated_roles=_shows(template, [_USER, {"role": "user", "content": _PROBE}]),
+        shows_names=_shows(template, [{**_USER, "name": _PROBE}]),
     )
 
 
-def _ways_of_calling(template: ChatTemplate) -> Iterator[tuple[bool, str | None]]:
-    """How it shows calls: whether their arguments are to be text, and what is to be said beside them.
+def _call_styles(template: ChatTemplate) -> Iterator[tuple[bool, str | None]]:
+    """The ways in which the template shows calls: whether arguments are text, and the content beside the calls.
 
-    Nothing is tried first: some templates, as DeepSeek R1's, show calls only then, or add an empty answer.
+    No content is tried first: some templates, such as DeepSeek R1's, show calls only then, or else add an empty answer.
     """
     arguments = {"galago_key": _PROBE}
-    for silent in (None, ""):
+    for empty_content in (None, ""):
         for as_text, given in ((False, arguments), (True, json.dumps(arguments))):
-            shown = _rendered(template, [_USER, _calling(given, silent)])
-            in_pythons_way = "'galago_key'" in shown or (silent is None and "None" in shown)
-            if _PROBE in shown and not in_pythons_way:
-                yield as_text, silent
+            rendered = _rendered(template, [_USER, _calling(given, empty_content)])
+            as_python_repr = "'galago_key'" in rendered or (empty_content is None and "None" in rendered)
+            if _PROBE in rendered and not as_python_repr:
+                yield as_text, empty_content
 
 
 def _calling(arguments: object, content: str | None) -> dict[str, Any]:
@@ -203,21 +221,21 @@ def _call(arguments: object, name: str) -> dict[str, Any]:
 
 
 def _one_call_each(pairs: Iterable[tuple[Message, str]]) -> Iterator[tuple[Message, str]]:
-    """Messages and contents, each call in a message of its own, with its results behind it."""
-    left = deque(pairs)
-    while left:
-        message, content = left.popleft()
-        if len(message.calls) < 2:
+    """Splits messages with several calls: each call gets its own message, followed by its results."""
+    remaining = deque(pairs)
+    while remaining:
+        message, content = remaining.popleft()
+        if len(message.tool_calls) < 2:
             yield message, content
             continue
         results: list[tuple[Message, str]] = []
-        while left and left[0][0].role == "tool":
-            results.append(left.popleft())
-        for i, call in enumerate(message.calls):
-            yield replace(message, calls=(call,), reasoning=None if i else message.reasoning), "" if i else content
-            yield from (result for result in results if result[0].answers == call.id)
-        known = {call.id for call in message.calls}
-        yield from (result for result in results if result[0].answers not in known)
+        while remaining and remaining[0][0].role == "tool":
+            results.append(remaining.popleft())
+        for i, call in enumerate(message.tool_calls):
+            yield replace(message, tool_calls=(call,), reasoning=None if i else message.reasoning), "" if i else content
+            yield from (result for result in results if result[0].tool_call_id == call.id)
+        call_ids = {call.id for call in message.tool_calls}
+        yield from (result for result in results if result[0].tool_call_id not in call_ids)
 
 
 def _shows(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> bool:
@@ -231,36 +249,40 @@ def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], tools: lis
         return ""
 
 
-def _system(laid: list[dict[str, Any]]) -> dict[str, Any]:
-    """The system message, made where there is none."""
-    if laid[0]["role"] not in ("system", "developer"):
-        laid.insert(0, {"role": "system", "content": ""})
-    return laid[0]
+def _system_message(laid_out: list[dict[str, Any]]) -> dict[str, Any]:
+    """The system message; adds an empty one if there is none."""
+    if laid_out[0]["role"] not in ("system", "developer"):
+        laid_out.insert(0, {"role": "system", "content": ""})
+    return laid_out[0]
 
 
-def _add_result(laid: list[dict[str, Any]], content: str) -> None:
-    """Writes a tool's result into a user's message, that of several tools into one."""
-    written = f"<tool_response>\n{content}\n</tool_response>"
-    if laid and laid[-1]["role"] == "user" and laid[-1]["content"].startswith("<tool_response>"):
-        laid[-1]["content"] += "\n" + written
+def _add_result(laid_out: list[dict[str, Any]], content: str) -> None:
+    """Writes a tool's result into a user message; consecutive results share one message."""
+    text = f"<tool_response>\n{content}\n</tool_response>"
+    if laid_out and laid_out[-1]["role"] == "user" and laid_out[-1]["content"].startswith("<tool_response>"):
+        laid_out[-1]["content"] += "\n" + text
     else:
-        laid.append({"role": "user", "content": written})
+        laid_out.append({"role": "user", "content": text})
 
 
-def _taking_turns(laid: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages, what one says after another of the same role in one with it."""
-    turns: list[dict[str, Any]] = []
-    for message in laid:
-        last = turns[-1] if turns else {}
+def _merge_repeated_roles(laid_out: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Merges consecutive messages of the same role into one."""
+    merged: list[dict[str, Any]] = []
+    for message in laid_out:
+        last = merged[-1] if merged else {}
         if (
             message["role"] in ("user", "assistant")
             and last.get("role") == message["role"]
             and not last.get("tool_calls")
         ):
-            turns[-1] = {**last, **message, "content": "\n\n".join(filter(None, (last["content"], message["content"])))}
+            merged[-1] = {
+                **last,
+                **message,
+                "content": "\n\n".join(filter(None, (last["content"], message["content"]))),
+            }
         else:
-            turns.append(message)
-    return turns
+            merged.append(message)
+    return merged
 
 
 def _protected_tool(tool: Tool, protect: Protect) -> Tool:
@@ -283,9 +305,9 @@ def _protected(value: Any, protect: Protect) -> Any:
     return value
 
 
-def texts_of(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
-    """Every text in a chat but those of its parts."""
-    texts = [text for m in messages for text in (m.name, m.reasoning, m.answers) if text]
-    texts += [text for m in messages for call in m.calls for text in (call.name, call.arguments)]
-    texts += [json.dumps(call.parsed(), ensure_ascii=False) for m in messages for call in m.calls]
-    return texts + [json.dumps(shown(tool), ensure_ascii=False) for tool in tools]
+def other_texts(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
+    """Every text in a chat except the text parts of its messages."""
+    texts = [text for m in messages for text in (m.name, m.reasoning, m.tool_call_id) if text]
+    texts += [text for m in messages for call in m.tool_calls for text in (call.name, call.arguments)]
+    texts += [json.dumps(call.parsed(), ensure_ascii=False) for m in messages for call in m.tool_calls]
+    return texts + [json.dumps(template_tool(tool), ensure_ascii=False) for tool in tools]

@@ -1,4 +1,4 @@
-"""The events of an answer that is streamed, from `Started` to exactly one `Finished` or `Failed`."""
+"""The events of a streamed answer, from `Started` to exactly one `Finished` or `Failed`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request; `cached_tokens`, `image_tokens` and `audio_tokens` are parts of `prompt_tokens`.
+    """The tokens of one request.
 
-    Of the tokens guessed ahead, those `accepted` are part of `completion_tokens`, those `rejected` were in vain.
-    `reasoning_tokens`, thought before the answer, are part of `completion_tokens`.
+    `cached_tokens`, `image_tokens` and `audio_tokens` are part of `prompt_tokens`. `accepted_draft_tokens` and
+    `reasoning_tokens` are part of `completion_tokens`; `rejected_draft_tokens` are not.
     """
 
     prompt_tokens: int
@@ -25,37 +25,36 @@ class Usage:
     cached_tokens: int = 0
     image_tokens: int = 0
     audio_tokens: int = 0
-    accepted: int = 0
-    rejected: int = 0
+    accepted_draft_tokens: int = 0
+    rejected_draft_tokens: int = 0
     reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds from the request's arrival: until its prompt is ready, its first token, and its last."""
+    """Seconds from the request's arrival until its prompt is ready, its first token and its last token."""
 
-    prepared: float
-    first_token: float
-    total: float
+    prompt_seconds: float
+    first_token_seconds: float
+    total_seconds: float
 
     def tokens_per_second(self, tokens: int) -> float | None:
-        """The rate after the first token, or `None` where fewer than two tokens were made."""
-        seconds = self.total - self.first_token
+        """The rate after the first token, or `None` for fewer than two tokens."""
+        seconds = self.total_seconds - self.first_token_seconds
         return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, as its bytes, and the natural logarithm of the probability that the model gave it: NaN for the first one
-    of a prompt, before which nothing stands.
+    """A token's bytes and the natural logarithm of its probability; NaN for the first token of a prompt.
 
-    `likeliest` are the likeliest tokens in its place in the same form, the best first. Sampling settings, penalties and
-    grammars do not count.
+    `top_logprobs` are the most likely tokens in its place, the best first. The probabilities are the model's own,
+    before sampling settings, penalties and grammars.
     """
 
     token: bytes
     logprob: float
-    likeliest: tuple[tuple[bytes, float], ...] = ()
+    top_logprobs: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +76,20 @@ class ParserSpec:
 class Started:
     """The prompt is accepted. `warnings` say which parts of the request could not be honoured as asked.
 
-    `recited` are the prompt's tokens, if the request asked for them. `parsing` is `None` if the text is plain text.
+    `prompt_logprobs` are those of the prompt's tokens, if requested. `parsing` is `None` if the text is plain text.
     """
 
     prompt_tokens: int
     warnings: tuple[str, ...] = ()
-    recited: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     parsing: ParserSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer's text, with how many tokens it took since the last piece.
+    """A piece of the answer's text, and the number of tokens generated since the last piece.
 
-    `logprobs` are those of the tokens that begin in it, where they were asked for.
+    `logprobs` are those of the tokens that start in it, if requested.
     """
 
     text: str
@@ -100,14 +99,14 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of what the model thinks before it answers."""
+    """A piece of the reasoning before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """The answer begins to call a tool; `index` counts its calls from 0. The arguments follow."""
+    """A tool call starts; `index` counts the answer's calls from 0. The arguments follow."""
 
     index: int
     id: str
@@ -124,7 +123,7 @@ class ToolCallArguments:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How an answer ended; `stopped_by` is the stop string that it met."""
+    """The answer is complete. `stopped_by` is the stop string that ended it."""
 
     reason: FinishReason
     usage: Usage
@@ -141,7 +140,7 @@ OutputDelta: TypeAlias = Delta | ReasoningDelta | ToolCallStart | ToolCallArgume
 
 
 Event: TypeAlias = Started | OutputDelta | Finished | Failed
-"""What a stream carries: one `Started`, any number of `Said`, then exactly one `Finished` or `Failed`."""
+"""A stream carries one `Started`, any number of `OutputDelta`s, then exactly one `Finished` or `Failed`."""
 
 
 Sink: TypeAlias = Callable[[Event], None]

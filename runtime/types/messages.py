@@ -1,4 +1,4 @@
-"""What a chat is made of: messages with text, image, audio and video parts, and the tools they may call."""
+"""The messages of a chat, with text, image, audio and video parts, and the tools that may be called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...models.errors import InvalidRequest
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -25,7 +25,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An encoded picture (PNG, JPEG, ...), not yet decoded. `source` names the field or file it came from."""
+    """An encoded image file (PNG, JPEG, ...). `source` names the field or file it came from."""
 
     data: bytes
     source: str = "image"
@@ -33,32 +33,33 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """An encoded sound file (WAV, FLAC, ...), not yet decoded. `source` names the field or file it came from."""
+    """An encoded audio file (WAV, FLAC, ...). `source` names the field or file it came from."""
 
     data: bytes
     source: str = "audio"
 
 
-FRAMES, MAX_FRAMES = 8, 64  # shown of a film, if nothing is said, and at most
+DEFAULT_VIDEO_FRAMES = 8
+MAX_VIDEO_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """An encoded film (MP4, WebM, ...), of which so many `frames` are shown at even distances, each behind its time."""
+    """An encoded video file (MP4, WebM, ...). `frames` of it are shown, evenly spaced, each after its time."""
 
     data: bytes
     source: str = "video"
-    frames: int = FRAMES
+    frames: int = DEFAULT_VIDEO_FRAMES
 
     def __post_init__(self) -> None:
-        if type(self.frames) is not int or not 1 <= self.frames <= MAX_FRAMES:
-            message = f"frames is {self.frames!r}, and must be a whole number from 1 to {MAX_FRAMES}"
+        if type(self.frames) is not int or not 1 <= self.frames <= MAX_VIDEO_FRAMES:
+            message = f"frames is {self.frames!r}; it must be a whole number from 1 to {MAX_VIDEO_FRAMES}"
             raise InvalidRequest(message, "frames")
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded picture: RGB, row by row from the top, of 3 x `width` x `height` bytes."""
+    """A decoded image: RGB, row by row from the top, 3 x `width` x `height` bytes."""
 
     pixels: bytes
     width: int
@@ -80,33 +81,40 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call, its `arguments` as JSON text."""
+    """A call of a tool, with its `arguments` as JSON text."""
 
     id: str
     name: str
     arguments: str
 
     def parsed(self) -> dict[str, Any]:
-        """The arguments as values. Raises `InvalidRequest` where they are no JSON object, as when they were cut off."""
+        """The arguments as values. Raises `InvalidRequest` if they are not a JSON object, such as when cut off."""
         try:
             value = json.loads(self.arguments.strip() or "{}")
         except RecursionError:
-            raise InvalidRequest(f"the arguments of {self.name}'s call are nested too deeply", "messages") from None
+            raise InvalidRequest(
+                f"the arguments of the call of {self.name} are nested too deeply", "messages"
+            ) from None
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            what = f"the arguments of the call of {self.name} are no JSON object: {self.arguments[:80]!r}"
-            raise InvalidRequest(what, "messages")
+            message = f"the arguments of the call of {self.name} are not a JSON object: {self.arguments[:80]!r}"
+            raise InvalidRequest(message, "messages")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`calls` and `reasoning` are an assistant's; `answers` is the id of the call whose result a tool's message is."""
+    """One message. Assistants have `tool_calls` and `reasoning`; a tool's message has the `tool_call_id` it answers."""
 
     role: Role
     parts: tuple[Part, ...]
     name: str | None = None
-    calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str | None = None
-    answers: str | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined by newlines."""
+        return "\n".join(part.text for part in self.parts if isinstance(part, Text))

@@ -1,4 +1,4 @@
-"""What a loaded model is, and what it is doing."""
+"""What a loaded model is, and its current state and counters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and can take; `warnings` say what did not go as well as it could have.
+    """What a loaded model is and which media it accepts. `warnings` are from loading it.
 
-    An `embedding` model turns texts into vectors, one for `rerank` scores documents; neither answers.
+    An `embedding` model embeds texts, and a `rerank` model scores documents; neither generates text.
     """
 
     id: str

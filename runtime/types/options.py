@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from .messages import FRAMES, MAX_FRAMES, Effort
+from .messages import DEFAULT_VIDEO_FRAMES, MAX_VIDEO_FRAMES, ReasoningEffort
 
 OptionKind: TypeAlias = Literal[
     "number", "integer", "flag", "text", "texts", "path", "paths", "size", "token_biases", "object"
@@ -93,7 +93,8 @@ PROMPT = (
     OptionSpec("audio", "paths", "audio file; may be repeated", flags=("--audio",), metavar="FILE"),
     OptionSpec("video", "paths", "video file; may be repeated", flags=("--video",), metavar="FILE"),
     OptionSpec(
-        "frames", "integer", "frames to show of each video", default=FRAMES, minimum=1, maximum=MAX_FRAMES,
+        "frames", "integer", "frames to show of each video", default=DEFAULT_VIDEO_FRAMES, minimum=1,
+        maximum=MAX_VIDEO_FRAMES,
         flags=("--frames",), metavar="N",
     ),
     OptionSpec("system", "text", "system message", flags=("--system",), metavar="TEXT"),
@@ -218,7 +219,6 @@ REQUEST = (
     ),
     OptionSpec(
         "parallel_tool_calls", "object", "allow several tool calls in one answer", unset="yes", default=True,
-        attribute="parallel",
         wire={
             "chat": ("parallel_tool_calls",), "responses": ("parallel_tool_calls",),
             "anthropic": ("tool_choice.disable_parallel_tool_use",),
@@ -226,14 +226,14 @@ REQUEST = (
     ),
     OptionSpec(
         "reasoning_effort", "object", "how long the model reasons before it answers",
-        unset="what the chat template does by default", choices=get_args(Effort), attribute="effort",
+        unset="what the chat template does by default", choices=get_args(ReasoningEffort),
         wire={
             "chat": ("reasoning_effort",), "responses": ("reasoning.effort",),
             "anthropic": ("output_config.effort", "thinking"), "ollama": ("think",),
         },
     ),
     OptionSpec(
-        "chat_template_kwargs", "object", "variables for the chat template", attribute="variables", keyword="",
+        "chat_template_kwargs", "object", "variables for the chat template", attribute="template_variables", keyword="",
         wire={"chat": ("chat_template_kwargs",)},
     ),
     OptionSpec(

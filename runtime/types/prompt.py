@@ -1,7 +1,4 @@
-"""A prompt as the model reads it: tokens and media, the cells and positions they take, and the rows of a step.
-
-Knows no llama.cpp and no text.
-"""
+"""A prompt as tokens and media, the cells and positions that they take, and the tokens of a decoding step."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from .events import ParserSpec
 
 SavedState: TypeAlias = bytes | memoryview
-"""What the cells of a sequence hold, for the backend that has computed them."""
+"""The serialized KV cache cells of a sequence. Only the backend that computed them understands them."""
 
 
 class MediaPayload(Protocol):
-    """What a backend decodes once it is `ready`, after the backend's `encode` at the latest."""
+    """Embeddings that a backend can decode once they are `ready`, at the latest after its `encode`."""
 
     @property
     def ready(self) -> bool: ...
@@ -24,9 +21,9 @@ class MediaPayload(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaSpan:
-    """A picture or sound inside a prompt: so many `cells` of context and `positions` of RoPE.
+    """An image or audio clip inside a prompt, which takes `cells` of the context and `positions` of RoPE.
 
-    Equal where `digest` says that pixels or samples and their preparation are; `payload` encodes them.
+    Spans are equal if their `digest`s are: of the pixels or samples, and of how they were prepared.
     """
 
     kind: Literal["image", "audio"]
@@ -36,42 +33,42 @@ class MediaSpan:
     payload: MediaPayload = field(compare=False)
 
 
-class _Gone:
+class _Released:
     ready = False
 
 
-GONE: MediaPayload = _Gone()
-"""In place of a payload that is not needed any more, so that it does not take memory."""
+RELEASED_PAYLOAD: MediaPayload = _Released()
+"""Replaces a payload that is no longer needed, to free its memory."""
 
 Item: TypeAlias = int | MediaSpan
-"""One token, or media as a whole: what prompts are compared by."""
+"""One token, or a media span as a whole. Prompts are compared item by item."""
 
 
 def count_cells(items: Iterable[Item]) -> int:
-    """Cells of context that items take."""
+    """The number of context cells that the items take."""
     return sum(item.cells if isinstance(item, MediaSpan) else 1 for item in items)
 
 
 def count_positions(items: Iterable[Item]) -> int:
-    """Positions of RoPE that items take; media may take fewer of them than cells."""
+    """The number of RoPE positions that the items take. Media may take fewer positions than cells."""
     return sum(item.positions if isinstance(item, MediaSpan) else 1 for item in items)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids and media in the order the model reads them. Ends with at least one token.
+    """Token ids and media in the order in which the model reads them. Ends with at least one token.
 
-    `thinking` says that it has begun a thought, with which the answer goes on. `cuts` are the cells that each picture
-    or sound takes, with the tokens that mark it. From the item `recited` on, its tokens are told with how probable the
-    model held them, before the answer; `None`: none of them.
+    `in_reasoning`: the prompt has opened the reasoning, which the answer continues. `media_part_cells`: the cells of
+    each image and audio part, including the tokens around it. `logprobs_from`: the item from which on the
+    log-probabilities of the tokens are reported before the answer; `None` for none.
     `warnings` and `parsing` are passed on in the answer's `Started` event.
     """
 
     items: tuple[Item, ...]
     warnings: tuple[str, ...] = ()
-    thinking: bool = False
-    cuts: tuple[int, ...] = ()
-    recited: int | None = None
+    in_reasoning: bool = False
+    media_part_cells: tuple[int, ...] = ()
+    logprobs_from: int | None = None
     parsing: ParserSpec | None = None
 
     @property
@@ -87,15 +84,15 @@ class Prompt:
 
 
 class SampledToken(NamedTuple):
-    """The token chosen from a row's logits. With its logarithm of probability and the likeliest ones', if asked for."""
+    """The token chosen from a row's logits, with the log-probabilities if requested."""
 
     token: int
     logprob: float | None = None
-    likeliest: tuple[tuple[int, float], ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 class BatchToken(NamedTuple):
-    """One token to compute in a step: its place in its sequence, and whether its logits are wanted."""
+    """One token of a decoding step: its position and sequence, and whether its logits are needed."""
 
     token: int
     position: int
@@ -104,7 +101,7 @@ class BatchToken(NamedTuple):
 
 
 def common_prefix(a: Sequence[Item], b: Sequence[Item]) -> int:
-    """How many items are equal from the beginning. Compares slices, which takes a tenth of the time of a loop."""
+    """The length of the common prefix in items. Compares slices, which takes a tenth of the time of a loop."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high

@@ -1,7 +1,4 @@
-"""The frozen values that travel between the parts of the runtime: messages and requests in, events out.
-
-Knows no llama.cpp, no wire format and no thread; whatever crosses a thread or a process is one of these.
-"""
+"""A request to generate text, its sampling settings, and their validation."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ...models.errors import GalagoError, InvalidRequest
-from .messages import TOOL_NAME, Effort, Message, Tool
+from .messages import TOOL_NAME, Message, ReasoningEffort, Tool
 from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, OptionSpec, wire_fields
 
 MAX_TOOLS = 128
@@ -21,11 +18,11 @@ _REQUEST_NUMBERS = {option.name: option for option in REQUEST if option.bounds i
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; `None` means what the model's file recommends, else greedy.
+    """How the next token is chosen. `None` means the recommendation of the model's file, or else greedy sampling.
 
     Applied in the order repeat_penalty, frequency_penalty, presence_penalty and logit_bias, top_k, top_p, min_p,
-    temperature. `temperature` 0 takes the likeliest token. `logit_bias` holds pairs of a token id and what is added to
-    its logit. How the penalties reckon stands in `native/penalties.py`.
+    temperature. `temperature` 0 takes the most likely token. `logit_bias` has pairs of a token id and the number to
+    add to its logit.
     """
 
     temperature: float | None = None
@@ -49,27 +46,30 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class CompletionPrompt:
-    """A prompt without a chat template: a text, in which control tokens count, or token ids. With a `suffix` the answer
-    is what stands between. One to be `recited` is told first, with its tokens' probabilities; no answer need follow."""
+    """A prompt without a chat template: token ids, or text whose control tokens are parsed.
+
+    With a `suffix` the answer is the text between both. With `prompt_logprobs` the log-probabilities of the prompt's
+    tokens are reported before the answer, which may then be empty.
+    """
 
     prompt: str | tuple[int, ...]
     suffix: str | None = None
-    recited: bool = False
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat to answer, or a `raw` prompt to go on from, without messages.
+    """A chat to answer, or a `completion` prompt without messages to continue.
 
-    `max_tokens` `None`: as many as the context still holds. Without `cache` it neither takes nor leaves anything.
-    `lora` says how strongly each of the model's adapters applies, those left out not at all; `None`: as loaded.
-    An answer that is not complete `timeout` seconds after its request fails. At most one of `json_schema`, `grammar`
-    (Lark, as llguidance reads it) and `regex` says what the answer must look like. `logprobs` asks for each token's
-    logarithm of probability, and for so many of the likeliest tokens in its place. An assistant's message at the end is
-    continued, unless `continue_final` is `False`.
-    `tools` may be called as `tool_choice` says, only those `allowed` by name where that is given, and several in one
-    answer unless `parallel` is `False`. `effort` says how much to think first; `None`: as the model's template does.
-    `variables` are set for the chat template. Work in the `background` rests, even halfway, while there is any other.
+    `max_tokens`: `None` means the rest of the context. `cache`: the prefix cache is read and written.
+    `lora`: the scale of each loaded adapter, 0 for missing ones; `None` means as loaded.
+    `timeout`: the answer fails if it is not complete this many seconds after the request's arrival.
+    `json_schema`, `grammar` (Lark, in llguidance's dialect), `regex`: the form of the answer; at most one of them.
+    `logprobs`: the log-probability of each token is reported, with this many of the most likely alternatives.
+    `continue_final`: a final assistant message is continued.
+    `allowed_tools`: the names of the tools that may be called, if not all. `parallel_tool_calls`: several calls may be
+    in one answer. `reasoning_effort`: `None` means the template's default. `template_variables` are set for the
+    template. `background`: lowest priority; the request is preempted while there is any other.
     """
 
     messages: tuple[Message, ...]
@@ -83,71 +83,91 @@ class Request:
     timeout: float | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: Literal["auto", "none", "required"] = "auto"
-    allowed: tuple[str, ...] | None = None
-    parallel: bool = True
-    effort: Effort | None = None
-    variables: dict[str, Any] = field(default_factory=dict)
+    allowed_tools: tuple[str, ...] | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: ReasoningEffort | None = None
+    template_variables: dict[str, Any] = field(default_factory=dict)
     grammar: str | None = None
     regex: str | None = None
     logprobs: int | None = None
     continue_final: bool = True
-    raw: CompletionPrompt | None = None
+    completion: CompletionPrompt | None = None
     background: bool = False
 
     @property
-    def recited(self) -> bool:
-        return self.raw is not None and self.raw.recited
+    def wants_prompt_logprobs(self) -> bool:
+        return self.completion is not None and self.completion.prompt_logprobs
 
     @property
-    def continued(self) -> Message | None:
-        """The assistant's message that the answer goes on from."""
-        if self.raw is not None:
+    def shown_tools(self) -> tuple[Tool, ...]:
+        """The tools that the prompt shows."""
+        return () if self.tool_choice == "none" else self.tools
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The shown tools that the answer may call."""
+        allowed = self.allowed_tools
+        return tuple(tool for tool in self.shown_tools if allowed is None or tool.name in allowed)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a grammar must enforce the form of the answer."""
+        forms = (self.json_schema, self.grammar, self.regex)
+        return bool(self.tools) or any(form is not None for form in forms)
+
+    @property
+    def continued_message(self) -> Message | None:
+        """The final assistant message, if the answer continues it."""
+        if self.completion is not None:
             return None
         last = self.messages[-1]
-        return last if self.continue_final and last.role == "assistant" and last.parts and not last.calls else None
+        continues = self.continue_final and last.role == "assistant" and last.parts and not last.tool_calls
+        return last if continues else None
 
     def __post_init__(self) -> None:
-        if self.raw is not None and (self.messages or self.tools):
-            raise InvalidRequest("a raw prompt excludes messages and tools", "prompt")
-        if not self.messages and self.raw is None:
+        if self.completion is not None and (self.messages or self.tools):
+            raise InvalidRequest("a completion prompt excludes messages and tools", "prompt")
+        if not self.messages and self.completion is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, 1 - self.recited, MAX_INTEGER, whole=True)
-        if self.recited and self.logprobs is None:
-            raise InvalidRequest("a prompt is recited with its probabilities: logprobs says how many", "logprobs")
+        check_number("max_tokens", self.max_tokens, 1 - self.wants_prompt_logprobs, MAX_INTEGER, whole=True)
+        if self.wants_prompt_logprobs and self.logprobs is None:
+            raise InvalidRequest("logprobs must be set to report the log-probabilities of the prompt", "logprobs")
         if len(self.stop) > MAX_STOPS:
-            raise InvalidRequest(f"stop holds {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
+            raise InvalidRequest(f"stop has {len(self.stop)} strings; at most {MAX_STOPS} are allowed", "stop")
         if not all(isinstance(text, str) and text for text in self.stop):
-            raise InvalidRequest("stop holds an empty string, which would end every answer at once", "stop")
+            raise InvalidRequest("stop has an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             check_number("lora", scale, -100, 100)
         check_option(_REQUEST_NUMBERS["timeout"], self.timeout)
         check_option(_REQUEST_NUMBERS["logprobs"], self.logprobs)
         forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
         if len(forms) > 1:
-            raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give one of them", forms[-1])
+            raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give only one of them", forms[-1])
         self._check_tools()
 
     def _check_tools(self) -> None:
         for message in self.messages:
-            for call in message.calls:
+            for call in message.tool_calls:
                 call.parsed()
         names = [tool.name for tool in self.tools]
         if len(names) > MAX_TOOLS:
             raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")
         for i, name in enumerate(names):
             if not TOOL_NAME.fullmatch(name):
-                raise InvalidRequest(f"tools[{i}]: {name!r} is not 1 to 64 of a-z, A-Z, 0-9, _ and -", "tools")
+                raise InvalidRequest(
+                    f"tools[{i}]: {name!r} is not a valid name: use 1 to 64 of a-z, A-Z, 0-9, _ and -", "tools"
+                )
             if (self.tools[i].parameters or {}).get("type", "object") != "object":
-                raise InvalidRequest(f"the parameters of tools[{i}] must be of the type object", "tools")
+                raise InvalidRequest(f"the parameters of tools[{i}] must have the type object", "tools")
             if names.index(name) != i:
                 raise InvalidRequest(f"two tools are named {name!r}", "tools")
         if self.tool_choice == "required" and not names:
-            raise InvalidRequest("tool_choice requires a call, and there are no tools", "tool_choice")
-        if self.allowed == ():
-            raise InvalidRequest('tool_choice allows no tool; write "none" where none may be called', "tool_choice")
-        for name in self.allowed or ():
+            raise InvalidRequest("tool_choice requires a call, but there are no tools", "tool_choice")
+        if self.allowed_tools == ():
+            raise InvalidRequest('tool_choice allows no tool; use "none" if none may be called', "tool_choice")
+        for name in self.allowed_tools or ():
             if name not in names:
-                raise InvalidRequest(f"tool_choice names {name!r}, which is not among the tools", "tool_choice")
+                raise InvalidRequest(f"tool_choice names {name!r}, which is not one of the tools", "tool_choice")
 
 
 def check_option(

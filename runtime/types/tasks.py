@@ -1,4 +1,4 @@
-"""Questions to a model that it answers at once, not piece by piece, and their answers; frozen, as in `values.py`."""
+"""Tasks that a model answers at once instead of streaming, and their results."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ R = TypeVar("R")
 TokenIds: TypeAlias = tuple[int, ...]
 
 MAX_INPUTS = 2048
-"""Texts in one question, as in OpenAI's API."""
+"""Texts in one task, as in OpenAI's API."""
 
 
 class Task(Generic[R]):
-    """What is answered by an `R`."""
+    """A task whose result is an `R`."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """One vector after the other, `width` numbers each, as float32 in this machine's order; `tokens` were read."""
+    """Consecutive vectors of `width` float32 numbers in native byte order. `tokens` counts the input tokens."""
 
     data: bytes
     width: int
     tokens: int
 
     def rows(self) -> list[list[float]]:
-        """The vectors as numbers."""
+        """The vectors as lists of numbers."""
         numbers = array("f", self.data).tolist()
         return [numbers[i : i + self.width] for i in range(0, len(numbers), self.width)]
 
 
 @dataclass(frozen=True, slots=True)
 class Embed(Task[Vectors]):
-    """The meaning of each text, or of each text's tokens, as a vector of length 1; its first `dimensions` numbers,
-    again of length 1, where they are given."""
+    """Embeds each text, given as text or token ids, as a vector of length 1.
+
+    With `dimensions` each vector is cut to its first numbers and normalized again.
+    """
 
     texts: tuple[str | TokenIds, ...]
     dimensions: int | None = None
@@ -51,7 +53,7 @@ class Embed(Task[Vectors]):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One for each document, as the model says it: the higher, the better. `tokens` were read."""
+    """The model's score of each document; higher is better. `tokens` is the number of input tokens."""
 
     scores: tuple[float, ...]
     tokens: int
@@ -59,7 +61,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Rerank(Task[Scores]):
-    """How well each document answers a query."""
+    """Scores how well each document answers a query."""
 
     query: str
     documents: tuple[str, ...]
@@ -70,7 +72,7 @@ class Rerank(Task[Scores]):
 
 @dataclass(frozen=True, slots=True)
 class TokenPieces:
-    """Token ids, and the bytes that each stands for."""
+    """Token ids and the bytes of each token."""
 
     ids: TokenIds
     pieces: tuple[bytes, ...]
@@ -82,8 +84,10 @@ class TokenPieces:
 
 @dataclass(frozen=True, slots=True)
 class Tokenize(Task[TokenPieces]):
-    """The tokens of a text, or of the whole prompt of a request; in a text with the tokens that stand around every one
-    (`add_special`), and with those that it spells (`parse_special`)."""
+    """Tokenizes a text, or the whole prompt of a request.
+
+    For a text: `add_special` adds BOS and EOS as the model requires; `parse_special` parses control tokens.
+    """
 
     text: str | Request
     add_special: bool = False
@@ -92,14 +96,14 @@ class Tokenize(Task[TokenPieces]):
 
 @dataclass(frozen=True, slots=True)
 class Detokenize(Task[TokenPieces]):
-    """What token ids stand for, control tokens by their names."""
+    """Converts token ids to text, control tokens to their names."""
 
     tokens: TokenIds
 
 
 @dataclass(frozen=True, slots=True)
 class PartTokens:
-    """What a part of a message takes, were it alone; `message` and `part` count from 0."""
+    """The tokens of one part of a message on its own. `message` and `part` count from 0."""
 
     message: int
     part: int
@@ -109,35 +113,35 @@ class PartTokens:
 
 @dataclass(frozen=True, slots=True)
 class RequestEstimate:
-    """What a request would take here now, with nothing beside it.
+    """What a request would take now if it ran alone.
 
-    Of its `tokens`, `frame` belong to no part: the template's, those of tools and names. `cached` need not be computed.
-    It does not fit where `over` is more than 0: so many tokens are too many, with one for an answer. Of an answer of
-    `max_tokens`, the first would come after `first_token` seconds and the last after `total`; `None` where they cannot
-    be told. `memory` is what the model's process would take at most, in bytes.
+    `template_tokens`: the prompt tokens that belong to no part: those of the template, tools and names.
+    `cached_tokens` need not be computed. `excess_tokens`: by how many tokens the prompt, with one for an answer,
+    exceeds the context. The times assume an answer of `max_tokens`; `None` if they cannot be estimated.
+    `memory_bytes`: the peak memory of the model's process.
     """
 
     parts: tuple[PartTokens, ...]
-    frame: int
-    tokens: int
-    cached: int
-    context: int
-    over: int
+    template_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    context_length: int
+    excess_tokens: int
     max_tokens: int
-    first_token: float | None
-    total: float | None
-    memory: int
+    first_token_seconds: float | None
+    total_seconds: float | None
+    memory_bytes: int
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Task[RequestEstimate]):
-    """What a request would take, without answering it. Its media are decoded and counted, and not encoded."""
+    """Estimates a request without answering it. Its media are decoded and counted but not encoded."""
 
     request: Request
 
 
 def check_count(name: str, count: int) -> None:
-    """Raises `InvalidRequest` where there are no texts, or more than one question may have."""
+    """Raises `InvalidRequest` for no texts, or more than `MAX_INPUTS`."""
     if not 1 <= count <= MAX_INPUTS:
-        raise InvalidRequest(f"{name} holds {count} texts; 1 to {MAX_INPUTS} are possible", name)
+        raise InvalidRequest(f"{name} has {count} texts; 1 to {MAX_INPUTS} are accepted", name)

@@ -98,7 +98,7 @@ def _compare_speed(files: ModelFiles, benchmark: MachineBenchmark) -> bool:
     with _worker(files, ModelConfig(1024, benchmark.threads, 1, cache_mib=0)) as (worker, _):
         answers = [_ask(worker, f"{i}" + " hello" * (PROMPT - 16), tokens=ANSWER) for i in range(2)]
     rate = max(answer.timings.tokens_per_second(answer.usage.completion_tokens) or 0 for answer in answers)
-    first = min(answer.timings.first_token for answer in answers)
+    first = min(answer.timings.first_token_seconds for answer in answers)
     off, off_first = expected.first / rate - 1, expected.first_token / first - 1
     print(
         f"{files.weights.stem:24} {expected.first:9.1f} {rate:9.1f}  {off:+6.1%}"

@@ -312,7 +312,7 @@ REFUSED: dict[str, list[Schema]] = {
         {"oneOf": [obj("a", closed=False, a=INT), obj("b", closed=False, b=INT)]},
     ],
     "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**63)],
-    "no text fits": [
+    "no text satisfies": [
         text(format="time", pattern="^..:..:6"),
         text(format="date-time", pattern="^.{17}6"),
         text(format="date", pattern="^0000"),
@@ -324,7 +324,7 @@ REFUSED: dict[str, list[Schema]] = {
     "required": [obj("a", a=False), {"type": "object", "required": "a"}],
     "Items": [array(DIGIT, minItems=3, maxItems=1), array(DIGIT, minItems=-1)],
     "Length": [text(minLength=4, maxLength=2), text(minLength=-1)],
-    "nothing fits": [{"$ref": "#"}],
+    "nothing matches": [{"$ref": "#"}],
     "nsatisfiable": [False, {"enum": []}, {"anyOf": []}, whole(const="x"), {"allOf": [False]}],
 }
 """By what the refusal names."""

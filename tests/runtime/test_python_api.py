@@ -24,7 +24,7 @@ def test_a_reply_is_a_text_with_usage_and_timings(model: LocalModel) -> None:
     assert (reply, str(reply), reply.text, reply.finish_reason) == ("Small.", "Small.", "Small.", "stop")
     assert type(reply.text) is str and "mall" in reply
     assert reply.usage.completion_tokens > 1 and reply.warnings == ()
-    assert 0 < reply.timings.prepared < reply.timings.first_token <= reply.timings.total
+    assert 0 < reply.timings.prompt_seconds < reply.timings.first_token_seconds <= reply.timings.total_seconds
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What stands before an answer, such as thoughts: constraints that wait until that is over."""
+"""Constraints that start to apply after the reasoning, or after the header that precedes the answer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .grammar import Grammar
 
 
 class ReasoningGate:
-    """A constraint that another takes over from once a thought has ended; the answer cannot end before that.
+    """Applies another constraint once the reasoning has ended. The answer cannot end within the reasoning.
 
-    The model may begin a thought by the token `opening`, first of all, unless the prompt has begun one: `thinking`.
+    The model may open the reasoning with the token `opening` as its first one, unless the prompt has opened it
+    (`in_reasoning`).
     """
 
     def __init__(
@@ -23,48 +24,49 @@ class ReasoningGate:
         closing: str,
         opening: int | None,
         piece: Callable[[int], bytes],
-        ends: Collection[int],
+        end_tokens: Collection[int],
         *,
-        thinking: bool,
+        in_reasoning: bool,
     ) -> None:
         self._inner = inner
         self._closing = closing.encode()
         self._opening = opening
         self._piece = piece
-        self._ends = np.fromiter(ends, np.int64)
-        self._thinking = thinking
-        self._first = not thinking
-        self._tail = b""
+        self._end_tokens = np.fromiter(end_tokens, np.int64)
+        self._in_reasoning = in_reasoning
+        self._at_first_token = not in_reasoning
+        self._recent_bytes = b""
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        if self._thinking:
-            logits[self._ends] = -np.inf
+        if self._in_reasoning:
+            logits[self._end_tokens] = -np.inf
             return
-        think = None if self._opening is None or not self._first else logits[self._opening]
+        may_open = self._opening is not None and self._at_first_token
+        opening_logit = logits[self._opening] if may_open else None
         self._inner.mask(logits)
-        if think is not None:
-            logits[self._opening] = think
+        if opening_logit is not None:
+            logits[self._opening] = opening_logit
 
     def accept(self, token: int) -> None:
-        if self._thinking:
-            self._tail = (self._tail + self._piece(token))[-len(self._closing) - 16 :]
-            self._thinking = self._closing not in self._tail
-        elif self._first and token == self._opening:
-            self._thinking = True
+        if self._in_reasoning:
+            self._recent_bytes = (self._recent_bytes + self._piece(token))[-len(self._closing) - 16 :]
+            self._in_reasoning = self._closing not in self._recent_bytes
+        elif self._at_first_token and token == self._opening:
+            self._in_reasoning = True
         else:
             self._inner.accept(token)
-        self._first = False
+        self._at_first_token = False
 
 
-class PrefaceGate:
-    """A constraint that another takes over from once a grammar, of what stands before it, has come to its end."""
+class HeaderGate:
+    """Applies another constraint once a grammar of the text before it has ended."""
 
-    def __init__(self, before: Grammar, inner: Constraint) -> None:
-        self._before = before
+    def __init__(self, header: Grammar, inner: Constraint) -> None:
+        self._header = header
         self._inner = inner
 
     def mask(self, logits: NDArray[np.float32]) -> None:
-        (self._inner if self._before.ended else self._before).mask(logits)
+        (self._inner if self._header.ended else self._header).mask(logits)
 
     def accept(self, token: int) -> None:
-        (self._inner if self._before.ended else self._before).accept(token)
+        (self._inner if self._header.ended else self._header).accept(token)

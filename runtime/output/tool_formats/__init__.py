@@ -1,1 +1,1 @@
-"""How families of models write tool calls: one file for each, from which both grammar and parser are made."""
+"""Tool-call formats, one file per model family. Grammars and parsers are derived from them."""

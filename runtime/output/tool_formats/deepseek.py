@@ -1,4 +1,4 @@
-"""DeepSeek: tags of its own; R1 and its distillations write arguments as a block of Markdown, V3.1 as JSON alone."""
+"""DeepSeek's own tags. R1 and its distillations write arguments in a Markdown code block, V3.1 as plain JSON."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from .tool_format import ToolFormat
 
 DEEPSEEK = ToolFormat(
     name="deepseek",
-    detects=("['type'] + '<｜tool▁sep｜>'", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
-    opening="<｜tool▁calls▁begin｜>",
-    head="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-    middle="\n```json\n",
-    tail="\n```<｜tool▁call▁end｜>",
-    closing="<｜tool▁calls▁end｜>",
-    between="\n",
+    template_markers=("['type'] + '<｜tool▁sep｜>'", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"),
+    block_start="<｜tool▁calls▁begin｜>",
+    call_start="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    arguments_start="\n```json\n",
+    call_end="\n```<｜tool▁call▁end｜>",
+    block_end="<｜tool▁calls▁end｜>",
+    call_separator="\n",
 )
 
 DEEPSEEK_V3 = ToolFormat(
     name="deepseek-v3",
-    detects=("<｜tool▁sep｜>",),
-    opening="<｜tool▁calls▁begin｜>",
-    head="<｜tool▁call▁begin｜>",
-    middle="<｜tool▁sep｜>",
-    tail="<｜tool▁call▁end｜>",
-    closing="<｜tool▁calls▁end｜>",
-    between="",
+    template_markers=("<｜tool▁sep｜>",),
+    block_start="<｜tool▁calls▁begin｜>",
+    call_start="<｜tool▁call▁begin｜>",
+    arguments_start="<｜tool▁sep｜>",
+    call_end="<｜tool▁call▁end｜>",
+    block_end="<｜tool▁calls▁end｜>",
+    call_separator="",
 )

@@ -16,23 +16,26 @@ from .phi import PHI
 from .qwen_xml import QWEN_XML, SEED
 from .tool_format import ToolFormat
 
-DIALECTS = (
+TOOL_FORMATS = (
     HARMONY, SEED, QWEN_XML, GLM, NEMOTRON, DEEPSEEK, DEEPSEEK_V3, GEMMA, FUNCTION_GEMMA, LFM2, MISTRAL, MISTRAL_LIST,
     PHI, HERMES, LLAMA3,
 )  # fmt: skip
-"""The first that a template speaks is taken. Hermes' own models stand on Llama 3, so theirs comes before."""
+"""In order of precedence. Hermes' own models are based on Llama 3, so their format comes first."""
 
-_OTHERS = ("minimax", "tool_call_argument_begin")
-"""Ways of calling that none of them reads, although they look like one of them."""
+_UNSUPPORTED_MARKERS = ("minimax", "tool_call_argument_begin")
+"""Markers of formats that look like one of these but are not supported."""
 
 
 def tool_format_of(template: str) -> ToolFormat:
-    """The dialect of a chat template's source; the generic one where it speaks none that is known."""
-    if any(text in template for text in _OTHERS):
+    """The tool format that a chat template's source uses, or the generic one if it uses no known format."""
+    if any(text in template for text in _UNSUPPORTED_MARKERS):
         return GENERIC
-    return next((d for d in DIALECTS if any(text in template for text in d.detects)), GENERIC)
+    for tool_format in TOOL_FORMATS:
+        if any(marker in template for marker in tool_format.template_markers):
+            return tool_format
+    return GENERIC
 
 
 def tool_format_named(name: str) -> ToolFormat:
     """The tool format of that name. Raises `KeyError` for an unknown one."""
-    return {tool_format.name: tool_format for tool_format in (*DIALECTS, GENERIC)}[name]
+    return {tool_format.name: tool_format for tool_format in (*TOOL_FORMATS, GENERIC)}[name]

@@ -1,6 +1,6 @@
-"""Gemma 4 and FunctionGemma: `call:name{key:value}` between tags, strings in quotes that are tokens of their own.
+"""Gemma 4 and FunctionGemma: `call:name{key:value}` between tags; the string delimiters are control tokens.
 
-Gemma 3 knows no calls, so it is told of the generic ones.
+Gemma 3 has no tool-call format and uses the generic one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ def _notation(quote: str) -> LiteralNotation:
 
 GEMMA = ToolFormat(
     name="gemma",
-    detects=("<|tool_call>call:",),
-    opening="<|tool_call>",
-    head="call:",
-    middle="",
-    tail="",
-    closing="<tool_call|>",
+    template_markers=("<|tool_call>call:",),
+    block_start="<|tool_call>",
+    call_start="call:",
+    arguments_start="",
+    call_end="",
+    block_end="<tool_call|>",
     notation=_notation('<|"|>'),
 )
 
 FUNCTION_GEMMA = ToolFormat(
     name="function-gemma",
-    detects=("<start_function_call>",),
-    opening="<start_function_call>",
-    head="call:",
-    middle="",
-    tail="",
-    closing="<end_function_call>",
+    template_markers=("<start_function_call>",),
+    block_start="<start_function_call>",
+    call_start="call:",
+    arguments_start="",
+    call_end="",
+    block_end="<end_function_call>",
     notation=_notation("<escape>"),
 )

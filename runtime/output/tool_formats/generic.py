@@ -1,4 +1,4 @@
-"""For models whose template knows no tools: a system message explains them, and calls are written as in Hermes."""
+"""For chat templates without tools: a system message explains the tools, and calls are written as in Hermes."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from dataclasses import replace
 
 from .hermes import HERMES
 
-GENERIC = replace(HERMES, name="generic", detects=())
+GENERIC = replace(HERMES, name="generic", template_markers=())

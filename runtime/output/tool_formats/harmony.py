@@ -1,6 +1,6 @@
-"""GPT-OSS: every message begins with a header that names its channel, and whom it is to (OpenAI's Harmony format).
+"""GPT-OSS (OpenAI's Harmony format): the header of each message names its channel and its recipient.
 
-Thoughts are messages in the channel `analysis`, answers in `final`, calls in `commentary`, to the function's name.
+Reasoning is in the channel `analysis`, answers in `final`, tool calls in `commentary` with the function as recipient.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ from ...types.events import Delta, OutputDelta, ReasoningDelta
 from ...types.messages import Tool
 from ..reasoning import ReasoningTags
 from ..text_parser import TextParser
-from .tool_format import RULES, Spell, ToolFormat, literal, naming
+from .tool_format import COMMON_RULES, Speller, ToolFormat, errors_name_tool, literal
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
-_MARK = re.compile("|".join(map(re.escape, (*_ENDS, _START, _CHANNEL))))
+_BODY_END = re.compile("|".join(map(re.escape, (*_ENDS, _START, _CHANNEL))))
 _HEADER = re.compile(
-    r"\s*(?:<\|start\|>\s*assistant)?(?:\s*to=(?P<first>[\w.-]+))?"
-    r"\s*(?:<\|channel\|>\s*(?P<channel>analysis|commentary|final))?(?:\s*to=(?P<then>[\w.-]+))?"
+    r"\s*(?:<\|start\|>\s*assistant)?(?:\s*to=(?P<first_recipient>[\w.-]+))?"
+    r"\s*(?:<\|channel\|>\s*(?P<channel>analysis|commentary|final))?(?:\s*to=(?P<recipient>[\w.-]+))?"
     r"\s*(?:<\|constrain\|>)?\s*(?:json|code)?\s*<\|message\|>"
 )
-_BEGINS = (_START, _CHANNEL, _MESSAGE, "to=", *_ENDS)
-_LONGEST_HEADER = 200
+_HEADER_STARTS = (_START, _CHANNEL, _MESSAGE, "to=", *_ENDS)
+_MAX_HEADER_CHARS = 200
 
 
 @dataclass(frozen=True)
-class Harmony(ToolFormat):
-    """A call is named before the channel or behind it; what is said or thought before it is a message of its own."""
+class HarmonyFormat(ToolFormat):
+    """A call names its recipient before or after the channel. Text and reasoning before a call are messages too."""
 
     @property
-    def marker(self) -> str:
+    def start_marker(self) -> str:
         return _CONSTRAIN
 
     @property
-    def markers(self) -> tuple[str, ...]:
+    def control_texts(self) -> tuple[str, ...]:
         return (_START, _CHANNEL, _CONSTRAIN, _MESSAGE, *_ENDS)
 
-    def beginning(self, spell: Spell) -> str:
-        return "\n".join([*RULES, *_thoughts(spell), f"start: thought* {spell(self.preface)}"])
+    def header_grammar(self, spell: Speller) -> str:
+        return "\n".join([*COMMON_RULES, *_reasoning_rules(spell), f"start: thought* {spell(self.answer_header)}"])
 
-    def lark(
-        self, tools: Sequence[Tool], spell: Spell, *, required: bool, parallel: bool, instead: str | None = None
+    def grammar(
+        self, tools: Sequence[Tool], spell: Speller, *, required: bool, parallel: bool, alternative: str | None = None
     ) -> str:
-        rules = [*RULES, *_thoughts(spell)]
+        rules = [*COMMON_RULES, *_reasoning_rules(spell)]
         for i, tool in enumerate(tools):
-            with naming(tool):
+            with errors_name_tool(tool):
                 arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             to, channel = f"to=functions.{tool.name}", spell(_CHANNEL)
-            first, then = literal(f" {to}"), literal(f"commentary {to}")
-            rules.append(f'call_{i}: ({channel} {then} | {first} {channel} "commentary") json {arguments}')
+            before, after = literal(f" {to}"), literal(f"commentary {to}")
+            rules.append(f'call_{i}: ({channel} {after} | {before} {channel} "commentary") json {arguments}')
         rules.append(f'json: ws ({spell(_CONSTRAIN)} "json" | "json")? {spell(_MESSAGE)}')
         rules.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
-        again = f'({spell("<|call|>")} {spell(_START)} "assistant" call)*' if parallel else ""
-        free = not required and instead is None
-        before = f'(thought | {spell(_CHANNEL)} "commentary" {spell(_MESSAGE)} body)*' if free else "thought*"
-        said = [] if required else [f"{spell(self.preface)} ({instead or 'TEXT'})"]
-        rules.append(f"start: {before} ({' | '.join([f'call {again}', *said])})")
+        more_calls = f'({spell("<|call|>")} {spell(_START)} "assistant" call)*' if parallel else ""
+        any_text = not required and alternative is None
+        before = f'(thought | {spell(_CHANNEL)} "commentary" {spell(_MESSAGE)} body)*' if any_text else "thought*"
+        answer = [] if required else [f"{spell(self.answer_header)} ({alternative or 'TEXT'})"]
+        rules.append(f"start: {before} ({' | '.join([f'call {more_calls}', *answer])})")
         return "\n".join(rules)
 
 
-def _thoughts(spell: Spell) -> tuple[str, ...]:
+def _reasoning_rules(spell: Speller) -> tuple[str, ...]:
     end, then = spell(_ENDS[0]), f'{spell(_START)} "assistant"'
     lazy = "" if end.startswith("<[") else "[lazy]"
     return (
@@ -73,105 +73,105 @@ def _thoughts(spell: Spell) -> tuple[str, ...]:
 
 
 class HarmonyParser(TextParser):
-    """Reads message by message. Text without a header is said as it stands, so is what goes to nobody known."""
+    """Parses message by message. Text without a header, and messages to unknown recipients, are released verbatim."""
 
     def __init__(
         self,
-        dialect: ToolFormat,
+        tool_format: ToolFormat,
         tools: Iterable[Tool] = (),
         tags: ReasoningTags | None = None,
-        thinking: bool = False,
-        goes_on: bool = False,
+        in_reasoning: bool = False,
+        continues_message: bool = False,
     ) -> None:
-        super().__init__(dialect, tools)
-        self._spoken = self._thought_of = False
-        self._step = self._text if goes_on else self._header
+        super().__init__(tool_format, tools)
+        self._has_text = self._has_reasoning = False
+        self._step = self._text if continues_message else self._header
 
-    def _header(self, said: list[OutputDelta]) -> bool:
-        found = _HEADER.match(self._held[:_LONGEST_HEADER])
-        if found is None:
-            return self._no_header(said)
-        rest = self._held[found.end() :]
-        to = found["first"] or found["then"]
-        if to is not None:
-            return self._message_to(said, to.removeprefix("functions."), found.end())
-        if found["channel"] == "analysis":
-            return self._go(self._think, "\n\n" + rest.lstrip() if self._thought_of else rest)
-        return self._go(self._text, "\n\n" + rest.lstrip() if self._spoken else rest)
+    def _header(self, parsed: list[OutputDelta]) -> bool:
+        header = _HEADER.match(self._held[:_MAX_HEADER_CHARS])
+        if header is None:
+            return self._no_header(parsed)
+        body = self._held[header.end() :]
+        recipient = header["first_recipient"] or header["recipient"]
+        if recipient is not None:
+            return self._message_to(parsed, recipient.removeprefix("functions."), header.end())
+        if header["channel"] == "analysis":
+            return self._go(self._reasoning, "\n\n" + body.lstrip() if self._has_reasoning else body)
+        return self._go(self._text, "\n\n" + body.lstrip() if self._has_text else body)
 
-    def _no_header(self, said: list[OutputDelta]) -> bool:
+    def _no_header(self, parsed: list[OutputDelta]) -> bool:
         text = self._held.lstrip()
         for end in _ENDS:
             if text.startswith(end):
                 return self._go(self._header, text[len(end) :])
-        begun = any(text.startswith(mark) or mark.startswith(text) for mark in _BEGINS)
-        if begun and not self._final and len(self._held) < _LONGEST_HEADER:
+        may_be_header = any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS)
+        if may_be_header and not self._final and len(self._held) < _MAX_HEADER_CHARS:
             return False
-        mark = _MARK.match(text)
-        if mark and self._final:
-            self._held, self._open = "", True
+        marker = _BODY_END.match(text)
+        if marker and self._final:
+            self._held, self._in_call = "", True
             return False
-        if mark:
-            self._tell(said, self._held[: len(self._held) - len(text) + mark.end()])
-        return bool(self._held) and self._go(self._text, text[mark.end() :] if mark else None)
+        if marker:
+            self._release_text(parsed, self._held[: len(self._held) - len(text) + marker.end()])
+        return bool(self._held) and self._go(self._text, text[marker.end() :] if marker else None)
 
-    def _message_to(self, said: list[OutputDelta], name: str, end: int) -> bool:
-        body = self._held[end:].lstrip()
-        if name in self._tools and (not body or body[0] == self._dialect.notation.bracket):
+    def _message_to(self, parsed: list[OutputDelta], name: str, header_end: int) -> bool:
+        body = self._held[header_end:].lstrip()
+        if name in self._tools and (not body or body[0] == self._format.notation.bracket):
             if body:
-                self._call(said, name, body)
+                self._start_call(parsed, name, body)
             elif self._final:
-                self._held, self._open = "", True
+                self._held, self._in_call = "", True
             return bool(body)
-        self._tell(said, self._held[:end])
-        return self._go(self._text, self._held[end:])
+        self._release_text(parsed, self._held[:header_end])
+        return self._go(self._text, self._held[header_end:])
 
-    def _called_already(self, said: list[OutputDelta]) -> bool:
-        self._open = False
+    def _call_end(self, parsed: list[OutputDelta]) -> bool:
+        self._in_call = False
         return self._go(self._header)
 
-    def _text(self, said: list[OutputDelta]) -> bool:
-        text, ended = self._body()
-        self._tell(said, text)
+    def _text(self, parsed: list[OutputDelta]) -> bool:
+        text, ended = self._take_body()
+        self._release_text(parsed, text)
         return ended and self._go(self._header)
 
-    def _think(self, said: list[OutputDelta]) -> bool:
-        text, ended = self._body()
+    def _reasoning(self, parsed: list[OutputDelta]) -> bool:
+        text, ended = self._take_body()
         if text:
-            said.append(ReasoningDelta(text))
-            self._thought_of = True
+            parsed.append(ReasoningDelta(text))
+            self._has_reasoning = True
         return ended and self._go(self._header)
 
-    def _body(self) -> tuple[str, bool]:
-        """Takes what certainly belongs to the message, and says whether that was all of it."""
-        found = _MARK.search(self._held)
-        if found is not None:
-            text = self._held[: found.start()].rstrip()
-            self._held = self._held[found.end() if found[0] in _ENDS else found.start() :]
+    def _take_body(self) -> tuple[str, bool]:
+        """Takes the held text that certainly belongs to the message, and says whether the message has ended."""
+        end = _BODY_END.search(self._held)
+        if end is not None:
+            text = self._held[: end.start()].rstrip()
+            self._held = self._held[end.end() if end[0] in _ENDS else end.start() :]
             return text, True
         text = self._held
-        begun = text.rfind("<")
-        if begun >= 0 and any(mark.startswith(text[begun:]) for mark in (*_ENDS, _START, _CHANNEL)):
-            text = text[:begun]
+        possible_end = text.rfind("<")
+        if possible_end >= 0 and any(m.startswith(text[possible_end:]) for m in (*_ENDS, _START, _CHANNEL)):
+            text = text[:possible_end]
         text = self._held if self._final else text.rstrip()
         self._held = self._held[len(text) :]
         return text, False
 
-    def _tell(self, said: list[OutputDelta], text: str) -> None:
+    def _release_text(self, parsed: list[OutputDelta], text: str) -> None:
         if text.strip() or (text and not self._tools):
-            said.append(Delta(text))
-            self._spoken = True
+            parsed.append(Delta(text))
+            self._has_text = True
 
 
-HARMONY = Harmony(
+HARMONY = HarmonyFormat(
     name="harmony",
-    detects=("<|channel|>analysis",),
-    opening="<|channel|>commentary to=functions.",
-    head="",
-    middle=" <|constrain|>json<|message|>",
-    tail="",
-    closing="",
-    between="<|call|><|start|>assistant<|channel|>commentary to=functions.",
-    preface="<|channel|>final<|message|>",
-    reader=HarmonyParser,
+    template_markers=("<|channel|>analysis",),
+    block_start="<|channel|>commentary to=functions.",
+    call_start="",
+    arguments_start=" <|constrain|>json<|message|>",
+    call_end="",
+    block_end="",
+    call_separator="<|call|><|start|>assistant<|channel|>commentary to=functions.",
+    answer_header="<|channel|>final<|message|>",
+    parser=HarmonyParser,
 )

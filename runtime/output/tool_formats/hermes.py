@@ -1,4 +1,4 @@
-"""Hermes and Qwen: JSON between tags, one call in each. Qwen 2.5 and 3, Hermes 2 and 3, SmolLM3, Granite 4, ..."""
+"""Hermes and Qwen: one JSON call between tags. Used by Qwen 2.5 and 3, Hermes 2 and 3, SmolLM3, Granite 4, ..."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from .tool_format import ToolFormat
 
 HERMES = ToolFormat(
     name="hermes",
-    detects=("<tool_call>",),
-    opening="<tool_call>\n",
-    head='{·"name"·: "',
-    middle='"·, "arguments"·: ',
-    tail="·}",
-    closing="\n</tool_call>",
+    template_markers=("<tool_call>",),
+    block_start="<tool_call>\n",
+    call_start='{·"name"·: "',
+    arguments_start='"·, "arguments"·: ',
+    call_end="·}",
+    block_end="\n</tool_call>",
 )

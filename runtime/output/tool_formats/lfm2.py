@@ -7,13 +7,13 @@ from .tool_format import ToolFormat
 
 LFM2 = ToolFormat(
     name="lfm2",
-    detects=("<|tool_list_start|>", "<|tool_call_start|>", "List of tools: ["),
-    opening="<|tool_call_start|>[",
-    head="",
-    middle="",
-    tail="",
-    closing="]<|tool_call_end|>",
-    between=", ",
+    template_markers=("<|tool_list_start|>", "<|tool_call_start|>", "List of tools: ["),
+    block_start="<|tool_call_start|>[",
+    call_start="",
+    arguments_start="",
+    call_end="",
+    block_end="]<|tool_call_end|>",
+    call_separator=", ",
     notation=LiteralNotation(
         words={"true": "True", "false": "False", "null": "None"},
         quotes=(('"', '"'), ("'", "'")),

@@ -1,4 +1,4 @@
-"""Arguments written as literals of another language than JSON: a grammar from the schema, and a reader to JSON."""
+"""Arguments as literals of a language other than JSON: a grammar made from the schema, and a transcoder to JSON."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 from ....models.errors import InvalidRequest
 from ...types.messages import Tool
-from ..structured.json_schema import demands
-from .notation import Transcoder, json_rule, parameters
+from ..structured.json_schema import constraining_keywords
+from .notation import Transcoder, json_rule, parameters_schema
 
-_EVERYWHERE = {"type", "$defs", "definitions"}
-_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-_STRINGS = {"minLength", "maxLength", "pattern", "format"}
-_PROPERTY = re.compile(r"[A-Za-z_][\w-]*")
+_ALWAYS_ALLOWED = {"type", "$defs", "definitions"}
+_NUMBER_KEYWORDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+_STRING_KEYWORDS = {"minLength", "maxLength", "pattern", "format"}
+_PROPERTY_NAME = re.compile(r"[A-Za-z_][\w-]*")
 _TYPES = ("string", "number", "boolean", "null", "array", "object")
-_LONGEST_MARK = 16
+_MAX_QUOTE_LENGTH = 16
 
 
 @dataclass(frozen=True)
 class LiteralNotation:
-    """Values as a language writes them.
+    """How a language writes values.
 
-    `words` are those for true, false and null; strings stand between `quotes`, the first pair being the one that is
-    written, and know backslashes where `escapes` says so. Arguments stand between `brackets`, their names, and those
-    of inner objects unless `quoted_keys`, are bare, and followed by `assign`. `sorted_keys` are written in order.
+    `words`: the literals for true, false and null. `quotes`: the pairs of string delimiters that are read, of which
+    the first is written. `escapes`: strings have backslash escapes. `brackets`: delimit the arguments. Argument names
+    are unquoted and followed by `assign`; so are the keys of inner objects unless `quoted_keys` is set. `sorted_keys`:
+    arguments are written in alphabetical order.
     """
 
     words: Mapping[str, str]
@@ -44,28 +45,28 @@ class LiteralNotation:
         return self.brackets[0]
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def tags(self) -> tuple[str, ...]:
         return self.quotes[0] if len(self.quotes[0][0]) > 1 else ()
 
-    def write(self, arguments: dict[str, Any]) -> str:
+    def render(self, arguments: dict[str, Any]) -> str:
         begin, end = self.brackets
-        return begin + self.comma.join(f"{k}{self.assign}{self._value(v)}" for k, v in self._items(arguments)) + end
+        return begin + self.comma.join(f"{k}{self.assign}{self.literal(v)}" for k, v in self.items(arguments)) + end
 
-    def _items(self, value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    def items(self, value: Mapping[str, Any]) -> list[tuple[str, Any]]:
         return sorted(value.items(), key=lambda item: item[0].lower()) if self.sorted_keys else list(value.items())
 
-    def _value(self, value: Any) -> str:
+    def literal(self, value: Any) -> str:
         if isinstance(value, str):
-            return self._string(value)
+            return self.string(value)
         if isinstance(value, list):
-            return "[" + self.comma.join(map(self._value, value)) + "]"
+            return "[" + self.comma.join(map(self.literal, value)) + "]"
         if isinstance(value, dict):
-            items = ((self._string(k) + ": " if self.quoted_keys else k + ":", v) for k, v in self._items(value))
-            return "{" + self.comma.join(k + self._value(v) for k, v in items) + "}"
-        written = json.dumps(value)
-        return self.words.get(written, written)
+            items = ((self.string(k) + ": " if self.quoted_keys else k + ":", v) for k, v in self.items(value))
+            return "{" + self.comma.join(k + self.literal(v) for k, v in items) + "}"
+        word = json.dumps(value)
+        return self.words.get(word, word)
 
-    def _string(self, text: str) -> str:
+    def string(self, text: str) -> str:
         begin, end = self.quotes[0]
         return json.dumps(text, ensure_ascii=False) if self.escapes else begin + text + end
 
@@ -73,23 +74,23 @@ class LiteralNotation:
         return _LiteralTranscoder(self)
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        return _Schema(self, parameters(tool), name, rules, spell).arguments()
+        return _ArgumentsGrammar(self, parameters_schema(tool), name, rules, spell).arguments()
 
 
 @dataclass
-class _Schema:
-    """Makes the grammar of one tool's arguments. Every keyword is enforced, or refused by name."""
+class _ArgumentsGrammar:
+    """Makes the grammar of one tool's arguments. Every schema keyword is enforced, or refused by name."""
 
     notation: LiteralNotation
     root: dict[str, Any]
     name: str
     rules: list[str]
     spell: Callable[[str], str]
-    named: dict[str, str] = field(default_factory=dict)
+    rule_names: dict[str, str] = field(default_factory=dict)
 
     def arguments(self) -> str:
         begin, end = self.notation.brackets
-        return self._object(self.root, begin, end, outermost=True)
+        return self._object(self.root, begin, end, top_level=True)
 
     def _value(self, schema: Any) -> str:
         if schema is True or schema == {}:
@@ -100,7 +101,7 @@ class _Schema:
             return self._rule(str(schema["$ref"]), lambda: self._value(self._resolved(schema["$ref"])))
         if "enum" in schema or "const" in schema:
             values = schema["enum"] if "enum" in schema else [schema["const"]]
-            return "(" + " | ".join(self.spell_value(v) for v in values) + ")"
+            return "(" + " | ".join(self._literal(v) for v in values) + ")"
         if "anyOf" in schema:
             self._check(schema, {"anyOf"})
             return "(" + " | ".join(map(self._value, schema["anyOf"])) + ")"
@@ -108,89 +109,90 @@ class _Schema:
         kinds = [kinds] if isinstance(kinds, str) else kinds
         return "(" + " | ".join(self._typed(schema, kind) for kind in kinds) + ")"
 
-    def spell_value(self, value: Any) -> str:
-        """A literal, its marks spelled as the vocabulary has them and its text to the letter."""
+    def _literal(self, value: Any) -> str:
+        """An expression for one value: its quotes spelled with the vocabulary's tokens, its text verbatim."""
         if isinstance(value, str) and not self.notation.escapes:
             begin, end = self.notation.quotes[0]
             return f"{self.spell(begin)} {_text(value)} {self.spell(end)}"
-        return _text(self.notation._value(value))
+        return _text(self.notation.literal(value))
 
     def _typed(self, schema: dict[str, Any], kind: str) -> str:
-        words, single = self.notation.words, len(schema) <= 1 or not isinstance(schema.get("type"), list)
+        words, only_type = self.notation.words, len(schema) <= 1 or not isinstance(schema.get("type"), list)
         if kind in ("integer", "number"):
-            bounded = _NUMBERS | {"format"}
-            self._check(schema, bounded, single)
+            bounded = _NUMBER_KEYWORDS | {"format"}
+            self._check(schema, bounded, only_type)
             bounds = {k: v for k, v in schema.items() if k in bounded}
             return json_rule({"type": kind, **bounds})
         if kind == "string":
-            return self._string(schema, single)
+            return self._string(schema, only_type)
         if kind == "boolean":
-            self._check(schema, set(), single)
+            self._check(schema, set(), only_type)
             return f"({_text(words.get('true', 'true'))} | {_text(words.get('false', 'false'))})"
         if kind == "null":
-            self._check(schema, set(), single)
+            self._check(schema, set(), only_type)
             return _text(words.get("null", "null"))
         if kind == "array":
-            return self._array(schema, single)
+            return self._array(schema, only_type)
         if kind == "object":
-            return self._object(schema, "{", "}", single=single)
+            return self._object(schema, "{", "}", only_type=only_type)
         raise self._refusal(f"the type {kind!r}")
 
-    def _string(self, schema: dict[str, Any], single: bool) -> str:
-        self._check(schema, _STRINGS if self.notation.escapes else {"minLength", "maxLength"}, single)
-        limits = {k: v for k, v in schema.items() if k in _STRINGS}
+    def _string(self, schema: dict[str, Any], only_type: bool) -> str:
+        self._check(schema, _STRING_KEYWORDS if self.notation.escapes else {"minLength", "maxLength"}, only_type)
+        limits = {k: v for k, v in schema.items() if k in _STRING_KEYWORDS}
         if self.notation.escapes:
             return json_rule({"type": "string", **limits})
         begin, end = map(self.spell, self.notation.quotes[0])
-        least, most = limits.get("minLength", 0), limits.get("maxLength", "")
-        key = f"string {least} {most}"
+        min_length, max_length = limits.get("minLength", 0), limits.get("maxLength", "")
+        key = f"string {min_length} {max_length}"
         lazy = "" if end.startswith("<[") else "[lazy]"
-        repeat = f"{{{least},{most}}}" if limits else "*"
+        repeat = f"{{{min_length},{max_length}}}" if limits else "*"
         return f"{begin} " + self._rule(key, lambda: f"/(.|\\n){repeat}/ {end}", lazy)
 
-    def _array(self, schema: dict[str, Any], single: bool) -> str:
-        self._check(schema, {"items", "minItems", "maxItems"}, single)
-        item, comma = self._new(self._value(schema.get("items", True))), _text(self.notation.comma)
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
-        more = f"({comma} {item}){{{max(least - 1, 0)},{'' if most is None else max(most - 1, 0)}}}"
-        inner = "" if most == 0 else f"({item} {more})" + ("" if least else "?")
+    def _array(self, schema: dict[str, Any], only_type: bool) -> str:
+        self._check(schema, {"items", "minItems", "maxItems"}, only_type)
+        item, comma = self._new_rule(self._value(schema.get("items", True))), _text(self.notation.comma)
+        min_items, max_items = schema.get("minItems", 0), schema.get("maxItems")
+        max_more = "" if max_items is None else max(max_items - 1, 0)
+        more = f"({comma} {item}){{{max(min_items - 1, 0)},{max_more}}}"
+        inner = "" if max_items == 0 else f"({item} {more})" + ("" if min_items else "?")
         return f'"[" {inner} "]"'
 
     def _object(
-        self, schema: dict[str, Any], begin: str, end: str, *, outermost: bool = False, single: bool = True
+        self, schema: dict[str, Any], begin: str, end: str, *, top_level: bool = False, only_type: bool = True
     ) -> str:
-        self._check(schema, {"properties", "required", "additionalProperties"}, single)
+        self._check(schema, {"properties", "required", "additionalProperties"}, only_type)
         if schema.get("additionalProperties", False) is not False:
             raise self._refusal("additionalProperties")
         properties, required = schema.get("properties", {}), set(schema.get("required", ()))
         if unknown := required - set(properties):
-            raise self._refusal(f"required: {sorted(unknown)[0]!r}, which is not among the properties")
+            raise self._refusal(f"required: {sorted(unknown)[0]!r}, which is not among the properties,")
         comma = _text(self.notation.comma)
-        firsts: list[str] = []  # what may stand before any comma, and what follows it
+        alternatives: list[str] = []  # each property that may come first, with those that may follow it
         rest = ""
-        for key, value in reversed(self.notation._items(properties)):
-            member = self._new(f"{self._key(key, outermost)} {self._value(value)}")
-            firsts = [f"{member} {rest}", *([] if key in required else firsts)]
-            rest = self._new(f"({comma} {member}){'' if key in required else '?'} {rest}")
-        inner = f"({' | '.join(firsts)})" + ("" if required else "?") if firsts else ""
+        for key, value in reversed(self.notation.items(properties)):
+            member = self._new_rule(f"{self._key(key, top_level)} {self._value(value)}")
+            alternatives = [f"{member} {rest}", *([] if key in required else alternatives)]
+            rest = self._new_rule(f"({comma} {member}){'' if key in required else '?'} {rest}")
+        inner = f"({' | '.join(alternatives)})" + ("" if required else "?") if alternatives else ""
         return f"{_text(begin)} {inner} {_text(end)}"
 
-    def _key(self, key: str, outermost: bool) -> str:
-        if self.notation.quoted_keys and not outermost:
-            return _text(self.notation._string(key) + ": ")
-        if not _PROPERTY.fullmatch(key):
+    def _key(self, key: str, top_level: bool) -> str:
+        if self.notation.quoted_keys and not top_level:
+            return _text(self.notation.string(key) + ": ")
+        if not _PROPERTY_NAME.fullmatch(key):
             raise self._refusal(f"the property name {key!r}")
-        return _text(key + (self.notation.assign if outermost else ":"))
+        return _text(key + (self.notation.assign if top_level else ":"))
 
     def _rule(self, key: str, make: Callable[[], str], attribute: str = "") -> str:
-        """The name of the rule for `key`, made when it is first asked for; it may speak of itself."""
-        if key not in self.named:
-            name = self.named[key] = f"{self.name}_{len(self.named)}"
+        """The name of the rule for `key`. Adds the rule on first use; it may be recursive."""
+        if key not in self.rule_names:
+            name = self.rule_names[key] = f"{self.name}_{len(self.rule_names)}"
             self.rules.append(f"{name}{attribute}: {make()}")
-        return self.named[key]
+        return self.rule_names[key]
 
-    def _new(self, expression: str) -> str:
-        """A rule of its own, so that what is said twice is written once."""
+    def _new_rule(self, expression: str) -> str:
+        """Adds a rule for an expression that is used more than once, and returns its name."""
         name = f"{self.name}_n{len(self.rules)}"
         self.rules.append(f"{name}: {expression}")
         return name
@@ -204,15 +206,16 @@ class _Schema:
             raise self._refusal(f"$ref: {reference!r}") from error
         return value
 
-    def _check(self, schema: dict[str, Any], known: set[str], single: bool = True) -> None:
-        """Refuses what is not `known`; where a value may have several types, each answers for its own keywords only."""
-        every = known if single else known | _NUMBERS | {"minLength", "maxLength", "items", "minItems", "maxItems"}
-        every = every if single else every | {"properties", "required", "additionalProperties"}
-        if refused := sorted(demands(schema) - every - _EVERYWHERE):
+    def _check(self, schema: dict[str, Any], known: set[str], only_type: bool = True) -> None:
+        """Refuses keywords outside `known`. If a value may have several types, keywords of the other types are fine."""
+        if not only_type:
+            known = known | _NUMBER_KEYWORDS | {"minLength", "maxLength", "items", "minItems", "maxItems"}
+            known |= {"properties", "required", "additionalProperties"}
+        if refused := sorted(constraining_keywords(schema) - known - _ALWAYS_ALLOWED):
             raise self._refusal(refused[0])
 
     def _refusal(self, what: str) -> InvalidRequest:
-        return InvalidRequest(f"{what} cannot be written in the way this model calls tools", "tools")
+        return InvalidRequest(f"{what} cannot be expressed in this model's tool-call format", "tools")
 
 
 class _LiteralTranscoder:
@@ -223,24 +226,26 @@ class _LiteralTranscoder:
         self._notation = notation
         self._words = {word: name for name, word in notation.words.items()}
         self._depth = 0
-        self._end: str | None = None
+        self._closing_quote: str | None = None
         self._word = ""
 
     def feed(self, text: str) -> tuple[str, int]:
         out: list[str] = []
         at = 0
         while at < len(text) and not self.done:
-            taken = self._plain(text, at, out) if self._end is None else self._quoted(text, at, out)
-            if not taken:
+            consumed = (
+                self._read_plain(text, at, out) if self._closing_quote is None else self._read_quoted(text, at, out)
+            )
+            if not consumed:
                 break
-            at += taken
+            at += consumed
         return "".join(out), at
 
-    def _plain(self, text: str, at: int, out: list[str]) -> int:
-        char, ahead = text[at], text[at : at + _LONGEST_MARK]
+    def _read_plain(self, text: str, at: int, out: list[str]) -> int:
+        char, ahead = text[at], text[at : at + _MAX_QUOTE_LENGTH]
         for begin, end in self._notation.quotes:
             if ahead.startswith(begin):
-                self._end = end
+                self._closing_quote = end
                 out.append('"')
                 return len(begin)
             if begin.startswith(ahead):
@@ -249,12 +254,12 @@ class _LiteralTranscoder:
             self._depth += 1
             out.append("{" if self._depth == 1 else char)
         elif char in ")}]":
-            self._flush(out)
+            self._flush_word(out)
             self._depth -= 1
             self.done = self._depth == 0
             out.append("}" if self.done else char)
         elif char == ",":
-            self._flush(out)
+            self._flush_word(out)
             out.append(", ")
         elif char in ":=":
             out.append((json.dumps(self._word) if self._word else "") + ": ")
@@ -263,18 +268,18 @@ class _LiteralTranscoder:
             self._word += char
         return 1
 
-    def _flush(self, out: list[str]) -> None:
+    def _flush_word(self, out: list[str]) -> None:
         out.append(self._words.get(self._word, self._word))
         self._word = ""
 
-    def _quoted(self, text: str, at: int, out: list[str]) -> int:
-        assert self._end is not None
-        ahead = text[at : at + _LONGEST_MARK]
-        if ahead.startswith(self._end):
+    def _read_quoted(self, text: str, at: int, out: list[str]) -> int:
+        assert self._closing_quote is not None
+        ahead = text[at : at + _MAX_QUOTE_LENGTH]
+        if ahead.startswith(self._closing_quote):
             out.append('"')
-            taken, self._end = len(self._end), None
-            return taken
-        if self._end.startswith(ahead):
+            consumed, self._closing_quote = len(self._closing_quote), None
+            return consumed
+        if self._closing_quote.startswith(ahead):
             return 0
         if ahead[0] == "\\" and self._notation.escapes:
             return _escape(ahead, out)
@@ -283,7 +288,7 @@ class _LiteralTranscoder:
 
 
 def _escape(ahead: str, out: list[str]) -> int:
-    """A backslash and what it stands for, in Python's strings as in JSON's; 0 where that is not known yet."""
+    """Translates a backslash escape of Python or JSON. Returns its length, or 0 if it is not complete yet."""
     if len(ahead) < 2:
         return 0
     if ahead[1] == "x":

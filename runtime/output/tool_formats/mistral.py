@@ -1,4 +1,4 @@
-"""Mistral: since 2025 a tag, the name and JSON for each call; before, one tag and a list of JSON objects."""
+"""Mistral. Since 2025 each call is a tag, the name and JSON; before, one tag preceded a list of JSON objects."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from .tool_format import ToolFormat
 
 MISTRAL = ToolFormat(
     name="mistral",
-    detects=("[ARGS]",),
-    opening="[TOOL_CALLS]",
-    head="",
-    middle="[ARGS]",
-    tail="",
-    closing="",
+    template_markers=("[ARGS]",),
+    block_start="[TOOL_CALLS]",
+    call_start="",
+    arguments_start="[ARGS]",
+    call_end="",
+    block_end="",
     id_length=9,
 )
 
 MISTRAL_LIST = ToolFormat(
     name="mistral-list",
-    detects=("[TOOL_CALLS]",),
-    opening="[TOOL_CALLS] [",
-    head='{·"name"·: "',
-    middle='"·, "arguments"·: ',
-    tail="·}",
-    closing="]",
-    between=", ",
+    template_markers=("[TOOL_CALLS]",),
+    block_start="[TOOL_CALLS] [",
+    call_start='{·"name"·: "',
+    arguments_start='"·, "arguments"·: ',
+    call_end="·}",
+    block_end="]",
+    call_separator=", ",
     id_length=9,
 )

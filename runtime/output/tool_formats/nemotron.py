@@ -6,11 +6,11 @@ from .tool_format import ToolFormat
 
 NEMOTRON = ToolFormat(
     name="nemotron",
-    detects=("<TOOLCALL>",),
-    opening="<TOOLCALL>[",
-    head='{·"name"·: "',
-    middle='"·, "arguments"·: ',
-    tail="·}",
-    closing="]</TOOLCALL>",
-    between=", ",
+    template_markers=("<TOOLCALL>",),
+    block_start="<TOOLCALL>[",
+    call_start='{·"name"·: "',
+    arguments_start='"·, "arguments"·: ',
+    call_end="·}",
+    block_end="]</TOOLCALL>",
+    call_separator=", ",
 )

@@ -1,4 +1,4 @@
-"""How the arguments of a call are written. Here: as JSON, which most dialects do. `literals.py` has the others."""
+"""How the arguments of a tool call are written. Here: as JSON, as in most formats; see `literals.py`, `tagged.py`."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from typing import Any, Protocol
 from ...types.messages import Tool
 from ..structured.json_schema import enforceable
 
-SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""llguidance's options for JSON spaced as `json.dumps` does."""
+JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""llguidance's options for JSON with the spaces of `json.dumps`."""
 
-_ALTERNATIVES = {"$ref", "allOf", "anyOf", "oneOf"}
-_ALTERNATIVES |= {"patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames"}
+_OPEN_OBJECT_KEYWORDS = {"$ref", "allOf", "anyOf", "oneOf"}
+_OPEN_OBJECT_KEYWORDS |= {"patternProperties", "additionalProperties", "unevaluatedProperties", "propertyNames"}
 
 
 class Transcoder(Protocol):
-    """Reads arguments piece by piece, from their first bracket on, and gives them as JSON text."""
+    """Reads arguments piece by piece, from their first bracket, and returns them as JSON text."""
 
     done: bool
 
     def feed(self, text: str) -> tuple[str, int]:
-        """JSON text, and how many characters it took; the rest of `text` is to come again, with what follows it."""
+        """Returns JSON text and the number of characters consumed. Pass the rest of `text` again with what follows."""
 
 
 class Notation(Protocol):
-    """A way of writing arguments. `bracket` is how they begin; `marks` may be control tokens in a vocabulary."""
+    """A way of writing arguments. It starts with `bracket`; its `tags` may be control tokens of a vocabulary."""
 
     @property
     def bracket(self) -> str: ...
 
     @property
-    def marks(self) -> tuple[str, ...]: ...
+    def tags(self) -> tuple[str, ...]: ...
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        """An expression for all arguments that the tool's schema allows. May add rules whose names begin with `name`.
+        """An expression for all arguments that the tool's schema allows. May add rules whose names start with `name`.
 
-        Raises `InvalidRequest` naming what it cannot enforce, and what Python does where the schema is none.
+        Raises `InvalidRequest` naming a keyword that cannot be enforced, and Python's errors for an invalid schema.
         """
 
-    def write(self, arguments: dict[str, Any]) -> str: ...
+    def render(self, arguments: dict[str, Any]) -> str: ...
 
     def transcoder(self, tool: Tool) -> Transcoder: ...
 
 
 class JsonNotation:
-    """JSON as it is."""
+    """Arguments as a JSON object."""
 
     bracket = "{"
-    marks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        return json_rule(parameters(tool))
+        return json_rule(parameters_schema(tool))
 
-    def write(self, arguments: dict[str, Any]) -> str:
+    def render(self, arguments: dict[str, Any]) -> str:
         return json.dumps(arguments, ensure_ascii=False)
 
     def transcoder(self, tool: Tool) -> Transcoder:
@@ -65,28 +65,28 @@ JSON_NOTATION = JsonNotation()
 
 
 def json_rule(schema: dict[str, Any] | bool) -> str:
-    """A schema as an expression within a grammar, for JSON text spaced as `json.dumps` does."""
+    """A schema as an expression within a grammar, for JSON text with the spaces of `json.dumps`."""
     checked, _ = enforceable(schema)
-    return "%json " + json.dumps({**checked, "x-guidance": SPACING})
+    return "%json " + json.dumps({**checked, "x-guidance": JSON_SPACING})
 
 
 class _JsonTranscoder:
-    """Passes an object on as it comes, and notices its end."""
+    """Passes a JSON object through and detects its end."""
 
     def __init__(self) -> None:
         self.done = False
         self._depth = 0
-        self._quoted = self._escaped = False
+        self._in_string = self._escaped = False
 
     def feed(self, text: str) -> tuple[str, int]:
         for at, char in enumerate(text):
             if self._escaped:
                 self._escaped = False
-            elif self._quoted:
+            elif self._in_string:
                 self._escaped = char == "\\"
-                self._quoted = char != '"'
+                self._in_string = char != '"'
             elif char == '"':
-                self._quoted = True
+                self._in_string = True
             elif char in "{[":
                 self._depth += 1
             elif char in "}]":
@@ -97,8 +97,8 @@ class _JsonTranscoder:
         return text, len(text)
 
 
-def parameters(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments: an object, without further properties unless the schema speaks of them."""
+def parameters_schema(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool's arguments: an object, closed to other properties unless the schema mentions them."""
     schema = tool.parameters or {"type": "object", "properties": {}}
-    closed = not _ALTERNATIVES & set(schema)
+    closed = not _OPEN_OBJECT_KEYWORDS & set(schema)
     return {"type": "object", **schema, **({"additionalProperties": False} if closed else {})}

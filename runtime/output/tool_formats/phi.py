@@ -1,4 +1,4 @@
-"""Phi-4-mini: a tag and a list of JSON objects. Its template reads the tools from the system message."""
+"""Phi-4-mini: a tag and a list of JSON objects. Its template looks for the tools in the system message."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from .tool_format import ToolFormat
 
 PHI = ToolFormat(
     name="phi",
-    detects=("<|tool|>", "<|/tool|>"),
-    opening="<|tool_call|>[",
-    head='{·"name"·: "',
-    middle='"·, "arguments"·: ',
-    tail="·}",
-    closing="]<|/tool_call|>",
-    between=", ",
+    template_markers=("<|tool|>", "<|/tool|>"),
+    block_start="<|tool_call|>[",
+    call_start='{·"name"·: "',
+    arguments_start='"·, "arguments"·: ',
+    call_end="·}",
+    block_end="]<|/tool_call|>",
+    call_separator=", ",
     tools_in_system=True,
 )

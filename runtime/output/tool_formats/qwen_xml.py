@@ -1,4 +1,4 @@
-"""Qwen 3.5, Qwen3-Coder, Nemotron 3 and Seed: a tag for the function and one for each argument, which hold its name."""
+"""Qwen 3.5, Qwen3-Coder, Nemotron 3 and Seed: a tag for the function and one for each argument, with its name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .tool_format import ToolFormat
 
 QWEN_XML = ToolFormat(
     name="qwen-xml",
-    detects=("<parameter=",),
-    opening="<tool_call>\n",
-    head="<function=",
-    middle=">\n",
-    tail="",
-    closing="\n</tool_call>",
-    notation=TaggedNotation(before="<parameter=", behind=">\n", end="\n</parameter>", done="</function>"),
+    template_markers=("<parameter=",),
+    block_start="<tool_call>\n",
+    call_start="<function=",
+    arguments_start=">\n",
+    call_end="",
+    block_end="\n</tool_call>",
+    notation=TaggedNotation(name_start="<parameter=", name_end=">\n", value_end="\n</parameter>", end="</function>"),
 )
 
 SEED = replace(
     QWEN_XML,
     name="seed",
-    detects=("<seed:tool_call>",),
-    opening="<seed:tool_call>\n",
-    closing="\n</seed:tool_call>",
+    template_markers=("<seed:tool_call>",),
+    block_start="<seed:tool_call>\n",
+    block_end="\n</seed:tool_call>",
 )

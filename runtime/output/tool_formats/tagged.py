@@ -1,4 +1,4 @@
-"""Arguments between tags, one by one: texts to the letter, others as JSON. `qwen_xml.py` and `glm.py` say how."""
+"""Arguments between tags, one by one: strings verbatim, other values as JSON. Used by `qwen_xml.py` and `glm.py`."""
 
 from __future__ import annotations
 
@@ -10,94 +10,99 @@ from typing import Any
 
 from ....models.errors import InvalidRequest
 from ...types.messages import Tool
-from ..structured.json_schema import demands
-from .notation import Transcoder, json_rule, parameters
+from ..structured.json_schema import constraining_keywords
+from .notation import Transcoder, json_rule, parameters_schema
 
-_PROPERTY = re.compile(r"[^\s<>]+")
-_TEXT = {"type", "minLength", "maxLength", "enum"}
-_OBJECT = {"type", "properties", "required", "additionalProperties"}
+_PROPERTY_NAME = re.compile(r"[^\s<>]+")
+_STRING_KEYWORDS = {"type", "minLength", "maxLength", "enum"}
+_OBJECT_KEYWORDS = {"type", "properties", "required", "additionalProperties"}
 _DEFINITIONS = ("$defs", "definitions")
 
 
 @dataclass(frozen=True)
 class TaggedNotation:
-    """Each argument as `before`, its name, `behind`, its value, `end` and a newline; `done` stands behind all of them.
+    """Each argument is `name_start`, its name, `name_end`, its value, `value_end` and a newline; `end` closes the call.
 
-    A value is a text as it is, where its schema says that it is one, and else JSON. A newline at the end of `behind`
-    is the last thing before the value; other white space may be missing there, or more. `marks` are the tags that may
-    be control tokens in a vocabulary.
+    A value is verbatim text if its schema says it is a string, and JSON otherwise. A newline at the end of `name_end`
+    is the last character before the value; other whitespace may be missing there, or there may be more of it. `tags`
+    may be control tokens of a vocabulary.
     """
 
-    before: str
-    behind: str
+    name_start: str
+    name_end: str
+    value_end: str
     end: str
-    done: str
-    marks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def bracket(self) -> str:
-        return self.before[0]
+        return self.name_start[0]
 
     def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        schema = parameters(tool)
-        if refused := sorted(demands(schema) - _OBJECT - set(_DEFINITIONS)):
+        schema = parameters_schema(tool)
+        if refused := sorted(constraining_keywords(schema) - _OBJECT_KEYWORDS - set(_DEFINITIONS)):
             raise _refusal(refused[0])
         if schema.get("additionalProperties") is not False:
             raise _refusal("additionalProperties")
         required = set(schema.get("required", ()))
         if missing := required - set(schema.get("properties", {})):
-            raise _refusal(f"required: {sorted(missing)[0]!r}, which is not among the properties")
+            raise _refusal(f"required: {sorted(missing)[0]!r}, which is not among the properties,")
         definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
-        behind = spell(self.behind.rstrip()) + (f" {_literal(chr(10))}" if self.behind[-1] == "\n" else "")
+        name_end = spell(self.name_end.rstrip()) + (f" {_literal(chr(10))}" if self.name_end[-1] == "\n" else "")
         arguments = []
         for i, (key, value) in enumerate(schema.get("properties", {}).items()):
-            if not _PROPERTY.fullmatch(key):
+            if not _PROPERTY_NAME.fullmatch(key):
                 raise _refusal(f"the property name {key!r}")
-            end = spell(self.end) if self.end in self.marks else _literal(self.end)
-            rules.append(_value_rule(f"{name}_{i}", value, definitions, end))
-            argument = f"{spell(self.before)} {_literal(key)} {behind} {name}_{i} ws"
+            value_end = spell(self.value_end) if self.value_end in self.tags else _literal(self.value_end)
+            rules.append(_value_rule(f"{name}_{i}", value, definitions, value_end))
+            argument = f"{spell(self.name_start)} {_literal(key)} {name_end} {name}_{i} ws"
             arguments.append(argument if key in required else f"({argument})?")
-        return " ".join([*arguments, spell(self.done)])
+        return " ".join([*arguments, spell(self.end)])
 
-    def write(self, arguments: dict[str, Any]) -> str:
-        written = (f"{self.before}{key}{self.behind}{_written(v)}{self.end}\n" for key, v in arguments.items())
-        return "".join(written) + self.done
+    def render(self, arguments: dict[str, Any]) -> str:
+        rendered = (
+            f"{self.name_start}{key}{self.name_end}{_render_value(value)}{self.value_end}\n"
+            for key, value in arguments.items()
+        )
+        return "".join(rendered) + self.end
 
     def transcoder(self, tool: Tool) -> Transcoder:
-        return _TagTranscoder(self, {k for k, v in parameters(tool).get("properties", {}).items() if _is_text(v)})
+        properties = parameters_schema(tool).get("properties", {})
+        return _TagTranscoder(self, {name for name, value in properties.items() if _is_string(value)})
 
 
-def _is_text(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string" and demands(schema) <= _TEXT
+def _is_string(schema: Any) -> bool:
+    is_typed = isinstance(schema, dict) and schema.get("type") == "string"
+    return is_typed and constraining_keywords(schema) <= _STRING_KEYWORDS
 
 
-def _value_rule(name: str, schema: Any, definitions: dict[str, Any], end: str) -> str:
-    """A rule for a value and the tag behind it, the expression `end`."""
-    if not _is_text(schema):
+def _value_rule(name: str, schema: Any, definitions: dict[str, Any], value_end: str) -> str:
+    """A rule for a value and the tag that ends it, given as an expression."""
+    if not _is_string(schema):
         if isinstance(schema, dict):
             _check_references([schema, definitions])
             schema = {**schema, **definitions}
-        return f"{name}: {json_rule(schema)} {end}"
+        return f"{name}: {json_rule(schema)} {value_end}"
     if "enum" in schema:
         values = " | ".join(_literal(value) for value in schema["enum"])
-        return f"{name}: ({values}) {end}"
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    repeat = f"{{{int(least)},{most if most == '' else int(most)}}}"
-    lazy = "" if end.startswith("<[") else "[lazy]"
-    return f"{name}{lazy}: /(.|\\n){repeat}/ {end}"
+        return f"{name}: ({values}) {value_end}"
+    min_length, max_length = schema.get("minLength", 0), schema.get("maxLength", "")
+    repeat = f"{{{int(min_length)},{max_length if max_length == '' else int(max_length)}}}"
+    lazy = "" if value_end.startswith("<[") else "[lazy]"
+    return f"{name}{lazy}: /(.|\\n){repeat}/ {value_end}"
 
 
 def _check_references(value: Any) -> None:
-    """Refuses references to anything but definitions, since other places are not where they were."""
+    """Refuses references other than to definitions: each property is moved into a schema of its own."""
     if isinstance(value, dict):
         target = value.get("$ref")
         if isinstance(target, str) and not target.startswith(tuple(f"#/{name}/" for name in _DEFINITIONS)):
-            raise _refusal(f"$ref: {target!r}, which is none of $defs")
+            raise _refusal(f"$ref: {target!r}, which is not in $defs,")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_references(inner)
 
 
-def _written(value: Any) -> str:
+def _render_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -106,70 +111,72 @@ def _literal(text: str) -> str:
 
 
 def _refusal(what: str) -> InvalidRequest:
-    return InvalidRequest(f"{what} cannot be written in the way this model calls tools", "tools")
+    return InvalidRequest(f"{what} cannot be expressed in this model's tool-call format", "tools")
 
 
 class _TagTranscoder:
-    """Turns tagged arguments into a JSON object; those named `texts` are texts."""
+    """Turns tagged arguments into a JSON object. The values of `string_names` are strings."""
 
-    def __init__(self, notation: TaggedNotation, texts: set[str]) -> None:
+    def __init__(self, notation: TaggedNotation, string_names: set[str]) -> None:
         self.done = False
         self._notation = notation
-        self._texts = texts
-        self._begun = False
-        self._in_text: bool | None = None
+        self._string_names = string_names
+        self._has_arguments = False
+        self._value_is_string: bool | None = None
+        """`None` between two values."""
 
     def feed(self, text: str) -> tuple[str, int]:
         out: list[str] = []
         at = 0
         while not self.done:
-            taken = self._tag(text, at, out) if self._in_text is None else self._value(text, at, out)
-            if not taken:
+            in_value = self._value_is_string is not None
+            consumed = self._read_value(text, at, out) if in_value else self._read_tags(text, at, out)
+            if not consumed:
                 break
-            at += taken
+            at += consumed
         return "".join(out), at
 
-    def _tag(self, text: str, at: int, out: list[str]) -> int:
-        """What stands before a value, or the end of all; white space before either."""
-        form = self._notation
+    def _read_tags(self, text: str, at: int, out: list[str]) -> int:
+        """Reads the tags before a value, or the end of the call, and whitespace before either."""
+        notation = self._notation
         start = len(text) - len(text[at:].lstrip())
-        if text.startswith(form.done, start):
-            out.append("}" if self._begun else "{}")
+        if text.startswith(notation.end, start):
+            out.append("}" if self._has_arguments else "{}")
             self.done = True
-            return start + len(form.done) - at
-        closing, *opening = form.behind.split()
-        end = text.find(closing, start)
-        if end < 0 or not text.startswith(form.before, start):
+            return start + len(notation.end) - at
+        closing_tag, *opening_tags = notation.name_end.split()
+        name_end = text.find(closing_tag, start)
+        if name_end < 0 or not text.startswith(notation.name_start, start):
             return 0
-        value = end + len(closing)
-        for tag in opening:
+        value = name_end + len(closing_tag)
+        for tag in opening_tags:
             value = len(text) - len(text[value:].lstrip())
             if not text.startswith(tag, value):
                 return 0
             value += len(tag)
-        if form.behind[-1] == "\n":
+        if notation.name_end[-1] == "\n":
             if value == len(text):
                 return 0
             value += text[value] == "\n"
-        key = text[start + len(form.before) : end]
-        self._in_text = key in self._texts
-        out.append((", " if self._begun else "{") + json.dumps(key, ensure_ascii=False) + ": ")
-        out.append('"' if self._in_text else "")
-        self._begun = True
+        name = text[start + len(notation.name_start) : name_end]
+        self._value_is_string = name in self._string_names
+        out.append((", " if self._has_arguments else "{") + json.dumps(name, ensure_ascii=False) + ": ")
+        out.append('"' if self._value_is_string else "")
+        self._has_arguments = True
         return value - at
 
-    def _value(self, text: str, at: int, out: list[str]) -> int:
-        closing = self._notation.end
-        end = text.find(closing, at)
-        if end < 0:  # it may have begun, from where its first character stands among the last ones
-            begun = text.rfind(closing[0], max(at, len(text) - len(closing)))
-            begins = begun >= 0 and closing.startswith(text[begun:])
-            value = text[at : begun if begins else len(text)]
+    def _read_value(self, text: str, at: int, out: list[str]) -> int:
+        tag = self._notation.value_end
+        end = text.find(tag, at)
+        if end < 0:  # the last characters may be the start of the tag
+            start = text.rfind(tag[0], max(at, len(text) - len(tag)))
+            starts_tag = start >= 0 and tag.startswith(text[start:])
+            value = text[at : start if starts_tag else len(text)]
         else:
             value = text[at:end]
-        out.append(json.dumps(value, ensure_ascii=False)[1:-1] if self._in_text else value)
+        out.append(json.dumps(value, ensure_ascii=False)[1:-1] if self._value_is_string else value)
         if end < 0:
             return len(value)
-        out.append('"' if self._in_text else "")
-        self._in_text = None
-        return len(value) + len(closing)
+        out.append('"' if self._value_is_string else "")
+        self._value_is_string = None
+        return len(value) + len(tag)

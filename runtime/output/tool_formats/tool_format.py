@@ -1,4 +1,4 @@
-"""What a dialect is: the texts around a call, from which writing, the grammar and the parser in `reader.py` follow."""
+"""A tool-call format: the texts around a call. Rendering, the grammar and the parser are derived from it."""
 
 from __future__ import annotations
 
@@ -7,153 +7,172 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ....models.errors import InvalidRequest
 from ...types.messages import Tool, ToolCall
 from ..structured.json_schema import enforceable
-from .notation import JSON_NOTATION, Notation, parameters
+from .notation import JSON_NOTATION, Notation, parameters_schema
 
 if TYPE_CHECKING:
     from ..text_parser import TextParser
 
-Spell = Callable[[str], str]
-"""A text of the template's own as a grammar's expression, its control tokens by number."""
+Speller: TypeAlias = Callable[[str], str]
+"""Turns a text into a grammar expression, with the vocabulary's control tokens as token ids."""
 
-_WHITE = re.compile(r"[\s·]+")
-RULES = ("%llguidance {}", r"TEXT: /(.|\n)*/", "ws: WS?", r"WS: /[ \t\r\n]{1,3}/")
-"""What grammars of calls begin with."""
+_WHITESPACE = re.compile(r"[\s·]+")
+COMMON_RULES = ("%llguidance {}", r"TEXT: /(.|\n)*/", "ws: WS?", r"WS: /[ \t\r\n]{1,3}/")
+"""The first lines of every tool-call grammar."""
 _QUOTE = '"'
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """One family's way of calling tools: `opening`, `head`, name, `middle`, arguments, `tail`, `closing`.
+    """How one model family writes tool calls.
 
-    White space in these texts stands for any or none, and `·` for some that is not usually there. Where there is a
-    `between`, an opening may hold several calls; otherwise each has one of its own. `bare` calls may lack their
-    opening, but are the whole answer then. A chat template that speaks this dialect holds one of the texts `detects`.
-    `id_length` is that of the ids its template takes, and `tools_in_system` says that it looks for tools there.
-    Where all that is said stands behind a text, that is the `preface`; `reader` reads answers that `AnswerReader` does
-    not.
+    A call is `block_start`, `call_start`, the tool's name, `arguments_start`, the arguments, `call_end`, `block_end`.
+    Whitespace in these texts matches any amount of whitespace or none; `·` matches optional whitespace that is not
+    usually written.
+
+    `template_markers`: a chat template uses this format if it contains one of these texts.
+    `call_separator`: separates several calls in one block; `None` if each call has a block of its own.
+    `block_start_optional`: a call may lack its block start, but then it must be the whole answer.
+    `id_length`: the length of call ids that the chat template requires.
+    `tools_in_system`: the chat template looks for the tools in the system message.
+    `answer_header`: the text that precedes every final answer.
+    `parser`: the parser of answers, if `TextParser` cannot parse them.
     """
 
     name: str
-    detects: tuple[str, ...]
-    opening: str
-    head: str
-    middle: str
-    tail: str
-    closing: str
-    between: str | None = None
-    bare: bool = False
+    template_markers: tuple[str, ...]
+    block_start: str
+    call_start: str
+    arguments_start: str
+    call_end: str
+    block_end: str
+    call_separator: str | None = None
+    block_start_optional: bool = False
     notation: Notation = field(default_factory=lambda: JSON_NOTATION)
     id_length: int | None = None
     tools_in_system: bool = False
-    preface: str = ""
-    reader: Callable[..., TextParser] | None = None
+    answer_header: str = ""
+    parser: Callable[..., TextParser] | None = None
 
     @property
-    def marker(self) -> str:
-        """What cannot be text once it was said."""
-        return _WHITE.split(self.opening)[0]
+    def start_marker(self) -> str:
+        """The first word of `block_start`. Once it is written, a call follows."""
+        return _WHITESPACE.split(self.block_start)[0]
 
     @property
-    def markers(self) -> tuple[str, ...]:
-        """The texts that may be control tokens in a model's vocabulary."""
-        return (self.opening, self.head, self.middle, self.tail, self.closing, *self.notation.marks)
-
-    def write(self, calls: Sequence[ToolCall]) -> str:
-        """Calls as the model itself would have written them."""
-        opening, head, middle, tail, closing = (
-            text.replace("·", "") for text in (self.opening, self.head, self.middle, self.tail, self.closing)
+    def control_texts(self) -> tuple[str, ...]:
+        """The texts that may contain control tokens of a model's vocabulary."""
+        return (
+            self.block_start,
+            self.call_start,
+            self.arguments_start,
+            self.call_end,
+            self.block_end,
+            *self.notation.tags,
         )
-        written = [head + call.name + middle + self.notation.write(call.parsed()) + tail for call in calls]
-        if self.between is None:
-            return "\n".join(opening + call + closing for call in written)
-        return ("" if self.bare else opening) + self.between.join(written) + closing
 
-    def describe(self, tools: Sequence[Tool]) -> str:
-        """What a system message says of the tools to a model whose template has no place for them."""
-        listed = "\n".join(json.dumps(shown(tool), ensure_ascii=False) for tool in tools)
-        example = self.write([ToolCall("", "NAME", '{"KEY": "VALUE"}')])
+    def render(self, calls: Sequence[ToolCall]) -> str:
+        """Writes calls as the model itself would have written them."""
+        block_start, call_start, arguments_start, call_end, block_end = (
+            text.replace("·", "")
+            for text in (self.block_start, self.call_start, self.arguments_start, self.call_end, self.block_end)
+        )
+        rendered = [
+            call_start + call.name + arguments_start + self.notation.render(call.parsed()) + call_end for call in calls
+        ]
+        if self.call_separator is None:
+            return "\n".join(block_start + call + block_end for call in rendered)
+        return ("" if self.block_start_optional else block_start) + self.call_separator.join(rendered) + block_end
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        """The system message that explains the tools to a model whose chat template has no place for them."""
+        listed = "\n".join(json.dumps(template_tool(tool), ensure_ascii=False) for tool in tools)
+        example = self.render([ToolCall("", "NAME", '{"KEY": "VALUE"}')])
         return (
             f"You may call these functions, given as JSON:\n<tools>\n{listed}\n</tools>\n"
             f"To call one, answer with its name and arguments, and nothing behind it:\n{example}"
         )
 
-    def beginning(self, spell: Spell) -> str:
-        """A grammar of what stands before anything said, where there is a `preface`."""
-        return "\n".join([*RULES, f"start: {spell(self.preface)}"])
+    def header_grammar(self, spell: Speller) -> str:
+        """The grammar of everything up to and including the `answer_header`."""
+        return "\n".join([*COMMON_RULES, f"start: {spell(self.answer_header)}"])
 
-    def lark(
-        self, tools: Sequence[Tool], spell: Spell, *, required: bool, parallel: bool, instead: str | None = None
+    def grammar(
+        self, tools: Sequence[Tool], spell: Speller, *, required: bool, parallel: bool, alternative: str | None = None
     ) -> str:
-        """A grammar of answers that call these tools, or say something else where a call is not `required`.
+        """A Lark grammar of answers that call these tools, or that hold other text unless a call is `required`.
 
-        That is any text, which may also stand before the calls; or an expression, given as `instead`.
+        The other text is anything, and may also precede the calls; or it must match the expression `alternative`.
         """
-        rules = [*RULES]
+        rules = [*COMMON_RULES]
         for i, tool in enumerate(tools):
-            with naming(tool):
+            with errors_name_tool(tool):
                 arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
-            rules.append(f"after_{i}: {spell(self.middle.removeprefix(_QUOTE))} {arguments} {spell(self.tail)}")
-            quote = literal(_QUOTE) if self.middle.startswith(_QUOTE) else ""
+            rules.append(
+                f"after_{i}: {spell(self.arguments_start.removeprefix(_QUOTE))} {arguments} {spell(self.call_end)}"
+            )
+            quote = literal(_QUOTE) if self.arguments_start.startswith(_QUOTE) else ""
             rules.append(f"call_{i}: {literal(tool.name)} {quote} after_{i}")
         any_call = " | ".join(f"call_{i}" for i in range(len(tools)))
-        more = f"({spell(self.between)} call)*" if self.between is not None and parallel else ""
-        again = "(ws block)*" if self.between is None and parallel else ""
+        more_calls = f"({spell(self.call_separator)} call)*" if self.call_separator is not None and parallel else ""
+        more_blocks = "(ws block)*" if self.call_separator is None and parallel else ""
+        block_rest = spell(self.block_start.removeprefix(self.start_marker))
         rules += [
-            f"call: {spell(self.head)} ({any_call})",
-            f"rest: {spell(self.opening.removeprefix(self.marker))} call {more} {spell(self.closing)}",
-            f"block: {spell(self.marker)} rest",
+            f"call: {spell(self.call_start)} ({any_call})",
+            f"rest: {block_rest} call {more_calls} {spell(self.block_end)}",
+            f"block: {spell(self.start_marker)} rest",
         ]
-        if required or instead is not None:
-            starts = [f"ws block {again}", *([f"ws call {more}"] if self.bare else [])]
-            starts += [] if required or instead is None else [instead]
+        bare = self.block_start_optional
+        if required or alternative is not None:
+            starts = [f"ws block {more_blocks}", *([f"ws call {more_calls}"] if bare else [])]
+            starts += [] if required or alternative is None else [alternative]
         else:
-            starts = [f"said rest {again}", *(self._bare(tools, more, rules) if self.bare else []), "TEXT"]
-            before, marker = "ws" if self.bare else "TEXT", spell(self.marker)
+            starts = [f"said rest {more_blocks}", *(self._bare_calls(tools, more_calls, rules) if bare else []), "TEXT"]
+            before, marker = "ws" if bare else "TEXT", spell(self.start_marker)
             rules.append(f"said: {before} {marker}" if marker.startswith("<[") else f"said[lazy]: TEXT {marker}")
         return "\n".join([*rules, f"start: {' | '.join(starts)}"])
 
-    def _bare(self, tools: Sequence[Tool], more: str, rules: list[str]) -> list[str]:
-        """Calls without an opening beside any text: lazy, so that what begins like a call is one."""
-        begin = r"\s*".join(re.escape(part) for part in _WHITE.split(self.head))
+    def _bare_calls(self, tools: Sequence[Tool], more_calls: str, rules: list[str]) -> list[str]:
+        """Calls without a block start as alternatives to any text: lazy, so that what starts like a call is one."""
+        start = r"\s*".join(re.escape(part) for part in _WHITESPACE.split(self.call_start))
         for i, tool in enumerate(tools):
-            rules.append(f"begun_{i}[lazy]: /\\s*{begin}{re.escape(tool.name)}{_QUOTE}/")
-        return [f"begun_{i} after_{i} {more}" for i in range(len(tools))]
+            rules.append(f"begun_{i}[lazy]: /\\s*{start}{re.escape(tool.name)}{_QUOTE}/")
+        return [f"begun_{i} after_{i} {more_calls}" for i in range(len(tools))]
 
 
 @contextmanager
-def naming(tool: Tool) -> Iterator[None]:
-    """What is wrong with the tool's schema inside becomes an error that names the tool."""
+def errors_name_tool(tool: Tool) -> Iterator[None]:
+    """Turns an error in the tool's schema into an `InvalidRequest` that names the tool."""
     try:
         yield
     except InvalidRequest as error:
         message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
         raise InvalidRequest(message, "tools") from error
     except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-        message = f"the parameters of the tool {tool.name!r} are no JSON schema: {error}"
+        message = f"the parameters of the tool {tool.name!r} are not a valid JSON schema: {error}"
         raise InvalidRequest(message, "tools") from error
 
 
 def unknown_keywords(tool: Tool) -> list[str]:
-    """Warnings of keywords in the tool's schema that nobody here knows. Raises `InvalidRequest` as a grammar of it."""
-    with naming(tool):
-        _, warnings = enforceable(parameters(tool))
+    """Warnings about unknown keywords in the tool's schema. Raises `InvalidRequest` as a grammar of it would."""
+    with errors_name_tool(tool):
+        _, warnings = enforceable(parameters_schema(tool))
     return [f"in the parameters of the tool {tool.name!r}, {warning}" for warning in warnings]
 
 
-def speller(controls: Mapping[str, int]) -> Spell:
-    """Spells texts for a vocabulary with these control tokens."""
-    known = re.compile("|".join(re.escape(t) for t in sorted(controls, key=len, reverse=True)) or r"(?!)")
+def speller(control_tokens: Mapping[str, int]) -> Speller:
+    """Makes the speller for a vocabulary with these control tokens."""
+    known = re.compile("|".join(re.escape(t) for t in sorted(control_tokens, key=len, reverse=True)) or r"(?!)")
 
     def spell(text: str) -> str:
         parts: list[str] = []
         at = 0
         for match in known.finditer(text):
-            parts += [_plain(text[at : match.start()]), f"<[{controls[match[0]]}]>"]
+            parts += [_plain(text[at : match.start()]), f"<[{control_tokens[match[0]]}]>"]
             at = match.end()
         parts.append(_plain(text[at:]))
         return " ".join(part for part in parts if part)
@@ -162,20 +181,20 @@ def speller(controls: Mapping[str, int]) -> Spell:
 
 
 def _plain(text: str) -> str:
-    parts = re.split(f"({_WHITE.pattern})", text)
-    return " ".join("ws" if _WHITE.match(part) else literal(part) for part in parts if part)
+    parts = re.split(f"({_WHITESPACE.pattern})", text)
+    return " ".join("ws" if _WHITESPACE.match(part) else literal(part) for part in parts if part)
 
 
 def literal(text: str) -> str:
-    """A text to the letter, as a grammar's expression."""
+    """A grammar expression that matches exactly this text."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def shown(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates expect it."""
+def template_tool(tool: Tool) -> dict[str, Any]:
+    """A tool in the form that chat templates expect."""
     function = {
         "name": tool.name,
-        "description": tool.description or "",  # some templates cannot do without one, as GPT-OSS's
+        "description": tool.description or "",  # some templates require one, such as GPT-OSS's
         "parameters": tool.parameters or {"type": "object", "properties": {}},
     }
     return {"type": "function", "function": function}

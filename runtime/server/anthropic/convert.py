@@ -12,7 +12,7 @@ from ....models.errors import InvalidRequest, UnsupportedField
 from ...types import model_info as runtime_info
 from ...types import request as values
 from ...types.events import Finished, Usage
-from ...types.messages import Effort, Image, Message, Part, Text, Tool, ToolCall
+from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
 from ..openai.chat import message_parts
 from . import schema
 
@@ -27,7 +27,7 @@ def to_request(request: schema.CountRequest) -> values.Request:
     return values.Request(
         messages=(*_system(request.system), *messages(request.messages)),
         json_schema=output_format.schema if output_format else None,
-        effort=_effort(request),
+        reasoning_effort=_effort(request),
         **options,
         **_tool_arguments(request),
     )
@@ -37,7 +37,7 @@ def _system(system: str | list[schema.TextBlock] | None) -> tuple[Message, ...]:
     return (Message("system", _parts(system, "system")),) if system else ()
 
 
-def _effort(request: schema.CountRequest) -> Effort | None:
+def _effort(request: schema.CountRequest) -> ReasoningEffort | None:
     if isinstance(request.thinking, schema.ThinkingDisabled):
         return "none"
     effort = request.output_config.effort if request.output_config else None
@@ -53,8 +53,8 @@ def _tool_arguments(request: schema.CountRequest) -> dict[str, Any]:
     return {
         "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())),
         "tool_choice": kinds.get(type(choice), "auto"),
-        "allowed": (choice.name,) if isinstance(choice, schema.ToolChoice) else None,
-        "parallel": choice is None or not (named or choice.disable_parallel_tool_use),
+        "allowed_tools": (choice.name,) if isinstance(choice, schema.ToolChoice) else None,
+        "parallel_tool_calls": choice is None or not (named or choice.disable_parallel_tool_use),
     }
 
 
@@ -84,8 +84,8 @@ def messages(chat: Sequence[schema.AnyMessage]) -> tuple[Message, ...]:
 
 def _joined(first: Message, second: Message) -> Message:
     reasoning = "".join(filter(None, (first.reasoning, second.reasoning)))
-    parts, calls = first.parts + second.parts, first.calls + second.calls
-    return Message(first.role, parts, calls=calls, reasoning=reasoning or None)
+    parts, calls = first.parts + second.parts, first.tool_calls + second.tool_calls
+    return Message(first.role, parts, tool_calls=calls, reasoning=reasoning or None)
 
 
 def _messages(message: schema.AnyMessage, path: str) -> Iterator[Message]:
@@ -117,7 +117,7 @@ def _assistant_message(message: schema.AssistantMessage, path: str) -> Message:
     return Message(
         "assistant",
         tuple(Text(block.text) for block in blocks if isinstance(block, schema.TextBlock)),
-        calls=tuple(ToolCall(call.id, call.name, json.dumps(call.input)) for call in calls),
+        tool_calls=tuple(ToolCall(call.id, call.name, json.dumps(call.input)) for call in calls),
         reasoning="".join(block.thinking for block in blocks if isinstance(block, schema.ThinkingBlock)) or None,
     )
 
@@ -126,7 +126,7 @@ def _tool_message(block: schema.ToolResultBlock, path: str) -> Message:
     parts = _parts(block.content, f"{path}.content")
     if block.is_error:
         parts = (Text("Error:"), *parts)
-    return Message("tool", parts, answers=block.tool_use_id)
+    return Message("tool", parts, tool_call_id=block.tool_use_id)
 
 
 def _parts(content: str | Sequence[Any], path: str) -> tuple[Part, ...]:

@@ -48,13 +48,13 @@ def _response(model: str, estimate: RequestEstimate, warnings: list[str]) -> sch
     parts = [schema.EstimatedPart(part.message, part.part, part.kind, part.tokens) for part in estimate.parts]
     return schema.EstimateResponse(
         model=model,
-        fits=not estimate.over,
-        over_by=estimate.over,
-        context_length=estimate.context,
+        fits=not estimate.excess_tokens,
+        over_by=estimate.excess_tokens,
+        context_length=estimate.context_length,
         max_tokens=estimate.max_tokens,
-        tokens=schema.EstimatedTokens(estimate.tokens, estimate.cached, estimate.frame, parts),
-        seconds=schema.EstimatedSeconds(_rounded(estimate.first_token), _rounded(estimate.total)),
-        peak_memory_bytes=estimate.memory,
+        tokens=schema.EstimatedTokens(estimate.prompt_tokens, estimate.cached_tokens, estimate.template_tokens, parts),
+        seconds=schema.EstimatedSeconds(_rounded(estimate.first_token_seconds), _rounded(estimate.total_seconds)),
+        peak_memory_bytes=estimate.memory_bytes,
         warnings=[*warnings, *estimate.warnings] or UNSET,
     )
 

@@ -122,7 +122,9 @@ class AnswerCollector:
 
     def _answer(self, index: int) -> CollectedAnswer:
         started = self._started.get(index, Started(0))
-        return CollectedAnswer(self._ends[index], self._deltas.get(index, []), started.warnings, started.recited)
+        return CollectedAnswer(
+            self._ends[index], self._deltas.get(index, []), started.warnings, started.prompt_logprobs
+        )
 
 
 async def collect(choices: Sequence[Choices]) -> list[CollectedAnswer]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from ....models.errors import InvalidRequest
 from ...types import request as values
-from ...types.messages import Effort, Image, Message, Part, Text, Tool, ToolCall
+from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
 from ...types.options import MAX_INTEGER, MAX_TOP_LOGPROBS
 from ..openai.chat.message_parts import from_base64
 from . import schema
@@ -94,13 +94,13 @@ def to_request(request: ChatOrGenerateRequest) -> values.Request:
     tools = request.tools or () if isinstance(request, schema.ChatRequest) else ()
     return values.Request(
         messages=messages(request),
-        raw=_completion_prompt(request),
+        completion=_completion_prompt(request),
         sampling=values.sampling_from(request, "ollama"),
         **values.request_fields_from(request, "ollama", skip=("max_tokens", "logprobs")),
         max_tokens=_max_tokens(request.options.num_predict if request.options else None),
         json_schema=_json_schema(request.format),
         tools=tuple(Tool(t.function.name, t.function.description, t.function.parameters) for t in tools),
-        effort=_effort(request.think),
+        reasoning_effort=_effort(request.think),
         logprobs=_top_logprobs(request),
     )
 
@@ -119,7 +119,7 @@ def _json_schema(answer_format: dict[str, Any] | str | None) -> dict[str, Any] |
     return {"type": "object"} if answer_format == "json" else None
 
 
-def _effort(think: bool | str | None) -> Effort | None:
+def _effort(think: bool | str | None) -> ReasoningEffort | None:
     if isinstance(think, bool):
         return "medium" if think else "none"
     return think  # type: ignore[return-value]

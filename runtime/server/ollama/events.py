@@ -141,9 +141,12 @@ class LineEncoder:
         line.warnings = self.warnings or UNSET
         times, usage = end.timings, end.usage
         line.done, line.done_reason = True, "length" if end.reason == "length" else "stop"
-        line.total_duration, line.load_duration = _nanoseconds(times.total), 0
-        line.prompt_eval_count, line.prompt_eval_duration = usage.prompt_tokens, _nanoseconds(times.first_token)
-        line.eval_count, line.eval_duration = usage.completion_tokens, _nanoseconds(times.total - times.first_token)
+        line.total_duration, line.load_duration = _nanoseconds(times.total_seconds), 0
+        line.prompt_eval_count, line.prompt_eval_duration = usage.prompt_tokens, _nanoseconds(times.first_token_seconds)
+        line.eval_count, line.eval_duration = (
+            usage.completion_tokens,
+            _nanoseconds(times.total_seconds - times.first_token_seconds),
+        )
         return line
 
 

@@ -57,15 +57,15 @@ def engine(backend: FakeBackend) -> Iterator[Engine]:
 
 def recital(events: list[Event]) -> list[tuple[bytes, float]]:
     (started,) = (event for event in events if isinstance(event, Started))
-    return [(told.token.strip(), told.logprob) for told in started.recited]
+    return [(told.token.strip(), told.logprob) for told in started.prompt_logprobs]
 
 
 @pytest.mark.parametrize("outputs", [2, 3, 8])
 def test_a_recited_prompt_is_told_before_the_answer(backend: FakeBackend, outputs: int) -> None:
     engine = Engine(backend, slots=2, cells=backend.cells, batch=backend.batch, outputs=outputs)
     told = prompt(1, 2, 5, 6, *range(30, 50))
-    others = [submit_to(engine, prompt(*range(60, 70))), submit_to(engine, replace(told, recited=1), reuse=False)]
-    events = list(submit_to(engine, replace(told, recited=0), reuse=False, max_tokens=2))
+    others = [submit_to(engine, prompt(*range(60, 70))), submit_to(engine, replace(told, logprobs_from=1), reuse=False)]
+    events = list(submit_to(engine, replace(told, logprobs_from=0), reuse=False, max_tokens=2))
     engine.close()
     assert math.isnan(recital(events)[0][1]) and recital(events)[0][0] == b"1"
     assert recital(events)[1:4] == [(b"2", 0), (b"5", -2), (b"6", 0)]
@@ -77,7 +77,7 @@ def test_a_recited_prompt_is_told_before_the_answer(backend: FakeBackend, output
 
 
 def test_a_prompt_may_be_recited_without_an_answer(engine: Engine) -> None:
-    events = list(submit_to(engine, replace(prompt(1, 2), recited=0), reuse=False, max_tokens=0))
+    events = list(submit_to(engine, replace(prompt(1, 2), logprobs_from=0), reuse=False, max_tokens=0))
     assert [name for name, _ in recital(events)] == [b"1", b"2"] and not text_of(events)
     assert isinstance(events[-1], Finished) and events[-1].usage.completion_tokens == 0
 
@@ -85,7 +85,7 @@ def test_a_prompt_may_be_recited_without_an_answer(engine: Engine) -> None:
 def test_a_recited_prompt_that_is_set_aside_is_told_once(backend: FakeBackend) -> None:
     engine = Engine(backend, slots=1, cells=backend.cells, batch=backend.batch, outputs=1)
     backend.gate.clear()
-    told = replace(prompt(*range(1, 30)), recited=1)
+    told = replace(prompt(*range(1, 30)), logprobs_from=1)
     behind = submit_to(engine, told, reuse=False, background=True)
     backend.gate.set()
     while len(backend.steps) < 5:
@@ -606,7 +606,11 @@ def test_an_answer_that_repeats_its_prompt_takes_fewer_steps() -> None:
     engine = guessing(backend)
     again = finished(submit_to(engine, prompt(*range(1, 30), 1, 2), max_tokens=20, ends_at=frozenset()))
     engine.close()
-    assert (again.usage.completion_tokens, again.usage.accepted, again.usage.rejected) == (20, 16, 0)
+    assert (again.usage.completion_tokens, again.usage.accepted_draft_tokens, again.usage.rejected_draft_tokens) == (
+        20,
+        16,
+        0,
+    )
     assert [len(step) for step in backend.steps] == [31, 9, 9, 1]
     assert [cell.token for cell in backend.held[0]] == [*range(1, 30), *range(1, 22)]
 

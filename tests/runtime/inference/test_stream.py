@@ -10,7 +10,7 @@ import pytest
 from galago.models.errors import EngineError
 from galago.runtime.inference.stream import Stream
 from galago.runtime.output.parser import EventParser
-from galago.runtime.process.messages import decode, encode
+from galago.runtime.process.channel import decode, encode
 from galago.runtime.types.events import (
     Delta,
     Event,

@@ -1,4 +1,4 @@
-"""Media in every form in which clients may write it: the same bytes reach the model, and the same answer comes back."""
+"""Media in every encoding that clients use: the same bytes reach the model, and the answer is the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wrapped(text: str, newline: str) -> str:
 
 
 def uris(data: bytes) -> Iterator[str]:
-    """Ways to write bytes as a data URI (RFC 2397), with the forms of base64 that RFC 4648 and MIME know."""
+    """Data URIs (RFC 2397) of some bytes, with the variants of base64 in RFC 4648 and MIME."""
     plain = base64.b64encode(data).decode()
     for head in (
         "data:image/png;base64,",
@@ -51,25 +51,25 @@ def uris(data: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("data", [ODD, PICTURE, b"a", b"ab", b"abc"], ids=["odd", "picture", "1", "2", "3"])
-def test_every_form_of_a_data_uri_holds_the_same_bytes(data: bytes) -> None:
+def test_every_form_of_a_data_uri_has_the_same_bytes(data: bytes) -> None:
     for uri in uris(data):
         assert message_parts.from_data_uri(uri, "x") == data, uri[:60]
         assert message_parts.from_data_uri_or_base64(uri.lstrip(), "x") == data
 
 
 @pytest.mark.parametrize("data", ["a", "ab=c", "====", "a===", "ab\u00e4c", "ab$c", "data:,x"])
-def test_what_is_no_base64_is_refused(data: str) -> None:
+def test_invalid_base64_is_refused(data: str) -> None:
     with pytest.raises(MediaError, match="x is not valid base64"):
         message_parts.from_base64(data, "x")
 
 
 @pytest.mark.parametrize("uri", ["", "data:", "data:image/png;base64", "http://localhost/x,y", "x data:,", "d,"])
-def test_what_is_no_data_uri_is_refused(uri: str) -> None:
+def test_invalid_data_uris_are_refused(uri: str) -> None:
     with pytest.raises(MediaError, match="x is not a data URI"):
         message_parts.from_data_uri(uri, "x")
 
 
-def test_a_uri_without_an_end_is_refused_at_once() -> None:
+def test_an_endless_data_uri_is_refused_quickly() -> None:
     for filling in ("a", '"', '"a', ";", "\n"):
         with pytest.raises(MediaError):
             message_parts.from_data_uri("data:" + filling * 5_000_000, "x")
@@ -82,7 +82,7 @@ def seen(server: Server, part: dict[str, Any], question: str = "Count the shapes
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def test_a_picture_is_seen_in_each_of_its_forms(server: Server) -> None:
+def test_an_image_is_accepted_in_every_form(server: Server) -> None:
     uri = next(uris(PICTURE))
     expected = seen(server, {"type": "image_url", "image_url": {"url": uri}})
     for other in (*uris(PICTURE),):
@@ -93,7 +93,7 @@ def test_a_picture_is_seen_in_each_of_its_forms(server: Server) -> None:
 
 
 @pytest.mark.parametrize("form", ["MP3", "FLAC", "OGG", "AIFF"])
-def test_a_sound_is_heard_in_each_of_its_forms(server: Server, form: str) -> None:
+def test_audio_is_accepted_in_every_format(server: Server, form: str) -> None:
     samples, rate = soundfile.read(io.BytesIO(SOUND))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=form)

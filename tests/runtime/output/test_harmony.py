@@ -1,4 +1,4 @@
-"""A model that speaks GPT-OSS's Harmony, whose answers stand in messages with headers: schemas, calls, logprobs."""
+"""A model with GPT-OSS's Harmony format, whose answers are messages with headers: schemas, calls, logprobs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TOOL: dict[str, Any] = {"name": "look", "parameters": {"type": "object", "proper
 
 
 @pytest.fixture(scope="module")
-def thoughtless() -> dict[int, float]:
-    """A bias against every token that begins with an a, since a thought would never end by chance."""
+def no_letter_a() -> dict[int, float]:
+    """A bias against every token that starts with an a: random reasoning would never end otherwise."""
     weights = Weights(resolve("builtin").weights, 0)
     tokens = [token for token in range(weights.vocab_size) if weights.piece(token).startswith(b"a")]
     weights.close()
@@ -29,32 +29,32 @@ def thoughtless() -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def harmony(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:
-    """The built-in model under Harmony's template; it has none of its control tokens, and writes them as texts."""
+    """The built-in model with Harmony's template. It lacks the control tokens and writes them as text."""
     with load(templates.model_with(templates.HARMONY, tmp_path_factory.mktemp("harmony")), threads=1) as model:
         yield model
 
 
-def test_a_schema_holds_of_what_the_final_message_says(harmony: LocalModel, thoughtless: dict[int, float]) -> None:
+def test_a_schema_constrains_the_final_message(harmony: LocalModel, no_letter_a: dict[int, float]) -> None:
     for seed in range(4):
-        options: Any = {"temperature": 1, "seed": seed, "logit_bias": thoughtless}
+        options: Any = {"temperature": 1, "seed": seed, "logit_bias": no_letter_a}
         reply = harmony.chat("Sure?", json_schema=SHAPE, max_tokens=300, **options)
         assert reply.finish_reason == "stop" and isinstance(json.loads(reply)["sure"], bool)
-    thought = harmony.chat("Sure?", json_schema=SHAPE, max_tokens=30, logit_bias={t: 100.0 for t in thoughtless})
+    thought = harmony.chat("Sure?", json_schema=SHAPE, max_tokens=30, logit_bias={t: 100.0 for t in no_letter_a})
     assert (thought.text, thought.finish_reason) == ("", "length") and thought.reasoning
 
 
-def test_a_regular_expression_does_too_and_logprobs_are_those_of_what_is_said(
-    harmony: LocalModel, thoughtless: dict[int, float]
+def test_a_regex_constrains_the_final_message_and_logprobs_are_those_of_its_text(
+    harmony: LocalModel, no_letter_a: dict[int, float]
 ) -> None:
-    reply = harmony.chat("Well?", regex="[bc]{3}", max_tokens=400, logprobs=1, logit_bias=thoughtless)
+    reply = harmony.chat("Well?", regex="[bc]{3}", max_tokens=400, logprobs=1, logit_bias=no_letter_a)
     assert reply.finish_reason == "stop" and len(reply.text) == 3 and set(reply.text) <= {"b", "c"}
     assert b"".join(token.token for token in reply.logprobs or ()) == reply.text.encode()
 
 
-def test_a_required_call_is_made_and_goes_back_with_its_result(
-    harmony: LocalModel, thoughtless: dict[int, float]
+def test_a_required_call_is_made_and_can_be_sent_back_with_its_result(
+    harmony: LocalModel, no_letter_a: dict[int, float]
 ) -> None:
-    options: Any = {"tool_choice": "required", "max_tokens": 400, "logit_bias": thoughtless}
+    options: Any = {"tool_choice": "required", "max_tokens": 400, "logit_bias": no_letter_a}
     reply = harmony.chat("Look!", tools=[TOOL], parallel_tool_calls=False, **options)
     assert reply.finish_reason == "tool_calls" and reply.text == ""
     assert [call.name for call in reply.calls][:1] == ["look"]
@@ -69,11 +69,11 @@ def test_a_required_call_is_made_and_goes_back_with_its_result(
     assert harmony.chat(chat, tools=[TOOL], max_tokens=4).finish_reason in ("stop", "length")
 
 
-def test_a_message_is_continued_within_the_final_one(harmony: LocalModel) -> None:
+def test_a_continued_message_is_in_the_final_channel(harmony: LocalModel) -> None:
     chat = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "a"}]
     reply = harmony.chat(chat, regex="a[bc]d", max_tokens=20)
     assert reply.text in ("bd", "cd")
     begun = [chat[0], {"role": "assistant", "content": ""}]
     assert harmony.chat(begun, regex="a[bc]d", max_tokens=20).text in ("abd", "acd")
-    with pytest.raises(InvalidRequest, match="cannot go on from a message where it may call tools"):
+    with pytest.raises(InvalidRequest, match="cannot continue a message if it may call tools"):
         harmony.chat(chat, tools=[TOOL])

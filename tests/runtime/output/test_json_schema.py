@@ -1,4 +1,4 @@
-"""JSON schemas: every keyword is enforced, or the schema refused by the name of the one that cannot be."""
+"""JSON schemas: every keyword is enforced, or the schema is refused naming the keyword that cannot be."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from galago.models.errors import InvalidRequest
 from galago.runtime import LocalModel
 from galago.runtime.output.structured.json_schema import enforceable
 
-MOST = 150
+MAX_TOKENS = 150
 
 
 @pytest.mark.parametrize("family", ENFORCED)
-def test_what_a_schema_asks_is_kept(model: LocalModel, family: str) -> None:
-    """Of the answers cut off for lack of tokens nothing is asked, but most must not be."""
+def test_answers_satisfy_their_schema(model: LocalModel, family: str) -> None:
+    """Answers that are cut off are not checked, but most must be complete."""
     finished = 0
     for seed, schema in enumerate(ENFORCED[family]):
-        reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=MOST)
+        reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=MAX_TOKENS)
         assert reply.warnings == ()
         if reply.finish_reason == "stop":
             finished += 1
@@ -33,7 +33,7 @@ def test_what_a_schema_asks_is_kept(model: LocalModel, family: str) -> None:
     assert finished > 0.6 * len(ENFORCED[family])
 
 
-def test_an_answer_that_need_not_end_is_valid_where_it_does(model: LocalModel) -> None:
+def test_an_unbounded_answer_is_valid_if_it_ends(model: LocalModel) -> None:
     for seed, schema in enumerate(OPEN):
         reply = model.chat("Answer in JSON.", json_schema=schema, temperature=1, seed=seed, max_tokens=40)
         assert reply.finish_reason in ("stop", "length") and reply.warnings == ()
@@ -42,7 +42,7 @@ def test_an_answer_that_need_not_end_is_valid_where_it_does(model: LocalModel) -
 
 
 @pytest.mark.parametrize("named", REFUSED)
-def test_what_cannot_be_kept_is_refused_by_name(model: LocalModel, named: str) -> None:
+def test_keywords_that_cannot_be_enforced_are_named(model: LocalModel, named: str) -> None:
     for schema in REFUSED[named]:
         with pytest.raises(InvalidRequest) as caught:
             model.chat("Answer in JSON.", json_schema=schema, max_tokens=1)
@@ -70,7 +70,7 @@ class Weather(BaseModel):
     chance: int = Field(gt=0, lt=100, multiple_of=5)
 
 
-def test_the_client_parses_what_pydantic_describes(client: openai.OpenAI) -> None:
+def test_the_client_parses_answers_into_pydantic_models(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "What is the weather?"}]
     for seed in range(5):
         completion = client.chat.completions.parse(
@@ -81,7 +81,7 @@ def test_the_client_parses_what_pydantic_describes(client: openai.OpenAI) -> Non
         assert not (completion.model_extra or {}).get("warnings")
 
 
-def test_the_client_learns_what_is_refused(client: openai.OpenAI) -> None:
+def test_the_client_is_told_the_refused_keyword(client: openai.OpenAI) -> None:
     class Tags(BaseModel):
         tags: set[int]
 
@@ -97,20 +97,20 @@ def test_a_refusal_names_the_place(model: LocalModel) -> None:
         model.chat("x", json_schema=schema)
 
 
-def test_unknown_keywords_are_warned_about_and_x_ones_are_not(model: LocalModel) -> None:
+def test_unknown_keywords_cause_warnings_except_x_ones(model: LocalModel) -> None:
     schema: Any = {"type": "integer", "minimun": 3, "x-order": 1, "maximum": 9, "minimum": 0}
     (warning,) = model.chat("x", json_schema=schema).warnings
     assert "'minimun' at #" in warning
 
 
-def test_names_that_look_like_keywords_are_names(model: LocalModel) -> None:
+def test_property_names_may_look_like_keywords(model: LocalModel) -> None:
     names = ("not", "format", "$ref", "uniqueItems", "minProperties", "pattern")
     schema = {"type": "object", "properties": {n: {"type": "null"} for n in names}, "required": list(names)}
     reply = model.chat("x", json_schema=schema | {"additionalProperties": False})
     assert json.loads(reply.text) == dict.fromkeys(names)
 
 
-def test_a_grammar_too_complex_to_go_on_ends_the_answer_with_its_name(server: Server) -> None:
+def test_a_grammar_that_becomes_too_complex_is_named_in_the_error(server: Server) -> None:
     answer = server.ask("x", regex="(a?){5000}a{5000}")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "regex" and "too complex" in answer.json()["error"]["message"]
@@ -120,7 +120,7 @@ def test_a_grammar_too_complex_to_go_on_ends_the_answer_with_its_name(server: Se
     assert "too complex" in lines and '"param":"response_format"' in lines
 
 
-def test_a_schema_is_not_changed_by_being_checked() -> None:
+def test_checking_does_not_change_the_schema() -> None:
     schema = {"type": "string", "format": "date", "allOf": [{"minLength": 1}], "uniqueItems": False}
     before = json.dumps(schema)
     checked, _ = enforceable(schema)

@@ -1,4 +1,4 @@
-"""Tool calls in every dialect: read right however the stream is split, and as the grammar allows them."""
+"""Tool calls in every format: parsed correctly however the stream is split, and generated as the grammar allows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.output.assembled import AssembledAnswer
 from galago.runtime.output.reasoning import ReasoningTags
 from galago.runtime.output.structured.grammar import Grammar, GrammarCompiler
-from galago.runtime.output.text_parser import TextParser, reading, text_parser
-from galago.runtime.output.tool_formats.detect import DIALECTS, tool_format_of
+from galago.runtime.output.text_parser import TextParser, parse_text, text_parser
+from galago.runtime.output.tool_formats.detect import TOOL_FORMATS, tool_format_of
 from galago.runtime.output.tool_formats.gemma import GEMMA
 from galago.runtime.output.tool_formats.generic import GENERIC
 from galago.runtime.output.tool_formats.glm import GLM
@@ -32,7 +32,7 @@ from galago.runtime.output.tool_formats.tool_format import ToolFormat, speller, 
 from galago.runtime.types.events import Delta, OutputDelta, ToolCallStart
 from galago.runtime.types.messages import Tool, ToolCall
 
-EVERY = [*DIALECTS, GENERIC]
+EVERY = [*TOOL_FORMATS, GENERIC]
 ANY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
 CALLABLE = (Tool("get_weather", None, ANY), Tool("plan", None, ANY))
 
@@ -53,7 +53,7 @@ FORMS = (
     "alone", "with text before", "with text behind", "with white space around", "behind a thought", "parallel",
     "three in a row", "cut in arguments", "cut in the name", "spaced widely", "spaced closely",
 )  # fmt: skip
-"""Ten times eleven make 110 transcripts a dialect."""
+"""Ten times eleven make 110 transcripts a tool_format."""
 THINK = ReasoningTags("<think>", "</think>")
 
 
@@ -61,137 +61,150 @@ def call(arguments: dict[str, Any], name: str = "get_weather") -> ToolCall:
     return ToolCall("call_1", name, json.dumps(arguments))
 
 
-def read(dialect: ToolFormat, *pieces: str) -> list[OutputDelta]:
-    reader = text_parser(dialect, CALLABLE, THINK)
-    said = [event for piece in pieces for event in reader.feed(piece)]
-    return [*said, *reader.finish()]
+def read(tool_format: ToolFormat, *pieces: str) -> list[OutputDelta]:
+    parser = text_parser(tool_format, CALLABLE, THINK)
+    said = [event for piece in pieces for event in parser.feed(piece)]
+    return [*said, *parser.finish()]
 
 
 def outcome(said: list[OutputDelta]) -> tuple[str, str, list[tuple[str, str]]]:
     whole = AssembledAnswer()
     for event in said:
         whole.add(event)
-    return whole.text, whole.thoughts, [(c.name, c.arguments) for c in whole.calls]
+    return whole.text, whole.reasoning, [(c.name, c.arguments) for c in whole.tool_calls]
 
 
-def spaced(dialect: ToolFormat, gap: str) -> ToolFormat:
-    """A dialect as a model writes it that is careless of white space."""
-    texts = ("opening", "head", "middle", "tail", "closing", "between")
-    written = {text: re.sub(r"[\s·]+", gap, getattr(dialect, text) or "") for text in texts}
-    return replace(dialect, **written | {"between": written["between"] or None})
+def spaced(tool_format: ToolFormat, gap: str) -> ToolFormat:
+    """A format as written by a model that is careless about whitespace."""
+    texts = ("block_start", "call_start", "arguments_start", "call_end", "block_end", "call_separator")
+    written = {text: re.sub(r"[\s·]+", gap, getattr(tool_format, text) or "") for text in texts}
+    return replace(tool_format, **written | {"call_separator": written["call_separator"] or None})
 
 
-def thinking(dialect: ToolFormat, one: str) -> str:
-    """A call, and in a thought before it what would be one elsewhere; in Harmony a message that looks like none."""
-    if dialect is HARMONY:
+def thinking(tool_format: ToolFormat, one: str) -> str:
+    """A call, preceded by reasoning that contains one; in Harmony, by reasoning with text that looks like a tag."""
+    if tool_format is HARMONY:
         return f"<|channel|>analysis<|message|>hm, {{}} <b>\n<|end|><|start|>assistant{one}"
     return f"<think>\n{one}\n</think>\n\n{one}"
 
 
-def transcript(dialect: ToolFormat, form: str, arguments: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
-    """What a model wrote, what it said in it, and the arguments of its calls that are whole."""
-    one = dialect.write([call(arguments)])
+def transcript(tool_format: ToolFormat, form: str, arguments: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:
+    """A model's output, the text in it, and the arguments of its complete calls."""
+    one = tool_format.render([call(arguments)])
     match form:
-        case "with text before" if not dialect.bare:
+        case "with text before" if not tool_format.block_start_optional:
             return f"Let me <see>: [1] {{2}}\n\n{one}", "Let me <see>: [1] {2}", [arguments]
         case "with text before":
             return f"Let me see: {one}", f"Let me see: {one}", []
         case "with text behind":
             return f"{one}\nThere you are: {{}} </see>", "\nThere you are: {} </see>", [arguments]
         case "behind a thought":
-            return thinking(dialect, one), "", [arguments]
+            return thinking(tool_format, one), "", [arguments]
         case "three in a row":
             three = [call(arguments), call(ROM, "plan"), call(arguments)]
-            return dialect.write(three), "", [arguments, ROM, arguments]
+            return tool_format.render(three), "", [arguments, ROM, arguments]
         case "spaced widely":
-            return spaced(dialect, " \n\t").write([call(arguments)]), "", [arguments]
+            return spaced(tool_format, " \n\t").render([call(arguments)]), "", [arguments]
         case "spaced closely":
-            return spaced(dialect, "").write([call(arguments)]), "", [arguments]
+            return spaced(tool_format, "").render([call(arguments)]), "", [arguments]
         case "parallel":
-            return dialect.write([call(arguments), call(ROM, "plan")]), "", [arguments, ROM]
+            return tool_format.render([call(arguments), call(ROM, "plan")]), "", [arguments, ROM]
         case "cut in arguments":
-            two = dialect.write([call(arguments), call(ROM, "plan")])
+            two = tool_format.render([call(arguments), call(ROM, "plan")])
             return two[: two.rindex("Rom") + 1], "", [arguments]
         case "cut in the name":
             opening = one[: one.index("get_weather") + 4]
-            return opening, opening if dialect.bare else "", []
+            return opening, opening if tool_format.block_start_optional else "", []
         case "with white space around":
             return f"\n {one}\n\n", "", [arguments]
     return one, "", [arguments]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_a_transcript_is_read_right_at_every_split(dialect: ToolFormat, form: str) -> None:
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_a_transcript_is_parsed_correctly_at_every_split(tool_format: ToolFormat, form: str) -> None:
     for arguments in ARGUMENTS:
-        text, said, calls = transcript(dialect, form, arguments)
-        whole = outcome(read(dialect, text))
-        thought = "hm, {} <b>" if dialect is HARMONY else dialect.write([call(arguments)])
+        text, said, calls = transcript(tool_format, form, arguments)
+        whole = outcome(read(tool_format, text))
+        thought = "hm, {} <b>" if tool_format is HARMONY else tool_format.render([call(arguments)])
         assert whole[:2] == (said, thought if form == "behind a thought" else "")
         named = ["plan" if a == ROM else "get_weather" for a in calls]
         assert [(name, json.loads(a)) for name, a in whole[2][: len(calls)]] == list(zip(named, calls, strict=True))
         assert len(whole[2]) == len(calls) + (form == "cut in arguments")
         if form == "cut in arguments":
             assert '{"city": "Rom"}'.startswith(whole[2][-1][1].removesuffix('"')) and "R" in whole[2][-1][1]
-        assert outcome(read(dialect, *text)) == whole
+        assert outcome(read(tool_format, *text)) == whole
         for at in range(len(text)):
-            assert outcome(read(dialect, text[:at], text[at:])) == whole, text[:at]
+            assert outcome(read(tool_format, text[:at], text[at:])) == whole, text[:at]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_what_stands_around_calls_does_not_depend_on_the_split(dialect: ToolFormat, data: st.DataObject) -> None:
-    marks = [dialect.opening, dialect.closing, dialect.head, "get_weather", "{", "}", '"', "\n", "a", "<", "[", "é"]
-    pieces = data.draw(st.lists(st.sampled_from([*marks, dialect.write([call({"city": "x"})])]), max_size=8))
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_text_around_calls_does_not_depend_on_the_split(tool_format: ToolFormat, data: st.DataObject) -> None:
+    marks = [
+        tool_format.block_start,
+        tool_format.block_end,
+        tool_format.call_start,
+        "get_weather",
+        "{",
+        "}",
+        '"',
+        "\n",
+        "a",
+        "<",
+        "[",
+        "é",
+    ]
+    pieces = data.draw(st.lists(st.sampled_from([*marks, tool_format.render([call({"city": "x"})])]), max_size=8))
     text = "".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     split = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert outcome(read(dialect, *split)) == outcome(read(dialect, text))
+    assert outcome(read(tool_format, *split)) == outcome(read(tool_format, text))
 
 
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_text_is_passed_on_at_once_and_arguments_as_they_come(dialect: ToolFormat) -> None:
-    reader = text_parser(dialect, CALLABLE)
-    assert reader.feed("Hello there") == [Delta("Hello there")]
-    reader = text_parser(dialect, CALLABLE)
-    deltas = [reader.feed(char) for char in dialect.write([call({"city": "Bern", "days": 12})])]
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_text_is_released_at_once_and_arguments_as_they_arrive(tool_format: ToolFormat) -> None:
+    parser = text_parser(tool_format, CALLABLE)
+    assert parser.feed("Hello there") == [Delta("Hello there")]
+    parser = text_parser(tool_format, CALLABLE)
+    deltas = [parser.feed(char) for char in tool_format.render([call({"city": "Bern", "days": 12})])]
     assert sum(map(bool, deltas)) > 10
-    assert reader.called
+    assert parser.has_complete_calls
 
 
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_what_looks_like_a_call_of_no_tool_is_text(dialect: ToolFormat) -> None:
-    text = dialect.write([call({"city": "x"}, "no_such_tool")])
-    assert outcome(read(dialect, text))[::2] == (text, [])
-    plain = list(reading(text_parser(dialect), dialect.write([call({"city": "x"})])))
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_a_call_of_an_unknown_tool_is_text(tool_format: ToolFormat) -> None:
+    text = tool_format.render([call({"city": "x"}, "no_such_tool")])
+    assert outcome(read(tool_format, text))[::2] == (text, [])
+    plain = list(parse_text(text_parser(tool_format), tool_format.render([call({"city": "x"})])))
     assert outcome(plain)[2] == []
 
 
-def test_an_answer_in_json_is_no_call() -> None:
+def test_a_json_answer_is_not_a_call() -> None:
     for text in ('{"name": "Ada", "age": 36}', '{"a": 1}', "{", '{"name": "get_wea'):
         assert outcome(read(LLAMA3, text)) == (text, "", [])
 
 
-def test_an_answer_that_goes_on_from_a_text_is_no_bare_call() -> None:
-    reader = TextParser(LLAMA3, CALLABLE, goes_on=True)
-    text = LLAMA3.write([call({"city": "x"})])
-    assert outcome(list(reading(reader, text))) == (text, "", [])
+def test_an_answer_that_continues_text_is_not_a_call_without_a_block_start() -> None:
+    parser = TextParser(LLAMA3, CALLABLE, continues_message=True)
+    text = LLAMA3.render([call({"city": "x"})])
+    assert outcome(list(parse_text(parser, text))) == (text, "", [])
 
 
-def test_text_behind_calls_is_text() -> None:
-    text = GENERIC.write([call({"city": "x"})]) + "\nThere you are."
+def test_text_after_calls_is_text() -> None:
+    text = GENERIC.render([call({"city": "x"})]) + "\nThere you are."
     assert outcome(read(GENERIC, text))[0] == "\nThere you are."
 
 
-def test_glms_tags_may_stand_close_or_apart() -> None:
+def test_whitespace_between_glm_tags_is_optional() -> None:
     tool = Tool("f", None, {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}})
     for gap in ("", "\n", " \n "):
         key, value = f"<arg_key>city</arg_key>{gap}<arg_value> Bern\n</arg_value>", "<arg_key>days</arg_key><arg_value>"
         text = f"<think></think>{gap}<tool_call>f{gap}{key}{gap}{value}3</arg_value>{gap}</tool_call>"
         for at in range(len(text)):
-            reader = TextParser(GLM, [tool], THINK)
-            said = outcome([*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()])
+            parser = TextParser(GLM, [tool], THINK)
+            said = outcome([*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.finish()])
             assert said[:2] == ("", "") and [json.loads(call[1]) for call in said[2]] == [
                 {"city": " Bern\n", "days": 3}
             ]
@@ -239,31 +252,31 @@ HARMONIES = [
 
 
 @pytest.mark.parametrize(("text", "said", "thought", "calls"), HARMONIES)
-def test_messages_of_harmony_are_told_apart_at_every_split(
+def test_harmony_messages_are_separated_at_every_split(
     text: str, said: str, thought: str, calls: list[tuple[str, str]]
 ) -> None:
     for at in range(len(text) + 1):
         assert outcome(read(HARMONY, text[:at], text[at:])) == (said, thought, calls)
     assert outcome(read(HARMONY, *text)) == (said, thought, calls)
-    reader = text_parser(HARMONY, CALLABLE, None)
+    parser = text_parser(HARMONY, CALLABLE, None)
     for char in text:
-        reader.feed(char)
-    reader.finish()
-    assert reader.called is bool(calls)
+        parser.feed(char)
+    parser.finish()
+    assert parser.has_complete_calls is bool(calls)
 
 
-def test_python_strings_of_either_kind_are_read() -> None:
+def test_both_kinds_of_python_strings_are_parsed() -> None:
     text = "<|tool_call_start|>[get_weather(city='it\\'s \"x\" \\x41\\n', days = 3 , hot=True)]<|tool_call_end|>"
     ((_, arguments),) = outcome(read(LFM2, text))[2]
     assert json.loads(arguments) == {"city": 'it\'s "x" A\n', "days": 3, "hot": True}
 
 
-def test_ids_differ_and_are_as_long_as_the_template_takes_them() -> None:
-    for dialect in EVERY:
-        said = read(dialect, dialect.write([call({}), call({})]))
+def test_call_ids_are_unique_and_have_the_length_that_the_template_requires() -> None:
+    for tool_format in EVERY:
+        said = read(tool_format, tool_format.render([call({}), call({})]))
         ids = [event.id for event in said if isinstance(event, ToolCallStart)]
         assert len(set(ids)) == 2
-        assert all(len(i) == (dialect.id_length or 29) for i in ids)
+        assert all(len(i) == (tool_format.id_length or 29) for i in ids)
 
 
 THOUGHTS = [
@@ -280,18 +293,18 @@ THOUGHTS = [
 
 
 @pytest.mark.parametrize(("text", "begun", "expected"), THOUGHTS)
-def test_thoughts_are_told_apart_at_every_split(text: str, begun: bool, expected: tuple[str, str]) -> None:
+def test_reasoning_is_separated_at_every_split(text: str, begun: bool, expected: tuple[str, str]) -> None:
     for tools in ((), CALLABLE):
         for at in range(len(text) + 1):
-            reader = TextParser(GENERIC, tools, THINK, begun)
-            said = [*reader.feed(text[:at]), *reader.feed(text[at:]), *reader.finish()]
+            parser = TextParser(GENERIC, tools, THINK, begun)
+            said = [*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.finish()]
             assert outcome(said)[:2] == expected
 
 
-def test_a_call_in_a_thought_is_none_and_one_behind_it_is() -> None:
-    written = GENERIC.write([call({"city": "x"})])
-    reader = TextParser(GENERIC, CALLABLE, THINK)
-    said, thought, calls = outcome(list(reading(reader, f"<think>{written}</think>\n{written}")))
+def test_a_call_counts_after_the_reasoning_but_not_within_it() -> None:
+    written = GENERIC.render([call({"city": "x"})])
+    parser = TextParser(GENERIC, CALLABLE, THINK)
+    said, thought, calls = outcome(list(parse_text(parser, f"<think>{written}</think>\n{written}")))
     assert (said, thought, len(calls)) == ("", written, 1)
 
 
@@ -322,7 +335,7 @@ TOOLS = [Tool("get_weather", "Tells the weather.", WEATHER), Tool("plan", None, 
 
 
 def check(name: str, arguments: dict[str, Any]) -> None:
-    """That arguments are what their schema asks, judged without one."""
+    """Checks arguments against their schema by hand."""
     if name == "now":
         assert arguments == {}
     elif name == "get_weather":
@@ -350,7 +363,7 @@ def compiler(weights: Weights) -> GrammarCompiler:
 
 
 def walk(weights: Weights, compiler: GrammarCompiler, lark: str, seed: int, spelled: dict[int, bytes]) -> str | None:
-    """An answer drawn from what a grammar allows, `None` where it found no end; ends of things are preferred."""
+    """A random answer that a grammar allows, or `None` if it did not end; closing characters are preferred."""
     rng, grammar, said = np.random.default_rng(seed), compiler.lark(lark), b""
     closing = {t for t in range(weights.vocab_size) if weights.piece(t) in (b'"', b"}", b"]", b")", b"<", b"|", b">")}
     for _ in range(600):
@@ -368,7 +381,7 @@ def walk(weights: Weights, compiler: GrammarCompiler, lark: str, seed: int, spel
 
 
 def all_allowed(weights: Weights, grammar: Grammar, text: str) -> bool:
-    """Whether a grammar takes a text, and its end."""
+    """Whether a grammar accepts a text as a whole answer."""
     for token in [*weights.tokenize(text, parse_special=False), weights.eos]:
         logits = np.zeros(weights.vocab_size, np.float32)
         grammar.mask(logits)
@@ -379,15 +392,17 @@ def all_allowed(weights: Weights, grammar: Grammar, text: str) -> bool:
 
 
 @pytest.mark.parametrize("control", [False, True], ids=["texts", "control tokens"])
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_what_the_grammar_allows_is_read_back(
-    weights: Weights, compiler: GrammarCompiler, dialect: ToolFormat, control: bool
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_every_answer_that_the_grammar_allows_can_be_parsed(
+    weights: Weights, compiler: GrammarCompiler, tool_format: ToolFormat, control: bool
 ) -> None:
-    marks = sorted({dialect.marker.rstrip("["), dialect.closing.strip("\n]"), *dialect.notation.marks} - {""})
-    marks = [*dialect.markers] if dialect is HARMONY else marks
+    marks = sorted(
+        {tool_format.start_marker.rstrip("["), tool_format.block_end.strip("\n]"), *tool_format.notation.tags} - {""}
+    )
+    marks = [*tool_format.control_texts] if tool_format is HARMONY else marks
     spare = [weights.tokenize(t, parse_special=True)[0] for t in weights.control_texts if "im_" not in t]
     controls = dict(zip(marks, spare[1:], strict=False)) if control else {}
-    lark = dialect.lark(TOOLS, speller(controls), required=True, parallel=True)
+    lark = tool_format.grammar(TOOLS, speller(controls), required=True, parallel=True)
     spelled = {token: text.encode() for text, token in controls.items()}
     ended = 0
     for seed in range(12):
@@ -395,38 +410,44 @@ def test_what_the_grammar_allows_is_read_back(
         if said is None:
             continue
         ended += 1
-        reader = text_parser(dialect, TOOLS)
-        text, _, calls = outcome(list(reading(reader, said)))
-        assert text == "" and calls and reader.called, said
+        parser = text_parser(tool_format, TOOLS)
+        text, _, calls = outcome(list(parse_text(parser, said)))
+        assert text == "" and calls and parser.has_complete_calls, said
         for name, arguments in calls:
             check(name, json.loads(arguments))
     assert ended >= 6
 
 
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_the_grammar_takes_what_the_dialect_writes_and_nothing_broken(
-    weights: Weights, compiler: GrammarCompiler, dialect: ToolFormat
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_the_grammar_accepts_rendered_calls_and_rejects_invalid_ones(
+    weights: Weights, compiler: GrammarCompiler, tool_format: ToolFormat
 ) -> None:
     def takes(text: str, **options: Any) -> bool:
-        grammar = compiler.lark(dialect.lark(TOOLS, speller({}), **{"required": True, "parallel": True} | options))
+        grammar = compiler.lark(
+            tool_format.grammar(TOOLS, speller({}), **{"required": True, "parallel": True} | options)
+        )
         return all_allowed(weights, grammar, text)
 
-    before = ("<|channel|>commentary<|message|>", "<|end|><|start|>assistant") if dialect is HARMONY else ("", "")
-    hello, number = dialect.preface + "Hello", dialect.preface + "42"
+    before = ("<|channel|>commentary<|message|>", "<|end|><|start|>assistant") if tool_format is HARMONY else ("", "")
+    hello, number = tool_format.answer_header + "Hello", tool_format.answer_header + "42"
     one, other = call({"city": "x"}), call({}, "now")
-    assert takes(dialect.write([one])) and takes(dialect.write([one, other]))
+    assert takes(tool_format.render([one])) and takes(tool_format.render([one, other]))
     assert not takes(hello) and takes(hello, required=False)
-    assert takes(dialect.write([one, other]), required=False)
-    assert dialect.bare or takes(f"{before[0]}Well:\n{before[1]}" + dialect.write([one]), required=False)
-    assert not takes(dialect.write([one, other]), parallel=False)
+    assert takes(tool_format.render([one, other]), required=False)
+    assert tool_format.block_start_optional or takes(
+        f"{before[0]}Well:\n{before[1]}" + tool_format.render([one]), required=False
+    )
+    assert not takes(tool_format.render([one, other]), parallel=False)
     for wrong in (call({"city": "x" * 9}), call({}), call({"town": "x"}), call({"city": "x"}, "no_such_tool")):
-        assert not takes(dialect.write([wrong]))
-        assert takes(dialect.write([wrong]), required=False) is (dialect.bare and wrong.name == "no_such_tool")
-    either = {"instead": '%json {"type": "integer"}', "required": False}
-    assert takes(number, **either) and takes(dialect.write([one]), **either) and not takes(hello, **either)
+        assert not takes(tool_format.render([wrong]))
+        assert takes(tool_format.render([wrong]), required=False) is (
+            tool_format.block_start_optional and wrong.name == "no_such_tool"
+        )
+    either = {"alternative": '%json {"type": "integer"}', "required": False}
+    assert takes(number, **either) and takes(tool_format.render([one]), **either) and not takes(hello, **either)
 
 
-def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
+def test_keywords_that_a_notation_cannot_enforce_are_named() -> None:
     for schema, keyword in (
         ({"type": "string", "pattern": "a+"}, "pattern"),
         ({"type": "object", "additionalProperties": {"type": "string"}}, "additionalProperties"),
@@ -436,25 +457,25 @@ def test_what_a_notation_cannot_enforce_is_refused_by_name() -> None:
     ):
         tool = Tool("f", None, {"type": "object", "properties": {"x": schema}})
         with pytest.raises(InvalidRequest, match=keyword):
-            GEMMA.lark([tool], speller({}), required=True, parallel=True)
+            GEMMA.grammar([tool], speller({}), required=True, parallel=True)
 
 
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_what_is_refused_names_the_tool_in_the_same_words(dialect: ToolFormat) -> None:
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_refusals_name_the_tool_in_every_format(tool_format: ToolFormat) -> None:
     tool = Tool("f", None, {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}})
     with pytest.raises(InvalidRequest, match="^the parameters of the tool 'f' cannot be enforced: uniqueItems"):
-        dialect.lark([tool], speller({}), required=True, parallel=True)
+        tool_format.grammar([tool], speller({}), required=True, parallel=True)
 
 
-@pytest.mark.parametrize("dialect", EVERY, ids=[d.name for d in EVERY])
-def test_unknown_keywords_are_told_and_change_nothing(dialect: ToolFormat) -> None:
+@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
+def test_unknown_keywords_cause_warnings_and_are_ignored(tool_format: ToolFormat) -> None:
     notes = {"$comment": "in degrees", "x-order": 1}
     odd = {"type": "object", "properties": {"x": {"type": "string", "frobnicate": 1, **notes}}, "moods": []}
     plain = {"type": "object", "properties": {"x": {"type": "string"}}}
     larks = [
         re.sub(r'"(frobnicate|moods|\$comment|x-order)": ("[^"]*"|\[\]|1)(, )?', "", lark).replace(", }", "}")
         for lark in (
-            dialect.lark([Tool("f", None, schema)], speller({}), required=True, parallel=True)
+            tool_format.grammar([Tool("f", None, schema)], speller({}), required=True, parallel=True)
             for schema in (odd, plain)
         )
     ]
@@ -464,7 +485,7 @@ def test_unknown_keywords_are_told_and_change_nothing(dialect: ToolFormat) -> No
     assert all("the tool 'f'" in line for line in told)
 
 
-def test_values_between_tags_keep_to_formats_and_definitions(weights: Weights, compiler: GrammarCompiler) -> None:
+def test_tagged_values_satisfy_formats_and_definitions(weights: Weights, compiler: GrammarCompiler) -> None:
     schema = {
         "type": "object",
         "properties": {"day": {"type": ["string", "null"], "format": "date"}, "n": {"$ref": "#/$defs/n"}},
@@ -479,12 +500,12 @@ def test_values_between_tags_keep_to_formats_and_definitions(weights: Weights, c
     ):
         written = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
         text = f"<tool_call>\n<function=f>\n{written}</function>\n</tool_call>"
-        grammar = compiler.lark(QWEN_XML.lark([tool], speller({}), required=True, parallel=False))
+        grammar = compiler.lark(QWEN_XML.grammar([tool], speller({}), required=True, parallel=False))
         assert all_allowed(weights, grammar, text) is fits, arguments
     for reference in ("#", "#/properties/day", "other.json"):
         with pytest.raises(InvalidRequest, match=r"\$ref"):
             there = Tool("f", None, {"type": "object", "properties": {"x": {"$ref": reference}, "day": {}}})
-            QWEN_XML.lark([there], speller({}), required=True, parallel=True)
+            QWEN_XML.grammar([there], speller({}), required=True, parallel=True)
 
 
 @pytest.mark.parametrize(
@@ -498,27 +519,27 @@ def test_values_between_tags_keep_to_formats_and_definitions(weights: Weights, c
         {"properties": {"x": {"anyOf": 5}}},
     ],
 )
-def test_what_is_no_schema_is_refused(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
-    for dialect in EVERY:
+def test_invalid_schemas_are_refused(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+    for tool_format in EVERY:
         with pytest.raises(InvalidRequest):
-            compiler.lark(dialect.lark([Tool("f", None, schema)], speller({}), required=True, parallel=True))
+            compiler.lark(tool_format.grammar([Tool("f", None, schema)], speller({}), required=True, parallel=True))
 
 
-def test_a_schema_of_many_or_deep_properties_makes_no_flood_of_rules() -> None:
+def test_wide_and_deep_schemas_make_small_grammars() -> None:
     deep: dict[str, Any] = {"type": "integer"}
     for _ in range(40):
         deep = {"type": "array", "items": deep}
     wide = {f"p{i}": {"type": "integer"} for i in range(400)}
     for properties in ({"x": deep}, wide):
         tool = Tool("f", None, {"type": "object", "properties": properties})
-        assert len(GEMMA.lark([tool], speller({}), required=True, parallel=True)) < 200_000
+        assert len(GEMMA.grammar([tool], speller({}), required=True, parallel=True)) < 200_000
 
 
-def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
+def test_a_schema_may_be_recursive(compiler: GrammarCompiler) -> None:
     tree = {"type": "object", "properties": {"of": {"$ref": "#/$defs/t"}}}
     tool = Tool("f", None, {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "$defs": {"t": tree}})
-    for dialect in EVERY:
-        compiler.lark(dialect.lark([tool], speller({}), required=True, parallel=True))
+    for tool_format in EVERY:
+        compiler.lark(tool_format.grammar([tool], speller({}), required=True, parallel=True))
 
 
 @pytest.mark.parametrize(
@@ -544,5 +565,5 @@ def test_a_schema_may_speak_of_itself(compiler: GrammarCompiler) -> None:
         ("{{ messages }}", "generic"),
     ],
 )
-def test_the_dialect_is_found_in_the_template(template: str, name: str) -> None:
+def test_the_tool_format_is_detected_in_the_template(template: str, name: str) -> None:
     assert tool_format_of(template).name == name

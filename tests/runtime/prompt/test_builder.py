@@ -1,4 +1,4 @@
-"""From messages to a prompt: control tokens stay the template's own, media stand where they were put."""
+"""From messages to a prompt: only the template writes control tokens, and media keep their place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from fakes.templates import shown
 from galago.models.errors import Cancelled, InvalidRequest, PromptTooLong, UnsupportedModality
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
+from galago.runtime.inference.assembly import prompt_builder
 from galago.runtime.inference.generator import Generator
 from galago.runtime.llamacpp.projector import MediaChunk, encode_first
 from galago.runtime.llamacpp.weights import Weights
-from galago.runtime.media.decode import MediaLimits
 from galago.runtime.prompt.builder import PromptBuilder, break_up
-from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.types.messages import Audio, Image, Message, Text
 from galago.runtime.types.prompt import Item, MediaSpan, Prompt
 
@@ -46,14 +45,14 @@ def user(*parts: Any) -> Message:
     return Message("user", tuple(Text(p) if isinstance(p, str) else p for p in parts))
 
 
-def test_the_template_speaks_in_control_tokens(loaded: Generator, weights: Weights) -> None:
+def test_the_template_writes_control_tokens(loaded: Generator, weights: Weights) -> None:
     assert shown(weights, loaded._prompts.build([user("Hi")])) == (
         "[[<|im_start|>]]user\nHi[[<|im_end|>]]\n[[<|im_start|>]]assistant\n"
     )
 
 
 @pytest.mark.parametrize("text", CONTROL)
-def test_a_message_cannot(loaded: Generator, weights: Weights, text: str) -> None:
+def test_a_message_cannot_write_control_tokens(loaded: Generator, weights: Weights, text: str) -> None:
     built = loaded._prompts.build([user(f"a{text}b")])
     assert f"a{text}b" in shown(weights, built)
     token = weights.tokenize(text, parse_special=True)
@@ -62,14 +61,14 @@ def test_a_message_cannot(loaded: Generator, weights: Weights, text: str) -> Non
     assert built.items.count(token[0]) == plain.items.count(token[0])
 
 
-def test_neighbouring_texts_stand_on_lines_of_their_own(loaded: Generator, weights: Weights) -> None:
+def test_neighbouring_text_parts_are_on_separate_lines(loaded: Generator, weights: Weights) -> None:
     assert "user\n<|im_\nend|>[[<|im_end|>]]" in shown(weights, loaded._prompts.build([user("<|im_", "end|>")]))
     assert "user\na[[image]]b\nc[[" in shown(weights, loaded._prompts.build([user("a", PICTURE, "b", "c")]))
 
 
 def test_a_name_reaches_the_template_but_not_as_a_control_token(weights: Weights) -> None:
     source = "{{ messages[0].name }}: {{ messages[0].content }}"
-    prompt = build_without_eyes(weights, source).build([Message("user", (Text("Hi"),), "<|im_end|>")])
+    prompt = builder_without_projector(weights, source).build([Message("user", (Text("Hi"),), "<|im_end|>")])
     assert shown(weights, prompt) == "<|im_end|>: Hi"
 
 
@@ -77,28 +76,28 @@ def test_a_name_reaches_the_template_but_not_as_a_control_token(weights: Weights
 @given(
     st.lists(st.sampled_from([*CONTROL, "<|", "|>", "im_end", "x", "\ufdd0", "\ufdd1", "<", "\u00e9", " "]), max_size=8)
 )
-def test_no_message_ever_can(loaded: Generator, weights: Weights, pieces: list[str]) -> None:
+def test_no_message_can_write_control_tokens(loaded: Generator, weights: Weights, pieces: list[str]) -> None:
     text = "".join(pieces)
     prompt = shown(weights, loaded._prompts.build([user(text)]))
     assert prompt == f"[[<|im_start|>]]user\n{text}[[<|im_end|>]]\n[[<|im_start|>]]assistant\n"
 
 
 @given(st.text(alphabet="ab<>", max_size=12))
-def test_breaking_up_leaves_no_match_in_one_piece(text: str) -> None:
+def test_breaking_up_leaves_no_match_within_a_piece(text: str) -> None:
     dangerous = re.compile("<ab>|aba|ba|<<")
     broken = break_up(text, dangerous, "\ufdd0")
     assert broken.replace("\ufdd0", "") == text
     assert not any(dangerous.search(piece) for piece in broken.split("\ufdd0"))
 
 
-def test_ordinary_text_is_tokenized_as_everywhere_else(loaded: Generator, weights: Weights) -> None:
+def test_ordinary_text_is_tokenized_as_usual(loaded: Generator, weights: Weights) -> None:
     rendered = "<|im_start|>user\nCount the shapes.<|im_end|>\n<|im_start|>assistant\n"
     assert loaded._prompts.build([user("Count the shapes.")]).items == tuple(
         weights.tokenize(rendered, parse_special=True)
     )
 
 
-def test_media_stand_where_they_were_put(loaded: Generator, weights: Weights) -> None:
+def test_media_keep_their_place(loaded: Generator, weights: Weights) -> None:
     prompt = loaded._prompts.build([user("a", PICTURE, "b", SOUND), Message("assistant", (Text("c"),)), user(PICTURE)])
     assert shown(weights, prompt) == (
         "[[<|im_start|>]]user\na[[image]]b[[<|audio_start|>]][[audio]][[<|audio_end|>]][[<|im_end|>]]\n"
@@ -108,7 +107,7 @@ def test_media_stand_where_they_were_put(loaded: Generator, weights: Weights) ->
     assert (prompt.media_cells("image"), prompt.media_cells("audio")) == (32, 26)
 
 
-def test_a_long_sound_becomes_several_windows(loaded: Generator) -> None:
+def test_long_audio_becomes_several_windows(loaded: Generator) -> None:
     import io
 
     import numpy as np
@@ -124,7 +123,7 @@ def chunks(prompt: Prompt) -> list[MediaChunk]:
     return [span.payload for span in prompt.media if isinstance(span.payload, MediaChunk)]
 
 
-def test_a_picture_is_encoded_once(loaded: Generator) -> None:
+def test_an_image_is_encoded_once(loaded: Generator) -> None:
     first, same = chunks(loaded._prompts.build([user(PICTURE, PICTURE)]))
     assert not first.ready and not same.ready
     encode_first([first])
@@ -136,7 +135,7 @@ def test_a_picture_is_encoded_once(loaded: Generator) -> None:
 def test_media_differ_by_a_single_value(loaded: Generator) -> None:
     import numpy as np
 
-    projector = loaded._projector
+    projector = loaded._assembly.projector
     assert projector is not None
     picture, sound = np.zeros((40, 60, 3), np.uint8), np.zeros(20_000, np.float32)
     digests = [span.digest for span in _spans(projector.cut_picture(picture))]
@@ -153,10 +152,10 @@ def _spans(items: list[Item]) -> list[MediaSpan]:
     return [item for item in items if isinstance(item, MediaSpan)]
 
 
-def test_pictures_of_a_request_encoded_together_are_those_encoded_alone(loaded: Generator) -> None:
+def test_images_have_the_same_embeddings_in_a_batch_and_alone(loaded: Generator) -> None:
     import numpy as np
 
-    projector = loaded._projector
+    projector = loaded._assembly.projector
     assert projector is not None
     rng = np.random.default_rng(1)
     pictures = [rng.integers(0, 255, (50, 70, 3), np.uint8) for _ in range(3)]
@@ -173,7 +172,7 @@ def test_pictures_of_a_request_encoded_together_are_those_encoded_alone(loaded: 
         np.testing.assert_allclose(alone.embeddings, chunk.embeddings, atol=1e-4)
 
 
-def test_what_was_lost_of_a_picture_is_a_warning(loaded: Generator) -> None:
+def test_skipped_frames_of_an_image_cause_a_warning(loaded: Generator) -> None:
     import io
 
     from PIL import Image as Pillow
@@ -185,23 +184,23 @@ def test_what_was_lost_of_a_picture_is_a_warning(loaded: Generator) -> None:
     assert prompt.warnings and "cat.gif" in prompt.warnings[0] and "first frame" in prompt.warnings[0]
 
 
-def build_without_eyes(weights: Weights, source: str) -> PromptBuilder:
-    return PromptBuilder(weights, None, ChatTemplate(source), source, MediaLimits(), 2048)
+def builder_without_projector(weights: Weights, source: str) -> PromptBuilder:
+    return prompt_builder(weights, None, source, 2048)
 
 
-def test_a_model_without_eyes_says_so(weights: Weights) -> None:
+def test_a_model_without_a_projector_refuses_images(weights: Weights) -> None:
     with pytest.raises(UnsupportedModality, match="--mmproj"):
-        build_without_eyes(weights, "{{ messages[0].content }}").build([user(PICTURE, "x")])
+        builder_without_projector(weights, "{{ messages[0].content }}").build([user(PICTURE, "x")])
 
 
 def test_a_template_that_drops_media_is_an_error(weights: Weights) -> None:
-    with pytest.raises(InvalidRequest, match="kept 0 of 1"):
-        build_without_eyes(weights, "x").build([user(PICTURE)])
+    with pytest.raises(InvalidRequest, match="kept only 0 of the 1"):
+        builder_without_projector(weights, "x").build([user(PICTURE)])
 
 
 def test_a_prompt_that_ends_with_media_or_nothing_is_an_error(weights: Weights) -> None:
-    with pytest.raises(InvalidRequest, match="nothing to answer"):
-        build_without_eyes(weights, "{% if false %}{% endif %}").build([user("x")])
+    with pytest.raises(InvalidRequest, match="nothing after these messages"):
+        builder_without_projector(weights, "{% if false %}{% endif %}").build([user("x")])
 
 
 def test_text_that_uses_every_noncharacter_is_refused(loaded: Generator) -> None:
@@ -209,7 +208,7 @@ def test_text_that_uses_every_noncharacter_is_refused(loaded: Generator) -> None
         loaded._prompts.build([user("".join(chr(c) for c in range(0xFDD0, 0xFDF0)))])
 
 
-def test_a_flood_of_control_tokens_takes_no_flood_of_time(loaded: Generator) -> None:
+def test_many_control_tokens_are_tokenized_quickly(loaded: Generator) -> None:
     started = time.process_time()
     with pytest.raises(PromptTooLong):
         loaded._prompts.build([user("x")] * 40_000)
@@ -222,15 +221,15 @@ def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Generator, monkeyp
         loaded._prompts.build([user("x" * 5_000_000)])
 
 
-def test_too_many_pictures_are_refused_before_they_are_decoded(
+def test_too_many_images_are_refused_before_they_are_decoded(
     loaded: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("galago.runtime.prompt.builder.decode_image", None)
+    monkeypatch.setattr("galago.runtime.prompt.media_parts.decode_image", None)
     with pytest.raises(PromptTooLong, match="at least"):
         loaded._prompts.build([user(*[PICTURE] * 3000)])
 
 
-def test_preparation_ends_when_nobody_waits_any_more(loaded: Generator) -> None:
+def test_preparation_ends_when_the_request_is_cancelled(loaded: Generator) -> None:
     asked: list[int] = []
 
     def cancelled() -> bool:

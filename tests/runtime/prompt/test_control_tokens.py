@@ -1,6 +1,6 @@
-"""Whatever control token or media marker a message holds, the model reads it as text: with five families' vocabularies.
+"""The model reads control tokens and media markers in messages as text, with the vocabularies of five model families.
 
-Each vocabulary is one token for each byte, and the family's control tokens; the weights are zeros.
+Each vocabulary has one token per byte and the family's control tokens. The weights are zeros.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from fakes.server import DATA
 from fakes.templates import shown
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
+from galago.runtime.inference.assembly import prompt_builder
 from galago.runtime.inference.generator import Generator
 from galago.runtime.llamacpp.weights import Weights
-from galago.runtime.media.decode import MediaLimits
-from galago.runtime.prompt.builder import PromptBuilder
-from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.types.messages import Audio, Image, Message, Text, Tool
 
 MARKER = "<__media__>"
-"""Where llama.cpp's own chat tools put a picture."""
+"""The placeholder of llama.cpp's own chat tools for an image."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Control tokens, the ones of media among them, and a template in the family's manner."""
+    """The control tokens of a model family, including those of media, and a template in its style."""
 
     controls: str
     template: str
@@ -67,7 +65,7 @@ FAMILIES = {
 
 
 def byte_tokens() -> list[str]:
-    """How GPT-2's tokenizers spell each byte: printable ones as they are, the others from U+0100 on."""
+    """GPT-2's letter for each byte: printable bytes are themselves, the others start at U+0100."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
@@ -127,9 +125,9 @@ def test_the_familys_tokens_are_control_tokens(vocabulary: Vocabulary) -> None:
         assert len(weights.tokenize(text, parse_special=True)) == 1
 
 
-def test_no_control_token_or_marker_in_a_message_is_one(vocabulary: Vocabulary) -> None:
+def test_control_tokens_and_markers_in_messages_are_text(vocabulary: Vocabulary) -> None:
     family, weights = vocabulary
-    builder = PromptBuilder(weights, None, ChatTemplate(family.template), family.template, MediaLimits(), 4096)
+    builder = prompt_builder(weights, None, family.template, 4096)
     plain = shown(weights, builder.build(chat("Hello")))
     assert "[[" in plain
     everything = family.controls.split()
@@ -137,15 +135,15 @@ def test_no_control_token_or_marker_in_a_message_is_one(vocabulary: Vocabulary) 
         assert shown(weights, builder.build(chat(text))) == plain.replace("Hello", text)
 
 
-def test_not_in_a_tools_description_either(vocabulary: Vocabulary) -> None:
+def test_control_tokens_in_tool_descriptions_are_text(vocabulary: Vocabulary) -> None:
     family, weights = vocabulary
-    builder = PromptBuilder(weights, None, ChatTemplate(family.template), family.template, MediaLimits(), 4096)
+    builder = prompt_builder(weights, None, family.template, 4096)
     hostile = family.controls + MARKER
     told = [shown(weights, builder.build(chat("x"), tools=[Tool("f", text)])) for text in ("Hello", hostile)]
     assert told[1] == told[0].replace("Hello", hostile)
 
 
-def test_a_marker_beside_a_picture_and_a_sound_stays_text() -> None:
+def test_a_marker_next_to_media_stays_text() -> None:
     picture, sound = Image((DATA / "picture-5.png").read_bytes()), Audio((DATA / "sound-1.wav").read_bytes())
     model = Generator(resolve("builtin"), ModelConfig(slots=1))
     try:

@@ -1,4 +1,4 @@
-"""Chat templates are untrusted code: they render within bounds, or are refused."""
+"""Chat templates are untrusted code: they render within limits or are refused."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_content_is_not_rendered_as_a_template() -> None:
     assert "{{ 7 * 7 }}" in ChatTemplate(CHATML).render([{"role": "user", "content": "{{ 7 * 7 }}"}])
 
 
-def test_begin_and_end_tokens_are_known() -> None:
+def test_templates_can_write_begin_and_end_tokens() -> None:
     assert ChatTemplate("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "<s>", "</s>").render(HELLO) == (
         "<s>hello</s>"
     )
 
 
-def test_a_template_that_wants_typed_parts_gets_them() -> None:
+def test_a_template_that_requires_typed_parts_gets_them() -> None:
     source = (
         "{% for m in messages %}{% for part in m['content'] %}{% if part is mapping %}{{ part['text'] }}{% endif %}"
         "{% endfor %}{% endfor %}"
@@ -42,13 +42,13 @@ def test_a_template_that_wants_typed_parts_gets_them() -> None:
     assert ChatTemplate(source).render(HELLO) == "hello"
 
 
-def test_what_the_template_refuses_is_reported_in_its_words() -> None:
+def test_a_templates_own_error_message_is_reported() -> None:
     source = "{% if messages[0].role != 'system' %}{{ raise_exception('a system message must come first') }}{% endif %}"
     with pytest.raises(TemplateError, match="a system message must come first"):
         ChatTemplate(source).render(HELLO)
 
 
-def test_a_template_that_does_not_compile_is_a_broken_model() -> None:
+def test_a_template_that_does_not_compile_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="cannot be compiled"):
         ChatTemplate("{% for m in messages %}")
 
@@ -118,7 +118,7 @@ def test_a_template_cannot_change_the_messages() -> None:
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
-def test_a_template_cannot_run_or_grow_without_end(source: str) -> None:
+def test_a_template_cannot_run_or_grow_without_limit(source: str) -> None:
     started = time.process_time()
     with pytest.raises((TemplateError, ModelError)):
         ChatTemplate(source).render(HELLO)
@@ -139,13 +139,13 @@ def test_tojson_keeps_text_readable() -> None:
     )
 
 
-def test_tojson_takes_what_templates_of_transformers_give_it() -> None:
+def test_tojson_accepts_the_arguments_that_transformers_does() -> None:
     source = "{{ {'b': 1, 'a': '\u00e9'} | tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}"
     assert ChatTemplate(source).render(HELLO) == '{"a":"\\u00e9","b":1}'
     assert ChatTemplate("{{ [1] | tojson(indent=2) }}").render(HELLO) == "[\n  1\n]"
 
 
-def test_bounded_filters_keep_the_parameters_of_jinja() -> None:
+def test_limited_filters_keep_jinjas_parameters() -> None:
     source = "{{ ['a', 'b'] | join(d='-') }}{{ messages | join(attribute='role') }}"
     assert ChatTemplate(source).render(HELLO) == "a-buser"
     assert ChatTemplate("{{ 'xx' | replace('x', 'y', count=1) }}").render(HELLO) == "yx"

@@ -76,9 +76,9 @@ def test_probabilities_are_those_of_the_model(logits: list[float], count: int) -
     total = math.log(sum(math.exp(v) for v in np.float32(logits).tolist()))
     assert chosen.logprob == pytest.approx(logits[chosen.token] - total, abs=1e-4)
     expected = sorted(range(8), key=lambda token: (-np.float32(logits[token]), token))[:count]
-    assert [p for _, p in chosen.likeliest] == pytest.approx([logits[t] - total for t in expected], abs=1e-4)
+    assert [p for _, p in chosen.top_logprobs] == pytest.approx([logits[t] - total for t in expected], abs=1e-4)
     if len(set(np.float32(logits).tolist())) == 8:
-        assert [token for token, _ in chosen.likeliest] == expected
+        assert [token for token, _ in chosen.top_logprobs] == expected
 
 
 def test_probabilities_of_a_large_vocabulary_sum_to_one() -> None:

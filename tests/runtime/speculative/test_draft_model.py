@@ -88,7 +88,7 @@ def answer(
 
 def test_right_drafts_save_steps() -> None:
     events, backend = answer(1, 0, [1], 20, Eager())
-    assert isinstance(events[-1], Finished) and events[-1].usage.accepted > 10
+    assert isinstance(events[-1], Finished) and events[-1].usage.accepted_draft_tokens > 10
     assert len(backend.steps) <= 2 + 20 / (MAX_DRAFTED + 1)
 
 
@@ -121,7 +121,7 @@ def test_trust_decides(wrong: int, used: bool) -> None:
     events, _ = answer(1, wrong, [1], 120, Frozen(odds))
     assert isinstance(events[-1], Finished)
     usage = events[-1].usage
-    assert usage.accepted > 80 if used else usage.rejected < 60
+    assert usage.accepted_draft_tokens > 80 if used else usage.rejected_draft_tokens < 60
 
 
 def test_a_model_drafts_for_itself_and_says_the_same() -> None:
@@ -132,14 +132,14 @@ def test_a_model_drafts_for_itself_and_says_the_same() -> None:
         for question in ("How much is 7 plus 5?", "Spell cat.", "Repeat this: red lamp and blue box"):
             reply = drafted.chat(question, max_tokens=24)
             assert reply == alone.chat(question, max_tokens=24, cache=False)
-            accepted += reply.usage.accepted
+            accepted += reply.usage.accepted_draft_tokens
         assert accepted >= 8
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     write_llama(other, renamed="zz")
-    with pytest.raises(ModelError, match="other.gguf cannot draft for .*vocabulary"):
+    with pytest.raises(ModelError, match="other.gguf cannot draft for .*vocabularies differ"):
         load("builtin", draft=other)
 
 

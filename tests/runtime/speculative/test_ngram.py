@@ -228,11 +228,11 @@ def test_the_model_says_the_same_with_guesses(
         assert (guessed, used.reason, count) == (plain, alone.reason, len(without))
     else:
         assert with_guesses[tie][1] < 0.1 and without[tie][1] < 0.1
-    assert alone.usage.accepted == alone.usage.rejected == 0
+    assert alone.usage.accepted_draft_tokens == alone.usage.rejected_draft_tokens == 0
     if "json_schema" in options:
-        assert used.usage.accepted > 60
+        assert used.usage.accepted_draft_tokens > 60
 
 
 def test_guesses_are_counted_in_the_usage(eager: Generator) -> None:
     (_, used), _ = answers(eager, "Count to ten. ", ignore_eos=True, max_tokens=200)
-    assert used.usage.accepted > 10 and used.usage.rejected > 10
+    assert used.usage.accepted_draft_tokens > 10 and used.usage.rejected_draft_tokens > 10

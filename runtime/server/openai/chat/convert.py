@@ -58,8 +58,8 @@ def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile) -> v
     uses_tools = bool(chat.tools) or chat.tool_choice is not None
     return values.Request(
         messages=messages(chat.messages, read_file),
-        effort=chat.reasoning_effort,
-        variables=chat.chat_template_kwargs or {},
+        reasoning_effort=chat.reasoning_effort,
+        template_variables=chat.chat_template_kwargs or {},
         **generation_arguments(chat, "chat")
         | {"max_tokens": next(iter(limits), None), "logprobs": _top_logprobs(chat)},
         **(tools.request_arguments(chat) if uses_tools else {}),
@@ -171,11 +171,11 @@ def _parts(content: Any, path: str, read_file: message_parts.ReadFile) -> tuple[
 def _role_arguments(message: schema.ChatMessage) -> dict[str, Any]:
     """The arguments of `Message` that only an assistant's message or a tool's has."""
     if isinstance(message, schema.ToolMessage):
-        return {"answers": message.tool_call_id}
+        return {"tool_call_id": message.tool_call_id}
     if not isinstance(message, schema.AssistantMessage):
         return {}
     calls = tools.calls(message.tool_calls) if message.tool_calls else ()
-    return {"calls": calls, "reasoning": message.reasoning_content or message.reasoning}
+    return {"tool_calls": calls, "reasoning": message.reasoning_content or message.reasoning}
 
 
 def _json_schema(
@@ -191,7 +191,7 @@ def _json_schema(
 def logprobs(tokens: Sequence[TokenLogprob]) -> schema.Logprobs:
     content = []
     for token in tokens:
-        alternatives = [schema.TopLogprob(*_logprob_fields(*pair)) for pair in token.likeliest]
+        alternatives = [schema.TopLogprob(*_logprob_fields(*pair)) for pair in token.top_logprobs]
         content.append(schema.TokenLogprob(*_logprob_fields(token.token, token.logprob), alternatives))
     return schema.Logprobs(content)
 
@@ -216,8 +216,8 @@ def usage(answers: Sequence[Finished], choices_per_prompt: int | None = None) ->
             sum(one.image_tokens for one in prompt_usage),
         ),
         completion_tokens_details=CompletionDetails(
-            sum(one.accepted for one in answer_usage),
-            sum(one.rejected for one in answer_usage),
+            sum(one.accepted_draft_tokens for one in answer_usage),
+            sum(one.rejected_draft_tokens for one in answer_usage),
             sum(one.reasoning_tokens for one in answer_usage),
         ),
     )
@@ -225,12 +225,12 @@ def usage(answers: Sequence[Finished], choices_per_prompt: int | None = None) ->
 
 def timings(answers: Sequence[Finished]) -> Timings:
     """The timings of all answers together."""
-    times = replace(answers[0].timings, total=max(answer.timings.total for answer in answers))
+    times = replace(answers[0].timings, total_seconds=max(answer.timings.total_seconds for answer in answers))
     rate = times.tokens_per_second(sum(answer.usage.completion_tokens for answer in answers))
     return Timings(
-        prepared_ms=round(times.prepared * 1000, 3),
-        first_token_ms=round(times.first_token * 1000, 3),
-        total_ms=round(times.total * 1000, 3),
+        prepared_ms=round(times.prompt_seconds * 1000, 3),
+        first_token_ms=round(times.first_token_seconds * 1000, 3),
+        total_ms=round(times.total_seconds * 1000, 3),
         tokens_per_second=None if rate is None else round(rate, 2),
     )
 

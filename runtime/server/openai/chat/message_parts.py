@@ -40,7 +40,7 @@ def to_part(part: schema.TextPart | schema.RefusalPart | schema.MediaPart, path:
             return audio_part(audio, path, read_file)
         case schema.VideoPart(input_video=video):
             path = f"{path}.input_video"
-            frames = messages.FRAMES if video.frames is None else video.frames
+            frames = messages.DEFAULT_VIDEO_FRAMES if video.frames is None else video.frames
             data = media_bytes(video.data, video.file_id, path, "data", from_data_uri_or_base64, read_file)
             return messages.Video(*data, frames)
         case schema.FilePart(file=file):
@@ -69,11 +69,11 @@ def media_bytes(
 def file_part(data: bytes, source: str) -> Part:
     """An image, audio or video part, by the first bytes of the file. Raises `MediaError` for other files."""
     match kind_of(data):
-        case "picture":
+        case "image":
             return Image(data, source)
-        case "sound":
+        case "audio":
             return Audio(data, source)
-        case "film":
+        case "video":
             return messages.Video(data, source)
     raise MediaError(f"{source} is {describe(data)}; only image, audio and video files are supported", source)
 

@@ -20,13 +20,17 @@ def request_arguments(chat: schema.ChatRequest) -> dict[str, Any]:
     if choice not in (None, "none", "auto") and not chat.tools:
         raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
     tools = tuple(_tool(tool.function) for tool in chat.tools or ())
-    arguments: dict[str, Any] = {"tools": tools, "parallel": chat.parallel_tool_calls is not False}
+    arguments: dict[str, Any] = {"tools": tools, "parallel_tool_calls": chat.parallel_tool_calls is not False}
     match choice:
         case schema.NamedTool(function=function):
-            return arguments | {"tool_choice": "required", "allowed": (function.name,), "parallel": False}
+            return arguments | {
+                "tool_choice": "required",
+                "allowed_tools": (function.name,),
+                "parallel_tool_calls": False,
+            }
         case schema.AllowedToolsChoice(allowed_tools=allowed):
             names = tuple(tool.function.name for tool in allowed.tools)
-            return arguments | {"tool_choice": allowed.mode, "allowed": names}
+            return arguments | {"tool_choice": allowed.mode, "allowed_tools": names}
     return arguments | {"tool_choice": choice or "auto"}
 
 
@@ -43,10 +47,12 @@ def answer_message(deltas: Sequence[OutputDelta]) -> schema.AnswerMessage:
     answer = AssembledAnswer()
     for delta in deltas:
         answer.add(delta)
-    tool_calls = [schema.ToolCall(call.id, schema.FunctionCall(call.name, call.arguments)) for call in answer.calls]
+    tool_calls = [
+        schema.ToolCall(call.id, schema.FunctionCall(call.name, call.arguments)) for call in answer.tool_calls
+    ]
     return schema.AnswerMessage(
         content=answer.text or None if tool_calls else answer.text,
-        reasoning_content=answer.thoughts or UNSET,
+        reasoning_content=answer.reasoning or UNSET,
         tool_calls=tool_calls or UNSET,
     )
 

@@ -34,8 +34,8 @@ def prompts(field: str | list[str | int | list[int]], name: str) -> list[str | t
 def to_request(request: schema.CompletionRequest, prompt: str | tuple[int, ...]) -> values.Request:
     if request.echo and request.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other; give only one of them", "echo")
-    raw = CompletionPrompt(prompt, request.suffix, recited=bool(request.echo and request.logprobs is not None))
-    return values.Request((), raw=raw, **chat_convert.generation_arguments(request, "completions"))
+    raw = CompletionPrompt(prompt, request.suffix, prompt_logprobs=bool(request.echo and request.logprobs is not None))
+    return values.Request((), completion=raw, **chat_convert.generation_arguments(request, "completions"))
 
 
 def choices_per_prompt(request: schema.CompletionRequest, prompt_count: int) -> int:
@@ -79,7 +79,7 @@ class CompletionEncoder:
         self._ends: dict[int, Finished] = {}
 
     def start(self, index: int, event: Started) -> Iterable[schema.Completion]:
-        text, logprobs = self._echoes[index], self._prompt_logprobs(index, event.recited)
+        text, logprobs = self._echoes[index], self._prompt_logprobs(index, event.prompt_logprobs)
         chunk = self._chunk(schema.TextChoice(text, index, logprobs))
         self._warn(index, event.warnings)
         if index % self._per_prompt == 0:
@@ -163,7 +163,7 @@ class _LogprobEncoder:
         lists = schema.TextLogprobs([], [], [], [])
         for token in tokens:
             unknown = math.isnan(token.logprob)
-            alternatives = {_token_name(name): _finite(logprob) for name, logprob in token.likeliest}
+            alternatives = {_token_name(name): _finite(logprob) for name, logprob in token.top_logprobs}
             lists.tokens.append(_token_name(token.token))
             lists.token_logprobs.append(None if unknown else _finite(token.logprob))
             lists.top_logprobs.append(None if unknown else alternatives)

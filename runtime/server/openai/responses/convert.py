@@ -79,7 +79,7 @@ def to_request(request: schema.ResponsesRequest, history: Sequence[schema.Item],
         ),
         sampling=values.sampling_from(request, "responses"),
         json_schema=_json_schema(request.text),
-        effort=request.reasoning.effort if request.reasoning else None,
+        reasoning_effort=request.reasoning.effort if request.reasoning else None,
         **values.request_fields_from(request, "responses") | {"logprobs": _top_logprobs(request)},
         continue_final=False,
         **_tool_arguments(request),
@@ -107,12 +107,12 @@ def _tool_arguments(request: schema.ResponsesRequest) -> dict[str, Any]:
     if choice not in (None, "none", "auto") and not request.tools:
         raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
     tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ()))
-    arguments: dict[str, Any] = {"tools": tools, "parallel": request.parallel_tool_calls is not False}
+    arguments: dict[str, Any] = {"tools": tools, "parallel_tool_calls": request.parallel_tool_calls is not False}
     match choice:
         case schema.NamedTool(name):
-            return arguments | {"tool_choice": "required", "allowed": (name,), "parallel": False}
+            return arguments | {"tool_choice": "required", "allowed_tools": (name,), "parallel_tool_calls": False}
         case schema.AllowedTools(mode, allowed):
-            return arguments | {"tool_choice": mode, "allowed": tuple(tool.name for tool in allowed)}
+            return arguments | {"tool_choice": mode, "allowed_tools": tuple(tool.name for tool in allowed)}
     return arguments | {"tool_choice": choice or "auto"}
 
 
@@ -147,7 +147,7 @@ def _turns(items: Sequence[schema.Item], path: str, read_file: ReadFile) -> Iter
                 turn.calls.append(ToolCall(call_id, name, arguments))
             case schema.FunctionCallOutput(call_id, output):
                 yield turn.end()
-                yield (Message("tool", _parts(output, f"{item_path}.output", read_file), answers=call_id),)
+                yield (Message("tool", _parts(output, f"{item_path}.output", read_file), tool_call_id=call_id),)
             case schema.Message(role, content):
                 yield turn.end()
                 yield (Message(role, _parts(content, f"{item_path}.content", read_file)),)
@@ -165,7 +165,7 @@ class _AssistantTurn:
     def end(self) -> tuple[Message, ...]:
         """The message, if it is not empty; the next turn begins."""
         reasoning = "".join(self.reasoning)
-        message = Message("assistant", tuple(self.parts), calls=tuple(self.calls), reasoning=reasoning or None)
+        message = Message("assistant", tuple(self.parts), tool_calls=tuple(self.calls), reasoning=reasoning or None)
         self.reasoning, self.parts, self.calls = [], [], []
         return (message,) if message != Message("assistant", ()) else ()
 

@@ -114,7 +114,7 @@ class Responses(Resource):
         self._store_for(request)
         history = self._history(request.previous_response_id)
         task = Estimate(convert.to_request(request, history, self.context.read_file))
-        return schema.TokenCount(self.service.run_task(request.model, task, disconnected).tokens), warnings
+        return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 
     def _parse(self, body: bytes) -> tuple[dict[str, Any], schema.ResponsesRequest, list[str]]:
         raw = convert.with_item_types(request_io.decode_object(body))

@@ -291,10 +291,10 @@ def test_a_users_message_is_split_into_tool_results_and_text() -> None:
         type=list[schema.AnyMessage],
     )
     call, failed, empty, asked = convert.messages(said)
-    assert call == Message("assistant", (), calls=(ToolCall("a", "f", '{"x": 1}'),))
-    assert (failed.role, failed.answers, failed.parts[0]) == ("tool", "a", Text("Error:"))
+    assert call == Message("assistant", (), tool_calls=(ToolCall("a", "f", '{"x": 1}'),))
+    assert (failed.role, failed.tool_call_id, failed.parts[0]) == ("tool", "a", Text("Error:"))
     assert isinstance(failed.parts[1], Image) and failed.parts[1].source.endswith("content[0].content[0].source.data")
-    assert (empty.answers, empty.parts) == ("b", (Text(""),))
+    assert (empty.tool_call_id, empty.parts) == ("b", (Text(""),))
     assert asked == Message("user", (Text("Well?"),))
 
 
@@ -423,8 +423,8 @@ def test_consecutive_messages_of_one_side_are_joined() -> None:
     ]
     assert convert.messages(said) == (
         Message("user", (Text("One."), Text("Two."))),
-        Message("assistant", (Text("A"),), calls=(ToolCall("a", "f", "{}"),), reasoning="hm"),
-        Message("tool", (Text("1"),), answers="a"),
+        Message("assistant", (Text("A"),), tool_calls=(ToolCall("a", "f", "{}"),), reasoning="hm"),
+        Message("tool", (Text("1"),), tool_call_id="a"),
         Message("user", (Text("B"),)),
     )
 

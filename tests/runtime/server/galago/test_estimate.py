@@ -168,4 +168,4 @@ def test_encoding_time_is_estimated_from_the_header_until_it_is_measured(
 
 
 def engine_planner(model: LocalModel) -> Any:
-    return model._service.default.loaded._planner  # type: ignore[union-attr]
+    return model._service.default.loaded._estimator  # type: ignore[union-attr]

@@ -175,7 +175,7 @@ def test_other_choices_start_when_the_first_has_begun() -> None:
         await reading
         ends = {index: event for index, event in events if isinstance(event, Finished)}
         assert set(ends) == {0, 1, 2}
-        assert ends[0].timings.total == 0.3 and ends[1].timings.total > 0.3
+        assert ends[0].timings.total_seconds == 0.3 and ends[1].timings.total_seconds > 0.3
         assert script.closed == []
 
     asyncio.run(scenario())

@@ -397,8 +397,8 @@ def test_reasoning_text_and_calls_form_one_message() -> None:
     calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
     assert convert.messages(asked, "input", no_files) == (
         Message("user", (Text("Hi"),)),
-        Message("assistant", (Text("Let me see."),), calls=calls, reasoning="Hm"),
-        Message("tool", (Text("1"),), answers="a"),
+        Message("assistant", (Text("Let me see."),), tool_calls=calls, reasoning="Hm"),
+        Message("tool", (Text("1"),), tool_call_id="a"),
         Message("assistant", (Text("One."),)),
         Message("assistant", (Text("Two."),)),
     )
@@ -449,4 +449,4 @@ def test_the_client_assembles_a_stream_to_the_whole_response(pieces: list[Any], 
     sent_back = convert.messages(
         convert.to_items([item.model_dump() for item in last.response.output]), "input", no_files
     )
-    assert sum(len(message.calls) for message in sent_back) == len(calls)
+    assert sum(len(message.tool_calls) for message in sent_back) == len(calls)

@@ -1,0 +1,278 @@
+"""Assembles a model that answers: weights, projector, adapters, draft model, engine, template, prompts, constraints."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ...models.errors import InvalidRequest, ModelError
+from ...models.files import ModelFiles
+from ...models.fingerprint import fingerprint
+from ..cache.disk_cache import DiskCache
+from ..cache.prefix_cache import PrefixCache
+from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig, default_threads
+from ..engine.engine import Engine
+from ..engine.thread_tuner import ThreadTuner
+from ..llamacpp.context import BATCH, Context
+from ..llamacpp.library import build_info
+from ..llamacpp.lora import LoraAdapter
+from ..llamacpp.projector import Projector, embedded_by
+from ..llamacpp.runner import LlamaRunner
+from ..llamacpp.weights import Weights
+from ..speculative.acceptance import MAX_DRAFT_TOKENS
+from ..speculative.draft_model import DraftModel
+from ..types.placement import Placement
+from ..types.request import Sampling, recommended_sampling
+from .load_check import try_out
+
+if TYPE_CHECKING:
+    from ...models.gguf.header import GGUFHeader
+    from ..media.limits import MediaLimits
+    from ..output.constraints import AnswerConstraints
+    from ..output.reasoning import ReasoningTags
+    from ..output.tool_formats.tool_format import ToolFormat
+    from ..prompt.builder import PromptBuilder
+    from ..prompt.completion import CompletionPrompts
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The chat template for a file without one. llama.cpp uses the same."""
+_NO_TEMPLATE = "the model's file has no chat template, so ChatML is used; the model may not be trained for chats"
+
+
+class Assembly:
+    """The parts of one loaded model. `close` frees them in reverse order."""
+
+    weights: Weights
+    projector: Projector | None
+    engine: Engine
+    prompts: PromptBuilder
+    completion_prompts: CompletionPrompts
+    constraints: AnswerConstraints
+    tool_format: ToolFormat
+    reasoning_tags: ReasoningTags | None
+    adapter_scales: tuple[float, ...]
+    context_length: int
+    slots: int
+    default_sampling: Sampling
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        config: ModelConfig,
+        placement: Placement,
+        limits: MediaLimits | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
+        self._closers: list[Callable[[], None]] = []
+        try:
+            self._load(files, config, placement, limits, progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends running requests with an error on their streams, and frees everything."""
+        while self._closers:
+            self._closers.pop()()
+
+    def _load(
+        self,
+        files: ModelFiles,
+        config: ModelConfig,
+        placement: Placement,
+        limits: MediaLimits | None,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        slots = self.slots = config.slots or DEFAULT_SLOTS
+        threads = config.threads or default_threads()
+        with ThreadPoolExecutor(1) as background:  # llama.cpp loads without holding Python's lock
+            background.submit(importlib.import_module, "galago.runtime.prompt.template")
+            weights = self.weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
+            self._closers.append(weights.close)
+            self.context_length = context_length(config, weights)
+            self.default_sampling = self._recommended_sampling()
+            store = self._open_state_store(files, config)
+            self.projector = self._load_projector(files, threads, config, placement)
+            adapters = self._load_adapters(files)
+            draft_model = self._load_draft_model(files.draft, slots, threads) if files.draft else None
+            text_side = background.submit(self._assemble_text_side, files.header, limits)
+            self.engine = self._start_engine(config, slots, threads, adapters, draft_model, store)
+            self._closers.append(self.engine.close)
+            text_side.result()
+
+    def _assemble_text_side(self, header: GGUFHeader, limits: MediaLimits | None) -> None:
+        """Makes what renders prompts and constrains answers."""
+        from ..output.constraints import AnswerConstraints
+        from ..output.reasoning import tags_of
+        from ..output.tool_formats.detect import tool_format_of
+        from ..prompt.completion import CompletionPrompts
+
+        source = header.chat_template or CHATML
+        self.tool_format, self.reasoning_tags = tool_format_of(source), tags_of(source)
+        self.constraints = AnswerConstraints(self.weights, self.tool_format, self.reasoning_tags)
+        self.prompts = prompt_builder(self.weights, self.projector, header.chat_template, self.context_length, limits)
+        self.completion_prompts = CompletionPrompts(self.weights, self.prompts.control_texts, self.context_length)
+
+    def _start_engine(
+        self,
+        config: ModelConfig,
+        slots: int,
+        threads: int,
+        adapters: list[LoraAdapter],
+        draft_model: DraftModel | None,
+        store: DiskCache | None,
+    ) -> Engine:
+        recurrent = self.weights.recurrent
+        context = Context(
+            self.weights,
+            self.context_length,
+            slots,
+            threads,
+            config.kv_type,
+            config.flash_attention,
+            adapters,
+            guesses=0 if recurrent else MAX_DRAFT_TOKENS,
+        )
+        return Engine(
+            LlamaRunner(self.weights, context),
+            slots,
+            context.cells,
+            context.batch,
+            config.queue,
+            PrefixCache(config.state_bytes, store, recurrent),
+            threads,
+            ThreadTuner(threads) if config.threads is None else None,
+            draft_model,
+            context.outputs,
+        )
+
+    def _load_adapters(self, files: ModelFiles) -> list[LoraAdapter]:
+        adapters = []
+        for file in files.adapters:
+            adapters.append(LoraAdapter(file.path, self.weights))
+            self._closers.append(adapters[-1].close)
+        self.adapter_scales = tuple(file.scale for file in files.adapters)
+        return adapters
+
+    def _load_draft_model(self, files: ModelFiles, slots: int, threads: int) -> DraftModel:
+        """Loads a second, smaller model on the CPU that proposes tokens."""
+        try_out(files)
+        weights = Weights(files.weights, gpu_layers=0)
+        self._closers.append(weights.close)
+        if weights.recurrent or self.weights.recurrent:
+            raise ModelError(
+                "a draft model cannot be used with a recurrent model, whose state cannot be rolled back", "draft"
+            )
+        if not weights.speaks_like(self.weights):
+            raise ModelError(
+                f"{files.weights.name} cannot draft for {self.weights.path.name}: their vocabularies differ", "draft"
+            )
+        context = Context(weights, self.context_length, slots, threads)
+        return DraftModel(LlamaRunner(weights, context), slots, context.cells)
+
+    def _load_projector(
+        self, files: ModelFiles, threads: int, config: ModelConfig, placement: Placement
+    ) -> Projector | None:
+        if files.projector is None:
+            return None
+        projector = Projector(
+            files.projector,
+            self.weights,
+            threads,
+            min(BATCH, self.context_length),
+            use_gpu=placement.projector,
+            cache_bytes=config.media_bytes,
+            store=self._open_store(config, *embedded_by(files.projector, placement.projector)),
+        )
+        self._closers.append(projector.close)
+        return projector
+
+    def _open_state_store(self, files: ModelFiles, config: ModelConfig) -> DiskCache | None:
+        """The disk cache of the engine's states, which depend on the files and on how the KV cache is stored."""
+        paths = (files.weights, files.projector, *(adapter.path for adapter in files.adapters))
+        fingerprints = [fingerprint(path) if path else "" for path in paths]
+        return self._open_store(config, *fingerprints, config.kv_type, config.flash_attention)
+
+    def _open_store(self, config: ModelConfig, *origin: str) -> DiskCache | None:
+        """The cache folder, restricted to entries of the same origin and of this build of llama.cpp."""
+        if config.cache_folder is None:
+            return None
+        store = DiskCache(config.cache_folder, (*origin, build_info()), config.cache_disk_mib * 2**20, _print_notice)
+        self._closers.append(store.close)
+        return store
+
+    def _recommended_sampling(self) -> Sampling:
+        """The settings that the file recommends (`general.sampling.*`), or greedy sampling."""
+        try:
+            return recommended_sampling(self.weights.metadata_number)
+        except InvalidRequest as error:
+            self.warnings.append(f"the model's file recommends invalid sampling settings, which are ignored: {error}")
+            return Sampling(0.0)
+
+
+def prompt_builder(
+    weights: Weights,
+    projector: Projector | None,
+    chat_template: str | None,
+    context_length: int,
+    limits: MediaLimits | None = None,
+) -> PromptBuilder:
+    """Makes the prompt builder of a model. `chat_template` is its file's, or `None` for ChatML."""
+    from ..output.reasoning import tags_of
+    from ..output.tool_formats.detect import tool_format_of
+    from ..prompt.builder import PromptBuilder
+    from ..prompt.template import ChatTemplate
+    from ..prompt.template_traits import traits_of
+
+    source = chat_template or CHATML
+    template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
+    media = None
+    if projector is not None:
+        from ..prompt.media_parts import MediaParts
+
+        media = MediaParts(projector, limits)
+    traits = traits_of(template, tool_format_of(source))
+    return PromptBuilder(weights, template, traits, media, context_length, tags_of(source))
+
+
+def context_length(config: ModelConfig, weights: Weights) -> int:
+    """The context length in tokens. Raises `ModelError` if the model was trained for less than requested."""
+    trained = weights.context_length
+    if config.context_length is None:
+        return min(trained, DEFAULT_CONTEXT)
+    if config.context_length > trained:
+        raise ModelError(
+            f"{weights.path.name} was trained for a context of {trained} tokens, not {config.context_length}; "
+            f"choose at most {trained}",
+            "ctx",
+        )
+    return config.context_length
+
+
+def description(files: ModelFiles, weights: Weights) -> str:
+    """A short description of a model: its name, its size and its quantization type."""
+    return f"{_printable(files.header.name)}, {_parameter_count(weights.parameters)}, {weights.type}"
+
+
+def _print_notice(line: str) -> None:
+    """Prints a message of the disk cache to standard error."""
+    print(f"galago: {line}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """A name from an untrusted file, made safe for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
+
+
+def _parameter_count(parameters: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit} parameters"
+    return f"{parameters} parameters"

@@ -1,0 +1,92 @@
+"""Turns the media of messages into prompt items: decodes them and counts their tokens. Encodes nothing yet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from ...models.errors import Cancelled, InvalidRequest, MediaError, UnsupportedModality
+from ..llamacpp.projector import Projector
+from ..media.audio import decode_audio
+from ..media.image import DecodedImage, decode_image
+from ..media.limits import MediaLimits
+from ..media.video import decode_video
+from ..types.messages import Audio, Frame, Image, Message, Part, Video
+from ..types.prompt import Item
+
+
+class MediaParts:
+    """Decodes media for one projector. `limits` apply to each file."""
+
+    def __init__(self, projector: Projector | None, limits: MediaLimits | None = None) -> None:
+        self._projector = projector
+        self._limits = limits or MediaLimits()
+        self._decoding = threading.Lock()  # decoding an image may take 200 MB, so only one is decoded at a time
+
+    def with_frames(self, message: Message, warnings: list[str], cancelled: Callable[[], bool]) -> Message:
+        """The message with each video replaced by frames, each after its time as text."""
+        parts: list[Part] = []
+        for part in message.parts:
+            if not isinstance(part, Video):
+                parts.append(part)
+                continue
+            self._check_vision(part)
+            if cancelled():
+                raise Cancelled("the client is no longer waiting for this answer")
+            with _errors_name_source(part), self._decoding:
+                video = decode_video(part, self._limits)
+            warnings += [f"{part.source}: {note}" for note in video.notes]
+            parts += video.parts
+        return replace(message, parts=tuple(parts))
+
+    def items(self, part: Image | Audio | Frame, warnings: list[str]) -> list[Item]:
+        """Decodes one part and splits it into the prompt items that the projector makes of it."""
+        if isinstance(part, Image | Frame):
+            projector = self._check_vision(part)
+            with _errors_name_source(part), self._decoding:
+                image = _image_of(part) if isinstance(part, Frame) else decode_image(part.data, self._limits)
+                warnings += [f"{part.source}: {note}" for note in image.notes]
+                return projector.cut_picture(image.pixels)
+        projector = self._check_hearing(part)
+        with _errors_name_source(part), self._decoding:
+            audio = decode_audio(part.data, projector.sample_rate, self._limits)
+            warnings += [f"{part.source}: {note}" for note in audio.notes]
+            return projector.cut_sound(audio.samples)
+
+    def _check_vision(self, part: Image | Video | Frame) -> Projector:
+        if self._projector is None or not self._projector.vision:
+            raise UnsupportedModality(_cannot("see images", self._projector), part.source)
+        return self._projector
+
+    def _check_hearing(self, part: Audio) -> Projector:
+        if self._projector is None or not self._projector.audio:
+            raise UnsupportedModality(_cannot("hear audio", self._projector), part.source)
+        return self._projector
+
+
+def _image_of(frame: Frame) -> DecodedImage:
+    """Raises `MediaError` if the number of bytes does not match the frame's size."""
+    if len(frame.pixels) != 3 * frame.width * frame.height or not frame.pixels:
+        raise MediaError(f"{len(frame.pixels)} bytes are not an RGB image of {frame.width} x {frame.height}")
+    return DecodedImage(np.frombuffer(frame.pixels, np.uint8).reshape(frame.height, frame.width, 3))
+
+
+def _cannot(sense: str, projector: Projector | None) -> str:
+    if projector is None:
+        return f"this model cannot {sense}: it was loaded without a projector (--mmproj)"
+    return f"this model cannot {sense}: its projector {projector.path.name} has no encoder for that"
+
+
+@contextmanager
+def _errors_name_source(part: Image | Audio | Video | Frame) -> Iterator[None]:
+    """Sets the field of an error that names none to the field or file that the media came from."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param is None:
+            error.param = part.source
+        raise

@@ -1,1 +1,1 @@
-"""The quantization toolkit: makes smaller variants of a model. Knows no HTTP."""
+"""The quantization toolkit: converts, calibrates, quantizes, prunes and evaluates models. Start at `api.py`."""

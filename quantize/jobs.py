@@ -1,6 +1,7 @@
-"""What the child processes of quantization are asked to do: frozen messages that cross to them as bytes.
+"""The jobs that quantization gives to child processes: frozen messages that are sent as bytes.
 
-Stands apart from the modules that do the work, so that a process can ask for it without loading llama.cpp.
+They are separate from the modules that do the work, so that a process can send one without loading llama.cpp. A
+*segment* is what a model reads at once: a chunk of text, or a chat.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class QuantizationJob:
-    """Asks for `source` to be written as `target`; the fields up to `copy` are `quantizer.quantize`'s arguments.
+    """Asks for `source` to be written as `target`. The fields up to `copy` are the arguments of `quantizer.quantize`.
 
-    `gptq` rounds the weights once more (`gptq.py`). With `dry_run` nothing is written.
+    `gptq` rounds the weights again with GPTQ. With `dry_run` nothing is written.
     """
 
     source: Path
@@ -32,10 +33,10 @@ class QuantizationJob:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationJob:
-    """Asks for `files` to be read by `model`, from unit `done` on, and for the importance matrix in `part`.
+    """Asks `model` to read `files` and to collect the importance matrix in `part`, after `done_segments`.
 
-    Every `every`-th unit is left out (0: none); at most `limit` units of `chunk_tokens` are read. With `products` the
-    matrix also holds what rounding with GPTQ needs. `file_bytes` is the size of the model's files.
+    Every `held_out_every`-th segment is left out (0: none). At most `max_segments` of `chunk_tokens` are read. With
+    `products` the matrix also holds what GPTQ needs. `file_bytes` is the size of the model's files.
     """
 
     model: Path
@@ -43,26 +44,26 @@ class CalibrationJob:
     files: tuple[Path, ...]
     datasets: tuple[str, ...]
     chunk_tokens: int
-    limit: int | None
-    every: int
+    max_segments: int | None
+    held_out_every: int
     products: bool
     file_bytes: int
     threads: int
     part: Path
-    done: int
+    done_segments: int
     key: str
 
 
 VariantArguments: TypeAlias = dict[str, Any]
-"""Arguments of `quantizer.quantize`, and `anew` for rounding once more; or `path`, a file that is there."""
+"""Arguments of `quantizer.quantize`, and `gptq` to round again with GPTQ; or the `path` of an existing file."""
 
 
 @dataclass(frozen=True, slots=True)
 class DivergenceJob:
-    """Asks how far variants of `source`, or of its projector, diverge from it on what `files` hold back.
+    """Asks how far variants of `source`, or of its projector, diverge from it on held-out segments of `files`.
 
-    Of the first `limit` units of `chunk_tokens`, every `every`-th is read; at most `units` stretches of text. Variants
-    are written into `folder`.
+    Of the first `max_segments` of `chunk_tokens`, every `held_out_every`-th is read: at most `max_chunks` chunks of
+    text, and four times as many chats. Variants are written to `folder`.
     """
 
     source: Path
@@ -70,9 +71,9 @@ class DivergenceJob:
     varied: Literal["model", "projector"]
     files: tuple[Path, ...]
     chunk_tokens: int
-    limit: int | None
-    units: int
-    every: int
+    max_segments: int | None
+    max_chunks: int
+    held_out_every: int
     file_bytes: int
     threads: int
     folder: Path

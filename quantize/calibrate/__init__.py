@@ -1,1 +1,1 @@
-"""Importance matrices: what a model is calibrated on, and how they are collected."""
+"""Importance matrices: reads calibration data with a model and collects how large the inputs of its weights are."""

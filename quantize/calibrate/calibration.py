@@ -1,14 +1,11 @@
-"""Importance matrices from what a model reads: planned, collected in a child process, gone on with, added up.
-
-Runs no model itself.
-"""
+"""Plans calibration, runs it in a child process, resumes it, and merges importance matrices."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,121 +15,129 @@ from ...models.gguf.reader import read_header
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
-from ..variants.plan import Source
+from ..progress import Progress, no_progress
+from ..variants.source import SourceModel
 from . import imatrix, samples
 from .collect_job import DONE, KEY
 from .imatrix import ImportanceMatrix
 
-Progress = Callable[[int, int], None]
-"""Called with how many units are read, and how many there are."""
-
-CHUNK = 512
-BUILTIN_UNITS = 32
-"""Stretches of the built-in text that are read where nobody gives data: what follows changes importance little."""
+CHUNK_TOKENS = 512
+BUILTIN_SEGMENTS = 32
+"""Chunks of the built-in text that are read if the user gives no data. More would change importance little."""
 
 
 @dataclass(frozen=True)
-class Data:
-    """What is read, by one model: files of samples, in stretches of `chunk` tokens, at most `limit` of them; and
-    matrices that were collected before, whose sums are added."""
+class CalibrationData:
+    """What a model reads: files of samples, in chunks of `chunk_tokens`, at most `max_segments` chunks and chats.
 
-    source: Source
+    `matrices` were collected before; their sums are added. Every `held_out_every`-th segment is left out, to compare
+    variants on (0: none). With `products`, the products of inputs and the inputs of the output matrix are collected.
+    """
+
+    source: SourceModel
     projector: Path | None
     files: tuple[Path, ...]
     matrices: tuple[Path, ...] = ()
-    chunk: int = CHUNK
-    limit: int | None = None
+    chunk_tokens: int = CHUNK_TOKENS
+    max_segments: int | None = None
     builtin: bool = False
-    every: int = 0
-    """One unit of so many is left out, for variants to be compared on; 0: none."""
+    held_out_every: int = 0
     products: bool = False
-    """Whether the products of inputs are collected too, and what the output's weights see."""
 
     @property
     def names(self) -> list[str]:
         return [path.name for path in self.files] or ([samples.BUILTIN] if self.builtin else [])
 
     @property
-    def bytes(self) -> int:
-        """Of the model and its projector on disk."""
+    def file_bytes(self) -> int:
+        """The size of the model and its projector on disk."""
         return self.source.size + (self.projector.stat().st_size if self.projector else 0)
 
     @property
     def key(self) -> str:
-        """Tells apart what may not be added up."""
+        """Identifies calibrations whose sums may be added."""
         paths = [*self.source.parts, *([self.projector] if self.projector else [])]
-        read = [samples.digest(self.files), self.chunk, self.limit, self.every, self.products]
+        read = [samples.digest(self.files), self.chunk_tokens, self.max_segments, self.held_out_every, self.products]
         facts = [[fingerprint(path) for path in paths], *read]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def data(
-    source: Source,
+def select_data(
+    source: SourceModel,
     projector: Path | None,
     files: Sequence[Path],
-    chunk: int = CHUNK,
-    limit: int | None = None,
-) -> Data:
-    """Sorts files into samples and importance matrices. Without any, the built-in text."""
+    chunk_tokens: int = CHUNK_TOKENS,
+    max_segments: int | None = None,
+) -> CalibrationData:
+    """Sorts files into samples and importance matrices. Without files, selects the built-in text."""
     for path in files:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}", "data")
-    matrices = tuple(path for path in files if path.suffix == ".gguf" or _begins_like_gguf(path))
+    matrices = tuple(path for path in files if path.suffix == ".gguf" or _has_gguf_magic(path))
     others = tuple(path for path in files if path not in matrices)
-    if not 1 <= chunk <= 1 << 16:
-        raise ConfigError(f"stretches of {chunk} tokens are not possible", "chunk")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"{limit} stretches are not possible", "chunks")
+    if not 1 <= chunk_tokens <= 1 << 16:
+        raise ConfigError(f"chunks must have 1 to {1 << 16} tokens, not {chunk_tokens}", "chunk")
+    if max_segments is not None and max_segments < 1:
+        raise ConfigError(f"the number of chunks must be at least 1, not {max_segments}", "chunks")
     builtin = not files
-    return Data(source, projector, others, matrices, chunk, BUILTIN_UNITS if builtin else limit, builtin)
+    limit = BUILTIN_SEGMENTS if builtin else max_segments
+    return CalibrationData(source, projector, others, matrices, chunk_tokens, limit, builtin)
 
 
-def _begins_like_gguf(path: Path) -> bool:
+def _has_gguf_magic(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
 
 
-def collect(data: Data, part: Path, progress: Progress = lambda *_: None) -> ImportanceMatrix:
-    """The importance matrix. What has been read is kept in `part`, and where that is of the same data, gone on with.
+def collect(data: CalibrationData, part: Path, progress: Progress = no_progress) -> ImportanceMatrix:
+    """Returns the importance matrix. The state is saved in `part`, from which a run on the same data resumes.
 
-    Raises `ConfigError` for data, `ModelError` or `EngineError` where the model cannot read it.
+    Raises `ConfigError` for unusable data, and `ModelError` or `EngineError` if the model cannot read it.
     """
     matrices = [imatrix.read(path) for path in data.matrices]
     if data.files or data.builtin:
         if data.source.header.is_projector:
-            raise ConfigError("a projector alone reads nothing: calibrate its model with --mmproj", "model")
+            raise ConfigError(
+                "a projector cannot be calibrated alone: calibrate its model, and give the projector with --mmproj",
+                "model",
+            )
         matrices.append(_collect(data, part, progress))
     return imatrix.merge(matrices)
 
 
-def _collect(data: Data, part: Path, progress: Progress) -> ImportanceMatrix:
+def _collect(data: CalibrationData, part: Path, progress: Progress) -> ImportanceMatrix:
     key = data.key
     job = CalibrationJob(
         model=data.source.path,
         projector=data.projector,
         files=data.files,
         datasets=tuple(data.names),
-        chunk_tokens=data.chunk,
-        limit=data.limit,
-        every=data.every,
+        chunk_tokens=data.chunk_tokens,
+        max_segments=data.max_segments,
+        held_out_every=data.held_out_every,
         products=data.products,
-        file_bytes=data.bytes,
+        file_bytes=data.file_bytes,
         threads=default_threads(),
         part=part,
-        done=_done(part, key),
+        done_segments=_done_segments(part, key),
         key=key,
     )
-    run_job(
-        "galago.quantize.calibrate.collect_job", job, data.source.path.name, on_report=lambda report: progress(*report)
-    )
+
+    def on_report(report: tuple[int, int]) -> None:
+        done, count = report
+        progress(f"{done} of {count}", done / count)
+
+    run_job("galago.quantize.calibrate.collect_job", job, data.source.path.name, on_report=on_report)
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):
-        raise ModelError(f"llama.cpp computed {data.source.path.name} and showed no product of a weight", "model")
+        raise ModelError(
+            f"llama.cpp ran {data.source.path.name}, but none of its matrix products could be observed", "model"
+        )
     return matrix
 
 
-def _done(part: Path, key: str) -> int:
-    """Units that an earlier run has read into `part`."""
+def _done_segments(part: Path, key: str) -> int:
+    """Returns how many segments an earlier run has read into `part`."""
     with contextlib.suppress(GalagoError):
         header = read_header(part)
         if header.get(KEY) == key:

@@ -1,4 +1,4 @@
-"""The child's part of calibrating: a model reads samples while an observer sums what its weights see."""
+"""Child job of calibration: a model reads samples while a collector sums the inputs of its weights."""
 
 from __future__ import annotations
 
@@ -15,63 +15,67 @@ from ...runtime.process.job import Arrays, Report
 from ..jobs import CalibrationJob
 from . import imatrix, samples
 from .imatrix import ImatrixEntry, ImportanceMatrix
-from .sample_reader import Reader
+from .sample_reader import SampleReader
 
-_SAVED_EVERY = 30.0
+_SAVE_INTERVAL_SECONDS = 30.0
 _OUTPUT = "output.weight"
-"""A table that is the input's too is left to llama.cpp: what rounding anew wins of it as output it loses as input."""
-_PRODUCTS = 64 << 20
-"""Products of inputs that are added up: 256 MB, and more where a model has more columns than that is for."""
+"""A table that the input shares is left to llama.cpp: what GPTQ gains for the output it loses for the input."""
+_MAX_PRODUCTS = 64 << 20
+"""Products of inputs to sum: 256 MB, or more if the model has more columns than that is enough for."""
 DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
 def work(job: CalibrationJob, _arrays: Arrays, report: Report) -> int:
-    """Reads `files` from unit `done` on, but one of `every` units (0: all), and adds to the matrix in `part`, where it
-    saves what it has now and then; with `products` also what rounding anew needs (`rounding.py`).
+    """Reads the segments after `done_segments` and adds them to the matrix in `part`, which is saved periodically.
 
-    Reports `[done, count]` after each unit. Returns the number of units read in all, at most `limit`.
+    Reports `[done, count]` after each segment. Returns the total number of segments.
     """
     cap([job.file_bytes])
-    wanted = _wanted(job.model, job.products) | (_wanted(job.projector, job.products) if job.projector else {})
-    observer = ImatrixCollector(wanted, _PRODUCTS if job.products else 0)
-    before = imatrix.read(job.part) if job.done else None
-    with Reader(job.model, job.projector, job.chunk_tokens, job.threads, observer) as reader:
-        units = reader.units(samples.read(job.files))[: job.limit]
-        units = [unit for i, unit in enumerate(units, 1) if not job.every or i % job.every]
-        if not units:
+    columns = _columns(job.model, job.products) | (_columns(job.projector, job.products) if job.projector else {})
+    collector = ImatrixCollector(columns, _MAX_PRODUCTS if job.products else 0)
+    before = imatrix.read(job.part) if job.done_segments else None
+    with SampleReader(job.model, job.projector, job.chunk_tokens, job.threads, collector) as reader:
+        segments = reader.segments(samples.read(job.files))[: job.max_segments]
+        segments = [
+            segment for i, segment in enumerate(segments, 1) if not job.held_out_every or i % job.held_out_every
+        ]
+        if not segments:
             raise ConfigError(
-                f"the data is too short: not one stretch of {job.chunk_tokens} tokens, and no chat", "data"
+                f"there is too little calibration data: less than {job.chunk_tokens} tokens of text, and no chats",
+                "data",
             )
-        saved = time.monotonic()
-        for done, unit in enumerate(units[job.done :], job.done + 1):
-            reader.read(unit)
-            report([done, len(units)])
-            if done == len(units) or time.monotonic() - saved > _SAVED_EVERY:
-                _save(observer, before, done, job)
-                saved = time.monotonic()
-    return len(units)
+        last_save = time.monotonic()
+        for done, segment in enumerate(segments[job.done_segments :], job.done_segments + 1):
+            reader.read(segment)
+            report([done, len(segments)])
+            if done == len(segments) or time.monotonic() - last_save > _SAVE_INTERVAL_SECONDS:
+                _save(collector, before, done, job)
+                last_save = time.monotonic()
+    return len(segments)
 
 
-def _save(observer: ImatrixCollector, before: ImportanceMatrix | None, done: int, job: CalibrationJob) -> None:
+def _save(collector: ImatrixCollector, before: ImportanceMatrix | None, done: int, job: CalibrationJob) -> None:
     entries = {
         name: ImatrixEntry(
-            sums.astype(np.float32), observer.counts[name].astype(np.float32), observer.products.get(name)
+            sums.astype(np.float32), collector.counts[name].astype(np.float32), collector.products.get(name)
         )
-        for name, sums in observer.sums.items()
+        for name, sums in collector.sums.items()
     }
-    matrix = ImportanceMatrix(entries, job.datasets, done - job.done, job.chunk_tokens)
+    matrix = ImportanceMatrix(entries, job.datasets, done - job.done_segments, job.chunk_tokens)
     if before is not None:
         matrix = imatrix.merge([before, matrix])
     imatrix.write(job.part, matrix, {DONE: done, KEY: job.key})
 
 
-def _wanted(path: Path, output: bool) -> dict[str, int]:
-    """The columns of matrices that may be quantized: those of the layers, as llama-imatrix takes them, and all of a
-    projector; with `output` also the one that makes logits."""
+def _columns(path: Path, with_output: bool) -> dict[str, int]:
+    """Returns the columns of the matrices that may be quantized.
+
+    They are those of the layers, as in llama-imatrix, and all of a projector; `with_output` adds the output matrix.
+    """
     header = read_header(path)
     return {
         tensor.name: tensor.shape[0]
         for tensor in header.tensors
         if len(tensor.shape) >= 2 and tensor.name.endswith(".weight")
-        if header.is_projector or tensor.name.startswith("blk.") or (output and tensor.name == _OUTPUT)
+        if header.is_projector or tensor.name.startswith("blk.") or (with_output and tensor.name == _OUTPUT)
     }

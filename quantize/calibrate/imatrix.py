@@ -1,6 +1,7 @@
-"""Importance matrices: how large the inputs of every weight are, from what a model was calibrated on. Runs no model.
+"""Importance matrices: how large the inputs of every weight are on calibration data. Runs no model.
 
-Files are llama.cpp's own (GGUF with `general.type` imatrix, of tools/imatrix/imatrix.cpp), in both directions.
+The files have llama.cpp's own format (GGUF with `general.type` imatrix, of tools/imatrix/imatrix.cpp), for reading and
+writing.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from ...models.gguf.reader import read_header
 
 _SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
 _F32 = 0
-_MOMENTS = "moments of "
-Arrays = Mapping[str, NDArray[np.float32]]
+_MOMENTS_PREFIX = "moments of "
 
 
 @dataclass(frozen=True, slots=True)
 class ImatrixEntry:
-    """`sums` are of squared inputs, experts x columns, float32; `counts` how many rows each expert has seen.
+    """The inputs of one weight matrix.
 
-    `products` are sums of the products of two inputs, within each n neighbouring columns: columns / n x n x n.
+    `sums` are sums of squared inputs, experts x columns, float32; `counts` is the number of rows each expert has seen.
+    `products` are sums of products of two inputs, within blocks of n neighboring columns: columns / n x n x n.
     """
 
     sums: NDArray[np.float32]
@@ -37,27 +38,27 @@ class ImatrixEntry:
     products: NDArray[np.float32] | None = None
 
     def means(self) -> NDArray[np.float32]:
-        """The mean square of each column, experts one after another; 1 for an expert that has seen no row.
+        """Returns the mean square of each column, one expert after another; 1 for an expert that has seen no rows.
 
-        As llama-quantize reckons it (`load_imatrix` in tools/quantize/quantize.cpp), to the last bit.
+        Bit-identical to llama-quantize (`load_imatrix` in tools/quantize/quantize.cpp).
         """
         counts = self.counts[:, None]
         return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32).reshape(-1)
 
     def moments(self) -> NDArray[np.float32] | None:
-        """The mean products."""
+        """Returns the mean products."""
         return None if self.products is None else self.products / max(1.0, float(self.counts.max()))
 
     def __add__(self, other: ImatrixEntry) -> ImatrixEntry:
-        """Without products where one has none: its rows would be missing."""
-        known = self.products is not None and other.products is not None
-        products = self.products + other.products if known else None  # type: ignore[operator]
+        """Adds the sums. The products are dropped unless both have them, because rows would be missing."""
+        both = self.products is not None and other.products is not None
+        products = self.products + other.products if both else None  # type: ignore[operator]
         return ImatrixEntry(self.sums + other.sums, self.counts + other.counts, products)
 
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """Entries by the names of the weights; what they were made of, in `chunks` stretches of `chunk_size` tokens."""
+    """Entries by weight name, and the data they were collected on: `chunks` chunks of `chunk_size` tokens."""
 
     entries: Mapping[str, ImatrixEntry]
     datasets: tuple[str, ...] = ()
@@ -68,20 +69,20 @@ class ImportanceMatrix:
         return {name: entry.means() for name, entry in self.entries.items()}
 
     def moments(self) -> dict[str, NDArray[np.float32]]:
-        found = {name: entry.moments() for name, entry in self.entries.items()}
-        return {name: moments for name, moments in found.items() if moments is not None}
+        all_moments = {name: entry.moments() for name, entry in self.entries.items()}
+        return {name: moments for name, moments in all_moments.items() if moments is not None}
 
     @property
-    def tells_products(self) -> bool:
+    def has_products(self) -> bool:
         return any(entry.products is not None for entry in self.entries.values())
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Means and moments under one roof, for a child process; `apart` tells them apart again."""
-        return self.means() | {_MOMENTS + name: moments for name, moments in self.moments().items()}
+        """Returns means and moments in one dictionary, for a child process; `split_arrays` separates them again."""
+        return self.means() | {_MOMENTS_PREFIX + name: moments for name, moments in self.moments().items()}
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that decides what becomes of weights."""
+        """The SHA-256 of everything that affects the quantized weights."""
         digest = hashlib.sha256()
         for name, means in sorted(self.means().items()):
             digest.update(name.encode() + b"\0" + means.tobytes())
@@ -90,39 +91,42 @@ class ImportanceMatrix:
         return digest.hexdigest()
 
 
-def apart(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """The means and the moments of `ImportanceMatrix.arrays`, each by the names of the weights."""
-    moments = {name.removeprefix(_MOMENTS): array for name, array in arrays.items() if name.startswith(_MOMENTS)}
-    return {name: array for name, array in arrays.items() if not name.startswith(_MOMENTS)}, moments
+def split_arrays(
+    arrays: Mapping[str, NDArray[np.float32]],
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Splits `ImportanceMatrix.arrays` into means and moments, each by weight name."""
+    prefix = _MOMENTS_PREFIX
+    moments = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return {name: array for name, array in arrays.items() if not name.startswith(prefix)}, moments
 
 
 def merge(matrices: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
-    """One matrix of all that several have seen. Raises `ModelError` where they are not of one model."""
+    """Adds several matrices. Raises `ModelError` if they are of different models."""
     entries: dict[str, ImatrixEntry] = {}
     for matrix in matrices:
         for name, entry in matrix.entries.items():
             known = entries.get(name)
             if known is not None and known.sums.shape != entry.sums.shape:
-                raise ModelError(f"the importance matrices are of different models: their {name} differ in size")
+                raise ModelError(f"the importance matrices are of different models: the sizes of {name} differ")
             entries[name] = entry if known is None else known + entry
     datasets = tuple(dict.fromkeys(name for matrix in matrices for name in matrix.datasets))
     return ImportanceMatrix(entries, datasets, sum(m.chunks for m in matrices), matrices[0].chunk_size)
 
 
-def is_matrix(header: GGUFHeader) -> bool:
+def is_importance_matrix(header: GGUFHeader) -> bool:
     return header.get("general.type") == "imatrix"
 
 
 def read(path: Path) -> ImportanceMatrix:
-    """Reads a file of llama-imatrix's or `write`'s. Raises `ModelError` for any other, and for impossible numbers."""
+    """Reads a file written by llama-imatrix or `write`. Raises `ModelError` for other files and impossible values."""
     header = read_header(path)
-    if not is_matrix(header):
-        raise ModelError(f"{path.name} is no importance matrix (its general.type is not imatrix)", "calibration")
+    if not is_importance_matrix(header):
+        raise ModelError(f"{path.name} is not an importance matrix (its general.type is not imatrix)", "calibration")
     tensors = {tensor.name: tensor for tensor in header.tensors}
     names = [name.removesuffix(_SUMS) for name in tensors if name.endswith(_SUMS)]
-    entries = {name: _entry(header, name, tensors) for name in names}
+    entries = {name: _read_entry(header, name, tensors) for name in names}
     if not entries:
-        raise ModelError(f"{path.name} holds no importance of any weight", "calibration")
+        raise ModelError(f"{path.name} contains no importance values", "calibration")
     datasets = header.get("imatrix.datasets", ())
     chunks, size = header.get("imatrix.chunk_count", 0), header.get("imatrix.chunk_size", 512)
     return ImportanceMatrix(
@@ -133,36 +137,40 @@ def read(path: Path) -> ImportanceMatrix:
     )
 
 
-def _entry(header: GGUFHeader, name: str, tensors: Mapping[str, TensorInfo]) -> ImatrixEntry:
+def _read_entry(header: GGUFHeader, name: str, tensors: Mapping[str, TensorInfo]) -> ImatrixEntry:
     file = header.path.name
-    sums, counts = tensors[name + _SUMS], tensors.get(name + _COUNTS)
-    if counts is None:
-        raise ModelError(f"{file}: {name} has sums and no counts", "calibration")
-    seen = _values(header, counts)
-    found = _values(header, sums)
-    if found.size % seen.size:
-        raise ModelError(f"{file}: {name} has {found.size} sums for {seen.size} counts", "calibration")
-    if not (np.isfinite(found).all() and np.isfinite(seen).all() and (found >= 0).all() and (seen >= 0).all()):
-        raise ModelError(f"{file}: {name} holds numbers that no sum of squares can be", "calibration")
+    sums_tensor, counts_tensor = tensors[name + _SUMS], tensors.get(name + _COUNTS)
+    if counts_tensor is None:
+        raise ModelError(f"{file}: {name} has sums but no counts", "calibration")
+    counts = _read_values(header, counts_tensor)
+    sums = _read_values(header, sums_tensor)
+    if sums.size % counts.size:
+        raise ModelError(f"{file}: {name} has {sums.size} sums for {counts.size} counts", "calibration")
+    if not (np.isfinite(sums).all() and np.isfinite(counts).all() and (sums >= 0).all() and (counts >= 0).all()):
+        raise ModelError(f"{file}: {name} contains values that cannot be sums of squares", "calibration")
     products = tensors.get(name + _PRODUCTS)
-    return ImatrixEntry(found.reshape(seen.size, -1), seen, None if products is None else _products(header, products))
+    return ImatrixEntry(
+        sums.reshape(counts.size, -1), counts, None if products is None else _read_products(header, products)
+    )
 
 
-def _products(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
-    found = _values(header, tensor).reshape(tensor.shape[::-1])
-    if found.ndim != 3 or found.shape[1] != found.shape[2] or not np.isfinite(found).all():
-        raise ModelError(f"{header.path.name}: {tensor.name} holds what no products of inputs can be", "calibration")
-    return found
+def _read_products(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
+    products = _read_values(header, tensor).reshape(tensor.shape[::-1])
+    if products.ndim != 3 or products.shape[1] != products.shape[2] or not np.isfinite(products).all():
+        raise ModelError(
+            f"{header.path.name}: {tensor.name} contains values that cannot be products of inputs", "calibration"
+        )
+    return products
 
 
-def _values(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
+def _read_values(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
     if tensor.type != _F32 or not tensor.nbytes:
         raise ModelError(f"{header.path.name}: {tensor.name} is {tensor.type_name}, not F32", "calibration")
     return np.fromfile(header.path, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)
 
 
-def write(path: Path, matrix: ImportanceMatrix, about: Mapping[str, str | int] | None = None) -> None:
-    """Writes the file anew, or not at all, with more metadata where there is some."""
+def write(path: Path, matrix: ImportanceMatrix, metadata: Mapping[str, str | int] | None = None) -> None:
+    """Writes the file atomically, with additional metadata."""
     part = path.with_name(f"{path.name}.new")
     writer = gguf.GGUFWriter(str(part), "")
     writer.kv_data[0].clear()  # an importance matrix has no general.architecture
@@ -170,7 +178,7 @@ def write(path: Path, matrix: ImportanceMatrix, about: Mapping[str, str | int] |
     writer.add_array("imatrix.datasets", list(matrix.datasets))
     writer.add_uint32("imatrix.chunk_count", matrix.chunks)
     writer.add_uint32("imatrix.chunk_size", matrix.chunk_size)
-    for key, value in (about or {}).items():
+    for key, value in (metadata or {}).items():
         writer.add_uint32(key, value) if isinstance(value, int) else writer.add_string(key, value)
     for name, entry in sorted(matrix.entries.items()):
         writer.add_tensor(name + _SUMS, entry.sums)

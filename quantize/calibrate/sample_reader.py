@@ -1,6 +1,6 @@
-"""A model that reads samples, in a child process: stretches of texts, and chats in its own template with their media.
+"""Reads samples with a model, in a child process: chunks of text, and chats in its own template with their media.
 
-Knows neither what is observed while it reads nor what its logits are used for.
+Does not know what is collected while it reads, nor what its logits are used for.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,42 +24,45 @@ from ...runtime.llamacpp.weights import Weights
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
 from .samples import ChatSample, Sample, TextSample
 
-STEP = 128
-"""Tokens computed at once. All have logits, which take as many times the vocabulary in memory."""
-LONGEST_CHAT = 4096
-Unit = tuple[int, ...] | ChatSample
-"""What is read in one piece, with nothing before it."""
-Logits = Callable[[NDArray[np.float32]], None]
-"""Takes logits, rows x vocabulary: a view that is valid until it returns."""
+STEP_TOKENS = 128
+"""Tokens computed at once. Each has logits, which take the size of the vocabulary in memory."""
+MAX_CHAT_TOKENS = 4096
+
+Segment: TypeAlias = tuple[int, ...] | ChatSample
+"""What is read at once, with an empty context before it: a chunk of text tokens, or a chat."""
+LogitsConsumer: TypeAlias = Callable[[NDArray[np.float32]], None]
+"""Receives logits, rows x vocabulary: a view that is valid until it returns."""
 
 
-class Reader(AbstractContextManager["Reader"]):
-    """A loaded model, and the projector that gives it eyes or ears. An observer sees what both compute.
+class SampleReader(AbstractContextManager["SampleReader"]):
+    """A loaded model and its projector. `collector` observes what both compute.
 
-    What is in `embeddings` is not encoded again: for several models that read the same with one projector.
+    `embeddings` caches encoded media, for several models that read the same media with one projector.
     """
 
     def __init__(
         self,
         model: Path,
         projector: Path | None,
-        chunk: int,
+        chunk_tokens: int,
         threads: int,
-        observer: ImatrixCollector | None = None,
+        collector: ImatrixCollector | None = None,
         embeddings: EmbeddingCache | None = None,
     ) -> None:
         self._weights = Weights(model, gpu_layers=0)
-        cells = min(self._weights.context_length, max(chunk, LONGEST_CHAT))
-        if chunk > cells:
-            raise ConfigError(f"the model reads {cells} tokens at most, not {chunk}", "chunk")
-        outputs = BATCH if projector else STEP
-        self._context = Context(self._weights, cells, 1, threads, outputs=outputs, observer=observer)
+        cells = min(self._weights.context_length, max(chunk_tokens, MAX_CHAT_TOKENS))
+        if chunk_tokens > cells:
+            raise ConfigError(
+                f"the model's context is {cells} tokens, so chunks of {chunk_tokens} tokens are too long", "chunk"
+            )
+        outputs = BATCH if projector else STEP_TOKENS
+        self._context = Context(self._weights, cells, 1, threads, outputs=outputs, observer=collector)
         self._projector: Projector | None = None
         if projector is not None:
             largest = min(BATCH, cells)
-            self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, observer=observer)
+            self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, observer=collector)
             self._projector.embeddings = embeddings or self._projector.embeddings
-        self._chunk, self._observer = chunk, observer
+        self._chunk_tokens, self._collector = chunk_tokens, collector
         template = read_header(model).chat_template
         self._prompts = prompt_builder(self._weights, self._projector, template, cells)
 
@@ -68,28 +72,29 @@ class Reader(AbstractContextManager["Reader"]):
         self._context.close()
         self._weights.close()
 
-    def units(self, samples: Sequence[Sample]) -> list[Unit]:
-        """All texts, cut into stretches of `chunk` tokens as llama-imatrix cuts them, a shorter rest left out; then
-        the chats."""
-        units: list[Unit] = []
+    def segments(self, samples: Sequence[Sample]) -> list[Segment]:
+        """Returns all texts, cut into chunks as llama-imatrix does (a shorter remainder is dropped), then the chats."""
+        segments: list[Segment] = []
         for sample in samples:
             if isinstance(sample, TextSample):
-                units += self._stretches(sample.text)
-        return units + [sample for sample in samples if isinstance(sample, ChatSample)]
+                segments += self._chunks(sample.text)
+        return segments + [sample for sample in samples if isinstance(sample, ChatSample)]
 
-    def _stretches(self, text: str) -> Iterator[tuple[int, ...]]:
+    def _chunks(self, text: str) -> Iterator[tuple[int, ...]]:
         begin = [self._weights.bos] if self._weights.adds_bos else []
         tokens = begin + self._weights.tokenize(text, parse_special=False)
-        for at in range(0, len(tokens) - self._chunk + 1, self._chunk):
-            stretch = tokens[at : at + self._chunk]
-            yield tuple(begin + stretch[len(begin) :])
+        for at in range(0, len(tokens) - self._chunk_tokens + 1, self._chunk_tokens):
+            chunk = tokens[at : at + self._chunk_tokens]
+            yield tuple(begin + chunk[len(begin) :])
 
-    def read(self, unit: Unit, logits: Logits | None = None) -> None:
-        """Computes a unit. `logits` takes those of the second half of a stretch, or of what follows a chat's last
-        picture or sound, or its first message."""
-        items = unit if isinstance(unit, tuple) else self._prompt(unit)
+    def read(self, segment: Segment, consumer: LogitsConsumer | None = None) -> None:
+        """Computes a segment. `consumer` receives the logits of its scored positions.
+
+        Those are the second half of a chunk or of a chat; of a chat with media, everything after the last of them.
+        """
+        items = segment if isinstance(segment, tuple) else self._prompt(segment)
         self._context.cut(0, 0)
-        position, first = 0, _first_scored(items, unit)
+        position, first = 0, _first_scored(items, segment)
         for at, piece in _pieces(items):
             if isinstance(piece, MediaSpan):
                 assert isinstance(piece.payload, MediaChunk)
@@ -100,10 +105,10 @@ class Reader(AbstractContextManager["Reader"]):
             else:
                 self._context.decode([BatchToken(token, position + i, 0, True) for i, token in enumerate(piece)])
                 position += len(piece)
-                if logits is not None and at + len(piece) > first:
-                    logits(self._logits(max(0, first - at), len(piece)))
-            if self._observer is not None:
-                self._observer.check()
+                if consumer is not None and at + len(piece) > first:
+                    consumer(self._logits(max(0, first - at), len(piece)))
+            if self._collector is not None:
+                self._collector.check()
 
     def _logits(self, begin: int, end: int) -> NDArray[np.float32]:
         return np.stack([self._context.logits(row) for row in range(begin, end)])
@@ -115,23 +120,23 @@ class Reader(AbstractContextManager["Reader"]):
             return self._prompts.build(chat.messages, continue_last=continue_last).items
         except InvalidRequest as error:
             begin = next((p.text for m in chat.messages for p in m.parts if hasattr(p, "text")), "")
-            raise type(error)(f"the chat that begins {begin[:60]!r}: {error.message}", "data") from None
+            raise type(error)(f"the chat that begins with {begin[:60]!r}: {error.message}", "data") from None
 
 
-def _first_scored(items: Sequence[Item], unit: Unit) -> int:
-    if isinstance(unit, tuple):
+def _first_scored(items: Sequence[Item], segment: Segment) -> int:
+    if isinstance(segment, tuple):
         return len(items) // 2
     media = [i for i, item in enumerate(items) if isinstance(item, MediaSpan)]
     return media[-1] + 1 if media else len(items) // 2
 
 
 def _pieces(items: Sequence[Item]) -> Iterator[tuple[int, tuple[int, ...] | MediaSpan]]:
-    """Media, and the tokens between them by steps, each with where it begins."""
+    """Yields media, and the tokens between them in steps, each with its first position."""
     tokens: list[int] = []
     for at, item in enumerate([*items, None]):
         if isinstance(item, int):
             tokens.append(item)
-        if tokens and (len(tokens) == STEP or not isinstance(item, int)):
+        if tokens and (len(tokens) == STEP_TOKENS or not isinstance(item, int)):
             yield at - len(tokens) + isinstance(item, int), tuple(tokens)
             tokens = []
         if isinstance(item, MediaSpan):

@@ -11,8 +11,8 @@ from ...models.fingerprint import fingerprint, pair_fingerprint
 from ...models.registry.name import BUILTIN
 from ...models.registry.resolve import builtin_folder, resolve
 from ..progress import Progress, no_progress
-from ..variants import plan as variant
-from ..variants import schemes
+from ..variants import schemes, variant
+from ..variants.source import open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress:
             f"{scheme.name} needs calibration: create the file with galago quantize, and give its path", "variants"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    opened = variant.open_source(str(source))
+    opened = open_source(str(source))
     plan = variant.plan(opened, variant.Recipe(scheme), requantize=True)
     step = f"quantizing {source.name} as {scheme.name}"
-    return variant.make(plan, target, progress=lambda i, n, _: progress(step, i / n))
+    return variant.write(plan, target, progress=lambda _tensor, fraction: progress(step, fraction))

@@ -1,1 +1,1 @@
-"""Searches for the mixture of types that loses least within a byte budget."""
+"""Searches for the mixture of types with the least KL divergence in a size or speed budget."""

@@ -1,7 +1,4 @@
-"""The best choice under a budget: one option of each group, the least cost that so many bytes have room for.
-
-Knows no models.
-"""
+"""Chooses one option per group, with the least total cost in a byte budget. Knows nothing about models."""
 
 from __future__ import annotations
 
@@ -12,29 +9,29 @@ import numpy as np
 
 from ...models.errors import ConfigError
 
-_UNITS = 1 << 15
+_MAX_UNITS = 1 << 15
 
 
 class Option(NamedTuple):
-    """What a group may become: bytes it takes, and what it costs, none of it negative."""
+    """What a group may become. Size in bytes and cost are not negative."""
 
     size: int
     cost: float
 
 
 def allocate(groups: Sequence[Sequence[Option]], budget: int) -> list[int]:
-    """The index of the chosen option of each group. Raises `ConfigError` where not even the smallest ones fit.
+    """Returns the index of the chosen option of each group. Raises `ConfigError` if even the smallest do not fit.
 
-    A multiple-choice knapsack by dynamic programming over bytes. Exact where the budget is at most 32,768 bytes above
-    the smallest choice. Else bytes are counted in 32,768 units, sizes rounded up: no choice is better that leaves as
-    many units unused as there are groups, a third of a percent of that span for a hundred groups. What rounding leaves
-    is spent on the best single change that fits.
+    Solves a multiple-choice knapsack by dynamic programming over bytes. It is exact if the budget is at most 32,768
+    bytes above the smallest choice. Otherwise bytes are counted in 32,768 units, with sizes rounded up: no better
+    choice exists that leaves as many units unused as there are groups, a third of a percent of that span for a hundred
+    groups. What rounding leaves is spent on the best single changes that fit.
     """
     least = [min(option.size for option in options) for options in groups]
     spare = budget - sum(least)
     if spare < 0:
-        raise ConfigError(f"{budget} bytes do not suffice; the smallest variant takes {sum(least)}", "size")
-    unit = max(1, -(-spare // _UNITS))
+        raise ConfigError(f"{budget} bytes are not enough; the smallest variant needs {sum(least)}", "size")
+    unit = max(1, -(-spare // _MAX_UNITS))
     room = spare // unit + 1
     best = np.zeros(room)
     chosen = np.zeros((len(groups), room), np.int16)
@@ -50,10 +47,10 @@ def allocate(groups: Sequence[Sequence[Option]], budget: int) -> list[int]:
     for i in reversed(range(len(groups))):
         picks[i] = int(chosen[i, left])
         left -= -(-(groups[i][picks[i]].size - least[i]) // unit)
-    return _filled(groups, picks, budget)
+    return _spend_rest(groups, picks, budget)
 
 
-def _filled(groups: Sequence[Sequence[Option]], picks: list[int], budget: int) -> list[int]:
+def _spend_rest(groups: Sequence[Sequence[Option]], picks: list[int], budget: int) -> list[int]:
     """Changes single options as long as one fits that costs less."""
     while True:
         left = budget - sum(options[pick].size for options, pick in zip(groups, picks, strict=True))

@@ -1,7 +1,4 @@
-"""How much variants of a model lose on what its data holds back: measured in a child process, once, and kept.
-
-Chooses nothing: `search.py` and `pruning.py` say which variants there are.
-"""
+"""Measures the KL divergence of variants on held-out data, in a child process, and caches the results."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...models import units
 from ...models.errors import ConfigError
@@ -23,122 +20,135 @@ from ...models.paths import cache_folder
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..calibrate import samples
-from ..calibrate.calibration import Data
+from ..calibrate.calibration import CalibrationData
 from ..calibrate.imatrix import ImportanceMatrix
-from ..jobs import DivergenceJob
+from ..jobs import DivergenceJob, VariantArguments
+from ..progress import Progress, no_progress
 from ..variants.gptq import ROUNDING
 
-Progress = Callable[[int, int, str], None]
-"""Called with how many variants are measured, how many there will be, and which one it was."""
-Units = list[tuple[str, int, float]]
-"""Of each stretch or chat: text, pictures, sounds or chats; positions; nats in all."""
-Variants = Mapping[str, Mapping[str, Any]]
-"""By a name, the arguments of `quantizer.quantize`, and `anew` to round once more; or `path`, a file that is there."""
-
-EVERY = 4
-"""One unit of so many is held back."""
+HELD_OUT_EVERY = 4
+"""Every fourth segment is held out from calibration, to compare variants on."""
 
 
-def mean(units: Iterable[tuple[str, int, float]]) -> float:
-    """Nats a position: of each kind of unit, then of the kinds, so that the few positions of pictures count as much as
-    the many of texts."""
-    return fmean(by_kind(units).values())
+class SegmentDivergence(NamedTuple):
+    """The divergence on one segment.
+
+    `kind` is text, pictures, sounds or chats; `nats` is the sum over all scored `positions`.
+    """
+
+    kind: str
+    positions: int
+    nats: float
 
 
-def by_kind(units: Iterable[tuple[str, int, float]]) -> dict[str, float]:
-    rows: dict[str, tuple[int, float]] = {}
-    for kind, count, nats in units:
-        before = rows.get(kind, (0, 0.0))
-        rows[kind] = (before[0] + count, before[1] + nats)
-    return {kind: nats / count for kind, (count, nats) in rows.items()}
+def mean_divergence(segments: Iterable[SegmentDivergence]) -> float:
+    """Returns nats per position: the mean of the kinds, so that the few positions of images count as much as text."""
+    return fmean(divergence_by_kind(segments).values())
+
+
+def divergence_by_kind(segments: Iterable[SegmentDivergence]) -> dict[str, float]:
+    """Returns nats per position of each kind of segment."""
+    totals: dict[str, tuple[int, float]] = {}
+    for kind, positions, nats in segments:
+        before = totals.get(kind, (0, 0.0))
+        totals[kind] = (before[0] + positions, before[1] + nats)
+    return {kind: nats / positions for kind, (positions, nats) in totals.items()}
 
 
 @dataclass(frozen=True)
-class Measure:
-    """The divergence of variants of a model, or of its projector where `projector`, from what both are made of.
+class DivergenceMeter:
+    """Measures the divergence of variants from a model, or, if `vary_projector`, from its projector.
 
-    At most `units` stretches of text are read, and four times as many chats. `matrix` rounds the variants.
+    At most `max_chunks` chunks of text are read, and four times as many chats. Variants are quantized with `matrix`.
     """
 
-    data: Data
+    data: CalibrationData
     matrix: ImportanceMatrix | None
-    units: int
-    projector: bool = False
+    max_chunks: int
+    vary_projector: bool = False
 
-    def __call__(self, variants: Variants, progress: Progress = lambda *_: None) -> dict[str, Units]:
-        """Of each by its name, in nats. What was measured under the same arguments before is not measured again."""
-        file = _measured(cache_folder() / "sensitivity" / f"{self._key}.json")
-        known = file.read()
-        names = {name: _told(how) for name, how in variants.items()}
-        missing = {told: dict(variants[name]) for name, told in names.items() if told not in known}
-        done = len(names) - len(missing)
-        shown = {told: name for name, told in names.items()}
+    def measure(
+        self, variants: Mapping[str, VariantArguments], progress: Progress = no_progress
+    ) -> dict[str, list[SegmentDivergence]]:
+        """Returns the divergences of each variant by name. Cached measurements are reused."""
+        cache = _cache_file(cache_folder() / "sensitivity" / f"{self._key}.json")
+        known = cache.read()
+        keys = {name: _variant_key(arguments) for name, arguments in variants.items()}
+        missing = {key: variants[name] for name, key in keys.items() if key not in known}
+        done = len(keys) - len(missing)
+        names = {key: name for name, key in keys.items()}
 
-        def heard(said: tuple[str, Units]) -> None:
+        def on_report(report: tuple[str, list[SegmentDivergence]]) -> None:
             nonlocal done, known
-            known = file.update(lambda rows: {**rows, said[0]: said[1]})
+            key, segments = report
+            known = cache.update(lambda rows: {**rows, key: _parse_segments(segments)})
             done += 1
-            progress(done, len(names), shown[said[0]])
+            progress(names[key], done / len(keys))
 
         if missing:
             with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
-                self._check_room(Path(folder))
-                importance = self.matrix.arrays() if self.matrix else {}
+                self._check_disk_space(Path(folder))
+                arrays = self.matrix.arrays() if self.matrix else {}
                 job = self._job(Path(folder), missing)
-                run_job("galago.quantize.search.divergence_job", job, self._file.name, importance, heard)
-        return {name: known[told] for name, told in names.items()}
+                run_job("galago.quantize.search.divergence_job", job, self._varied_file.name, arrays, on_report)
+        return {name: known[key] for name, key in keys.items()}
 
     @property
-    def _file(self) -> Path:
-        return self.data.projector if self.projector and self.data.projector else self.data.source.path
+    def _varied_file(self) -> Path:
+        return self.data.projector if self.vary_projector and self.data.projector else self.data.source.path
 
-    def _job(self, folder: Path, variants: Variants) -> DivergenceJob:
+    def _job(self, folder: Path, variants: Mapping[str, VariantArguments]) -> DivergenceJob:
         data = self.data
         return DivergenceJob(
             source=data.source.path,
             projector=data.projector,
-            varied="projector" if self.projector else "model",
+            varied="projector" if self.vary_projector else "model",
             files=data.files,
-            chunk_tokens=data.chunk,
-            limit=data.limit,
-            units=self.units,
-            every=EVERY,
-            file_bytes=data.bytes,
+            chunk_tokens=data.chunk_tokens,
+            max_segments=data.max_segments,
+            max_chunks=self.max_chunks,
+            held_out_every=HELD_OUT_EVERY,
+            file_bytes=data.file_bytes,
             threads=default_threads(),
             folder=folder,
-            variants=tuple((name, dict(arguments)) for name, arguments in variants.items()),
+            variants=tuple(variants.items()),
         )
 
-    def _check_room(self, folder: Path) -> None:
-        """A variant is as large as its file at most; logits take the vocabulary for each position."""
-        embedding = next((t.shape[-1] for t in self.data.source.tensors if t.name == "token_embd.weight"), 0)
-        needed = self.data.source.size + self.units * self.data.chunk // 2 * embedding * 4
+    def _check_disk_space(self, folder: Path) -> None:
+        """Raises `ConfigError` if the disk is too full for a variant and the baseline's logits."""
+        vocabulary = next((t.shape[-1] for t in self.data.source.tensors if t.name == "token_embd.weight"), 0)
+        needed = self.data.source.size + self.max_chunks * self.data.chunk_tokens // 2 * vocabulary * 4
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ConfigError(
-                f"measuring needs {units.format_bytes(needed)} in {folder.parent}, and {units.format_bytes(free)} are "
-                "free; set TMPDIR to another folder",
+                f"comparing variants needs {units.format_bytes(needed)}, but only {units.format_bytes(free)} are free "
+                f"in {folder.parent}; set TMPDIR to another folder",
                 "size",
             )
 
     @property
     def _key(self) -> str:
         versions = [metadata.version("galago"), metadata.version("llama-cpp-python")]
-        held_back = replace(self.data, every=EVERY).key
-        importance = self.matrix.digest if self.matrix else None
-        facts = [held_back, importance, ROUNDING, self.units, self.projector, samples.digest(self.data.files), versions]
+        held_out = replace(self.data, held_out_every=HELD_OUT_EVERY).key
+        matrix = self.matrix.digest if self.matrix else None
+        data = samples.digest(self.data.files)
+        facts = [held_out, matrix, ROUNDING, self.max_chunks, self.vary_projector, data, versions]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _told(how: Mapping[str, Any]) -> str:
-    """Tells variants apart, whatever they are called."""
-    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:32]
+def _variant_key(arguments: VariantArguments) -> str:
+    """Identifies a variant independently of its name."""
+    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _measured(path: Path) -> JsonFile[dict[str, Units]]:
-    """The units of variants that were measured, by `_told`."""
+def _cache_file(path: Path) -> JsonFile[dict[str, list[SegmentDivergence]]]:
+    """The cached divergences, by `_variant_key`."""
     return JsonFile(path, _parse, dict)
 
 
-def _parse(rows: Any) -> dict[str, Units]:
-    return {name: [(str(k), int(n), float(nats)) for k, n, nats in units] for name, units in rows.items()}
+def _parse(rows: Any) -> dict[str, list[SegmentDivergence]]:
+    return {key: _parse_segments(segments) for key, segments in rows.items()}
+
+
+def _parse_segments(segments: Any) -> list[SegmentDivergence]:
+    return [SegmentDivergence(str(kind), int(positions), float(nats)) for kind, positions, nats in segments]

@@ -1,7 +1,7 @@
-"""The child's part of measuring: how far variants of a model diverge from it, in what they predict.
+"""Child job that measures how far the predictions of variants diverge from those of the original model.
 
-The measure is the Kullback-Leibler divergence of the next token's distribution, in nats, source against variant, at the
-positions that `Reader.read` scores. Chooses nothing.
+It computes the Kullback-Leibler divergence of the next token's distribution, in nats, from the source to the variant,
+at the positions that `SampleReader.read` scores.
 """
 
 from __future__ import annotations
@@ -19,90 +19,90 @@ from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import Arrays, Report
 from ...runtime.types.messages import Audio, Image
 from ..calibrate import imatrix, samples
-from ..calibrate.sample_reader import Reader, Unit
+from ..calibrate.sample_reader import SampleReader, Segment
 from ..jobs import DivergenceJob
-from ..variants.gptq import round_anew
+from ..variants.gptq import round_with_gptq
 
-_BLOCK = 16
+_ROWS_PER_BLOCK = 16
 """Rows compared at once."""
-_KEPT = 1 << 30
-"""Bytes of encoded pictures and sounds, which all variants read alike."""
+_EMBEDDINGS_BYTES = 1 << 30
+"""The size of the cache of encoded images and audio, which are the same for all variants of the model."""
 
 
 def work(job: DivergenceJob, arrays: Arrays, report: Report) -> None:
-    """Reads the units of `files` with `source`, then with each of `variants`, which it makes before: a name and the
-    arguments of `quantizer.quantize`, and `anew` if it is rounded once more; or a name and `path`, a file that is
-    there. They are variants of the `source`, or of its projector, by what is `varied`; then only what it sees and hears
-    is read.
+    """Reads the held-out segments with `source`, then with each variant, which is written before if it has no `path`.
 
-    Reports `[name, [[kind, rows, nats], ...]]` for each, unit by unit, `nats` being the sum of the rows.
+    If the projector is varied, only segments with images or audio are read. Reports
+    `[name, [[kind, positions, nats], ...]]` for each variant, with the sum of nats of each segment.
     """
     source, projector = job.source, job.projector
     vary_projector = job.varied == "projector"
     baseline = job.folder / "baseline.f32"
     cap([job.file_bytes])
-    seen = EmbeddingCache(_KEPT)
-    with Reader(source, projector, job.chunk_tokens, job.threads, embeddings=seen) as reader:
-        units = searched(reader.units(samples.read(job.files))[: job.limit], job.units, job.every)
+    cache = EmbeddingCache(_EMBEDDINGS_BYTES)
+    with SampleReader(source, projector, job.chunk_tokens, job.threads, embeddings=cache) as reader:
+        all_segments = reader.segments(samples.read(job.files))[: job.max_segments]
+        segments = held_out(all_segments, job.max_chunks, job.held_out_every)
         if vary_projector:
-            units = [unit for unit in units if kind_of(unit) in ("pictures", "sounds")]
-        if not units:
-            what = "chats with pictures or sounds" if vary_projector else "stretches or chats"
-            raise ConfigError(f"the data is too short to compare variants on: four {what} at least", "data")
+            segments = [segment for segment in segments if kind_of(segment) in ("pictures", "sounds")]
+        if not segments:
+            what = "chats with images or audio" if vary_projector else "text chunks or chats"
+            raise ConfigError(
+                f"there is too little data to compare variants on: at least four {what} are needed", "data"
+            )
         with baseline.open("wb") as file:
-            for unit in units:
-                reader.read(unit, lambda logits: logits.tofile(file))
+            for segment in segments:
+                reader.read(segment, lambda logits: logits.tofile(file))
     original = projector if vary_projector else source
     assert original is not None
-    means, moments = imatrix.apart(arrays)
+    means, moments = imatrix.split_arrays(arrays)
     for name, arguments in job.variants:
         path = Path(arguments["path"]) if "path" in arguments else job.folder / "variant.gguf"
         if "path" not in arguments:
-            anew = arguments.get("anew", False)
-            settings = {key: value for key, value in arguments.items() if key != "anew"}
-            quantize(original, path, threads=job.threads, importance=means, **settings)
-            if anew:
-                round_anew(original, path, moments, job.threads, lambda _name: None)
-        model, eyes = (source, path) if vary_projector else (path, projector)
-        with Reader(model, eyes, job.chunk_tokens, job.threads, embeddings=None if vary_projector else seen) as reader:
-            report([name, _compare(reader, units, baseline)])
+            quantizer_arguments = {key: value for key, value in arguments.items() if key != "gptq"}
+            quantize(original, path, threads=job.threads, importance=means, **quantizer_arguments)
+            if arguments.get("gptq", False):
+                round_with_gptq(original, path, moments, job.threads, lambda _name: None)
+        model, model_projector = (source, path) if vary_projector else (path, projector)
+        embeddings = None if vary_projector else cache
+        with SampleReader(model, model_projector, job.chunk_tokens, job.threads, embeddings=embeddings) as reader:
+            report([name, _compare(reader, segments, baseline)])
 
 
-def searched(units: Sequence[Unit], most: int, every: int) -> list[Unit]:
-    """Every fourth unit (`every`), which calibration leaves out: at most so many stretches, and four times as many
-    chats."""
-    held = units[every - 1 :: every]
-    stretches = [unit for unit in held if isinstance(unit, tuple)]
-    chats = [unit for unit in held if not isinstance(unit, tuple)]
-    return [*stretches[:most], *chats[: 4 * most]]
+def held_out(segments: Sequence[Segment], max_chunks: int, every: int) -> list[Segment]:
+    """Returns every `every`-th segment: at most `max_chunks` chunks of text, and four times as many chats."""
+    selected = segments[every - 1 :: every]
+    chunks = [segment for segment in selected if isinstance(segment, tuple)]
+    chats = [segment for segment in selected if not isinstance(segment, tuple)]
+    return [*chunks[:max_chunks], *chats[: 4 * max_chunks]]
 
 
-def _compare(reader: Reader, units: Sequence[Unit], baseline: Path) -> list[tuple[str, int, float]]:
-    found = []
+def _compare(reader: SampleReader, segments: Sequence[Segment], baseline: Path) -> list[tuple[str, int, float]]:
+    divergences = []
     with baseline.open("rb") as file:
-        for unit in units:
+        for segment in segments:
             nats: list[NDArray[np.float64]] = []
 
             def compare(logits: NDArray[np.float32], nats: list[NDArray[np.float64]] = nats) -> None:
-                for begin in range(0, len(logits), _BLOCK):
-                    block = logits[begin : begin + _BLOCK]
+                for begin in range(0, len(logits), _ROWS_PER_BLOCK):
+                    block = logits[begin : begin + _ROWS_PER_BLOCK]
                     before = np.fromfile(file, np.float32, block.size).reshape(block.shape)
-                    nats.append(divergences(before, block))
+                    nats.append(kl_divergences(before, block))
 
-            reader.read(unit, compare)
+            reader.read(segment, compare)
             rows = np.concatenate(nats)
-            found.append((kind_of(unit), len(rows), float(rows.sum())))
-    return found
+            divergences.append((kind_of(segment), len(rows), float(rows.sum())))
+    return divergences
 
 
-def kind_of(unit: Unit) -> str:
-    if isinstance(unit, tuple):
+def kind_of(segment: Segment) -> str:
+    if isinstance(segment, tuple):
         return "text"
-    return "pictures" if unit.needs(Image) else "sounds" if unit.needs(Audio) else "chats"
+    return "pictures" if segment.has(Image) else "sounds" if segment.has(Audio) else "chats"
 
 
-def divergences(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of each row of logits: the sum of P (log P - log Q), with P the softmax of `before` and Q that of `after`."""
+def kl_divergences(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns the sum of P (log P - log Q) for each row of logits; P is the softmax of `before`, Q that of `after`."""
     p, q = before.astype(np.float64), after.astype(np.float64)
     p -= p.max(axis=1, keepdims=True)
     q -= q.max(axis=1, keepdims=True)

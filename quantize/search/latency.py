@@ -1,7 +1,4 @@
-"""How long a token takes as weights change their types, from what the kernels of this CPU were measured to take.
-
-Knows no quality; `search.py` weighs one against the other.
-"""
+"""Predicts how the types of weights affect the time per token, from a benchmark of this CPU's kernels."""
 
 from __future__ import annotations
 
@@ -12,26 +9,28 @@ from ...models.capacity import throughput
 from ...models.capacity.throughput import MachineBenchmark
 from ...models.errors import ConfigError
 from ...models.gguf.header import GGUFHeader
-from ..variants.plan import Source, nbytes
 from ..variants.schemes import TYPE_NUMBERS
+from ..variants.source import SourceModel, typed_nbytes
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds a token of one answer takes, nothing before it; `wanted` tokens a second are asked for."""
+class LatencyTarget:
+    """A required speed of one answer with an empty context, and how to predict the seconds per token."""
 
     header: GGUFHeader
     benchmark: MachineBenchmark
-    wanted: float
+    tokens_per_second: float
 
     @property
-    def limit(self) -> float:
-        return 1 / self.wanted
+    def max_seconds(self) -> float:
+        return 1 / self.tokens_per_second
 
     def seconds(self, types: Mapping[str, str]) -> float:
-        """With tensors in these types, and all others as they are."""
+        """Returns the seconds per token if tensors have these types, and all others their current types."""
         tensors = tuple(
-            replace(t, type=TYPE_NUMBERS[types[t.name]], nbytes=nbytes(t, types[t.name])) if t.name in types else t
+            replace(t, type=TYPE_NUMBERS[types[t.name]], nbytes=typed_nbytes(t, types[t.name]))
+            if t.name in types
+            else t
             for t in self.header.tensors
         )
         costs = throughput.token_costs(replace(self.header, tensors=tensors), self.benchmark)
@@ -39,18 +38,22 @@ class Pace:
         return costs.token(0)
 
 
-def check(wanted: float) -> None:
-    """Raises `ConfigError` where no model is so fast."""
-    if not 0 < wanted < 1 / throughput.ENGINE_SECONDS_PER_TOKEN:
-        raise ConfigError(f"{wanted:g} tokens a second are not possible", "speed")
+def check_speed(tokens_per_second: float) -> None:
+    """Raises `ConfigError` if no model is that fast."""
+    if not 0 < tokens_per_second < 1 / throughput.ENGINE_SECONDS_PER_TOKEN:
+        raise ConfigError(
+            f"{tokens_per_second:g} tokens per second are impossible; give a speed between 0 and "
+            f"{1 / throughput.ENGINE_SECONDS_PER_TOKEN:.0f}",
+            "speed",
+        )
 
 
-def types(source: Source) -> list[str]:
-    """Those of its tensors now, which a benchmark must know."""
+def benchmarked_types(source: SourceModel) -> list[str]:
+    """Returns the current types of the source's tensors, which a benchmark must include."""
     return throughput.matrix_types(replace(source.header, tensors=source.tensors))
 
 
-def pace(source: Source, wanted: float, benchmark: MachineBenchmark) -> Pace:
-    """Of a model whose `types`, and those it may become, the benchmark knows."""
-    check(wanted)
-    return Pace(replace(source.header, tensors=source.tensors), benchmark, wanted)
+def latency_target(source: SourceModel, tokens_per_second: float, benchmark: MachineBenchmark) -> LatencyTarget:
+    """The benchmark must include the source's types and those it may become."""
+    check_speed(tokens_per_second)
+    return LatencyTarget(replace(source.header, tensors=source.tensors), benchmark, tokens_per_second)

@@ -1,1 +1,1 @@
-"""Smaller variants of a model: schemes, plans, rounding and pruning."""
+"""Variants of a model: quantization schemes, plans and files, GPTQ rounding, and layer pruning."""

@@ -1,8 +1,8 @@
-"""Where the blocks of a quantized type hold the codes of their weights, and what the codes stand for.
+"""Where the blocks of a quantized type store the codes of their weights, and the values of the codes.
 
-A code is the small integer that a weight becomes; scales stand beside them and are left as they are here. The places
-are those of `block_q4_K` and its like in ggml-common.h, read in the order of `dequantize_row_q4_K` and its like
-(ggml-quants.c).
+A code is the small integer that a weight is rounded to; the scales stored with it stay unchanged here. The positions
+are those of `block_q4_K` and the other block structs in ggml-common.h, in the order in which `dequantize_row_q4_K` and
+the other functions of ggml-quants.c read them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from .schemes import BLOCKS
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+ByteArray: TypeAlias = NDArray[np.uint8]
+FloatArray: TypeAlias = NDArray[np.float32]
 
 
-class Field(NamedTuple):
-    """`bits` of every code, from its bit `low` on: in which byte of the block, and from which bit of the byte on."""
+class CodeField(NamedTuple):
+    """`bits` bits of every code, from bit `low`: their byte in the block, and their first bit in that byte."""
 
     bits: int
     low: int
@@ -34,19 +34,19 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """`values` are what the codes 0, 1, ... stand for, in steps of a scale. Codes are stored with `offset` added."""
+    """`values` are those of the codes 0, 1, ..., in units of a scale. Codes are stored with `offset` added."""
 
     kind: str
-    values: Floats
-    fields: tuple[Field, ...]
+    values: FloatArray
+    fields: tuple[CodeField, ...]
     offset: int = 0
 
     @cached_property
-    def middles(self) -> Floats:
-        """Between each value and the next."""
+    def middles(self) -> FloatArray:
+        """The midpoints between neighboring values."""
         return np.asarray((self.values[1:] + self.values[:-1]) / 2, np.float32)
 
-    def pack(self, blocks: Bytes, codes: Bytes) -> None:
+    def pack(self, blocks: ByteArray, codes: ByteArray) -> None:
         """Writes the codes (rows x weights of a row) into the blocks (rows x bytes of a row)."""
         weights, size = BLOCKS[self.kind]
         whole = blocks.reshape(-1, size)
@@ -61,12 +61,14 @@ class BlockLayout:
             places = byte[shared[:, 0]]
             whole[:, places] = whole[:, places] & ~own | np.bitwise_or.reduce(parts[:, shared], axis=2)
 
-    def unpack(self, blocks: Bytes) -> Floats:
+    def unpack(self, blocks: ByteArray) -> FloatArray:
         return np.asarray(dequantize(blocks, GGMLQuantizationType[self.kind]), np.float32)
 
-    def grid(self, blocks: Bytes) -> tuple[Floats, Floats]:
-        """Of each weight what code 0 stands for, and the scale: a weight of code c is the first plus the second times
-        `values[c] - values[0]`. The blocks' codes are lost."""
+    def grid(self, blocks: ByteArray) -> tuple[FloatArray, FloatArray]:
+        """Returns, for each weight, the value of code 0 and the scale. Overwrites the codes in `blocks`.
+
+        A weight with code c is the value of code 0 plus the scale times `values[c] - values[0]`.
+        """
         codes = np.zeros((len(blocks), blocks.shape[1] // BLOCKS[self.kind][1] * BLOCKS[self.kind][0]), np.uint8)
         self.pack(blocks, codes)
         least = self.unpack(blocks)
@@ -75,25 +77,25 @@ class BlockLayout:
 
     @cached_property
     def even(self) -> bool:
-        """Whether the values are equally far from each other, one step."""
+        """Whether neighboring values are exactly one step apart."""
         return bool((np.diff(self.values) == 1).all())
 
-    def nearest(self, steps: Floats) -> Bytes:
-        """The codes of numbers that are told in steps from that of code 0."""
+    def nearest(self, steps: FloatArray) -> ByteArray:
+        """Returns the codes of numbers given in steps from code 0."""
         if self.even:
             return np.clip(np.rint(steps), 0, len(self.values) - 1).astype(np.uint8)
         return np.searchsorted(self.middles - self.values[0], steps).astype(np.uint8)
 
 
-_Places = NDArray[np.intp] | int
+_Positions = NDArray[np.intp] | int
 
 
 def _layout(
-    kind: str, values: int | Sequence[int], *fields: tuple[int, int, _Places, _Places], offset: int = 0
+    kind: str, values: int | Sequence[int], *fields: tuple[int, int, _Positions, _Positions], offset: int = 0
 ) -> BlockLayout:
     levels = np.arange(values) if isinstance(values, int) else np.array(values)
     count = BLOCKS[kind][0]
-    places = [Field(bits, low, np.broadcast_to(byte, count), np.broadcast_to(shift, count))
+    places = [CodeField(bits, low, np.broadcast_to(byte, count), np.broadcast_to(shift, count))
               for bits, low, byte, shift in fields]  # fmt: skip
     return BlockLayout(kind, levels.astype(np.float32), tuple(places), offset)
 
@@ -103,7 +105,7 @@ _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 _I = np.arange(256)
 _N = np.arange(32)
 _HALVES = (_N % 16, _N // 16 * 4)
-"""Of 32 weights: the first 16 in the low halves of 16 bytes, the others in the high ones."""
+"""The first 16 of 32 weights are in the low halves of 16 bytes, the others in the high halves."""
 _NIBBLES = (_I // 64 * 32 + _I % 32, _I % 64 // 32 * 4)
 _PAIRS = (_I // 128 * 32 + _I % 32, _I % 128 // 32 * 2)
 

@@ -1,10 +1,10 @@
-"""Rounds weights so that each makes up for the errors of others: GPTQ (Frantar et al., arXiv 2210.17323).
+"""GPTQ: rounds weights so that their errors compensate each other (Frantar et al., arXiv 2210.17323).
 
-llama.cpp rounds every weight by itself, to what is nearest under the importance of its column. What a product loses
-also depends on how the columns go together: where two inputs rise and fall as one, what one weight is too large the
-other can be too small. Here llama.cpp's scales stay, and the codes are chosen anew, column by column, the most
-important first; each error is spread over the columns that are still to come, by the second moments of the inputs. Then
-every column is settled among all others, twice (as QuantEase does, arXiv 2309.01885).
+llama.cpp rounds every weight on its own, to the nearest code under the importance of its column. The error of a product
+also depends on the correlation of columns: if two inputs rise and fall together, one weight may be too small by what
+the other is too large. Here llama.cpp's scales are kept, and the codes are chosen again, column by column, the most
+important first. Each error is spread over the remaining columns by the second moments of the inputs. Then every column
+is optimized given all others, twice (as in QuantEase, arXiv 2309.01885).
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ from numpy.typing import NDArray
 from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
 from ...models.registry.pairing import sibling_parts
-from .block_layout import LAYOUTS, BlockLayout
+from .block_layout import LAYOUTS, BlockLayout, FloatArray
 from .schemes import BLOCKS
 
-Floats = NDArray[np.float32]
-
 DAMPING = 0.1
-"""Of the mean square of all inputs, added to each: so that what was seldom seen is not taken for certain."""
-_TOGETHER = 16
-"""Columns after which their errors are carried on to all others."""
-_SETTLED = 2
-"""How often every column is settled among all others. More gains little."""
-ROUNDING = f"GPTQ, damped by {DAMPING:g}, settled {_SETTLED} times, llama.cpp's scales"
-_AT_ONCE = 1 << 21
+"""The fraction of the mean square of all inputs that is added to each, so that rare inputs are not overrated."""
+_BATCH_COLUMNS = 16
+"""Columns whose errors are propagated to all others at once."""
+_DESCENT_PASSES = 2
+"""How often every column is optimized given all others. More passes gain little."""
+ROUNDING = f"GPTQ, damped by {DAMPING:g}, settled {_DESCENT_PASSES} times, llama.cpp's scales"
+_WEIGHTS_PER_TASK = 1 << 21
 """Weights that a thread rounds at once: about 100 MB."""
 
 
-def round_anew(
-    source: Path, target: Path, moments: Mapping[str, Floats], threads: int, started: Callable[[str], None]
+def round_with_gptq(
+    source: Path, target: Path, moments: Mapping[str, FloatArray], threads: int, started: Callable[[str], None]
 ) -> None:
-    """Changes the codes in `target`, which llama.cpp has made of the model in `source`, where it has other types.
+    """Changes the codes in `target`, which llama.cpp quantized from `source`.
 
-    `moments` are, by the name of a tensor, the mean products of its inputs within every so many columns: columns / n x
-    n x n. Tensors that have none, or a type without codes of its own, stay as they are. `started` is called with the
-    name of each before work on it begins.
+    `moments` are, by tensor name, the mean products of its inputs within blocks of n columns: columns / n x n x n.
+    Tensors without moments, or whose type has no known layout, stay unchanged. `started` is called with each tensor's
+    name before it is rounded.
     """
     files = map(source.with_name, sibling_parts(source.name, [path.name for path in source.parent.iterdir()]))
     originals = {tensor.name: (header, tensor) for header in map(read_header, files) for tensor in header.tensors}
@@ -53,30 +51,30 @@ def round_anew(
     with ThreadPoolExecutor(threads) as pool:
         for tensor in header.tensors:
             original = originals[tensor.name]
-            if _is_coarser(tensor, original[1], moments):
+            if _can_round(tensor, original[1], moments):
                 started(tensor.name)
-                _round_anew(pool, (header, tensor), original, moments[tensor.name])
+                _round_tensor(pool, (header, tensor), original, moments[tensor.name])
 
 
-def _round_anew(
+def _round_tensor(
     pool: ThreadPoolExecutor,
-    made: tuple[GGUFHeader, TensorInfo],
+    quantized: tuple[GGUFHeader, TensorInfo],
     original: tuple[GGUFHeader, TensorInfo],
-    moments: Floats,
+    moments: FloatArray,
 ) -> None:
-    layout, parts = LAYOUTS[made[1].type_name], list(map(part, moments))
-    blocks, weights = _rows(*made, "r+"), _rows(*original, "r")
-    step = max(1, _AT_ONCE // made[1].shape[0])
+    layout, column_blocks = LAYOUTS[quantized[1].type_name], list(map(column_block, moments))
+    blocks, weights = _rows(*quantized, "r+"), _rows(*original, "r")
+    step = max(1, _WEIGHTS_PER_TASK // quantized[1].shape[0])
 
     def round_rows(at: int) -> None:
-        exact = _exact(weights[at : at + step], original[1])
-        blocks[at : at + step] = rounded(layout, np.array(blocks[at : at + step]), exact, parts)
+        exact = _dequantize(weights[at : at + step], original[1])
+        blocks[at : at + step] = rounded(layout, np.array(blocks[at : at + step]), exact, column_blocks)
 
     list(pool.map(round_rows, range(0, len(blocks), step)))
     blocks.flush()
 
 
-def _is_coarser(tensor: TensorInfo, original: TensorInfo, moments: Mapping[str, Floats]) -> bool:
+def _can_round(tensor: TensorInfo, original: TensorInfo, moments: Mapping[str, FloatArray]) -> bool:
     return tensor.name in moments and tensor.type_name in LAYOUTS and tensor.type != original.type
 
 
@@ -87,81 +85,84 @@ def _rows(header: GGUFHeader, tensor: TensorInfo, mode: str) -> np.memmap[tuple[
     return np.memmap(header.path, np.uint8, mode, begin, ((tensor.nbytes or 0) // width, width))  # type: ignore[call-overload, no-any-return]
 
 
-def _exact(rows: NDArray[np.uint8], tensor: TensorInfo) -> Floats:
+def _dequantize(rows: NDArray[np.uint8], tensor: TensorInfo) -> FloatArray:
     return np.array(dequantize(rows, GGMLQuantizationType(tensor.type)), np.float32)
 
 
-class Part(NamedTuple):
-    """Neighbouring columns: their damped moments, an order, the largest inputs first, and in that order the upper
-    Cholesky factor of the inverse of the moments."""
+class ColumnBlock(NamedTuple):
+    """Neighboring columns.
 
-    moments: Floats
+    `moments` are damped; `order` sorts the columns by their inputs, the largest first; `factor` is the upper Cholesky
+    factor of the inverse of the moments, in that order.
+    """
+
+    moments: FloatArray
     order: NDArray[np.intp]
-    factor: Floats
+    factor: FloatArray
 
 
-def part(moments: Floats) -> Part:
+def column_block(moments: FloatArray) -> ColumnBlock:
     damped = moments.astype(np.float64)
     mean = float(np.trace(damped)) / len(damped)
     damped[np.diag_indices(len(damped))] += DAMPING * mean if mean > 0 else 1.0
     order = np.argsort(-np.diag(damped), kind="stable")
     inverse = np.linalg.inv(damped[np.ix_(order, order)])
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    return Part(damped.astype(np.float32), order, factor.astype(np.float32))
+    return ColumnBlock(damped.astype(np.float32), order, factor.astype(np.float32))
 
 
 def rounded(
-    layout: BlockLayout, blocks: NDArray[np.uint8], weights: Floats, parts: Sequence[Part]
+    layout: BlockLayout, blocks: NDArray[np.uint8], weights: FloatArray, column_blocks: Sequence[ColumnBlock]
 ) -> NDArray[np.uint8]:
-    """The blocks with codes chosen anew for the exact weights; `parts` are those of the columns."""
+    """Returns the blocks with codes chosen again for the exact weights."""
     grid = layout.grid(blocks)
     codes = np.zeros(weights.shape, np.uint8)
-    width = weights.shape[1] // len(parts)
-    for at, one in zip(range(0, weights.shape[1], width), parts, strict=True):
+    width = weights.shape[1] // len(column_blocks)
+    for at, block in zip(range(0, weights.shape[1], width), column_blocks, strict=True):
         columns = slice(at, at + width)
         exact, least, scales = (np.ascontiguousarray(rows[:, columns].T) for rows in (weights, *grid))
-        codes[:, columns] = _settled(_Grid(layout, least, scales), exact, one).T
+        codes[:, columns] = _choose_codes(_Grid(layout, least, scales), exact, block).T
     layout.pack(blocks, codes)
     return blocks
 
 
 class _Grid:
-    """What codes stand for: arrays have a column in each row, as it is one column that is worked on."""
+    """The values of codes. Arrays are transposed: each row is a column of weights, which are rounded together."""
 
-    def __init__(self, layout: BlockLayout, least: Floats, scales: Floats) -> None:
+    def __init__(self, layout: BlockLayout, least: FloatArray, scales: FloatArray) -> None:
         self._layout, self._least, self._scales = layout, least, scales
         self._inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
 
-    def nearest(self, column: int, wanted: Floats) -> tuple[NDArray[np.uint8], Floats]:
-        """The codes that stand for what is nearest, and what they stand for."""
+    def nearest(self, column: int, target: FloatArray) -> tuple[NDArray[np.uint8], FloatArray]:
+        """Returns the codes nearest to `target`, and their values."""
         layout, least = self._layout, self._least[column]
-        codes = layout.nearest((wanted - least) * self._inverse[column])
+        codes = layout.nearest((target - least) * self._inverse[column])
         return codes, least + self._scales[column] * (layout.values[codes] - layout.values[0])
 
 
-def _settled(grid: _Grid, exact: Floats, one: Part) -> NDArray[np.uint8]:
-    """The codes: each column's error is spread over those behind it, and then each is settled among all others."""
+def _choose_codes(grid: _Grid, exact: FloatArray, block: ColumnBlock) -> NDArray[np.uint8]:
+    """Rounds column by column, spreading each error over the remaining ones, then optimizes each given all others."""
     codes, values = np.zeros(exact.shape, np.uint8), np.zeros_like(exact)
-    left, factor = exact[one.order], one.factor
-    for begin in range(0, len(left), _TOGETHER):
-        end = min(len(left), begin + _TOGETHER)
+    left, factor = exact[block.order], block.factor
+    for begin in range(0, len(left), _BATCH_COLUMNS):
+        end = min(len(left), begin + _BATCH_COLUMNS)
         errors = np.zeros((end - begin, left.shape[1]), np.float32)
         for i in range(begin, end):
-            column = one.order[i]
+            column = block.order[i]
             codes[column], values[column] = grid.nearest(column, left[i])
             errors[i - begin] = (left[i] - values[column]) / factor[i, i]
             left[i + 1 : end] -= factor[i, i + 1 : end, None] * errors[i - begin]
         left[end:] -= factor[begin:end, end:].T @ errors
-    for _ in range(_SETTLED):
-        _settle(grid, exact, one.moments, codes, values)
+    for _ in range(_DESCENT_PASSES):
+        _descend(grid, exact, block.moments, codes, values)
     return codes
 
 
-def _settle(grid: _Grid, exact: Floats, moments: Floats, codes: NDArray[np.uint8], values: Floats) -> None:
-    """Gives each column the codes that are best beside all others as they are: coordinate descent on what is lost."""
+def _descend(grid: _Grid, exact: FloatArray, moments: FloatArray, codes: NDArray[np.uint8], values: FloatArray) -> None:
+    """Gives each column its best codes given all others: coordinate descent on the error of the products."""
     slope = moments @ (exact - values)
-    for begin in range(0, len(exact), _TOGETHER):
-        end = min(len(exact), begin + _TOGETHER)
+    for begin in range(0, len(exact), _BATCH_COLUMNS):
+        end = min(len(exact), begin + _BATCH_COLUMNS)
         changes = np.zeros((end - begin, exact.shape[1]), np.float32)
         for i in range(begin, end):
             codes[i], value = grid.nearest(i, values[i] + slope[i] / moments[i, i])

@@ -1,7 +1,6 @@
-"""Leaves out the layers that a model misses least, each one's loss measured.
+"""Layer pruning: measures what each layer contributes, and drops the ones that the model misses least.
 
-The least missed layer goes first, then the one that the rest misses least, and so on: what two layers do together no
-measurement of each alone tells.
+Layers are chosen one after another, because measuring each alone does not show what two layers do together.
 """
 
 from __future__ import annotations
@@ -10,61 +9,78 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ...models import units
 from ...models.capacity import gpu_offload
 from ...models.errors import ConfigError
 from ...runtime.process.job import run_job
-from ..calibrate.calibration import Data
-from ..jobs import QuantizationJob
-from ..search.divergence import Measure, Progress, Units, mean
-from . import plan
-from .plan import Source
+from ..calibrate.calibration import CalibrationData
+from ..jobs import QuantizationJob, VariantArguments
+from ..progress import Progress, no_progress
+from ..search.divergence import DivergenceMeter, SegmentDivergence, mean_divergence
+from .source import SourceModel, open_source
 
-UNITS = 16
-DROPPED = "galago.quantize.dropped_layers"
-
-Losses = dict[int, Units]
-"""Of each layer that could go next: how far the model without it, and without those that went before, diverges."""
+MAX_CHUNKS = 16
+DROPPED_LAYERS_KEY = "galago.quantize.dropped_layers"
 
 
-def rounds(data: Data, count: int, progress: Progress = lambda *_: None) -> list[tuple[int, Losses]]:
-    """The layers to drop, in that order, and what was measured to choose each. Raises `ConfigError`."""
+class DroppedLayer(NamedTuple):
+    """A layer that was chosen, and the divergences by which it was chosen.
+
+    `divergences` are those of the model without each remaining layer, and without the layers dropped before.
+    """
+
+    layer: int
+    divergences: dict[int, list[SegmentDivergence]]
+
+
+def select_layers(data: CalibrationData, count: int, progress: Progress = no_progress) -> list[DroppedLayer]:
+    """Returns the `count` layers to drop, in the order they are chosen. Raises `ConfigError`."""
     layers = gpu_offload.layer_count(data.source.header)
     if not 1 <= count < layers:
-        raise ConfigError(f"of {layers} layers, 1 to {layers - 1} can be dropped, not {count}", "drop_layers")
-    _check_alike(data.source)
-    measure = Measure(data, None, UNITS)
-    chosen: list[tuple[int, Losses]] = []
+        raise ConfigError(f"1 to {layers - 1} of the {layers} layers can be dropped, not {count}", "drop_layers")
+    _check_prunable(data.source)
+    meter = DivergenceMeter(data, None, MAX_CHUNKS)
+    selected: list[DroppedLayer] = []
     for _ in range(count):
-        gone = [layer for layer, _ in chosen]
-        left = {f"without layer {i}": i for i in range(layers) if i not in gone}
-        variants = {name: {"ftype": 1, "copy": True, "dropped": sorted([*gone, i])} for name, i in left.items()}
-        losses = {left[name]: found for name, found in measure(variants, progress).items()}
-        chosen.append((min(losses, key=lambda layer: mean(losses[layer])), losses))
-    return chosen
+        dropped = [each.layer for each in selected]
+        remaining = {f"without layer {i}": i for i in range(layers) if i not in dropped}
+        variants: dict[str, VariantArguments] = {
+            name: {"ftype": 1, "copy": True, "dropped": sorted([*dropped, i])} for name, i in remaining.items()
+        }
+        divergences = {remaining[name]: segments for name, segments in meter.measure(variants, progress).items()}
+        least = min(divergences, key=lambda layer: mean_divergence(divergences[layer]))
+        selected.append(DroppedLayer(least, divergences))
+    return selected
 
 
-def _check_alike(source: Source) -> None:
-    """llama.cpp renumbers layers, and leaves metadata as it is that tells something of each."""
+def _check_prunable(source: SourceModel) -> None:
+    """Raises `ConfigError` if metadata has one value per layer: llama.cpp renumbers layers, but not such metadata."""
     count = gpu_offload.layer_count(source.header)
-    own = [key for key, value in source.header.metadata.items()
-           if isinstance(value, tuple) and len(value) == count and not key.startswith("tokenizer.")]  # fmt: skip
-    if own:
-        raise ConfigError(f"{source.path.name} says something of each layer ({own[0]}): none can be dropped", "model")
+    per_layer = [key for key, value in source.header.metadata.items()
+                 if isinstance(value, tuple) and len(value) == count and not key.startswith("tokenizer.")]  # fmt: skip
+    if per_layer:
+        raise ConfigError(
+            f"layers of {source.path.name} cannot be dropped: its metadata has one value per layer ({per_layer[0]})",
+            "model",
+        )
 
 
-def without(source: Source, dropped: Sequence[int], folder: Path) -> Source:
-    """The model without these layers, all else as it is, in a file in the folder. Raises `ConfigError` where that is
-    too small."""
+def write_without_layers(source: SourceModel, dropped: Sequence[int], folder: Path) -> SourceModel:
+    """Writes the model without these layers to the folder, otherwise unchanged.
+
+    Raises `ConfigError` if the disk is too full.
+    """
     free = shutil.disk_usage(folder).free
     if source.size > free:
-        needs = f"a model without layers needs {units.format_bytes(source.size)} in {folder.parent}"
         raise ConfigError(
-            f"{needs}, and {units.format_bytes(free)} are free; set TMPDIR to another folder", "drop_layers"
+            f"the model without layers needs {units.format_bytes(source.size)}, but only {units.format_bytes(free)} "
+            f"are free in {folder.parent}; set TMPDIR to another folder",
+            "drop_layers",
         )
     path = folder / source.path.name
-    told: dict[str, str | int] = {DROPPED: ", ".join(map(str, sorted(dropped)))}
-    job = QuantizationJob(source.path, path, 1, copy=True, dropped=tuple(sorted(dropped)), metadata=told)
+    metadata: dict[str, str | int] = {DROPPED_LAYERS_KEY: ", ".join(map(str, sorted(dropped)))}
+    job = QuantizationJob(source.path, path, 1, copy=True, dropped=tuple(sorted(dropped)), metadata=metadata)
     run_job("galago.quantize.variants.quantize_job", job, source.path.name)
-    return replace(plan.open_source(str(path)), origin=source)
+    return replace(open_source(str(path)), derived_from=source)

@@ -1,7 +1,4 @@
-"""The child's part of quantizing: llama.cpp writes the file, then every block of it is read again and checked.
-
-Chooses nothing; `variant.py` does, and decides what becomes of the file.
-"""
+"""Child job of quantization: llama.cpp writes the file, then every block is read back and checked."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import Arrays, Report
 from ..calibrate import imatrix
 from ..jobs import QuantizationJob
-from .gptq import round_anew
+from .gptq import round_with_gptq
 
 
 def work(job: QuantizationJob, arrays: Arrays, report: Report) -> list[list[str | None]]:
-    """Quantizes as `job` asks; `arrays` are the importance matrix.
+    """Quantizes; `arrays` are the importance matrix.
 
-    Reports `[number, count, name]` when it begins a tensor. Returns the names of all tensors in the order of the file,
-    each with the type it gets, or None where it keeps its own. With `dry_run` nothing is written.
+    Reports `[number, count, name]` when a tensor begins. Returns the names of all tensors in the order of the file,
+    each with its new type, or `None` if it keeps its own. With `dry_run` nothing is written.
     """
     cap(())
-    means, moments = imatrix.apart(arrays)
+    means, moments = imatrix.split_arrays(arrays)
     tensors: list[list[str | None]] = []
 
     def started(number: int, count: int, name: str) -> None:
@@ -53,33 +50,33 @@ def work(job: QuantizationJob, arrays: Arrays, report: Report) -> list[list[str 
             typed=typed,
         )
     except ModelError as error:
-        raise ModelError(_explained(error.message, tensors), error.param) from None
+        raise ModelError(_explain(error.message, tensors), error.param) from None
     if job.gptq and not job.dry_run:
         numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
 
-        def started_anew(name: str) -> None:
-            report([numbers[name], len(tensors), f"{name} once more"])
+        def on_gptq_tensor(name: str) -> None:
+            report([numbers[name], len(tensors), f"{name} (GPTQ)"])
 
-        round_anew(job.source, job.target, moments, job.threads, started_anew)
+        round_with_gptq(job.source, job.target, moments, job.threads, on_gptq_tensor)
     if not job.dry_run:
-        _check(read_header(job.target))
+        _check_blocks(read_header(job.target))
     return tensors
 
 
-def _explained(message: str, tensors: list[list[str | None]]) -> str:
-    """Names the tensor, and says what is known of llama.cpp's own words."""
+def _explain(message: str, tensors: list[list[str | None]]) -> str:
+    """Rewords llama.cpp's error message and names the tensor."""
     name, kind = tensors[-1] if tensors else ("", None)
     if "quantized data validation failed" in message:
-        return f"tensor {name} holds numbers that {kind} cannot: infinite, none at all, or too large (try BF16)"
+        return f"tensor {name} contains values that {kind} cannot represent: infinite, NaN, or too large (try BF16)"
     if "invalid data" in message:
-        return f"{message}; a weight in it is infinite or no number, so the file is damaged"
+        return f"{message}; a weight is infinite or NaN, so the file is damaged"
     if "iostream error" in message:
         return f"{message}: the file could not be written" + (f" at tensor {name}" if name else "")
     return f"{message} (at tensor {name})" if name and name not in message else message
 
 
-def _check(header: GGUFHeader) -> None:
+def _check_blocks(header: GGUFHeader) -> None:
     for tensor in header.tensors:
         data = np.memmap(header.path, np.uint8, "r", header.data_offset + tensor.offset, (tensor.nbytes or 0,))
         if not is_valid(tensor.type, data):
-            raise GGUFError(f"{header.path.name}: tensor {tensor.name} was written and reads back damaged")
+            raise GGUFError(f"{header.path.name}: tensor {tensor.name} is damaged after writing")

@@ -1,4 +1,4 @@
-"""Quantization schemes as rows of one table. Holds no code that quantizes."""
+"""The table of quantization schemes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...models.gguf.header import GGML_TYPES
 
 TYPE_NUMBERS = {name: number for number, (name, _, _) in GGML_TYPES.items()}
 BLOCKS = {name: (weights, size) for name, weights, size in GGML_TYPES.values()}
-"""Weights per block and bytes per block of a type."""
+"""Weights per block and bytes per block, by type."""
 
 FALLBACKS = {
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
@@ -18,8 +18,8 @@ FALLBACKS = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
-"""What llama.cpp takes for a tensor whose rows do not fill blocks (`tensor_type_fallback` in llama-quant.cpp), and F16
-where they do not fill blocks of 32 either."""
+"""What llama.cpp uses if a tensor's rows do not fill blocks (`tensor_type_fallback` in llama-quant.cpp); F16 if they do
+not fill blocks of 32 either."""
 
 _ARM = ("MATMUL_INT8", "DOTPROD")
 _REPACKED = {
@@ -32,15 +32,15 @@ _REPACKED = {
     "Q6_K": _ARM,
     "Q8_0": _ARM,
 }
-"""CPU features, any of which lets llama.cpp lay a type out anew for its fastest products
+"""CPU features, any of which makes llama.cpp repack a type for its fastest matrix products
 (`ggml_repack_get_optimal_repack_type` in ggml-cpu/repack.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A recipe of llama.cpp: `ftype` is its number in `enum llama_ftype` (llama.h), `type` what most weights become.
+    """A scheme of llama.cpp: `ftype` is its number in `enum llama_ftype` (llama.h), `type` the type of most weights.
 
-    `needs_calibration`: llama.cpp makes poor weights, or refuses, without an importance matrix.
+    `needs_calibration`: without an importance matrix llama.cpp refuses, or quality is poor.
     """
 
     name: str
@@ -49,23 +49,23 @@ class Scheme:
     needs_calibration: bool = False
 
     @property
-    def row(self) -> int:
-        """The number of weights that a tensor's rows must be a multiple of."""
+    def block_weights(self) -> int:
+        """The number of weights in a block; a tensor's rows must be a multiple of it."""
         return BLOCKS[self.type][0]
 
     @property
     def bits(self) -> float:
-        """Per weight of `type`; what a model has on average differs by the tensors that get another."""
+        """Bits per weight of `type`; the mean of a model differs, because some tensors get another type."""
         weights, size = BLOCKS[self.type]
         return 8 * size / weights
 
     @property
     def quantized(self) -> bool:
-        return self.row > 1
+        return self.block_weights > 1
 
     @property
     def uses_calibration(self) -> bool:
-        """Whether an importance matrix changes the weights it makes: llama.cpp rounds Q8_0 and MXFP4 without one."""
+        """Whether an importance matrix changes the result: llama.cpp ignores it for Q8_0 and MXFP4."""
         return self.quantized and self.type not in ("Q8_0", "MXFP4")
 
     @property
@@ -73,7 +73,7 @@ class Scheme:
         return FALLBACKS.get(self.type)
 
     def is_repacked(self, features: frozenset[str]) -> bool:
-        """Whether a CPU with these features has llama.cpp's fastest products for it."""
+        """Whether llama.cpp has its fastest matrix products for it on a CPU with these features."""
         return "REPACK" in features and not features.isdisjoint(_REPACKED.get(self.type, ()))
 
 
@@ -95,7 +95,7 @@ SCHEMES = {
         Scheme("IQ4_XS", 30, "IQ4_XS"),
         Scheme("Q4_1", 3, "Q4_1"),
         Scheme("Q4_0", 2, "Q4_0"),
-        Scheme("MXFP4_MOE", 38, "MXFP4"),  # of a model of experts; all other weights become Q8_0
+        Scheme("MXFP4_MOE", 38, "MXFP4"),  # for experts; all other weights become Q8_0
         Scheme("Q3_K_L", 13, "Q3_K"),
         Scheme("Q3_K_M", 12, "Q3_K"),
         Scheme("Q3_K_S", 11, "Q3_K"),
@@ -112,13 +112,13 @@ SCHEMES = {
     )
 }
 
-_MEANT = {"INT8": "Q8_0", "INT4": "Q4_K_M"}
+_ALIASES = {"INT8": "Q8_0", "INT4": "Q4_K_M"}
 
 
 def find(name: str) -> Scheme:
-    """The scheme of that name, in any case; int8 and int4 mean the usual ones. Raises `ConfigError` naming all."""
-    wanted = name.upper()
-    scheme = SCHEMES.get(_MEANT.get(wanted, wanted))
+    """Returns a scheme by name, ignoring case; int8 and int4 are aliases. Raises `ConfigError` that lists all names."""
+    upper = name.upper()
+    scheme = SCHEMES.get(_ALIASES.get(upper, upper))
     if scheme is None:
-        raise ConfigError(f"there is no quantization scheme {name}; there are {', '.join(SCHEMES)}", "scheme")
+        raise ConfigError(f"there is no quantization scheme {name}; choose one of {', '.join(SCHEMES)}", "scheme")
     return scheme

@@ -81,6 +81,7 @@ def evaluate(
     from ...models.device import parse_memory_size, this_machine
     from ...models.paths import cache_folder
     from ...models.registry.resolve import builtin_folder
+    from ...quantize import api
     from ...quantize.evaluate.evaluation import EvaluationPlan
     from ...quantize.evaluate.passages import collect_passages
     from ...quantize.evaluate.variant_grid import variant_grid
@@ -103,24 +104,11 @@ def evaluate(
         constraints=Constraints(memory_bytes, min_speed, parse_max_loss(max_loss)),
     )
     try:
-        results = _evaluate(plan, sensitivity, progress)
+        results = api.evaluate(plan, sensitivity, progress)
     except KeyboardInterrupt:
         print("\ngalago: interrupted; run the same command again to resume", file=sys.stderr)
         raise
     _write(plan, results, json_file, html, markdown)
-
-
-def _evaluate(plan: EvaluationPlan, sensitivity: bool, progress: Callable[[str, float], None]) -> dict[str, Any]:
-    from ...quantize.evaluate import evaluation, saved_results
-    from ...quantize.search.sensitivity import measure
-
-    results = evaluation.evaluate(plan, progress)
-    if sensitivity:
-        base = plan.variants[0]
-        projector = base.projector.path if base.projector else None
-        results["sensitivity"] = measure(base.model.path, projector, [*plan.questions, *plan.texts], progress)
-    saved_results.save(results)
-    return results
 
 
 def _write(

@@ -1,186 +1,216 @@
-"""`galago quantize`: makes a smaller variant of a model or projector, and tells what became of its weights."""
+"""`galago quantize`: writes a smaller variant of a model or projector, and reports what was written."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...models import units
-from . import layers, mixture
-from .calibrate import collect
 from .ui import options, progress, report
 
 if TYPE_CHECKING:
-    from ...quantize.calibrate.calibration import Data
+    from ...quantize.api import QuantizationResult
     from ...quantize.calibrate.imatrix import ImportanceMatrix
-    from ...quantize.variants.plan import Source, VariantPlan
-    from ...quantize.variants.schemes import Scheme
+    from ...quantize.search.divergence import SegmentDivergence
+    from ...quantize.search.mixture import MixtureResult
+    from ...quantize.variants.layer_pruning import DroppedLayer
+    from ...quantize.variants.variant import VariantPlan
+
+_SHOWN_NAMES = 4
 
 
-def _list(wanted: bool) -> None:
+def _list_schemes(wanted: bool) -> None:
     if wanted:
         print(_schemes())
         raise typer.Exit
 
 
+_Output = Annotated[Path, typer.Option("--output", "-o", help="file to write", metavar="FILE")]
+_SchemeName = Annotated[str | None, typer.Option(help="int8, int4, or a scheme that --list shows", metavar="NAME")]
+_Size = Annotated[str | None, typer.Option(help="best mixture of types of this size: 900MB or 30%", metavar="SIZE")]
+_Bits = Annotated[float | None, typer.Option(help="best mixture with this many bits per weight", metavar="X")]
+_Like = Annotated[str | None, typer.Option(help="best mixture as small as this scheme", metavar="NAME")]
+_Speed = Annotated[
+    float | None, typer.Option(help="best mixture that generates X tokens per second on this machine", metavar="X")
+]
+_Effort = Annotated[
+    str, typer.Option(help="how much to measure for a mixture: none, quick, normal or thorough", metavar="NAME")
+]
+_Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="calibration data, or an importance matrix; may be repeated  [default: built-in text]", metavar="FILE"
+    ),
+]
+_Reader = Annotated[
+    str | None, typer.Option("--for", help="model that uses the projector to be quantized", metavar="MODEL")
+]
+_DropLayers = Annotated[
+    int | None, typer.Option(help="drop the N layers whose loss changes the model least", metavar="N")
+]
+_NoCalibration = Annotated[bool, typer.Option("--no-calibration", help="quantize without an importance matrix")]
+_Force = Annotated[bool, typer.Option("--force", help="replace FILE if it exists")]
+_Requantize = Annotated[
+    bool, typer.Option("--requantize", help="allow a model that is already quantized (loses more quality)")
+]
+_List = Annotated[bool, typer.Option("--list", help="list the schemes and exit", callback=_list_schemes, is_eager=True)]
+
+
 def quantize(
-    model: Annotated[str, typer.Argument(help="builtin, an installed model, or a GGUF file, also of a projector")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the file to write", metavar="FILE")],
-    scheme: Annotated[str | None, typer.Option(help="int8, int4, or a name that --list shows", metavar="NAME")] = None,
-    size: Annotated[str | None, typer.Option(help="the best mixture of types in 900MB or 30%", metavar="SIZE")] = None,
-    bits: Annotated[float | None, typer.Option(help="the best mixture of so many bits a weight", metavar="X")] = None,
-    like: Annotated[str | None, typer.Option(help="the best mixture as small as a scheme", metavar="NAME")] = None,
-    speed: Annotated[
-        float | None, typer.Option(help="the best mixture that makes so many tokens a second here", metavar="X")
-    ] = None,
-    effort: Annotated[
-        str, typer.Option(help="how much is measured for a mixture: none, quick, normal or thorough", metavar="NAME")
-    ] = "normal",
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(help="importance matrix, or data as for galago calibrate; may be repeated", metavar="FILE"),
-    ] = None,
+    model: Annotated[
+        str, typer.Argument(help="builtin, the name of an installed model, or a GGUF file of a model or projector")
+    ],
+    output: _Output,
+    scheme: _SchemeName = None,
+    size: _Size = None,
+    bits: _Bits = None,
+    like: _Like = None,
+    speed: _Speed = None,
+    effort: _Effort = "normal",
+    calibration: _Calibration = None,
     mmproj: options.ProjectorOption = None,
-    reader: Annotated[
-        str | None, typer.Option("--for", help="of a projector: the model that sees or hears by it", metavar="MODEL")
-    ] = None,
-    drop_layers: Annotated[
-        int | None, typer.Option(help="leave out the layers that the model misses least", metavar="N")
-    ] = None,
-    no_calibration: Annotated[bool, typer.Option("--no-calibration", help="round weights one by one")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace FILE where it exists")] = False,
-    requantize: Annotated[bool, typer.Option("--requantize", help="take a model that is quantized already")] = False,
+    reader: _Reader = None,
+    drop_layers: _DropLayers = None,
+    no_calibration: _NoCalibration = False,
+    force: _Force = False,
+    requantize: _Requantize = False,
     as_json: report.Json = False,
-    _listed: Annotated[
-        bool, typer.Option("--list", help="show the schemes and end", callback=_list, is_eager=True)
-    ] = False,
+    _listed: _List = False,
 ) -> None:
-    """Make a smaller variant of a model or projector."""
-    from ...quantize.variants import plan as variant
+    """Make a smaller variant of a model or projector.
 
-    wanted = _wanted(scheme, [size, bits, like], speed)
-    source = variant.open_source(model)
-    variant.check_target(source, output, force)
-    variant.check_exact(source, requantize)
-    eyes = None if source.header.is_projector else mmproj or variant.projector_of(model)
-    data = _data(source, eyes, reader, calibration or [])
-    part = output.with_name(f"{output.name}.imatrix.part")
-    found = None
-    with layers.dropped(source, data, drop_layers) as (source, data, losses):
-        if wanted is None:
-            wish = mixture.Wish(size, bits, like, speed)
-            found = mixture.search(source, data, no_calibration, part, wish, effort)
-            made = found.plan
-        else:
-            matrix = _matrix(source, wanted, data, no_calibration, part)
-            made = variant.plan(source, variant.Recipe(wanted, matrix=matrix), requantize)
-        write(made, output, force)
-    part.unlink(missing_ok=True)
+    Choose a --scheme, or a budget for the best mixture of types: --size, --bits, --like or --speed.
+    """
+    from ...quantize import api
+
+    request = api.QuantizationRequest(
+        model=model,
+        output=output,
+        scheme=scheme,
+        size=size,
+        bits=bits,
+        like=like,
+        speed=speed,
+        effort=effort,
+        calibration=tuple(calibration or ()),
+        use_calibration=not no_calibration,
+        mmproj=mmproj,
+        reader=reader,
+        drop_layers=drop_layers,
+        force=force,
+        requantize=requantize,
+    )
+    result = api.quantize(request, progress.stage, _print_dropped)
     if as_json:
-        report.emit_json(_as_json(made, output) | layers.as_json(losses) | (mixture.as_json(found) if found else {}))
+        report.emit_json(_as_json(result))
     else:
-        print("\n".join([*_lines(made, output), *(mixture.lines(found) if found else [])]))
+        print("\n".join(_lines(result)))
 
 
-def _wanted(scheme: str | None, budgets: list[str | float | None], speed: float | None) -> Scheme | None:
-    """The scheme, or None for a mixture."""
-    from ...models.errors import ConfigError
-    from ...quantize.variants.schemes import find
+def _print_dropped(dropped: list[DroppedLayer]) -> None:
+    """Prints which layers are dropped on standard error, before the variant is written."""
+    from ...quantize.search.divergence import mean_divergence
 
-    wanted = find(scheme) if scheme else None
-    given = len([scheme, *budgets]) - [scheme, *budgets].count(None)
-    if given > 1 or (given == 0 and speed is None):
-        raise ConfigError("say what to make: one of --scheme, --size, --bits and --like, or --speed", "scheme")
-    if wanted and speed is not None:
-        raise ConfigError("a --scheme has its own speed; --speed goes with --size, --bits, --like or alone", "speed")
-    return wanted
+    for layer, divergences in dropped:
+        each = ", ".join(f"{other}: {mean_divergence(segments):.4f}" for other, segments in sorted(divergences.items()))
+        print(f"galago: dropping layer {layer}; KL divergence per token without each layer: {each}", file=sys.stderr)
 
 
-def _data(source: Source, eyes: Path | None, reader: str | None, files: list[Path]) -> Data:
-    """What is read, and by which model."""
-    from ...models.errors import ConfigError
-    from ...quantize.calibrate import calibration as calibration
-    from ...quantize.variants import plan as variant
-
-    if not source.header.is_projector:
-        if reader is not None:
-            raise ConfigError("--for goes with a projector; give a model its own by --mmproj", "for")
-        return calibration.data(source, eyes, files)
-    if reader is None:
-        return calibration.data(source, None, files)
-    return calibration.data(variant.open_source(reader), source.path, files)
-
-
-def _matrix(source: Source, scheme: Scheme, data: Data, without: bool, part: Path) -> ImportanceMatrix | None:
-    """What the scheme's weights are rounded by: of the given files, else of the built-in text, where that can be."""
-    from ...models.errors import ConfigError
-
-    if without and not data.builtin:
-        raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
-    blind = without or (source.header.is_projector and data.builtin)
-    if blind and scheme.needs_calibration:
-        raise ConfigError(f"{scheme.name} needs calibration: give --calibration FILE", "calibration")
-    if blind or not scheme.uses_calibration:
-        return None
-    return collect(data, part)
-
-
-def write(plan: VariantPlan, output: Path, force: bool) -> None:
-    from ...quantize.variants import plan as variant
-
-    sizes = [tensor.nbytes or 0 for tensor in plan.source.tensors]
-    with progress.bar(f"quantizing {report.printable(plan.source.path.name)}", sum(sizes)) as show:
-        variant.make(plan, output, force, lambda i, _count, name: show(sum(sizes[: i - 1]), name))
-
-
-def _lines(plan: VariantPlan, output: Path) -> list[str]:
-    size = output.stat().st_size
+def _lines(result: QuantizationResult) -> list[str]:
+    plan, output = result.plan, result.output
+    size, original = output.stat().st_size, plan.source.original.size
     lines = [
-        f"{output}: {units.format_bytes(size)} of {units.format_bytes(plan.source.original.size)}, "
-        f"{plan.bits:.2f} bits a weight",
-        "  types         " + ", ".join(f"{count} {kind}" for kind, count in plan.counts.items()),
-        f"  calibration   {_calibrated(plan.recipe.matrix)}",
+        f"{output}: {units.format_bytes(size)} ({size / original:.0%} of {units.format_bytes(original)}), "
+        f"{plan.bits_per_weight:.2f} bits per weight",
+        "  types         " + ", ".join(f"{count} {name}" for name, count in plan.type_counts.items()),
+        f"  calibration   {_calibration(plan.recipe.matrix)}",
     ]
-    for names, what in _notes(plan):
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        lines.append(f"  {what}: {shown}")
-    return lines
+    for names, problem in _exceptions(plan):
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        lines.append(f"  {problem}: {', '.join(names[:_SHOWN_NAMES])}{more}")
+    return lines + (_mixture_lines(result.mixture) if result.mixture else [])
 
 
-def _notes(plan: VariantPlan) -> list[tuple[list[str], str]]:
-    """What did not go as the scheme's name says."""
-    notes = []
+def _exceptions(plan: VariantPlan) -> list[tuple[list[str], str]]:
+    """Returns the tensors that are not quantized as the scheme's name says, and why."""
     by_type: dict[str, list[str]] = {}
-    for name, kind in plan.fallbacks.items():
-        by_type.setdefault(kind, []).append(name)
-    for kind, names in by_type.items():
-        notes.append((names, f"{kind} instead, since rows do not fill blocks of the scheme's type"))
+    for name, type_name in plan.fallbacks.items():
+        by_type.setdefault(type_name, []).append(name)
+    exceptions = [
+        (names, f"{type_name} instead, because rows do not fill the blocks of the scheme's type")
+        for type_name, names in by_type.items()
+    ]
     if plan.recipe.matrix is not None and plan.without_importance:
-        notes.append((list(plan.without_importance), "rounded without calibration, which says nothing of them"))
-    return notes
+        exceptions.append((list(plan.without_importance), "not covered by the importance matrix"))
+    return exceptions
 
 
-def _calibrated(matrix: ImportanceMatrix | None) -> str:
+def _calibration(matrix: ImportanceMatrix | None) -> str:
     if matrix is None:
         return "none"
     names = ", ".join(map(report.printable, matrix.datasets)) or "unnamed"
-    return f"{names} ({matrix.chunks} x {matrix.chunk_size} tokens)"
+    return f"{names} ({matrix.chunks} chunks of {matrix.chunk_size} tokens)"
 
 
-def _as_json(plan: VariantPlan, output: Path) -> dict[str, Any]:
-    matrix = plan.recipe.matrix
-    return {
+def _mixture_lines(mixture: MixtureResult) -> list[str]:
+    predicted = "" if mixture.predicted is None else f" (predicted: {mixture.predicted:.5f})"
+    lines = [
+        f"  measured on   {', '.join(map(report.printable, mixture.measured_on))}, held-out part",
+        f"  KL divergence {_divergence(mixture.measured)}{predicted}",
+    ]
+    matrix = mixture.plan.recipe.matrix
+    if matrix is None or not matrix.has_products:
+        lines.append("  rounding      without GPTQ, which needs calibration data instead of an importance matrix")
+    if mixture.stock:
+        lines.append(f"  {mixture.stock:<13} {_divergence(mixture.stock_measured)}")
+    if mixture.uses_stock:
+        lines.append(f"  {mixture.stock} has a smaller KL divergence than the best mixture, and was written instead")
+    return lines
+
+
+def _divergence(segments: list[SegmentDivergence]) -> str:
+    from ...quantize.search.divergence import divergence_by_kind, mean_divergence
+
+    kinds = divergence_by_kind(segments)
+    each = ", ".join(f"{kind} {nats:.5f}" for kind, nats in kinds.items())
+    return f"{mean_divergence(segments):.5f} nats per token" + (f" ({each})" if len(kinds) > 1 else "")
+
+
+def _as_json(result: QuantizationResult) -> dict[str, Any]:
+    from ...quantize.search.divergence import divergence_by_kind
+
+    plan, output, matrix = result.plan, result.output, result.plan.recipe.matrix
+    values: dict[str, Any] = {
         "file": output,
         "size": output.stat().st_size,
         "source": {"file": plan.source.original.path, "size": plan.source.original.size},
         "scheme": plan.recipe.scheme.name,
-        "bits_per_weight": plan.bits,
+        "bits_per_weight": plan.bits_per_weight,
         "calibration": list(matrix.datasets) if matrix else None,
         "types": dict(plan.types),
         "fallbacks": plan.fallbacks,
         "without_importance": list(plan.without_importance) if matrix else [],
+    }
+    if result.dropped_layers:
+        values["dropped_layers"] = [
+            {"layer": layer, "divergence": divergence_by_kind(divergences[layer])}
+            for layer, divergences in result.dropped_layers
+        ]
+    return values | (_mixture_as_json(result.mixture) if result.mixture else {})
+
+
+def _mixture_as_json(mixture: MixtureResult) -> dict[str, Any]:
+    from ...quantize.search.divergence import divergence_by_kind
+
+    measured = divergence_by_kind(mixture.stock_measured) if mixture.stock else None
+    return {
+        "divergence": {"predicted": mixture.predicted, "measured": divergence_by_kind(mixture.measured)},
+        "searched_on": mixture.measured_on,
+        "stock": {"scheme": mixture.stock, "measured": measured} if mixture.stock else None,
+        "stock_made": mixture.uses_stock,
     }
 
 
@@ -188,11 +218,12 @@ def _schemes() -> str:
     from ...quantize.variants.schemes import SCHEMES
     from ..llamacpp.library import features
 
-    here = features()
-    columns = ("scheme", "bits", "rows of", "else", "calibration", "fast here")
+    cpu_features = features()
+    columns = ("scheme", "bits", "block", "fallback", "calibration", "fast on this CPU")
     rows = []
     for s in SCHEMES.values():
-        needs = "needed" if s.needs_calibration else "helps" if s.uses_calibration else ""
-        row, fallback = (str(s.row), s.fallback or "F16") if s.quantized else ("", "")
-        rows.append((s.name, f"{s.bits:.2f}", row, fallback, needs, "yes" if s.is_repacked(here) else ""))
+        calibration = "required" if s.needs_calibration else "helps" if s.uses_calibration else ""
+        block, fallback = (str(s.block_weights), s.fallback or "F16") if s.quantized else ("", "")
+        fast = "yes" if s.is_repacked(cpu_features) else ""
+        rows.append((s.name, f"{s.bits:.2f}", block, fallback, calibration, fast))
     return report.table(columns, rows)

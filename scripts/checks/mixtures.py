@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import llama_cpp_build
 from galago.quantize.calibrate import calibration, imatrix
-from galago.quantize.variants import plan
+from galago.quantize.variants.source import SourceModel, open_source, projector_of
 
 from .quantize import run
 from .variants import compared, divergences
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = given.out or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        source, projector = plan.open_source(given.model), plan.projector_of(given.model)
+        source, projector = open_source(given.model), projector_of(given.model)
         matrix = llama_cpp_matrix(programs, source, projector, given.learn, folder)
         for scheme in given.like or SIZES:
             reference, mixture = folder / f"llama.cpp-{scheme}.gguf", folder / f"mixture-{scheme}.gguf"
@@ -58,14 +58,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def llama_cpp_matrix(programs: Path, source: plan.Source, projector: Path | None, learn: Path, folder: Path) -> Path:
+def llama_cpp_matrix(programs: Path, source: SourceModel, projector: Path | None, learn: Path, folder: Path) -> Path:
     path = folder / "llama.cpp.imatrix.gguf"
     if learn.suffix == ".txt":
         run(programs / "llama-imatrix", "-m", source.path, "-f", learn, "-o", path, "--no-ppl", "-ngl", 0,
-            "-c", calibration.CHUNK, "-b", calibration.CHUNK)  # fmt: skip
+            "-c", calibration.CHUNK_TOKENS, "-b", calibration.CHUNK_TOKENS)  # fmt: skip
     else:
         imatrix.write(
-            path, calibration.collect(calibration.data(source, projector, [learn]), folder / "llama.cpp.part")
+            path, calibration.collect(calibration.select_data(source, projector, [learn]), folder / "llama.cpp.part")
         )
     return path
 

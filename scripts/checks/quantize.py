@@ -22,8 +22,9 @@ from benchmarks import llama_cpp_build
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration, imatrix, samples
 from galago.quantize.calibrate.imatrix import ImportanceMatrix
-from galago.quantize.variants import plan
+from galago.quantize.variants import variant
 from galago.quantize.variants.schemes import find
+from galago.quantize.variants.source import SourceModel, open_source
 
 SCHEMES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "IQ2_XS")
 
@@ -40,11 +41,13 @@ def main(arguments: list[str]) -> int:
         text = given.data or folder / "text.txt"
         if given.data is None:
             text.write_text(samples.builtin_text(), encoding="utf-8")
-        source = plan.open_source(given.model)
-        ours = calibration.collect(calibration.data(source, None, [text], limit=given.chunks), folder / "ours.part")
+        source = open_source(given.model)
+        ours = calibration.collect(
+            calibration.select_data(source, None, [text], max_segments=given.chunks), folder / "ours.part"
+        )
         theirs = folder / "theirs.gguf"
         run(programs / "llama-imatrix", "-m", source.path, "-f", text, "-o", theirs, "--no-ppl", "-ngl", 0,
-            "-c", calibration.CHUNK, "-b", calibration.CHUNK, "--chunks", given.chunks)  # fmt: skip
+            "-c", calibration.CHUNK_TOKENS, "-b", calibration.CHUNK_TOKENS, "--chunks", given.chunks)  # fmt: skip
         difference = largest_difference(ours, imatrix.read(theirs))
         print(f"importance matrix: {len(ours.entries)} tensors, {difference:.2e} is the largest relative difference")
         shared = folder / "shared.gguf"
@@ -69,10 +72,10 @@ def largest_difference(ours: ImportanceMatrix, theirs: ImportanceMatrix) -> floa
 
 
 def compare(
-    source: plan.Source, name: str, matrix: ImportanceMatrix, programs: Path, folder: Path, shared: Path
+    source: SourceModel, name: str, matrix: ImportanceMatrix, programs: Path, folder: Path, shared: Path
 ) -> bool:
     ours, theirs = folder / "ours.gguf", folder / "theirs-quantized.gguf"
-    plan.make(plan.plan(source, plan.Recipe(find(name), matrix=matrix)), ours, force=True)
+    variant.write(variant.plan(source, variant.Recipe(find(name), matrix=matrix)), ours, force=True)
     run(programs / "llama-quantize", "--imatrix", shared, source.path, theirs, name)
     same = tensors(ours) == tensors(theirs)
     print(f"{name}: {'identical' if same else 'different'}", flush=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from galago.quantize.calibrate.calibration import CHUNK
+from galago.quantize.calibrate.calibration import CHUNK_TOKENS
 from galago.quantize.jobs import DivergenceJob
-from galago.quantize.search.divergence import Units
-from galago.quantize.variants import plan
+from galago.quantize.search.divergence import SegmentDivergence
+from galago.quantize.variants.source import open_source, projector_of
 from galago.runtime.config import default_threads
 from galago.runtime.process.job import run_job
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--projectors", action="store_true", help="the variants are projectors")
     parser.add_argument("--units", type=int, default=60, help="text chunks at most; four times as many chats")
     given = parser.parse_args(arguments)
-    projector = given.mmproj or plan.projector_of(given.model)
+    projector = given.mmproj or projector_of(given.model)
     measured = divergences(given.model, projector, given.variants, given.data, given.units, given.projectors)
     print("\n".join(compared(measured)))
     return 0
@@ -46,20 +46,20 @@ def divergences(
     data: Sequence[Path],
     units: int,
     projectors: bool = False,
-) -> dict[str, Units]:
+) -> dict[str, list[SegmentDivergence]]:
     """Measures all variants in one child process; returns their units by path."""
-    measured: dict[str, Units] = {}
-    source = plan.open_source(model)
+    measured: dict[str, list[SegmentDivergence]] = {}
+    source = open_source(model)
     with tempfile.TemporaryDirectory() as folder:
         job = DivergenceJob(
             source=source.path,
             projector=projector,
             varied="projector" if projectors else "model",
             files=tuple(data),
-            chunk_tokens=CHUNK,
-            limit=None,
-            units=units,
-            every=1,
+            chunk_tokens=CHUNK_TOKENS,
+            max_segments=None,
+            max_chunks=units,
+            held_out_every=1,
             file_bytes=source.size + (projector.stat().st_size if projector else 0),
             threads=default_threads(),
             folder=Path(folder),
@@ -70,7 +70,7 @@ def divergences(
     return measured
 
 
-def compared(measured: dict[str, Units]) -> list[str]:
+def compared(measured: dict[str, list[SegmentDivergence]]) -> list[str]:
     """Formats the comparison of the first variant with each other one, as lines."""
     lines = []
     first, *others = measured.values()

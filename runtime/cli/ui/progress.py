@@ -73,3 +73,10 @@ def percent(label: str) -> Callable[[float], None] | None:
         sys.stderr.flush()
 
     return update
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[Callable[[str, float], None]]:
+    """Shows the progress of a named step; yields the function to call with the current item and the fraction done."""
+    with bar(report.printable(name), 1.0) as update:
+        yield lambda item, fraction: update(fraction, item)

@@ -1,4 +1,4 @@
-"""Importance matrices from what a model reads: what is counted, gone on with, and refused."""
+"""Calibration: what is collected, how an interrupted run resumes, and which data is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from galago.quantize.calibrate import calibration, imatrix, samples
 from galago.quantize.calibrate.imatrix import ImportanceMatrix
 from galago.quantize.calibrate.samples import ChatSample, TextSample
 from galago.quantize.jobs import CalibrationJob
-from galago.quantize.variants import plan as variant
+from galago.quantize.variants import variant
 from galago.quantize.variants.schemes import find
+from galago.quantize.variants.source import open_source
 from galago.runtime.cli.main import main
 from galago.runtime.process.job import Report, run_job
 
@@ -42,13 +43,13 @@ def job(model: Path, part: Path, *files: Path, limit: int = 4, done: int = 0) ->
         files=files,
         datasets=("a",),
         chunk_tokens=64,
-        limit=limit,
-        every=0,
+        max_segments=limit,
+        held_out_every=0,
         products=False,
         file_bytes=1 << 23,
         threads=1,
         part=part,
-        done=done,
+        done_segments=done,
         key="k",
     )
 
@@ -57,15 +58,17 @@ def collect(job: CalibrationJob, on_report: Report = lambda _: None) -> None:
     run_job("galago.quantize.calibrate.collect_job", job, "a.gguf", on_report=on_report)
 
 
-def test_every_row_of_every_matrix_is_counted(tmp_path: Path, text: Path) -> None:
-    source = variant.open_source(str(TEXT))
-    matrix = calibration.collect(calibration.data(source, None, [text], chunk=72, limit=2), tmp_path / "part")
+def test_every_token_is_counted_for_every_matrix(tmp_path: Path, text: Path) -> None:
+    source = open_source(str(TEXT))
+    matrix = calibration.collect(
+        calibration.select_data(source, None, [text], chunk_tokens=72, max_segments=2), tmp_path / "part"
+    )
     assert set(matrix.entries) == {t.name for t in source.tensors if t.name.startswith("blk.") and len(t.shape) == 2}
-    assert {float(entry.counts[0]) for entry in matrix.entries.values()} == {144.0}  # 72 is one step and no round one
+    assert {float(entry.counts[0]) for entry in matrix.entries.values()} == {144.0}  # 72 is not a multiple of the step
     assert matrix.datasets == ("text.txt",) and (matrix.chunks, matrix.chunk_size) == (2, 72)
 
 
-def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, text: Path) -> None:
+def test_a_resumed_calibration_has_the_same_result(tmp_path: Path, text: Path) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     collect(job(TEXT, whole, text))
     collect(job(TEXT, parted, text, limit=3))
@@ -79,9 +82,9 @@ def test_an_interrupted_calibration_goes_on_to_the_same_result(tmp_path: Path, t
         np.testing.assert_allclose(entry.sums, b.entries[name].sums, rtol=1e-5)
 
 
-def test_what_was_read_is_kept_only_for_the_same_data(tmp_path: Path, text: Path) -> None:
-    source = variant.open_source(str(TEXT))
-    data, part = calibration.data(source, None, [text], chunk=64, limit=2), tmp_path / "part"
+def test_a_calibration_resumes_only_on_the_same_data(tmp_path: Path, text: Path) -> None:
+    source = open_source(str(TEXT))
+    data, part = calibration.select_data(source, None, [text], chunk_tokens=64, max_segments=2), tmp_path / "part"
     calibration.collect(data, part)
     told: list[int] = []
     calibration.collect(data, part, lambda done, _count: told.append(done))
@@ -91,7 +94,7 @@ def test_what_was_read_is_kept_only_for_the_same_data(tmp_path: Path, text: Path
     assert told == [1, 2]
 
 
-def test_pictures_and_sounds_calibrate_the_model_and_its_projector(tmp_path: Path) -> None:
+def test_images_and_audio_calibrate_the_model_and_its_projector(tmp_path: Path) -> None:
     lines = [
         {"messages": [{"role": "user", "content": [{"type": "image", "file": str(SAMPLES / "shapes.png")},
                                                    {"type": "text", "text": "How many shapes are there?"}]},
@@ -106,27 +109,32 @@ def test_pictures_and_sounds_calibrate_the_model_and_its_projector(tmp_path: Pat
     projector = {t.name for t in read_header(builtin_folder() / "mmproj-F16.gguf").tensors}
     seen = {name: float(entry.counts.max()) for name, entry in entries.items()}
     assert {name.split(".")[0] for name in seen} >= {"blk", "v", "a", "mm"}
-    assert len({count for name, count in seen.items() if name.startswith("blk.")}) == 1  # the last layer, all rows too
+    assert (
+        len({count for name, count in seen.items() if name.startswith("blk.")}) == 1
+    )  # also the last layer, which computes all rows
     assert all(name.startswith("blk.") or name in projector for name in seen)
     assert not (tmp_path / "m.gguf.part").exists()
-    eyes = variant.open_source(str(builtin_folder() / "mmproj-F16.gguf"))
+    eyes = open_source(str(builtin_folder() / "mmproj-F16.gguf"))
     plan = variant.plan(eyes, variant.Recipe(find("Q4_0"), matrix=imatrix.read(out)))
     assert not plan.without_importance
 
 
-def test_matrices_are_added_to_what_is_read(tmp_path: Path, text: Path) -> None:
-    source = variant.open_source(str(TEXT))
-    first = calibration.collect(calibration.data(source, None, [text], chunk=64, limit=1), tmp_path / "p")
+def test_existing_matrices_are_added(tmp_path: Path, text: Path) -> None:
+    source = open_source(str(TEXT))
+    first = calibration.collect(
+        calibration.select_data(source, None, [text], chunk_tokens=64, max_segments=1), tmp_path / "p"
+    )
     imatrix.write(tmp_path / "first.gguf", first)
     both = calibration.collect(
-        calibration.data(source, None, [text, tmp_path / "first.gguf"], chunk=64, limit=1), tmp_path / "q"
+        calibration.select_data(source, None, [text, tmp_path / "first.gguf"], chunk_tokens=64, max_segments=1),
+        tmp_path / "q",
     )
     name = "blk.1.ffn_down.weight"
     np.testing.assert_allclose(both.entries[name].sums, 2 * first.entries[name].sums, rtol=1e-6)
     np.testing.assert_allclose(both.entries[name].means(), first.entries[name].means(), rtol=1e-6)
 
 
-def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Path) -> None:
+def test_a_model_that_computes_nan_is_reported_with_the_weight(tmp_path: Path, text: Path) -> None:
     header, content = read_header(TEXT), bytearray(TEXT.read_bytes())
     offset = next(tensor.offset for tensor in header.tensors if tensor.name == "blk.1.attn_norm.weight")
     struct.pack_into("<f", content, header.data_offset + offset, float("nan"))
@@ -135,24 +143,24 @@ def test_a_model_without_numbers_is_told_by_the_weight(tmp_path: Path, text: Pat
         collect(job(tmp_path / "bad.gguf", tmp_path / "part", text))
 
 
-def test_experts_are_counted_one_by_one(tmp_path: Path, text: Path) -> None:
+def test_experts_are_counted_separately(tmp_path: Path, text: Path) -> None:
     model = tmp_path / "experts.gguf"
     write(model)
     collect(job(model, tmp_path / "part", text, limit=2))
     entry = imatrix.read(tmp_path / "part").entries
     up, dense = entry["blk.0.ffn_up_exps.weight"], entry["blk.0.attn_q.weight"]
-    assert up.sums.shape == (4, 64) and up.counts.sum() == 2 * dense.counts[0] == 2 * 128  # two experts for each row
+    assert up.sums.shape == (4, 64) and up.counts.sum() == 2 * dense.counts[0] == 2 * 128  # two experts per row
     assert entry["blk.0.ffn_down_exps.weight"].counts.tolist() == up.counts.tolist()
     quantized = variant.plan(
-        variant.open_source(str(model)), variant.Recipe(find("Q4_0"), matrix=imatrix.read(tmp_path / "part"))
+        open_source(str(model)), variant.Recipe(find("Q4_0"), matrix=imatrix.read(tmp_path / "part"))
     )
-    variant.make(quantized, tmp_path / "q.gguf")
+    variant.write(quantized, tmp_path / "q.gguf")
 
 
 # Samples
 
 
-def test_samples_are_read_from_text_lines_and_question_sets(tmp_path: Path) -> None:
+def test_samples_are_read_from_text_json_lines_and_question_sets(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("# Title", encoding="utf-8")
     lines = [{"text": "plain"}, {"messages": [{"role": "user", "content": "Hi"}]}]
     (tmp_path / "b.jsonl").write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
@@ -167,41 +175,44 @@ def test_samples_are_read_from_text_lines_and_question_sets(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("{", "line 2"),
         ('{"message": []}', "'messages' is missing"),
         ('{"messages": [{"role": "user"}]}', "'content' is missing"),
-        ('{"messages": [{"role": "user", "content": [{"type": "video", "file": "x"}]}]}', "no type video"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "video", "file": "x"}]}]}',
+            "type video is not supported",
+        ),
         ('{"messages": [{"role": "user", "content": [{"type": "image", "file": "missing.png"}]}]}', "missing.png"),
         ("[]", "line 2"),
     ],
 )
-def test_a_line_that_is_no_sample_is_told_by_its_number(tmp_path: Path, line: str, told: str) -> None:
+def test_an_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "d.jsonl").write_text('{"text": "fine"}\n' + line, encoding="utf-8")
     with pytest.raises(ConfigError, match="line 2") as error:
         samples.read([tmp_path / "d.jsonl"])
-    assert told in error.value.message
+    assert message in error.value.message
 
 
-def test_data_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_data_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_bytes(b"abc\xff\xfe")
-    with pytest.raises(ConfigError, match="no text in UTF-8 from byte 3"):
+    with pytest.raises(ConfigError, match="not UTF-8 text: byte 3 is invalid"):
         samples.read([tmp_path / "d.txt"])
 
 
 def test_too_little_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("Hello", encoding="utf-8")
-    with pytest.raises(GalagoError, match="too short"):
+    with pytest.raises(GalagoError, match="too little calibration data"):
         collect(job(TEXT, tmp_path / "part", tmp_path / "d.txt"))
 
 
-def test_without_data_the_built_in_text_is_read_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_the_built_in_text_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(TEXT), "--scheme", "IQ2_XS", "-o", str(tmp_path / "q.gguf")]) == 0
     told = capsys.readouterr().out
     assert samples.BUILTIN in told and list(tmp_path.iterdir()) == [tmp_path / "q.gguf"]
     assert read_header(tmp_path / "q.gguf").get("quantize.imatrix.dataset") == samples.BUILTIN
 
 
-def test_an_empty_matrix_calibrates_nothing() -> None:
+def test_an_empty_matrix_has_no_means() -> None:
     assert not ImportanceMatrix({}).means()

@@ -1,4 +1,4 @@
-"""Weights rounded once more: where their codes are, that scales stay, and that products lose less."""
+"""GPTQ: where codes are stored, that scales are kept, and that matrix products get more accurate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration, imatrix
-from galago.quantize.search import divergence, type_costs
-from galago.quantize.variants import block_layout, gptq
-from galago.quantize.variants import plan as variant
+from galago.quantize.search import divergence, sensitivity
+from galago.quantize.variants import block_layout, gptq, variant
 from galago.quantize.variants.block_layout import LAYOUTS
 from galago.quantize.variants.schemes import BLOCKS, TYPE_NUMBERS, find
+from galago.quantize.variants.source import open_source
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.library import llama
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 def quantized(kind: str, weights: Floats) -> NDArray[np.uint8]:
-    """The rows as llama.cpp rounds them."""
+    """Quantizes rows with llama.cpp."""
     rows, columns = weights.shape
     out = np.zeros((rows, columns // BLOCKS[kind][0] * BLOCKS[kind][1]), np.uint8)
     chunk = llama._lib.ggml_quantize_chunk
@@ -45,8 +45,8 @@ def quantized(kind: str, weights: Floats) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("kind", LAYOUTS)
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-4, 0.05, 30.0]))
-def test_codes_are_where_llama_cpp_has_them(kind: str, seed: int, size: float) -> None:
-    """What its blocks stand for, taken apart into scales and codes and put together again, are the same bytes."""
+def test_codes_are_stored_where_llamacpp_stores_them(kind: str, seed: int, size: float) -> None:
+    """Blocks that are split into scales and codes and packed again have the same bytes."""
     layout, random = LAYOUTS[kind], np.random.default_rng(seed)
     weights = (random.standard_normal((3, 512)) * size).astype(np.float32)
     weights[1, 256:] = 0
@@ -63,48 +63,48 @@ def test_codes_are_where_llama_cpp_has_them(kind: str, seed: int, size: float) -
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_products_of_inputs_that_go_together_lose_less(kind: str) -> None:
+def test_products_of_correlated_inputs_get_more_accurate(kind: str) -> None:
     random = np.random.default_rng(3)
     weights = random.standard_normal((64, 512)).astype(np.float32)
     inputs = random.standard_normal((4000, 24)) @ random.standard_normal((24, 512))
     inputs = (inputs + random.standard_normal(inputs.shape)).astype(np.float32)
-    moments = np.stack([part.T @ part / len(part) for part in np.split(inputs, 2, axis=1)])
+    moments = np.stack([half.T @ half / len(half) for half in np.split(inputs, 2, axis=1)])
     blocks = quantized(kind, weights)
-    anew = gptq.rounded(LAYOUTS[kind], blocks.copy(), weights, [gptq.part(m) for m in moments])
+    rounded = gptq.rounded(LAYOUTS[kind], blocks.copy(), weights, [gptq.column_block(m) for m in moments])
 
-    def lost(made: NDArray[np.uint8]) -> float:
-        return float(np.square(inputs @ (LAYOUTS[kind].unpack(made) - weights).T).mean())
+    def error(quantized_blocks: NDArray[np.uint8]) -> float:
+        return float(np.square(inputs @ (LAYOUTS[kind].unpack(quantized_blocks) - weights).T).mean())
 
-    assert lost(anew) < 0.5 * lost(blocks)
+    assert error(rounded) < 0.5 * error(blocks)
 
 
-def test_inputs_that_have_nothing_to_do_with_each_other_leave_each_weight_the_nearest_code() -> None:
+def test_uncorrelated_inputs_give_each_weight_its_nearest_code() -> None:
     weights = np.random.default_rng(4).standard_normal((8, 256)).astype(np.float32)
     layout, blocks = LAYOUTS["Q4_K"], quantized("Q4_K", weights)
     least, scales = layout.grid(blocks.copy())
-    anew = layout.unpack(gptq.rounded(layout, blocks, weights, [gptq.part(np.eye(256, dtype=np.float32))]))
+    rounded = layout.unpack(gptq.rounded(layout, blocks, weights, [gptq.column_block(np.eye(256, dtype=np.float32))]))
     inside = (weights >= least) & (weights <= least + 15 * scales)
-    assert (np.abs(anew - weights)[inside] <= scales[inside] * 0.501).all()
+    assert (np.abs(rounded - weights)[inside] <= scales[inside] * 0.501).all()
 
 
-def test_columns_that_were_never_seen_are_rounded_all_the_same() -> None:
+def test_columns_without_inputs_are_rounded_to_nearest() -> None:
     weights = np.random.default_rng(5).standard_normal((8, 256)).astype(np.float32)
     unseen = np.zeros((256, 256), np.float32)
-    made = gptq.rounded(LAYOUTS["Q4_K"], quantized("Q4_K", weights), weights, [gptq.part(unseen)])
+    made = gptq.rounded(LAYOUTS["Q4_K"], quantized("Q4_K", weights), weights, [gptq.column_block(unseen)])
     assert np.abs(LAYOUTS["Q4_K"].unpack(made) - weights).max() < 0.5
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.Data, imatrix.ImportanceMatrix]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[calibration.CalibrationData, imatrix.ImportanceMatrix]:
     folder = tmp_path_factory.mktemp("read")
     (folder / "text.txt").write_text(WORDS * 60, encoding="utf-8")
-    source = variant.open_source(str(TEXT))
-    given_data = calibration.data(source, None, [folder / "text.txt"], chunk=64, limit=16)
-    data = replace(given_data, every=divergence.EVERY, products=True)
+    source = open_source(str(TEXT))
+    given_data = calibration.select_data(source, None, [folder / "text.txt"], chunk_tokens=64, max_segments=16)
+    data = replace(given_data, held_out_every=divergence.HELD_OUT_EVERY, products=True)
     return data, calibration.collect(data, folder / "part")
 
 
-def test_products_have_the_squares_among_them(read: tuple[calibration.Data, imatrix.ImportanceMatrix]) -> None:
+def test_products_include_the_squares(read: tuple[calibration.CalibrationData, imatrix.ImportanceMatrix]) -> None:
     data, matrix = read
     for name, entry in matrix.entries.items():
         assert entry.products is not None
@@ -116,56 +116,57 @@ def test_products_have_the_squares_among_them(read: tuple[calibration.Data, imat
     np.testing.assert_allclose(both.moments()["blk.0.ffn_down.weight"], matrix.moments()["blk.0.ffn_down.weight"], 1e-5)
     plain = {name: replace(entry, products=None) for name, entry in matrix.entries.items()}
     assert not imatrix.merge([matrix, imatrix.ImportanceMatrix(plain)]).moments()
-    means, moments = imatrix.apart(matrix.arrays())
+    means, moments = imatrix.split_arrays(matrix.arrays())
     assert set(means) == set(moments) == set(matrix.entries)
     assert imatrix.ImportanceMatrix(plain).digest != matrix.digest
 
 
-def test_a_mixture_rounded_anew_keeps_scales_and_loses_less(
-    read: tuple[calibration.Data, imatrix.ImportanceMatrix], tmp_path: Path
+def test_a_mixture_rounded_with_gptq_keeps_scales_and_diverges_less(
+    read: tuple[calibration.CalibrationData, imatrix.ImportanceMatrix], tmp_path: Path
 ) -> None:
     data, matrix = read
     types = dict.fromkeys(matrix.entries, "Q4_K")
     recipe = variant.Recipe(find("Q4_K_M"), types=types, matrix=matrix)
     names: list[str] = []
-    for out, anew in (("nearest", False), ("anew", True)):
-        plan = variant.plan(data.source, replace(recipe, anew=anew))
-        variant.make(plan, tmp_path / f"{out}.gguf", progress=lambda _i, _n, name: names.append(name))
-    assert {f"{name} once more" for name in types} <= set(names)
-    before, after = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("nearest", "anew"))
+    for out, use_gptq in (("nearest", False), ("gptq", True)):
+        plan = variant.plan(data.source, replace(recipe, gptq=use_gptq))
+        variant.write(plan, tmp_path / f"{out}.gguf", progress=lambda name, _fraction: names.append(name))
+    assert {f"{name} (GPTQ)" for name in types} <= set(names)
+    before, after = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("nearest", "gptq"))
     for a, b in zip(before.tensors, after.tensors, strict=True):
         assert a.name == b.name and a.tensor_type == b.tensor_type
         if a.name in types:
             assert (a.data.reshape(-1, 144)[:, :16] == b.data.reshape(-1, 144)[:, :16]).all(), a.name
             assert (a.data != b.data).any(), a.name
-    paths = {name: {"path": str(tmp_path / f"{name}.gguf")} for name in ("nearest", "anew")}
-    lost = {name: divergence.mean(units) for name, units in divergence.Measure(data, None, 8)(paths).items()}
-    assert lost["anew"] < 0.7 * lost["nearest"]
+    paths = {name: {"path": str(tmp_path / f"{name}.gguf")} for name in ("nearest", "gptq")}
+    measured = divergence.DivergenceMeter(data, None, 8).measure(paths)
+    means = {name: divergence.mean_divergence(segments) for name, segments in measured.items()}
+    assert means["gptq"] < 0.7 * means["nearest"]
 
 
-def test_a_matrix_alone_leaves_a_mixture_as_llama_cpp_rounds_it_and_says_so(
+def test_a_mixture_from_a_matrix_alone_is_not_rounded_with_gptq(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, matrix = tmp_path / "text.txt", tmp_path / "m.gguf"
     text.write_text(WORDS * 400, encoding="utf-8")
     assert main(["calibrate", "builtin", "--data", str(text), "-o", str(matrix), "--chunk", "64"]) == 0
     assert not imatrix.read(matrix).moments()
-    told = ["--like", "Q4_0", "--effort", "none", "--calibration", str(matrix), "--calibration", str(text)]
+    options = ["--like", "Q4_0", "--effort", "none", "--calibration", str(matrix), "--calibration", str(text)]
     capsys.readouterr()
-    assert main(["quantize", str(TEXT), *told, "-o", str(tmp_path / "q.gguf")]) == 0
-    assert "rounded weight by weight" in capsys.readouterr().out
+    assert main(["quantize", str(TEXT), *options, "-o", str(tmp_path / "q.gguf")]) == 0
+    assert "without GPTQ" in capsys.readouterr().out
 
 
-def test_every_type_that_a_mixture_may_have_has_its_codes() -> None:
-    assert set(block_layout.LAYOUTS) >= type_costs.TYPES
+def test_every_type_of_a_mixture_has_a_layout() -> None:
+    assert set(block_layout.LAYOUTS) >= sensitivity.TYPES
 
 
-def test_without_a_search_a_scheme_keeps_its_types_and_loses_less(tmp_path: Path) -> None:
+def test_without_a_search_a_scheme_keeps_its_types(tmp_path: Path) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "q.gguf"
     text.write_text(WORDS * 400, encoding="utf-8")
     given = ["quantize", str(TEXT), "--effort", "none", "--calibration", str(text), "-o", str(out)]
     assert main([*given, "--like", "Q4_K_M"]) == 0
-    source = variant.open_source(str(TEXT))
+    source = open_source(str(TEXT))
     plain = variant.plan(source, variant.Recipe(find("Q4_K_M")))
     written = read_header(out)
     assert {tensor.name: tensor.type_name for tensor in written.tensors} == plain.types

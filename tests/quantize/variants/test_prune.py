@@ -1,4 +1,4 @@
-"""Layers left out of a model: which ones, what is told of them, and what the file is then."""
+"""Layer pruning: which layers are dropped, what is reported, and what the file contains."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration
-from galago.quantize.search import divergence
-from galago.quantize.variants import layer_pruning, plan
+from galago.quantize.search.divergence import mean_divergence
+from galago.quantize.variants import layer_pruning
+from galago.quantize.variants.source import SourceModel, open_source, sha256
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.weights import Weights
 
@@ -33,13 +34,13 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_layer_that_is_missed_least_is_left_out(chats: Path, tmp_path: Path) -> None:
-    data = calibration.data(plan.open_source(str(TEXT)), None, [chats])
-    (first, losses), (second, later) = layer_pruning.rounds(data, 2)
-    assert set(losses) == set(range(6)) and set(later) == set(range(6)) - {first} and second != first
-    assert divergence.mean(losses[first]) == min(map(divergence.mean, losses.values())) > 0
+def test_the_layer_with_the_least_divergence_is_dropped(chats: Path, tmp_path: Path) -> None:
+    data = calibration.select_data(open_source(str(TEXT)), None, [chats])
+    (first, divergences), (second, later) = layer_pruning.select_layers(data, 2)
+    assert set(divergences) == set(range(6)) and set(later) == set(range(6)) - {first} and second != first
+    assert mean_divergence(divergences[first]) == min(map(mean_divergence, divergences.values())) > 0
 
-    small = layer_pruning.without(data.source, [first, second], tmp_path)
+    small = layer_pruning.write_without_layers(data.source, [first, second], tmp_path)
     kept = [layer for layer in range(6) if layer not in (first, second)]
     assert small.header.get("llama.block_count") == 4
     assert tensors(small.header) == {name: tensors(data.source.header)[name] for name in tensors(data.source.header)
@@ -54,7 +55,7 @@ def tensors(header: GGUFHeader) -> dict[str, bytes]:
     return {t.name: content[header.data_offset + t.offset :][: t.nbytes] for t in header.tensors}
 
 
-def test_the_command_tells_the_cost_before_it_writes(
+def test_the_command_reports_divergences_before_writing(
     chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small.gguf"
@@ -63,25 +64,27 @@ def test_the_command_tells_the_cost_before_it_writes(
     printed = capsys.readouterr()
     dropped = json.loads(printed.out)["dropped_layers"]
     assert len(dropped) == 1 and dropped[0]["divergence"]["chats"] > 0
-    assert f"layer {dropped[0]['layer']} is left out; nats a token lost without each: 0: " in printed.err
+    assert f"dropping layer {dropped[0]['layer']}; KL divergence per token without each layer: 0: " in printed.err
     header = read_header(out)
-    assert header.get("llama.block_count") == 5 and header.get(layer_pruning.DROPPED) == str(dropped[0]["layer"])
-    assert header.get("galago.quantize.source_sha256") == plan.digest(plan.open_source(str(TEXT)))
+    assert header.get("llama.block_count") == 5 and header.get(layer_pruning.DROPPED_LAYERS_KEY) == str(
+        dropped[0]["layer"]
+    )
+    assert header.get("galago.quantize.source_sha256") == sha256(open_source(str(TEXT)))
     assert [path for path in tmp_path.iterdir() if path != out] == []
     Weights(out, gpu_layers=0).close()
 
 
-def test_not_all_layers_can_go(chats: Path) -> None:
-    data = calibration.data(plan.open_source(str(TEXT)), None, [chats])
+def test_at_least_one_layer_must_remain(chats: Path) -> None:
+    data = calibration.select_data(open_source(str(TEXT)), None, [chats])
     for count in (0, 6, -1):
-        with pytest.raises(ConfigError, match="1 to 5 can be dropped"):
-            layer_pruning.rounds(data, count)
+        with pytest.raises(ConfigError, match="1 to 5 of the 6 layers can be dropped"):
+            layer_pruning.select_layers(data, count)
 
 
-def test_a_model_whose_metadata_tells_of_each_layer_is_refused(chats: Path, tmp_path: Path) -> None:
-    source = plan.open_source(str(TEXT))
+def test_a_model_with_metadata_per_layer_is_refused(chats: Path, tmp_path: Path) -> None:
+    source = open_source(str(TEXT))
     metadata = {**source.header.metadata, "llama.attention.head_count_kv": (2, 2, 2, 2, 2, 2)}
     header = GGUFHeader(source.path, 3, metadata, source.tensors, source.header.data_offset, source.header.file_size)
-    data = calibration.data(plan.Source(header, source.parts, source.tensors), None, [chats])
-    with pytest.raises(ConfigError, match="of each layer"):
-        layer_pruning.rounds(data, 1)
+    data = calibration.select_data(SourceModel(header, source.parts, source.tensors), None, [chats])
+    with pytest.raises(ConfigError, match="one value per layer"):
+        layer_pruning.select_layers(data, 1)

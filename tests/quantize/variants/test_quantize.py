@@ -1,4 +1,4 @@
-"""Smaller variants of models and projectors: what is written, what is told, and what never happens to files."""
+"""Quantization of models and projectors: what is written and reported, and how existing files are protected."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import imatrix
 from galago.quantize.calibrate.imatrix import ImatrixEntry, ImportanceMatrix
 from galago.quantize.jobs import QuantizationJob
-from galago.quantize.variants import plan as variant
+from galago.quantize.variants import variant
 from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find
+from galago.quantize.variants.source import open_source
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.projector import Projector
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.process.job import run_job
 
 TEXT = builtin_folder() / "text-F16.gguf"
-EYES = builtin_folder() / "mmproj-F16.gguf"
+PROJECTOR = builtin_folder() / "mmproj-F16.gguf"
 
 
 def ones(header: GGUFHeader) -> ImportanceMatrix:
-    """An importance matrix by which all columns matter alike."""
+    """An importance matrix in which all columns count equally."""
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) == 2]
     entry = {t.name: ImatrixEntry(np.ones((1, t.shape[0]), np.float32), np.ones(1, np.float32)) for t in matrices}
     return ImportanceMatrix(entry, ("nothing",), 1, 512)
 
 
 def made(source: Path, out: Path, scheme: str, matrix: ImportanceMatrix | None = None) -> variant.VariantPlan:
-    plan = variant.plan(variant.open_source(str(source)), variant.Recipe(find(scheme), matrix=matrix))
-    variant.make(plan, out)
+    plan = variant.plan(open_source(str(source)), variant.Recipe(find(scheme), matrix=matrix))
+    variant.write(plan, out)
     return plan
 
 
@@ -57,14 +58,14 @@ def types(path: Path) -> Counter[str]:
     return Counter(tensor.type_name for tensor in read_header(path).tensors if len(tensor.shape) == 2)
 
 
-# What is made
+# What is written
 
 
 @pytest.mark.parametrize("name", [s.name for s in SCHEMES.values() if s.needs_calibration])
-def test_schemes_that_need_calibration_make_a_model_that_loads(tmp_path: Path, name: str) -> None:
+def test_schemes_that_need_calibration_give_a_model_that_loads(tmp_path: Path, name: str) -> None:
     out = tmp_path / "q.gguf"
     plan = made(TEXT, out, name, ones(read_header(TEXT)))
-    assert dict(plan.counts) == Counter(t.type_name for t in read_header(out).tensors)
+    assert dict(plan.type_counts) == Counter(t.type_name for t in read_header(out).tensors)
     assert types(out)[find(name).type]
     Weights(out, gpu_layers=0).close()
 
@@ -74,7 +75,7 @@ def test_a_scheme_that_needs_calibration_is_refused_without(tmp_path: Path, caps
     assert "IQ2_XS needs calibration" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_the_table_agrees_with_what_llama_cpp_writes(tmp_path: Path) -> None:
+def test_the_table_of_schemes_matches_what_llamacpp_writes(tmp_path: Path) -> None:
     for name in ("F16", "BF16", "Q8_0", "Q6_K", "Q5_0", "IQ4_NL", "Q3_K_S"):
         made(TEXT, tmp_path / name, name)
         scheme, written = find(name), read_header(tmp_path / name)
@@ -82,13 +83,13 @@ def test_the_table_agrees_with_what_llama_cpp_writes(tmp_path: Path) -> None:
         assert written.get("general.file_type") == scheme.ftype
 
 
-def test_a_planned_size_is_the_size_of_the_file(tmp_path: Path) -> None:
+def test_the_planned_size_is_the_size_of_the_file(tmp_path: Path) -> None:
     plan = made(TEXT, tmp_path / "q.gguf", "Q4_K_M")
     assert abs((tmp_path / "q.gguf").stat().st_size - plan.size) < 4096
-    assert plan.bits == pytest.approx(8 * sum(plan.nbytes.values()) / read_header(TEXT).parameters)
+    assert plan.bits_per_weight == pytest.approx(8 * sum(plan.nbytes.values()) / read_header(TEXT).parameters)
 
 
-def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
+def test_the_file_records_its_provenance(tmp_path: Path) -> None:
     made(TEXT, tmp_path / "q.gguf", "Q4_0", ones(read_header(TEXT)))
     header = read_header(tmp_path / "q.gguf")
     assert header.get("galago.quantize.scheme") == "Q4_0"
@@ -98,15 +99,15 @@ def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
     assert header.get("quantize.imatrix.dataset") == "nothing" and header.get("quantize.imatrix.chunks_count") == 1
 
 
-def test_types_of_single_tensors_are_those_asked_for(tmp_path: Path) -> None:
-    source = variant.open_source(str(TEXT))
+def test_single_tensors_get_the_requested_types(tmp_path: Path) -> None:
+    source = open_source(str(TEXT))
     asked = {t.name: "Q5_K" if "ffn" in t.name else "Q3_K" for t in source.tensors if len(t.shape) == 2}
     plan = variant.plan(source, variant.Recipe(find("Q4_K_M"), types=asked))
-    variant.make(plan, tmp_path / "q.gguf")
+    variant.write(plan, tmp_path / "q.gguf")
     assert {t.name: t.type_name for t in read_header(tmp_path / "q.gguf").tensors if len(t.shape) == 2} == asked
 
 
-def test_rows_that_do_not_fill_blocks_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fallback_types_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "narrow.gguf", tmp_path / "out.gguf"
     write(source, replace(SHAPES["135M"], layers=1, vocabulary=320))
     assert main(["quantize", str(source), "--scheme", "Q4_K_S", "--no-calibration", "-o", str(out), "--json"]) == 0
@@ -117,10 +118,10 @@ def test_rows_that_do_not_fill_blocks_are_told(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("scheme", ["int8", "Q4_0", "IQ4_NL", "Q6_K", "BF16"])
-def test_a_projector_keeps_what_must_stay_exact_and_still_sees_and_hears(tmp_path: Path, scheme: str) -> None:
+def test_a_quantized_projector_keeps_exact_tensors_and_works(tmp_path: Path, scheme: str) -> None:
     out = tmp_path / "mm.gguf"
-    made(EYES, out, scheme)
-    before, after = ({t.name: t.type_name for t in read_header(path).tensors} for path in (EYES, out))
+    made(PROJECTOR, out, scheme)
+    before, after = ({t.name: t.type_name for t in read_header(path).tensors} for path in (PROJECTOR, out))
     changed = {name for name in before if before[name] != after[name]}
     assert changed and not [n for n in changed if "embd" in n or "conv2d" in n or n.endswith("bias")]
     weights = Weights(TEXT, gpu_layers=0)
@@ -130,8 +131,8 @@ def test_a_projector_keeps_what_must_stay_exact_and_still_sees_and_hears(tmp_pat
     weights.close()
 
 
-def test_a_projection_that_is_transposed_stays_as_it_is(tmp_path: Path) -> None:
-    reader = gguf.GGUFReader(EYES)
+def test_a_transposed_projection_keeps_its_type(tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(PROJECTOR)
     writer = gguf.GGUFWriter(tmp_path / "mm.gguf", "clip")
     writer.add_type("mmproj")
     for tensor in reader.tensors:
@@ -141,11 +142,11 @@ def test_a_projection_that_is_transposed_stays_as_it_is(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    plan = variant.plan(variant.open_source(str(tmp_path / "mm.gguf")), variant.Recipe(find("Q8_0")))
+    plan = variant.plan(open_source(str(tmp_path / "mm.gguf")), variant.Recipe(find("Q8_0")))
     assert plan.types["mm.input_projection.weight"] == "F16" and plan.types["v.blk.0.ffn_up.weight"] == "Q8_0"
 
 
-def test_parts_become_one_file(tmp_path: Path) -> None:
+def test_split_models_become_one_file(tmp_path: Path) -> None:
     split(TEXT, tmp_path)
     made(tmp_path / "m-00001-of-00002.gguf", tmp_path / "whole.gguf", "Q8_0")
     made(TEXT, tmp_path / "direct.gguf", "Q8_0")
@@ -178,12 +179,12 @@ def data(path: Path) -> dict[str, bytes]:
     return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
 
 
-def test_a_quantized_model_is_quantized_again_only_on_demand(
+def test_a_quantized_model_is_quantized_again_only_with_requantize(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small, out = str(builtin_folder() / "text-Q8_0.gguf"), tmp_path / "q.gguf"
     command = ["quantize", small, "--scheme", "Q4_0", "-o", str(out), "--no-calibration"]
-    assert main(command) == 1 and "quantized already (Q8_0)" in capsys.readouterr().err
+    assert main(command) == 1 and "already quantized (Q8_0)" in capsys.readouterr().err
     assert main([*command, "--requantize"]) == 0 and types(out)["Q4_0"]
 
 
@@ -193,14 +194,14 @@ def test_the_schemes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n{name} " in listed for name in SCHEMES)
 
 
-# Files that are there
+# Existing files
 
 
-def test_a_file_that_is_there_is_replaced_only_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "q.gguf"
     out.write_bytes(b"precious")
     command = ["quantize", "builtin", "--scheme", "Q8_0", "-o", str(out)]
-    assert main(command) == 1 and "exists already" in capsys.readouterr().err and out.read_bytes() == b"precious"
+    assert main(command) == 1 and "already exists" in capsys.readouterr().err and out.read_bytes() == b"precious"
     assert main([*command, "--force"]) == 0 and read_header(out).tensors
 
 
@@ -209,45 +210,43 @@ def test_the_model_itself_is_never_overwritten(tmp_path: Path, link: Callable[[P
     model, out = tmp_path / "model.gguf", tmp_path / "out.gguf"
     shutil.copy(TEXT, model)
     link(model, out)
-    plan = variant.plan(variant.open_source(str(model)), variant.Recipe(find("Q8_0")))
+    plan = variant.plan(open_source(str(model)), variant.Recipe(find("Q8_0")))
     if link is shutil.copy:
-        variant.make(plan, out, force=True)
+        variant.write(plan, out, force=True)
     else:
         with pytest.raises(ConfigError, match="is the model itself"):
-            variant.make(plan, out, force=True)
+            variant.write(plan, out, force=True)
     assert model.read_bytes() == TEXT.read_bytes()
 
 
-def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
-    plan = variant.plan(variant.open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
+def test_two_runs_cannot_write_the_same_file(tmp_path: Path) -> None:
+    plan = variant.plan(open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
     out = tmp_path / "q.gguf"
 
-    def meanwhile(number: int, _count: int, _name: str) -> None:
-        if number == 1:
+    def meanwhile(_name: str, fraction: float) -> None:
+        if fraction == 0:
             with pytest.raises(ConfigError, match="another program is writing"):
-                variant.make(plan, out)
+                variant.write(plan, out)
 
-    variant.make(plan, out, progress=meanwhile)
+    variant.write(plan, out, progress=meanwhile)
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = variant.plan(variant.open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
+def test_a_disk_that_is_too_full_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = variant.plan(open_source(str(TEXT)), variant.Recipe(find("Q8_0")))
     full = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: full)
     with pytest.raises(ConfigError, match="are free in"):
-        variant.make(plan, tmp_path / "q.gguf")
+        variant.write(plan, tmp_path / "q.gguf")
     assert not list(tmp_path.iterdir())
 
 
 def limited() -> None:
-    """As on a disk that is full after a megabyte."""
+    """Behaves like a disk that is full after a megabyte."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_no_partial_file(tmp_path: Path) -> None:
     out = tmp_path / "q.gguf"
     command = [sys.executable, "-m", "galago.runtime.cli.main", "quantize", str(TEXT), "--scheme", "Q8_0", "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
@@ -267,7 +266,7 @@ def test_a_killed_run_leaves_no_result_and_the_next_one_succeeds(tmp_path: Path)
     assert not out.exists()
     while writers(part) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not writers(part)  # llama.cpp's process ends with its parent
+    assert not writers(part)  # the child process ends with its parent
     assert main(arguments) == 0
     assert list(tmp_path.iterdir()) == [out]
 
@@ -282,7 +281,7 @@ def writers(path: Path) -> list[str]:
     return found
 
 
-# Damaged and lying files
+# Damaged files
 
 
 def edited(change: Callable[[bytearray, GGUFHeader], None]) -> bytes:
@@ -292,7 +291,7 @@ def edited(change: Callable[[bytearray, GGUFHeader], None]) -> bytes:
 
 
 def put(number: float, name: str, kind: str = "<e") -> Callable[[bytearray, GGUFHeader], None]:
-    """Puts a number into a tensor."""
+    """Writes a number into a tensor."""
 
     def change(content: bytearray, header: GGUFHeader) -> None:
         offset = next(tensor.offset for tensor in header.tensors if tensor.name == name)
@@ -302,7 +301,7 @@ def put(number: float, name: str, kind: str = "<e") -> Callable[[bytearray, GGUF
 
 
 def value(key: bytes, packed: bytes) -> Callable[[bytearray, GGUFHeader], None]:
-    """Replaces the bytes behind a key: its type, and the beginning of its value."""
+    """Replaces the bytes after a key: its type, and the beginning of its value."""
 
     def change(content: bytearray, _header: GGUFHeader) -> None:
         at = content.index(struct.pack("<Q", len(key)) + key) + 8 + len(key)
@@ -349,7 +348,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "missing key": (edited(replaced(b"llama.embedding_length", b"llama.embedding_lengtH")), "embedding_length"),
     "tensor twice": (edited(replaced(b"blk.0.ffn_up.weight", b"blk.1.ffn_up.weight")), "twice"),
     "tensor type": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 4)), "type 4"),
-    "lying type": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 0)), "overlap|outside|truncated"),
+    "wrong tensor type": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 0)), "overlap|outside|truncated"),
     "integers": (edited(lambda c, h: retyped(c, b"blk.0.attn_q.weight", 25)), "I16|i16"),
     "shape": (edited(lambda c, h: reshaped(c, b"blk.0.attn_q.weight", 0)), "impossible shape"),
     "huge shape": (edited(lambda c, h: reshaped(c, b"blk.0.attn_q.weight", 1 << 40)), "overlap|truncated|impossible"),
@@ -357,20 +356,20 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_file_is_refused_in_one_line_and_nothing_is_written(
+def test_a_damaged_file_is_refused_with_one_line_and_nothing_is_written(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content, told = DAMAGED[kind]
+    content, message = DAMAGED[kind]
     model, out = tmp_path / "model.gguf", tmp_path / "q.gguf"
     model.write_bytes(content)
     assert main(["quantize", str(model), "--scheme", "Q4_K_M", "-o", str(out), "--no-calibration"]) == 1
     progress = "galago: quantizing"
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(progress)]
-    assert len(errors) == 1 and "model.gguf" in errors[0] and re.search(told, errors[0]), errors
+    assert len(errors) == 1 and "model.gguf" in errors[0] and re.search(message, errors[0]), errors
     assert list(tmp_path.iterdir()) == [model] and model.read_bytes() == content
 
 
-def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
+def test_values_too_large_for_f16_are_reported(tmp_path: Path) -> None:
     wide = tmp_path / "wide.gguf"
     made(TEXT, wide, "F32")
     content = bytearray(wide.read_bytes())
@@ -378,7 +377,7 @@ def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
     offset = next(t.offset for t in header.tensors if t.name == "blk.2.ffn_down.weight")
     struct.pack_into("<f", content, header.data_offset + offset, 1e6)
     wide.write_bytes(content)
-    with pytest.raises(ModelError, match=r"blk\.2\.ffn_down\.weight holds numbers that F16 cannot"):
+    with pytest.raises(ModelError, match=r"blk\.2\.ffn_down\.weight contains values that F16 cannot"):
         made(wide, tmp_path / "q.gguf", "F16")
     made(wide, tmp_path / "b.gguf", "BF16")
 
@@ -386,7 +385,7 @@ def test_numbers_too_large_for_f16_are_named(tmp_path: Path) -> None:
 # The child process
 
 
-def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
+def test_a_crashed_child_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineCrashed, match=r"crashed on a\.gguf: its process was killed by SIGABRT"):
         job = QuantizationJob(TEXT, tmp_path / "q", 15, threads=1, types=(("blk.0.attn_q.weight", 26),))
         run_job(
@@ -394,7 +393,7 @@ def test_a_child_that_dies_is_an_error(tmp_path: Path) -> None:
         )  # llama.cpp asserts that nobody quantizes to integers
 
 
-def test_an_error_of_the_child_keeps_its_class_and_words(tmp_path: Path) -> None:
+def test_an_error_of_the_child_keeps_its_class_and_message(tmp_path: Path) -> None:
     with pytest.raises(GalagoError) as caught:
         job = QuantizationJob(tmp_path / "missing", Path("/dev/null"), 15, threads=1, dry_run=True)
         run_job("galago.quantize.variants.quantize_job", job, "a.gguf")
@@ -410,35 +409,35 @@ def matrix(*columns: float, count: float = 2) -> ImportanceMatrix:
     )
 
 
-def test_a_matrix_survives_its_file(tmp_path: Path) -> None:
+def test_a_matrix_is_read_back_from_its_file(tmp_path: Path) -> None:
     imatrix.write(tmp_path / "m.gguf", matrix(1, 2, 3))
     found = imatrix.read(tmp_path / "m.gguf")
     assert found.datasets == ("a",) and (found.chunks, found.chunk_size) == (3, 64)
     assert found.entries["w"].sums.tolist() == [[1, 2, 3]] and found.means()["w"].tolist() == [0.5, 1, 1.5]
 
 
-def test_matrices_add_up() -> None:
+def test_matrices_are_added() -> None:
     both = imatrix.merge([matrix(1, 2), matrix(3, 4)])
     assert both.means()["w"].tolist() == [1, 1.5] and both.chunks == 6 and both.datasets == ("a",)
     with pytest.raises(ModelError, match="different models"):
         imatrix.merge([matrix(1, 2), matrix(1, 2, 3)])
 
 
-def test_an_expert_that_has_seen_nothing_counts_all_columns_alike() -> None:
+def test_an_expert_without_data_counts_all_columns_equally() -> None:
     entry = ImatrixEntry(np.array([[2, 4], [0, 0]], np.float32), np.array([2, 0], np.float32))
     assert entry.means().tolist() == [1, 2, 1, 1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
-def test_a_matrix_of_impossible_numbers_is_refused(tmp_path: Path, bad: float) -> None:
+def test_a_matrix_of_impossible_values_is_refused(tmp_path: Path, bad: float) -> None:
     imatrix.write(tmp_path / "m.gguf", matrix(1, bad))
-    with pytest.raises(ModelError, match="no sum of squares"):
+    with pytest.raises(ModelError, match="cannot be sums of squares"):
         imatrix.read(tmp_path / "m.gguf")
 
 
 def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
-    source = variant.open_source(str(TEXT))
-    with pytest.raises(ModelError, match="names no tensor"):
+    source = open_source(str(TEXT))
+    with pytest.raises(ModelError, match="covers no tensor"):
         variant.plan(source, variant.Recipe(find("Q4_0"), matrix=matrix(1, 2)))
     wrong = ImportanceMatrix(
         {"blk.0.attn_q.weight": ImatrixEntry(np.ones((1, 64), np.float32), np.ones(1, np.float32))}
@@ -447,6 +446,6 @@ def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
         variant.plan(source, variant.Recipe(find("Q4_0"), matrix=wrong))
 
 
-def test_a_model_is_no_matrix() -> None:
-    with pytest.raises(ModelError, match="no importance matrix"):
+def test_a_model_is_not_a_matrix() -> None:
+    with pytest.raises(ModelError, match="is not an importance matrix"):
         imatrix.read(TEXT)

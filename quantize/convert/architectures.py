@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ...models.errors import ModelError
 from .checkpoint import Checkpoint, JSONConfig
-from .gguf_content import GGUFContent, MetadataValue, OutputTensor, computed, copied, rope_interleaved
+from .gguf_content import GGUFContent, GGUFValue, OutputTensor, computed, copied, rope_interleaved
 from .rope import read_rope
 from .safetensors import StoredTensor, quoted
 
@@ -130,7 +130,7 @@ def _decoder(
         raise config.error(f"hidden_act is {quoted(config.get('hidden_act'))}; only silu is supported")
     context_tokens, notes = _context(config)
     rope = read_rope(config, attention.head_size, context_tokens)
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "context_length": context_tokens,
         "embedding_length": config.positive_int("hidden_size"),
         "block_count": config.positive_int("num_hidden_layers", below=MAX_LAYERS + 1),
@@ -222,7 +222,7 @@ def bert(checkpoint: Checkpoint) -> GGUFContent:
         raise config.error(f"hidden_act is {quoted(config.get('hidden_act'))}; only gelu is supported")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise config.error("relative positions (position_embedding_type) are not supported")
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "context_length": config.positive_int("max_position_embeddings", 512),
         "embedding_length": config.positive_int("hidden_size"),
         "block_count": config.positive_int("num_hidden_layers", below=MAX_LAYERS + 1),
@@ -232,9 +232,7 @@ def bert(checkpoint: Checkpoint) -> GGUFContent:
         "attention.causal": False,
         "vocab_size": config.positive_int("vocab_size"),
     }
-    token_types: dict[str, MetadataValue] = {
-        "tokenizer.ggml.token_type_count": config.positive_int("type_vocab_size", 2)
-    }
+    token_types: dict[str, GGUFValue] = {"tokenizer.ggml.token_type_count": config.positive_int("type_vocab_size", 2)}
     return GGUFContent("bert", _prefixed("bert", metadata) | token_types, _bert_tensors(checkpoint))
 
 
@@ -297,7 +295,7 @@ def family(config: JSONConfig, architecture: str) -> Callable[[Checkpoint], GGUF
     return FAMILIES[architecture]
 
 
-def _prefixed(architecture: str, metadata: dict[str, MetadataValue]) -> dict[str, MetadataValue]:
+def _prefixed(architecture: str, metadata: dict[str, GGUFValue]) -> dict[str, GGUFValue]:
     return {f"{architecture}.{key}": value for key, value in metadata.items()}
 
 

@@ -17,7 +17,7 @@ from ...models.gguf.reader import read_header
 from ..progress import Progress
 from .architectures import read_content
 from .checkpoint import Checkpoint, open_checkpoint
-from .gguf_content import GGUFContent, MetadataValue
+from .gguf_content import GGUFContent, GGUFValue
 from .gguf_writer import FloatType, padded_bytes, write
 from .model_metadata import read_metadata, read_pooling
 from .probe_texts import REQUIRED_SCRIPTS
@@ -55,7 +55,7 @@ def convert_checkpoint(
     extra_metadata = read_metadata(checkpoint, vocabulary) | _pooling(checkpoint, content)
     notes = [*content.notes, *vocabulary.notes]
     check_disk_space(target, padded_bytes(content.tensors, float_type) + _HEADER_BYTES)
-    all_metadata: dict[str, MetadataValue] = {
+    all_metadata: dict[str, GGUFValue] = {
         "general.type": "model",
         "general.name": folder.resolve().name,
         "general.file_type": float_type.ftype,
@@ -94,7 +94,7 @@ def _tokenization_notes(selftest: SelftestResult) -> list[str]:
     return [f"llama.cpp tokenizes texts in these scripts differently from the original tokenizer: {scripts}"]
 
 
-def _pooling(checkpoint: Checkpoint, content: GGUFContent) -> dict[str, MetadataValue]:
+def _pooling(checkpoint: Checkpoint, content: GGUFContent) -> dict[str, GGUFValue]:
     number = read_pooling(checkpoint)
     if number is None and content.architecture == "bert":
         content.notes.append("the checkpoint does not say how token vectors are pooled into a text vector (1_Pooling)")
@@ -138,7 +138,7 @@ def temporary_target(target: Path, force: bool) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> dict[str, MetadataValue]:
+def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> dict[str, GGUFValue]:
     """Returns what the file was made from and with: names and SHA-256 of the weight files, and versions."""
     total_bytes, done, lines = sum(path.stat().st_size for path in files) or 1, 0, []
     for path in files:

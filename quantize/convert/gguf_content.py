@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .safetensors import StoredTensor
 
-MetadataValue: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
+GGUFValue: TypeAlias = bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GGUFContent:
     """
 
     architecture: str
-    metadata: dict[str, MetadataValue]
+    metadata: dict[str, GGUFValue]
     tensors: list[OutputTensor]
     notes: list[str] = field(default_factory=list)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import ModelError
-from .gguf_content import MetadataValue, OutputTensor
+from .gguf_content import GGUFValue, OutputTensor
 
 CHUNK_WEIGHTS = 4 << 20
 """Weights converted at once: 16 MiB as float32, so that memory does not grow with the model."""
@@ -39,7 +39,7 @@ def padded_bytes(tensors: Sequence[OutputTensor], float_type: FloatType) -> int:
 def write(
     path: Path,
     architecture: str,
-    metadata: Mapping[str, MetadataValue],
+    metadata: Mapping[str, GGUFValue],
     tensors: Sequence[OutputTensor],
     float_type: FloatType,
     progress: Callable[[float], None],
@@ -69,7 +69,7 @@ def write(
 def _write_header(
     path: Path,
     architecture: str,
-    metadata: Mapping[str, MetadataValue],
+    metadata: Mapping[str, GGUFValue],
     tensors: Sequence[OutputTensor],
     float_type: FloatType,
 ) -> None:
@@ -86,7 +86,7 @@ def _write_header(
     writer.close()
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: MetadataValue) -> None:
+def _add(writer: gguf.GGUFWriter, key: str, value: GGUFValue) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

@@ -69,7 +69,7 @@ def _check(done: spawn.ChildResult, name: str) -> None:
     if done.ok:
         return
     lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    said = " | ".join(lines[-_SHOWN_LINES:]) or "nothing"
-    if "ModuleNotFoundError" in said:
-        said += " (it runs in the .venv of its folder if there is one: install its requirements there)"
-    raise ModelError(f"{name} {done.ending}; it said: {said}", "converter")
+    output = " | ".join(lines[-_SHOWN_LINES:]) or "nothing"
+    if "ModuleNotFoundError" in output:
+        output += " (it runs in the .venv of its folder if there is one: install its requirements there)"
+    raise ModelError(f"{name} {done.ending}; it said: {output}", "converter")

@@ -18,7 +18,7 @@ from ..progress import Progress
 from .architectures import DECODER_TENSORS, decoder_shapes, family, llama, qwen2, qwen3, read_attention_shape
 from .checkpoint import JSONConfig, architecture, no_weights_error, read_config, read_json
 from .conversion import ConversionResult, check_disk_space, check_target, provenance, temporary_target
-from .gguf_content import MetadataValue, OutputTensor, copied, rope_interleaved
+from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved
 from .gguf_writer import FloatType, padded_bytes, write
 from .safetensors import StoredTensor, quoted
 from .safetensors import read_header as read_tensors
@@ -63,7 +63,7 @@ def convert_adapter(
         raise config.error("only adapters for Llama, Mistral, Qwen2 and Qwen3 models can be converted")
     tensors = _outputs(adapter_config, config, read_tensors(weights), interleaved_rope=model_family is llama)
     check_disk_space(target, padded_bytes(tensors, float_type) + (1 << 20))
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "general.type": "adapter",
         "general.name": folder.resolve().name,
         "general.file_type": float_type.ftype,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...runtime.types.options import SAMPLING
 from .checkpoint import Checkpoint, JSONConfig
-from .gguf_content import MetadataValue
+from .gguf_content import GGUFValue
 from .safetensors import file_error, quoted
 from .vocabulary import Vocabulary
 
@@ -26,7 +26,7 @@ _SPECIAL_TOKENS = {
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
 
 
-def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, MetadataValue]:
+def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, GGUFValue]:
     """Returns GGUF metadata. Raises `ModelError` for a special token without an id, or a template that is too long."""
     return {
         **_special_tokens(checkpoint, vocabulary),
@@ -35,10 +35,10 @@ def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, M
     }
 
 
-def _special_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, MetadataValue]:
+def _special_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, GGUFValue]:
     config, mapped = checkpoint.read("tokenizer_config.json"), checkpoint.read("special_tokens_map.json")
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
-    metadata: dict[str, MetadataValue] = {}
+    metadata: dict[str, GGUFValue] = {}
     for name, key in _SPECIAL_TOKENS.items():
         text = _text(config.get(name, mapped.get(name)))
         if text is not None and text not in ids:
@@ -52,7 +52,7 @@ def _special_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str,
         end = metadata.get("tokenizer.ggml.seperator_token_id", ids.get("[SEP]", last))
         if begin is None or end is None:
             raise config.error("it names no cls_token or sep_token")
-        added: dict[str, MetadataValue] = {"bos_token_id": begin, "eos_token_id": end, "seperator_token_id": end}
+        added: dict[str, GGUFValue] = {"bos_token_id": begin, "eos_token_id": end, "seperator_token_id": end}
         added |= {"cls_token_id": begin, "add_bos_token": True, "add_sep_token": True, "add_eos_token": False}
     else:
         added = {"add_bos_token": first is not None, "add_eos_token": last is not None}
@@ -103,7 +103,7 @@ def _first_id(number: Any) -> int | None:
     return number if type(number) is int else None
 
 
-def _template(checkpoint: Checkpoint) -> dict[str, MetadataValue]:
+def _template(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
     path = checkpoint.folder / "chat_template.jinja"
     if path.is_file():
         if path.stat().st_size > MAX_TEMPLATE_BYTES:
@@ -113,17 +113,17 @@ def _template(checkpoint: Checkpoint) -> dict[str, MetadataValue]:
     entry = entry or checkpoint.read("chat_template.json").get("chat_template")
     named = {t.get("name"): t.get("template") for t in entry if isinstance(t, dict)} if isinstance(entry, list) else {}
     default = named.get("default") if named else entry
-    metadata: dict[str, MetadataValue] = {"tokenizer.chat_template": default} if isinstance(default, str) else {}
+    metadata: dict[str, GGUFValue] = {"tokenizer.chat_template": default} if isinstance(default, str) else {}
     with_tools = named.get("tool_use")
     if isinstance(with_tools, str):
         metadata |= {"tokenizer.chat_templates": ["tool_use"], "tokenizer.chat_template.tool_use": with_tools}
     return metadata
 
 
-def _sampling(config: JSONConfig) -> dict[str, MetadataValue]:
+def _sampling(config: JSONConfig) -> dict[str, GGUFValue]:
     if config.get("do_sample") is not True:
         return {}
-    metadata: dict[str, MetadataValue] = {}
+    metadata: dict[str, GGUFValue] = {}
     for option in SAMPLING:
         value = config.get(option.checkpoint) if option.checkpoint else None
         if option.kind == "integer" and value:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import JSONConfig
-from .gguf_content import MetadataValue
+from .gguf_content import GGUFValue
 from .safetensors import quoted
 
 
@@ -20,7 +20,7 @@ from .safetensors import quoted
 class RopeConfig:
     """`metadata` keys lack the architecture prefix. `factors` divide the frequency of each pair of a head's values."""
 
-    metadata: dict[str, MetadataValue]
+    metadata: dict[str, GGUFValue]
     factors: NDArray[np.float32] | None = None
     note: str | None = None
 
@@ -35,7 +35,7 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     base = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
     if config.number("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0)) != 1.0:
         raise config.error("only a part of each head is rotated (partial_rotary_factor), which is not supported")
-    metadata: dict[str, MetadataValue] = {"rope.dimension_count": head_size, "rope.freq_base": base}
+    metadata: dict[str, GGUFValue] = {"rope.dimension_count": head_size, "rope.freq_base": base}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return RopeConfig(metadata)
@@ -52,11 +52,11 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     )
 
 
-def _yarn(scaling: JSONConfig, context_tokens: int) -> dict[str, MetadataValue]:
+def _yarn(scaling: JSONConfig, context_tokens: int) -> dict[str, GGUFValue]:
     if "mscale" in scaling.entries or "mscale_all_dim" in scaling.entries:
         raise scaling.error("yarn with mscale is not supported")
     factor = scaling.number("factor")
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": factor,
         "rope.scaling.original_context_length": scaling.positive_int(

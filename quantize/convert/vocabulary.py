@@ -13,7 +13,7 @@ from typing import Any
 
 from ...models.errors import ModelError
 from .checkpoint import Checkpoint, JSONConfig
-from .gguf_content import MetadataValue
+from .gguf_content import GGUFValue
 from .pretokenizers import identify
 from .safetensors import quoted
 from .sentencepiece import check_is_bpe, read_sentencepiece
@@ -35,12 +35,12 @@ class Vocabulary:
 
     tokens: list[str]
     types: list[int]
-    metadata: dict[str, MetadataValue]
+    metadata: dict[str, GGUFValue]
     scores: list[float] | None = None
     notes: list[str] = field(default_factory=list)
 
-    def all_metadata(self) -> dict[str, MetadataValue]:
-        scores: dict[str, MetadataValue] = {} if self.scores is None else {"tokenizer.ggml.scores": self.scores}
+    def all_metadata(self) -> dict[str, GGUFValue]:
+        scores: dict[str, GGUFValue] = {} if self.scores is None else {"tokenizer.ggml.scores": self.scores}
         return {"tokenizer.ggml.tokens": self.tokens, "tokenizer.ggml.token_type": self.types, **scores} | self.metadata
 
 
@@ -99,7 +99,7 @@ class _TokenizerJSON:
             ignoring = ", with ignore_merges" if self.model.get("ignore_merges") else ""
             raise self.config.error(f"its way of splitting text into words is not supported{ignoring}: {pattern}")
         merges = [" ".join(pair) for pair in self._merges()]
-        metadata: dict[str, MetadataValue] = {
+        metadata: dict[str, GGUFValue] = {
             "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges
         }  # fmt: skip
         return Vocabulary(
@@ -128,7 +128,7 @@ class _TokenizerJSON:
         if unknown is not None:
             self.types[unknown] = UNKNOWN
         add_space_prefix, notes = self._space_prefix()
-        metadata: dict[str, MetadataValue] = {
+        metadata: dict[str, GGUFValue] = {
             "tokenizer.ggml.model": "llama",
             "tokenizer.ggml.pre": "default",
             "tokenizer.ggml.add_space_prefix": add_space_prefix,
@@ -244,7 +244,7 @@ def _word_piece(tokens: list[str], types: list[int], lowercase: bool, strip_acce
         if not text or seen.setdefault(text, number) != number:
             texts[number] = f"[PAD{number}]"
             types[number] = UNUSED
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "tokenizer.ggml.model": "bert",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.normalizer.lowercase": lowercase,
@@ -283,7 +283,7 @@ def _from_sentencepiece(checkpoint: Checkpoint, path: Path, size: int) -> Vocabu
     scores = model.scores + [_UNREACHABLE_SCORE] * (size - len(model.scores))
     for i, kind in enumerate(model.kinds):
         types[i] = kind if types[i] == NORMAL or kind != NORMAL else types[i]
-    metadata: dict[str, MetadataValue] = {
+    metadata: dict[str, GGUFValue] = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.add_space_prefix": config.flag("add_prefix_space", model.adds_space_prefix),

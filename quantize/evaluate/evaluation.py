@@ -209,15 +209,16 @@ def _score_passages(plan: EvaluationPlan, variant: ModelVariant, progress: Progr
     return RecordLog(Path(job.records)).records
 
 
-def _run(job: FidelityJob, name: str, tell: Callable[[float], None]) -> None:
+def _run(job: FidelityJob, name: str, on_progress: Callable[[float], None]) -> None:
     with RunningChild(fidelity_job.command(job)) as child:
         for line in child.stdout:
             done, total = map(int, line.split())
-            tell(done / total)
+            on_progress(done / total)
         end = child.result()
     if end.killed:
         raise EngineCrashed(
-            f"llama.cpp crashed on {name}: its process {end.ending}; without it, the evaluation goes on from here"
+            f"llama.cpp crashed on {name}: its process {end.ending}. Leave this variant out and run the command again: "
+            "the evaluation resumes from here"
         )
     if not end.ok:
         raise ModelError(f"{name}: {end.last_line or 'it could not be read'}", "model")

@@ -74,7 +74,7 @@ def warnings(
 
 
 def _modality_warnings(variant: VariantResults, baseline: VariantResults, constraints: Constraints) -> list[str]:
-    found = []
+    messages = []
     text = variant["fidelity"].get("text")
     text_is_good = text is None or text["top1"] >= MIN_TOP1_AGREEMENT
     although = " although its text is good" if text is not None and text_is_good else ""
@@ -84,17 +84,21 @@ def _modality_warnings(variant: VariantResults, baseline: VariantResults, constr
         is_used = before is not None and before["low"] >= _MIN_BASELINE_GAIN_NATS and variant is not baseline
         fidelity = variant["fidelity"].get(modality)
         if is_used and now is None:
-            found += [] if modality in variant["failed"] else [f"cannot process {name}: it has no projector for them"]
+            messages += (
+                [] if modality in variant["failed"] else [f"cannot process {name}: it has no projector for them"]
+            )
         elif is_used and now["high"] < MIN_MEDIA_GAIN_RATIO * before["mean"]:
             gains = f"they contribute {now['mean']:.2f} nats per token, {before['mean']:.2f} in the baseline"
-            found.append(f"ignores {name}{although}: {gains}")
+            messages.append(f"ignores {name}{although}: {gains}")
         elif although and fidelity is not None and fidelity["top1"] < MIN_TOP1_AGREEMENT:
-            found.append(f"is worse on {name}{although}: it predicts the same token {fidelity['top1']:.0%} of the time")
+            messages.append(
+                f"is worse on {name}{although}: it predicts the same token {fidelity['top1']:.0%} of the time"
+            )
         elif although and (points := _significant_loss(variant, baseline, modality)) > constraints.max_loss.get(
             modality, DEFAULT_MAX_LOSS
         ):
-            found.append(f"is worse on {name}{although}: its accuracy is {points:.1f} points lower")
-    return found
+            messages.append(f"is worse on {name}{although}: its accuracy is {points:.1f} points lower")
+    return messages
 
 
 def _significant_loss(variant: VariantResults, baseline: VariantResults, modality: str) -> float:
@@ -106,7 +110,7 @@ def _significant_loss(variant: VariantResults, baseline: VariantResults, modalit
 
 def _answer_warnings(variant: VariantResults, baseline: VariantResults) -> list[str]:
     """Reports kinds of answers that are significantly more frequent than in the baseline."""
-    found = []
+    messages = []
     kinds = (
         ("gives an empty answer", "empty", 0.05),
         ("repeats itself within an answer", "repeats", 0.05),
@@ -119,8 +123,8 @@ def _answer_warnings(variant: VariantResults, baseline: VariantResults) -> list[
             usual = baseline["tasks"].get(modality, task)[share]
             if wilson(task[share], task["n"])[0] > usual + margin:
                 name = MODALITY_NAMES[modality]
-                found.append(f"{description} to {task[share]:.0%} of questions on {name} (baseline: {usual:.0%})")
-    return found
+                messages.append(f"{description} to {task[share]:.0%} of questions on {name} (baseline: {usual:.0%})")
+    return messages
 
 
 def pareto_front(variants: Sequence[VariantResults]) -> list[str]:

@@ -165,7 +165,8 @@ def _mixture_lines(mixture: MixtureResult) -> list[str]:
     if matrix is None or not matrix.has_products:
         lines.append("  rounding      without GPTQ, which needs calibration data instead of an importance matrix")
     if mixture.stock:
-        lines.append(f"  {mixture.stock:<13} {_divergence(mixture.stock_measured)}")
+        label = f"scheme {mixture.stock}"
+        lines.append(f"  {label:<13} {_divergence(mixture.stock_measured)}")
     if mixture.uses_stock:
         lines.append(f"  {mixture.stock} has a smaller KL divergence than the best mixture, and was written instead")
     return lines

@@ -65,11 +65,11 @@ def _point(x: float, y: float, span: tuple[float, float], best: bool, title: str
 
 def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Returns the points that no other beats in both coordinates, from left to right."""
-    kept: list[tuple[float, float]] = []
+    front: list[tuple[float, float]] = []
     for x, y in sorted(points):
-        if not kept or y < kept[-1][1]:
-            kept.append((x, y))
-    return kept
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+    return front
 
 
 def _ticks(most: float) -> list[float]:
@@ -116,7 +116,7 @@ def bars(variants: Sequence[VariantResults], best: str | None) -> str:
 def sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
     """Shows the KL divergence of quantizing each tensor alone: kinds of tensors down, layers across, darker is more."""
     worst = max((row["kl"] for row in rows), default=0.0) or 1e-9
-    places = [(found[2], int(found[1])) if (found := re.match(r"blk\.(\d+)\.(.*)", row["tensor"])) else
+    places = [(match[2], int(match[1])) if (match := re.match(r"blk\.(\d+)\.(.*)", row["tensor"])) else
               (row["tensor"], 0) for row in rows]  # fmt: skip
     kinds = list(dict.fromkeys(kind for kind, _ in places))
     layers = max((layer for _, layer in places), default=0) + 1

@@ -72,12 +72,14 @@ def test_a_summary_weights_positions_equally(seed: int) -> None:
         )
         for n in rng.integers(1, 9, 12)
     ]
-    found = summarize(passages)
-    assert found.kl_mean == pytest.approx(np.mean([kl for p in passages for kl in p.kl]))
-    assert found.perplexity == pytest.approx(np.exp(np.mean([loss for p in passages for loss in p.nll])))
+    summary = summarize(passages)
+    assert summary.kl_mean == pytest.approx(np.mean([kl for p in passages for kl in p.kl]))
+    assert summary.perplexity == pytest.approx(np.exp(np.mean([loss for p in passages for loss in p.nll])))
     base = np.exp(np.mean([loss for p in passages for loss in p.base_nll]))
-    assert found.perplexity_ratio == pytest.approx(found.perplexity / base)
-    assert found.kl_low <= found.kl_mean <= found.kl_high and found.top1_low <= found.top1 <= found.top1_high
+    assert summary.perplexity_ratio == pytest.approx(summary.perplexity / base)
+    assert (
+        summary.kl_low <= summary.kl_mean <= summary.kl_high and summary.top1_low <= summary.top1 <= summary.top1_high
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +106,9 @@ def coarse(job: FidelityJob) -> FidelityJob:
 def score(job: FidelityJob) -> list[Record]:
     done = subprocess.run(command(job), capture_output=True, text=True, env=worker_environment(), timeout=300)
     assert done.returncode == 0, done.stderr
-    records = RecordLog(Path(job.records))
-    assert records.complete
-    return records.found
+    log = RecordLog(Path(job.records))
+    assert log.complete
+    return log.records
 
 
 def logits(model: str, tokens: list[int]) -> NDArray[np.float32]:

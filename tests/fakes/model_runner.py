@@ -6,6 +6,7 @@ import json
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 from galago.models.errors import EngineError
 from galago.runtime.speculative.acceptance import DraftLengthPolicy, DraftProposal
@@ -30,7 +31,7 @@ class FakeBackend:
         self.held: dict[int, list[Cell]] = defaultdict(list)
         self.encoded: list[MediaPayload] = []
         self.computed = 0
-        self.steps: list[list[BatchToken] | MediaSpan] = []
+        self.steps: list[Any] = []
         self.adapters: list[tuple[float, ...]] = []
         self.fail_at_step: int | None = None
         self.closed = False
@@ -97,11 +98,11 @@ class FakeBackend:
     def save(self, sequence: int) -> bytes:
         return json.dumps([cell.token for cell in self.held[sequence]]).encode()
 
-    def restore(self, sequence: int, data: bytes) -> bool:
+    def restore(self, sequence: int, data: bytes | memoryview) -> bool:
         self.held[sequence] = []
-        if self.taken() + len(json.loads(data)) > self.cells:
+        if self.taken() + len(json.loads(bytes(data))) > self.cells:
             return False
-        self.held[sequence] = [Cell(token) for token in json.loads(data)]
+        self.held[sequence] = [Cell(token) for token in json.loads(bytes(data))]
         return True
 
     def piece(self, token: int) -> bytes:

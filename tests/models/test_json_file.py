@@ -143,7 +143,7 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json_file.os, "replace", full)
+    monkeypatch.setattr("galago.models.json_file.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         file.update(adding("b"))
     assert file.read() == {"a": 1}

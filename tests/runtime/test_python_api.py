@@ -6,7 +6,7 @@ import gc
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_a_closed_stream_has_no_reply_and_cancels_the_request(model: LocalModel)
     stream.close()
     with pytest.raises(EngineError, match="not finished"):
         _ = stream.reply
-    engine = model._service.default.loaded._engine  # type: ignore[union-attr]
+    engine = cast(Any, model._service).default.loaded._engine
     assert model.chat("Opposite of big?").text == "Small."
     assert engine._scheduler.idle
 

@@ -48,7 +48,7 @@ def header(
         offset += nbytes
     metadata = {"general.architecture": "llama", "llama.block_count": layers, "llama.embedding_length": width}
     metadata |= {"llama.feed_forward_length": inner, "llama.attention.head_count": 4, "llama.context_length": 32768}
-    metadata |= {f"llama.{key.replace('__', '.')}": value for key, value in keys.items()}  # type: ignore[misc]
+    metadata |= {f"llama.{key.replace('__', '.')}": value for key, value in keys.items()}
     return GGUFHeader(Path("invented.gguf"), 3, metadata, tuple(tensors), 0, offset)  # type: ignore[arg-type]
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import numpy as np
@@ -16,7 +17,6 @@ import pytest
 from fakes import checkpoints
 from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.reader import read_header
-from galago.quantize.convert import conversion as module
 from galago.quantize.convert import pretokenizers
 from galago.quantize.convert.conversion import ConversionResult, convert_checkpoint
 from galago.quantize.convert.gguf_content import OutputTensor
@@ -111,7 +111,8 @@ def test_the_file_records_its_provenance_template_and_sampling(tmp_path: Path) -
         json.dumps({"do_sample": True, "temperature": 0.5, "top_k": 9})
     )
     header = read_header(run(tmp_path / "c").path)
-    assert re.fullmatch(r"model.safetensors sha256:[0-9a-f]{64}", header.metadata["galago.convert.source"][0])
+    (source,) = cast(tuple[str], header.metadata["galago.convert.source"])
+    assert re.fullmatch(r"model.safetensors sha256:[0-9a-f]{64}", source)
     assert header.metadata["tokenizer.chat_template"] == "{{ messages }}"
     assert header.metadata["general.sampling.temp"] == 0.5 and header.metadata["general.sampling.top_k"] == 9
     weights = Weights(tmp_path / "made.gguf")
@@ -288,8 +289,8 @@ def test_a_tokenizer_that_llamacpp_gets_wrong_is_refused(tmp_path: Path, monkeyp
 
 def test_a_disk_that_is_too_full_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.decoder(tmp_path / "c")
-    usage = module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=10**7))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10**7))
     with pytest.raises(ConfigError, match="only 0.01 GB are free in"):
         run(tmp_path / "c")
 

@@ -37,12 +37,13 @@ CHANGED = {
 
 def peft(folder: Path, **settings: Any) -> checkpoints.Weights:
     """Writes an adapter as PEFT does. Returns its matrices."""
-    random, found = np.random.default_rng(5), {}
+    random = np.random.default_rng(5)
+    found: checkpoints.Weights = {}
     for layer in range(LAYERS):
         for name, (rows, columns) in CHANGED.items():
             at = f"base_model.model.model.layers.{layer}.{name}.lora_"
-            found[f"{at}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32) / 4
-            found[f"{at}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32) / 4
+            found[f"{at}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32) / np.float32(4)
+            found[f"{at}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32) / np.float32(4)
     folder.mkdir(exist_ok=True)
     checkpoints.safetensors(folder / "adapter_model.safetensors", found)
     given = {"peft_type": "LORA", "lora_alpha": 6, "r": RANK, "bias": "none", "use_dora": False, "alpha_pattern": {}}
@@ -56,7 +57,7 @@ def merged(weights: checkpoints.Weights, adapter: checkpoints.Weights, scale: fl
         a = adapter.get(f"base_model.model.{name.removesuffix('weight')}lora_A.weight")
         if a is not None:
             b = adapter[f"base_model.model.{name.removesuffix('weight')}lora_B.weight"]
-            found[name] = weights[name] + scale * b @ a
+            found[name] = np.asarray(weights[name] + scale * b @ a, np.float32)
     return found
 
 

@@ -21,7 +21,14 @@ from galago.runtime.cli.main import main
 
 def results(*variants: dict[str, Any], **changed: Any) -> dict[str, Any]:
     device = {"processor": "P", "cores": 2, "memory": 8e9, "system": "Linux"}
-    made = {"form": FORM, "galago": "1", "llama_cpp": "2", "device": device, "threads": None, "set": "s"}
+    made: dict[str, Any] = {
+        "form": FORM,
+        "galago": "1",
+        "llama_cpp": "2",
+        "device": device,
+        "threads": None,
+        "set": "s",
+    }
     made["variants"] = [copy.deepcopy(variant) | {"key": variant["name"]} for variant in variants]
     for variant in made["variants"]:
         for one in variant["tasks"].values():

@@ -166,7 +166,12 @@ def test_rounds_alternate_and_the_best_counts() -> None:
     assert runtime_cost.best([slow, fast, slow]) == {**fast, "memory_peak": 3.0}
     pair = [ModelVariant(VariantFile(name, MODEL), None) for name in "AB"]
     order: list[str] = []
-    runtime_cost.alternate_rounds(pair, 3, lambda c, number: order.append(c.name) or {})
+
+    def measure(variant: ModelVariant, _round: int) -> dict[str, float]:
+        order.append(variant.name)
+        return {}
+
+    runtime_cost.alternate_rounds(pair, 3, measure)
     assert "".join(order) == "ABBAAB"
 
 

@@ -248,7 +248,17 @@ def limited() -> None:
 
 def test_a_disk_that_fills_up_leaves_no_partial_file(tmp_path: Path) -> None:
     out = tmp_path / "q.gguf"
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "quantize", str(TEXT), "--scheme", "Q8_0", "-o", out]
+    command = [
+        sys.executable,
+        "-m",
+        "galago.runtime.cli.main",
+        "quantize",
+        str(TEXT),
+        "--scheme",
+        "Q8_0",
+        "-o",
+        str(out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

@@ -46,7 +46,7 @@ def test_run_answers_about_audio() -> None:
 
 def test_run_takes_the_paths_of_a_model_and_its_projector() -> None:
     weights = resolve("builtin").weights
-    options = ["--mmproj", weights.with_name("mmproj-Q8_0.gguf"), "--image", DATA / "picture-5.png"]
+    options: list[str | Path] = ["--mmproj", weights.with_name("mmproj-Q8_0.gguf"), "--image", DATA / "picture-5.png"]
     assert galago("run", weights, "Count the shapes.", *options).stdout == "Four.\n"
 
 

@@ -73,7 +73,7 @@ def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
     assert "omni:q8_0  8.57 MB" in galago("list").stdout
     shown = galago("show", "omni").stdout
     assert "be kind" in shown and "context          2048" in shown
-    question = ["Count the shapes.", "--image", DATA / "picture-5.png"]
+    question: list[str | Path] = ["Count the shapes.", "--image", DATA / "picture-5.png"]
     for name in ("omni", "hf:acme/omni-GGUF:Q8_0"):
         assert galago("run", name, *question).stdout == "Four.\n"
     assert galago("verify", "omni").stdout.count("as published") == 2

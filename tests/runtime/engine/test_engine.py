@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -434,7 +434,7 @@ def follower(context: list[int]) -> int:
     return sum((i % 13 + 1) * token for i, token in enumerate(context)) % 5
 
 
-def alone(items: list[int | MediaSpan], tokens: int) -> str:
+def alone(items: Iterable[int | MediaSpan], tokens: int) -> str:
     context: list[int] = []
     for item in items:
         context += [item] if isinstance(item, int) else [-1 - sum(item.digest)] * item.cells
@@ -731,6 +731,7 @@ def test_guesses_do_not_mix_with_a_prompt_that_is_read() -> None:
         assert isinstance(step, TokenStep)
         for answer in step.answers:
             answer.sequence.answer(2)
+    assert isinstance(step, TokenStep)
     assert [len(answer.guess) for answer in step.answers] == [0]
     assert (len(step.rows), step.prompt_rows) == (101, 100)
 

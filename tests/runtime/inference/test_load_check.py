@@ -12,6 +12,7 @@ import pytest
 from galago.models.errors import ModelError
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference import load_check
+from galago.runtime.process import spawn
 
 BUILTIN = resolve("builtin")
 
@@ -69,7 +70,7 @@ def test_a_damaged_list_is_replaced(tmp_path: Path, own_cache: Path) -> None:
 
 
 def test_the_builtin_model_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_check.spawn, "run_module", None)
+    monkeypatch.setattr(spawn, "run_module", None)
     load_check.try_out(BUILTIN)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -114,7 +115,7 @@ def test_an_adapter_that_cannot_be_had_is_refused(folder: Path) -> None:
     ],
 )
 def test_a_file_of_another_kind_is_refused_before_llama_cpp_sees_it(
-    tmp_path: Path, keys: dict[str, object], words: str
+    tmp_path: Path, keys: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
         resolve("builtin", lora=[adapters.write(tmp_path / "x.gguf", **keys)])
@@ -172,7 +173,7 @@ def test_an_adapter_on_the_command_line(folder: Path) -> None:
 def test_requests_under_different_scales_each_say_what_they_say_alone(folder: Path) -> None:
     """Two at a time, because rows that share a step round otherwise than alone."""
     scales: list[tuple[float, ...] | None] = [None, (0.0,), (1.0,), (0.0, 1.0), (0.7, -0.4)]
-    files = [f"{folder / 'one.gguf'}:0.3", folder / "two.gguf"]
+    files: list[str | Path] = [f"{folder / 'one.gguf'}:0.3", folder / "two.gguf"]
     with load("builtin", slots=2, ctx=512, threads=1, lora=files) as model:
 
         def said(lora: tuple[float, ...] | None) -> str:

@@ -61,7 +61,7 @@ def test_a_required_call_is_made_and_can_be_sent_back_with_its_result(
     assert all(set(call.parsed()) <= {"far"} for call in reply.calls)
     call = reply.calls[0]
     called = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-    chat = [
+    chat: list[dict[str, Any]] = [
         {"role": "user", "content": "Look!"},
         {"role": "assistant", "content": None, "tool_calls": [called]},
         {"role": "tool", "tool_call_id": call.id, "content": "a tree"},

@@ -77,7 +77,7 @@ def outcome(said: list[OutputDelta]) -> tuple[str, str, list[tuple[str, str]]]:
 def spaced(tool_format: ToolFormat, gap: str) -> ToolFormat:
     """A format as written by a model that is careless about whitespace."""
     texts = ("block_start", "call_start", "arguments_start", "call_end", "block_end", "call_separator")
-    written = {text: re.sub(r"[\s·]+", gap, getattr(tool_format, text) or "") for text in texts}
+    written: dict[str, Any] = {text: re.sub(r"[\s·]+", gap, getattr(tool_format, text) or "") for text in texts}
     return replace(tool_format, **written | {"call_separator": written["call_separator"] or None})
 
 

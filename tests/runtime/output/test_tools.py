@@ -132,7 +132,9 @@ def test_with_none_the_prompt_shows_no_tools(client: openai.OpenAI) -> None:
     without = client.chat.completions.create(model="builtin", messages=ASKED)
     none = ask(client, tool_choice="none")
     assert none.choices[0].message == without.choices[0].message
-    assert none.usage.prompt_tokens == without.usage.prompt_tokens < ask(client, max_tokens=1).usage.prompt_tokens
+    shown = ask(client, max_tokens=1)
+    assert none.usage and without.usage and shown.usage
+    assert none.usage.prompt_tokens == without.usage.prompt_tokens < shown.usage.prompt_tokens
 
 
 def test_a_call_that_is_cut_off_finishes_with_length(client: openai.OpenAI) -> None:
@@ -194,7 +196,7 @@ def test_python_replies_have_calls_that_can_be_sent_back(model: LocalModel) -> N
     with model.chat("Weather?", tools=tools, tool_choice="turn_on", stream=True) as pieces:
         assert list(pieces) == []
     assert pieces.reply.calls[0].arguments == call.arguments
-    chat = [
+    chat: list[dict[str, Any]] = [
         {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": "", "tool_calls": reply.calls},
         {"role": "tool", "tool_call_id": call.id, "content": "sunny"},

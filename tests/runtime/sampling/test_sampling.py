@@ -73,11 +73,11 @@ def test_probabilities_are_those_of_the_model(logits: list[float], count: int) -
     chosen = Sampler(
         Sampling(temperature=2, top_k=1, frequency_penalty=1, logit_bias=((3, 50.0),), seed=1), likeliest=count
     ).choose(np.array(logits, np.float32))
-    total = math.log(sum(math.exp(v) for v in np.float32(logits).tolist()))
+    total = math.log(sum(math.exp(v) for v in np.array(logits, np.float32)))
     assert chosen.logprob == pytest.approx(logits[chosen.token] - total, abs=1e-4)
     expected = sorted(range(8), key=lambda token: (-np.float32(logits[token]), token))[:count]
     assert [p for _, p in chosen.top_logprobs] == pytest.approx([logits[t] - total for t in expected], abs=1e-4)
-    if len(set(np.float32(logits).tolist())) == 8:
+    if len(set(np.array(logits, np.float32).tolist())) == 8:
         assert [token for token, _ in chosen.top_logprobs] == expected
 
 

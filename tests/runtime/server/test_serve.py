@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -231,8 +231,8 @@ class Counted:
 
     def __init__(self, service: ModelPool) -> None:
         assert service.default.loaded
-        self.engine: Any = service.default.loaded._engine
-        backend = self.engine._backend
+        self.engine: Any = cast(Any, service.default.loaded)._engine
+        backend: Any = self.engine._backend
         self.steps, decode = 0, backend.decode
 
         def counted(rows: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import pytest
@@ -127,7 +127,7 @@ def test_trust_decides(wrong: int, used: bool) -> None:
 def test_a_model_drafts_for_itself_and_says_the_same() -> None:
     """The built-in model in two roles, so that every guess it makes is right."""
     with load("builtin", slots=1) as alone, load("builtin", draft="builtin", slots=1) as drafted:
-        drafted._service.default.loaded._engine._scheduler.odds = Eager()  # type: ignore[union-attr]
+        cast(Any, drafted._service).default.loaded._engine._scheduler.odds = Eager()
         accepted = 0
         for question in ("How much is 7 plus 5?", "Spell cat.", "Repeat this: red lamp and blue box"):
             reply = drafted.chat(question, max_tokens=24)

@@ -89,13 +89,17 @@ def test_an_error_has_the_dialect_s_name_of_the_field() -> None:
         sampling_from(asked, "ollama")
 
 
+def values(name: str, value: Any) -> dict[str, Any]:
+    return {name: value}
+
+
 @pytest.mark.parametrize("option", [o for o in SAMPLING if o.bounds], ids=lambda option: option.name)
 def test_every_sampling_number_is_checked(option: Any) -> None:
     for value in (option.minimum, option.maximum):
-        Sampling(**{option.name: value})
+        Sampling(**values(option.name, value))
     for value in (option.minimum - 1, option.maximum + 1, True, "1"):
         with pytest.raises(InvalidRequest, match=f"^{option.name} is "):
-            Sampling(**{option.name: value})
+            Sampling(**values(option.name, value))
 
 
 def test_choices_and_defaults_in_the_table_are_those_of_the_types() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def at_rest(worker: WorkerSupervisor) -> bool:
     """Returns whether the process computes nothing for a quarter of a second."""
     begin = process(worker).cpu_times().user
     time.sleep(0.25)
-    return process(worker).cpu_times().user - begin < 0.05
+    return bool(process(worker).cpu_times().user - begin < 0.05)
 
 
 @pytest.mark.parametrize(
@@ -168,15 +169,17 @@ def test_the_model_info_is_the_same(calm: WorkerSupervisor, model: LocalModel) -
 
 
 def test_messages_survive_encoding() -> None:
-    schema = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
+    schema: Any = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
     sampling = Sampling(0.5, 0.9, 40, 0.1, -(2**63))
     system, user = Message("system", (Text("Sei kurz, 你好."),)), Message("user", (PICTURE, SOUND, Text("")), "Ada")
-    request = Request((system, user), sampling, 7, ("a", "b"), True, schema)
+    request = Request((system, user), sampling, 7, ("a", "b"), True, json_schema=schema)
     assert decode(encode(request)) == request
     sampling = replace(sampling, frequency_penalty=0.5, repeat_penalty=1.1, logit_bias=((5, -1.0), (6, 2)))
     request = Request((user,), sampling, grammar='start: "é"', logprobs=3, continue_final=False)
     assert decode(encode(request)) == request
-    told = Delta("é", (TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0)))
+    told = Delta(
+        "é", logprobs=(TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0))
+    )
     assert decode(encode(told)) == told
     for kind in {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, GalagoError)}:
         read = decode(encode(Failed(kind("why", "where")))).error
@@ -486,6 +489,11 @@ def test_the_api_process_is_small() -> None:
         assert api.memory_full_info().pss < 60e6
 
 
+def all_answered_again(ends: list[list[str]], before: list[int]) -> bool:
+    """Returns whether every stream has completed another answer."""
+    return all(each.count("done") > count for each, count in zip(ends, before, strict=True))
+
+
 def streamed(url: str, ends: list[str], enough: threading.Event) -> None:
     """Sends requests one after another and records how each answer ended."""
     while not enough.is_set():
@@ -505,7 +513,7 @@ def test_a_server_with_eight_streams_survives_several_crashes() -> None:
             thread.start()
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGKILL):
             before = [each.count("done") for each in ends]
-            wait_until(lambda before=before: all(e.count("done") > n for e, n in zip(ends, before, strict=True)), 60)
+            wait_until(partial(all_answered_again, ends, before), 60)
             served_by(running).send_signal(number)
         enough.set()
         for thread in threads:

@@ -46,7 +46,8 @@ ASKED: Any = [{"role": "user", "content": "Opposite of big?"}]
 
 
 def client_of(server: Server, **options: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, **{"api_key": "unused", "max_retries": 0} | options)
+    settings: dict[str, Any] = {"api_key": "unused", "max_retries": 0} | options
+    return anthropic.Anthropic(base_url=server.url, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,9 @@ def picture(name: str = "picture-5.png") -> Any:
 
 
 def ask(client: anthropic.Anthropic, messages: Any = ASKED, **options: Any) -> anthropic.types.Message:
-    return client.messages.create(**{"model": "builtin", "max_tokens": 60, "messages": messages} | options)
+    body: dict[str, Any] = {"model": "builtin", "max_tokens": 60, "messages": messages} | options
+    message: anthropic.types.Message = client.messages.create(**body)
+    return message
 
 
 def text_of(message: Any) -> str:
@@ -211,7 +214,8 @@ def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic)
     asked: Any = [
         {"role": "user", "content": [picture(), {"type": "text", "text": "What is the weather, and how many?"}]}
     ]
-    for options in ({}, {"system": "Be brief.", "tools": [WEATHER]}):
+    settings: list[dict[str, Any]] = [{}, {"system": "Be brief.", "tools": [WEATHER]}]
+    for options in settings:
         counted = claude.messages.count_tokens(model="builtin", messages=asked, **options).input_tokens
         usage = ask(claude, asked, max_tokens=1, **options).usage
         assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)

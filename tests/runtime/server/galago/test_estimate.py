@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -168,4 +168,4 @@ def test_encoding_time_is_estimated_from_the_header_until_it_is_measured(
 
 
 def engine_planner(model: LocalModel) -> Any:
-    return model._service.default.loaded._estimator  # type: ignore[union-attr]
+    return cast(Any, model._service).default.loaded._estimator

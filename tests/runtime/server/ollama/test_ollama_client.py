@@ -84,7 +84,7 @@ def test_generate_answers_a_prompt(llama: ollama.Client) -> None:
     answer = llama.generate("builtin", "Opposite of big?")
     assert answer.response == chat(llama).message.content and answer.done
     lines = list(llama.generate("builtin:latest", "Opposite of big?", stream=True))
-    assert "".join(line.response for line in lines) == answer.response
+    assert "".join(line.response or "" for line in lines) == answer.response
     system = llama.generate("builtin", "Opposite of big?", system="Answer briefly.")
     assert system.prompt_eval_count > answer.prompt_eval_count  # type: ignore[operator]
 
@@ -311,7 +311,7 @@ def test_python_functions_are_tools_and_images_come_in_any_form(llama: ollama.Cl
         llama.chat("builtin", [{"role": "user", "content": "Count the shapes.", "images": [way]}]).message.content
         for way in ways
     }
-    assert told == {llama.generate("builtin", "Count the shapes.", images=[path]).response} and len(told) == 1
+    assert told == {llama.generate("builtin", "Count the shapes.", images=[str(path)]).response} and len(told) == 1
 
 
 def test_tool_results_are_matched_to_calls_by_name_and_order() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -22,7 +23,7 @@ from galago.runtime.server.storage.batch_store import BatchStore
 from galago.runtime.server.storage.database import Database
 from galago.runtime.server.storage.file_store import FileStore
 
-CHAT = "/v1/chat/completions"
+CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,9 @@ def test_lines_in_progress_pause_while_a_chat_is_answered(api: openai.OpenAI, ke
     deadline = time.monotonic() + 20
     while 1 not in seen and time.monotonic() < deadline:
         with api.chat.completions.create(**asked, stream=True, extra_body={"ignore_eos": True}) as chunks:
-            seen += [keeping.running() for _, _ in zip(range(20), chunks, strict=False) if time.sleep(0.05) is None]
+            for _chunk in itertools.islice(chunks, 20):
+                time.sleep(0.05)
+                seen.append(keeping.running())
     assert 1 in seen, seen
     api.batches.cancel(batch.id)
     wait(api, batch.id, ended)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -70,7 +70,7 @@ def test_streamed_choices_equal_the_whole_ones(client: openai.OpenAI) -> None:
 
 
 def test_the_prompt_is_computed_once(model: LocalModel) -> None:
-    engine = model._service.default.loaded._engine  # type: ignore[union-attr]
+    engine = cast(Any, model._service).default.loaded._engine
     rows: list[int] = []
     decode = engine._backend.decode
 

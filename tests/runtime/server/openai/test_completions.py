@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -23,7 +23,7 @@ CHAT = [{"role": "user", "content": "Opposite of big?"}]
 
 
 def engine(model: LocalModel) -> Generator:
-    loaded = model._service.default.loaded
+    loaded = cast(Any, model._service).default.loaded
     assert isinstance(loaded, Generator)
     return loaded
 
@@ -107,7 +107,7 @@ def test_logprobs_have_the_format_of_completions(server: Server, client: openai.
         assert text[told.text_offset[i] :].startswith(token)
         assert len(told.top_logprobs[i]) == 3
         best = max(told.top_logprobs[i].items(), key=lambda pair: pair[1])
-        assert best == (token, pytest.approx(told.token_logprobs[i]))
+        assert best[0] == token and best[1] == pytest.approx(told.token_logprobs[i])
     none = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, logprobs=0).choices[0].logprobs
     assert none and none.top_logprobs == [{}] * len(none.tokens or [])
     assert client.completions.create(model="builtin", prompt=prompt, max_tokens=1).choices[0].logprobs is None
@@ -211,7 +211,7 @@ def test_unknown_fields_cause_a_warning(server: Server) -> None:
 class Infilling(Weights):
     """The built-in model's vocabulary, three of whose tokens are taken for those of an infill model."""
 
-    infill_tokens = (10, 11, 12)  # type: ignore[assignment]
+    infill_tokens = (10, 11, 12)
 
 
 def test_a_suffix_follows_the_filled_in_text(model: LocalModel) -> None:

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def test_invalid_pagination_is_refused(keeping: Server, query: str) -> None:
 
 
 def test_without_a_store_every_endpoint_names_the_option(server: Server, client: openai.OpenAI) -> None:
-    asked = [
+    asked: list[Callable[[], object]] = [
         lambda: client.files.create(file=b"x", purpose="vision"),
         lambda: client.files.list(),
         lambda: client.files.retrieve("file-1"),
@@ -262,7 +262,7 @@ def test_the_store_command_refuses_other_folders(tmp_path: Path) -> None:
 
 
 def test_files_have_the_format_of_openais_api(keeping: Server) -> None:
-    form = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "vision"}}
+    form: dict[str, Any] = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "vision"}}
     made = httpx.post(f"{keeping.url}/v1/files", **form).json()
     assert made["object"] == "file" and made["status"] == "processed"
     listed = json.loads(httpx.get(f"{keeping.url}/v1/files?limit=1").text)

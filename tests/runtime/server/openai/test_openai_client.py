@@ -95,7 +95,7 @@ def test_the_streaming_helper_yields_tool_calls_and_arguments(client: openai.Ope
     options: Any = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
     with client.chat.completions.stream(model="builtin", messages=ASKED, **options) as stream:
         events = list(stream)
-        (call,) = stream.get_final_completion().choices[0].message.tool_calls or ()
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls or []
     deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
     (done,) = (event for event in events if event.type == "tool_calls.function.arguments.done")
     assert "".join(event.arguments_delta for event in deltas) == done.arguments == call.function.arguments
@@ -143,7 +143,7 @@ def test_the_asynchronous_client_answers_several_at_once(server: Server) -> None
 
             whole = [client.chat.completions.create(model="builtin", messages=user(c)) for c in (SEEN, HEARD)]
             said = [answer.choices[0].message.content for answer in await asyncio.gather(*whole)]
-            assert await asyncio.gather(one(SEEN), one(HEARD)) == said
+            assert list(await asyncio.gather(one(SEEN), one(HEARD))) == said
             return said
 
     assert all(asyncio.run(ask()))
@@ -167,7 +167,7 @@ def test_400_is_a_bad_request_that_names_its_field(client: openai.OpenAI) -> Non
         ({"audio": {"voice": "alloy", "format": "wav"}, "modalities": ["text", "audio"]}, "audio"),
     ):
         with pytest.raises(openai.BadRequestError) as refused:
-            client.chat.completions.create(**{"model": "builtin", "messages": user("Hi")} | options)  # type: ignore[call-overload]
+            client.chat.completions.create(**{"model": "builtin", "messages": user("Hi")} | options)
         assert refused.value.param and refused.value.param.startswith(param)
         assert refused.value.type == "invalid_request_error" and refused.value.code
 
@@ -223,7 +223,7 @@ def test_503_while_loading_is_retried_until_the_model_answers() -> None:
 
 def test_504_is_not_retried(server: Server) -> None:
     asked: list[httpx.Request] = []
-    transport = httpx.Client(event_hooks={"request": [asked.append]})
+    transport: Any = httpx.Client(event_hooks={"request": [asked.append]})
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=5, http_client=transport) as client:
         with pytest.raises(openai.InternalServerError) as refused:
             extra = {"timeout": 0.001, "ignore_eos": True}

@@ -268,7 +268,8 @@ def test_input_items_are_listed(keeping: openai.OpenAI) -> None:
     assert newest.data[0].id == items[2].id and newest.has_more
     (text,) = keeping.responses.input_items.list(ask(keeping).id).data
     assert text.model_dump()["content"][0]["text"] == QUESTION
-    for name, options in ((response.id, {"after": "x"}), ("resp_x", {}), (ask(keeping, store=False).id, {})):
+    unknown: list[tuple[str, Any]] = [(response.id, {"after": "x"}), ("resp_x", {}), (ask(keeping, store=False).id, {})]
+    for name, options in unknown:
         with pytest.raises(openai.NotFoundError):
             keeping.responses.input_items.list(name, **options)
 

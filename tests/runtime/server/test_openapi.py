@@ -36,10 +36,15 @@ class Refusing(ModelPool):
     def __init__(self, error: GalagoError) -> None:
         self._error = error
 
-    def generate(self, *_: object) -> Any:
+    def _refuse(self, *_: object) -> Any:
         raise self._error
 
-    model = models = stats = installed = run_task = generate
+    generate: Any = _refuse
+    model: Any = _refuse
+    models: Any = _refuse
+    stats: Any = _refuse
+    installed: Any = _refuse
+    run_task: Any = _refuse
 
     @property
     def ready(self) -> bool:

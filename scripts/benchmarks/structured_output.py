@@ -58,7 +58,7 @@ def _rates(model: LocalModel, form: dict[str, Any], turn: int, tokens: int) -> t
     found = {}
     for held in (True, False) if turn % 2 else (False, True):
         # without them, what is said of tools stands in the prompt all the same
-        told = {"system": GENERIC.describe(chat_input.tools(form["tools"]))} if "tools" in form and not held else {}
+        told = {"system": GENERIC.instructions(chat_input.tools(form["tools"]))} if "tools" in form and not held else {}
         options: Any = {"temperature": 0.8, "seed": turn, "max_tokens": tokens, "cache": False}
         reply = model.chat(_ASKED, ignore_eos=not held, **options, **(form if held else told))
         assert reply.usage.completion_tokens == tokens, reply

@@ -13,7 +13,7 @@ from fakes.bert import tokens
 from fakes.server import Server, serving
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference.loader import open_model
-from galago.runtime.prompt.completion import paired
+from galago.runtime.prompt.completion import query_document_tokens
 from galago.runtime.types.tasks import Rerank
 
 QUERY = "the big house"
@@ -85,7 +85,7 @@ def test_the_models_own_rerank_template_is_used(tmp_path: Path) -> None:
     path = bert.write(tmp_path / "ranker.gguf", "rank")
     model = open_model(resolve(path))
     weights = model._weights
-    laid = paired("cat", "[SEP] dog", "[CLS]{query}[MASK]{document}[SEP]", weights)
+    laid = query_document_tokens("cat", "[SEP] dog", "[CLS]{query}[MASK]{document}[SEP]", weights)
     cat, dog = (weights.tokenize(text, parse_special=False) for text in ("cat", "[SEP] dog"))
     assert laid == [bert.CLS, *cat, 4, *dog, bert.SEP]
     assert bert.SEP not in dog

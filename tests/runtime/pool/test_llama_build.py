@@ -12,6 +12,7 @@ from galago.models.errors import EngineError
 from galago.runtime.llamacpp.devices import describe_build
 from galago.runtime.pool import llama_build
 from galago.runtime.pool.llama_build import installed_build
+from galago.runtime.process import spawn
 from galago.runtime.process.spawn import ChildResult
 from galago.runtime.types.placement import Device, LlamaBuild
 
@@ -43,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, result: ChildResult) -> FakeChild:
     child = FakeChild(result)
-    monkeypatch.setattr(llama_build.spawn, "run_module", child)
+    monkeypatch.setattr(spawn, "run_module", child)
     return child
 
 

@@ -358,10 +358,10 @@ def test_the_lines_of_a_stream_add_up_to_the_whole_answer(pieces: list[Any]) -> 
     contents.append(streaming.complete_call())
     assert sum(contents, LineContent()) == whole
     assert whole.text == "".join(p.text for p in pieces if isinstance(p, Delta))
-    assert len(whole.tool_calls) == sum(piece is True for piece in pieces)
-    assert all(call.name == "f" and call.id.startswith("id") for call in whole.tool_calls)
+    assert len(whole.calls) == sum(piece is True for piece in pieces)
+    assert all(call.name == "f" and call.id.startswith("id") for call in whole.calls)
     assert bool(warnings) == (False in [p for p in pieces if isinstance(p, bool)])
     shown = json.loads(msgspec_json.encode(encoder.line(whole)))
     assert [call["function"]["arguments"] for call in shown["message"].get("tool_calls", [])] == [
-        {"n": 1} for _ in whole.tool_calls
+        {"n": 1} for _ in whole.calls
     ]

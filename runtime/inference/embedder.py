@@ -28,7 +28,7 @@ from ..types.request import Request
 from ..types.tasks import Detokenize, Embed, R, Rerank, Scores, Task, TokenIds, Tokenize, Vectors
 from .assembly import context_length, description
 from .embed_batcher import EmbedBatcher, TokenSequence
-from .lease import Lease
+from .generator import Lease
 from .load_check import try_out
 from .stream import Stream
 
@@ -117,7 +117,7 @@ class Embedder:
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """Returns a task's result. Raises `InvalidRequest` for a task of another kind of model."""
-        with self._users.one():
+        with self._users.hold():
             result: Any = self._run_task(task, lambda: self._users.closed or cancelled())
             return cast(R, result)
 

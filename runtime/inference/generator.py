@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
-from ...models.errors import InvalidRequest
+from ...models.errors import EngineError, InvalidRequest
 from ...models.files import ModelFiles
 from ..config import ModelConfig
 from ..llamacpp.weights import Weights
@@ -23,12 +25,40 @@ from ..types.prompt import Prompt
 from ..types.request import Request, Sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
 from .assembly import Assembly, description
-from .lease import Lease
 from .load_check import try_out
 from .stream import Stream
 
 if TYPE_CHECKING:
     from ..media.limits import MediaLimits
+
+
+class Lease:
+    """Keeps a model open while requests are prepared, until it is closed."""
+
+    def __init__(self) -> None:
+        self._returned = threading.Condition()
+        self._holders = 0
+        self.closed = False
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps the model open within the block. Raises `EngineError` if it is closed."""
+        with self._returned:
+            if self.closed:
+                raise EngineError("the model is closed")
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._returned:
+                self._holders -= 1
+                self._returned.notify_all()
+
+    def close(self) -> None:
+        """Refuses further holders and waits for the current ones."""
+        with self._returned:
+            self.closed = True
+            self._returned.wait_for(lambda: self._holders == 0)
 
 
 class Generator:
@@ -54,8 +84,10 @@ class Generator:
         try:
             from .estimate import RequestEstimator
 
-            pace = parts.projector.pace if parts.projector else {}
-            self._estimator = RequestEstimator(files, config, placement, parts.context_length, parts.slots, pace)
+            encode_seconds = parts.projector.pace if parts.projector else {}
+            self._estimator = RequestEstimator(
+                files, config, placement, parts.context_length, parts.slots, encode_seconds
+            )
             self._generate_first_token()
         except BaseException:
             self.close()
@@ -76,12 +108,12 @@ class Generator:
 
         `cancelled` is called between two steps of the preparation; if it returns `True`, `Cancelled` is raised.
         """
-        with self._lease.one():
+        with self._lease.hold():
             return self._generate(request, lambda: self._lease.closed or cancelled())
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """Runs a task. Raises `InvalidRequest` for tasks of other kinds of models."""
-        with self._lease.one():
+        with self._lease.hold():
             result: Any = self._run_task(task, lambda: self._lease.closed or cancelled())
             return cast(R, result)
 

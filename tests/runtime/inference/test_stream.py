@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -208,3 +210,9 @@ def test_an_error_of_the_parser_fails_its_stream_once_and_cancels_its_work(
     assert [event for event in events if not isinstance(event, Started)] == events[-1:]
     assert isinstance(events[-1], Failed) and "could not be parsed" in events[-1].error.message
     assert cancelled == [1]
+
+
+def test_the_parser_imports_neither_llama_cpp_nor_numpy() -> None:
+    code = "import sys, galago.runtime.output.parser\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"llama_cpp", "numpy"} & set(done.stdout.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from fakes import templates
-from galago.models.errors import InvalidRequest
+from galago.models.errors import GalagoError, InvalidRequest
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference.assembly import prompt_builder
 from galago.runtime.llamacpp.weights import Weights
@@ -240,3 +241,34 @@ def test_an_effort_without_a_switch_causes_a_warning(weights: Weights) -> None:
 def test_generation_blocks_are_rendered_unchanged() -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     assert ChatTemplate(source).render([{"role": "user", "content": "Hi"}]) == "Hi"
+
+
+EVERY_TEMPLATE = {name: value for name, value in vars(templates).items() if name.isupper() and not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", EVERY_TEMPLATE)
+def test_plain_chats_are_rendered_as_with_the_templates_traits(
+    weights: Weights, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder skips the traits if the template can take the messages unchanged; the prompt must be the same."""
+    fast = builder(weights, EVERY_TEMPLATE[name])
+    roles: tuple[Role, ...] = ("system", "user", "assistant")
+    chats = [
+        tuple(Message(role, (Text(f"text {i}"),)) for i, role in enumerate(chosen))
+        for length in range(1, 5)
+        for chosen in itertools.product(roles, repeat=length)
+    ]
+
+    def prompts() -> list[object]:
+        return [_prompt_or_error(fast, chat) for chat in chats]
+
+    without_traits = prompts()
+    monkeypatch.setattr(PromptBuilder, "_takes_unchanged", lambda *_: False)
+    assert prompts() == without_traits
+
+
+def _prompt_or_error(prompts: PromptBuilder, chat: tuple[Message, ...]) -> object:
+    try:
+        return prompts.build(chat)
+    except GalagoError as error:
+        return error.message

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ..models.registry.installed import InstalledModel
 from .inference.stream import Stream
 from .types.model_info import ModelInfo, Stats
 from .types.request import Request
-from .types.tasks import R, Task, TokenIds, Vectors
+from .types.tasks import R, Task
 
 
 def never() -> bool:
@@ -33,7 +33,8 @@ class Service(Protocol):
     def load(self) -> None:
         """Waits until the models are loaded. Raises the error that prevented it."""
 
-    def model(self, name: str | None) -> ModelInfo: ...
+    def model(self, name: str | None) -> ModelInfo:
+        """Returns what a loaded model is and can do."""
 
     def models(self) -> list[ModelInfo]:
         """Returns the loaded models, the default first. Raises `NotReady` while it is loading."""
@@ -59,28 +60,6 @@ class Service(Protocol):
 
     def installed_files(self) -> Iterator[InstalledModel]:
         """Yields the files of the models on this disk that are not in the pool."""
-
-    @property
-    def model_id(self) -> str: ...
-
-    def answer(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R: ...
-
-    def embed(
-        self,
-        texts: Iterable[str | TokenIds],
-        dimensions: int | None = None,
-        *,
-        model: str | None = None,
-        cancelled: Callable[[], bool] = never,
-    ) -> Vectors: ...
-
-    def check_served(self, model: str | None) -> None: ...
-
-    def serves(self, name: str) -> bool: ...
-
-    def served(self) -> InstalledModel: ...
-
-    def others(self) -> Iterator[InstalledModel]: ...
 
     def close(self) -> None:
         """Ends running requests with an error, and unloads the models."""

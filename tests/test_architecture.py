@@ -155,6 +155,11 @@ def test_one_module_starts_processes() -> None:
     assert not [n for n, p in zip(NAMES, FILES, strict=True) if forks.search(source(p))]
 
 
+def test_nothing_assumes_that_one_model_is_loaded() -> None:
+    assumes = re.compile(r"\bmodels\(\)\[|\bstats\(\)\[|\bservice\.model_id\b|\bservice\.default\b")
+    assert not [name for name, path in zip(NAMES, FILES, strict=True) if assumes.search(source(path))]
+
+
 def test_nothing_opens_a_connection() -> None:
     calls = r"urllib\.request|http\.client|import httpx|import HfApi|(?<!sqlite3)\.connect\(|create_connection"
     dialing = re.compile(calls)

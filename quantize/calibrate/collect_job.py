@@ -11,7 +11,7 @@ from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
 from ...runtime.llamacpp.programs.load_check import cap
-from ...runtime.process.job import Arrays, Report
+from ...runtime.process.job import JobArrays, Report
 from ..jobs import CalibrationJob
 from . import imatrix, samples
 from .imatrix import ImatrixEntry, ImportanceMatrix
@@ -25,7 +25,7 @@ _MAX_PRODUCTS = 64 << 20
 DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
 
 
-def work(job: CalibrationJob, _arrays: Arrays, report: Report) -> int:
+def work(job: CalibrationJob, _arrays: JobArrays, report: Report) -> int:
     """Reads the segments after `done_segments` and adds them to the matrix in `part`, which is saved periodically.
 
     Reports `[done, count]` after each segment. Returns the total number of segments.

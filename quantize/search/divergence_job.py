@@ -16,7 +16,7 @@ from ...models.errors import ConfigError
 from ...runtime.cache.encoder_cache import EmbeddingCache
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.llamacpp.quantizer import quantize
-from ...runtime.process.job import Arrays, Report
+from ...runtime.process.job import JobArrays, Report
 from ...runtime.types.messages import Audio, Image
 from ..calibrate import imatrix, samples
 from ..calibrate.sample_reader import SampleReader, Segment
@@ -29,7 +29,7 @@ _EMBEDDINGS_BYTES = 1 << 30
 """The size of the cache of encoded images and audio, which are the same for all variants of the model."""
 
 
-def work(job: DivergenceJob, arrays: Arrays, report: Report) -> None:
+def work(job: DivergenceJob, arrays: JobArrays, report: Report) -> None:
     """Reads the held-out segments with `source`, then with each variant, which is written before if it has no `path`.
 
     If the projector is varied, only segments with images or audio are read. Reports

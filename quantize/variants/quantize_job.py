@@ -10,13 +10,13 @@ from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.ggml import is_valid
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.llamacpp.quantizer import quantize
-from ...runtime.process.job import Arrays, Report
+from ...runtime.process.job import JobArrays, Report
 from ..calibrate import imatrix
 from ..jobs import QuantizationJob
 from .gptq import round_with_gptq
 
 
-def work(job: QuantizationJob, arrays: Arrays, report: Report) -> list[list[str | None]]:
+def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[str | None]]:
     """Quantizes; `arrays` are the importance matrix.
 
     Reports `[number, count, name]` when a tensor begins. Returns the names of all tensors in the order of the file,

@@ -30,7 +30,7 @@ from ..types.tasks import PartTokens, RequestEstimate
 from .footprint import footprint_function
 from .machine_benchmark import measured
 
-Modality: TypeAlias = Literal["image", "audio"]
+SpanKind: TypeAlias = Literal["image", "audio"]
 
 
 class RequestEstimator:
@@ -46,7 +46,7 @@ class RequestEstimator:
         placement: Placement,
         context: int,
         slots: int,
-        encode_seconds: Mapping[Modality, float],
+        encode_seconds: Mapping[SpanKind, float],
     ) -> None:
         self._header = files.header
         self._projector = read_header(files.projector) if files.projector else None

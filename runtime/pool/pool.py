@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ...models.errors import ModelError, NotFound
@@ -14,7 +14,7 @@ from ..inference.stream import Stream
 from ..service import never
 from ..types.model_info import ModelInfo, Stats
 from ..types.request import Request
-from ..types.tasks import Embed, R, Task, TokenIds, Vectors
+from ..types.tasks import R, Task
 
 if TYPE_CHECKING:
     from ..inference.loader import LoadedModel
@@ -66,11 +66,11 @@ class ModelPool:
         return self._route(model).installed()
 
     def installed(self) -> list[ModelInfo]:
-        found = []
+        infos = []
         for model in self.installed_files():
             with contextlib.suppress(ModelError):
-                found.append(_describe(model))
-        return found
+                infos.append(_describe(model))
+        return infos
 
     def installed_files(self) -> Iterator[InstalledModel]:
         for model in (builtin_model(), *installed.all_models()):
@@ -81,35 +81,6 @@ class ModelPool:
     def close(self) -> None:
         for model in self._models.values():
             model.close()
-
-    @property
-    def model_id(self) -> str:
-        return self.default.id
-
-    def answer(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R:
-        return self.run_task(model, task, cancelled)
-
-    def embed(
-        self,
-        texts: Iterable[str | TokenIds],
-        dimensions: int | None = None,
-        *,
-        model: str | None = None,
-        cancelled: Callable[[], bool] = never,
-    ) -> Vectors:
-        return self.run_task(model, Embed(tuple(texts), dimensions), cancelled)
-
-    def check_served(self, model: str | None) -> None:
-        self.model(model)
-
-    def serves(self, name: str) -> bool:
-        return self.is_loaded(name)
-
-    def served(self) -> InstalledModel:
-        return self.files(None)
-
-    def others(self) -> Iterator[InstalledModel]:
-        return self.installed_files()
 
     def _loaded(self, name: str | None) -> LoadedModel | WorkerSupervisor:
         model = self._route(name)

@@ -25,14 +25,14 @@ from ...models import errors
 from ...models.errors import EngineCrashed, GalagoError
 from .spawn import RunningChild, python_command
 
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+JobArrays: TypeAlias = Mapping[str, NDArray[Any]]
 Report: TypeAlias = Callable[[Any], None]
 
 _BLOCK_BYTES = 1 << 20
 
 
 def run_job(
-    module: str, job: object, file: str, arrays: Arrays | None = None, on_report: Report = lambda _: None
+    module: str, job: object, file: str, arrays: JobArrays | None = None, on_report: Report = lambda _: None
 ) -> Any:
     """Returns the result of `work` in `module`. The child process does not outlive this call.
 
@@ -56,7 +56,7 @@ def run_job(
         )
 
 
-def _send(stream: IO[bytes], job: object, arrays: Arrays) -> None:
+def _send(stream: IO[bytes], job: object, arrays: JobArrays) -> None:
     data = msgpack.encode(job, enc_hook=os.fsencode)  # the only type that msgspec does not know is Path
     shapes = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     stream.write(json.dumps([len(data), shapes]).encode() + b"\n" + data)

@@ -76,9 +76,9 @@ def test_ps_reports_that_no_server_is_running() -> None:
 
 
 def test_a_model_in_this_process_is_counted_too(model: LocalModel) -> None:
-    before = model._service.stats()[0][1]
+    [(_, before)] = model._service.stats()
     model.chat("Opposite of big?")
-    after = model._service.stats()[0][1]
+    [(_, after)] = model._service.stats()
     assert after.finished == before.finished + 1 and after.completion_tokens > before.completion_tokens
 
 

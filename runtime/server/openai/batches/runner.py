@@ -100,7 +100,7 @@ class BatchRunner:
         waiting = deque(await asyncio.to_thread(self._batches.unanswered, batch.id))
         crashed: deque[int] = deque()
         await self._wait_until_idle()
-        slots = self._service.stats()[0][1].slots
+        slots = sum(stats.slots for _, stats in self._service.stats())
         async with asyncio.TaskGroup() as group:
             for _ in range(max(slots, 1)):
                 group.create_task(self._answer_waiting(batch, waiting, crashed))

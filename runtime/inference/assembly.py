@@ -26,7 +26,7 @@ from ..speculative.acceptance import MAX_DRAFT_TOKENS
 from ..speculative.draft_model import DraftModel
 from ..types.placement import Placement
 from ..types.request import Sampling, recommended_sampling
-from .load_check import try_out
+from .load_check import check_loading
 
 if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
@@ -163,7 +163,7 @@ class Assembly:
 
     def _load_draft_model(self, files: ModelFiles, slots: int, threads: int) -> DraftModel:
         """Loads a second, smaller model on the CPU that proposes tokens."""
-        try_out(files)
+        check_loading(files)
         weights = Weights(files.weights, gpu_layers=0)
         self._closers.append(weights.close)
         if weights.recurrent or self.weights.recurrent:

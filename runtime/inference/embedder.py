@@ -29,7 +29,7 @@ from ..types.tasks import Detokenize, Embed, R, Rerank, Scores, Task, TokenIds, 
 from .assembly import context_length, description
 from .embed_batcher import EmbedBatcher, TokenSequence
 from .generator import Lease
-from .load_check import try_out
+from .load_check import check_loading
 from .stream import Stream
 
 STEP_TOKENS = BATCH
@@ -56,7 +56,7 @@ class Embedder:
                 raise ConfigError(f"{files.id} is an embedding or reranking model, which takes no --{name}", name)
         pooling = files.header.pooling
         assert pooling is not None
-        try_out(files)
+        check_loading(files)
         self._threads = config.threads or default_threads()
         self._thread_tuner = ThreadTuner(self._threads) if config.threads is None else None
         self._metrics = EngineMetrics()
@@ -64,7 +64,7 @@ class Embedder:
         self._step_began: float | None = None
         template = files.header.get("tokenizer.chat_template.rerank")
         self._rerank_template = template if isinstance(template, str) else None
-        self._users = Lease()
+        self._lease = Lease()
         self._weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
         self._thread = ThreadPoolExecutor(1, "galago-embed")
         self._batcher = EmbedBatcher(self._compute_on_thread, STEP_TOKENS, SEQUENCES)
@@ -92,7 +92,7 @@ class Embedder:
 
     def close(self) -> None:
         """Waits for the step under way, then frees everything."""
-        self._users.close()
+        self._lease.close()
         self._thread.shutdown()
         self._context.close()
         self._weights.close()
@@ -117,8 +117,8 @@ class Embedder:
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """Returns a task's result. Raises `InvalidRequest` for a task of another kind of model."""
-        with self._users.hold():
-            result: Any = self._run_task(task, lambda: self._users.closed or cancelled())
+        with self._lease.hold():
+            result: Any = self._run_task(task, lambda: self._lease.closed or cancelled())
             return cast(R, result)
 
     def _run_task(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:

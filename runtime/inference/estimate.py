@@ -60,7 +60,7 @@ class RequestEstimator:
         footprint = footprint_function(files, replace(config, cache_mib=0), placement, features(), server=False)
         self._memory_bytes = footprint(context, slots).needed
 
-    def plan(
+    def estimate(
         self,
         request: Request,
         prompt: Prompt,
@@ -135,7 +135,7 @@ class RequestEstimator:
         return seconds
 
 
-def counted(messages: Sequence[Message], prompt: Prompt, count: Callable[[str], int]) -> list[PartTokens]:
+def count_part_tokens(messages: Sequence[Message], prompt: Prompt, count: Callable[[str], int]) -> list[PartTokens]:
     """Returns the tokens of each part: media as they are in the prompt, texts as `count` counts them."""
     media_tokens = iter(prompt.media_part_cells)
     parts = []

@@ -25,7 +25,7 @@ from ..types.prompt import Prompt
 from ..types.request import Request, Sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
 from .assembly import Assembly, description
-from .load_check import try_out
+from .load_check import check_loading
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Generator:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         config = config or ModelConfig()
-        try_out(files)
+        check_loading(files)
         self._lease = Lease()
         self._assembly = parts = Assembly(files, config, placement, limits, progress)
         self._weights: Weights = parts.weights
@@ -232,7 +232,7 @@ class Generator:
         return TokenPieces(ids, token_pieces(ids, self._weights))
 
     def _estimate(self, request: Request, cancelled: Callable[[], bool]) -> RequestEstimate:
-        from .estimate import counted
+        from .estimate import count_part_tokens
 
         begin = time.perf_counter()
         adapters = self._adapter_scales(request)
@@ -246,11 +246,11 @@ class Generator:
             request.template_variables,
         )
         preparation_seconds = time.perf_counter() - begin
-        part_tokens = counted(request.messages, prompt, prompts.count)
+        part_tokens = count_part_tokens(request.messages, prompt, prompts.count)
         forecast = self._engine.outlook(prompt, adapters)
         forecast = forecast if request.cache else forecast._replace(cached=0)
         prompt = replace(prompt, warnings=(*self._assembly.warnings, *prompt.warnings))
-        return self._estimator.plan(request, prompt, part_tokens, forecast, preparation_seconds)
+        return self._estimator.estimate(request, prompt, part_tokens, forecast, preparation_seconds)
 
     def _generate_first_token(self) -> None:
         """Proves that the model computes. The token itself does not matter."""

@@ -21,7 +21,7 @@ _MAX_REMEMBERED = 200
 _TIMEOUT_SECONDS = 1800.0
 
 
-def try_out(files: ModelFiles) -> None:
+def check_loading(files: ModelFiles) -> None:
     """Raises `ModelError` if loading or using the files would end this process. Takes as long as loading them."""
     key = _key(files)
     if files.trusted or key in _passed_file().read():

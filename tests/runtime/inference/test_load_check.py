@@ -34,7 +34,7 @@ def damaged_projector(folder: Path) -> Path:
 
 def test_a_file_that_crashes_llama_cpp_raises_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"crashed on text-Q8_0.gguf with damaged.gguf: .* was killed by SIG"):
-        load_check.try_out(resolve("builtin", damaged_projector(tmp_path)))
+        load_check.check_loading(resolve("builtin", damaged_projector(tmp_path)))
 
 
 def test_the_command_line_reports_it_in_one_line(tmp_path: Path) -> None:
@@ -47,11 +47,11 @@ def test_a_file_that_passed_is_remembered_by_its_hash(tmp_path: Path, own_cache:
     data = BUILTIN.weights.read_bytes()
     for name in ("model.gguf", "copy.gguf"):
         (tmp_path / name).write_bytes(data)
-        load_check.try_out(resolve(tmp_path / name))
+        load_check.check_loading(resolve(tmp_path / name))
         assert len(json.loads(own_cache.read_text())) == 1
     at = data.index(b"galago-builtin")
     (tmp_path / "model.gguf").write_bytes(data[:at] + b"Galago-builtin" + data[at + 14 :])
-    load_check.try_out(resolve(tmp_path / "model.gguf"))
+    load_check.check_loading(resolve(tmp_path / "model.gguf"))
     assert len(json.loads(own_cache.read_text())) == 2
 
 
@@ -65,13 +65,13 @@ def test_the_childs_memory_is_limited_by_the_size_of_its_files() -> None:
 def test_a_damaged_list_is_replaced(tmp_path: Path, own_cache: Path) -> None:
     own_cache.parent.mkdir()
     own_cache.write_text("{")
-    load_check.try_out(resolve(BUILTIN.weights))
+    load_check.check_loading(resolve(BUILTIN.weights))
     assert len(json.loads(own_cache.read_text())) == 1
 
 
 def test_the_builtin_model_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "run_module", None)
-    load_check.try_out(BUILTIN)
+    load_check.check_loading(BUILTIN)
 
 
 def test_a_folder_named_galago_in_the_working_directory_is_not_imported(tmp_path: Path) -> None:

@@ -224,14 +224,18 @@ def usage(answers: Sequence[Finished], choices_per_prompt: int | None = None) ->
 
 
 def timings(answers: Sequence[Finished]) -> Timings:
-    """The timings of all answers together."""
-    times = replace(answers[0].timings, total_seconds=max(answer.timings.total_seconds for answer in answers))
-    rate = times.tokens_per_second(sum(answer.usage.completion_tokens for answer in answers))
+    """The timings of all answers together; the rate is that of their tokens after the first one."""
+    first = answers[0].timings
+    total_seconds = max(answer.timings.total_seconds for answer in answers)
+    decode_seconds = total_seconds - first.first_token_seconds
+    decoded_tokens = sum(answer.usage.completion_tokens for answer in answers) - 1
     return Timings(
-        prepared_ms=round(times.prompt_seconds * 1000, 3),
-        first_token_ms=round(times.first_token_seconds * 1000, 3),
-        total_ms=round(times.total_seconds * 1000, 3),
-        tokens_per_second=None if rate is None else round(rate, 2),
+        prepared_ms=round(first.prompt_seconds * 1000, 3),
+        first_token_ms=round(first.first_token_seconds * 1000, 3),
+        total_ms=round(total_seconds * 1000, 3),
+        tokens_per_second=round(decoded_tokens / decode_seconds, 2)
+        if decoded_tokens > 0 and decode_seconds > 0
+        else None,
     )
 
 

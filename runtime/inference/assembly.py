@@ -44,6 +44,10 @@ CHATML = (
 """The chat template for a file without one. llama.cpp uses the same."""
 _NO_TEMPLATE = "the model's file has no chat template, so ChatML is used; the model may not be trained for chats"
 
+_TEXT_SIDE = ("galago.runtime.prompt.template", "galago.runtime.prompt.builder", "galago.runtime.output.constraints")
+_MEDIA = "galago.runtime.prompt.media_parts"
+"""Modules that are imported while the weights are loaded."""
+
 
 class Assembly:
     """The parts of one loaded model. `close` frees them in reverse order."""
@@ -93,7 +97,8 @@ class Assembly:
         slots = self.slots = config.slots or DEFAULT_SLOTS
         threads = config.threads or default_threads()
         with ThreadPoolExecutor(1) as background:  # llama.cpp loads without holding Python's lock
-            background.submit(importlib.import_module, "galago.runtime.prompt.template")
+            for module in _TEXT_SIDE if files.projector is None else (*_TEXT_SIDE, _MEDIA):
+                background.submit(importlib.import_module, module)
             weights = self.weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
             self._closers.append(weights.close)
             self.context_length = context_length(config, weights)

@@ -54,7 +54,7 @@ def test_leaving_a_loop_over_a_stream_cancels_the_request(model: LocalModel) -> 
         for _ in model.chat("Tell", stream=True, ignore_eos=True):
             break
         begin = time.monotonic()
-        while running() and time.monotonic() < begin + 2:
+        while running() and time.monotonic() < begin + 30:
             time.sleep(0.01)
         assert not running()
     finally:

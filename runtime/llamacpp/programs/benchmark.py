@@ -65,6 +65,8 @@ LONG = Zeros("Q8_0", layers=8, inner=256)
 
 
 def main(threads: int, types: list[str]) -> None:
+    if unknown := sorted(set(types) - set(_TYPES)):
+        raise SystemExit(f"unknown weight types: {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "zeros.gguf"
         overhead = _measure_overhead(path, threads)

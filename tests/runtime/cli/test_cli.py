@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import unittest.mock
 from pathlib import Path
 
 import pytest
 
 from fakes.server import DATA
+from fakes.waiting import wait_until_read
 from galago.models import errors
 from galago.models.registry.resolve import resolve
 from galago.runtime.cache.disk_cache import DiskCache
@@ -154,7 +154,10 @@ def test_run_works_on_a_terminal_without_unicode() -> None:
 def test_an_interrupted_answer_exits_with_130() -> None:
     command = [*GALAGO, "run", "builtin", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(1)
+        assert process.stdin
+        process.stdin.write("What")
+        process.stdin.flush()
+        wait_until_read(process.stdin)
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr and "Traceback" not in process.stderr.read()

@@ -1,7 +1,4 @@
-"""This machine as far as models care: processor, cores, memory, and what of it this process may use.
-
-Knows nothing of llama.cpp.
-"""
+"""This machine: its processor and cores, and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import psutil
 from . import units
 from .errors import ConfigError
 
-_INTERESTING = (
+_RELEVANT_FEATURES = (
     "sse3 ssse3 sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512_vnni avx512_bf16 amx_int8 amx_bf16 "
     "neon asimd asimddp i8mm sve sve2 sme"
 ).split()
@@ -24,8 +21,11 @@ _INTERESTING = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`features` are the instruction sets that matter to matrix products, in the kernel's spelling. Memory is in bytes,
-    and no more than the control groups of this process allow, as they do in a container."""
+    """The hardware.
+
+    `features` are the instruction sets that speed up matrix products, as the kernel spells them. Memory is limited to
+    what the control groups of this process allow, such as those of a container.
+    """
 
     system: str
     processor: str
@@ -46,7 +46,7 @@ def this_machine() -> Machine:
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         processor=name or platform.processor() or platform.machine(),
-        features=tuple(f for f in _INTERESTING if f in flags),
+        features=tuple(f for f in _RELEVANT_FEATURES if f in flags),
         physical_cores=psutil.cpu_count(logical=False) or logical,
         logical_cores=logical,
         total_memory_bytes=total,
@@ -55,24 +55,24 @@ def this_machine() -> Machine:
 
 
 def parse_memory_size(text: str, total: int) -> int:
-    """Bytes that a user means by `4GB`, `512 MiB` or `50%` of `total`. Raises `ConfigError`."""
+    """Parses an amount of memory such as `4GB`, `512 MiB` or `50%` (of `total`) into bytes. Raises `ConfigError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[KMGT]i?B?)", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ConfigError(f"{text!r} is no amount of memory; write it as 4GB, 512MiB or 50%", "memory")
+        raise ConfigError(f"{text!r} is not an amount of memory; write it as 4GB, 512MiB or 50%", "memory")
     number, unit = float(match[1]), match[2].upper()
     if unit == "%":
         size = total * number / 100
     else:
         size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
     if not 0 < size <= total:
-        raise ConfigError(f"{text} of memory is not possible: there are {units.format_bytes(total)}", "memory")
+        raise ConfigError(f"{text} of memory is not possible: this machine has {units.format_bytes(total)}", "memory")
     return int(size)
 
 
 def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
-    """Limit and use, in bytes, of every control group (version 1 or 2) that limits this process; none elsewhere.
+    """Returns (limit, used) in bytes for every control group, version 1 or 2, that limits this process.
 
-    Pages of files count as unused: the kernel gives them back before it ends a process.
+    The page cache counts as unused, because the kernel reclaims it before it kills a process.
     """
     found = []
     files: tuple[str, ...]
@@ -87,24 +87,24 @@ def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
         else:
             continue
         parts = Path(path.strip("/")).parts
-        for depth in range(len(parts), -1, -1):  # a limit above holds as well
+        for depth in range(len(parts), -1, -1):  # the limits of parent groups apply, too
             group = mount.joinpath(*parts[:depth])
-            most, used = _text(group / limit).strip(), _text(group / usage).strip()
-            if most.isdigit() and used.isdigit():
+            limit_text, used_text = _text(group / limit).strip(), _text(group / usage).strip()
+            if limit_text.isdigit() and used_text.isdigit():
                 stat = dict(row.split(" ", 1) for row in _text(group / "memory.stat").splitlines() if " " in row)
-                found.append((int(most), max(int(used) - sum(int(stat.get(name, 0)) for name in files), 0)))
+                found.append((int(limit_text), max(int(used_text) - sum(int(stat.get(name, 0)) for name in files), 0)))
     return found
 
 
 def _text(path: Path) -> str:
-    """What a file says; nothing where there is none."""
+    """Returns the text of a file, or an empty text if it cannot be read."""
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
 
 
 def _cpuinfo() -> tuple[str, frozenset[str]]:
-    """Model name and feature flags where the kernel lists them (Linux); empty elsewhere."""
+    """Returns the processor's name and feature flags on Linux; empty elsewhere."""
     text = _text(Path("/proc/cpuinfo"))
     fields = dict(line.split(":", 1) for line in reversed(text.splitlines()) if ":" in line)
     values = {key.strip().lower(): value.strip() for key, value in fields.items()}

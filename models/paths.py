@@ -18,5 +18,5 @@ def data_folder() -> Path:
 
 
 def user_catalog_path() -> Path:
-    """Returns the path of the user's own catalogue, which may not exist."""
+    """Returns the path of the user's own catalog, which may not exist."""
     return platformdirs.user_config_path("galago", appauthor=False) / "catalog.toml"

@@ -1,7 +1,7 @@
-"""Memory arithmetic: what a model takes, layer by layer, and how much of it fits on GPUs with so much memory free.
+"""Plans which layers of a model go on the GPUs, from the bytes of each layer and the free memory of each GPU.
 
-Pure figures from a GGUF header. Knows no llama.cpp and asks no device; every figure is in bytes. Weights and KV cache
-are exact for plain transformers and on the safe side for others; `scratch` and `PROJECTOR_SCRATCH` are estimates.
+Computes from a GGUF header alone. Weights and KV cache are exact for plain transformers and upper bounds for others;
+`scratch_bytes` and `PROJECTOR_SCRATCH_BYTES` are estimates.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from dataclasses import dataclass
 from ..gguf.header import GGML_TYPES, GGUFHeader, TensorInfo
 
 GPU_RESERVE_BYTES = 512 << 20
-"""Left free on every GPU that is used: for the driver's own context, the desktop, and what the estimates miss."""
+"""Left free on every GPU: for the context of the driver, the desktop, and errors of the estimates."""
 
 PROJECTOR_SCRATCH_BYTES = 256 << 20
-"""Working memory of a projector beside its weights: an estimate; libmtmd tells it only once it is loaded."""
+"""Working memory of a projector: an estimate, because libmtmd reports it only after loading."""
 
-BATCH_ROWS = 512  # rows that llama.cpp computes at once (`BATCH` in runtime/llamacpp/context.py)
-DRAFT_ROWS = 8  # rows with logits beside those of the slots (`MOST` in runtime/speculative/acceptance.py)
-CONTEXT_STEP_TOKENS = 256  # llama.cpp rounds a context up to a multiple of this
+BATCH_ROWS = 512  # rows in a step of llama.cpp (`BATCH` in runtime/llamacpp/context.py)
+DRAFT_ROWS = 8  # rows with logits for speculative decoding (`MOST` in runtime/speculative/acceptance.py)
+CONTEXT_STEP_TOKENS = 256  # llama.cpp rounds the context up to a multiple of this
 _BLOCK = re.compile(r"blk\.(\d+)\.")
-_INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # llama.cpp keeps them on the CPU
+_INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # llama.cpp keeps these on the CPU
 _TYPES = {name.lower(): (weights, size) for name, weights, size in GGML_TYPES.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class OffloadNeeds:
-    """What a model takes on the GPU. `layers` are the repeating ones, first to last, weights and KV cache together.
+    """The GPU memory that a model needs, in bytes.
 
-    `scratch` (working memory and adapters) is wanted by every device that computes, `staging` besides while some
-    layers stay on the CPU: llama.cpp copies their weights over for long prompts.
+    `layers` are the repeating layers from first to last, each with weights and KV cache. Every GPU needs `scratch`
+    (working memory and adapters). If some layers stay on the CPU, it also needs `staging`, because llama.cpp copies
+    their weights to the GPU for long prompts.
     """
 
     layers: tuple[int, ...]
@@ -43,8 +44,11 @@ class OffloadNeeds:
 
 @dataclass(frozen=True, slots=True)
 class OffloadPlan:
-    """`gpu_layers` counts as llama.cpp does: the output first, then layers from the last one on. `split` says how
-    many of them go to each device."""
+    """Which parts of a model go on the GPUs.
+
+    `gpu_layers` counts as llama.cpp does: first the output, then layers from the last to the first. `split` is the
+    number of them on each GPU. `projector` says whether the projector goes on the first GPU.
+    """
 
     gpu_layers: int
     split: tuple[int, ...]
@@ -60,7 +64,7 @@ def offload_needs(
     projector: GGUFHeader | None = None,
     adapters: Sequence[GGUFHeader] = (),
 ) -> OffloadNeeds:
-    """What the model takes with a context of `cells` tokens whose keys and values are stored as `kv_type`."""
+    """Returns the GPU memory that a model needs with a context of `cells` tokens and a KV cache of type `kv_type`."""
     cells = -(-cells // CONTEXT_STEP_TOKENS) * CONTEXT_STEP_TOKENS
     count = layer_count(header)
     weights = [0] * count
@@ -75,7 +79,7 @@ def offload_needs(
         elif not tensor.name.startswith(_INPUTS):
             output += size
     if not any(tensor.name == "output.weight" for tensor in header.tensors):
-        output += embedding  # the output is a copy of the embedding, which itself stays on the CPU
+        output += embedding  # the output is a copy of the embedding, and the embedding stays on the CPU
     return OffloadNeeds(
         layers=tuple(
             size + cells * kv_bytes_per_token(header, layer, kv_type) + slots * recurrent_state_bytes(header)
@@ -89,9 +93,9 @@ def offload_needs(
 
 
 def plan_offload(needs: OffloadNeeds, free: Sequence[int], layers: int | None = None) -> OffloadPlan:
-    """As many layers as fit on devices with so much memory free, then the projector on the first, if it fits as well.
+    """Places as many layers as fit into the `free` bytes of each GPU, then the projector on the first if it fits, too.
 
-    More memory never means fewer layers. `layers` fixes their number, and only the projector is planned.
+    More memory never means fewer layers. If `layers` sets their number, only the projector is planned.
     """
     most = len(needs.layers) + 1
     nothing = OffloadPlan(0, (0,) * len(free), False)
@@ -104,7 +108,7 @@ def plan_offload(needs: OffloadNeeds, free: Sequence[int], layers: int | None = 
 
 
 def _pack(needs: OffloadNeeds, free: Sequence[int], count: int, projector: bool) -> tuple[int, ...] | None:
-    """Fills one device after the other with the last `count` layers; `None` where they do not fit."""
+    """Fills one GPU after another with the last `count` layers. Returns `None` if they do not fit."""
     parts = [*needs.layers, needs.output]
     parts = parts[len(parts) - count :]
     scratch = needs.scratch + (needs.staging if count <= len(needs.layers) else 0)
@@ -125,14 +129,14 @@ def _pack(needs: OffloadNeeds, free: Sequence[int], count: int, projector: bool)
 
 
 def kv_bytes_per_token(header: GGUFHeader, layer: int, kv_type: str) -> int:
-    """Bytes of KV cache that one token takes in a layer."""
+    """Returns the KV cache of one token in a layer."""
     heads = header_count(header, "attention.head_count", 1, layer)
     kv_heads = header_count(header, "attention.head_count_kv", heads, layer)
     return sum(_row_bytes(kv_heads * _head_size(header, kind, layer), kv_type) for kind in ("key", "value"))
 
 
 def attention_values_per_token(header: GGUFHeader, layer: int) -> int:
-    """Values that one row's attention reads in a layer for every token before it, over all heads."""
+    """Returns the key and value elements, over all heads, that attention reads in a layer for each earlier token."""
     heads = header_count(header, "attention.head_count", 1, layer)
     return heads * (_head_size(header, "key", layer) + _head_size(header, "value", layer))
 
@@ -142,20 +146,20 @@ def layer_count(header: GGUFHeader) -> int:
 
 
 def layer_of(tensor: TensorInfo) -> int | None:
-    """The layer that a tensor belongs to, if to one."""
+    """Returns the layer that a tensor belongs to, or `None`."""
     block = _BLOCK.match(tensor.name)
     return int(block[1]) if block else None
 
 
 def feed_forward_width(header: GGUFHeader) -> int:
-    """Width of the widest feed-forward layer, or of all experts that a row goes through."""
+    """Returns the width of the widest feed-forward layer, or of all experts that are active for a row."""
     widest = max(header_count(header, "feed_forward_length", 0, layer) for layer in range(layer_count(header)))
     width = max(header_count(header, "expert_feed_forward_length", 0), header_count(header, "embedding_length", 0))
     return max(widest, header_count(header, "expert_used_count", 0) * width)
 
 
 def active_expert_fraction(header: GGUFHeader) -> float:
-    """The share of the experts that a row goes through; 1 where there are none."""
+    """Returns the fraction of experts that are active for a row, 1 for a model without experts."""
     experts = header_count(header, "expert_count", 0)
     return min(header_count(header, "expert_used_count", experts) / experts, 1.0) if experts else 1.0
 
@@ -171,7 +175,7 @@ def _row_bytes(values: int, kv_type: str) -> int:
 
 
 def recurrent_state_bytes(header: GGUFHeader) -> int:
-    """Bytes that a sequence's state takes in a recurrent layer (`n_embd_r` and `n_embd_s` in llama-hparams.cpp)."""
+    """Returns the state of a sequence in a recurrent layer (`n_embd_r` and `n_embd_s` in llama-hparams.cpp)."""
     width = header_count(header, "embedding_length", 0)
     inner, state = header_count(header, "ssm.inner_size", 0), header_count(header, "ssm.state_size", 0)
     groups, window = header_count(header, "ssm.group_count", 0), header_count(header, "ssm.conv_kernel", 1) - 1
@@ -182,7 +186,7 @@ def recurrent_state_bytes(header: GGUFHeader) -> int:
 
 
 def scratch_bytes(header: GGUFHeader, cells: int, slots: int, flash_attention: bool) -> int:
-    """Working memory of a step, from above: activations, the attention mask and scores, and the logits."""
+    """Returns an upper bound of a step's working memory: activations, attention mask and scores, and logits."""
     rows = min(cells, BATCH_ROWS)
     width = header_count(header, "embedding_length", 0)
     heads = max(header_count(header, "attention.head_count", 1, layer) for layer in range(layer_count(header)))
@@ -203,7 +207,7 @@ def vocabulary_size(header: GGUFHeader) -> int:
 
 
 def header_count(header: GGUFHeader, key: str, default: int, layer: int = 0) -> int:
-    """A count from the header; where it is given layer by layer, the one of `layer`."""
+    """Returns a number from the header, or that of `layer` if it has one for each layer."""
     value = header.get(f"{header.architecture}.{key}")
     if isinstance(value, tuple):
         value = value[layer] if layer < len(value) else default

@@ -1,7 +1,7 @@
-"""What a model will take of this machine's memory, part by part, and the context that a budget has room for.
+"""Estimates the RAM that a model takes, part by part, and the context size that fits into a budget.
 
-Pure figures from headers, in bytes; knows no device and loads nothing. `scripts/bench fit` compares them with what
-is measured. What a header does not tell is said in `unknown`, and then the figures are on the safe side or missing.
+Computes from headers alone, in bytes. `scripts/bench fit` compares the estimates with measurements.
+`estimate_caveats` lists what the headers do not say.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..gguf.header import ArrayInfo, GGUFHeader, TensorInfo
 from . import gpu_offload
 
 WORKER_BYTES = 54 << 20
-"""A worker process before it loads anything: Python, its libraries, llama.cpp's. Measured on Linux with Python 3.11."""
+"""A worker process before it loads a model: Python and the libraries. Measured on Linux with Python 3.11."""
 SERVER_BYTES = 40 << 20
-"""The process of the HTTP API beside it, measured likewise."""
+"""The process of the HTTP API, measured the same way."""
 MEDIA_BYTES = 18 << 20
-"""A picture or sound while it is decoded and cut, beside the projector's working memory; measured with 512 pixels."""
+"""Decoding an image or sound, without the projector's working memory. Measured with images of 512 pixels."""
 
-_TOKEN_BYTES, _MERGE_BYTES = 165, 125  # bytes in llama.cpp's vocabulary, measured over 17 vocabularies of its own tests
-_AUDIO_FRAMES = 1500  # that an encoder of sound computes at once: half a minute, as Whisper's
+_TOKEN_BYTES, _MERGE_BYTES = 165, 125  # in llama.cpp's vocabulary; measured over 17 vocabularies of its tests
+_AUDIO_FRAMES = 1500  # an audio encoder computes half a minute at once, as Whisper's does
 _FIXED_SIZE_PROJECTORS = (
     "mlp",
     "ldp",
@@ -36,17 +36,22 @@ _FIXED_SIZE_PROJECTORS = (
 )
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
 MIN_CONTEXT_TOKENS = gpu_offload.CONTEXT_STEP_TOKENS
-"""The shortest context, in tokens, that a budget decides on."""
+"""The shortest context that a budget leads to."""
 
-_TOKENS_PER_SLOT = 2048  # of a context that the budget decides; so much makes another request at once worthwhile
+_TOKENS_PER_SLOT = 2048  # if a budget sets the context, each of these adds a slot
 _MAX_SLOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryFootprint:
-    """Bytes by part, of RAM. `weights` are read where they are mapped from the file; `repacked` are copies that
-    llama.cpp makes of the others, laid out for this processor. `context` is the KV cache once it is full, `kept` what
-    the caches of earlier conversations and media hold at most. `processes` are Python and its libraries."""
+    """Bytes of RAM by part.
+
+    `weights`: mapped from the file.
+    `repacked`: weights that llama.cpp copies into a layout for this processor.
+    `context`: the KV cache when it is full.
+    `kept`: the limit of the caches for earlier conversations and media.
+    `processes`: Python and its libraries.
+    """
 
     weights: int
     repacked: int
@@ -60,14 +65,17 @@ class MemoryFootprint:
 
     @property
     def needed(self) -> int:
-        """All of it. What else is mapped of the file is read no more, and the system takes it back when it likes."""
+        """The total. Leaves out mapped pages of repacked weights, which the system reclaims when it needs memory."""
         return int(sum(asdict(self).values()))
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """How a model is to be loaded, as far as its memory depends on it; `features` are those that llama.cpp was built
-    with, in its own words (`AVX2`, `DOTPROD`). A `server` answers from a worker process, beside that of the API."""
+    """The settings that decide how much memory a model takes.
+
+    `features` are the CPU features of the llama.cpp build, as it spells them (`AVX2`, `DOTPROD`). `kept` is the limit
+    of the caches in bytes. `server` says whether a server process runs besides the worker.
+    """
 
     features: frozenset[str]
     kv_type: str = "f16"
@@ -80,7 +88,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, slots=True)
 class ContextPlan:
-    """`context` tokens, shared by `slots` requests at once, and the memory they take."""
+    """A context of `context` tokens, shared by `slots` parallel requests, and the memory that it takes."""
 
     context: int
     slots: int
@@ -95,18 +103,18 @@ def estimate_footprint(
     slots: int,
     setting: MemorySettings,
 ) -> MemoryFootprint:
-    """What the model takes with a context of `cells` tokens, filled. Raises `ModelError` as `check` does."""
+    """Estimates the memory of a model with a full context of `cells` tokens. Raises `ModelError` as `check_header`."""
     check_header(header)
     cells = -(-cells // gpu_offload.CONTEXT_STEP_TOKENS) * gpu_offload.CONTEXT_STEP_TOKENS
-    here = [tensor for tensor in header.tensors if not _on_gpu(header, tensor, setting.gpu_layers)]
-    copies = [tensor for tensor in here if _is_repacked(tensor, setting.features)]
-    copied = {tensor.name for tensor in copies}
-    read = [tensor for tensor in here if tensor.name not in copied]
-    repacked = sum(tensor.nbytes or 0 for tensor in copies)
+    on_cpu = [tensor for tensor in header.tensors if not _on_gpu(header, tensor, setting.gpu_layers)]
+    repacked_tensors = [tensor for tensor in on_cpu if _is_repacked(tensor, setting.features)]
+    repacked_names = {tensor.name for tensor in repacked_tensors}
+    mapped = [tensor for tensor in on_cpu if tensor.name not in repacked_names]
+    repacked = sum(tensor.nbytes or 0 for tensor in repacked_tensors)
     repacked += _tied_embedding_copy_bytes(header, setting)
     layers = range(max(gpu_offload.layer_count(header) - max(setting.gpu_layers - 1, 0), 0))
     return MemoryFootprint(
-        weights=sum(tensor.nbytes or 0 for tensor in read),
+        weights=sum(tensor.nbytes or 0 for tensor in mapped),
         repacked=repacked,
         vocabulary=_vocabulary_bytes(header),
         projector=0 if projector is None or setting.projector_on_gpu else gpu_offload.tensor_bytes(projector),
@@ -124,17 +132,17 @@ def estimate_footprint(
 
 
 def plan_context(
-    taken: Callable[[int, int], MemoryFootprint], budget: int, trained: int, context: int | None, slots: int | None
+    estimate: Callable[[int, int], MemoryFootprint], budget: int, trained: int, context: int | None, slots: int | None
 ) -> ContextPlan | None:
-    """The longest context that fits, and more requests at once the longer it is; what is given stays as it is.
+    """Returns the longest context that fits into `budget` bytes, with more slots the longer it is, or `None`.
 
-    `taken` tells the footprint of a context and slots. `None` where nothing fits. More memory never means less of
-    either.
+    A given `context` or `slots` is not changed. `estimate` returns the footprint of a context and slots. `trained` is
+    the context the model was trained for. A larger budget never means a shorter context or fewer slots.
     """
 
     def at(cells: int) -> ContextPlan:
         count = slots or min(max(cells // _TOKENS_PER_SLOT, 1), _MAX_SLOTS)
-        return ContextPlan(cells, count, taken(cells, count))
+        return ContextPlan(cells, count, estimate(cells, count))
 
     def fits(choice: ContextPlan) -> bool:
         return choice.footprint.needed <= budget
@@ -153,40 +161,44 @@ def plan_context(
 
 
 def check_header(header: GGUFHeader) -> None:
-    """Raises `ModelError` where the header lacks what every figure rests on."""
+    """Raises `ModelError` if the header lacks a key that every estimate needs."""
     keys = ("block_count", "embedding_length", "attention.head_count")
     missing = [f"{header.architecture}.{key}" for key in keys if header.get(f"{header.architecture}.{key}") is None]
     if missing and gpu_offload.recurrent_state_bytes(header) == 0:
-        raise ModelError(f"{header.path.name} does not say {', '.join(missing)}, so its memory cannot be told", "model")
+        raise ModelError(f"{header.path.name} lacks {', '.join(missing)}, so its memory cannot be estimated", "model")
 
 
 def estimate_caveats(header: GGUFHeader, projector: GGUFHeader | None) -> list[str]:
-    """What of the figures is a guess, in words for the user; all of it on the safe side unless said otherwise."""
+    """Returns what makes the estimates inexact, in words for the user."""
     architecture, found = header.architecture, []
     if header.get("split.count", 1) != 1:
-        found.append("the model lies in several files, and only the first is counted: it takes more than is said here")
+        found.append("only the first of the model's files is counted: it takes more memory than estimated")
     if any(tensor.nbytes is None for tensor in header.tensors):
-        found.append("some tensors have types unknown here, and are not counted: it takes more than is said here")
+        found.append("tensors of unknown types are not counted: the model takes more memory than estimated")
     if gpu_offload.header_count(header, "attention.sliding_window", 0):
-        found.append(f"{architecture} keeps only a window of tokens in some layers, which takes less than is said")
+        found.append(
+            f"{architecture} uses sliding-window attention in some layers, which takes less memory than estimated"
+        )
     if gpu_offload.header_count(header, "attention.kv_lora_rank", 0):
-        found.append(f"{architecture} compresses its context, which takes less than is said")
+        found.append(f"{architecture} compresses its KV cache, which takes less memory than estimated")
     if gpu_offload.recurrent_state_bytes(header):
-        found.append(f"{architecture} has recurrent layers: its context takes less than is said, its speed is a guess")
+        found.append(
+            f"{architecture} has recurrent layers, which take less memory than estimated; the speed is inexact, too"
+        )
     if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
-        found.append("the projector's working memory grows with the picture; it is told for one megapixel")
+        found.append("the projector's working memory grows with the image; the estimate is for one megapixel")
     return found
 
 
 def encoding_bytes(projector: GGUFHeader) -> int:
-    """Working memory of a projector: the widest place of its transformer, twice, for every patch or frame at once."""
-    eyes = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
-    ears = _count(projector, "clip.audio.feed_forward_length") * _AUDIO_FRAMES
-    return 4 * 2 * (eyes + ears) or gpu_offload.PROJECTOR_SCRATCH_BYTES
+    """Estimates a projector's working memory: twice the widest activations, for all patches or frames at once."""
+    vision = _count(projector, "clip.vision.feed_forward_length") * _patches(projector)
+    audio = _count(projector, "clip.audio.feed_forward_length") * _AUDIO_FRAMES
+    return 4 * 2 * (vision + audio) or gpu_offload.PROJECTOR_SCRATCH_BYTES
 
 
 def encoded_rows(projector: GGUFHeader, kind: Literal["image", "audio"], cells: int) -> int:
-    """Patches or frames that a projector computes for media of so many tokens."""
+    """Returns the patches or frames that a projector computes for media of `cells` tokens."""
     if kind == "audio":
         return _AUDIO_FRAMES * max(-(-cells // _AUDIO_FRAMES), 1)
     merge = _count(projector, "clip.vision.projector.scale_factor") or _count(
@@ -198,7 +210,7 @@ def encoded_rows(projector: GGUFHeader, kind: Literal["image", "audio"], cells: 
 
 
 def _patches(projector: GGUFHeader) -> int:
-    """Of a picture of the projector's size, or of a megapixel where the size is the picture's own."""
+    """Returns the patches of an image at the projector's fixed size, or of one megapixel if it has none."""
     side, patch = (_count(projector, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
     pixels = side * side if _fixed_size(projector) else max(side * side, 1 << 20)
     return pixels // (patch * patch) if patch else 0
@@ -216,7 +228,7 @@ def _count(header: GGUFHeader, key: str) -> int:
 
 
 def _on_gpu(header: GGUFHeader, tensor: TensorInfo, gpu_layers: int) -> bool:
-    """llama.cpp puts the output there first, then layers from the last one on, and never what is looked up."""
+    """Whether a tensor is on a GPU: first the output, then layers from the last on, and never the input tables."""
     if not gpu_layers or tensor.name.startswith(_INPUTS):
         return False
     block = gpu_offload.layer_of(tensor)
@@ -224,7 +236,7 @@ def _on_gpu(header: GGUFHeader, tensor: TensorInfo, gpu_layers: int) -> bool:
 
 
 def _is_repacked(tensor: TensorInfo, features: Collection[str]) -> bool:
-    """After `ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp and `qtype_has_amx_kernels`."""
+    """Follows `ggml_repack_get_optimal_repack_type` in ggml/src/ggml-cpu/repack.cpp and `qtype_has_amx_kernels`."""
     if len([size for size in tensor.shape if size > 1]) < 2 or tensor.name.startswith(_INPUTS):
         return False
     return _type_is_repacked(tensor, features)
@@ -251,7 +263,7 @@ _REPACKED = (
 
 
 def _tied_embedding_copy_bytes(header: GGUFHeader, setting: MemorySettings) -> int:
-    """A model without an output matrix multiplies by its embedding: a copy of it, where that is repacked."""
+    """Returns the repacked copy of the embedding, which a model without an output matrix uses as its output."""
     if setting.gpu_layers or any(tensor.name == "output.weight" for tensor in header.tensors):
         return 0
     tensors = [tensor for tensor in header.tensors if tensor.name == "token_embd.weight"]
@@ -259,7 +271,7 @@ def _tied_embedding_copy_bytes(header: GGUFHeader, setting: MemorySettings) -> i
 
 
 def _vocabulary_bytes(header: GGUFHeader) -> int:
-    """llama.cpp's tables of tokens and merges, whose texts are short."""
+    """Returns the size of llama.cpp's tables of tokens and merges."""
     tokens, merges = (header.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
     return _TOKEN_BYTES * _length(tokens) + _MERGE_BYTES * _length(merges)
 
@@ -269,7 +281,7 @@ def _length(array: object) -> int:
 
 
 def _compute_bytes(header: GGUFHeader, cells: int, slots: int, flash_attention: bool) -> int:
-    """llama.cpp's compute buffer where it is widest, the logits, and the rows of a matrix product, quantized."""
+    """Returns the peak of llama.cpp's compute buffer, the logits, and the quantized rows of a matrix product."""
     logits = 4 * (slots + gpu_offload.DRAFT_ROWS) * gpu_offload.vocabulary_size(header)
     if not flash_attention:
         return gpu_offload.scratch_bytes(header, cells, slots, False) + logits

@@ -1,6 +1,6 @@
-"""Which models of the catalogue run in a budget of memory, best first, before anything of them is downloaded.
+"""Recommends models of the catalog that run in a budget of memory, before anything is downloaded.
 
-The figures are estimates from sizes and numbers of weights; `memory.py` has exact ones once there is a file.
+The figures are estimates from file sizes and numbers of weights; `memory.py` computes exact ones from a file.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from .memory import MEDIA_BYTES, SERVER_BYTES, WORKER_BYTES
 from .throughput import ENGINE_SECONDS_PER_TOKEN, MachineBenchmark
 
 READING_TOKENS_PER_SECOND = 6.0
-"""Tokens a second from which an answer is read as fast as it comes: about 4 words."""
+"""Faster answers arrive faster than people read: about 4 words a second."""
 
 _BYTES_PER_WEIGHT: Mapping[str, float] = {name: size / weights for name, weights, size in GGML_TYPES.values()}
 _MIXED_TYPES_FACTOR = (
-    1.1  # a quantized file's bytes to those of its main type: some tensors stay larger, the embedding first
+    1.1  # bytes of a quantized file relative to its main type: some tensors, such as the embedding, stay larger
 )
-_OTHER_BYTES = 150 << 20  # vocabulary and working memory of a model of a few billion weights
+_OTHER_BYTES = 150 << 20  # vocabulary and compute buffers of a model with a few billion weights
 _TYPICAL_LAYERS = 28
-_PROJECTOR_FRACTION = 0.12  # of the weights in Q8_0, where the catalogue does not know the projector's size
+_PROJECTOR_FRACTION = 0.12  # of the weights in Q8_0, if the catalog lacks the size of the projector
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A model in one quantization, and what it takes: `needed` bytes; `tokens_per_second` None where not measured."""
+    """A model in one quantization. `needed` is in bytes; `tokens_per_second` is None if it cannot be estimated."""
 
     entry: CatalogEntry
     quant: CatalogQuant
@@ -35,31 +35,41 @@ class Recommendation:
     tokens_per_second: float | None
 
     @property
-    def fluent(self) -> bool:
+    def fast_enough(self) -> bool:
+        """Whether answers arrive as fast as people read, as far as that can be estimated."""
         return self.tokens_per_second is None or self.tokens_per_second >= READING_TOKENS_PER_SECOND
 
 
 def recommend(
-    entries: Iterable[CatalogEntry], budget: int, context: int, benchmark: MachineBenchmark | None = None, kept: int = 0
+    entries: Iterable[CatalogEntry],
+    budget: int,
+    context: int,
+    benchmark: MachineBenchmark | None = None,
+    cache_bytes: int = 0,
 ) -> list[Recommendation]:
-    """Those that fit `budget` bytes with a context of so many tokens: fluent ones first, then those with more weights,
-    then with more bits to a weight. `kept` is what the caches may take, in bytes."""
-    found = [_recommendation(entry, quant, context, benchmark, kept) for entry in entries for quant in entry.quants]
+    """Returns the models that fit into `budget` bytes with a context of `context` tokens, the best first.
+
+    Models that are fast enough come first, then those with more weights, then those with more bits per weight.
+    `cache_bytes` are reserved for caches.
+    """
+    found = [
+        _recommendation(entry, quant, context, benchmark, cache_bytes) for entry in entries for quant in entry.quants
+    ]
     fitting = [candidate for candidate in found if candidate is not None and candidate.needed <= budget]
     return sorted(
         fitting,
-        key=lambda c: (not c.fluent, -c.entry.parameters, -_BYTES_PER_WEIGHT[weight_type_of_quant(c.quant.name)]),
+        key=lambda c: (not c.fast_enough, -c.entry.parameters, -_BYTES_PER_WEIGHT[weight_type_of_quant(c.quant.name)]),
     )
 
 
 def weight_type_of_quant(quant: str) -> str:
-    """The type of most weights in a quantization: Q4_K of Q4_K_M or UD-Q4_K_XL; empty where it is unknown."""
+    """Returns the type of most weights in a quantization, such as Q4_K for Q4_K_M or UD-Q4_K_XL, or an empty text."""
     name = quant.upper().removeprefix("UD-")
     return max((kind for kind in _BYTES_PER_WEIGHT if name == kind or name.startswith(f"{kind}_")), key=len, default="")
 
 
 def _recommendation(
-    entry: CatalogEntry, quant: CatalogQuant, context: int, benchmark: MachineBenchmark | None, kept: int
+    entry: CatalogEntry, quant: CatalogQuant, context: int, benchmark: MachineBenchmark | None, cache_bytes: int
 ) -> Recommendation | None:
     kind = weight_type_of_quant(quant.name)
     if not kind or not (quant.weights or quant.total or entry.parameters):
@@ -69,7 +79,14 @@ def _recommendation(
         quant.weights or (quant.total - projector if quant.total else 0) or entry.parameters * _bytes_per_weight(kind)
     )
     total = max(quant.total or 0, weights + (projector if not quant.total else 0))
-    needed = total + context * _kv_bytes_per_token(entry.parameters) + _OTHER_BYTES + WORKER_BYTES + SERVER_BYTES + kept
+    needed = (
+        total
+        + context * _kv_bytes_per_token(entry.parameters)
+        + _OTHER_BYTES
+        + WORKER_BYTES
+        + SERVER_BYTES
+        + cache_bytes
+    )
     needed += MEDIA_BYTES if entry.modalities else 0
     rate = benchmark.types.get(kind) if benchmark else None
     seconds = (
@@ -85,5 +102,8 @@ def _bytes_per_weight(kind: str) -> float:
 
 
 def _kv_bytes_per_token(parameters: int) -> float:
-    """Of KV cache a token, in F16: 128 KiB at 8B as in Llama 3, less at the square root; 1B has 32, 3B 112 there."""
+    """Estimates the KV cache of a token in F16 from Llama 3: 128 KiB for 8B, and with the square root for others.
+
+    The Llama 3 models of 1B and 3B have 32 and 112 KiB.
+    """
     return float((128 << 10) * (parameters / 8e9) ** 0.5)

@@ -1,7 +1,7 @@
-"""How fast a model will be here: its header's matrices against what a benchmark of this machine measured.
+"""Estimates a model's speed on the CPU, from the matrices in its header and a benchmark of this machine.
 
-Pure figures. A step reads every matrix it needs once; attention takes time in proportion to the tokens before it; every
-layer costs something whatever its size. Holds for the CPU. Measures nothing itself.
+The cost model: a step reads each matrix that it needs once, attention takes time in proportion to the tokens before
+it, and each layer has a fixed overhead. `runtime/inference/machine_benchmark.py` runs the benchmark.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from . import gpu_offload, memory
 from .gpu_offload import BATCH_ROWS
 
 ENGINE_SECONDS_PER_TOKEN = 0.0007
-"""Seconds that the engine spends on a token beside the step: choosing it among 128,000, its text, its way to the user.
+"""Engine overhead per token: sampling from a vocabulary of 128,000, detokenizing, and sending the text.
 Measured on two cores of an AMD EPYC (Zen 4)."""
 
 REQUEST_SECONDS = 0.002
-"""Seconds that a request spends on its way to the engine, and its first token on its way back. Measured there, too."""
+"""The way of a request to the engine, and of its first token back. Measured on the same machine."""
 
 SPLIT_KV_TOKENS = 256
-"""llama.cpp counts them in whole 256, and does so from 512 of them."""
+"""Tokens from which llama.cpp splits the attention of a row between threads. It rounds the KV cache up to multiples of
+256, and splits from 512 on."""
 
 TILE = 64
-"""Rows from which on llama.cpp's flash attention works in tiles on a CPU (`GGML_FA_TILE_Q` in ggml-cpu/common.h).
-Behind 4,000 tokens 32 rows of a 135M model, one by one, take 3.6 times as long as 64."""
+"""Rows from which llama.cpp's flash attention works in tiles on a CPU (`GGML_FA_TILE_Q` in ggml-cpu/common.h).
+After 4,000 tokens, 32 rows of a 135M model, computed one by one, take 3.6 times as long as 64."""
 
 _BYTES_PER_WEIGHT = {name: size / weights for name, weights, size in GGML_TYPES.values()}
 _EXPERT_TENSOR = "_exps"
@@ -37,28 +38,36 @@ _QKV_TENSOR = re.compile(r"attn_(q|k|v|qkv)\.")
 
 @dataclass(frozen=True, slots=True)
 class WeightTypeSpeed:
-    """Of one weight type: `bytes` of weights read a second for one row. For the many rows of a prompt, `products`,
-    weights times rows a second, and `output`, the seconds that each value coming out of a product takes besides, which
-    counts where matrices are narrow."""
+    """The measured speed of matrix products with one weight type.
+
+    A single row is limited by `bytes_per_second` of weights read. The many rows of a prompt are limited by
+    `products_per_second` (weights times rows), plus `output_seconds` for each output value, which matters for narrow
+    matrices.
+    """
 
     bytes_per_second: float
     products_per_second: float
     output_seconds: float
 
-    def product(self, tensor: TensorInfo) -> float:
-        """Seconds that a row of a prompt takes with a matrix."""
+    def prompt_row_seconds(self, tensor: TensorInfo) -> float:
+        """Returns the seconds that one of many rows takes with a matrix."""
         weights = (tensor.nbytes or 0) / _BYTES_PER_WEIGHT[tensor.type_name]
         return weights / self.products_per_second + math.prod(tensor.shape[1:]) * self.output_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class MachineBenchmark:
-    """What was measured with so many threads. Attention takes `attention_seconds` for every value that stands in the
-    keys and values of all heads, for each row: `prompt_attention_seconds` where many rows are computed at once. From
-    `SPLIT_KV_TOKENS` tokens on llama.cpp shares a row's attention out between threads, whose uneven parts wait for one
-    another: `split_kv_seconds` in each layer. `small_batch_attention_seconds` is where several rows are computed at
-    once, but fewer than a `TILE`. `save_seconds_per_byte` goes by each byte of an earlier conversation that must make
-    room."""
+    """What was measured on this machine with `threads` threads.
+
+    `layer_seconds`: fixed overhead of a layer.
+    `split_kv_seconds`: added per layer from `SPLIT_KV_TOKENS` on, where threads share a row's attention and wait for
+    each other.
+    `attention_seconds`: per row, per key and value element of all heads, if a step computes one row;
+    `prompt_attention_seconds` if it computes at least a `TILE` of rows, `small_batch_attention_seconds` if several but
+    fewer.
+    `save_seconds_per_byte`: to save the KV cache of an earlier conversation that makes room.
+    `types`: the speed of matrix products by weight type.
+    """
 
     threads: int
     layer_seconds: float
@@ -72,56 +81,68 @@ class MachineBenchmark:
 
 @dataclass(frozen=True, slots=True)
 class SpeedEstimate:
-    """Answered tokens a second of one request with so many `threads`, `first` behind a prompt of `prompt` tokens and
-    `last` behind a full context; seconds to the first token behind that prompt."""
+    """The expected speed of one request: after a prompt of `prompt_tokens`, and with a full context."""
 
     threads: int
-    first: float
-    last: float
-    prompt: int
-    first_token: float
+    tokens_per_second: float
+    full_context_tokens_per_second: float
+    prompt_tokens: int
+    first_token_seconds: float
 
 
 def matrix_types(header: GGUFHeader) -> list[str]:
-    """The weight types that take a model's time, which a benchmark must know."""
+    """Returns the weight types of a model's matrices, which a benchmark must include."""
     return sorted({tensor.type_name for tensor in header.tensors if _is_matrix(tensor.shape)})
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCosts:
-    """Seconds that one model takes on the machine of a benchmark: `row` for a step of one row and nothing before it,
-    `products` for the matrices of each row of a prompt. Attention reads `values` for each token before a row."""
+    """What tokens of one model cost on the machine of a benchmark.
 
-    row: float
-    products: float
-    values: int
+    `row_seconds`: a step of one row at the start of a context.
+    `prompt_row_seconds`: the matrix products of one of many rows.
+    `attention_values`: key and value elements that attention reads for each token before a row.
+    """
+
+    row_seconds: float
+    prompt_row_seconds: float
+    attention_values: int
     layers: int
     benchmark: MachineBenchmark
 
-    def token(self, before: int) -> float:
-        """Of an answer's token behind so many others."""
-        sharing = (before >= SPLIT_KV_TOKENS) * self.layers * self.benchmark.split_kv_seconds
-        return self.row + self.values * before * self.benchmark.attention_seconds + sharing + ENGINE_SECONDS_PER_TOKEN
+    def token_seconds(self, before: int) -> float:
+        """Returns the time of one generated token after `before` tokens."""
+        split_kv = (before >= SPLIT_KV_TOKENS) * self.layers * self.benchmark.split_kv_seconds
+        return (
+            self.row_seconds
+            + self.attention_values * before * self.benchmark.attention_seconds
+            + split_kv
+            + ENGINE_SECONDS_PER_TOKEN
+        )
 
-    def first_token(self, prompt: int, cached: int = 0) -> float:
-        """Until the first token behind a prompt of which so much is computed already."""
-        seconds, done = self.token(prompt), cached
+    def first_token_seconds(self, prompt: int, cached: int = 0) -> float:
+        """Returns the time to the first token after `prompt` tokens, of which `cached` are in the KV cache."""
+        seconds, done = self.token_seconds(prompt), cached
         while done < prompt:
             rows = chunk(prompt - done, BATCH_ROWS, BATCH_ROWS)
             many = rows >= TILE
             each = self.benchmark.prompt_attention_seconds if many else self.benchmark.small_batch_attention_seconds
-            seconds += rows * (self.products + self.values * (done + rows / 2) * each)
+            seconds += rows * (self.prompt_row_seconds + self.attention_values * (done + rows / 2) * each)
             done += rows
         return seconds
 
-    def answer(self, prompt: int, tokens: int, cached: int = 0) -> float:
-        """Until the last of so many tokens."""
-        return self.first_token(prompt, cached) + max(tokens - 1, 0) * self.token(prompt + tokens // 2)
+    def answer_seconds(self, prompt: int, tokens: int, cached: int = 0) -> float:
+        """Returns the time to the last of `tokens` generated tokens."""
+        mean_token_seconds = self.token_seconds(prompt + tokens // 2)
+        return self.first_token_seconds(prompt, cached) + max(tokens - 1, 0) * mean_token_seconds
 
 
 def chunk(left: int, most: int, room: int) -> int:
-    """How many of the `left` rows of a prompt a step of `most` takes, so that the last one has a tile's: fewer, or
-    where a step is a tile, as many more as leave whole ones, if there is `room`."""
+    """Returns how many of the `left` rows of a prompt a step of at most `most` rows computes.
+
+    The last step of a prompt should have at least a tile of rows. So an earlier step takes fewer rows, or, if steps
+    are one tile, the first takes the remainder as well, if there is `room`.
+    """
     if most >= left or most < TILE:
         return min(left, most)
     if most == TILE:
@@ -130,43 +151,51 @@ def chunk(left: int, most: int, room: int) -> int:
 
 
 def token_costs(header: GGUFHeader, benchmark: MachineBenchmark) -> TokenCosts | None:
-    """`None` where the benchmark does not know a weight type."""
+    """Returns `None` if the benchmark lacks one of the weight types."""
     if not set(matrix_types(header)) <= set(benchmark.types):
         return None
-    row = products = 0.0
+    row_seconds = prompt_row_seconds = 0.0
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
     used, layers = gpu_offload.active_expert_fraction(header), gpu_offload.layer_count(header)
     for tensor in header.tensors:
         if not _is_matrix(tensor.shape) or (tensor.name.startswith("token_embd") and not tied):
             continue
         rate = benchmark.types[tensor.type_name]
-        part = used if _EXPERT_TENSOR in tensor.name else 1.0
-        row += part * (tensor.nbytes or 0) / rate.bytes_per_second
+        fraction = used if _EXPERT_TENSOR in tensor.name else 1.0
+        row_seconds += fraction * (tensor.nbytes or 0) / rate.bytes_per_second
         if not _only_for_logits(tensor, layers):
-            products += part * rate.product(tensor)
-    row += layers * benchmark.layer_seconds
+            prompt_row_seconds += fraction * rate.prompt_row_seconds(tensor)
+    row_seconds += layers * benchmark.layer_seconds
     values = sum(gpu_offload.attention_values_per_token(header, layer) for layer in range(layers))
-    return TokenCosts(row, products, values, layers, benchmark)
+    return TokenCosts(row_seconds, prompt_row_seconds, values, layers, benchmark)
 
 
 def estimate_speed(
     header: GGUFHeader, benchmark: MachineBenchmark, cells: int, prompt: int = 512
 ) -> SpeedEstimate | None:
-    """`None` where the benchmark does not know a weight type."""
-    found = token_costs(header, benchmark)
-    if found is None:
+    """Returns `None` if the benchmark lacks one of the weight types."""
+    costs = token_costs(header, benchmark)
+    if costs is None:
         return None
     prompt = min(prompt, cells)
-    first, last = found.token(prompt), found.token(cells)
-    return SpeedEstimate(benchmark.threads, 1 / first, 1 / last, prompt, found.first_token(prompt))
+    return SpeedEstimate(
+        threads=benchmark.threads,
+        tokens_per_second=1 / costs.token_seconds(prompt),
+        full_context_tokens_per_second=1 / costs.token_seconds(cells),
+        prompt_tokens=prompt,
+        first_token_seconds=costs.first_token_seconds(prompt),
+    )
 
 
 def encoding_seconds(
     projector: GGUFHeader, benchmark: MachineBenchmark, kind: Literal["image", "audio"], cells: int
 ) -> float | None:
-    """Seconds that a projector takes for a picture or sound of so many tokens, by its matrices and its attention over
-    all patches or frames at once; `None` where the benchmark does not know a weight type."""
-    side, block = ("vision", "v.") if kind == "image" else ("audio", "a.")
+    """Returns the seconds that a projector takes for an image or sound of `cells` tokens.
+
+    Counts its matrices, and its attention over all patches or frames at once. Returns `None` if the benchmark lacks
+    one of the weight types.
+    """
+    modality, block = ("vision", "v.") if kind == "image" else ("audio", "a.")
     if not set(matrix_types(projector)) <= set(benchmark.types):
         return None
     rows = memory.encoded_rows(projector, kind, cells)
@@ -174,16 +203,18 @@ def encoding_seconds(
     for tensor in projector.tensors:
         if _is_matrix(tensor.shape) and tensor.name.startswith((block, "mm.")) and "position_embd" not in tensor.name:
             each = rows if tensor.name.startswith(block) else cells
-            seconds += each * benchmark.types[tensor.type_name].product(tensor)
-    layers, width = (projector.get(f"clip.{side}.{key}") for key in ("block_count", "embedding_length"))
+            seconds += each * benchmark.types[tensor.type_name].prompt_row_seconds(tensor)
+    layers, width = (projector.get(f"clip.{modality}.{key}") for key in ("block_count", "embedding_length"))
     if isinstance(layers, int) and isinstance(width, int):
         seconds += rows * rows * layers * 2 * width * benchmark.prompt_attention_seconds
     return seconds
 
 
 def _only_for_logits(tensor: TensorInfo, layers: int) -> bool:
-    """Whether llama.cpp computes it only for rows that want logits, one of a prompt: the output, and what follows the
-    queries, keys and values of the last layer."""
+    """Whether llama.cpp uses a matrix only for rows with logits, of which a prompt has one.
+
+    These are the output, and in the last layer everything after queries, keys and values.
+    """
     last = gpu_offload.layer_of(tensor) == layers - 1
     return tensor.name.startswith(("output", "token_embd")) or (last and not _QKV_TENSOR.search(tensor.name))
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says about itself, as values: metadata, tensor table, the types of weights. Reads no file."""
+"""The header of a GGUF file: metadata, tensor table and weight types. `reader.py` reads it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
 
 
 Pooling: TypeAlias = Literal["mean", "cls", "last", "rank"]
-"""How a text's rows become one vector; "rank": as cls or last, and a score is made of it."""
+"""How an embedding model turns the rows of a text into one vector. "rank": as "cls" or "last", then into a score."""
 
 _POOLING: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type in llama.h
 _ENCODERS = frozenset(
     "bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe".split()
 )
-"""Architectures that make vectors and nothing else (those without a memory in llama.cpp's src/llama-model.cpp)."""
+"""Architectures that only embed texts (those without a KV cache in llama.cpp's src/llama-model.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """An array too long to keep: `type` is its elements' enum gguf_type, `count` their number."""
+    """A long array of which only this is stored: the enum gguf_type of its elements, and their number."""
 
     type: int
     count: int
@@ -48,8 +48,8 @@ MetadataValue = Scalar | tuple[Scalar, ...] | ArrayInfo
 class TensorInfo:
     """One row of the tensor table.
 
-    `shape` is fastest dimension first; `offset` is in bytes from `Header.data_offset`; `nbytes` is None if `type` is
-    not in `GGML_TYPES`.
+    `shape` begins with the fastest dimension. `offset` is in bytes from `GGUFHeader.data_offset`. `nbytes` is None if
+    `type` is not in `GGML_TYPES`.
     """
 
     name: str
@@ -65,7 +65,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """What a GGUF file says about itself. `data_offset` and `file_size` are in bytes from the start of the file."""
+    """The header of a GGUF file. `data_offset` is in bytes from the start of the file."""
 
     path: Path
     version: int
@@ -83,38 +83,38 @@ class GGUFHeader:
 
     @property
     def name(self) -> str:
-        """The model's name for itself, else the file's name without its ending."""
+        """The model's name from the metadata, or else the file name without its extension."""
         return self._text("general.name") or self.path.stem
 
     @property
     def is_projector(self) -> bool:
-        """Whether this is the eyes or ears of a model (an mmproj file) and no language model."""
+        """Whether this is a projector (an mmproj file), which encodes images or audio, and not a language model."""
         return self._text("general.type") == "mmproj" or self.architecture == "clip"
 
     @property
     def context_length(self) -> int | None:
-        """Tokens the model was trained for; None where the file does not say."""
+        """The context in tokens that the model was trained for, if the file says."""
         return self._count(f"{self.architecture}.context_length")
 
     @property
     def embedding_length(self) -> int | None:
-        """Width of a token's embedding; None where the file does not say, as in projectors."""
+        """The width of a token embedding, if the file says; projectors do not."""
         return self._count(f"{self.architecture}.embedding_length")
 
     @property
     def chat_template(self) -> str | None:
-        """Jinja source, as untrusted as the file."""
+        """The Jinja source of the chat template, as untrusted as the file."""
         return self._text("tokenizer.chat_template")
 
     @property
     def pooling(self) -> Pooling | None:
-        """Of a model that turns a text into one vector, how; an encoder that does not say takes the mean. `None` for a
-        model that answers."""
+        """How an embedding model pools, or `None` for a generative model. The default of an encoder is the mean."""
         stated = self._stated_pooling
         return stated or ("mean" if self.architecture in _ENCODERS else None)
 
     @property
     def says_pooling(self) -> bool:
+        """Whether the metadata sets the pooling."""
         return self._stated_pooling is not None
 
     @property

@@ -1,10 +1,8 @@
-"""Reads the header of a GGUF file that nobody has vouched for: metadata, tensor table, and where the data lies.
+"""Reads and checks the header of an untrusted GGUF file: metadata, tensor table, and the position of the data.
 
-Knows the file format (versions 2 and 3, little endian) and which headers llama.cpp would refuse or abort on. Does not
-know what a model is good for, how much memory it takes, or what a tensor holds: no weight is ever read.
-
-Format: ggml/include/gguf.h. The checks follow ggml/src/gguf.cpp, with bounds of our own where that file has none.
-The file is read in blocks instead of mapped, because a mapped file that shrinks kills the process with SIGBUS.
+Supports versions 2 and 3, little endian, and rejects headers that llama.cpp rejects or aborts on. Never reads a
+weight. Format: ggml/include/gguf.h. The checks follow ggml/src/gguf.cpp, with additional limits where it has none. The
+file is read in blocks instead of mapped, because a mapped file that shrinks kills the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -24,18 +22,18 @@ from typing import BinaryIO
 from ..errors import GGUFError
 from .header import GGML_TYPES, ArrayInfo, GGUFHeader, MetadataValue, Scalar, TensorInfo, is_int
 
-MAX_HEADER_BYTES = 256 << 20  # bytes; vocabularies of 262,000 tokens need about 20 MiB
+MAX_HEADER_BYTES = 256 << 20  # a vocabulary of 262,000 tokens needs about 20 MiB
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 16
-MAX_METADATA_BYTES = 16 << 20  # bytes of keys, values and tensor names in memory; real files stay below 2 MiB
-MAX_STRING_BYTES = 4 << 20  # bytes; the longest are chat templates, of up to 100 KiB
+MAX_METADATA_BYTES = 16 << 20  # keys, values and tensor names in memory; real files have less than 2 MiB
+MAX_STRING_BYTES = 4 << 20  # the longest strings are chat templates, up to 100 KiB
 MAX_STRINGS = 1 << 22  # in all arrays together; a vocabulary of 262,000 tokens has a million with its merges
-MAX_KEY_BYTES = 65535  # the specification's own limit
+MAX_KEY_BYTES = 65535  # the limit of the specification
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME - 1
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_ALIGNMENT = 1 << 16
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h; more, or none, aborts the process
-MAX_STORED_ARRAY = 64  # longer arrays are counted, not kept
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS in llama.cpp's src/llama-hparams.h; with more, or none, it aborts
+MAX_STORED_ARRAY = 64  # of longer arrays, only type and length are stored
 
 _MAGIC = b"GGUF"
 _BLOCK = 1 << 20
@@ -58,10 +56,10 @@ _LOOKS_LIKE = (
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Reads and checks the header of the GGUF file at `path`, without reading a weight.
+    """Reads and checks the header of the GGUF file at `path`.
 
-    Raises GGUFError, with `param` the path, for a file that is missing, is not GGUF, is truncated, or whose header
-    claims what cannot be true. Takes memory in proportion to what the file holds, never to what it claims.
+    Raises `GGUFError` if the file is missing, not GGUF, truncated, or contradicts itself. Memory use is limited by the
+    content of the file, not by the sizes it claims.
     """
     try:
         mode = path.stat().st_mode
@@ -74,7 +72,7 @@ def read_header(path: Path) -> GGUFHeader:
 
 
 def header_digest(header: GGUFHeader) -> str:
-    """SHA-256 of a file's header and size: all that decides how its weights are read."""
+    """Returns the SHA-256 of a file's header and size, which decide how its weights are read."""
     digest = hashlib.sha256(str(header.file_size).encode())
     left = header.data_offset
     with header.path.open("rb") as file:
@@ -85,9 +83,9 @@ def header_digest(header: GGUFHeader) -> str:
 
 
 def read_leading_metadata(start: bytes, path: Path) -> dict[str, MetadataValue]:
-    """The metadata in the first bytes of a file whose rest is elsewhere, up to the first key that they do not hold.
+    """Reads metadata from the first bytes of a file, up to the first key that is cut off.
 
-    Raises GGUFError where they are no GGUF file's.
+    Raises `GGUFError` if they are not the start of a GGUF file.
     """
     cursor = _Cursor(io.BytesIO(start), path)
     _read_version(cursor)
@@ -97,12 +95,12 @@ def read_leading_metadata(start: bytes, path: Path) -> dict[str, MetadataValue]:
         for _ in range(min(cursor.number(8), MAX_KEYS)):
             key = cursor.text(MAX_KEY_BYTES, "strict")
             metadata[key] = value = _read_value(cursor, key)
-            cursor.keep(key, value, *(value if isinstance(value, tuple) else ()))
+            cursor.count_stored(key, value, *(value if isinstance(value, tuple) else ()))
     return metadata
 
 
 class _Cursor:
-    """A position in the file that only moves forward, with every length checked before it is read."""
+    """A position in a file that only moves forward. Checks every length before it reads."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path = path
@@ -111,7 +109,7 @@ class _Cursor:
         self._block = b""
         self._base = 0
         self._at = 0
-        self._kept = 0
+        self._stored_bytes = 0
         self._strings = 0
 
     @property
@@ -124,7 +122,7 @@ class _Cursor:
         return found
 
     def peek(self, count: int, least: int = 0) -> bytes:
-        """The next `count` bytes, fewer at the end of the file, but at least `least`."""
+        """Returns the next `count` bytes, or fewer at the end of the file, but at least `least`."""
         if self._at + count > len(self._block):
             self._load(least)
         return self._block[self._at : self._at + count]
@@ -136,26 +134,26 @@ class _Cursor:
     def number(self, width: int) -> int:
         return int.from_bytes(self.take(width), "little")
 
-    def keep(self, *values: object) -> None:
-        """Counts what stays in memory, at 128 bytes for a place in a table."""
-        self._kept += 128 + sum(map(sys.getsizeof, values))
-        if self._kept > MAX_METADATA_BYTES:
-            raise self.error(f"its header holds more than {MAX_METADATA_BYTES >> 20} MiB of keys, values and names")
+    def count_stored(self, *values: object) -> None:
+        """Counts the memory in use, with 128 bytes for each table entry. Raises `GGUFError` above the limit."""
+        self._stored_bytes += 128 + sum(map(sys.getsizeof, values))
+        if self._stored_bytes > MAX_METADATA_BYTES:
+            raise self.error(f"its header has more than {MAX_METADATA_BYTES >> 20} MiB of keys, values and names")
 
     def text(self, limit: int = MAX_STRING_BYTES, errors: str = "replace") -> str:
         length = self.number(8)
         if length > limit:
-            raise self.error(f"a string of {length} bytes stands where at most {limit} are allowed")
+            raise self.error(f"a string has {length} bytes, but at most {limit} are allowed")
         try:
             return self.take(length).decode(errors=errors)
         except UnicodeDecodeError:
-            raise self.error("it has a name that is not UTF-8") from None
+            raise self.error("a name is not UTF-8") from None
 
     def skip_strings(self, count: int) -> None:
         self._strings += count
         if self._strings > MAX_STRINGS:
-            raise self.error(f"its arrays hold {self._strings} strings, at most {MAX_STRINGS} are allowed")
-        # The one hot loop: vocabularies have half a million strings, so the cursor lives in local names.
+            raise self.error(f"its arrays have {self._strings} strings, but at most {MAX_STRINGS} are allowed")
+        # The only hot loop, for half a million strings in a vocabulary: the position is kept in local variables.
         unpack, block, at = struct.Struct("<Q").unpack_from, self._block, self._at
         for _ in range(count):
             if at + 8 > len(block):
@@ -167,26 +165,28 @@ class _Cursor:
         self._load(0)
 
     def check_count(self, what: str, count: int, least_bytes: int, limit: int) -> None:
-        """Refuses a count that the rest of the file cannot hold, before anything loops or allocates over it."""
+        """Raises `GGUFError` for a count that cannot fit into the rest of the file, before allocating memory for it."""
         if count > limit:
-            raise self.error(f"it claims {count} {what}, at most {limit} are allowed")
+            raise self.error(f"it claims {count} {what}, but at most {limit} are allowed")
         if count * least_bytes > self.size - self.position:
-            raise self.error(f"file is truncated or damaged: {count} {what} cannot fit into its {self.size} bytes")
+            raise self.error(f"the file is truncated or damaged: {count} {what} cannot fit into its {self.size} bytes")
 
     def error(self, problem: str) -> GGUFError:
         return _error(self.path, f"{problem} (at byte {self.position})")
 
     def _load(self, count: int) -> None:
-        """Moves the block to the position; at least `count` bytes are in it afterwards."""
+        """Reads the block at the current position, at least `count` bytes."""
         position = self.position
         if position + count > self.size:
-            raise self.error(f"file is truncated or damaged: its header goes past byte {self.size}; download it again")
+            raise self.error(
+                f"the file is truncated or damaged: its header extends past byte {self.size}; download it again"
+            )
         if position + count > MAX_HEADER_BYTES:
             raise self.error(f"its header is larger than {MAX_HEADER_BYTES >> 20} MiB")
         self._file.seek(position)
         self._block, self._base, self._at = self._file.read(max(count, _BLOCK)), position, 0
         if len(self._block) < count:
-            raise self.error("file became shorter while it was read")
+            raise self.error("the file became shorter while it was read")
 
 
 def _read(cursor: _Cursor) -> GGUFHeader:
@@ -210,13 +210,13 @@ def _read_version(cursor: _Cursor) -> int:
     if version and version & 0xFFFF == 0:
         raise cursor.error("it is a big-endian GGUF file, which is not supported; convert it to little endian")
     if version not in (2, 3):
-        raise cursor.error(f"it has GGUF version {version}; versions 2 and 3 are supported")
+        raise cursor.error(f"it has GGUF version {version}, but only versions 2 and 3 are supported")
     return version
 
 
 def _describe(start: bytes) -> str:
     names = (name for pattern, name in _LOOKS_LIKE if re.match(pattern, start, re.DOTALL))
-    return next(names, f"nothing known: it begins with {start[:8].hex(' ')}")
+    return next(names, f"an unknown format: it begins with {start[:8].hex(' ')}")
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
@@ -225,9 +225,9 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:
     for _ in range(count):
         key = cursor.text(MAX_KEY_BYTES, "strict")
         if not key or key in metadata:
-            raise cursor.error(f"the key {_shown(key)} stands twice" if key else "it has a key without a name")
+            raise cursor.error(f"the key {_shown(key)} occurs twice" if key else "a key has no name")
         metadata[key] = value = _read_value(cursor, key)
-        cursor.keep(key, value, *(value if isinstance(value, tuple) else ()))
+        cursor.count_stored(key, value, *(value if isinstance(value, tuple) else ()))
     return metadata
 
 
@@ -261,7 +261,7 @@ def _scalars(cursor: _Cursor, key: str, kind: int, count: int) -> tuple[Scalar, 
 def _code(cursor: _Cursor, key: str, kind: int) -> str:
     if kind not in _SCALARS:
         what = "an array of arrays" if kind == _ARRAY else f"the unknown type {kind}"
-        raise cursor.error(f"the key {_shown(key)} holds {what}")
+        raise cursor.error(f"the key {_shown(key)} has {what}")
     return _SCALARS[kind]
 
 
@@ -273,7 +273,7 @@ def _alignment(cursor: _Cursor, metadata: Mapping[str, MetadataValue]) -> int:
 
 
 def _check_layers(cursor: _Cursor, metadata: Mapping[str, MetadataValue]) -> None:
-    """Refuses layer counts that llama.cpp asserts on. A projector's encoder may have none."""
+    """Rejects layer counts on which llama.cpp aborts. The encoder of a projector may have no layers."""
     own = f"{metadata.get('general.architecture')}.block_count"
     for key, value in metadata.items():
         if key.endswith(".block_count"):
@@ -287,9 +287,9 @@ def _read_tensors(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
     tensors: dict[str, TensorInfo] = {}
     for _ in range(count):
         tensor = _read_tensor(cursor)
-        cursor.keep(tensor, tensor.name, tensor.shape, *tensor.shape)
+        cursor.count_stored(tensor, tensor.name, tensor.shape, *tensor.shape)
         if tensors.setdefault(tensor.name, tensor) is not tensor:
-            raise cursor.error(f"the tensor {_shown(tensor.name)} stands twice")
+            raise cursor.error(f"the tensor {_shown(tensor.name)} occurs twice")
     return tuple(tensors.values())
 
 
@@ -297,7 +297,7 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
     name = cursor.text(MAX_NAME_BYTES, "strict")
     dims = cursor.number(4)
     if dims > MAX_DIMS:
-        raise cursor.error(f"tensor {_shown(name)} has {dims} dimensions, at most {MAX_DIMS} are allowed")
+        raise cursor.error(f"tensor {_shown(name)} has {dims} dimensions, but at most {MAX_DIMS} are allowed")
     shape = struct.unpack(f"<{dims}Q", cursor.take(8 * dims))
     if 0 in shape or math.prod(shape) >= 1 << 63:
         raise cursor.error(f"tensor {_shown(name)} has the impossible shape {shape}")
@@ -311,30 +311,34 @@ def _nbytes(cursor: _Cursor, name: str, shape: tuple[int, ...], kind: int) -> in
     type_name, weights, size = GGML_TYPES[kind]
     row = shape[0] if shape else 1
     if row % weights:
-        raise cursor.error(f"tensor {_shown(name)} has rows of {row} weights; {type_name} packs them by {weights}")
+        raise cursor.error(
+            f"tensor {_shown(name)} has rows of {row} weights, which {type_name} cannot pack in blocks of {weights}"
+        )
     return math.prod(shape) // weights * size
 
 
 def _check_regions(cursor: _Cursor, tensors: tuple[TensorInfo, ...], data_offset: int, alignment: int) -> None:
-    """Refuses tensors that lie outside the file, on each other, or off the alignment."""
+    """Rejects tensors that overlap, are not aligned, or extend past the end of the file."""
     free = 0
     for tensor in tensors:
         name = _shown(tensor.name)
         if tensor.offset % alignment:
-            raise cursor.error(f"tensor {name} begins at byte {tensor.offset}, off the alignment of {alignment}")
+            raise cursor.error(
+                f"tensor {name} begins at byte {tensor.offset}, which is not a multiple of the alignment {alignment}"
+            )
         if tensor.offset < free:
             raise cursor.error(f"tensor {name} overlaps the one before it")
         free = tensor.offset + (tensor.nbytes or 0)
         end = data_offset + free
         if end > cursor.size:
             raise cursor.error(
-                f"file is truncated: tensor {name} ends at byte {end}, the file has {cursor.size} bytes; "
+                f"the file is truncated: tensor {name} ends at byte {end}, but the file has {cursor.size} bytes; "
                 "download it again"
             )
 
 
 def _shown(value: object) -> str:
-    """For messages: escaped, because the file chose it, and short."""
+    """Returns a value for a message, escaped and shortened, because it comes from the file."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -16,7 +16,7 @@ class HubSource:
     """The repository of a model, and patterns of the file names that belong to it.
 
     `projector` is None if the model has no projector. `default_quant` is the quantization to take if the user names
-    none. `entry` is the model's entry in the catalogue, if it has one.
+    none. `entry` is the model's entry in the catalog, if it has one.
     """
 
     repository: str
@@ -33,7 +33,7 @@ class HubSource:
 
 
 def find_source(ref: ModelRef) -> HubSource:
-    """Returns the source of a name. Raises `NotFound` with similar names if the catalogue does not have it."""
+    """Returns the source of a name. Raises `NotFound` with similar names if the catalog does not have it."""
     if ref.kind == "hub":
         entries = [entry for entry in catalog.entries() if entry.repository == ref.name and entry.weights == "*.gguf"]
         entry = entries[0] if entries else None

@@ -1,1 +1,1 @@
-"""Finds models: their names, the catalogue, installed and imported ones, and which files belong together."""
+"""Finds models: their names, the catalog, installed and imported ones, and which files belong together."""

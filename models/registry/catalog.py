@@ -1,6 +1,6 @@
-"""The catalogue: small models by short names, from `catalog.toml` and a file of the user's own in the same form.
+"""The catalog: small models under short names, from `catalog.toml` and a user's own file in the same format.
 
-Knows what is said of each model before it is downloaded, and which of that no download has confirmed. Asks no Hub.
+Describes each model before it is downloaded, and marks the facts that no download has confirmed yet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TYPE_NAMES = {str: "a text", int: "a whole number", list: "a list"}
 
 @dataclass(frozen=True, slots=True)
 class CatalogQuant:
-    """A quantization that a repository offers. `weights` and `total`, with the projector, in bytes; None: unknown."""
+    """A quantization in a repository. `weights` are bytes, `total` includes the projector; None if unknown."""
 
     name: str
     weights: int | None = None
@@ -41,9 +41,12 @@ class CatalogQuant:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One model. `weights` and `projector` are patterns of file names in the repository, the projector's None where
-    there is none; `quants` begins with the default; `unverified` names the fields, or `quants.NAME`, that no download
-    has confirmed."""
+    """One model.
+
+    `weights` and `projector` are patterns of file names in the repository; `projector` is None for a model without
+    one. `parameters` is the number of weights. `quants` begins with the default. `unverified` names the fields, or
+    `quants.NAME`, that no download has confirmed. `user_defined` entries come from the user's own file.
+    """
 
     name: str
     repository: str
@@ -62,25 +65,27 @@ class CatalogEntry:
 
     @property
     def verified(self) -> bool:
-        """Whether every fact stands confirmed."""
+        """Whether every fact is confirmed."""
         return not self.unverified
 
 
-def entries(own: Path | None = None) -> tuple[CatalogEntry, ...]:
-    """All models, in the order of the file; those of the user's file (`own`) come first and hide any of the same name.
+def entries(user_path: Path | None = None) -> tuple[CatalogEntry, ...]:
+    """Returns all models in the order of the files. Entries of the user's file come first and replace shipped ones.
 
-    Raises `ConfigError` with the file and the row at fault.
+    Raises `ConfigError` with the file and row that are wrong.
     """
-    shipped = _read(resources.files(__package__).joinpath("catalog.toml").read_bytes(), "catalog.toml", mine=False)
-    path = own or user_catalog_path()
+    shipped = _read(
+        resources.files(__package__).joinpath("catalog.toml").read_bytes(), "catalog.toml", user_defined=False
+    )
+    path = user_path or user_catalog_path()
     try:
-        mine = _read(path.read_bytes(), str(path), mine=True)
+        own = _read(path.read_bytes(), str(path), user_defined=True)
     except FileNotFoundError:
         return shipped
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", str(path)) from error
-    names = {entry.name for entry in mine}
-    return (*mine, *(entry for entry in shipped if entry.name not in names))
+    names = {entry.name for entry in own}
+    return (*own, *(entry for entry in shipped if entry.name not in names))
 
 
 def find(name: str) -> CatalogEntry | None:
@@ -88,13 +93,13 @@ def find(name: str) -> CatalogEntry | None:
 
 
 def similar_names(name: str) -> list[str]:
-    """Names in the catalogue that `name` may have meant, likeliest first."""
+    """Returns names in the catalog that `name` may have meant, likeliest first."""
     names = [entry.name for entry in entries()]
     within = [known for known in names if len(name) > 2 and name.lower() in known]
     return list(dict.fromkeys([*difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6), *within]))[:3]
 
 
-def _read(data: bytes, source: str, mine: bool) -> tuple[CatalogEntry, ...]:
+def _read(data: bytes, source: str, user_defined: bool) -> tuple[CatalogEntry, ...]:
     try:
         content = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -102,30 +107,34 @@ def _read(data: bytes, source: str, mine: bool) -> tuple[CatalogEntry, ...]:
     rows = content.get("model", [])
     build = content.get("minimum_build", "")
     if set(content) - {"model", "minimum_build"} or not isinstance(rows, list) or not isinstance(build, str):
-        raise ConfigError(f"{source} holds [[model]] tables and perhaps minimum_build, and nothing else", source)
+        raise ConfigError(f"{source} may contain only [[model]] tables and minimum_build", source)
     found: dict[str, CatalogEntry] = {}
     for number, row in enumerate(rows, 1):
-        entry = _entry(row, f"{source}, model {number}", build, mine)
+        entry = _entry(row, f"{source}, model {number}", build, user_defined)
         if found.setdefault(entry.name, entry) is not entry:
-            raise ConfigError(f"{source} has the model {entry.name} twice", source)
+            raise ConfigError(f"{source} defines the model {entry.name} twice", source)
     return tuple(found.values())
 
 
-def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
+def _entry(row: Any, where: str, build: str, user_defined: bool) -> CatalogEntry:
     _check_fields(row, _FIELDS, where)
     for needed in ("name", "repository", "parameters", "licence"):
-        if needed not in row and not (mine and needed in ("parameters", "licence")):
+        if needed not in row and not (user_defined and needed in ("parameters", "licence")):
             raise ConfigError(f"{where}: {needed} is missing", where)
     name, repository = row["name"], row["repository"]
-    senses, task = tuple(row.get("senses", ())), row.get("task", "chat")
+    modalities, task = tuple(row.get("senses", ())), row.get("task", "chat")
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: {name!r} is no name; use small letters, digits, dots and hyphens", where)
+        raise ConfigError(
+            f"{where}: {name!r} is not a valid name; use lower-case letters, digits, dots and hyphens", where
+        )
     if not _REPOSITORY.fullmatch(repository):
-        raise ConfigError(f"{where}: {repository!r} is no repository, which is owner/name", where)
+        raise ConfigError(f"{where}: {repository!r} is not a repository; write it as owner/name", where)
     if task not in TASKS:
-        raise ConfigError(f"{where}: {task!r} is no task; use {', '.join(TASKS)}", where)
-    if set(senses) - set(MODALITIES):
-        raise ConfigError(f"{where}: senses are {' and '.join(MODALITIES)}, not {', '.join(map(str, senses))}", where)
+        raise ConfigError(f"{where}: {task!r} is not a task; use {', '.join(TASKS)}", where)
+    if set(modalities) - set(MODALITIES):
+        raise ConfigError(
+            f"{where}: senses may be {' and '.join(MODALITIES)}, not {', '.join(map(str, modalities))}", where
+        )
     return CatalogEntry(
         name=name,
         repository=repository,
@@ -133,21 +142,21 @@ def _entry(row: Any, where: str, build: str, mine: bool) -> CatalogEntry:
         licence=row.get("licence", ""),
         minimum_build=row.get("minimum_build", build),
         weights=row.get("weights", "*.gguf"),
-        projector=row.get("projector", "mmproj*" if senses else None),
+        projector=row.get("projector", "mmproj*" if modalities else None),
         task=task,
-        modalities=senses,
+        modalities=modalities,
         conditions=row.get("conditions", ""),
         notes=row.get("notes", ""),
         quants=tuple(_quant(quant, where) for quant in row.get("quants", ())),
         unverified=tuple(map(str, row.get("unverified", ()))),
-        user_defined=mine,
+        user_defined=user_defined,
     )
 
 
 def _quant(row: Any, where: str) -> CatalogQuant:
     _check_fields(row, _QUANT_FIELDS, f"{where}, quants")
     if "name" not in row:
-        raise ConfigError(f"{where}: a quant has no name", where)
+        raise ConfigError(f"{where}: a quantization has no name", where)
     return CatalogQuant(**row)
 
 
@@ -156,6 +165,6 @@ def _check_fields(row: Any, fields: Mapping[str, type], where: str) -> None:
         raise ConfigError(f"{where} is not a table", where)
     for key, value in row.items():
         if key not in fields:
-            raise ConfigError(f"{where}: there is no field {key}; there are {', '.join(fields)}", where)
+            raise ConfigError(f"{where}: unknown field {key}; the fields are {', '.join(fields)}", where)
         if not isinstance(value, fields[key]) or isinstance(value, bool):
             raise ConfigError(f"{where}: {key} is not {_TYPE_NAMES[fields[key]]}", where)

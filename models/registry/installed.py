@@ -217,7 +217,7 @@ def all_models() -> Iterator[InstalledModel]:
 
 
 def _ref_for(repository: str, group: pairing.WeightSet, unique: bool, revision: str) -> ModelRef:
-    """Returns the name of weights: from the catalogue if it has them, with the quantization if that is `unique`."""
+    """Returns the name of weights: from the catalog if it has them, with the quantization if that is `unique`."""
     quant = group.quant if unique and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
         if entry.repository == repository and pairing.weight_sets(group.parts, entry.weights):

@@ -1,8 +1,8 @@
-"""How models are called: one parser and one printed form. Knows neither what is installed nor what the Hub has.
+"""Model names as users write them: one parser and one printed form.
 
 builtin                             the model that ships with Galago
 ./model.gguf  /data/model.gguf      a path: ends in .gguf, or begins with /, ., ~ or a drive
-NAME[:QUANT][@REVISION]             from the catalogue, or imported
+NAME[:QUANT][@REVISION]             a name from the catalog, or of an imported model
 hf:OWNER/REPO[:QUANT][@REVISION]    a repository on the Hub; hf: may be left out
 """
 
@@ -26,8 +26,11 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """What a user calls a model. `name` is a path, a name, or OWNER/REPO; `quant` is in small letters; both it and
-    `revision` (a branch, tag or commit) are empty where they were left out."""
+    """A parsed model name.
+
+    `name` is a path, a name, or OWNER/REPO. `quant` is the quantization in lower case, `revision` a branch, tag or
+    commit; both are empty if omitted.
+    """
 
     kind: Literal["builtin", "path", "name", "hub"]
     name: str
@@ -38,21 +41,24 @@ class ModelRef:
         text = f"hf:{self.name}" if self.kind == "hub" else self.name
         return text + (f":{self.quant}" if self.quant else "") + (f"@{self.revision}" if self.revision else "")
 
-    def plain(self) -> ModelRef:
-        """Without quant and revision."""
+    def without_version(self) -> ModelRef:
+        """Returns the name without quantization and revision."""
         return replace(self, quant="", revision="")
 
 
 def parse_ref(text: str) -> ModelRef:
-    """Raises `NotFound` for what cannot be a model's name."""
+    """Parses a model name. Raises `NotFound` for a text that cannot be one."""
     if text == BUILTIN:
         return ModelRef("builtin", BUILTIN)
     if not text.startswith("hf:") and _PATH.fullmatch(text):
         return ModelRef("path", text)
     found = _NAMED.fullmatch(text)
     if found is None or (found["hub"] and not found["repo"]) or not _is_valid(text):
-        what = "a name of `galago search`, OWNER/REPO[:QUANT][@REVISION], or a path"
-        raise NotFound(f"there is no model {text!r:.100}: give {what}", "model")
+        raise NotFound(
+            f"{text!r:.100} is not a model name: use a name from `galago search`, OWNER/REPO[:QUANT][@REVISION] on the "
+            "Hub, or the path of a GGUF file",
+            "model",
+        )
     name, quant, revision = found["name"].removeprefix("hf:"), (found["quant"] or "").lower(), found["revision"] or ""
     if found["repo"]:
         return ModelRef("hub", name, quant, revision)
@@ -60,5 +66,5 @@ def parse_ref(text: str) -> ModelRef:
 
 
 def _is_valid(text: str) -> bool:
-    """The Hub has no such repositories, and `--` stands for / in the cache's folder names."""
+    """Rejects names that the Hub does not allow. `--` stands for / in the folder names of its cache."""
     return ".." not in text and "--" not in text and "//" not in text and not text.endswith(("/", ".lock"))

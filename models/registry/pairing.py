@@ -16,7 +16,7 @@ from ..errors import ModelError, NotFound
 from ..gguf.header import GGML_TYPES, GGUFHeader, MetadataValue, is_int
 
 PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
-"""Quantizations by preference, if neither the user nor the catalogue names one."""
+"""Quantizations by preference, if neither the user nor the catalog names one."""
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")

@@ -1,6 +1,7 @@
-"""From what a user calls a model to its files, checked: the one way for the library, the server and the command line.
+"""Finds the files of a model by its name, and checks them.
 
-Checks headers, which are untrusted, before llama.cpp sees the file: it ends the process on some malformed ones.
+The headers of untrusted files are checked before llama.cpp reads them, because it aborts the process on some malformed
+ones.
 """
 
 from __future__ import annotations
@@ -28,29 +29,32 @@ def resolve(
     lora: Sequence[str | Path] = (),
     draft: str | Path | None = None,
 ) -> ModelFiles:
-    """Finds and checks a model's files; MODEL as in `name.parse`, adapters as `FILE[:SCALE]`. Asks no Hub.
+    """Finds and checks a model's files on this machine.
 
-    `draft` is a smaller model that guesses ahead.
-
-    Raises `NotFound` or `ModelError` with what to do about it.
+    `model` is a name as in `name.parse_ref`, `lora` are adapters as FILE[:SCALE], `draft` is a smaller model for
+    speculative decoding. Raises `NotFound`, `ModelError` or `ConfigError` with what to do.
     """
     trusted = str(model) == BUILTIN and projector is None and not lora
-    own, weights, eyes = _find(model)
-    eyes = Path(projector).expanduser() if projector else eyes
+    model_id, weights, own_projector = _find(model)
+    projector_path = Path(projector).expanduser() if projector else own_projector
     header = read_header(weights)
     if header.is_projector:
-        raise ModelError(f"{weights.name} is a projector, not a model: pass it as --mmproj beside its model", "model")
+        raise ModelError(
+            f"{weights.name} is a projector, not a model: name the model, and pass the projector as --mmproj", "model"
+        )
     pairing.check_parts(header, pairing.sibling_parts(weights.name, [path.name for path in weights.parent.iterdir()]))
-    if eyes is not None:
-        _check_projector(eyes, header)
+    if projector_path is not None:
+        _check_projector(projector_path, header)
     if name == "":
-        raise ConfigError("a model's name cannot be empty", "name")
-    guesser = None if draft is None else replace(resolve(draft), projector=None)
-    return ModelFiles(name or own, weights, header, eyes, trusted, _parse_adapters(lora, header), guesser)
+        raise ConfigError("the model's name in the API cannot be empty", "name")
+    draft_files = None if draft is None else replace(resolve(draft), projector=None)
+    return ModelFiles(
+        name or model_id, weights, header, projector_path, trusted, _parse_adapters(lora, header), draft_files
+    )
 
 
 def refers_to(name: str, files: ModelFiles) -> bool:
-    """Whether a name, in any spelling, means these files."""
+    """Whether a name, in any spelling, refers to these files."""
     if name == files.id:
         return True
     try:
@@ -61,7 +65,7 @@ def refers_to(name: str, files: ModelFiles) -> bool:
 
 
 def _find(model: str | Path) -> tuple[str, Path, Path | None]:
-    """A model's own name, its weights, or the first part of them, and its projector."""
+    """Returns a model's name in the API, its weights or the first part of them, and its projector."""
     if str(model) == BUILTIN:
         return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
     path = Path(model).expanduser()
@@ -70,26 +74,26 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
         if path.exists():
-            return path.stem, path, None  # a folder or pipe, which the reader refuses by its kind
-        raise NotFound(f"there is no model {model}: give `{BUILTIN}` or the path of a GGUF file", "model")
+            return path.stem, path, None  # a folder or pipe, which the reader rejects with a clear message
+        raise NotFound(f"there is no model {model}: use `{BUILTIN}` or the path of a GGUF file", "model")
     found = installed.find(ref)
     return str(ref), found.weights[0], found.projector
 
 
 def _check_projector(path: Path, model: GGUFHeader) -> None:
     if not path.exists():
-        raise NotFound(f"there is no projector {path}", "mmproj")
+        raise NotFound(f"there is no projector file {path}", "mmproj")
     header = read_header(path)
     if not header.is_projector:
         raise ModelError(f"{path.name} is not a projector (its general.type is not mmproj)", "mmproj")
     reason = pairing.projector_mismatch(model.metadata, header.metadata)
     if reason:
-        raise ModelError(f"{path.name} does not go with {model.path.name}: {reason}", "mmproj")
+        raise ModelError(f"{path.name} does not match {model.path.name}: {reason}", "mmproj")
 
 
 def _parse_adapters(lora: Sequence[str | Path], model: GGUFHeader) -> tuple[AdapterFile, ...]:
     if len(lora) > MAX_ADAPTERS:
-        raise ConfigError(f"{len(lora)} adapters were given; at most {MAX_ADAPTERS} are allowed", "lora")
+        raise ConfigError(f"{len(lora)} LoRA adapters were given, but at most {MAX_ADAPTERS} are allowed", "lora")
     return tuple(_parse_adapter(str(given), model) for given in lora)
 
 
@@ -100,35 +104,35 @@ def _parse_adapter(given: str, model: GGUFHeader) -> AdapterFile:
         try:
             path, scale = Path(name).expanduser(), float(number)
         except ValueError:
-            raise NotFound(f"there is no adapter {given}", "lora") from None
+            raise NotFound(f"there is no LoRA adapter {given}", "lora") from None
     if not path.exists():
-        raise NotFound(f"there is no adapter {path}", "lora")
+        raise NotFound(f"there is no LoRA adapter {path}", "lora")
     if not math.isfinite(scale):
-        raise ConfigError(f"an adapter cannot have the scale {scale}", "lora")
+        raise ConfigError(f"the scale of a LoRA adapter must be a finite number, not {scale}", "lora")
     _check_adapter(read_header(path), model)
     return AdapterFile(path, scale)
 
 
 def _check_adapter(header: GGUFHeader, model: GGUFHeader) -> None:
-    """llama.cpp ends the process where one of these keys is no text or no number."""
+    """Raises `ModelError` for an adapter that llama.cpp cannot load. It aborts the process if such a key is wrong."""
     name = header.path.name
     if (header.get("general.type"), header.get("adapter.type")) != ("adapter", "lora"):
         raise ModelError(f"{name} is not a LoRA adapter (its general.type and adapter.type do not say so)", "lora")
     if header.architecture != model.architecture:
-        architectures = f"{header.architecture!r:.40}, and {model.path.name} is {model.architecture!r:.40}"
+        architectures = f"{header.architecture!r:.40}, but {model.path.name} is {model.architecture!r:.40}"
         raise ModelError(f"the adapter {name} is made for {architectures}", "lora")
     if not isinstance(header.get("adapter.lora.alpha", 0.0), float):
-        raise ModelError(f"{name}: adapter.lora.alpha is not a number with a fraction", "lora")
+        raise ModelError(f"{name}: adapter.lora.alpha is not a floating-point number", "lora")
     if header.get("adapter.alora.invocation_tokens") is not None:
         raise ModelError(f"{name} is an activated LoRA (aLoRA), which is not supported", "lora")
 
 
 def builtin_folder() -> Path:
-    """Where the weights, samples and held-out questions are that ship with Galago."""
+    """Returns the folder with the weights, samples and held-out questions that ship with Galago."""
     return Path(str(resources.files("galago.models.builtin")))
 
 
 def builtin_model() -> installed.InstalledModel:
-    """The model that ships with Galago, as it stands among the installed ones."""
+    """Returns the model that ships with Galago as an installed model."""
     _, weights, projector = _find(BUILTIN)
     return installed.InstalledModel(ModelRef("builtin", BUILTIN), (weights,), projector, "galago")

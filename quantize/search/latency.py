@@ -35,7 +35,7 @@ class LatencyTarget:
         )
         costs = throughput.token_costs(replace(self.header, tensors=tensors), self.benchmark)
         assert costs is not None
-        return costs.token(0)
+        return costs.token_seconds(0)
 
 
 def check_speed(tokens_per_second: float) -> None:

@@ -1,4 +1,4 @@
-"""`galago fit`: whether a model runs on this machine, and how; or which models of the catalogue do."""
+"""`galago fit`: estimates whether a model runs on this machine, or lists models of the catalog that do."""
 
 from __future__ import annotations
 
@@ -26,22 +26,20 @@ if TYPE_CHECKING:
 FittedModel = Annotated[
     str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
 ]
-Budget = Annotated[
-    str | None, typer.Option(help="memory it may take: 4GB or 50%  [default: what is free]", metavar="SIZE")
-]
-Measure = Annotated[bool, typer.Option("--measure", help="measure this machine anew, as when it was busy before")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the figures as JSON, sizes in bytes")]
+Budget = Annotated[str | None, typer.Option(help="memory limit, 4GB or 50%  [default: free memory]", metavar="SIZE")]
+Measure = Annotated[bool, typer.Option("--measure", help="measure this machine again, if it was busy")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, sizes in bytes")]
 
 _PARTS = {
     "weights": "mapped from the file",
-    "repacked": "copies laid out for this processor",
-    "vocabulary": "tokens and merges",
-    "projector": "weights of eyes and ears",
-    "context": "keys and values of the tokens",
-    "compute": "working memory of a step",
-    "media": "a picture or sound while it is read",
-    "kept": "earlier conversations and media, at most",
-    "processes": "Python and its libraries, twice",
+    "repacked": "weights copied into a faster layout",
+    "vocabulary": "tokenizer tables",
+    "projector": "weights for images and audio",
+    "context": "KV cache when the context is full",
+    "compute": "working memory",
+    "media": "decoding images and audio",
+    "kept": "caches of conversations and media, at most",
+    "processes": "Python and its libraries, two processes",
 }
 
 
@@ -55,19 +53,19 @@ def fit(
     measure: Measure = False,
     as_json: AsJson = False,
 ) -> int:
-    """Tell whether MODEL runs here and how; without MODEL, which models of the catalogue run in --budget."""
+    """Estimate whether MODEL runs on this machine. Without MODEL, list models of the catalog that fit --budget."""
     from ...models.device import parse_memory_size, this_machine
 
     machine = this_machine()
     if model is None:
         if budget is None or context or parallel or mmproj:
-            raise typer.BadParameter("give a MODEL, or only a --budget, for which models are then listed")
+            raise typer.BadParameter("give a MODEL, or only --budget to list models that fit it")
         return _list(parse_memory_size(budget, machine.total_memory_bytes), measure, as_json)
     memory = machine.available_memory_bytes if budget is None else parse_memory_size(budget, machine.total_memory_bytes)
     return _fit_model(model, mmproj, ModelConfig(context, None, parallel, kv_type=kv_type), memory, measure, as_json)
 
 
-def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, anew: bool, as_json: bool) -> int:
+def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, again: bool, as_json: bool) -> int:
     from ...models.capacity import memory as footprint
     from ...models.capacity.memory import estimate_caveats, plan_context
     from ...models.gguf.reader import read_header
@@ -93,7 +91,7 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     if chosen is None:
         least = asked if config.context_length else min(footprint.MIN_CONTEXT_TOKENS, trained)
         return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
-    speed, guess = _speed(files, chosen, placement, config, anew)
+    speed, guess = _speed(files, chosen, placement, config, again)
     guesses = estimate_caveats(files.header, read_header(files.projector) if files.projector else None) + guess
     evaluated = saved_results.find_latest(files.weights, files.projector)
     if as_json:
@@ -112,32 +110,35 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
     if as_json:
         print(json.dumps({"model": files.id, "fits": False, "context": context, "needed": needed, "budget": memory}))
     raise ConfigError(
-        f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, and there are "
+        f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, but there are "
+        "only "
         f"{units.format_bytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
         "budget",
     )
 
 
 def _speed(
-    files: ModelFiles, chosen: ContextPlan, placement: Placement, config: ModelConfig, anew: bool
+    files: ModelFiles, chosen: ContextPlan, placement: Placement, config: ModelConfig, again: bool
 ) -> tuple[SpeedEstimate | None, list[str]]:
-    """What may be expected, and what of that is doubtful."""
+    """Returns the expected speed, and what makes it inexact."""
     from ...models.capacity.throughput import estimate_speed, matrix_types
     from ..inference.machine_benchmark import measured
 
     if placement.gpu_layers:
-        return None, [f"{placement.gpu_layers} layers go on the GPU: no speed is estimated"]
-    _tell_measuring()
-    expected = estimate_speed(files.header, measured(matrix_types(files.header), anew), chosen.context)
+        return None, [f"{placement.gpu_layers} layers run on the GPU, for which no speed can be estimated"]
+    _announce_measuring()
+    expected = estimate_speed(files.header, measured(matrix_types(files.header), again), chosen.context)
     if expected is None:
-        return None, ["some weights have a type that cannot be measured: no speed is estimated"]
-    return expected, [] if config.kv_type == "f16" else ["the speed behind a full context is that of one in f16"]
+        return None, ["the speed cannot be estimated, because some weights have a type that cannot be measured"]
+    return expected, [] if config.kv_type == "f16" else [
+        "the speed with a full context is estimated for a KV cache in f16"
+    ]
 
 
-def _tell_measuring() -> None:
-    """The first measurement takes a while."""
+def _announce_measuring() -> None:
+    """Says why the first run takes a while."""
     if sys.stderr.isatty():
-        print("galago: what has not been measured on this machine is measured now", file=sys.stderr)
+        print("galago: measuring this machine, once for each weight type", file=sys.stderr)
 
 
 def _figures(
@@ -162,8 +163,18 @@ def _figures(
         "needed": needs.needed,
         "bytes": asdict(needs),
         "gpu_layers": placement.gpu_layers,
-        "speed": asdict(speed) if speed else None,
+        "speed": _speed_figures(speed) if speed else None,
         "warnings": [*placement.warnings, *guesses],
+    }
+
+
+def _speed_figures(speed: SpeedEstimate) -> dict[str, Any]:
+    return {
+        "threads": speed.threads,
+        "first": speed.tokens_per_second,
+        "last": speed.full_context_tokens_per_second,
+        "prompt": speed.prompt_tokens,
+        "first_token": speed.first_token_seconds,
     }
 
 
@@ -187,37 +198,41 @@ def _report(
         )
     if speed is not None:
         lines.append(
-            f"  first token {speed.first_token:.2g} s after a prompt of {speed.prompt} tokens, then {speed.first:.0f} "
-            f"tokens a second, and {speed.last:.0f} behind a full context (on {speed.threads} threads)"
+            f"  first token {speed.first_token_seconds:.2g} s after a prompt of {speed.prompt_tokens} tokens, then "
+            f"{speed.tokens_per_second:.0f} tokens/s, {speed.full_context_tokens_per_second:.0f} tokens/s with a full "
+            f"context ({speed.threads} threads)"
         )
     return "\n".join(lines)
 
 
-def that_fit(entries: Iterable[CatalogEntry], budget: int, anew: bool = False) -> list[Recommendation]:
-    """What of the catalogue runs here in so many bytes, best first."""
+def models_that_fit(entries: Iterable[CatalogEntry], budget: int, again: bool = False) -> list[Recommendation]:
+    """Returns the models of the catalog that fit into `budget` bytes, best first."""
     from ...models.capacity.recommend import recommend, weight_type_of_quant
     from ..config import DEFAULT_CONTEXT
     from ..inference.machine_benchmark import measured
 
     known = tuple(entries)
-    _tell_measuring()
+    _announce_measuring()
     kinds = {weight_type_of_quant(quant.name) for entry in known for quant in entry.quants}
     kept = ModelConfig().cache_mib << 20
-    return recommend(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, anew), kept)
+    return recommend(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, again), kept)
 
 
-def _list(budget: int, anew: bool, as_json: bool) -> int:
+def _list(budget: int, again: bool, as_json: bool) -> int:
     from ...models.registry.catalog import entries
     from ..config import DEFAULT_CONTEXT
 
-    found = that_fit(entries(), budget, anew)
+    found = models_that_fit(entries(), budget, again)
     if as_json:
         print(json.dumps([_row(candidate) for candidate in found], indent=1))
     elif found:
         print(_table(found))
-        print(f"galago: estimates for a context of {DEFAULT_CONTEXT}; `galago fit FILE` knows better", file=sys.stderr)
+        print(
+            f"galago: estimated for a context of {DEFAULT_CONTEXT} tokens; `galago fit MODEL` is more exact",
+            file=sys.stderr,
+        )
     if not found:
-        print("galago: no model of the catalogue fits that", file=sys.stderr)
+        print("galago: no model of the catalog fits this budget", file=sys.stderr)
     return 0 if found else 1
 
 
@@ -235,7 +250,7 @@ def _row(candidate: Recommendation) -> dict[str, Any]:
 
 def _table(found: list[Recommendation]) -> str:
 
-    rows = [("model", "task", "senses", "memory", "tokens/s")]
+    rows = [("model", "task", "input", "memory", "tokens/s")]
     for row in map(_row, found):
         rate = row["tokens_per_second"]
         speed = "-" if rate is None else f"{rate:.0f}"

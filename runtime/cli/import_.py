@@ -1,4 +1,4 @@
-"""`galago import`: models that other programs keep, used where they lie."""
+"""`galago import`: adds models that other programs stored, without copying them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def import_(
     ] = None,
     as_json: report.Json = False,
 ) -> None:
-    """Use models where other programs keep them, without copying."""
+    """Use models that other programs stored, without copying them."""
     from ...models.registry import imported
 
-    places = [path] if path is not None else imported.default_folders()
-    if not places:
-        raise NotFound("neither LM Studio nor Ollama keep models here; name a folder", "path")
-    added = imported.add([model for place in places for model in imported.discover(place)])
+    folders = [path] if path is not None else imported.default_folders()
+    if not folders:
+        raise NotFound("neither LM Studio nor Ollama has models on this machine; name a folder", "path")
+    added = imported.add([model for folder in folders for model in imported.discover(folder)])
     if as_json:
         report.emit_json(
             [{"model": m.name, "quant": m.quant, "paths": [str(p) for p in m.paths], "from": m.origin} for m in added]
@@ -35,4 +35,8 @@ def import_(
     for model in added:
         projector = f" with {model.projector.name}" if model.projector else ""
         print(f"{model.name}: {report.printable(str(model.weights[0]))}{projector}")
-    print(f"{len(added)} models imported; no file was copied" if added else "all of them are imported already")
+    print(
+        f"imported {report.quantity(len(added), 'model')}; no files were copied"
+        if added
+        else "all are already imported"
+    )

@@ -1,4 +1,4 @@
-"""`galago list`: the models on this machine, whoever downloaded them."""
+"""`galago list`: lists the models on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ui import report
 
 
 def list(as_json: report.Json = False) -> None:
-    """List the models on this machine: the built-in one, those in the Hub's cache, and imported ones."""
+    """List the models on this machine: built in, in the Hub's cache, or imported."""
     from ...models.registry import installed
     from ...models.registry.resolve import builtin_model
 
@@ -18,7 +18,7 @@ def list(as_json: report.Json = False) -> None:
     if as_json:
         report.emit_json(rows)
         return
-    columns = ("model", "size", "takes", "context", "weights", "from")
+    columns = ("model", "size", "input", "context", "weights", "from")
     print(report.table(columns, [_cells(row) for row in rows]))
 
 
@@ -29,15 +29,15 @@ def _row(model: Any) -> dict[str, Any]:
     row |= {"repository": model.repository or None, "commit": model.commit or None}
     row |= {"paths": [str(path) for path in model.paths]}
     try:
-        facts = installed.summarize(model)
+        summary = installed.summarize(model)
     except GalagoError as error:
         return row | {"problem": error.message}
     return row | {
-        "vision": facts.vision,
-        "audio": facts.audio,
-        "context": facts.context,
-        "parameters": facts.parameters,
-        "quant": facts.quant,
+        "vision": summary.vision,
+        "audio": summary.audio,
+        "context": summary.context,
+        "parameters": summary.parameters,
+        "quant": summary.quant,
     }
 
 

@@ -1,4 +1,4 @@
-"""`galago pull`: brings a model from the Hub, all its files or those still missing."""
+"""`galago pull`: downloads a model from the Hub."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ if TYPE_CHECKING:
 
 
 def pull(
-    model: Annotated[str, typer.Argument(help="a name of galago search, or OWNER/REPO[:QUANT][@REVISION] on the Hub")],
+    model: Annotated[
+        str, typer.Argument(help=("a name from galago search, or OWNER/REPO[:QUANT][@REVISION] on the Hub"))
+    ],
     as_json: report.Json = False,
 ) -> None:
-    """Download a model, or go on with a download; only files that match the published digests are kept."""
+    """Download a model, or continue a download. Files are checked against their published digests."""
     from ...models.hub import pull as puller
     from ...models.registry.name import parse_ref
     from ...quantize.evaluate import saved_results
 
     ref = parse_ref(model)
     plan = puller.plan(ref)
-    say = sys.stderr if as_json else sys.stdout
-    print(_told(plan), file=say, flush=True)
+    output = sys.stderr if as_json else sys.stdout
+    print(_description(plan), file=output, flush=True)
     with _progress(plan) as show:
         installed = puller.pull(plan, show)
     if as_json:
         report.emit_json(_as_json(plan, installed.paths))
     else:
-        what = "here already" if not plan.missing else "verified and installed"
-        print(f"{ref} is {what}: galago run {ref} 'Hello'")
+        what = "already installed" if not plan.missing else "installed, and its files match their published digests"
+        print(f"{ref} is {what}. Try it with: galago run {ref} 'Hello'")
         if evaluated := saved_results.find_latest(installed.weights[0], installed.projector):
             print(saved_results.describe(evaluated))
 
 
-def _told(plan: PullPlan) -> str:
+def _description(plan: PullPlan) -> str:
     repository, entry = plan.repository, plan.source.entry
     lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
     lines += [f"  {report.printable(file.name)}  {units.format_bytes(file.size)}" for file in plan.files]
-    here = plan.size - sum(file.size for file in plan.missing)
-    if here and plan.missing:
-        lines.append(f"  {units.format_bytes(here)} of it are here already")
+    present = plan.size - sum(file.size for file in plan.missing)
+    if present and plan.missing:
+        lines.append(f"  {units.format_bytes(present)} of it are already downloaded")
     licence = repository.licence or (entry.licence if entry else "")
     conditions = f"; {entry.conditions}" if entry and entry.conditions else ""
     lines.append(f"  licence: {report.printable(licence) or 'not stated'}{conditions}")
@@ -77,7 +79,7 @@ def _as_json(plan: PullPlan, paths: tuple[Any, ...]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _progress(plan: PullPlan) -> Iterator[DownloadProgress]:
-    """A bar per file with speed and remaining time on a terminal; else a line per tenth, at most each second."""
+    """Shows a bar for each file on a terminal, otherwise a line for every 10 %, at most one a second."""
     if not plan.missing:
         yield lambda _file, _done: None
     elif sys.stderr.isatty():
@@ -98,12 +100,12 @@ def _bars(plan: PullPlan) -> Iterator[DownloadProgress]:
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = {f: progress.add_task(report.printable(f.name)[-40:], total=f.size) for f in plan.missing}
-        begun: set[HubFile] = set()
+        started: set[HubFile] = set()
 
         def show(file: HubFile, done: int) -> None:
             if file in tasks:
-                if file not in begun:  # what an earlier pull left does not count for the speed
-                    begun.add(file)
+                if file not in started:  # so that the speed leaves out what an earlier pull downloaded
+                    started.add(file)
                     progress.reset(tasks[file], completed=done)
                 progress.update(tasks[file], completed=done)
 
@@ -113,15 +115,15 @@ def _bars(plan: PullPlan) -> Iterator[DownloadProgress]:
 def _lines(plan: PullPlan) -> DownloadProgress:
     total, lock = sum(file.size for file in plan.missing) or 1, threading.Lock()
     done: dict[HubFile, int] = {file: 0 for file in plan.missing}
-    told, spoken = [0], [time.monotonic()]
+    printed_tenths, printed_at = [0], [time.monotonic()]
 
     def show(file: HubFile, count: int) -> None:
         with lock:
             if file in done:
                 done[file] = count
                 tenths = 10 * sum(done.values()) // total
-                if tenths > told[0] and (tenths == 10 or time.monotonic() - spoken[0] > 1):
-                    told[0], spoken[0] = tenths, time.monotonic()
+                if tenths > printed_tenths[0] and (tenths == 10 or time.monotonic() - printed_at[0] > 1):
+                    printed_tenths[0], printed_at[0] = tenths, time.monotonic()
                     print(f"galago: {tenths * 10} % of {units.format_bytes(total)}", file=sys.stderr, flush=True)
 
     return show

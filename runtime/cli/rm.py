@@ -1,4 +1,4 @@
-"""`galago rm`: deletes a model, and of its files exactly those that no other model uses."""
+"""`galago rm`: deletes a model, except files that other models use."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .ui import report
 
 
 def rm(
-    model: Annotated[str, typer.Argument(help="an installed model, as galago list names it")],
+    model: Annotated[str, typer.Argument(help="an installed model, as shown by galago list")],
     as_json: report.Json = False,
 ) -> None:
-    """Delete a model. Files that another model uses stay, and so do imported ones, which only leave the list."""
+    """Delete a model. Keeps files that other models use, and removes an imported model only from the list."""
     from ...models.registry import installed
     from ...models.registry.name import parse_ref
 
     ref = parse_ref(model)
     if ref.kind == "builtin":
-        raise NotFound("the built-in model is a part of Galago and stays", "model")
+        raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
-        raise NotFound(f"{model} is a file of yours; delete it yourself", "model")
-    gone, freed = installed.remove(ref)
+        raise NotFound(f"{model} is a file that Galago does not manage; delete it yourself", "model")
+    removed, freed = installed.remove(ref)
     if as_json:
-        report.emit_json({"model": str(gone.ref), "freed": freed, "imported": not gone.repository})
-    elif gone.repository:
-        print(f"{ref} is deleted; {units.format_bytes(freed)} freed")
+        report.emit_json({"model": str(removed.ref), "freed": freed, "imported": not removed.repository})
+    elif removed.repository:
+        print(f"deleted {ref}, which freed {units.format_bytes(freed)}")
     else:
-        print(f"{ref} is off the list; its files stay in {gone.origin}")
+        print(f"removed {ref} from the list; its files remain in {removed.origin}")

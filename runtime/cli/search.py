@@ -1,4 +1,4 @@
-"""`galago search`: models in the catalogue and, where asked, on the Hub."""
+"""`galago search`: finds models in the catalog, or on the Hub."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="a part of a name, task, sense or note  [default: everything]")] = "",
-    fits: Annotated[bool, typer.Option("--fits", help="only what runs here in the free memory, best first")] = False,
-    on_hub: Annotated[bool, typer.Option("--hub", help="ask the Hub as well")] = False,
+    text: Annotated[str, typer.Argument(help="words in a name, task, input or note  [default: everything]")] = "",
+    fits: Annotated[bool, typer.Option("--fits", help="only models that fit into the free memory, best first")] = False,
+    on_hub: Annotated[bool, typer.Option("--hub", help="search the Hub, too")] = False,
     as_json: report.Json = False,
 ) -> None:
-    """Find a model in the catalogue, or on the Hub."""
+    """Find a model in the catalog, or on the Hub."""
     from ...models.hub import client
     from ...models.registry import catalog
 
@@ -35,32 +35,32 @@ def search(
         report.emit_json(rows)
         return
     if entries:
-        print(report.table(("model", "takes", "weights", "download", "licence", "for"), [_cells(e) for e in entries]))
+        print(report.table(("model", "input", "weights", "download", "licence", "task"), [_cells(e) for e in entries]))
     if any(not entry.verified for entry in entries):
         print("\n* not confirmed by a download yet", file=sys.stderr)
     for repository in found:
         gated = ", gated" if repository.gated else ""
         name, licence = report.printable(repository.name), report.printable(repository.licence)
-        print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no licence stated'}{gated}")
+        print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no licence given'}{gated}")
     if not entries and not found:
-        what = "fits" if fits else f"has {text!r}"
-        print(f"nothing in the catalogue {what}; --hub asks the Hub" if not on_hub else "nothing found")
+        what = "fits into the free memory" if fits else f"matches {text!r}"
+        print(f"no model of the catalog {what}; search the Hub with --hub" if not on_hub else "no models found")
 
 
 def _that_fit(entries: list[CatalogEntry]) -> list[CatalogEntry]:
-    """Each once, with the quants that fit; the first of them is the one to take."""
+    """Returns the models that fit, each with the quantizations that do, best first."""
     from ...models.device import this_machine
-    from .fit import that_fit
+    from .fit import models_that_fit
 
     quants: dict[str, list[CatalogQuant]] = {}
-    for candidate in that_fit(entries, this_machine().available_memory_bytes):
+    for candidate in models_that_fit(entries, this_machine().available_memory_bytes):
         quants.setdefault(candidate.entry.name, []).append(candidate.quant)
     by_name = {entry.name: entry for entry in entries}
     return [dataclasses.replace(by_name[name], quants=tuple(fitting)) for name, fitting in quants.items()]
 
 
 def _words(entry: CatalogEntry) -> str:
-    senses = " ".join({"vision": "vision pictures", "audio": "audio sound"}[sense] for sense in entry.modalities)
+    senses = " ".join({"vision": "vision images pictures", "audio": "audio sound"}[sense] for sense in entry.modalities)
     return f"{entry.name} {entry.repository} {entry.task} {senses or 'text'} {entry.licence} {entry.notes}".lower()
 
 

@@ -1,4 +1,4 @@
-"""`galago show`: what a model or GGUF file is, from its header, and what the catalogue says of it."""
+"""`galago show`: describes a model or GGUF file, from its header and the catalog."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="a model, installed or in the catalogue, or a GGUF file")],
+    model: Annotated[str, typer.Argument(help="an installed model, a model of the catalog, or a GGUF file")],
     as_json: report.Json = False,
 ) -> None:
-    """Show what a model or GGUF file is."""
+    """Describe a model or a GGUF file."""
     from ...models.registry import catalog, installed
     from ...models.registry.name import parse_ref
     from ...models.registry.resolve import builtin_model
@@ -74,18 +74,18 @@ def _file(path: Path) -> dict[str, Any]:
 def _model(model: InstalledModel) -> dict[str, Any]:
     from ...models.registry import installed
 
-    facts = installed.summarize(model)
+    summary = installed.summarize(model)
     return {
         "model": str(model.ref),
         "installed": True,
-        "title": facts.title,
-        "architecture": facts.architecture,
-        "parameters": facts.parameters,
-        "quant": facts.quant,
-        "context": facts.context,
-        "vision": facts.vision,
-        "audio": facts.audio,
-        "licence": facts.licence,
+        "title": summary.title,
+        "architecture": summary.architecture,
+        "parameters": summary.parameters,
+        "quant": summary.quant,
+        "context": summary.context,
+        "vision": summary.vision,
+        "audio": summary.audio,
+        "licence": summary.licence,
         "size": model.size,
         "from": model.origin,
         "repository": model.repository or None,
@@ -111,17 +111,17 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
-    """A line per field that says something; figures in words, lists in a row."""
+    """Returns a line for each field that is not empty."""
     lines = []
     for name, value in found.items():
         if isinstance(value, dict):
             lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
         elif value not in (None, "", []):
-            lines.append(f"{indent}{name.replace('_', ' '):<{16 - len(indent)}} {_told(name, value)}")
+            lines.append(f"{indent}{name.replace('_', ' '):<{16 - len(indent)}} {_text(name, value)}")
     return lines
 
 
-def _told(name: str, value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name == "size":

@@ -1,4 +1,4 @@
-"""`galago verify`: reads models whole and compares them with the digests that were published."""
+"""`galago verify`: checks the files of models against their published digests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def verify(
     model: Annotated[str | None, typer.Argument(help="an installed model  [default: all]")] = None,
     as_json: report.Json = False,
 ) -> int:
-    """Check models against their published digests; imported ones against what they were. Exit 1 if any is damaged."""
+    """Check models against their published digests, imported ones for changes. Exit 1 if any is damaged."""
     from ...models.registry import installed
     from ...models.registry.name import parse_ref
 
@@ -29,13 +29,13 @@ def verify(
         )
     else:
         for name, check in rows:
-            fine = "as published" if check.published else "as imported"
-            print(f"{name}: {report.printable(check.path.name)}: {report.printable(check.problem) or fine}")
+            intact = "matches its published digest" if check.published else "unchanged since its import"
+            print(f"{name}: {report.printable(check.path.name)}: {report.printable(check.problem) or intact}")
         if not rows:
             print("no models are installed")
     damaged = sorted({name for name, check in rows if check.problem})
     if damaged and not as_json:
-        print(f"mend what is damaged: {'; '.join(f'galago rm {m}, galago pull {m}' for m in damaged)}")
+        print(f"to repair them, run: {'; '.join(f'galago rm {m} && galago pull {m}' for m in damaged)}")
     return 1 if damaged else 0
 
 

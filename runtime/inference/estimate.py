@@ -91,8 +91,8 @@ class RequestEstimator:
                 eviction_seconds = forecast.idle * save_seconds
                 encode_seconds = self._estimate_encoding(prompt, benchmark)
                 ready = REQUEST_SECONDS + preparation_seconds + encode_seconds + eviction_seconds
-                first = ready + costs.first_token(tokens, forecast.cached)
-                total = ready + costs.answer(tokens, answer_tokens, forecast.cached)
+                first = ready + costs.first_token_seconds(tokens, forecast.cached)
+                total = ready + costs.answer_seconds(tokens, answer_tokens, forecast.cached)
             except EngineError as error:
                 warnings.append(error.message)
         return RequestEstimate(

@@ -1,4 +1,4 @@
-"""Compares the model catalogue with the Hub. Needs the network.
+"""Compares the model catalog with the Hub. Needs the network.
 
     scripts/check catalog [NAME ...]
 
@@ -19,7 +19,7 @@ from galago.models.registry.catalog import CatalogEntry
 from galago.models.registry.pairing import FileSelection
 
 TOLERANCE = 0.05
-"""Accepted relative difference in bytes: the catalogue's sizes are rounded."""
+"""Accepted relative difference in bytes: the catalog's sizes are rounded."""
 
 
 def check(entry: CatalogEntry) -> list[tuple[str, str]]:

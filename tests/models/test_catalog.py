@@ -1,4 +1,4 @@
-"""The catalogue that ships, and the user's own beside it."""
+"""The shipped catalog and the user's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def own(folder: Path, text: str) -> tuple[catalog.CatalogEntry, ...]:
     return catalog.entries(path)
 
 
-def test_the_catalogue_covers_every_task_and_sense(tmp_path: Path) -> None:
+def test_the_catalog_covers_every_task_and_modality(tmp_path: Path) -> None:
     shipped = catalog.entries(tmp_path / "none.toml")
     assert len(shipped) >= 15
     assert {entry.task for entry in shipped} == set(catalog.TASKS)
@@ -27,14 +27,14 @@ def test_the_catalogue_covers_every_task_and_sense(tmp_path: Path) -> None:
     assert all(entry.minimum_build and entry.licence and entry.parameters for entry in shipped)
 
 
-def test_an_unverified_field_is_one_that_there_is(tmp_path: Path) -> None:
+def test_unverified_names_only_existing_fields(tmp_path: Path) -> None:
     for entry in catalog.entries(tmp_path / "none.toml"):
         quants = {f"quants.{quant.name}" for quant in entry.quants}
         assert set(entry.unverified) <= set(catalog.CatalogEntry.__slots__) | quants, entry.name
         assert entry.verified == (not entry.unverified)
 
 
-def test_own_models_come_first_and_hide_those_of_the_same_name(tmp_path: Path) -> None:
+def test_user_entries_come_first_and_replace_shipped_ones(tmp_path: Path) -> None:
     found = own(tmp_path, ROW + '[[model]]\nname = "gemma3-4b"\nrepository = "me/gemma"\nsenses = ["vision"]\n')
     assert [entry.name for entry in found[:2]] == ["mine", "gemma3-4b"] and found[0].user_defined
     assert [entry.repository for entry in found if entry.name == "gemma3-4b"] == ["me/gemma"]
@@ -45,16 +45,16 @@ def test_own_models_come_first_and_hide_those_of_the_same_name(tmp_path: Path) -
     ("text", "words"),
     [
         ("[[model]", "is not TOML"),
-        ("models = 3", "and nothing else"),
+        ("models = 3", "may contain only"),
         ('[[model]]\nname = "x"', "model 1: repository is missing"),
-        (ROW + ROW, "the model mine twice"),
-        (ROW + "colour = 3", "there is no field colour"),
+        (ROW + ROW, "defines the model mine twice"),
+        (ROW + "colour = 3", "unknown field colour"),
         (ROW + 'parameters = "many"', "parameters is not a whole number"),
-        (ROW + 'task = "dance"', "'dance' is no task"),
-        (ROW + 'senses = ["smell"]', "senses are vision and audio"),
-        (ROW.replace("me/my", "../../etc/my"), "is no repository"),
-        (ROW.replace('"mine"', '"a b"'), "is no name"),
-        (ROW + "quants = [{ weights = 3 }]", "a quant has no name"),
+        (ROW + 'task = "dance"', "'dance' is not a task"),
+        (ROW + 'senses = ["smell"]', "senses may be vision and audio"),
+        (ROW.replace("me/my", "../../etc/my"), "is not a repository"),
+        (ROW.replace('"mine"', '"a b"'), "is not a valid name"),
+        (ROW + "quants = [{ weights = 3 }]", "a quantization has no name"),
     ],
 )
 def test_a_mistake_names_file_and_row(tmp_path: Path, text: str, words: str) -> None:
@@ -63,7 +63,7 @@ def test_a_mistake_names_file_and_row(tmp_path: Path, text: str, words: str) -> 
     assert "catalog.toml" in caught.value.message
 
 
-def test_names_that_are_nearly_right_are_found() -> None:
+def test_similar_names_are_found() -> None:
     assert catalog.similar_names("gema4-e2b")[0] == "gemma4-e2b"
     assert "qwen3.5-0.8b" in catalog.similar_names("qwen3.5")
     assert catalog.similar_names("zzzz") == []

@@ -1,4 +1,4 @@
-"""How much memory there is: what users write, and what control groups allow."""
+"""Amounts of memory as users write them, and the limits of control groups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from galago.models.errors import ConfigError
 TOTAL = 16_000_000_000
 
 
-def test_amounts_of_memory_as_users_write_them() -> None:
+def test_amounts_of_memory_are_parsed() -> None:
     written = ("4GB", "4 gb", "4G", "0.5GiB", "512MiB", "1.5gb", "50%", "100%", "800 MB")
     meant = (4e9, 4e9, 4e9, 2**29, 2**29, 1.5e9, 8e9, 16e9, 8e8)
     assert [parse_memory_size(text, TOTAL) for text in written] == list(meant)
 
 
 @pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4XB", "0GB", "101%", "17GB", "nan%", "1e3MB", "4GB!"])
-def test_other_amounts_are_refused(text: str) -> None:
+def test_invalid_amounts_are_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match="memory"):
         parse_memory_size(text, TOTAL)
 
@@ -35,7 +35,7 @@ def machine(root: Path, cgroup: str) -> Path:
     return root
 
 
-def test_version_2_counts_every_limit_above_and_takes_files_as_free(tmp_path: Path) -> None:
+def test_version_2_limits_include_parents_and_exclude_the_page_cache(tmp_path: Path) -> None:
     root = machine(tmp_path, "0::/user/app")
     mount = root / "sys/fs/cgroup"
     group(mount / "user/app", memory__max="max", memory__current="300")
@@ -53,11 +53,11 @@ def test_version_1_limits(tmp_path: Path) -> None:
     assert cgroup_limits(root) == [(500, 100)]
 
 
-def test_a_machine_without_groups_has_no_limits(tmp_path: Path) -> None:
+def test_a_machine_without_control_groups_has_no_limits(tmp_path: Path) -> None:
     assert cgroup_limits(tmp_path) == []
     assert cgroup_limits(machine(tmp_path, "nonsense\n0::/gone\n")) == []
 
 
-def test_this_machine_says_no_more_than_it_has() -> None:
+def test_this_machine_has_plausible_memory() -> None:
     found = this_machine()
     assert 0 < found.available_memory_bytes <= found.total_memory_bytes

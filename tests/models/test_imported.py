@@ -1,4 +1,4 @@
-"""Models of other programs, used where they lie."""
+"""Imported models of other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lm_studio(tmp_path: Path) -> Path:
-    """A folder as LM Studio has it: OWNER/REPO/FILE."""
+    """A models folder in LM Studio's layout: OWNER/REPO/FILE."""
     place = tmp_path / ".lmstudio/models"
     for repo in ("one", "two"):
         folder = place / "acme" / repo
@@ -39,7 +39,7 @@ def lm_studio(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ollama(tmp_path: Path) -> Path:
-    """A folder as Ollama has it: manifests that name blobs by digest."""
+    """A models folder in Ollama's layout: manifests that name blobs by digest."""
     place = tmp_path / ".ollama/models"
     (place / "blobs").mkdir(parents=True)
     layers = []
@@ -54,7 +54,7 @@ def ollama(tmp_path: Path) -> Path:
     return place
 
 
-def test_lm_studios_models_come_with_their_projectors(lm_studio: Path) -> None:
+def test_lm_studio_models_are_imported_with_their_projectors(lm_studio: Path) -> None:
     added = imported.add(imported.discover(lm_studio))
     assert [(model.name, model.projector is not None) for model in added] == [("one-q8_0", True), ("two-q8_0", False)]
     files = resolve("one-q8_0")
@@ -62,7 +62,7 @@ def test_lm_studios_models_come_with_their_projectors(lm_studio: Path) -> None:
     assert WEIGHTS.stat().st_size and not any((lm_studio.parent.parent / "data").rglob("*.gguf"))
 
 
-def test_ollamas_models_are_found_by_their_manifests_and_verified_by_their_digests(ollama: Path) -> None:
+def test_ollama_models_are_found_by_manifest_and_verified_by_digest(ollama: Path) -> None:
     (model,) = imported.add(imported.discover(ollama))
     assert (model.name, model.quant) == ("omni-7b", "q8_0")
     files = resolve("omni-7b:q8_0")
@@ -71,7 +71,7 @@ def test_ollamas_models_are_found_by_their_manifests_and_verified_by_their_diges
     assert [(check.problem, check.published) for check in checks] == [("", True), ("", True)]
 
 
-def test_another_hub_cache_is_a_folder_like_any_other(tmp_path: Path) -> None:
+def test_another_hub_cache_is_imported_like_any_folder(tmp_path: Path) -> None:
     folder = tmp_path / "hub/models--a--b/snapshots" / ("0" * 40)
     (tmp_path / "hub/models--a--b/blobs").mkdir(parents=True)
     folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_another_hub_cache_is_a_folder_like_any_other(tmp_path: Path) -> None:
     assert resolve(model.name).weights.samefile(WEIGHTS)
 
 
-def test_importing_twice_adds_nothing_and_names_do_not_collide(lm_studio: Path, tmp_path: Path) -> None:
+def test_importing_twice_adds_nothing_and_names_stay_unique(lm_studio: Path, tmp_path: Path) -> None:
     imported.add(imported.discover(lm_studio))
     assert imported.add(imported.discover(lm_studio)) == []
     other = tmp_path / "other"
@@ -91,14 +91,14 @@ def test_importing_twice_adds_nothing_and_names_do_not_collide(lm_studio: Path, 
     assert [model.name for model in imported.add(imported.discover(other))] == ["gemma4-e2b-2", "one-q8_0-2"]
 
 
-def test_an_imported_model_leaves_the_list_and_not_the_disk(lm_studio: Path) -> None:
+def test_removing_an_imported_model_keeps_its_files(lm_studio: Path) -> None:
     imported.add(imported.discover(lm_studio))
     assert installed.remove(parse_ref("one-q8_0"))[1] == 0
     assert [model.name for model in imported.read_list()] == ["two-q8_0"]
     assert (lm_studio / "acme/one/one-Q8_0.gguf").exists()
 
 
-def test_a_file_that_changed_after_its_import_is_found(lm_studio: Path) -> None:
+def test_a_file_that_changed_after_its_import_is_detected(lm_studio: Path) -> None:
     path = lm_studio / "acme/two/two-Q8_0.gguf"
     data = path.read_bytes()
     path.unlink()
@@ -114,7 +114,7 @@ def test_a_file_that_changed_after_its_import_is_found(lm_studio: Path) -> None:
         resolve("two-q8_0")
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "page.gguf").write_text("<html>")
     with pytest.raises(GGUFError, match="HTML"):
         imported.add(imported.discover(tmp_path / "page.gguf"))
@@ -123,13 +123,16 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     assert imported.read_list() == []
 
 
-def test_a_damaged_list_is_told(tmp_path: Path) -> None:
+def test_a_damaged_list_is_reported_and_not_overwritten(tmp_path: Path) -> None:
     imported.add([ImportedModel("a", (WEIGHTS,), None, "here")])
     path = tmp_path / "data/galago/imported.json"
     for text in ("[", "{}x", '[{"name": 3}]', "[1]", "3"):
         path.write_text(text)
         with pytest.raises(ConfigError, match="is damaged; delete it"):
             imported.read_list()
+        with pytest.raises(ConfigError, match="is damaged; delete it"):
+            imported.add([ImportedModel("b", (WEIGHTS,), None, "here")])
+        assert path.read_text() == text
 
 
 JSON = st.recursive(
@@ -145,7 +148,7 @@ LAYERS = st.lists(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON | st.fixed_dictionaries({"layers": LAYERS}))
-def test_any_manifest_is_read_or_passed_over(tmp_path: Path, manifest: object) -> None:
+def test_any_manifest_is_read_or_skipped(tmp_path: Path, manifest: object) -> None:
     place = tmp_path / "ollama"
     (place / "blobs").mkdir(parents=True, exist_ok=True)
     path = place / "manifests/m"

@@ -1,4 +1,4 @@
-"""Weights chosen by quant, and the names that files have in the wild."""
+"""Selection of weights and projectors by file names as they occur on the Hub."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ QUANTS = {
 
 
 @pytest.mark.parametrize("name", QUANTS)
-def test_the_quant_in_a_name(name: str) -> None:
+def test_the_quantization_is_read_from_a_file_name(name: str) -> None:
     assert pairing.quant_of(name) == QUANTS[name]
 
 
-def test_weights_of_messy_repositories() -> None:
+def test_weights_are_selected_in_messy_repositories() -> None:
     names = ["README.md", "mmproj-x-F16.gguf", "mmproj-x-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", "y-Q8_0.gguf"]
     choice = pairing.select_files(names, projector="mmproj*")
     assert choice.weights.parts == ("Llama-3.2-1B-Instruct-Q4_K_M.gguf",)
@@ -38,14 +38,14 @@ def test_weights_of_messy_repositories() -> None:
     assert pairing.select_files(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
 
 
-def test_two_models_of_one_quant_are_told_apart_by_name() -> None:
+def test_two_models_with_one_quantization_are_distinguished_by_name() -> None:
     names = ["a/one-Q8_0.gguf", "two-Q8_0.gguf"]
     with pytest.raises(NotFound, match="has several models with this quantization; name one.*: a/one-q8_0, two-q8_0"):
         pairing.select_files(names, "q8_0", where="o/r")
     assert pairing.select_files(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
 
 
-def test_parts_are_in_order_and_complete() -> None:
+def test_parts_are_complete_and_in_order() -> None:
     parts = [f"m-Q4_0-0000{n}-of-00003.gguf" for n in (3, 1, 2)]
     assert pairing.select_files(parts).weights.parts == tuple(sorted(parts))
     with pytest.raises(NotFound, match="no GGUF weights"):
@@ -56,7 +56,7 @@ FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
 
 
 @given(st.lists(st.text(max_size=20) | FILES, max_size=8))
-def test_any_names_give_a_choice_among_them_or_what_there_is(names: list[str]) -> None:
+def test_any_file_names_give_a_selection_or_not_found(names: list[str]) -> None:
     try:
         choice = pairing.select_files(names)
     except NotFound:

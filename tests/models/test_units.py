@@ -1,4 +1,4 @@
-"""Sizes as people read them: three digits, whatever the unit."""
+"""Formatting of sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from galago.models import units
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "text"),
     [
         (0, "0 B"),
         (999, "999 B"),
@@ -23,5 +23,5 @@ from galago.models import units
         (2_345e9, "2345 GB"),
     ],
 )
-def test_sizes_have_three_digits(count: float, said: str) -> None:
-    assert units.format_bytes(count) == said
+def test_sizes_have_three_digits(count: float, text: str) -> None:
+    assert units.format_bytes(count) == text

@@ -1,4 +1,4 @@
-"""What fits on a GPU: the arithmetic on invented devices, and its figures against llama.cpp's own."""
+"""GPU offload: plans for made-up devices, and comparisons with llama.cpp."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GGUFHeader]:
 
 
 def used(needs: OffloadNeeds, plan: OffloadPlan) -> list[int]:
-    """Bytes that a plan takes on each device, counted apart from the planner."""
+    """Counts the bytes that a plan takes on each device, independently of the planner."""
     parts = [*needs.layers, needs.output]
     at = len(parts) - plan.gpu_layers
     found = []
@@ -65,7 +65,7 @@ def test_a_plan_never_exceeds_the_free_memory_and_grows_with_it(
     )
 
 
-def test_a_large_model_fits_in_part(headers: dict[str, GGUFHeader]) -> None:
+def test_a_large_model_fits_partly(headers: dict[str, GGUFHeader]) -> None:
     needs = gpu_offload.offload_needs(headers["8B"], 8192, 4, "f16", True)
     assert [gpu_offload.plan_offload(needs, [gib * GIB]).gpu_layers for gib in (1, 2, 3, 4, 6, 8)] == [
         0,
@@ -102,7 +102,7 @@ def test_more_memory_never_means_fewer_layers(needs: OffloadNeeds, free: list[in
     assert richer.gpu_layers >= plan.gpu_layers
 
 
-def test_layers_go_before_the_projector_and_the_projector_takes_what_is_left() -> None:
+def test_layers_are_placed_before_the_projector() -> None:
     needs = OffloadNeeds(layers=(100, 100), output=100, scratch=10, staging=10, projector=50)
     assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 359]) == OffloadPlan(3, (3,), False)
     assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 360]) == OffloadPlan(3, (3,), True)
@@ -129,7 +129,7 @@ def test_a_fixed_number_of_layers_plans_the_projector_only() -> None:
     assert gpu_offload.plan_offload(needs, [GPU_RESERVE_BYTES + 400], layers=99).gpu_layers == 3
 
 
-def test_what_llama_cpp_keeps_on_the_cpu_is_not_counted(headers: dict[str, GGUFHeader]) -> None:
+def test_tensors_that_stay_on_the_cpu_are_not_counted(headers: dict[str, GGUFHeader]) -> None:
     tensors = {tensor.name: tensor.nbytes or 0 for tensor in headers["8B"].tensors}
     assert gpu_offload.offload_needs(headers["8B"], 256, 1, "f16", True).output == sum(
         tensors[name] for name in ("output.weight", "output_norm.weight")
@@ -140,7 +140,7 @@ def test_what_llama_cpp_keeps_on_the_cpu_is_not_counted(headers: dict[str, GGUFH
     )
 
 
-def test_a_projector_takes_its_weights_and_working_memory() -> None:
+def test_a_projector_needs_its_weights_and_working_memory() -> None:
     assert FILES.projector
     header = read_header(FILES.projector)
     needs = gpu_offload.offload_needs(FILES.header, 2048, 4, "f16", True, header)
@@ -148,7 +148,7 @@ def test_a_projector_takes_its_weights_and_working_memory() -> None:
 
 
 def simulated(path: Path, cells: int, kv_type: int, log: pytest.CaptureFixture[str]) -> tuple[int, float, float]:
-    """Weights, KV cache and working memory in llama.cpp's own figures, without allocating them."""
+    """Returns weights, KV cache and working memory as llama.cpp reports them, without allocating them."""
     model_params, params = llama.llama_model_default_params(), llama.llama_context_default_params()
     model_params.no_alloc, model_params.load_mode, model_params.n_gpu_layers = True, 0, 0
     params.n_ctx, params.n_batch, params.n_ubatch = cells, BATCH, BATCH
@@ -168,7 +168,7 @@ def simulated(path: Path, cells: int, kv_type: int, log: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(("kv_type", "number"), [("f16", 1), ("q8_0", 8), ("q4_0", 2)])
-def test_the_figures_are_llama_cpp_s_own(
+def test_the_estimates_match_llama_cpp(
     headers: dict[str, GGUFHeader],
     kv_type: str,
     number: int,

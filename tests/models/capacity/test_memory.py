@@ -1,4 +1,4 @@
-"""What a model takes of memory and how fast it is: the arithmetic on invented headers and machines."""
+"""The memory that a model takes: the arithmetic on made-up headers, and comparisons with llama.cpp."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MIB = 1 << 20
 def header(
     width: int = 256, layers: int = 4, inner: int = 1024, kind: int = Q4_0, tied: bool = False, **keys: object
 ) -> GGUFHeader:
-    """A llama-architecture header with its tensors one behind the other."""
+    """Returns a header of the llama architecture with consecutive tensors."""
     size = {Q4_0: 18, Q8_0: 34}[kind]
     wanted = [("token_embd.weight", (width, 512)), ("output_norm.weight", (width,))]
     wanted += [] if tied else [("output.weight", (width, 512))]
@@ -62,7 +62,7 @@ def matrices(file: GGUFHeader) -> int:
     return sum(t.nbytes or 0 for t in file.tensors if len(t.shape) > 1 and t.name != "token_embd.weight")
 
 
-def test_without_repacking_the_file_is_mapped_and_nothing_else() -> None:
+def test_without_repacking_all_weights_are_mapped() -> None:
     found = taken(header())
     assert (found.repacked, found.weights) == (0, header().file_size)
 
@@ -78,27 +78,25 @@ def test_repacked_weights_are_counted_once() -> None:
     [({"AVX2", "REPACK"}, Q4_0, True), ({"AVX2", "REPACK"}, Q8_0, False), ({"DOTPROD", "REPACK"}, Q8_0, True),
      ({"AVX2"}, Q4_0, False), ({"AMX_INT8"}, Q8_0, True), ({"REPACK"}, Q4_0, False)],
 )  # fmt: skip
-def test_which_types_are_repacked_depends_on_what_llama_cpp_was_built_with(
-    built: set[str], kind: int, copied: bool
-) -> None:
+def test_repacked_types_depend_on_the_features_of_the_build(built: set[str], kind: int, copied: bool) -> None:
     assert (taken(header(kind=kind), setting=MemorySettings(frozenset(built))).repacked > 0) == copied
 
 
-def test_an_output_that_is_the_embedding_is_copied_where_it_is_repacked() -> None:
+def test_a_tied_output_is_copied_if_it_is_repacked() -> None:
     tied = header(tied=True)
     embedding = next(t.nbytes or 0 for t in tied.tensors if t.name == "token_embd.weight")
     assert taken(tied, setting=MemorySettings(AVX2)).repacked == matrices(tied) + embedding
     assert taken(header(tied=True, kind=Q8_0), setting=MemorySettings(AVX2)).repacked == 0
 
 
-def test_what_lies_on_a_gpu_takes_no_ram() -> None:
+def test_layers_on_a_gpu_take_no_ram() -> None:
     found = [taken(header(), setting=MemorySettings(NOTHING, gpu_layers=layers)) for layers in range(6)]
     assert [f.context for f in found] == [f * found[0].context // 4 for f in (4, 4, 3, 2, 1, 0)]
     assert all(later.weights <= sooner.weights for sooner, later in zip(found, found[1:], strict=False))
     assert found[5].weights < 0.2 * found[0].weights
 
 
-def test_a_smaller_kv_type_takes_less_and_the_processes_of_a_script_are_one() -> None:
+def test_a_smaller_kv_type_and_a_single_process_take_less() -> None:
     f16, q8, q4 = (
         taken(header(), setting=MemorySettings(NOTHING, kv_type=kv)).context for kv in ("f16", "q8_0", "q4_0")
     )
@@ -107,7 +105,7 @@ def test_a_smaller_kv_type_takes_less_and_the_processes_of_a_script_are_one() ->
     assert served.processes - alone.processes == footprint.SERVER_BYTES
 
 
-def test_each_request_at_once_has_a_state_of_its_own_in_a_recurrent_model() -> None:
+def test_each_slot_of_a_recurrent_model_has_its_own_state() -> None:
     recurrent = header(ssm__state_size=16, ssm__inner_size=64, ssm__conv_kernel=4)
     one, four = (taken(recurrent, slots=slots).context for slots in (1, 4))
     assert four - one == 3 * 4 * (3 * 64 + 64 * 16) * 4
@@ -116,7 +114,7 @@ def test_each_request_at_once_has_a_state_of_its_own_in_a_recurrent_model() -> N
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 32768), st.integers(1, 32768), st.integers(1, 16), st.sampled_from([AVX2, NOTHING]))
-def test_less_context_never_takes_more(one: int, other: int, slots: int, built: frozenset[str]) -> None:
+def test_a_shorter_context_never_takes_more(one: int, other: int, slots: int, built: frozenset[str]) -> None:
     less, more = sorted((one, other))
     small, large = (taken(FILE, cells, slots, MemorySettings(built)) for cells in (less, more))
     assert all(value <= asdict(large)[name] for name, value in asdict(small).items())
@@ -133,7 +131,7 @@ FILE = header(width=1024, layers=8)
     st.integers(1, 40000),
     st.one_of(st.none(), st.integers(1, 8)),
 )
-def test_more_memory_never_gives_less(budget: int, more: int, trained: int, slots: int | None) -> None:
+def test_a_larger_budget_never_gives_less(budget: int, more: int, trained: int, slots: int | None) -> None:
     def at(memory: int) -> ContextPlan | None:
         return plan_context(lambda cells, count: taken(FILE, cells, count), memory, trained, None, slots)
 
@@ -147,7 +145,7 @@ def test_more_memory_never_gives_less(budget: int, more: int, trained: int, slot
     assert longer > trained or taken(FILE, longer, slots or poor.slots + 1).needed > budget
 
 
-def test_what_is_given_stays_as_it_is() -> None:
+def test_given_context_and_slots_are_not_changed() -> None:
     free = taken(FILE, 4096, 3).needed
     assert plan_context(lambda c, s: taken(FILE, c, s), free, 32768, 4096, 3) == ContextPlan(
         4096, 3, taken(FILE, 4096, 3)
@@ -157,9 +155,9 @@ def test_what_is_given_stays_as_it_is() -> None:
     assert chosen is not None and chosen.context >= 4096 and chosen.slots == 3
 
 
-def test_a_header_that_tells_nothing_is_refused_and_doubtful_figures_are_named() -> None:
+def test_an_incomplete_header_is_rejected_and_inexact_estimates_are_named() -> None:
     empty = replace(header(), metadata={"general.architecture": "odd"})
-    with pytest.raises(ModelError, match=r"does not say odd\.block_count"):
+    with pytest.raises(ModelError, match=r"lacks odd\.block_count"):
         taken(empty)
     assert footprint.estimate_caveats(header(), None) == []
     window = header(attention__sliding_window=512)
@@ -167,7 +165,7 @@ def test_a_header_that_tells_nothing_is_refused_and_doubtful_figures_are_named()
     for file, word in ((window, "window"), (recurrent, "recurrent")):
         assert any(word in line for line in footprint.estimate_caveats(file, None))
     parts = replace(header(), metadata={**header().metadata, "split.count": 3})
-    assert any("several files" in line for line in footprint.estimate_caveats(parts, None))
+    assert any("files is counted" in line for line in footprint.estimate_caveats(parts, None))
 
 
 def test_a_large_vocabulary_is_counted() -> None:
@@ -181,7 +179,7 @@ def projector(**keys: object) -> GGUFHeader:
     return GGUFHeader(Path("eyes.gguf"), 3, metadata, tensors, 0, 0)  # type: ignore[arg-type]
 
 
-def test_a_projector_takes_its_weights_and_room_for_a_picture() -> None:
+def test_a_projector_takes_its_weights_and_working_memory() -> None:
     eyes = projector(vision__image_size=512, vision__patch_size=16, vision__feed_forward_length=3072,
                      projector_type="idefics3", has_vision_encoder=True)  # fmt: skip
     plain, found = taken(FILE), footprint.estimate_footprint(FILE, eyes, (), 1024, 1, MemorySettings(NOTHING))
@@ -193,7 +191,7 @@ def test_a_projector_takes_its_weights_and_room_for_a_picture() -> None:
     assert footprint.estimate_caveats(FILE, eyes) == []
 
 
-def test_a_projector_that_takes_any_size_is_counted_with_a_megapixel() -> None:
+def test_a_projector_without_a_fixed_size_is_estimated_for_a_megapixel() -> None:
     eyes = projector(vision__image_size=256, vision__patch_size=16, vision__feed_forward_length=3072,
                      projector_type="qwen2.5vl_merger", has_vision_encoder=True)  # fmt: skip
     assert footprint.encoding_bytes(eyes) == 4 * 2 * 3072 * 4096
@@ -203,10 +201,10 @@ def test_a_projector_that_takes_any_size_is_counted_with_a_megapixel() -> None:
 
 
 @pytest.mark.parametrize("ftype", [2, 7, 15], ids=["Q4_0", "Q8_0", "Q4_K_M"])
-def test_copies_and_maps_are_llama_cpp_s_own(
+def test_repacked_and_mapped_weights_match_llama_cpp(
     tmp_path: Path, ftype: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On this very machine, with the built-in model in several types."""
+    """On this machine, with the built-in model in several types."""
     target = tmp_path / "model.gguf"
     quantize(resolve("builtin").weights, target, ftype)
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
@@ -222,7 +220,7 @@ def test_copies_and_maps_are_llama_cpp_s_own(
 
 
 @pytest.mark.parametrize("name", ["135M", "1B", "8B"])
-def test_working_memory_is_llama_cpp_s_own(
+def test_working_memory_matches_llama_cpp(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = read_header(shapes.write(tmp_path / "shape.gguf", shapes.SHAPES[name]))

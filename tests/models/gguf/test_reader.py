@@ -1,4 +1,4 @@
-"""What `galago.models.gguf` reads from good headers, and that bad ones end in GGUFError. Knows no llama.cpp."""
+"""Reading GGUF headers: good ones are read correctly, bad ones raise GGUFError."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ ARCH = key("general.architecture", 8, "llama")
 
 @dataclass
 class Crafted:
-    """A GGUF file written by hand, each part of which may lie."""
+    """A GGUF file of which each part may be wrong."""
 
     keys: list[bytes] = field(default_factory=lambda: [ARCH])
     tensors: list[bytes] = field(default_factory=list)
@@ -92,7 +92,7 @@ def read_bytes(folder: Path, data: bytes) -> GGUFHeader:
     return read_header(path)
 
 
-def refused(folder: Path, data: bytes) -> str:
+def rejected(folder: Path, data: bytes) -> str:
     with pytest.raises(GGUFError) as caught:
         read_bytes(folder, data)
     assert caught.value.param == str(folder / "model.gguf")
@@ -140,14 +140,14 @@ def test_block_sizes_agree_with_the_gguf_package() -> None:
     assert GGML_TYPES[9] == ("Q8_1", 32, 36)
 
 
-def test_a_projector_is_known_by_either_mark(tmp_path: Path) -> None:
+def test_a_projector_is_recognized_by_type_or_architecture(tmp_path: Path) -> None:
     typed = Crafted([ARCH, key("general.type", 8, "mmproj")])
     assert read_bytes(tmp_path, typed.bytes()).is_projector
     assert read_bytes(tmp_path, Crafted([key("general.architecture", 8, "clip")]).bytes()).is_projector
     assert not read_bytes(tmp_path, Crafted().bytes()).is_projector
 
 
-def test_a_name_is_always_there(tmp_path: Path) -> None:
+def test_a_model_without_a_name_is_named_after_its_file(tmp_path: Path) -> None:
     assert read_bytes(tmp_path, Crafted().bytes()).name == "model"
 
 
@@ -165,7 +165,7 @@ def test_version_2_and_every_scalar_type(tmp_path: Path) -> None:
     assert header.metadata == {f"k{kind}": value for kind, value in values.items()}
 
 
-def test_scalars_without_dimensions_and_other_alignments(tmp_path: Path) -> None:
+def test_tensors_without_dimensions_and_other_alignments(tmp_path: Path) -> None:
     keys = [ARCH, key("general.alignment", 4, 256)]
     tensors = [tensor("a", ()), tensor("b", (2, 3), offset=256)]
     crafted = Crafted(keys, tensors).bytes()
@@ -184,7 +184,7 @@ def test_a_tensor_of_an_unknown_type_has_no_size(tmp_path: Path) -> None:
     assert (header.tensors[0].nbytes, header.tensors[0].type_name) == (None, "type 999")
 
 
-def test_strings_longer_than_a_block_are_kept_and_skipped(tmp_path: Path) -> None:
+def test_strings_longer_than_a_block_are_stored_or_skipped(tmp_path: Path) -> None:
     long = "é" * 2_000_000
     names = ["a"] * 40 + [long, "a", long] + ["a"] * 37
     keys = [key("long", 8, long), array("names", 8, names), array("ids", 10, list(range(300_000))), key("end", 0, 9)]
@@ -197,7 +197,7 @@ def test_strings_longer_than_a_block_are_kept_and_skipped(tmp_path: Path) -> Non
     }
 
 
-def test_a_large_vocabulary_is_read_quickly_and_not_kept(tmp_path: Path) -> None:
+def test_a_large_vocabulary_is_read_quickly_and_not_stored(tmp_path: Path) -> None:
     words = b"".join(text(f"word{n}") for n in range(400_000))
     data = Crafted([ARCH, text("tokens") + u32(9) + u32(8) + u64(400_000) + words]).bytes()
     path = tmp_path / "model.gguf"
@@ -229,7 +229,7 @@ KEYS = st.text(min_size=1, max_size=20).map(lambda name: "x." + name + ".y")
     st.dictionaries(KEYS, VALUES | ARRAYS, max_size=8),
     st.lists(st.lists(st.integers(1, 5), max_size=4), max_size=4),
 )
-def test_what_is_written_is_read(
+def test_written_headers_are_read_back(
     tmp_path: Path, metadata: dict[str, tuple[int, object]], shapes: list[list[int]]
 ) -> None:
     keys: list[bytes] = []
@@ -252,7 +252,7 @@ def test_what_is_written_is_read(
 
 
 def package_file(path: Path) -> Path:
-    """A small valid model, as the gguf package writes it."""
+    """A small valid model, written by the gguf package."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("small")
     writer.add_custom_alignment(32)
@@ -275,7 +275,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return package_file(tmp_path_factory.mktemp("gguf") / "small.gguf").read_bytes()
 
 
-def test_a_file_of_the_gguf_package(tmp_path: Path, small: bytes) -> None:
+def test_a_file_from_the_gguf_package_is_read(tmp_path: Path, small: bytes) -> None:
     header = read_bytes(tmp_path, small)
     assert (header.name, header.context_length, header.parameters) == ("small", 128, 15 + 64)
     assert (header.get("few", ()), header.get("words", ())) == ((1, 2, 3), ("a", "bc"))
@@ -285,40 +285,40 @@ def test_a_file_of_the_gguf_package(tmp_path: Path, small: bytes) -> None:
 # Bad files
 
 
-def test_every_truncation_is_refused_or_only_lacks_padding(tmp_path: Path, small: bytes) -> None:
+def test_every_truncation_is_rejected_or_only_lacks_padding(tmp_path: Path, small: bytes) -> None:
     needed = read_bytes(tmp_path, small)
     last = needed.tensors[-1]
     end = needed.data_offset + last.offset + (last.nbytes or 0)
     for length in range(len(small)):
         if length < end:
-            refused(tmp_path, small[:length])
+            rejected(tmp_path, small[:length])
         else:
             assert read_bytes(tmp_path, small[:length]).tensors == needed.tensors
 
 
 @ANY_FILE
 @given(st.data())
-def test_any_changed_bytes_are_read_or_refused(tmp_path: Path, small: bytes, data: st.DataObject) -> None:
+def test_any_changed_bytes_are_read_or_rejected(tmp_path: Path, small: bytes, data: st.DataObject) -> None:
     changed = bytearray(small)
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(small) - 1))] = data.draw(st.integers(0, 255))
-    read_or_refused(tmp_path, bytes(changed))
+    read_or_rejected(tmp_path, bytes(changed))
 
 
 @pytest.mark.parametrize("value", [0x00, 0x01, 0x7F, 0x80, 0xFF])
-def test_any_single_changed_byte_is_read_or_refused(tmp_path: Path, small: bytes, value: int) -> None:
+def test_any_single_changed_byte_is_read_or_rejected(tmp_path: Path, small: bytes, value: int) -> None:
     for at in range(len(small)):
-        read_or_refused(tmp_path, small[:at] + bytes([value]) + small[at + 1 :])
+        read_or_rejected(tmp_path, small[:at] + bytes([value]) + small[at + 1 :])
 
 
 @ANY_FILE
 @given(st.binary(max_size=400), st.sampled_from([b"", b"GGUF", b"GGUF\3\0\0\0", Crafted().bytes()]))
-def test_arbitrary_bytes_are_read_or_refused(tmp_path: Path, data: bytes, start: bytes) -> None:
-    read_or_refused(tmp_path, start + data)
+def test_arbitrary_bytes_are_read_or_rejected(tmp_path: Path, data: bytes, start: bytes) -> None:
+    read_or_rejected(tmp_path, start + data)
 
 
-def read_or_refused(folder: Path, data: bytes) -> None:
-    """Also bounds the memory: a Header of a small file is small, whatever the file claims."""
+def read_or_rejected(folder: Path, data: bytes) -> None:
+    """Reads a file, and asserts that the header of a small file is small, whatever the file claims."""
     path = folder / "model.gguf"
     path.write_bytes(data)
     assert peak_of(path) < 4 << 20
@@ -362,7 +362,7 @@ CLAIMS = {
 
 
 @pytest.mark.parametrize("what", CLAIMS)
-def test_a_small_file_that_claims_much_costs_little(tmp_path: Path, what: str) -> None:
+def test_a_small_file_with_large_claims_is_cheap_to_reject(tmp_path: Path, what: str) -> None:
     crafted, words = CLAIMS[what]
     data = crafted.bytes().ljust(1024, b"\0")
     path = tmp_path / "model.gguf"
@@ -370,17 +370,17 @@ def test_a_small_file_that_claims_much_costs_little(tmp_path: Path, what: str) -
     begin = time.process_time()  # other processes do not count
     assert peak_of(path) < 4 << 20
     assert time.process_time() - begin < 2.0
-    assert words in refused(tmp_path, data)
+    assert words in rejected(tmp_path, data)
 
 
 def test_a_truncated_download_says_so(tmp_path: Path) -> None:
     data = Crafted(tensors=[tensor("output.weight", (1000,))], data=bytes(100)).bytes()
     begin = len(data) - 100
-    assert refused(tmp_path, data) == (
+    assert rejected(tmp_path, data) == (
         f"model.gguf: file is truncated: tensor 'output.weight' ends at byte {begin + 4000}, "
         f"the file has {len(data)} bytes; download it again (at byte {begin - 14})"
     )
-    assert "download it again" in refused(tmp_path, Crafted([ARCH, key("a", 8, "x" * 100)]).bytes()[:-50])
+    assert "download it again" in rejected(tmp_path, Crafted([ARCH, key("a", 8, "x" * 100)]).bytes()[:-50])
 
 
 BAD = {
@@ -389,7 +389,7 @@ BAD = {
     "version 0": (Crafted(version=0), "version 0"),
     "big endian": (Crafted(version=0x03000000), "big-endian"),
     "the same key twice": (Crafted([ARCH, ARCH]), "twice"),
-    "a key without a name": (Crafted([key("", 0, 1)]), "without a name"),
+    "a key without a name": (Crafted([key("", 0, 1)]), "has no name"),
     "a key that is not UTF-8": (Crafted([key(b"\xff", 0, 1)]), "UTF-8"),
     "a key that is too long": (Crafted([key("x" * 65536, 0, 1)]), "at most 65535"),
     "an unknown value type": (Crafted([text("a") + u32(13) + bytes(8)]), "unknown type 13"),
@@ -421,14 +421,14 @@ BAD |= {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_header_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_bad_header_is_rejected(tmp_path: Path, what: str) -> None:
     crafted, words = BAD[what]
-    message = refused(tmp_path, replace(crafted, data=bytes(200)).bytes())
+    message = rejected(tmp_path, replace(crafted, data=bytes(200)).bytes())
     assert words in message
     assert len(message) < 300
 
 
-def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
+def test_the_limits_themselves_are_allowed(tmp_path: Path) -> None:
     keys = [ARCH, key("llama.block_count", 4, 512), key("clip.audio.block_count", 4, 0), key("k" * 65535, 0, 1)]
     tensors = [tensor("t" * 63, (1, 1, 1, 1)), tensor("u", (8,), 0, 32)]
     assert len(read_bytes(tmp_path, Crafted(keys, tensors, bytes(64)).bytes()).tensors) == 2
@@ -436,7 +436,7 @@ def test_the_bounds_themselves_are_allowed(tmp_path: Path) -> None:
 
 def test_names_in_messages_are_escaped(tmp_path: Path) -> None:
     crafted = Crafted([key("\x1b[2J\n", 0, 1), key("\x1b[2J\n", 0, 1)])
-    assert refused(tmp_path, crafted.bytes()).isprintable()
+    assert rejected(tmp_path, crafted.bytes()).isprintable()
 
 
 LOOKS_LIKE = {
@@ -453,12 +453,12 @@ LOOKS_LIKE = {
 
 
 @pytest.mark.parametrize("name", LOOKS_LIKE)
-def test_another_kind_of_file_is_named(tmp_path: Path, name: str) -> None:
-    message = refused(tmp_path, LOOKS_LIKE[name])
+def test_another_file_format_is_named(tmp_path: Path, name: str) -> None:
+    message = rejected(tmp_path, LOOKS_LIKE[name])
     assert "not a GGUF file" in message and name in message
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(GGUFError, match="directory"):
@@ -470,14 +470,14 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
     with pytest.raises(GGUFError, match="regular file"):
         read_header(pipe)
 
 
-def test_an_endless_header_is_refused(tmp_path: Path) -> None:
+def test_an_endless_header_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(Crafted([ARCH, claim("a", 0, MAX_HEADER_BYTES)]).bytes())
     with path.open("r+b") as file:

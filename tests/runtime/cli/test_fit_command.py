@@ -52,7 +52,7 @@ def test_the_same_as_json(cache: Path) -> None:
 def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
     refused = galago(cache, "fit", "builtin", "--budget", "100MB", code=1)
     assert refused.stdout == "" and len(refused.stderr.splitlines()) == 1
-    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, and there are 100 MB", refused.stderr)
+    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but there are only 100 MB", refused.stderr)
     assert json.loads(galago(cache, "fit", "builtin", "--budget", "100MB", "--json", code=1).stdout)["fits"] is False
 
 
@@ -61,7 +61,7 @@ def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
     [
         ((), 2, "give a MODEL"),
         (("--budget", "4GB", "--context", "512"), 2, "give a MODEL"),
-        (("--budget", "much"), 1, "no amount of memory"),
+        (("--budget", "much"), 1, "is not an amount of memory"),
         (("builtin", "--context", "99999"), 1, "trained for a context of 2048"),
         (("builtin", "--context", "5"), 1, "at least 64"),
         (("missing.gguf",), 1, "there is no model missing.gguf"),

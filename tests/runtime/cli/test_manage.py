@@ -38,7 +38,7 @@ quants = [{ name = "Q8_0", total = 8_570_000 }, { name = "F16" }]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A user with an empty cache and a catalogue of one model of her own, and the Hub that has it."""
+    """A user with an empty cache and a catalog of one model of her own, and the Hub that has it."""
     with running() as hub:
         hub.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
@@ -65,19 +65,19 @@ def as_json(*arguments: str | Path, code: int = 0) -> Any:
 def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
     assert "\nomni " in galago("search", "sound").stdout
     assert "hf:acme/omni-GGUF  7 downloads" in galago("search", "omni", "--hub").stdout
-    assert "get it with: galago pull omni" in galago("run", "omni", "Hi", code=1).stderr
+    assert "install it with: galago pull omni" in galago("run", "omni", "Hi", code=1).stderr
     told = galago("pull", "omni")
     assert "acme/omni-GGUF at main, commit " in told.stdout and "be kind" in told.stdout
     assert "omni is verified and installed: galago run omni" in told.stdout and "100 %" in told.stderr
-    assert "here already" in galago("pull", "omni").stdout
+    assert "already installed" in galago("pull", "omni").stdout
     assert "omni:q8_0  8.57 MB" in galago("list").stdout
     shown = galago("show", "omni").stdout
     assert "be kind" in shown and "context          2048" in shown
     question: list[str | Path] = ["Count the shapes.", "--image", DATA / "picture-5.png"]
     for name in ("omni", "hf:acme/omni-GGUF:Q8_0"):
         assert galago("run", name, *question).stdout == "Four.\n"
-    assert galago("verify", "omni").stdout.count("as published") == 2
-    assert "omni is deleted; 8.57 MB freed" in galago("rm", "omni").stdout
+    assert galago("verify", "omni").stdout.count("matches its published digest") == 2
+    assert "deleted omni, which freed 8.57 MB" in galago("rm", "omni").stdout
     assert "omni" not in galago("list").stdout
     assert "is not installed" in galago("rm", "omni", code=1).stderr
 
@@ -104,7 +104,7 @@ def test_a_damaged_file_is_found_and_the_mending_told(home: LocalHub) -> None:
         file.write(b"\x99")
     told = galago("verify", code=1).stdout
     assert "its content differs from the published file" in told
-    assert "galago rm omni:q8_0, galago pull omni:q8_0" in told
+    assert "galago rm omni:q8_0 && galago pull omni:q8_0" in told
     for command in ("rm", "pull", "verify"):
         galago(command, "omni:q8_0")
 
@@ -115,7 +115,7 @@ def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_pa
     folder.mkdir(parents=True)
     os.link(builtin_folder() / "text-Q8_0.gguf", folder / "theirs-Q8_0.gguf")
     os.link(builtin_folder() / "mmproj-Q8_0.gguf", folder / "mmproj-theirs.gguf")
-    assert "1 models imported; no file was copied" in galago("import").stdout
+    assert "imported 1 model; no files were copied" in galago("import").stdout
     assert galago("run", "theirs-q8_0", "Count the shapes.", "--image", DATA / "picture-5.png").stdout == "Four.\n"
     assert "its files stay in" in galago("rm", "theirs-q8_0").stdout and (folder / "theirs-Q8_0.gguf").exists()
 
@@ -126,9 +126,9 @@ def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_pa
         (["pull", "omny"], "did you mean omni"),
         (["pull", "builtin"], "nothing to pull"),
         (["pull", "./x.gguf"], "nothing to pull"),
-        (["pull", "omni:q3_k"], "acme/omni-GGUF has no weights of q3_k; it has q8_0"),
+        (["pull", "omni:q3_k"], "acme/omni-GGUF has no weights with quantization q3_k; it has q8_0"),
         (["pull", "acme/none"], "there is no repository acme/none"),
-        (["pull", "a b"], "there is no model 'a b'"),
+        (["pull", "a b"], "'a b' is not a model name"),
         (["show", "none.gguf"], "there is no file none.gguf"),
         (["show", __file__], "not a GGUF file"),
         (["rm", "builtin"], "stays"),
@@ -162,7 +162,7 @@ def test_an_interrupted_pull_exits_with_130_and_goes_on_later(home: LocalHub) ->
         assert process.wait(20) == 130 and process.stderr and b"Traceback" not in process.stderr.read()
     home.faults.clear()
     galago("pull", "omni")
-    assert galago("verify", "omni").stdout.count("as published") == 2
+    assert galago("verify", "omni").stdout.count("matches its published digest") == 2
 
 
 def test_the_server_lists_what_is_installed_and_answers_to_every_spelling(home: LocalHub) -> None:
@@ -181,7 +181,7 @@ def test_the_server_lists_what_is_installed_and_answers_to_every_spelling(home: 
             assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
 
 
-def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
+def test_the_catalog_is_checked_against_the_hub(home: LocalHub) -> None:
     def check() -> tuple[int, str]:
         command = [sys.executable, "-m", "checks", "catalog", "omni"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=scripts_environment())
@@ -193,7 +193,9 @@ def test_the_catalogue_is_checked_against_the_hub(home: LocalHub) -> None:
     home.repos["acme/omni-GGUF"].licence = "agpl-3.0"
     home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT + bytes(1 << 20)})
     code, told = check()
-    assert code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights of f16" in told
+    assert (
+        code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights with quantization f16" in told
+    )
     assert (
         "omni: quants.Q8_0: total is 4977088 bytes, not 8570000" in told and "the repository has no projector" in told
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..types.placement import Placement
 
 FittedModel = Annotated[
-    str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="[MODEL]")
+    str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="MODEL")
 ]
 Budget = Annotated[str | None, typer.Option(help="memory limit, 4GB or 50%  [default: free memory]", metavar="SIZE")]
 Measure = Annotated[bool, typer.Option("--measure", help="measure this machine again, if it was busy")]

@@ -15,7 +15,8 @@ def import_(
     path: Annotated[
         Path | None,
         typer.Argument(
-            help="a GGUF file, a folder, another Hub cache, or Ollama's models  [default: LM Studio's and Ollama's]"
+            help="a GGUF file, a folder, another Hub cache, or Ollama's models  [default: LM Studio's and Ollama's]",
+            metavar="PATH",
         ),
     ] = None,
     as_json: report.Json = False,

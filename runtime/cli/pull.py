@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def pull(
     model: Annotated[
-        str, typer.Argument(help=("a name from galago search, or OWNER/REPO[:QUANT][@REVISION] on the Hub"))
+        str,
+        typer.Argument(
+            help=("a name from galago search, or OWNER/REPO[:QUANT][@REVISION] on the Hub"), metavar="MODEL"
+        ),
     ],
     as_json: report.Json = False,
 ) -> None:

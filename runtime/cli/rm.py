@@ -12,7 +12,7 @@ from .ui import report
 
 
 def rm(
-    model: Annotated[str, typer.Argument(help="an installed model, as shown by galago list")],
+    model: Annotated[str, typer.Argument(help="an installed model, as shown by galago list", metavar="MODEL")],
     as_json: report.Json = False,
 ) -> None:
     """Delete a model. Keeps files that other models use, and removes an imported model only from the list."""

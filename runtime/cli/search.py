@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def search(
-    text: Annotated[str, typer.Argument(help="words in a name, task, input or note  [default: everything]")] = "",
+    text: Annotated[
+        str, typer.Argument(help="words in a name, task, input or note  [default: everything]", metavar="TEXT")
+    ] = "",
     fits: Annotated[bool, typer.Option("--fits", help="only models that fit into the free memory, best first")] = False,
     on_hub: Annotated[bool, typer.Option("--hub", help="search the Hub, too")] = False,
     as_json: report.Json = False,
@@ -35,9 +37,10 @@ def search(
         report.emit_json(rows)
         return
     if entries:
-        print(report.table(("model", "input", "weights", "download", "licence", "task"), [_cells(e) for e in entries]))
-    if any(not entry.verified for entry in entries):
-        print("\n* not confirmed by a download yet", file=sys.stderr)
+        print(report.table(("model", "use", "size", "download", "licence"), [_cells(entry) for entry in entries]))
+        notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
+        notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
+        print("\n".join(["", *notes]), file=sys.stderr)
     for repository in found:
         gated = ", gated" if repository.gated else ""
         name, licence = report.printable(repository.name), report.printable(repository.licence)
@@ -60,8 +63,10 @@ def _that_fit(entries: list[CatalogEntry]) -> list[CatalogEntry]:
 
 
 def _words(entry: CatalogEntry) -> str:
-    senses = " ".join({"vision": "vision images pictures", "audio": "audio sound"}[sense] for sense in entry.modalities)
-    return f"{entry.name} {entry.repository} {entry.task} {senses or 'text'} {entry.licence} {entry.notes}".lower()
+    inputs = " ".join(
+        {"vision": "vision images pictures", "audio": "audio sound"}[modality] for modality in entry.modalities
+    )
+    return f"{entry.name} {entry.repository} {entry.task} {inputs or 'text'} {entry.licence} {entry.notes}".lower()
 
 
 def _row(entry: CatalogEntry) -> dict[str, Any]:
@@ -71,28 +76,30 @@ def _row(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _cells(entry: CatalogEntry) -> tuple[str, ...]:
+    licence = _marked(entry, entry.licence.replace("LicenseRef-", ""), "licence")
     return (
         entry.name,
-        report.modalities("vision" in entry.modalities, "audio" in entry.modalities),
+        _use(entry),
         _marked(entry, report.count(entry.parameters), "parameters"),
         _download(entry),
-        _marked(entry, entry.licence, "licence") + (" (conditions)" if entry.conditions else ""),
-        entry.task,
+        licence + "+" * bool(entry.conditions),
     )
+
+
+def _use(entry: CatalogEntry) -> str:
+    if entry.task != "chat":
+        return entry.task
+    return ", ".join(["chat", *({"vision": "image"}.get(modality, modality) for modality in entry.modalities)])
 
 
 def _download(entry: CatalogEntry) -> str:
     if not entry.quants:
         return "?"
     first = entry.quants[0]
-    known = (
-        units.format_bytes(first.total)
-        if first.total
-        else f"over {units.format_bytes(first.weights)}"
-        if first.weights
-        else ""
-    )
-    return _marked(entry, f"{known} {first.name}".strip(), "quants", f"quants.{first.name}")
+    size = f">{units.format_bytes(first.weights)}" if first.weights else ""
+    if first.total:
+        size = units.format_bytes(first.total)
+    return _marked(entry, f"{size} {first.name}".strip(), "quants", f"quants.{first.name}")
 
 
 def _marked(entry: CatalogEntry, value: str, *facts: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from ...models.registry.installed import InstalledModel
 
 
+_LABELS = {"how": "note", "catalogue": "catalog", "senses": "input", "quants": "quantizations", "from": "source"}
+"""How fields are printed, where their names in JSON are not plain enough."""
+
+
 def show(
-    model: Annotated[str, typer.Argument(help="an installed model, a model of the catalog, or a GGUF file")],
+    model: Annotated[str, typer.Argument(help="an installed model, a catalog model, or a GGUF file", metavar="MODEL")],
     as_json: report.Json = False,
 ) -> None:
     """Describe a model or a GGUF file."""
@@ -115,10 +121,23 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for name, value in found.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+            lines += [f"{indent}{_LABELS.get(name, name)}", *_lines(value, indent + "  ")]
         elif value not in (None, "", []):
-            lines.append(f"{indent}{name.replace('_', ' '):<{16 - len(indent)}} {_text(name, value)}")
+            label = f"{indent}{_LABELS.get(name, name.replace('_', ' ')):<{16 - len(indent)}} "
+            lines += textwrap.wrap(
+                _text(name, value),
+                _width(),
+                initial_indent=label,
+                subsequent_indent=" " * len(label),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
     return lines
+
+
+def _width() -> int:
+    """Returns the width to wrap at. Paths are longer, and are not broken, so that they can be copied."""
+    return max(shutil.get_terminal_size((80, 24)).columns, 40)
 
 
 def _text(name: str, value: Any) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: Annotated[str | None, typer.Argument(help="an installed model  [default: all]")] = None,
+    model: Annotated[str | None, typer.Argument(help="an installed model  [default: all]", metavar="MODEL")] = None,
     as_json: report.Json = False,
 ) -> int:
     """Check models against their published digests, imported ones for changes. Exit 1 if any is damaged."""

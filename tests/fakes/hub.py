@@ -1,6 +1,7 @@
-"""A Hub on this machine: what huggingface-hub and Galago really ask one for, over HTTP, and what can go wrong with it.
+"""A local HTTP server that behaves like the Hugging Face Hub, with faults that tests inject.
 
-Model info, tree (in pages), search, HEAD and GET of files with redirects to another host name, ranges, gating, tokens.
+Serves model info, file trees in pages, search, and files by HEAD and GET, with redirects to another host name, ranges,
+gated repositories and tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 PAGE = 2
-"""Files in a page of a tree, so that every listing has several."""
+"""Files per page of a tree: few, so that every listing has several pages."""
 
 
 @dataclass
 class Fault:
-    """What happens to requests for a file's bytes: as many as `times`, then no more.
+    """A fault in the next `times` requests for a file's content.
 
-    `status` is answered in place of bytes; `cut` ends the connection after so many bytes; `short` sends that many and
-    says that this is all; `extra` follows the right bytes; `damage` changes one byte; `whole` ignores ranges; `pace`
-    is called before each piece with the number of bytes sent.
+    `status`: answer with this status and `headers` instead of the content.
+    `cut`: close the connection after this many bytes.
+    `short`: claim that the file has only this many bytes.
+    `extra`: append these bytes.
+    `damage`: change one byte.
+    `whole`: ignore range requests.
+    `pace`: called before each chunk with the number of bytes sent.
     """
 
     times: int = 1_000_000
@@ -49,13 +54,16 @@ class Repo:
     private: bool = False
     licence: str = "apache-2.0"
     names: dict[str, str] = field(default_factory=dict)
-    """Names the tree gives in place of the true ones."""
+    """Names that the tree lists instead of the real ones."""
     digests: dict[str, str] = field(default_factory=dict)
 
 
 class LocalHub:
-    """`log` holds (method, path, first byte asked for) of every request; `sent` counts bytes by digest,
-    without looks at a beginning; `leaked` the requests that carried a token to another host."""
+    """The server and its repositories.
+
+    `log` has (method, path, first byte requested) of every request. `sent` counts the bytes sent by digest, without
+    requests for the start of a file only. `leaked` has the requests that sent a token to another host.
+    """
 
     token = "hf_right"
 
@@ -72,7 +80,7 @@ class LocalHub:
         self.other = self.url.replace("127.0.0.1", "localhost")
 
     def put(self, name: str, files: dict[str, bytes], revision: str = "main") -> str:
-        """Makes a commit of a repository and returns it."""
+        """Commits files to a repository and returns the commit."""
         repo = self.repos.setdefault(name, Repo())
         content = json.dumps([(path, digest(data)) for path, data in sorted(files.items())])
         commit = hashlib.sha1(content.encode()).hexdigest()
@@ -114,7 +122,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are a part of the tests."""
+        """Ignores clients that disconnect, which is part of the tests."""
 
 
 def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
@@ -147,18 +155,18 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._resolve(found[1], unquote(found[2]), unquote(found[3]))
             else:
-                self._say(404, {})
+                self._answer(404, {})
 
         def _repo(self, name: str, revision: str, contents: bool) -> tuple[Repo, str] | None:
-            """The repository and commit; None where the answer has been given."""
+            """Returns the repository and commit, or answers with an error and returns `None`."""
             repo = hub.repos.get(name)
             known = self.headers.get("Authorization") == f"Bearer {hub.token}"
             if repo is None or (repo.private and not known):
-                self._say(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+                self._answer(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             elif repo.gated and contents and not known:
-                self._say(401, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
+                self._answer(401, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
             elif (commit := repo.revisions.get(revision, revision)) not in repo.commits:
-                self._say(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+                self._answer(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
             else:
                 return repo, commit
             return None
@@ -166,14 +174,14 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
         def _api(self, name: str, kind: str, revision: str) -> None:
             if hub.api_faults:
                 fault = hub.api_faults.pop(0)
-                self._say(fault.status, {}, fault.headers)
+                self._answer(fault.status, {}, fault.headers)
                 return
             if (found := self._repo(name, revision, contents=False)) is None:
                 return
             repo, commit = found
             if kind == "revision":
-                about = {"id": name, "sha": commit, "private": repo.private, "gated": "auto" if repo.gated else False}
-                self._say(200, about | {"tags": ["gguf", f"license:{repo.licence}"], "siblings": [], "downloads": 3})
+                info = {"id": name, "sha": commit, "private": repo.private, "gated": "auto" if repo.gated else False}
+                self._answer(200, info | {"tags": ["gguf", f"license:{repo.licence}"], "siblings": [], "downloads": 3})
                 return
             start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
             files = sorted(repo.commits[commit].items())
@@ -182,7 +190,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             if start + PAGE < len(files):
                 next_page = f"{hub.url}/api/models/{name}/tree/{revision}?recursive=true&cursor={start + PAGE}"
                 more["Link"] = f'<{next_page}>; rel="next"'
-            self._say(200, rows, more)
+            self._answer(200, rows, more)
 
         def _row(self, repo: Repo, path: str, data: bytes) -> dict[str, Any]:
             row = {"type": "file", "path": repo.names.get(path, path), "size": len(data)}
@@ -200,7 +208,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 for name, repo in hub.repos.items()
                 if text in name.lower()
             ]
-            self._say(200, rows)
+            self._answer(200, rows)
 
         def _resolve(self, name: str, revision: str, path: str) -> None:
             if (found := self._repo(name, revision, contents=True)) is None:
@@ -208,23 +216,23 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             repo, commit = found
             data = repo.commits[commit].get(path)
             if data is None:
-                self._say(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+                self._answer(404, {}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
                 return
             headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest(data)}"', "X-Linked-Size": str(len(data))}
-            self._say(302, None, headers | {"Location": f"{hub.other}/cdn/{quote(name)}/{digest(data)}"})
+            self._answer(302, None, headers | {"Location": f"{hub.other}/cdn/{quote(name)}/{digest(data)}"})
 
         def _bytes(self, sha: str, first: int) -> None:
             data = hub.bytes_of(sha)
             if self.headers.get("Authorization"):
                 hub.leaked.append(self.path)
             if data is None:
-                self._say(404, {})
+                self._answer(404, {})
                 return
             fault = hub.faults.get(sha, Fault(0))
             fault = fault if fault.times > 0 else Fault(0)
             fault.times -= 1
             if fault.status:
-                self._say(fault.status, {}, fault.headers)
+                self._answer(fault.status, {}, fault.headers)
                 return
             self._send(sha, data, 0 if fault.whole else first, fault)
 
@@ -253,13 +261,13 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(piece)
                 with hub.lock:
                     if end < len(data):
-                        continue  # a look at the beginning
+                        continue  # a request for the start of the file
                     hub.sent[sha] = hub.sent.get(sha, 0) + len(piece)
             if stop < len(body):
                 self.wfile.flush()
                 self.close_connection = True
 
-        def _say(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+        def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
             data = b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
             for name, value in (headers or {}).items():
@@ -274,8 +282,8 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
 
 
 def waited(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Until something is so; fails after a while."""
+    """Waits until a condition holds; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.005)

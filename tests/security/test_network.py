@@ -1,4 +1,4 @@
-"""That nothing here reaches another machine unasked: the guard itself, and every offline command under it."""
+"""No command connects to another machine unless asked to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import loopback_only
 
 
-def test_the_guard_hears_this_process() -> None:
+def test_the_guard_detects_connections_of_this_process() -> None:
     with pytest.raises(PermissionError):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
     with pytest.raises(PermissionError):
@@ -19,13 +19,13 @@ def test_the_guard_hears_this_process() -> None:
     assert loopback_only.tried() == ["192.0.2.1", "huggingface.co"]
 
 
-def test_the_guard_hears_a_child() -> None:
+def test_the_guard_detects_connections_of_a_child_process() -> None:
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 1
     assert loopback_only.tried() == ["192.0.2.1"]
 
 
-def test_pull_is_what_reaches_out_and_says_that_it_cannot() -> None:
+def test_pull_connects_to_the_hub_and_reports_a_failure() -> None:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "pull", "tinygemma3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
@@ -39,12 +39,12 @@ def test_pull_is_what_reaches_out_and_says_that_it_cannot() -> None:
         ["run", "builtin", "Opposite of big?"],
     ],
 )  # fmt: skip
-def test_other_commands_open_no_connection_at_all(arguments: list[str]) -> None:
+def test_other_commands_open_no_connection(arguments: list[str]) -> None:
     code = (
         "import sys\n"
-        "def hear(event, _):\n"
+        "def audit(event, _):\n"
         "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'): raise SystemExit(99)\n"
-        "sys.addaudithook(hear)\n"
+        "sys.addaudithook(audit)\n"
         "from galago.runtime.cli.main import main\n"
         f"sys.exit(main({arguments!r}))"
     )

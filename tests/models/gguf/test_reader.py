@@ -377,8 +377,8 @@ def test_a_truncated_download_says_so(tmp_path: Path) -> None:
     data = Crafted(tensors=[tensor("output.weight", (1000,))], data=bytes(100)).bytes()
     begin = len(data) - 100
     assert rejected(tmp_path, data) == (
-        f"model.gguf: file is truncated: tensor 'output.weight' ends at byte {begin + 4000}, "
-        f"the file has {len(data)} bytes; download it again (at byte {begin - 14})"
+        f"model.gguf: the file is truncated: tensor 'output.weight' ends at byte {begin + 4000}, "
+        f"but the file has {len(data)} bytes; download it again (at byte {begin - 14})"
     )
     assert "download it again" in rejected(tmp_path, Crafted([ARCH, key("a", 8, "x" * 100)]).bytes()[:-50])
 

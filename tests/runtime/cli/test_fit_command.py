@@ -1,4 +1,4 @@
-"""`galago fit` and the memory dial of `run`, as a user types them."""
+"""`galago fit`, and the memory limit of other commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT = resolve("builtin").weights
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What was measured, so that only the first command measures."""
+    """Shares one benchmark, so that only the first command measures."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -36,20 +36,20 @@ def galago(cache: Path, *arguments: str | Path, code: int = 0) -> subprocess.Com
     return done
 
 
-def test_a_model_that_fits(cache: Path) -> None:
+def test_a_model_that_fits_is_described(cache: Path) -> None:
     said = galago(cache, "fit", "builtin").stdout
     assert re.match(r"builtin fits: a context of 2048 tokens, 4 requests at once, in \d+ MB of ", said)
     assert all(word in said for word in ("weights", "projector", "context", "kept", "tokens a second"))
 
 
-def test_the_same_as_json(cache: Path) -> None:
+def test_a_model_that_fits_is_printed_as_json(cache: Path) -> None:
     found = json.loads(galago(cache, "fit", "builtin", "--context", "512", "--parallel", "2", "--json").stdout)
     assert (found["fits"], found["context"], found["parallel"], found["largest_context"]) == (True, 512, 2, 2048)
     assert found["needed"] == sum(found["bytes"].values())
     assert found["speed"]["first"] >= found["speed"]["last"] > 0
 
 
-def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
+def test_a_model_that_does_not_fit_is_reported_in_one_line(cache: Path) -> None:
     refused = galago(cache, "fit", "builtin", "--budget", "100MB", code=1)
     assert refused.stdout == "" and len(refused.stderr.splitlines()) == 1
     assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but there are only 100 MB", refused.stderr)
@@ -68,11 +68,11 @@ def test_a_model_that_does_not_fit_is_one_line_and_exit_1(cache: Path) -> None:
         (("builtin", "--mmproj", str(TEXT)), 1, "is not a projector"),
     ],
 )
-def test_wrong_questions_have_clear_answers(cache: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_wrong_arguments_have_clear_errors(cache: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
     assert words in galago(cache, "fit", *arguments, code=code).stderr
 
 
-def test_run_says_what_the_dial_has_chosen(cache: Path) -> None:
+def test_run_reports_the_context_that_a_memory_limit_leads_to(cache: Path) -> None:
     done = galago(cache, "run", "builtin", "Opposite of big?", "--memory", "450MB")
     assert done.stdout == "Small.\n"
     assert re.search(r"of 450 MB of memory: a context of 2048 tokens, 1 request at once", done.stderr)
@@ -80,7 +80,7 @@ def test_run_says_what_the_dial_has_chosen(cache: Path) -> None:
     assert re.search(r"builtin needs \d+ MB for a context of 256 tokens, but may take only 50 MB", refused.stderr)
 
 
-def test_the_dial_gives_what_is_left_open_and_leaves_what_was_given() -> None:
+def test_a_memory_limit_sets_only_what_was_not_given() -> None:
     files = resolve(TEXT)
     least = min(memory for memory in range(300, 700) if _settled(memory)) * 10**6
 
@@ -107,7 +107,7 @@ def _settled(megabytes: int) -> bool:
     return True
 
 
-def test_python_has_the_same_dial() -> None:
+def test_the_python_api_has_the_same_memory_limit() -> None:
     with load("builtin", memory="600MB", slots=2) as model:
         assert model.info.context_length == 2048
         assert model.chat("Opposite of big?") == "Small."

@@ -1,4 +1,4 @@
-"""The commands for models as a user types them, against a Hub on this machine, and the server's list of models."""
+"""The commands that manage models, with a local Hub, and the server's list of models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ quants = [{ name = "Q8_0", total = 8_570_000 }, { name = "F16" }]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A user with an empty cache and a catalog of one model of her own, and the Hub that has it."""
+    """A user with an empty cache and a catalog of one model, and a local Hub that has it."""
     with running() as hub:
         hub.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
@@ -62,17 +62,20 @@ def as_json(*arguments: str | Path, code: int = 0) -> Any:
     return json.loads(galago(*arguments, "--json", code=code).stdout)
 
 
-def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
+def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, tmp_path: Path) -> None:
     assert "\nomni " in galago("search", "sound").stdout
     assert "hf:acme/omni-GGUF  7 downloads" in galago("search", "omni", "--hub").stdout
     assert "install it with: galago pull omni" in galago("run", "omni", "Hi", code=1).stderr
-    told = galago("pull", "omni")
-    assert "acme/omni-GGUF at main, commit " in told.stdout and "be kind" in told.stdout
-    assert "omni is verified and installed: galago run omni" in told.stdout and "100 %" in told.stderr
+    output = galago("pull", "omni")
+    assert "acme/omni-GGUF at main, commit " in output.stdout and "be kind" in output.stdout
+    assert (
+        "omni is installed, and its files match their published digests. Try it with: galago run omni" in output.stdout
+        and "100 %" in output.stderr
+    )
     assert "already installed" in galago("pull", "omni").stdout
     assert "omni:q8_0  8.57 MB" in galago("list").stdout
-    shown = galago("show", "omni").stdout
-    assert "be kind" in shown and "context          2048" in shown
+    details = galago("show", "omni").stdout
+    assert "be kind" in details and "context          2048" in details
     question: list[str | Path] = ["Count the shapes.", "--image", DATA / "picture-5.png"]
     for name in ("omni", "hf:acme/omni-GGUF:Q8_0"):
         assert galago("run", name, *question).stdout == "Four.\n"
@@ -82,7 +85,7 @@ def test_from_search_to_rm(home: LocalHub, tmp_path: Path) -> None:
     assert "is not installed" in galago("rm", "omni", code=1).stderr
 
 
-def test_every_command_speaks_json(home: LocalHub) -> None:
+def test_every_command_prints_json(home: LocalHub) -> None:
     (found,) = [row for row in as_json("search", "omni") if row["model"] == "omni"]
     assert found["conditions"] == "be kind" and found["quants"][0]["total"] == 8_570_000
     pulled = as_json("pull", "omni")
@@ -90,26 +93,26 @@ def test_every_command_speaks_json(home: LocalHub) -> None:
     assert [file["digest"] for file in pulled["files"]] == [digest(TEXT), digest(EYES)]
     listed = {row["model"]: row for row in as_json("list")}
     assert listed["omni:q8_0"]["vision"] and listed["omni:q8_0"]["context"] == 2048 and "builtin" in listed
-    shown = as_json("show", "omni")
-    assert shown["installed"] and shown["catalogue"]["licence"] == "MIT" and shown["commit"] == pulled["commit"]
-    assert as_json("show", shown["projector"])["kind"] == "projector"
+    details = as_json("show", "omni")
+    assert details["installed"] and details["catalogue"]["licence"] == "MIT" and details["commit"] == pulled["commit"]
+    assert as_json("show", details["projector"])["kind"] == "projector"
     assert [row["problem"] for row in as_json("verify")] == [None, None]
     assert as_json("rm", "omni")["freed"] == len(TEXT) + len(EYES)
 
 
-def test_a_damaged_file_is_found_and_the_mending_told(home: LocalHub) -> None:
+def test_verify_reports_a_damaged_file_and_how_to_repair_it(home: LocalHub) -> None:
     path = Path(as_json("pull", "omni")["files"][0]["path"])
     with path.resolve().open("r+b") as file:
         file.seek(-50, 2)
         file.write(b"\x99")
-    told = galago("verify", code=1).stdout
-    assert "its content differs from the published file" in told
-    assert "galago rm omni:q8_0 && galago pull omni:q8_0" in told
+    output = galago("verify", code=1).stdout
+    assert "its content differs from the published file" in output
+    assert "galago rm omni:q8_0 && galago pull omni:q8_0" in output
     for command in ("rm", "pull", "verify"):
         galago(command, "omni:q8_0")
 
 
-def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_path: Path) -> None:
+def test_models_of_other_programs_are_used_without_copying(home: LocalHub, tmp_path: Path) -> None:
     assert "neither LM Studio nor Ollama" in galago("import", code=1).stderr
     folder = tmp_path / ".lmstudio/models/acme/omni"
     folder.mkdir(parents=True)
@@ -117,7 +120,7 @@ def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_pa
     os.link(builtin_folder() / "mmproj-Q8_0.gguf", folder / "mmproj-theirs.gguf")
     assert "imported 1 model; no files were copied" in galago("import").stdout
     assert galago("run", "theirs-q8_0", "Count the shapes.", "--image", DATA / "picture-5.png").stdout == "Four.\n"
-    assert "its files stay in" in galago("rm", "theirs-q8_0").stdout and (folder / "theirs-Q8_0.gguf").exists()
+    assert "its files remain in" in galago("rm", "theirs-q8_0").stdout and (folder / "theirs-Q8_0.gguf").exists()
 
 
 @pytest.mark.parametrize(
@@ -131,23 +134,23 @@ def test_models_of_other_programs_are_used_where_they_lie(home: LocalHub, tmp_pa
         (["pull", "a b"], "'a b' is not a model name"),
         (["show", "none.gguf"], "there is no file none.gguf"),
         (["show", __file__], "not a GGUF file"),
-        (["rm", "builtin"], "stays"),
+        (["rm", "builtin"], "cannot be deleted"),
         (["rm", "x.gguf"], "delete it yourself"),
         (["verify", "omni"], "galago pull omni"),
         (["import", "/nowhere"], "no GGUF models"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_1(home: LocalHub, arguments: list[str], words: str) -> None:
+def test_an_error_is_one_line_and_exit_code_1(home: LocalHub, arguments: list[str], words: str) -> None:
     done = galago(*arguments, code=1)
     assert done.stderr.startswith("galago: ") and words in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["pull"], ["rm"], ["show"], ["list", "x"], ["pull", "a", "b"], ["rm", "--x"]])
-def test_wrong_usage_is_exit_2(arguments: list[str]) -> None:
+def test_wrong_usage_has_exit_code_2(arguments: list[str]) -> None:
     assert galago(*arguments, code=2).stderr
 
 
-def test_an_interrupted_pull_exits_with_130_and_goes_on_later(home: LocalHub) -> None:
+def test_an_interrupted_pull_has_exit_code_130_and_can_be_continued(home: LocalHub) -> None:
     under_way = threading.Event()
 
     def pace(at: int) -> None:
@@ -165,7 +168,7 @@ def test_an_interrupted_pull_exits_with_130_and_goes_on_later(home: LocalHub) ->
     assert galago("verify", "omni").stdout.count("matches its published digest") == 2
 
 
-def test_the_server_lists_what_is_installed_and_answers_to_every_spelling(home: LocalHub) -> None:
+def test_the_server_lists_installed_models_and_accepts_every_spelling(home: LocalHub) -> None:
     galago("pull", "omni")
     with serving("--model", "omni") as server:
         server.wait_until_ready()
@@ -192,10 +195,13 @@ def test_the_catalog_is_checked_against_the_hub(home: LocalHub) -> None:
     assert check() == (0, "0 wrong\n")
     home.repos["acme/omni-GGUF"].licence = "agpl-3.0"
     home.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT + bytes(1 << 20)})
-    code, told = check()
+    code, output = check()
     assert (
-        code == 1 and "omni: licence: the Hub says agpl-3.0" in told and "has no weights with quantization f16" in told
+        code == 1
+        and "omni: licence: the Hub says agpl-3.0" in output
+        and "has no weights with quantization f16" in output
     )
     assert (
-        "omni: quants.Q8_0: total is 4977088 bytes, not 8570000" in told and "the repository has no projector" in told
+        "omni: quants.Q8_0: total is 4977088 bytes, not 8570000" in output
+        and "the repository has no projector" in output
     )

@@ -79,7 +79,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         async with contextlib.AsyncExitStack() as stack:
             if database is not None:
                 stack.callback(database.close)
-            for one in versioned:
+            for one in [*unversioned, *versioned]:
                 await stack.enter_async_context(one.running())
             yield
 

@@ -1,4 +1,4 @@
-"""What a client can get wrong over HTTP: a clear 4xx that names the field, and a server that goes on."""
+"""Invalid requests: a clear 4xx that names the field, and a server that still answers."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("nothing to continue", {"messages": HI, "continue_final_message": True}, "continue_final_message"),
     ("no message to begin", {"messages": HI, "add_generation_prompt": False}, "add_generation_prompt"),
     (
-        "a message both continued and begun",
+        "a message both continued and started",
         {"messages": [*HI, SAID], "continue_final_message": True, "add_generation_prompt": True},
         "add_generation_prompt",
     ),
@@ -305,14 +305,16 @@ def test_deep_nesting_never_causes_a_server_error(server: Server, value: str, de
     opening, closing = value.split("%s")
     nested = f'{{"x": {opening * depth}1{closing * depth}}}'
     parameters = f'{{"type": "object", "properties": {{"a": {{"default": {nested}}}}}}}'
-    said = json.dumps([*HI, {"role": "assistant", "tool_calls": [call(nested)]}, {"role": "user", "content": "So?"}])
+    messages = json.dumps(
+        [*HI, {"role": "assistant", "tool_calls": [call(nested)]}, {"role": "user", "content": "So?"}]
+    )
     bodies = [
         f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "chat_template_kwargs": {nested}}}',
         f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "tools": [{{"type": "function", "function": '
         f'{{"name": "f", "parameters": {parameters}}}}}]}}',
         f'{{"max_tokens": 1, "messages": {json.dumps(HI)}, "response_format": {{"type": "json_schema", "json_schema": '
         f'{{"name": "f", "schema": {parameters}}}}}}}',
-        f'{{"max_tokens": 1, "messages": {said}}}',
+        f'{{"max_tokens": 1, "messages": {messages}}}',
     ]
     for body in bodies:
         answer = httpx.post(f"{server.url}/v1/chat/completions", content=body, timeout=60)
@@ -333,9 +335,9 @@ def test_an_encoded_body_is_refused_and_a_byte_order_mark_is_not(server: Server)
 
 def test_unknown_routes_and_methods_get_an_error_body(server: Server) -> None:
     missing = httpx.get(f"{server.url}/v1/nothing")
-    wrong = httpx.get(f"{server.url}/v1/chat/completions")
-    assert (missing.status_code, wrong.status_code) == (404, 405)
-    assert missing.json()["error"]["message"] and wrong.json()["error"]["message"]
+    wrong_method = httpx.get(f"{server.url}/v1/chat/completions")
+    assert (missing.status_code, wrong_method.status_code) == (404, 405)
+    assert missing.json()["error"]["message"] and wrong_method.json()["error"]["message"]
 
 
 def test_control_tokens_in_a_message_stay_text(server: Server) -> None:
@@ -356,8 +358,8 @@ def test_unknown_fields_cause_a_warning(server: Server) -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_header_lists_unknown_fields(server: Server, stream: bool) -> None:
     answer = server.post({"messages": HI, "frobnicate": 1, "x" * 5000: 1, "\n\u2028": 1, "stream": stream})
-    told = json.loads(answer.headers["x-galago-warnings"])
-    assert "frobnicate" in told[0] and max(map(len, told)) < 300 and "\n\u2028" in told[2]
+    warnings = json.loads(answer.headers["x-galago-warnings"])
+    assert "frobnicate" in warnings[0] and max(map(len, warnings)) < 300 and "\n\u2028" in warnings[2]
     assert "x-galago-warnings" not in server.post({"messages": HI, "stream": stream}).headers
 
 

@@ -1,4 +1,4 @@
-"""Messages and fields in the shapes that clients and frameworks send, which are taken as they are meant."""
+"""Messages and fields in the forms that clients and frameworks send."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_messages_that_clients_send_back_are_shown_to_the_model(server: Server) 
         answer = server.post({"messages": [ASK, message, ASK], "max_tokens": 1})
         return int(answer.json()["usage"]["prompt_tokens"])
 
-    said = tokens({"role": "assistant", "content": "I will not do it."})
+    expected = tokens({"role": "assistant", "content": "I will not do it."})
     refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not do it."}]}
-    assert tokens(refused) == said > tokens({"role": "assistant", "content": ""})
+    assert tokens(refused) == expected > tokens({"role": "assistant", "content": ""})
 
 
 @pytest.mark.parametrize(

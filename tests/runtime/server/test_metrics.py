@@ -22,9 +22,9 @@ GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 
 @given(st.text(min_size=1), st.integers(0, 2**60), st.floats(0, 1e9))
 def test_rendered_metrics_can_be_parsed(model: str, tokens: int, seconds: float) -> None:
-    found = parse(render([("other", Stats()), (model, Stats(completion_tokens=tokens, busy_seconds=seconds))]))
-    assert (found[model]["completion_tokens"], found[model]["busy_seconds"]) == (float(tokens), seconds)
-    assert model == "other" or found["other"]["completion_tokens"] == 0
+    parsed = parse(render([("other", Stats()), (model, Stats(completion_tokens=tokens, busy_seconds=seconds))]))
+    assert (parsed[model]["completion_tokens"], parsed[model]["busy_seconds"]) == (float(tokens), seconds)
+    assert model == "other" or parsed["other"]["completion_tokens"] == 0
 
 
 def test_every_metric_has_a_description() -> None:

@@ -1,4 +1,4 @@
-"""What clients of the neighbours' APIs can get wrong: always an answer or a clear 4xx in their own shape."""
+"""Invalid requests to the other APIs: always an answer or a clear 4xx in the format of the API."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "/api/show": {"model": "builtin"},
     "/api/pull": {"model": "builtin"},
 }
-"""By path, a small body that is right."""
+"""A small valid body by path."""
 
-KINDS: dict[str, Any] = {
+REQUEST_TYPES: dict[str, Any] = {
     "/v1/messages": anthropic_wire.MessagesRequest,
     "/v1/messages/count_tokens": anthropic_wire.CountRequest,
     "/v1/responses": responses_wire.ResponsesRequest,
@@ -56,10 +56,10 @@ VALUES = st.recursive(
 
 
 def names(path: str) -> list[str]:
-    """All fields that the API of a path knows at its top, but those that would make an answer long."""
-    kind = KINDS[path]
-    other = other_fields(kind)
-    names = {*kind.__struct_fields__, "x", *other.ignored, *other.warned, *other.refused}
+    """All top-level fields that the API of a path knows, except those that would make an answer long."""
+    request_type = REQUEST_TYPES[path]
+    other = other_fields(request_type)
+    names = {*request_type.__struct_fields__, "x", *other.ignored, *other.warned, *other.refused}
     return sorted(names - {"max_tokens", "max_output_tokens", "options", "background"})
 
 
@@ -71,7 +71,7 @@ def requests(draw: Any) -> tuple[str, dict[str, Any]]:
 
 
 def error_of(path: str, body: Any) -> str:
-    """The message of an error in the shape of a path's API."""
+    """The message of an error in the format of the path's API."""
     if path.startswith("/v1/messages"):
         assert body["type"] == "error" and body["error"]["type"].endswith("_error")
         return str(body["error"]["message"])
@@ -83,8 +83,8 @@ def error_of(path: str, body: Any) -> str:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests())
-def test_no_body_is_answered_with_a_server_error(server: Server, asked: tuple[str, dict[str, Any]]) -> None:
-    path, body = asked
+def test_no_body_is_answered_with_a_server_error(server: Server, request: tuple[str, dict[str, Any]]) -> None:
+    path, body = request
     answer = server.post(body, path)
     assert answer.status_code in (200, 400, 403, 404), (path, body, answer.text)
     if answer.status_code != 200:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it knows every route, field and status there is, and answers are what it says."""
+"""The OpenAPI document: it has every route, field and status, and answers match it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from galago.runtime.server.openai.chat.convert import BOUNDS
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 NOT_ANSWERED = (errors.Cancelled, errors.ModelError, errors.HubError, errors.ConfigError, errors.MethodNotAllowed)
-"""Nobody is there to read it, the server does not start, or the route has no such method."""
+"""Errors that no client of the chat endpoint can get."""
 
 
-class Refusing(ModelPool):
-    """Answers every question with an error."""
+class FailingService(ModelPool):
+    """Fails every request with an error."""
 
     def __init__(self, error: GalagoError) -> None:
         self._error = error
@@ -51,11 +51,11 @@ class Refusing(ModelPool):
         return False
 
 
-def asked(error: GalagoError, method: str, path: str, **options: Any) -> httpx.Response:
-    """The answer of a server whose model does nothing but end with this error."""
+def response_for(error: GalagoError, method: str, path: str, **options: Any) -> httpx.Response:
+    """The response of a server whose model always fails with this error."""
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app.build(Refusing(error), ServerConfig()), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app.build(FailingService(error), ServerConfig()), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **options)
 
@@ -64,11 +64,11 @@ def asked(error: GalagoError, method: str, path: str, **options: Any) -> httpx.R
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return dict(asked(GalagoError("x"), "GET", "/openapi.json").json())
+    return dict(response_for(GalagoError("x"), "GET", "/openapi.json").json())
 
 
 def check(document: dict[str, Any], path: str, method: str, answer: httpx.Response) -> None:
-    """That an answer's status is in the document, and that its body fits."""
+    """Checks that an answer's status is documented and that its body fits the schema."""
     response = document["paths"][path][method]["responses"][str(answer.status_code)]
     schema = response["content"][answer.headers["content-type"]]["schema"]
     if answer.headers["content-type"] == "application/json":
@@ -76,12 +76,12 @@ def check(document: dict[str, Any], path: str, method: str, answer: httpx.Respon
 
 
 def test_every_route_is_documented(document: dict[str, Any]) -> None:
-    routes = app.build(Refusing(GalagoError("x")), ServerConfig()).routes
+    routes = app.build(FailingService(GalagoError("x")), ServerConfig()).routes
     assert all(isinstance(route, Endpoint) for route in routes), "a route without a description"
     there = {(r.path_format, r.description.method.lower()) for r in routes if isinstance(r, Endpoint)}
-    told = {(path, method) for path, operations in document["paths"].items() for method in operations}
-    assert told <= there
-    assert {(path if path in document["paths"] else f"/v1{path}", method) for path, method in there} == told
+    documented = {(path, method) for path, operations in document["paths"].items() for method in operations}
+    assert documented <= there
+    assert {(path if path in document["paths"] else f"/v1{path}", method) for path, method in there} == documented
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
@@ -103,22 +103,22 @@ def test_every_known_field_is_documented(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", BOUNDS)
 def test_documented_bounds_are_enforced(server: Server, document: dict[str, Any], name: str) -> None:
     kinds = document["components"]["schemas"]["ChatRequest"]["properties"][name]["anyOf"]
-    told = next(kind for kind in kinds if "minimum" in kind)
-    for beyond in (told["minimum"] - 1, told["maximum"] + 1):
+    documented = next(error_class for error_class in kinds if "minimum" in error_class)
+    for beyond in (documented["minimum"] - 1, documented["maximum"] + 1):
         refused = server.post(HI | {"logprobs": True, name: beyond})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
     held = {} if name.startswith("max_") else {"max_tokens": 1}
     within = "minimum" if name in ("n", "max_tokens", "max_completion_tokens") else "maximum"
-    body = {"messages": HI["messages"], "logprobs": True} | held | {name: told[within]}
+    body = {"messages": HI["messages"], "logprobs": True} | held | {name: documented[within]}
     assert server.post(body).status_code == 200
 
 
-@pytest.mark.parametrize("kind", TABLE, ids=[kind.__name__ for kind in TABLE])
-def test_every_error_status_is_documented(document: dict[str, Any], kind: type[GalagoError]) -> None:
-    answer = asked(kind("It went wrong", "model"), "POST", CHAT, json=HI)
-    status = TABLE[kind][0]
+@pytest.mark.parametrize("kind", TABLE, ids=[error_class.__name__ for error_class in TABLE])
+def test_every_error_status_is_documented(document: dict[str, Any], error_class: type[GalagoError]) -> None:
+    answer = response_for(error_class("It went wrong", "model"), "POST", CHAT, json=HI)
+    status = TABLE[error_class][0]
     assert answer.status_code == status and answer.json()["error"]["message"] == "It went wrong"
-    if issubclass(kind, NOT_ANSWERED):
+    if issubclass(error_class, NOT_ANSWERED):
         return
     check(document, CHAT, "post", answer)
     assert answer.json()["error"]["code"] in document["paths"][CHAT]["post"]["responses"][str(status)]["description"]
@@ -128,7 +128,7 @@ def test_errors_have_the_documented_format_of_each_endpoint(document: dict[str, 
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if "requestBody" in operation:
-                answer = asked(GalagoError("x"), method, path.replace("{id}", "x"), content=b"[]")
+                answer = response_for(GalagoError("x"), method, path.replace("{id}", "x"), content=b"[]")
                 assert answer.status_code in (400, 403), path
                 check(document, path, method, answer)
 
@@ -152,7 +152,7 @@ def test_refused_fields_and_bounds_of_other_apis_are_documented(document: dict[s
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/x", "/metrics", "/health"])
 def test_the_error_of_a_loading_model_is_documented(document: dict[str, Any], path: str) -> None:
-    answer = asked(errors.NotReady("still loading"), "GET", path)
+    answer = response_for(errors.NotReady("still loading"), "GET", path)
     assert answer.status_code == 503
     check(document, "/v1/models/{id}" if path.endswith("/x") else path, "get", answer)
 
@@ -199,7 +199,7 @@ def test_authentication_errors_match_the_document(document: dict[str, Any]) -> N
 
 
 def test_the_error_of_a_too_large_body_is_documented(document: dict[str, Any]) -> None:
-    answer = asked(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
+    answer = response_for(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
     assert answer.status_code == 413
     check(document, CHAT, "post", answer)
 
@@ -209,7 +209,7 @@ def test_a_wrong_method_gets_the_allowed_ones(server: Server) -> None:
 
 
 def test_random_requests_get_documented_answers() -> None:
-    """A small share of what `scripts/check api` asks."""
+    """A small part of what `scripts/check api` runs."""
     command = [sys.executable, "-m", "checks", "api", "--cases", "8", "--seed", "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=scripts_environment())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

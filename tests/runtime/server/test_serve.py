@@ -1,4 +1,4 @@
-"""The server as a program: start, guards, keys, limits, clients that go away."""
+"""The server as a program: startup, guards, API keys, limits, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from galago.runtime.types.model_info import ModelInfo
 WEIGHTS = resolve("builtin").weights
 
 
-def refused(*arguments: str) -> str:
+def startup_error(*arguments: str) -> str:
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
@@ -43,7 +43,7 @@ def refused(*arguments: str) -> str:
 
 @contextmanager
 def in_process(service: ModelPool, config: ServerConfig) -> Iterator[str]:
-    """The application on a thread, so that a test can look into the service behind it."""
+    """Runs the application on a thread, so that a test can inspect the service."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(build(service, config), log_level="error", timeout_graceful_shutdown=3))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -152,7 +152,7 @@ def test_strict_refuses_unknown_fields(guarded: Server) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
 def test_an_open_address_without_a_key_is_refused(host: str) -> None:
-    assert "API key" in refused("--host", host)
+    assert "API key" in startup_error("--host", host)
 
 
 def test_an_open_address_with_a_key_is_served() -> None:
@@ -165,21 +165,21 @@ def test_an_open_address_with_a_key_is_served() -> None:
 
 
 def test_a_missing_model_is_reported_in_one_line(tmp_path: Path) -> None:
-    assert "there is no model" in refused("--model", str(tmp_path / "none.gguf"))
+    assert "there is no model" in startup_error("--model", str(tmp_path / "none.gguf"))
 
 
 def test_a_file_that_is_not_a_model_is_reported_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"<html>not found</html>")
-    assert "model.gguf" in refused("--model", str(path))
+    assert "model.gguf" in startup_error("--model", str(path))
 
 
 def test_a_projector_given_as_a_model_is_refused() -> None:
-    assert "--mmproj" in refused("--model", str(WEIGHTS.with_name("mmproj-Q8_0.gguf")))
+    assert "--mmproj" in startup_error("--model", str(WEIGHTS.with_name("mmproj-Q8_0.gguf")))
 
 
 def test_a_port_in_use_is_reported_in_one_line(server: Server) -> None:
-    assert "cannot listen" in refused("--port", server.url.rsplit(":", 1)[1])
+    assert "cannot listen" in startup_error("--port", server.url.rsplit(":", 1)[1])
 
 
 def test_a_model_by_path_is_named_by_stem_or_option_and_reads_no_images_without_projector() -> None:
@@ -221,13 +221,13 @@ def test_health_is_503_until_the_model_is_ready() -> None:
     with in_process(service, ServerConfig()) as url:
         for path in ("/health", "/v1/models"):
             assert httpx.get(f"{url}{path}").status_code == 503
-        refused = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        startup_error = httpx.post(f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}]})
+        assert (startup_error.status_code, startup_error.headers["retry-after"]) == (503, "1")
         service.load()
         assert httpx.get(f"{url}/health").status_code == 200
 
 
-class Counted:
+class StepCounter:
     """Counts the steps that a service's model computes."""
 
     def __init__(self, service: ModelPool) -> None:
@@ -236,19 +236,19 @@ class Counted:
         backend: Any = self.engine._backend
         self.steps, decode = 0, backend.decode
 
-        def counted(rows: Any) -> None:
+        def counter(rows: Any) -> None:
             self.steps += 1
             time.sleep(0.002)
             decode(rows)
 
-        backend.decode = counted
+        backend.decode = counter
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 def test_work_stops_when_the_client_disconnects(stream: bool) -> None:
     service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
-    counted = Counted(service)
+    counter = StepCounter(service)
     body = {"messages": [{"role": "user", "content": "Tell"}], "ignore_eos": True, "stream": stream}
     with in_process(service, ServerConfig()) as url:
         host, port = url.removeprefix("http://").split(":")
@@ -258,11 +258,11 @@ def test_work_stops_when_the_client_disconnects(stream: bool) -> None:
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(payload)}\r\n\r\n".encode()
             + payload
         )
-        while counted.steps < 30:
+        while counter.steps < 30:
             time.sleep(0.005)
         connection.close()
-        wait_until(lambda: bool(counted.engine._scheduler.idle))
-        assert counted.steps < 1000  # the whole answer takes 2,000
+        wait_until(lambda: bool(counter.engine._scheduler.idle))
+        assert counter.steps < 1000  # the whole answer takes 2,000
         answer = httpx.post(
             f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "Opposite of big?"}]}
         )
@@ -291,7 +291,7 @@ def stream_lines(url: str, into: list[str]) -> None:
 def test_stopping_the_server_ends_every_stream_with_an_error() -> None:
     service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
     service.load()
-    Counted(service)
+    StepCounter(service)
     answers: list[list[str]] = [[] for _ in range(6)]
     with in_process(service, ServerConfig()) as url:
         threads = [threading.Thread(target=stream_lines, args=(url, answer)) for answer in answers]
@@ -316,10 +316,10 @@ def test_disconnects_and_a_stop_during_a_stream_leave_no_traceback() -> None:
         host, port = running.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as half:
             half.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n\r\n{{".encode())
-        said: list[str] = []
-        reader = threading.Thread(target=stream_lines, args=(running.url, said))
+        lines: list[str] = []
+        reader = threading.Thread(target=stream_lines, args=(running.url, lines))
         reader.start()
-        wait_until(lambda: bool(said))
+        wait_until(lambda: bool(lines))
         running.process.terminate()
         running.process.wait(15)
         reader.join(10)
@@ -327,7 +327,7 @@ def test_disconnects_and_a_stop_during_a_stream_leave_no_traceback() -> None:
 
 
 def plain_picture(shade: int) -> dict[str, Any]:
-    """A picture of its own for each shade: the same one would be encoded once."""
+    """A different image for each shade: equal images would be encoded only once."""
     data = io.BytesIO()
     Image.new("RGB", (96, 96), (shade, shade, shade)).save(data, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""The official Anthropic client against a running server: every sense, tools, thoughts, streams and errors."""
+"""Anthropic's official client: text, images, tools, thinking, streams and errors."""
 
 from __future__ import annotations
 
@@ -121,9 +121,11 @@ def test_events_are_named_on_the_wire(server: Server) -> None:
 
 
 def test_images_are_read(claude: anthropic.Anthropic) -> None:
-    shown = ask(claude, [{"role": "user", "content": [picture(), {"type": "text", "text": "Count the shapes."}]}]).usage
+    with_image = ask(
+        claude, [{"role": "user", "content": [picture(), {"type": "text", "text": "Count the shapes."}]}]
+    ).usage
     text = ask(claude, [{"role": "user", "content": "Count the shapes."}]).usage
-    counted = [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in (shown, text)]
+    counted = [usage.input_tokens + (usage.cache_read_input_tokens or 0) for usage in (with_image, text)]
     assert counted[0] == counted[1] + 16
 
 
@@ -137,9 +139,9 @@ def test_a_plain_text_document_is_read(claude: anthropic.Anthropic) -> None:
     source = {"type": "text", "media_type": "text/plain", "data": "The sky is green."}
     document = {"type": "document", "source": source, "title": "Facts"}
     question = {"type": "text", "text": "What color is the sky?"}
-    told = ask(claude, [{"role": "user", "content": [document, question]}])
+    from_document = ask(claude, [{"role": "user", "content": [document, question]}])
     written = ask(claude, [{"role": "user", "content": "Facts\nThe sky is green.\nWhat color is the sky?"}])
-    assert told.content == written.content and written.usage.input_tokens == 1
+    assert from_document.content == written.content and written.usage.input_tokens == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -211,13 +213,13 @@ def test_thinking_has_its_own_blocks(thinker: anthropic.Anthropic) -> None:
 
 
 def test_tokens_are_counted_as_the_model_reads_them(claude: anthropic.Anthropic) -> None:
-    asked: Any = [
+    request: Any = [
         {"role": "user", "content": [picture(), {"type": "text", "text": "What is the weather, and how many?"}]}
     ]
     settings: list[dict[str, Any]] = [{}, {"system": "Be brief.", "tools": [WEATHER]}]
     for options in settings:
-        counted = claude.messages.count_tokens(model="builtin", messages=asked, **options).input_tokens
-        usage = ask(claude, asked, max_tokens=1, **options).usage
+        counted = claude.messages.count_tokens(model="builtin", messages=request, **options).input_tokens
+        usage = ask(claude, request, max_tokens=1, **options).usage
         assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
     long = claude.messages.count_tokens(model="builtin", messages=[{"role": "user", "content": "word " * 3000}])
     assert long.input_tokens > 3000
@@ -245,9 +247,9 @@ def test_a_key_may_come_in_either_header() -> None:
         guarded.wait_until_ready()
         for options in ({"api_key": "open-sesame"}, {"api_key": None, "auth_token": "open-sesame"}):
             assert client_of(guarded, **options).models.list().data[0].id == "builtin"
-        with pytest.raises(anthropic.AuthenticationError) as wrong:
+        with pytest.raises(anthropic.AuthenticationError) as error:
             ask(client_of(guarded, api_key="wrong"))
-        assert wrong.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+        assert error.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_fields_without_effect_cause_a_warning(server: Server) -> None:
 
 
 def test_a_users_message_is_split_into_tool_results_and_text() -> None:
-    said = msgspec_json.decode(
+    messages = msgspec_json.decode(
         json.dumps(
             [
                 {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}]},
@@ -294,12 +296,12 @@ def test_a_users_message_is_split_into_tool_results_and_text() -> None:
         ),
         type=list[schema.AnyMessage],
     )
-    call, failed, empty, asked = convert.messages(said)
+    call, failed, empty, request = convert.messages(messages)
     assert call == Message("assistant", (), tool_calls=(ToolCall("a", "f", '{"x": 1}'),))
     assert (failed.role, failed.tool_call_id, failed.parts[0]) == ("tool", "a", Text("Error:"))
     assert isinstance(failed.parts[1], Image) and failed.parts[1].source.endswith("content[0].content[0].source.data")
     assert (empty.tool_call_id, empty.parts) == ("b", (Text(""),))
-    assert asked == Message("user", (Text("Well?"),))
+    assert request == Message("user", (Text("Well?"),))
 
 
 PIECES = st.lists(
@@ -308,30 +310,30 @@ PIECES = st.lists(
 )
 
 
-def said_of(pieces: list[Any]) -> list[OutputDelta]:
-    """Pieces as an answer says them, calls with their arguments in two."""
-    said: list[OutputDelta] = []
+def deltas_of(pieces: list[Any]) -> list[OutputDelta]:
+    """The deltas of an answer, with the arguments of each tool call in two pieces."""
+    messages: list[OutputDelta] = []
     calls = 0
     for piece in pieces:
         if piece == "call":
-            said += [
+            messages += [
                 ToolCallStart(calls, f"id{calls}", "f"),
                 ToolCallArguments(calls, '{"n": '),
                 ToolCallArguments(calls, "1}"),
             ]
             calls += 1
         else:
-            said.append(piece)
-    return said
+            messages.append(piece)
+    return messages
 
 
 @settings(deadline=None)
 @given(PIECES)
 def test_the_client_assembles_a_stream_to_the_whole_answer(pieces: list[Any]) -> None:
-    said = said_of(pieces)
-    whole, warnings = MessageEncoder("msg_1", "m", []).blocks(said)
+    messages = deltas_of(pieces)
+    whole, warnings = MessageEncoder("msg_1", "m", []).blocks(messages)
     encoder = MessageEncoder("msg_1", "m", [])
-    events = [*encoder.start(0, Started(1)), *[e for piece in said for e in encoder.delta(0, piece)]]
+    events = [*encoder.start(0, Started(1)), *[e for piece in messages for e in encoder.delta(0, piece)]]
     events += encoder.finish(0, Finished("stop", Usage(3, 4, 2), Timings(0, 0, 0)))
     snapshot: Any = None
     buffers: dict[int, bytes] = {}
@@ -359,24 +361,24 @@ CODE: dict[str, Any] = {
     "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     "output_config": {"effort": "high"},
 }
-"""What a coding agent sends along with every request."""
+"""The options that a coding agent sends with every request."""
 
 
 def test_a_coding_agents_request_is_answered_with_warnings(claude: anthropic.Anthropic) -> None:
-    asked: Any = {"model": "builtin", "max_tokens": 32_000, "messages": ASKED}
-    with claude.beta.messages.stream(**asked, betas=["context-management-2025-06-27"], **CODE) as stream:
+    request: Any = {"model": "builtin", "max_tokens": 32_000, "messages": ASKED}
+    with claude.beta.messages.stream(**request, betas=["context-management-2025-06-27"], **CODE) as stream:
         message = stream.get_final_message()
     assert message.stop_reason in ("end_turn", "tool_use", "max_tokens")
-    told = " ".join((message.model_extra or {})["warnings"])
+    from_document = " ".join((message.model_extra or {})["warnings"])
     for words in ("context_management has no effect", "thinking.display has no effect", "max_tokens 32000 was lowered"):
-        assert words in told
+        assert words in from_document
     same = {name: value for name, value in CODE.items() if name != "metadata"}
     counted = claude.beta.messages.count_tokens(model="builtin", messages=ASKED, **same).input_tokens
     assert counted == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
 
 
 def test_the_client_runs_tools_by_itself(claude: anthropic.Anthropic) -> None:
-    asked = []
+    request = []
 
     @anthropic.beta_tool
     def get_weather(city: Literal["Bern", "Rom"]) -> str:
@@ -385,23 +387,23 @@ def test_the_client_runs_tools_by_itself(claude: anthropic.Anthropic) -> None:
         Args:
             city: where
         """
-        asked.append(city)
+        request.append(city)
         return "sunny"
 
     choice: Any = {"type": "any", "disable_parallel_tool_use": True}
     runner = claude.beta.messages.tool_runner(
         model="builtin", max_tokens=200, messages=ASKED, tools=[get_weather], tool_choice=choice, max_iterations=2
     )
-    turns = list(runner)  # it asks for a thread first, and sends the whole chat when it is told that there are none
-    assert len(turns) == 2 and asked and set(asked) <= {"Bern", "Rom"}
+    turns = list(runner)  # it asks for a stored thread first, and sends the whole chat when the server has none
+    assert len(turns) == 2 and request and set(request) <= {"Bern", "Rom"}
     assert turns[0].stop_reason == "tool_use"
 
 
 def test_encrypted_thinking_is_left_out(claude: anthropic.Anthropic) -> None:
     hidden = {"type": "redacted_thinking", "data": "EmwKAhgB"}
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
-    said: Any = {"role": "assistant", "content": [hidden, signed, {"type": "text", "text": "Small."}]}
-    message = ask(claude, [*ASKED, said, {"role": "user", "content": "Sure?"}])
+    messages: Any = {"role": "assistant", "content": [hidden, signed, {"type": "text", "text": "Small."}]}
+    message = ask(claude, [*ASKED, messages, {"role": "user", "content": "Sure?"}])
     (warning,) = (message.model_extra or {})["warnings"]
     assert "content[0].data has no effect here: only Anthropic can decrypt it" in warning
 
@@ -414,18 +416,18 @@ def test_an_answer_has_a_request_id(claude: anthropic.Anthropic) -> None:
 
 
 def test_consecutive_messages_of_one_side_are_joined() -> None:
-    said: Any = [
+    messages: Any = [
         schema.UserMessage("One."),
         schema.UserMessage([schema.TextBlock("Two.")]),
         schema.AssistantMessage("A"),
     ]
     thought: Any = [schema.ThinkingBlock("hm"), schema.RedactedThinkingBlock(), schema.ToolUseBlock("a", "f", {})]
-    said += [
+    messages += [
         schema.AssistantMessage(thought),
         schema.UserMessage([schema.ToolResultBlock("a", "1")]),
         schema.UserMessage("B"),
     ]
-    assert convert.messages(said) == (
+    assert convert.messages(messages) == (
         Message("user", (Text("One."), Text("Two."))),
         Message("assistant", (Text("A"),), tool_calls=(ToolCall("a", "f", "{}"),), reasoning="hm"),
         Message("tool", (Text("1"),), tool_call_id="a"),

@@ -1,4 +1,4 @@
-"""What a request would take: counted exactly, foretold from a benchmark, and nothing of it computed."""
+"""Estimates of a request: exact tokens, seconds from a benchmark, and nothing computed."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ BODIES = [
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
 def test_estimated_tokens_are_those_of_the_actual_request(planner: Server, body: dict[str, Any]) -> None:
     for _ in range(2):
-        found = plan(planner, body)
+        estimate = plan(planner, body)
         answer = planner.post(body)
         assert answer.status_code == 200, answer.text
         usage = answer.json()["usage"]
-        tokens = found["tokens"]
+        tokens = estimate["tokens"]
         assert tokens["total"] == usage["prompt_tokens"]
         assert tokens["cached"] == usage["prompt_tokens_details"]["cached_tokens"]
         assert tokens["template"] + sum(part["tokens"] for part in tokens["parts"]) == tokens["total"]
         media = usage["prompt_tokens_details"]["image_tokens"] + usage["prompt_tokens_details"]["audio_tokens"]
         assert sum(part["tokens"] for part in tokens["parts"] if part["type"] != "text") >= media
-        assert found["fits"] and found["over_by"] == 0 and found["max_tokens"] == 4
+        assert estimate["fits"] and estimate["over_by"] == 0 and estimate["max_tokens"] == 4
 
 
 def test_parts_have_their_positions(planner: Server) -> None:
@@ -96,36 +96,36 @@ def test_an_estimate_computes_nothing(planner: Server) -> None:
 
 
 def test_a_prompt_that_does_not_fit_says_by_how_much(planner: Server) -> None:
-    found = plan(planner, chat("word " * 5000))
-    assert not found["fits"]
-    assert found["over_by"] == found["tokens"]["total"] + 1 - found["context_length"]
-    assert found["seconds"] == {"first_token": None, "total": None} and found["max_tokens"] == 0
+    estimate = plan(planner, chat("word " * 5000))
+    assert not estimate["fits"]
+    assert estimate["over_by"] == estimate["tokens"]["total"] + 1 - estimate["context_length"]
+    assert estimate["seconds"] == {"first_token": None, "total": None} and estimate["max_tokens"] == 0
     refused = planner.post(chat("word " * 5000)).json()["error"]["message"]
-    assert str(found["tokens"]["total"]) in refused
+    assert str(estimate["tokens"]["total"]) in refused
 
 
 def test_an_answer_that_does_not_fit_is_warned_about(planner: Server) -> None:
-    found = plan(planner, chat("Hi", max_tokens=5000))
-    assert found["max_tokens"] == found["context_length"] - found["tokens"]["total"]
-    assert any("5000" in warning for warning in found["warnings"])
+    estimate = plan(planner, chat("Hi", max_tokens=5000))
+    assert estimate["max_tokens"] == estimate["context_length"] - estimate["tokens"]["total"]
+    assert any("5000" in warning for warning in estimate["warnings"])
 
 
 def test_seconds_depend_on_the_tokens_to_compute(planner: Server) -> None:
     header = resolve("builtin").header
-    found = token_costs(header, MACHINE)
-    assert found
+    estimate = token_costs(header, MACHINE)
+    assert estimate
     body = chat("two " * 400, cache=False, max_tokens=100)
     planned = plan(planner, body)
     tokens = planned["tokens"]["total"]
     first, total = planned["seconds"]["first_token"], planned["seconds"]["total"]
     assert (
-        found.first_token_seconds(tokens) < first < found.first_token_seconds(tokens) + 0.5
+        estimate.first_token_seconds(tokens) < first < estimate.first_token_seconds(tokens) + 0.5
     )  # reading the request takes time as well
-    assert total - first == pytest.approx(99 * found.token_seconds(tokens + 50), rel=0.01)
+    assert total - first == pytest.approx(99 * estimate.token_seconds(tokens + 50), rel=0.01)
     planner.post(chat("three " * 400, max_tokens=2))
     again = plan(planner, chat("three " * 400))
     assert again["tokens"]["cached"] > 300
-    assert found.first_token_seconds(tokens, again["tokens"]["cached"]) < found.first_token_seconds(tokens) / 5
+    assert estimate.first_token_seconds(tokens, again["tokens"]["cached"]) < estimate.first_token_seconds(tokens) / 5
 
 
 def test_memory_grows_with_the_tokens(planner: Server) -> None:

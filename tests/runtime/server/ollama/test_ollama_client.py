@@ -1,4 +1,4 @@
-"""The official Ollama client against a running server: chats, tools, forms, pictures, what it lists, pulls, deletes."""
+"""Ollama's official client: chats, tools, output formats, images, and listing, pulling and deleting models."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def test_a_chat_model_refuses_to_embed(llama: ollama.Client) -> None:
 
 def test_images_are_read(llama: ollama.Client) -> None:
     without = chat(llama, [{"role": "user", "content": "Count the shapes."}])
-    shown = chat(llama, [{"role": "user", "content": "Count the shapes.", "images": [DATA / "picture-5.png"]}])
-    assert shown.prompt_eval_count == without.prompt_eval_count + 16
+    model = chat(llama, [{"role": "user", "content": "Count the shapes.", "images": [DATA / "picture-5.png"]}])
+    assert model.prompt_eval_count == without.prompt_eval_count + 16
     generated = llama.generate("builtin", "Count the shapes.", images=[(DATA / "picture-5.png").read_bytes()])
-    assert generated.prompt_eval_count == shown.prompt_eval_count
+    assert generated.prompt_eval_count == model.prompt_eval_count
     with pytest.raises(ollama.ResponseError, match=r"messages\[0\].images\[0\]") as refused:
         chat(llama, [{"role": "user", "content": "Hi", "images": ["aGVsbG8="]}])
     assert refused.value.status_code == 400
@@ -153,13 +153,13 @@ def test_an_output_format_is_followed(llama: ollama.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_call_has_its_arguments_as_an_object(llama: ollama.Client, stream: bool) -> None:
-    found = []
+    calls = []
     for seed in range(12):
         options = {"temperature": 100.0, "seed": seed, "num_predict": 200}  # so that it happens to call
         answer = chat(llama, tools=[LIGHT], options=options, stream=stream)
-        found += [call for line in (answer if stream else [answer]) for call in line.message.tool_calls or ()]
-    assert found and {call.function.name for call in found} == {"turn_on"}
-    assert {call.function.arguments["room"] for call in found} <= {"kitchen", "hall"}
+        calls += [call for line in (answer if stream else [answer]) for call in line.message.tool_calls or ()]
+    assert calls and {call.function.name for call in calls} == {"turn_on"}
+    assert {call.function.arguments["room"] for call in calls} <= {"kitchen", "hall"}
 
 
 def test_tool_results_can_be_sent_back(llama: ollama.Client) -> None:
@@ -197,11 +197,11 @@ def test_models_are_listed_shown_and_reported_as_running(llama: ollama.Client, s
     assert (listed.details.format, listed.details.quantization_level) == ("gguf", "Q8_0")
     (loaded,) = llama.ps().models
     assert (loaded.model, loaded.context_length, loaded.digest) == ("builtin", 2048, listed.digest)
-    shown = llama.show("builtin:latest")
-    assert {"completion", "tools", "vision", "audio"} <= set(shown.capabilities or ())
-    architecture = (shown.modelinfo or {})["general.architecture"]
-    assert (shown.modelinfo or {})[f"{architecture}.context_length"] == 2048
-    assert "messages" in (shown.template or "")
+    model = llama.show("builtin:latest")
+    assert {"completion", "tools", "vision", "audio"} <= set(model.capabilities or ())
+    architecture = (model.modelinfo or {})["general.architecture"]
+    assert (model.modelinfo or {})[f"{architecture}.context_length"] == 2048
+    assert "messages" in (model.template or "")
     assert httpx.get(f"{server.url}/api/version").json()["version"].count(".") == 2
 
 
@@ -245,12 +245,12 @@ def test_an_unsupported_feature_is_refused_by_name(llama: ollama.Client, ask: An
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A Hub with one repository, for servers that are started with an empty cache."""
+    """A Hub with one repository, for servers with an empty cache."""
     files = resolve("builtin")
     assert files.projector
     with running() as local:
-        found = {"omni-Q8_0.gguf": files.weights.read_bytes(), "mmproj-Q8_0.gguf": files.projector.read_bytes()}
-        local.put("acme/omni-GGUF", found)
+        calls = {"omni-Q8_0.gguf": files.weights.read_bytes(), "mmproj-Q8_0.gguf": files.projector.read_bytes()}
+        local.put("acme/omni-GGUF", calls)
         monkeypatch.setenv("HF_ENDPOINT", local.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         yield local
@@ -303,22 +303,24 @@ def test_python_functions_are_tools_and_images_come_in_any_form(llama: ollama.Cl
         return f"sunny in {city}"
 
     question = {"role": "user", "content": "How warm is it in Bern?"}
-    said = llama.chat("builtin", [question], tools=[get_weather]).message
-    assert said.content or said.tool_calls
+    deltas = llama.chat("builtin", [question], tools=[get_weather]).message
+    assert deltas.content or deltas.tool_calls
     path = DATA / "picture-5.png"
     ways: list[Any] = [path, str(path), path.read_bytes(), base64.b64encode(path.read_bytes()).decode()]
-    told = {
+    answers = {
         llama.chat("builtin", [{"role": "user", "content": "Count the shapes.", "images": [way]}]).message.content
         for way in ways
     }
-    assert told == {llama.generate("builtin", "Count the shapes.", images=[str(path)]).response} and len(told) == 1
+    assert (
+        answers == {llama.generate("builtin", "Count the shapes.", images=[str(path)]).response} and len(answers) == 1
+    )
 
 
 def test_tool_results_are_matched_to_calls_by_name_and_order() -> None:
     def call(name: str) -> schema.ToolCall:
         return schema.ToolCall(schema.CalledFunction(name, {"x": 1}))
 
-    asked = schema.ChatRequest(
+    request = schema.ChatRequest(
         model="m",
         messages=[
             schema.Message("assistant", tool_calls=[call("f"), call("g"), call("f")]),
@@ -328,8 +330,8 @@ def test_tool_results_are_matched_to_calls_by_name_and_order() -> None:
             schema.Message("user", "Well?"),
         ],
     )
-    said, g, first, second, user = convert.messages(asked)
-    assert said.tool_calls[0] == ToolCall("call_0_0", "f", '{"x": 1}')
+    deltas, g, first, second, user = convert.messages(request)
+    assert deltas.tool_calls[0] == ToolCall("call_0_0", "f", '{"x": 1}')
     assert (g.tool_call_id, first.tool_call_id, second.tool_call_id) == ("call_0_1", "call_0_0", "call_0_2")
     assert user == Message("user", (Text("Well?"),))
 
@@ -342,26 +344,26 @@ PIECES = st.lists(
 @settings(deadline=None)
 @given(PIECES)
 def test_the_lines_of_a_stream_add_up_to_the_whole_answer(pieces: list[Any]) -> None:
-    said: list[OutputDelta] = []
+    deltas: list[OutputDelta] = []
     for i, piece in enumerate(pieces):
-        if isinstance(piece, bool):  # a call, whole or cut off
-            said += [
+        if isinstance(piece, bool):  # a tool call, complete or truncated
+            deltas += [
                 ToolCallStart(i, f"id{i}", "f"),
                 ToolCallArguments(i, '{"n":'),
                 ToolCallArguments(i, "1}" if piece else ""),
             ]
         else:
-            said.append(piece)
+            deltas.append(piece)
     encoder, streaming = LineEncoder("m", True, [], lambda: "now"), LineEncoder("m", True, [], lambda: "now")
-    whole, warnings = encoder.whole_content(said), encoder.warnings
-    contents = [streaming.content(delta) for delta in said]
+    whole, warnings = encoder.whole_content(deltas), encoder.warnings
+    contents = [streaming.content(delta) for delta in deltas]
     contents.append(streaming.complete_call())
     assert sum(contents, LineContent()) == whole
     assert whole.text == "".join(p.text for p in pieces if isinstance(p, Delta))
     assert len(whole.calls) == sum(piece is True for piece in pieces)
     assert all(call.name == "f" and call.id.startswith("id") for call in whole.calls)
     assert bool(warnings) == (False in [p for p in pieces if isinstance(p, bool)])
-    shown = json.loads(msgspec_json.encode(encoder.line(whole)))
-    assert [call["function"]["arguments"] for call in shown["message"].get("tool_calls", [])] == [
+    model = json.loads(msgspec_json.encode(encoder.line(whole)))
+    assert [call["function"]["arguments"] for call in model["message"].get("tool_calls", [])] == [
         {"n": 1} for _ in whole.calls
     ]

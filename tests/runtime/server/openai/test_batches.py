@@ -1,4 +1,4 @@
-"""Batches over real HTTP with the official client: each line one answer, whatever dies on the way, and nobody waits."""
+"""Batches with OpenAI's client: each line is answered once, even after crashes, and other clients do not wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
-def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def storing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("kept") / "store"
     with serving("--threads", "1", "--store", str(folder)) as running:
         running.wait_until_ready()
@@ -35,8 +35,8 @@ def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def api(keeping: Server) -> Iterator[openai.OpenAI]:
-    with keeping.client() as client:
+def api(storing: Server) -> Iterator[openai.OpenAI]:
+    with storing.client() as client:
         yield client
 
 
@@ -44,17 +44,17 @@ def line(name: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"custom_id": name, "method": "POST", "url": CHAT, "body": body}
 
 
-def asking(content: Any, **options: Any) -> dict[str, Any]:
+def chat_body(content: Any, **options: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **options}
 
 
-def spelling(number: int, content: Any) -> dict[str, Any]:
-    """A line whose answer shows which line it is of, whatever the model knows."""
-    return line(f"line-{number}", asking(content, regex=f"{number:04}[a-z]{{3}}"))
+def numbered_body(number: int, content: Any) -> dict[str, Any]:
+    """A request whose answer begins with its number."""
+    return line(f"line-{number}", chat_body(content, regex=f"{number:04}[a-z]{{3}}"))
 
 
 def mixed(client: openai.OpenAI, count: int) -> list[dict[str, Any]]:
-    """Lines of all senses; half of the media are named by the ids of uploaded files."""
+    """Lines with text, images and audio; half of the media are uploaded files."""
     picture = client.files.create(file=DATA / "picture-5.png", purpose="user_data").id
     sound = client.files.create(file=DATA / "sound-1.wav", purpose="user_data").id
     parts = [
@@ -64,7 +64,7 @@ def mixed(client: openai.OpenAI, count: int) -> list[dict[str, Any]]:
         {"type": "file", "file": {"file_id": picture}},
         {"type": "input_audio", "input_audio": {"file_id": sound}},
     ]
-    return [spelling(i, [parts[i % len(parts)], text_part("What is it?")]) for i in range(count)]
+    return [numbered_body(i, [parts[i % len(parts)], text_part("What is it?")]) for i in range(count)]
 
 
 def start(client: openai.OpenAI, lines: list[dict[str, Any]], **options: Any) -> Any:
@@ -84,7 +84,7 @@ def wait(client: openai.OpenAI, name: str, until: Callable[[Any], bool], seconds
     raise AssertionError(f"after {seconds} s: {batch}")
 
 
-def ended(batch: Any) -> bool:
+def has_ended(batch: Any) -> bool:
     return batch.status in ("completed", "failed", "expired", "cancelled")
 
 
@@ -92,7 +92,7 @@ def results(client: openai.OpenAI, file_id: str | None) -> list[dict[str, Any]]:
     return [] if file_id is None else [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
 
 
-def said(result: dict[str, Any]) -> str:
+def answer_text(result: dict[str, Any]) -> str:
     return str(result["response"]["body"]["choices"][0]["message"]["content"])
 
 
@@ -103,34 +103,34 @@ def check_each_answered_once(client: openai.OpenAI, batch: Any, count: int) -> N
     answers = results(client, batch.output_file_id)
     assert [answer["custom_id"] for answer in answers] == [f"line-{i}" for i in range(count)]
     for i, answer in enumerate(answers):
-        assert re.fullmatch(f"{i:04}[a-z]{{3}}", said(answer)), answer
-        heard = answer["response"]["body"]["usage"]["prompt_tokens_details"]
-        assert (heard["image_tokens"] > 0, heard["audio_tokens"] > 0) == (i % 5 in (1, 3), i % 5 in (2, 4))
+        assert re.fullmatch(f"{i:04}[a-z]{{3}}", answer_text(answer)), answer
+        details = answer["response"]["body"]["usage"]["prompt_tokens_details"]
+        assert (details["image_tokens"] > 0, details["audio_tokens"] > 0) == (i % 5 in (1, 3), i % 5 in (2, 4))
 
 
 def test_a_batch_with_media_is_answered_line_by_line(api: openai.OpenAI) -> None:
     batch = start(api, mixed(api, 10), metadata={"for": "a test"})
     assert batch.status == "in_progress" and batch.request_counts.total == 10
-    done = wait(api, batch.id, ended)
+    done = wait(api, batch.id, has_ended)
     check_each_answered_once(api, done, 10)
     assert done.metadata == {"for": "a test"}
     assert done.created_at <= done.in_progress_at <= done.completed_at <= done.expires_at
     assert done.id in [listed.id for listed in api.batches.list()]
 
 
-def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, keeping: Server) -> None:
-    body = asking([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], cache=False)
-    done = wait(api, start(api, [line("a", body)]).id, ended)
+def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, storing: Server) -> None:
+    body = chat_body([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], cache=False)
+    done = wait(api, start(api, [line("a", body)]).id, has_ended)
     (result,) = results(api, done.output_file_id)
     assert result["error"] is None and result["response"]["status_code"] == 200
     assert result["response"]["body"]["object"] == "chat.completion"
-    assert said(result) == keeping.post(body).json()["choices"][0]["message"]["content"]
+    assert answer_text(result) == storing.post(body).json()["choices"][0]["message"]["content"]
 
 
 def test_an_error_in_a_line_is_reported_for_that_line(api: openai.OpenAI) -> None:
-    missing = asking([{"type": "file", "file": {"file_id": "file-0"}}])
-    bodies = [asking("Hi", temperature=-1), asking("Opposite of big?"), missing, {}]
-    done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, ended)
+    missing = chat_body([{"type": "file", "file": {"file_id": "file-0"}}])
+    bodies = [chat_body("Hi", temperature=-1), chat_body("Opposite of big?"), missing, {}]
+    done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, has_ended)
     assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 1, 3)
     assert [answer["custom_id"] for answer in results(api, done.output_file_id)] == ["1"]
     faults = {fault["custom_id"]: fault["response"] for fault in results(api, done.error_file_id)}
@@ -140,8 +140,8 @@ def test_an_error_in_a_line_is_reported_for_that_line(api: openai.OpenAI) -> Non
 
 
 def test_a_file_with_an_invalid_line_fails_and_names_it(api: openai.OpenAI) -> None:
-    good = line("a", asking("Hi"))
-    lines = [good, good, good | {"custom_id": "b", "url": "/v1/other"}, line("c", asking("Hi", stream=True))]
+    good = line("a", chat_body("Hi"))
+    lines = [good, good, good | {"custom_id": "b", "url": "/v1/other"}, line("c", chat_body("Hi", stream=True))]
     batch = start(api, lines)
     assert batch.status == "failed" and batch.request_counts.total == 0
     assert [(error.line, error.param) for error in batch.errors.data] == [
@@ -164,11 +164,11 @@ BAD: list[tuple[dict[str, Any], int, str | None]] = [
 
 @pytest.mark.parametrize(("change", "status", "param"), BAD)
 def test_a_bad_batch_is_refused_with_the_field_at_fault(
-    api: openai.OpenAI, keeping: Server, change: dict[str, Any], status: int, param: str | None
+    api: openai.OpenAI, storing: Server, change: dict[str, Any], status: int, param: str | None
 ) -> None:
     body = {"input_file_id": api.files.create(file=b"{}", purpose="batch").id, "endpoint": CHAT}
     body |= {"completion_window": "24h"}
-    answer = keeping.post(body | change if change else {}, "/v1/batches")
+    answer = storing.post(body | change if change else {}, "/v1/batches")
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
 
 
@@ -179,26 +179,26 @@ def test_unknown_batches_are_not_found(api: openai.OpenAI) -> None:
 
 
 def test_without_a_store_every_endpoint_names_the_option(client: openai.OpenAI) -> None:
-    asked: list[Callable[[], Any]] = [
+    calls: list[Callable[[], Any]] = [
         lambda: client.batches.create(input_file_id="file-0", endpoint=CHAT, completion_window="24h"),
         lambda: client.batches.list(),
         lambda: client.batches.retrieve("batch_0"),
         lambda: client.batches.cancel("batch_0"),
     ]
-    for ask in asked:
+    for ask in calls:
         with pytest.raises(openai.BadRequestError, match="galago serve --store FOLDER"):
             ask()
 
 
 def long(number: int) -> dict[str, Any]:
-    return line(f"line-{number}", asking("Hi", ignore_eos=True, max_tokens=1500))
+    return line(f"line-{number}", chat_body("Hi", ignore_eos=True, max_tokens=1500))
 
 
 def test_a_cancelled_batch_keeps_its_answers_and_lists_the_rest(api: openai.OpenAI) -> None:
-    batch = start(api, [*(spelling(i, "Hi") for i in range(3)), *map(long, range(3, 40))])
+    batch = start(api, [*(numbered_body(i, "Hi") for i in range(3)), *map(long, range(3, 40))])
     wait(api, batch.id, lambda now: now.request_counts.completed >= 3)
     assert api.batches.cancel(batch.id).status == "cancelling"
-    done = wait(api, batch.id, ended)
+    done = wait(api, batch.id, has_ended)
     assert done.status == "cancelled" and done.cancelling_at <= done.cancelled_at
     good, rest = results(api, done.output_file_id), results(api, done.error_file_id)
     names = sorted(result["custom_id"] for result in good + rest)
@@ -208,20 +208,20 @@ def test_a_cancelled_batch_keeps_its_answers_and_lists_the_rest(api: openai.Open
         api.batches.cancel(batch.id)
 
 
-def test_lines_in_progress_pause_while_a_chat_is_answered(api: openai.OpenAI, keeping: Server) -> None:
+def test_lines_in_progress_pause_while_a_chat_is_answered(api: openai.OpenAI, storing: Server) -> None:
     batch = start(api, [long(i) for i in range(8)])
-    wait(api, batch.id, lambda _: keeping.running() > 1)
-    asked: Any = {"model": "builtin", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1900}
-    seen: list[int] = []  # as of a moment in each second, which a short answer may miss
+    wait(api, batch.id, lambda _: storing.running() > 1)
+    calls: Any = {"model": "builtin", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1900}
+    seen: list[int] = []  # sampled once a second, which can miss a short answer
     deadline = time.monotonic() + 20
     while 1 not in seen and time.monotonic() < deadline:
-        with api.chat.completions.create(**asked, stream=True, extra_body={"ignore_eos": True}) as chunks:
+        with api.chat.completions.create(**calls, stream=True, extra_body={"ignore_eos": True}) as chunks:
             for _chunk in itertools.islice(chunks, 20):
                 time.sleep(0.05)
-                seen.append(keeping.running())
+                seen.append(storing.running())
     assert 1 in seen, seen
     api.batches.cancel(batch.id)
-    wait(api, batch.id, ended)
+    wait(api, batch.id, has_ended)
 
 
 def test_each_line_is_answered_once_if_the_server_is_killed(tmp_path: Path) -> None:
@@ -236,15 +236,15 @@ def test_each_line_is_answered_once_if_the_server_is_killed(tmp_path: Path) -> N
         second.wait_until_ready()
         with second.client() as client:
             assert client.batches.retrieve(batch.id).status in ("in_progress", "completed")
-            check_each_answered_once(client, wait(client, batch.id, ended), 30)
+            check_each_answered_once(client, wait(client, batch.id, has_ended), 30)
 
 
-def test_each_line_is_answered_once_if_the_worker_is_killed(api: openai.OpenAI, keeping: Server) -> None:
+def test_each_line_is_answered_once_if_the_worker_is_killed(api: openai.OpenAI, storing: Server) -> None:
     batch = start(api, mixed(api, 20))
     wait(api, batch.id, lambda now: now.request_counts.completed >= 4)
-    for child in psutil.Process(keeping.process.pid).children():
+    for child in psutil.Process(storing.process.pid).children():
         child.kill()
-    check_each_answered_once(api, wait(api, batch.id, ended), 20)
+    check_each_answered_once(api, wait(api, batch.id, has_ended), 20)
 
 
 def test_a_restarted_server_continues_its_batches(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_restarted_server_continues_its_batches(tmp_path: Path) -> None:
     with serving(*store) as second:
         second.wait_until_ready()
         with second.client() as client:
-            check_each_answered_once(client, wait(client, batch.id, ended), 15)
+            check_each_answered_once(client, wait(client, batch.id, has_ended), 15)
 
 
 def a_batch(expires_at: int) -> Batch:
@@ -294,8 +294,8 @@ def test_parsing_stops_after_the_maximum_of_errors() -> None:
     assert not lines and len(errors) == MAX_ERRORS
 
 
-def test_a_batch_has_the_format_of_openais_api(keeping: Server, api: openai.OpenAI) -> None:
-    batch = start(api, [spelling(0, "Hi")])
-    shown = httpx.get(f"{keeping.url}/v1/batches/{batch.id}").json()
-    assert shown["object"] == "batch" and set(shown["request_counts"]) == {"total", "completed", "failed"}
-    wait(api, batch.id, ended)
+def test_a_batch_has_the_format_of_openais_api(storing: Server, api: openai.OpenAI) -> None:
+    batch = start(api, [numbered_body(0, "Hi")])
+    body = httpx.get(f"{storing.url}/v1/batches/{batch.id}").json()
+    assert body["object"] == "batch" and set(body["request_counts"]) == {"total", "completed", "failed"}
+    wait(api, batch.id, has_ended)

@@ -1,4 +1,4 @@
-"""The built-in model over real HTTP, asked by the official client: every sense, streamed and not."""
+"""Chats with the built-in model and OpenAI's client: text, images and audio, streamed and whole."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_a_json_object_is_enforced(client: openai.OpenAI) -> None:
 def test_models_are_listed(client: openai.OpenAI) -> None:
     (listed,) = client.models.list().data
     assert listed.id == "builtin"
-    shown = client.models.retrieve("builtin")
-    assert (shown.model_extra or {})["input_modalities"] == ["text", "image", "audio"]
+    content = client.models.retrieve("builtin")
+    assert (content.model_extra or {})["input_modalities"] == ["text", "image", "audio"]
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4o-mini")
 
@@ -205,16 +205,16 @@ def test_a_schema_with_json_object_is_enforced(server: Server) -> None:
 
 
 def test_a_second_turn_reports_its_cached_tokens(client: openai.OpenAI) -> None:
-    shown = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
-    messages: list[Any] = [{"role": "user", "content": shown}]
+    content = [image_part(DATA / "picture-5.png"), text_part("Count the shapes.")]
+    messages: list[Any] = [{"role": "user", "content": content}]
     first = client.chat.completions.create(model="builtin", messages=messages, extra_body={"cache": False})
     again = client.chat.completions.create(model="builtin", messages=messages, extra_body={"cache": False})
     for answer in (first, again):
         assert answer.usage and answer.usage.prompt_tokens_details
         assert answer.usage.prompt_tokens_details.cached_tokens == 0
-    kept = client.chat.completions.create(model="builtin", messages=messages)
-    said = kept.choices[0].message.content
-    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "What is the background color?"}]
+    first = client.chat.completions.create(model="builtin", messages=messages)
+    text = first.choices[0].message.content
+    messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "What is the background color?"}]
     second = client.chat.completions.create(model="builtin", messages=messages)
-    assert kept.usage and second.usage and second.usage.prompt_tokens_details
-    assert second.usage.prompt_tokens_details.cached_tokens == kept.usage.total_tokens - 1
+    assert first.usage and second.usage and second.usage.prompt_tokens_details
+    assert second.usage.prompt_tokens_details.cached_tokens == first.usage.total_tokens - 1

@@ -1,4 +1,4 @@
-"""Several answers to one request: over HTTP, and how they share a prompt, an end and a failure."""
+"""Several choices for one request: over HTTP, and how they share the prompt, their end and a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOSSED: Any = {
     "temperature": 100,
     "extra_body": {"regex": "[ab]{12}"},
 }
-"""Answers that only the seed decides: the last digits of the logits vary with what a step computes together."""
+"""Answers that only the seed determines, although logits vary slightly with the batch that computes them."""
 
 
 def test_each_choice_is_a_separate_answer(client: openai.OpenAI) -> None:
@@ -82,7 +82,7 @@ def test_the_prompt_is_computed_once(model: LocalModel) -> None:
     try:
         text = " ".join(f"word{i}" for i in range(200))
         request = Request((Message("user", (Text(text),)),), max_tokens=4, ignore_eos=True)
-        ends = asyncio.run(gathered(Choices(lambda r, c: model._service.generate(None, r, c), request, 4)))
+        ends = asyncio.run(collect_ends(Choices(lambda r, c: model._service.generate(None, r, c), request, 4)))
     finally:
         engine._backend.decode = decode
     prompt = ends[0].usage.prompt_tokens
@@ -91,7 +91,7 @@ def test_the_prompt_is_computed_once(model: LocalModel) -> None:
     assert all(ends[i].usage.cached_tokens > prompt - 5 for i in (1, 2, 3))
 
 
-async def gathered(choices: Choices) -> dict[int, Finished]:
+async def collect_ends(choices: Choices) -> dict[int, Finished]:
     ends = {}
     async for index, event in choices.events():
         if isinstance(event, Failed):
@@ -123,8 +123,8 @@ def test_a_client_that_disconnects_cancels_all_choices(server: Server) -> None:
     assert server.running() == 0
 
 
-class Script:
-    """Answers by hand: a request's stream is put into `streams`, to be fed by the test."""
+class ScriptedGenerate:
+    """A generate function whose streams the test feeds by hand."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.streams: list[Stream] = []
@@ -152,7 +152,7 @@ async def read(choices: Choices, into: list[tuple[int, Event]]) -> None:
         into.append(numbered)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.005)
@@ -160,14 +160,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_other_choices_start_when_the_first_has_begun() -> None:
     async def scenario() -> None:
-        script, events = Script(), []  # type: ignore[var-annotated]
+        script, events = ScriptedGenerate(), []  # type: ignore[var-annotated]
         request = Request(HI, Sampling(seed=2**63 - 1), timeout=9)
         reading = asyncio.create_task(read(Choices(script, request, 3), events))
         script.streams[0].put(Started(5))
         await asyncio.sleep(0.05)
         assert len(script.streams) == 1
         script.streams[0].put(Delta("a"))
-        await until(lambda: len(script.streams) == 3)
+        await wait_until(lambda: len(script.streams) == 3)
         assert {r.sampling.seed for r in script.requests} == {2**63 - 1, -(2**63), -(2**63) + 1}
         assert all(r.timeout < 9 for r in script.requests[1:])  # type: ignore[operator]
         for stream in script.streams:
@@ -184,15 +184,15 @@ def test_other_choices_start_when_the_first_has_begun() -> None:
 @pytest.mark.parametrize("late", [False, True])
 def test_the_failure_of_one_choice_ends_all(late: bool) -> None:
     async def scenario() -> None:
-        script, events = Script(None if late else 1), []  # type: ignore[var-annotated]
+        script, events = ScriptedGenerate(None if late else 1), []  # type: ignore[var-annotated]
         reading = asyncio.create_task(read(Choices(script, Request(HI), 3), events))
         script.streams[0].put(Delta("a"))
         if late:
-            await until(lambda: len(script.streams) == 3)
+            await wait_until(lambda: len(script.streams) == 3)
             script.streams[2].put(Failed(EngineError("it broke")))
         await reading
         assert isinstance(events[-1][1], Failed)
-        await until(lambda: set(script.closed) >= ({0, 1} if late else {0}))
+        await wait_until(lambda: set(script.closed) >= ({0, 1} if late else {0}))
 
     asyncio.run(scenario())
 
@@ -200,7 +200,7 @@ def test_the_failure_of_one_choice_ends_all(late: bool) -> None:
 def test_closing_while_other_choices_are_prepared_cancels_them() -> None:
     gate = threading.Event()
 
-    class Slow(Script):
+    class Slow(ScriptedGenerate):
         def __call__(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
             if self.streams:
                 gate.wait(5)
@@ -211,15 +211,15 @@ def test_closing_while_other_choices_are_prepared_cancels_them() -> None:
         choices = Choices(script, Request(HI), 2)
         reading = asyncio.create_task(read(choices, events))
         script.streams[0].put(Delta("a"))
-        await until(lambda: bool(events))
+        await wait_until(lambda: bool(events))
         reading.cancel()
         await asyncio.sleep(0.02)
         gate.set()
-        await until(lambda: len(script.streams) == 2 and set(script.closed) == {0, 1})
+        await wait_until(lambda: len(script.streams) == 2 and set(script.closed) == {0, 1})
 
     asyncio.run(scenario())
 
 
 def test_an_invalid_request_raises_at_once() -> None:
     with pytest.raises(GalagoError, match="waiting"):
-        Choices(Script(0), Request(HI), 2)
+        Choices(ScriptedGenerate(0), Request(HI), 2)

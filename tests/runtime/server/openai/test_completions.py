@@ -1,4 +1,4 @@
-"""Prompts without a chat template, by OpenAI's own client; and texts as tokens and back."""
+"""Prompts without a chat template, with OpenAI's client; tokenizing and detokenizing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine(model: LocalModel) -> Generator:
 
 
 def prompt_of(server: Server) -> list[int]:
-    """The tokens of a chat, as the template lays it out."""
+    """The tokens of a chat's prompt."""
     tokens = server.post({"messages": CHAT}, "/v1/tokenize").json()["tokens"]
     assert tokens
     return list(tokens)
@@ -100,37 +100,37 @@ def test_echo_puts_the_prompt_before_the_answer(client: openai.OpenAI, server: S
 def test_logprobs_have_the_format_of_completions(server: Server, client: openai.OpenAI) -> None:
     prompt = prompt_of(server)
     answer = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, temperature=0, logprobs=3)
-    told = answer.choices[0].logprobs
-    assert told and told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
+    logprobs = answer.choices[0].logprobs
+    assert logprobs and logprobs.tokens and logprobs.token_logprobs and logprobs.top_logprobs and logprobs.text_offset
     text = answer.choices[0].text
-    for i, token in enumerate(told.tokens):
-        assert text[told.text_offset[i] :].startswith(token)
-        assert len(told.top_logprobs[i]) == 3
-        best = max(told.top_logprobs[i].items(), key=lambda pair: pair[1])
-        assert best[0] == token and best[1] == pytest.approx(told.token_logprobs[i])
+    for i, token in enumerate(logprobs.tokens):
+        assert text[logprobs.text_offset[i] :].startswith(token)
+        assert len(logprobs.top_logprobs[i]) == 3
+        best = max(logprobs.top_logprobs[i].items(), key=lambda pair: pair[1])
+        assert best[0] == token and best[1] == pytest.approx(logprobs.token_logprobs[i])
     none = client.completions.create(model="builtin", prompt=prompt, max_tokens=4, logprobs=0).choices[0].logprobs
     assert none and none.top_logprobs == [{}] * len(none.tokens or [])
     assert client.completions.create(model="builtin", prompt=prompt, max_tokens=1).choices[0].logprobs is None
 
 
 def test_prompt_logprobs_equal_those_of_the_answer(server: Server, client: openai.OpenAI) -> None:
-    """What lm-evaluation-harness asks for: how probable a model holds a given text."""
+    """As lm-evaluation-harness needs it: the log-likelihood of a given text."""
     prompt = prompt_of(server)
     options: Any = {"model": "builtin", "max_tokens": 12, "temperature": 0, "logprobs": 2}
-    said = client.completions.create(prompt=prompt, **options).choices[0]
-    answered = server.post({"content": said.text}, "/v1/tokenize").json()["tokens"]
+    completion = client.completions.create(prompt=prompt, **options).choices[0]
+    answered = server.post({"content": completion.text}, "/v1/tokenize").json()["tokens"]
     echoed = client.completions.create(prompt=prompt + answered, echo=True, **options | {"max_tokens": 0})
-    (choice,), told = echoed.choices, echoed.choices[0].logprobs
-    assert choice.text.endswith(said.text) and choice.finish_reason == "length"
-    assert echoed.usage and echoed.usage.completion_tokens == 0 and told and said.logprobs
-    assert told.tokens and told.token_logprobs and told.top_logprobs and told.text_offset
-    assert "".join(told.tokens) == choice.text and len(told.tokens) == len(told.token_logprobs)
-    for offset, token in zip(told.text_offset, told.tokens, strict=True):
+    (choice,), logprobs = echoed.choices, echoed.choices[0].logprobs
+    assert choice.text.endswith(completion.text) and choice.finish_reason == "length"
+    assert echoed.usage and echoed.usage.completion_tokens == 0 and logprobs and completion.logprobs
+    assert logprobs.tokens and logprobs.token_logprobs and logprobs.top_logprobs and logprobs.text_offset
+    assert "".join(logprobs.tokens) == choice.text and len(logprobs.tokens) == len(logprobs.token_logprobs)
+    for offset, token in zip(logprobs.text_offset, logprobs.tokens, strict=True):
         assert choice.text[offset:].startswith(token)
-    spoken = len(said.logprobs.tokens or [])
-    assert told.tokens[-spoken:] == said.logprobs.tokens and spoken > 1
-    assert told.token_logprobs[-spoken:] == pytest.approx(said.logprobs.token_logprobs, abs=0.05)
-    assert all(len(likeliest) == 2 for likeliest in told.top_logprobs[1:])
+    completion_tokens = len(completion.logprobs.tokens or [])
+    assert logprobs.tokens[-completion_tokens:] == completion.logprobs.tokens and completion_tokens > 1
+    assert logprobs.token_logprobs[-completion_tokens:] == pytest.approx(completion.logprobs.token_logprobs, abs=0.05)
+    assert all(len(likeliest) == 2 for likeliest in logprobs.top_logprobs[1:])
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -138,11 +138,11 @@ def test_the_first_given_token_has_no_logprob(server: Server, client: openai.Ope
     ids = server.post({"content": "one two three four five six"}, "/v1/tokenize").json()["tokens"]
     options: Any = {"model": "builtin", "max_tokens": 3, "temperature": 0, "logprobs": 1, "echo": True}
     answer = client.completions.create(prompt=[ids, ids[:1]], **options)
-    for choice, shown in zip(answer.choices, (ids, ids[:1]), strict=True):
-        told = choice.logprobs
-        assert told and told.tokens and told.token_logprobs and told.top_logprobs
-        assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
-        assert None not in told.token_logprobs[1:] and len(told.tokens) > len(shown)
+    for choice, prompt_ids in zip(answer.choices, (ids, ids[:1]), strict=True):
+        logprobs = choice.logprobs
+        assert logprobs and logprobs.tokens and logprobs.token_logprobs and logprobs.top_logprobs
+        assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+        assert None not in logprobs.token_logprobs[1:] and len(logprobs.tokens) > len(prompt_ids)
     if stream:
         tokens: dict[int, list[str]] = {0: [], 1: []}
         offsets: dict[int, list[int]] = {0: [], 1: []}
@@ -209,7 +209,7 @@ def test_unknown_fields_cause_a_warning(server: Server) -> None:
 
 
 class Infilling(Weights):
-    """The built-in model's vocabulary, three of whose tokens are taken for those of an infill model."""
+    """The built-in model's vocabulary, with three tokens used as fill-in-the-middle tokens."""
 
     infill_tokens = (10, 11, 12)
 
@@ -232,11 +232,13 @@ def test_a_suffix_follows_the_filled_in_text(model: LocalModel) -> None:
 @given(st.text(max_size=40), st.booleans())
 def test_tokenized_text_can_be_detokenized(server: Server, text: str, parse: bool) -> None:
     body = {"content": text, "with_pieces": True, "parse_special": parse}
-    found = server.post(body, "/v1/tokenize").json()
-    data = b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in found["tokens"])
+    tokenized = server.post(body, "/v1/tokenize").json()
+    data = b"".join(
+        p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in tokenized["tokens"]
+    )
     assert data.decode() == text
-    assert found["count"] == len(found["tokens"])
-    assert spelled(server, [p["id"] for p in found["tokens"]]) == text
+    assert tokenized["count"] == len(tokenized["tokens"])
+    assert spelled(server, [p["id"] for p in tokenized["tokens"]]) == text
 
 
 def test_control_tokens_are_parsed_by_default(server: Server) -> None:
@@ -246,9 +248,9 @@ def test_control_tokens_are_parsed_by_default(server: Server) -> None:
 
 
 def test_a_chat_has_as_many_tokens_as_its_prompt(server: Server) -> None:
-    asked = [{"role": "system", "content": "Be brief."}, *CHAT]
-    count = server.post({"messages": asked}, "/v1/tokenize").json()["count"]
-    assert count == server.post({"messages": asked, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
+    chat = [{"role": "system", "content": "Be brief."}, *CHAT]
+    count = server.post({"messages": chat}, "/v1/tokenize").json()["count"]
+    assert count == server.post({"messages": chat, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Uploaded files over real HTTP with the official client: kept in a private folder, and named in chats by their ids."""
+"""Uploaded files with OpenAI's client: stored in a private folder, and used in chats by their ids."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def keeping(folder: Path) -> Iterator[Server]:
+def storing(folder: Path) -> Iterator[Server]:
     with serving("--threads", "1", "--store", str(folder)) as running:
         running.wait_until_ready()
         yield running
 
 
 @pytest.fixture(scope="module")
-def api(keeping: Server) -> Iterator[openai.OpenAI]:
-    with keeping.client() as client:
+def api(storing: Server) -> Iterator[openai.OpenAI]:
+    with storing.client() as client:
         yield client
 
 
-def said(client: openai.OpenAI, part: dict[str, Any], question: str) -> str | None:
+def answer(client: openai.OpenAI, part: dict[str, Any], question: str) -> str | None:
     content: Any = [part, text_part(question)]
     messages: Any = [{"role": "user", "content": content}]
     return client.chat.completions.create(model="builtin", messages=messages).choices[0].message.content
@@ -86,18 +86,18 @@ def test_an_uploaded_file_is_read_like_one_in_the_request(api: openai.OpenAI, na
     picture = name.endswith(".png")
     file_id = api.files.create(file=DATA / name, purpose="user_data").id
     question = "Count the shapes." if picture else "What was said?"
-    expected = said(api, image_part(DATA / name) if picture else audio_part(DATA / name), question)
+    expected = answer(api, image_part(DATA / name) if picture else audio_part(DATA / name), question)
     named = {"type": "image_url", "image_url": {"file_id": file_id}}
     if not picture:
         named = {"type": "input_audio", "input_audio": {"file_id": file_id}}
-    assert said(api, named, question) == expected
-    assert said(api, {"type": "file", "file": {"file_id": file_id}}, question) == expected
+    assert answer(api, named, question) == expected
+    assert answer(api, {"type": "file", "file": {"file_id": file_id}}, question) == expected
 
 
 def test_a_file_part_may_contain_its_data(api: openai.OpenAI) -> None:
     sent = image_part(DATA / "picture-5.png")
     part = {"type": "file", "file": {"file_data": sent["image_url"]["url"], "filename": "shapes.png"}}
-    assert said(api, part, "Count the shapes.") == said(api, sent, "Count the shapes.")
+    assert answer(api, part, "Count the shapes.") == answer(api, sent, "Count the shapes.")
 
 
 PARTS = ["image_url", "input_audio", "input_video", "file"]
@@ -105,21 +105,21 @@ PARTS = ["image_url", "input_audio", "input_video", "file"]
 
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("name", ["file-00", "../galago.sqlite", "", "x" * 5000, "%00"])
-def test_an_unknown_file_is_refused_with_the_field_that_names_it(keeping: Server, kind: str, name: str) -> None:
-    answer = keeping.ask([text_part("Look:"), {"type": kind, kind: {"file_id": name}}])
+def test_an_unknown_file_is_refused_with_the_field_that_names_it(storing: Server, kind: str, name: str) -> None:
+    answer = storing.ask([text_part("Look:"), {"type": kind, kind: {"file_id": name}}])
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, f"messages[0].content[1].{kind}.file_id")
     assert len(answer.text) < 500
 
 
 @pytest.mark.parametrize("path", ["/v1/files/..%2fgalago.sqlite", "/v1/files/x/content", "/v1/files/%2e%2e/content"])
-def test_only_file_ids_can_be_downloaded(keeping: Server, path: str) -> None:
-    assert httpx.get(f"{keeping.url}{path}").status_code == 404
+def test_only_file_ids_can_be_downloaded(storing: Server, path: str) -> None:
+    assert httpx.get(f"{storing.url}{path}").status_code == 404
 
 
 def test_a_file_that_is_not_media_is_refused(api: openai.OpenAI) -> None:
     file_id = api.files.create(file=b"%PDF-1.7 ...", purpose="user_data").id
     with pytest.raises(openai.BadRequestError, match="a PDF document") as refused:
-        said(api, {"type": "file", "file": {"file_id": file_id}}, "What is this?")
+        answer(api, {"type": "file", "file": {"file_id": file_id}}, "What is this?")
     assert refused.value.param == "messages[0].content[0].file.file_id"
 
 
@@ -141,35 +141,35 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("form", "param"), BAD)
-def test_a_bad_upload_is_refused_with_the_field_at_fault(keeping: Server, form: dict[str, Any], param: str) -> None:
-    answer = httpx.post(f"{keeping.url}/v1/files", **form)
+def test_a_bad_upload_is_refused_with_the_field_at_fault(storing: Server, form: dict[str, Any], param: str) -> None:
+    answer = httpx.post(f"{storing.url}/v1/files", **form)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
-def test_a_too_large_upload_is_refused_and_leaves_nothing(keeping: Server, folder: Path) -> None:
+def test_a_too_large_upload_is_refused_and_leaves_nothing(storing: Server, folder: Path) -> None:
     before = sorted((folder / "galago-files").iterdir())
     files = {"file": bytes(64 * 2**20)}
-    answer = httpx.post(f"{keeping.url}/v1/files", files=files, data={"purpose": "vision"}, timeout=60)
+    answer = httpx.post(f"{storing.url}/v1/files", files=files, data={"purpose": "vision"}, timeout=60)
     assert answer.status_code == 413 and str(64 * 2**20) in answer.json()["error"]["message"]
     assert sorted((folder / "galago-files").iterdir()) == before
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "order=up", "after=file-0"])
-def test_invalid_pagination_is_refused(keeping: Server, query: str) -> None:
-    answer = httpx.get(f"{keeping.url}/v1/files?{query}")
+def test_invalid_pagination_is_refused(storing: Server, query: str) -> None:
+    answer = httpx.get(f"{storing.url}/v1/files?{query}")
     assert answer.status_code in (400, 404) and answer.json()["error"]["param"] == query.split("=")[0]
 
 
 def test_without_a_store_every_endpoint_names_the_option(server: Server, client: openai.OpenAI) -> None:
-    asked: list[Callable[[], object]] = [
+    calls: list[Callable[[], object]] = [
         lambda: client.files.create(file=b"x", purpose="vision"),
         lambda: client.files.list(),
         lambda: client.files.retrieve("file-1"),
         lambda: client.files.content("file-1"),
         lambda: client.files.delete("file-1"),
-        lambda: said(client, {"type": "file", "file": {"file_id": "file-1"}}, "What is this?"),
+        lambda: answer(client, {"type": "file", "file": {"file_id": "file-1"}}, "What is this?"),
     ]
-    for ask in asked:
+    for ask in calls:
         with pytest.raises(openai.BadRequestError, match="galago serve --store FOLDER"):
             ask()
 
@@ -219,11 +219,11 @@ def test_all_files_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_is_deleted_when_it_expires(tmp_path: Path) -> None:
     database = Database(tmp_path / "store")
     store = FileStore(database)
-    kept, gone = store.add([b"x"], "kept", "vision", 2**40), store.add([b"x"], "gone", "vision", 5)
+    current, expired = store.add([b"x"], "kept", "vision", 2**40), store.add([b"x"], "gone", "vision", 5)
     with pytest.raises(NotFound):
-        store.get(gone.id)
-    assert store.page(None, None, 9, True)[0] == [kept]
-    assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [kept.id]
+        store.get(expired.id)
+    assert store.page(None, None, 9, True)[0] == [current]
+    assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [current.id]
 
 
 def test_incomplete_files_of_a_killed_server_are_deleted(tmp_path: Path) -> None:
@@ -261,9 +261,9 @@ def test_the_store_command_refuses_other_folders(tmp_path: Path) -> None:
     assert (tmp_path / "galago-files" / "file-1").exists() and os.listdir(tmp_path) == ["galago-files"]
 
 
-def test_files_have_the_format_of_openais_api(keeping: Server) -> None:
+def test_files_have_the_format_of_openais_api(storing: Server) -> None:
     form: dict[str, Any] = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "vision"}}
-    made = httpx.post(f"{keeping.url}/v1/files", **form).json()
+    made = httpx.post(f"{storing.url}/v1/files", **form).json()
     assert made["object"] == "file" and made["status"] == "processed"
-    listed = json.loads(httpx.get(f"{keeping.url}/v1/files?limit=1").text)
+    listed = json.loads(httpx.get(f"{storing.url}/v1/files?limit=1").text)
     assert (listed["object"], listed["first_id"], listed["last_id"]) == ("list", made["id"], made["id"])

@@ -110,10 +110,10 @@ def test_the_streaming_helper_yields_logprobs(client: openai.OpenAI) -> None:
     options: Any = {"logprobs": True, "top_logprobs": 2}
     with client.chat.completions.stream(model="builtin", messages=user("Spell ehn."), **options) as stream:
         events = list(stream)
-    told = [token for event in events if event.type == "logprobs.content.delta" for token in event.content]
+    tokens = [token for event in events if event.type == "logprobs.content.delta" for token in event.content]
     (done,) = (event for event in events if event.type == "content.done")
-    assert "".join(token.token for token in told) == done.content
-    assert all(len(token.top_logprobs) == 2 for token in told)
+    assert "".join(token.token for token in tokens) == done.content
+    assert all(len(token.top_logprobs) == 2 for token in tokens)
 
 
 def cancelled(server: Server) -> float:
@@ -122,9 +122,9 @@ def cancelled(server: Server) -> float:
 
 
 def test_closing_a_stream_cancels_the_answer(server: Server, client: openai.OpenAI) -> None:
-    before, asked = cancelled(server), user("Hi")
+    before, requests = cancelled(server), user("Hi")
     with client.chat.completions.create(
-        model="builtin", messages=asked, stream=True, extra_body={"ignore_eos": True}
+        model="builtin", messages=requests, stream=True, extra_body={"ignore_eos": True}
     ) as stream:
         next(iter(stream))
     deadline = time.monotonic() + 10
@@ -142,9 +142,9 @@ def test_the_asynchronous_client_answers_several_at_once(server: Server) -> None
                     return (await stream.get_final_completion()).choices[0].message.content
 
             whole = [client.chat.completions.create(model="builtin", messages=user(c)) for c in (SEEN, HEARD)]
-            said = [answer.choices[0].message.content for answer in await asyncio.gather(*whole)]
-            assert list(await asyncio.gather(one(SEEN), one(HEARD))) == said
-            return said
+            texts = [answer.choices[0].message.content for answer in await asyncio.gather(*whole)]
+            assert list(await asyncio.gather(one(SEEN), one(HEARD))) == texts
+            return texts
 
     assert all(asyncio.run(ask()))
 
@@ -173,8 +173,8 @@ def test_400_is_a_bad_request_that_names_its_field(client: openai.OpenAI) -> Non
 
 
 def test_401_is_an_authentication_error(guarded: Server) -> None:
-    with guarded.client() as wrong, pytest.raises(openai.AuthenticationError) as refused:
-        wrong.chat.completions.create(model="builtin", messages=user("Hi"))
+    with guarded.client() as unauthorized, pytest.raises(openai.AuthenticationError) as refused:
+        unauthorized.chat.completions.create(model="builtin", messages=user("Hi"))
     assert (refused.value.status_code, refused.value.code) == (401, "invalid_api_key")
     with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key=KEY) as right:
         assert right.chat.completions.create(model="builtin", messages=user("Hi")).choices
@@ -210,7 +210,7 @@ def test_503_while_loading_is_retried_until_the_model_answers() -> None:
     with serving() as starting:
         while not (children := psutil.Process(starting.process.pid).children()):
             assert starting.process.poll() is None
-        children[0].suspend()  # else the model may be ready before anybody asks
+        children[0].suspend()  # or the model might be ready before the request
         while not starting.url and starting.process.poll() is None:
             pass
         with starting.client() as client, pytest.raises(openai.InternalServerError) as refused:
@@ -222,13 +222,13 @@ def test_503_while_loading_is_retried_until_the_model_answers() -> None:
 
 
 def test_504_is_not_retried(server: Server) -> None:
-    asked: list[httpx.Request] = []
-    transport: Any = httpx.Client(event_hooks={"request": [asked.append]})
+    requests: list[httpx.Request] = []
+    transport: Any = httpx.Client(event_hooks={"request": [requests.append]})
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=5, http_client=transport) as client:
         with pytest.raises(openai.InternalServerError) as refused:
             extra = {"timeout": 0.001, "ignore_eos": True}
             client.chat.completions.create(model="builtin", messages=user("Hi"), extra_body=extra)
-    assert (refused.value.status_code, refused.value.code, len(asked)) == (504, "deadline_exceeded", 1)
+    assert (refused.value.status_code, refused.value.code, len(requests)) == (504, "deadline_exceeded", 1)
 
 
 def test_an_error_within_a_stream_is_raised_from_it(client: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""The Responses API by the official client: whole, streamed and parsed, every sense, tools, and the local store."""
+"""The Responses API with OpenAI's client: whole, streamed and parsed answers, media, tools, and stored responses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def keeping(folder: Path) -> Iterator[openai.OpenAI]:
+def storing(folder: Path) -> Iterator[openai.OpenAI]:
     with serving("--threads", "1", "--store", str(folder)) as running:
         running.wait_until_ready()
         with running.client() as client:
@@ -78,7 +78,7 @@ def picture(name: str = "picture-5.png") -> Any:
     return {"type": "input_image", "detail": "auto", "image_url": data_uri(DATA / name)}
 
 
-def words(text: str) -> Any:
+def text_item(text: str) -> Any:
     return {"type": "input_text", "text": text}
 
 
@@ -114,8 +114,8 @@ def test_events_have_the_order_of_openais_api(client: openai.OpenAI) -> None:
     assert kinds[-4:] == ["output_text.done", "content_part.done", "output_item.done", "completed"]
     assert set(kinds[4:-4]) == {"output_text.delta"}
     assert events[0].response.status == "in_progress" and events[0].response.output == []
-    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert said == events[-1].response.output_text == ask(client).output_text
+    texts = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert texts == events[-1].response.output_text == ask(client).output_text
 
 
 def test_the_clients_own_stream_ends_with_the_whole_response(client: openai.OpenAI) -> None:
@@ -129,11 +129,13 @@ def test_images_and_audio_are_accepted(client: openai.OpenAI) -> None:
     import base64
 
     sound = base64.b64encode((DATA / "sound-1.wav").read_bytes()).decode()
-    heard = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
-    details = ask(client, user(picture(), heard, words("Count the shapes."))).usage.input_tokens_details
+    audio = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    details = ask(client, user(picture(), audio, text_item("Count the shapes."))).usage.input_tokens_details
     assert (details.image_tokens, details.audio_tokens) == (16, 26)
-    counted = client.responses.input_tokens.count(model="builtin", input=user(picture(), words("Count the shapes.")))
-    assert counted.input_tokens == ask(client, user(picture(), words("Count the shapes."))).usage.input_tokens
+    counted = client.responses.input_tokens.count(
+        model="builtin", input=user(picture(), text_item("Count the shapes."))
+    )
+    assert counted.input_tokens == ask(client, user(picture(), text_item("Count the shapes."))).usage.input_tokens
 
 
 def test_an_answer_is_parsed_into_the_requested_type(client: openai.OpenAI) -> None:
@@ -142,7 +144,7 @@ def test_an_answer_is_parsed_into_the_requested_type(client: openai.OpenAI) -> N
         sure: bool
 
     response = client.responses.parse(
-        model="builtin", input=user(picture(), words("Count the shapes.")), text_format=Count
+        model="builtin", input=user(picture(), text_item("Count the shapes.")), text_format=Count
     )
     assert isinstance(response.output_parsed, Count)
     with client.responses.stream(model="builtin", input=QUESTION, text_format=Count) as stream:
@@ -173,7 +175,11 @@ def test_only_allowed_tools_are_called(client: openai.OpenAI) -> None:
 
 def test_tool_calls_and_results_can_be_sent_back(client: openai.OpenAI) -> None:
     (call,) = ask(client, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False).output
-    chat = [*user(words(QUESTION)), call, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+    chat = [
+        *user(text_item(QUESTION)),
+        call,
+        {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"},
+    ]
     answered = ask(client, chat, tools=[WEATHER], tool_choice="none", max_output_tokens=10)
     assert {item.type for item in answered.output} <= {"message"} and answered.usage.input_tokens > 20
     assert not (answered.model_extra or {}).get("warnings")
@@ -189,9 +195,9 @@ def test_reasoning_has_its_own_items(tmp_path: Path) -> None:
             assert thought.type == "reasoning" and thought.content[0].text
             assert response.usage.output_tokens_details.reasoning_tokens > 0
             events = list(ask(client, max_output_tokens=12, stream=True))
-            told = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
-            assert told == events[-1].response.output[0].content[0].text
-            again = ask(client, [*user(words(QUESTION)), thought, *user(words("Go on."))], max_output_tokens=3)
+            reasoning = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
+            assert reasoning == events[-1].response.output[0].content[0].text
+            again = ask(client, [*user(text_item(QUESTION)), thought, *user(text_item("Go on."))], max_output_tokens=3)
             assert again.usage.output_tokens <= 3
 
 
@@ -242,95 +248,99 @@ def test_nothing_is_stored_without_a_store(client: openai.OpenAI) -> None:
             call(response.id)
 
 
-def test_a_stored_response_can_be_retrieved_until_it_is_deleted(keeping: openai.OpenAI) -> None:
-    response = ask(keeping, metadata={"a": "b"})
-    found = keeping.responses.retrieve(response.id)
-    assert found == response and (found.model_extra or {})["store"] is True
+def test_a_stored_response_can_be_retrieved_until_it_is_deleted(storing: openai.OpenAI) -> None:
+    response = ask(storing, metadata={"a": "b"})
+    retrieved = storing.responses.retrieve(response.id)
+    assert retrieved == response and (retrieved.model_extra or {})["store"] is True
     with pytest.raises(openai.BadRequestError, match="already ended"):
-        keeping.responses.cancel(response.id)
-    keeping.responses.delete(response.id)
-    for call in (keeping.responses.retrieve, keeping.responses.delete):
+        storing.responses.cancel(response.id)
+    storing.responses.delete(response.id)
+    for call in (storing.responses.retrieve, storing.responses.delete):
         with pytest.raises(openai.NotFoundError):
             call(response.id)
-    unkept = ask(keeping, store=False)
+    unkept = ask(storing, store=False)
     with pytest.raises(openai.NotFoundError):
-        keeping.responses.retrieve(unkept.id)
+        storing.responses.retrieve(unkept.id)
 
 
-def test_input_items_are_listed(keeping: openai.OpenAI) -> None:
-    given = [*user(words("Hello.")), {"role": "assistant", "content": "Hi."}, *user(picture(), words("What is it?"))]
-    response = ask(keeping, given)
-    items: Any = list(keeping.responses.input_items.list(response.id, order="asc", limit=2))
+def test_input_items_are_listed(storing: openai.OpenAI) -> None:
+    given = [
+        *user(text_item("Hello.")),
+        {"role": "assistant", "content": "Hi."},
+        *user(picture(), text_item("What is it?")),
+    ]
+    response = ask(storing, given)
+    items: Any = list(storing.responses.input_items.list(response.id, order="asc", limit=2))
     assert [item.role for item in items] == ["user", "assistant", "user"]
     assert [part.type for part in items[2].content] == ["input_image", "input_text"]
     assert items[1].content[0].text == "Hi." and len({item.id for item in items}) == 3
-    newest = keeping.responses.input_items.list(response.id, limit=1)
+    newest = storing.responses.input_items.list(response.id, limit=1)
     assert newest.data[0].id == items[2].id and newest.has_more
-    (text,) = keeping.responses.input_items.list(ask(keeping).id).data
+    (text,) = storing.responses.input_items.list(ask(storing).id).data
     assert text.model_dump()["content"][0]["text"] == QUESTION
-    unknown: list[tuple[str, Any]] = [(response.id, {"after": "x"}), ("resp_x", {}), (ask(keeping, store=False).id, {})]
+    unknown: list[tuple[str, Any]] = [(response.id, {"after": "x"}), ("resp_x", {}), (ask(storing, store=False).id, {})]
     for name, options in unknown:
         with pytest.raises(openai.NotFoundError):
-            keeping.responses.input_items.list(name, **options)
+            storing.responses.input_items.list(name, **options)
 
 
-def test_a_conversation_continues_from_a_stored_response(keeping: openai.OpenAI) -> None:
-    first = ask(keeping, user(picture(), words("Count the shapes.")), instructions="Be brief.")
-    second = ask(keeping, "And the colors?", previous_response_id=first.id)
-    third = ask(keeping, "Thanks.", previous_response_id=second.id)
-    said = [first.output_text, second.output_text]
+def test_a_conversation_continues_from_a_stored_response(storing: openai.OpenAI) -> None:
+    first = ask(storing, user(picture(), text_item("Count the shapes.")), instructions="Be brief.")
+    second = ask(storing, "And the colors?", previous_response_id=first.id)
+    third = ask(storing, "Thanks.", previous_response_id=second.id)
+    texts = [first.output_text, second.output_text]
     whole = [
-        *user(picture(), words("Count the shapes.")),
-        {"role": "assistant", "content": said[0]},
+        *user(picture(), text_item("Count the shapes.")),
+        {"role": "assistant", "content": texts[0]},
         {"role": "user", "content": "And the colors?"},
-        {"role": "assistant", "content": said[1]},
+        {"role": "assistant", "content": texts[1]},
         {"role": "user", "content": "Thanks."},
     ]
-    assert third.usage.input_tokens == ask(keeping, whole, store=False).usage.input_tokens
+    assert third.usage.input_tokens == ask(storing, whole, store=False).usage.input_tokens
     assert third.previous_response_id == second.id and third.instructions is None
-    streamed = list(ask(keeping, "Thanks.", previous_response_id=second.id, stream=True))
-    assert keeping.responses.retrieve(streamed[-1].response.id).output_text == streamed[-1].response.output_text
-    keeping.responses.delete(first.id)
+    streamed = list(ask(storing, "Thanks.", previous_response_id=second.id, stream=True))
+    assert storing.responses.retrieve(streamed[-1].response.id).output_text == streamed[-1].response.output_text
+    storing.responses.delete(first.id)
     with pytest.raises(openai.BadRequestError, match="is not stored on this server"):
-        ask(keeping, "Again.", previous_response_id=second.id)
+        ask(storing, "Again.", previous_response_id=second.id)
 
 
-def ended(client: openai.OpenAI, name: str) -> Any:
-    """A stored response once it has ended."""
+def wait_until_ended(client: openai.OpenAI, name: str) -> Any:
+    """Waits until a stored response has ended, and returns it."""
     deadline = time.monotonic() + 30
-    while (found := client.responses.retrieve(name)).status == "in_progress":
+    while (retrieved := client.responses.retrieve(name)).status == "in_progress":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return found
+    return retrieved
 
 
-def test_a_background_response_can_be_retrieved_when_it_is_done(keeping: openai.OpenAI) -> None:
-    begun = ask(keeping, background=True)
-    assert begun.status == "in_progress" and begun.background
-    found = ended(keeping, begun.id)
-    assert found.status == "completed" and found.output_text
+def test_a_background_response_can_be_retrieved_when_it_is_done(storing: openai.OpenAI) -> None:
+    started = ask(storing, background=True)
+    assert started.status == "in_progress" and started.background
+    retrieved = wait_until_ended(storing, started.id)
+    assert retrieved.status == "completed" and retrieved.output_text
     with pytest.raises(openai.BadRequestError, match="stored"):
-        ask(keeping, background=True, store=False)
+        ask(storing, background=True, store=False)
 
 
 LONG: Any = {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "array", "minItems": 900}}}}
-"""An answer that takes until the context is full."""
+"""Options for an answer that fills the context."""
 
 
-def test_a_response_can_be_cancelled(keeping: openai.OpenAI) -> None:
-    begun = ask(keeping, background=True, **LONG)
-    assert keeping.responses.cancel(begun.id).status == "cancelled"
-    assert ended(keeping, begun.id).status == "cancelled"
-    assert keeping.responses.cancel(begun.id).status == "cancelled"
+def test_a_response_can_be_cancelled(storing: openai.OpenAI) -> None:
+    started = ask(storing, background=True, **LONG)
+    assert storing.responses.cancel(started.id).status == "cancelled"
+    assert wait_until_ended(storing, started.id).status == "cancelled"
+    assert storing.responses.cancel(started.id).status == "cancelled"
     with pytest.raises(openai.BadRequestError, match="cannot continue"):
-        ask(keeping, "Go on.", previous_response_id=begun.id)
+        ask(storing, "Go on.", previous_response_id=started.id)
 
 
-def test_a_client_that_leaves_a_stream_cancels_it(keeping: openai.OpenAI) -> None:
-    stream = ask(keeping, stream=True, **LONG)
+def test_a_client_that_leaves_a_stream_cancels_it(storing: openai.OpenAI) -> None:
+    stream = ask(storing, stream=True, **LONG)
     name = next(iter(stream)).response.id
     stream.close()
-    assert ended(keeping, name).status == "cancelled"
+    assert wait_until_ended(storing, name).status == "cancelled"
 
 
 def test_the_store_is_private_and_survives_a_kill(tmp_path: Path) -> None:
@@ -338,7 +348,7 @@ def test_the_store_is_private_and_survives_a_kill(tmp_path: Path) -> None:
     with serving("--threads", "1", "--store", str(folder)) as running:
         running.wait_until_ready()
         client = running.client()
-        kept = ask(client)
+        finished = ask(client)
         lost = ask(client, background=True, **LONG)
         running.process.send_signal(signal.SIGKILL)
         running.process.wait(10)
@@ -347,9 +357,9 @@ def test_the_store_is_private_and_survives_a_kill(tmp_path: Path) -> None:
     with serving("--threads", "1", "--store", str(folder)) as again:
         again.wait_until_ready()
         client = again.client()
-        assert client.responses.retrieve(kept.id) == kept
-        found = client.responses.retrieve(lost.id)
-        assert found.status == "failed" and found.error and "stopped" in found.error.message
+        assert client.responses.retrieve(finished.id) == finished
+        retrieved = client.responses.retrieve(lost.id)
+        assert retrieved.status == "failed" and retrieved.error and "stopped" in retrieved.error.message
 
 
 def no_files(name: str, field: str) -> bytes:
@@ -357,14 +367,14 @@ def no_files(name: str, field: str) -> bytes:
 
 
 def test_deleted_responses_leave_no_bytes(tmp_path: Path) -> None:
-    kept = Database(tmp_path / "store")
-    store = ResponseStore(kept)
+    finished = Database(tmp_path / "store")
+    store = ResponseStore(finished)
     store.add("resp_1", None, b'["a secret of mine"]', b"{}")
     store.update("resp_1", "completed", b'{"status": "completed", "output": ["a secret of mine"]}')
     assert store.delete("resp_1") and not store.delete("resp_1")
     store.update("resp_1", "completed", b"{}")
     assert store.get("resp_1") is None
-    kept.close()
+    finished.close()
     assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "store").iterdir() if path.is_file())
 
 
@@ -394,9 +404,9 @@ def test_reasoning_text_and_calls_form_one_message() -> None:
             ]
         }
     )
-    asked = convert.to_items(raw["input"])
+    items = convert.to_items(raw["input"])
     calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
-    assert convert.messages(asked, "input", no_files) == (
+    assert convert.messages(items, "input", no_files) == (
         Message("user", (Text("Hi"),)),
         Message("assistant", (Text("Let me see."),), tool_calls=calls, reasoning="Hm"),
         Message("tool", (Text("1"),), tool_call_id="a"),
@@ -422,7 +432,7 @@ def test_the_client_assembles_a_stream_to_the_whole_response(pieces: list[Any], 
 
     def send(events: Any) -> None:
         nonlocal last
-        for event in events:  # encoded at once, since what it holds goes on changing
+        for event in events:  # encoded at once, because its response changes later
             last = EVENT.validate_python(json.loads(msgspec_json.encode(event)))
             state.handle_event(last)
 

@@ -1,7 +1,7 @@
-"""One server over real HTTP and one loaded model, shared by all tests that need them.
+"""Fixtures that all tests share: a running server and a loaded model, one of each per test process.
 
-Every test runs in folders of its own, without the user's models or token, and fails where it opens a socket to anything
-but this machine. Child processes have the folders from the environment, and the guard from `tests/guard`.
+Tests use temporary folders instead of the user's models, caches and token. A test fails if it, or a child process of
+it, connects to another machine. Child processes get the folders from the environment and the guard from `tests/guard`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _FOLDERS = {"HF_HOME": "hf", "XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config
 for _name, _folder in _FOLDERS.items():
     os.environ[_name] = str(Path(_HOME.name) / _folder)
 os.environ.pop("HF_HUB_DISABLE_TELEMETRY", None)
+os.environ.pop("GALAGO_TEST_CONNECTIONS", None)  # each test process has its own list, with its children
 _GUARD = Path(__file__).parent / "guard"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_GUARD), os.environ.get("PYTHONPATH")]))
 sys.path.insert(0, str(_GUARD))
@@ -32,19 +33,41 @@ from galago.runtime import LocalModel, load  # noqa: E402
 
 loopback_only.watch()
 
+SLOWEST_FILES = (
+    "runtime/worker/test_worker.py",
+    "quantize/evaluate/test_evaluate.py",
+    "quantize/evaluate/test_planted_faults.py",
+    "runtime/server/test_serve.py",
+    "runtime/server/test_openapi.py",
+    "quantize/search/test_search.py",
+    "runtime/cli/test_cli.py",
+    "runtime/engine/test_engine.py",
+)
+"""In descending order of their time."""
+
 
 @pytest.fixture(autouse=True)
 def _no_other_machine() -> Iterator[None]:
-    """Fails a test in whose course this process or a child of it has tried to reach another machine."""
-    loopback_only.tried()
+    """Fails a test during which this process or a child of it tried to connect to another machine."""
+    loopback_only.take_attempts()
     yield
-    tried = loopback_only.tried()
-    assert not tried, f"tried to reach {', '.join(tried)}"
+    attempts = loopback_only.take_attempts()
+    assert not attempts, f"tried to connect to {', '.join(attempts)}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the slowest files to the front, so that several test processes finish at about the same time."""
+    items.sort(key=lambda item: _rank(item.nodeid.partition("::")[0]))
+
+
+def _rank(path: str) -> int:
+    name = path.removeprefix("tests/")
+    return SLOWEST_FILES.index(name) if name in SLOWEST_FILES else len(SLOWEST_FILES)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """On one thread: how many there are decides the last digits, and so now and then a sampled token."""
+    """A server with one thread: the number of threads changes the last digits of logits, and so sampled tokens."""
     with serving("--threads", "1") as running:
         running.wait_until_ready()
         yield running

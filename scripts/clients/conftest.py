@@ -1,4 +1,4 @@
-"""Fails a test in whose course a client has tried to reach another machine, as for telemetry or a list of prices."""
+"""Fails a test during which a client connects to another machine, for example for telemetry or a price list."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ import loopback_only
 @pytest.fixture(autouse=True)
 def _no_other_machine() -> Iterator[None]:
     yield
-    tried = loopback_only.tried()
-    assert not tried, f"tried to reach {', '.join(tried)}"
+    attempts = loopback_only.take_attempts()
+    assert not attempts, f"tried to connect to {', '.join(attempts)}"

@@ -1,6 +1,6 @@
-"""Watches for connections to other machines, in the tests' process and, by `sitecustomize`, in all its Python children.
+"""Blocks connections to other machines in a test process and, through `sitecustomize`, in all its Python children.
 
-An attempt is refused and noted in a file that all of them share.
+Attempts are recorded in a file that these processes share.
 """
 
 from __future__ import annotations
@@ -12,40 +12,46 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-if "GALAGO_TEST_TRIED" not in os.environ:
-    handle, name = tempfile.mkstemp(prefix="galago-tried-")
-    os.close(handle)
-    os.environ["GALAGO_TEST_TRIED"] = name
-_TRIED = Path(os.environ["GALAGO_TEST_TRIED"])
+_VARIABLE = "GALAGO_TEST_CONNECTIONS"
 _EVENTS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
+_file: Path | None = None
 
 
 def watch() -> None:
-    sys.addaudithook(_hear)
+    """Blocks connections of this process. Records attempts in the file that a parent process has chosen, if any."""
+    global _file
+    if _file is None:
+        sys.addaudithook(_audit)
+    if _VARIABLE not in os.environ:
+        handle, os.environ[_VARIABLE] = tempfile.mkstemp(prefix="galago-connections-")
+        os.close(handle)
+    _file = Path(os.environ[_VARIABLE])
 
 
-def tried() -> list[str]:
-    """The other machines that somebody has tried to reach since the last question."""
-    found = _TRIED.read_text().split("\n")[:-1]
-    if found:
-        _TRIED.write_text("")
-    return found
+def take_attempts() -> list[str]:
+    """Returns the hosts of blocked connections since the last call."""
+    assert _file, "call watch() first"
+    hosts = _file.read_text().split("\n")[:-1]
+    if hosts:
+        _file.write_text("")
+    return hosts
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event in _EVENTS:
         host = arguments[0] if event in _EVENTS[2:] else arguments[1]
         host = host[0] if isinstance(host, tuple) else host
         if isinstance(host, bytes):
             host = host.decode(errors="replace")
-        if isinstance(host, str) and not _is_here(host):
-            with _TRIED.open("a") as file:
+        if isinstance(host, str) and not _is_this_machine(host):
+            assert _file
+            with _file.open("a") as file:
                 file.write(f"{host}\n")
-            raise PermissionError(f"the tests may not reach {host}")
+            raise PermissionError(f"tests may not connect to {host}")
 
 
-def _is_here(host: str) -> bool:
-    """Names of files, as Unix sockets have, are here too."""
+def _is_this_machine(host: str) -> bool:
+    """Paths of Unix sockets count as this machine."""
     if host in ("", "localhost", "0.0.0.0", "::") or "/" in host or "\0" in host:
         return True
     try:

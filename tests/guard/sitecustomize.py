@@ -1,4 +1,4 @@
-"""Run by Python at the start of every child process of the tests."""
+"""Python runs this at the start of every child process of the tests."""
 
 import loopback_only
 

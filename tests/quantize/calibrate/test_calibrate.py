@@ -86,12 +86,12 @@ def test_a_calibration_resumes_only_on_the_same_data(tmp_path: Path, text: Path)
     source = open_source(str(TEXT))
     data, part = calibration.select_data(source, None, [text], chunk_tokens=64, max_segments=2), tmp_path / "part"
     calibration.collect(data, part)
-    told: list[int] = []
-    calibration.collect(data, part, lambda done, _count: told.append(done))
-    assert not told  # all of it was there
+    reported: list[str] = []
+    calibration.collect(data, part, lambda step, _share: reported.append(step))
+    assert not reported  # everything was in `part`
     text.write_text(WORDS.upper() * 20, encoding="utf-8")
-    calibration.collect(data, part, lambda done, _count: told.append(done))
-    assert told == [1, 2]
+    calibration.collect(data, part, lambda step, _share: reported.append(step))
+    assert reported == ["1 of 2", "2 of 2"]
 
 
 def test_images_and_audio_calibrate_the_model_and_its_projector(tmp_path: Path) -> None:

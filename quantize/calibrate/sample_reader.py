@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import ConfigError, InvalidRequest
 from ...models.gguf.reader import read_header
-from ...runtime.cache.encoder_cache import EmbeddingCache
+from ...runtime.cache.encoder_cache import EncoderCache
 from ...runtime.inference.assembly import prompt_builder
 from ...runtime.llamacpp.context import BATCH, Context
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
@@ -47,7 +47,7 @@ class SampleReader(AbstractContextManager["SampleReader"]):
         chunk_tokens: int,
         threads: int,
         collector: ImatrixCollector | None = None,
-        embeddings: EmbeddingCache | None = None,
+        embeddings: EncoderCache | None = None,
     ) -> None:
         self._weights = Weights(model, gpu_layers=0)
         cells = min(self._weights.context_length, max(chunk_tokens, MAX_CHAT_TOKENS))
@@ -56,11 +56,11 @@ class SampleReader(AbstractContextManager["SampleReader"]):
                 f"the model's context is {cells} tokens, so chunks of {chunk_tokens} tokens are too long", "chunk"
             )
         outputs = BATCH if projector else STEP_TOKENS
-        self._context = Context(self._weights, cells, 1, threads, outputs=outputs, observer=collector)
+        self._context = Context(self._weights, cells, 1, threads, outputs=outputs, collector=collector)
         self._projector: Projector | None = None
         if projector is not None:
             largest = min(BATCH, cells)
-            self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, observer=collector)
+            self._projector = Projector(projector, self._weights, threads, largest, use_gpu=False, collector=collector)
             self._projector.embeddings = embeddings or self._projector.embeddings
         self._chunk_tokens, self._collector = chunk_tokens, collector
         template = read_header(model).chat_template
@@ -93,7 +93,7 @@ class SampleReader(AbstractContextManager["SampleReader"]):
         Those are the second half of a chunk or of a chat; of a chat with media, everything after the last of them.
         """
         items = segment if isinstance(segment, tuple) else self._prompt(segment)
-        self._context.cut(0, 0)
+        self._context.truncate(0, 0)
         position, first = 0, _first_scored(items, segment)
         for at, piece in _pieces(items):
             if isinstance(piece, MediaSpan):

@@ -27,7 +27,7 @@ from ...models.files import ModelFiles
 from ...models.registry.resolve import resolve
 from ...runtime.cache.disk_cache import DiskCache
 from ...runtime.config import default_threads
-from ...runtime.engine.thread_tuner import ThreadTuner
+from ...runtime.engine.tuning import ThreadTuner
 from ...runtime.inference.assembly import prompt_builder
 from ...runtime.llamacpp.context import BATCH, Context
 from ...runtime.llamacpp.devices import gpus
@@ -98,7 +98,7 @@ class LogitsReader:
         row_bytes = 4 * self.weights.vocab_size
         self._rows_per_block = max(1, _COMPARED_BYTES // row_bytes)
         self._rows_per_step = max(1, min(BATCH, _LOGITS_BYTES // row_bytes))
-        self._context = Context(self.weights, context_tokens, 1, max_threads, guesses=self._rows_per_step - 1)
+        self._context = Context(self.weights, context_tokens, 1, max_threads, draft_rows=self._rows_per_step - 1)
         self._tuner = ThreadTuner(max_threads) if threads is None else None
         self.projector, self._store = None, None
         if files.projector is not None:
@@ -113,7 +113,7 @@ class LogitsReader:
                 largest_image,
                 use_gpu,
                 cache_bytes=64 << 20,
-                store=self._store,
+                disk_cache=self._store,
             )
         self._prompts = prompt_builder(self.weights, self.projector, files.header.chat_template, context_tokens)
 
@@ -146,7 +146,7 @@ class LogitsReader:
 
     def logits(self, window: TokenWindow) -> Iterator[NDArray[np.float32]]:
         """Yields the logits of every row from `first` on, in blocks that the caller may modify."""
-        self._context.cut(0, 0)
+        self._context.truncate(0, 0)
         position, batch, scored = 0, list[BatchToken](), 0
         for index, item in enumerate(window.items):
             if isinstance(item, MediaSpan):
@@ -175,7 +175,7 @@ class LogitsReader:
         for i in range(0, len(scored), self._rows_per_block):
             yield np.stack([self._context.logits(row) for row in scored[i : i + self._rows_per_block]])
         if self._tuner is not None and not scored:
-            self._tuner.measured(0, len(batch), time.perf_counter() - begin)
+            self._tuner.record(0, len(batch), time.perf_counter() - begin)
 
     def _decode_media(self, item: MediaSpan, position: int) -> None:
         chunk = item.payload

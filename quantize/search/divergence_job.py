@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import ConfigError
-from ...runtime.cache.encoder_cache import EmbeddingCache
+from ...runtime.cache.encoder_cache import EncoderCache
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import JobArrays, Report
@@ -39,7 +39,7 @@ def work(job: DivergenceJob, arrays: JobArrays, report: Report) -> None:
     vary_projector = job.varied == "projector"
     baseline = job.folder / "baseline.f32"
     cap([job.file_bytes])
-    cache = EmbeddingCache(_EMBEDDINGS_BYTES)
+    cache = EncoderCache(_EMBEDDINGS_BYTES)
     with SampleReader(source, projector, job.chunk_tokens, job.threads, embeddings=cache) as reader:
         all_segments = reader.segments(samples.read(job.files))[: job.max_segments]
         segments = held_out(all_segments, job.max_chunks, job.held_out_every)

@@ -1,4 +1,4 @@
-"""The embeddings of pictures and sounds that were encoded lately, in memory and on disk."""
+"""The embeddings of images and sounds that were encoded recently, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from numpy.typing import NDArray
 from .disk_cache import DiskCache
 
 
-class EmbeddingCache:
-    """Embeddings of pictures and sounds seen lately: at most `limit` bytes of them in memory, others in a store."""
+class EncoderCache:
+    """Keeps at most `limit` bytes of embeddings in memory, dropping the least recently used, and others on disk."""
 
-    def __init__(self, limit: int, store: DiskCache | None = None) -> None:
+    def __init__(self, limit: int, disk: DiskCache | None = None) -> None:
         self._limit = limit
-        self._store = store
+        self._disk = disk
         self._size = 0
-        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._embeddings: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> NDArray[np.float32] | None:
+        """The embeddings of media with this digest, if they are in memory."""
         with self._lock:
-            if digest in self._kept:
-                self._kept.move_to_end(digest)
-            return self._kept.get(digest)
+            if digest in self._embeddings:
+                self._embeddings.move_to_end(digest)
+            return self._embeddings.get(digest)
 
     def find(self, digest: bytes, width: int) -> NDArray[np.float32] | None:
-        """In memory or in the store."""
-        found = self.get(digest)
-        if found is None and self._store is not None:
-            data = self._store.read(self._store.path("media", digest.hex()))
-            if data is not None:
-                found = np.frombuffer(data, np.float32).reshape(-1, width)
-                self._keep(digest, found)
-        return found
+        """The embeddings with this digest, from memory or disk. Rows have `width` floats."""
+        embeddings = self.get(digest)
+        if embeddings is None and self._disk is not None:
+            data = self._disk.read(self._disk.path("media", digest.hex()))
+            if data is not None and len(data) % (4 * width) == 0:
+                embeddings = np.frombuffer(data, np.float32).reshape(-1, width)
+                self._keep(digest, embeddings)
+        return embeddings
 
     def clear(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._embeddings.clear()
             self._size = 0
 
     def put(self, digest: bytes, embeddings: NDArray[np.float32]) -> None:
         self._keep(digest, embeddings)
-        if self._store is not None:
-            self._store.put("media", digest.hex(), {}, embeddings.tobytes())
+        if self._disk is not None:
+            self._disk.put("media", digest.hex(), {}, embeddings.tobytes())
 
     def _keep(self, digest: bytes, embeddings: NDArray[np.float32]) -> None:
         with self._lock:
-            if digest not in self._kept:
-                self._kept[digest] = embeddings
+            if digest not in self._embeddings:
+                self._embeddings[digest] = embeddings
                 self._size += embeddings.nbytes
             while self._size > self._limit:
-                self._size -= self._kept.popitem(last=False)[1].nbytes
+                self._size -= self._embeddings.popitem(last=False)[1].nbytes

@@ -1,4 +1,4 @@
-"""Sequences set aside in host memory, and on disk where there is a store, found again by what they begin with."""
+"""Saved sequences in host memory, and on disk if there is a disk cache, found again by their first tokens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..types.prompt import RELEASED_PAYLOAD, Item, MediaSpan, SavedState, common
 from .disk_cache import DiskCache
 
 MIN_CELLS = 32
-"""Cells: a shorter prefix is computed again as fast as it is found."""
+"""A prefix with fewer cells is not saved: computing it again is as fast as finding it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedPrefix:
-    """The cells of some items, computed under some strengths of the model's adapters: in memory, or in a file."""
+    """The cells of some items, computed under these adapter strengths; the data is in memory or in a file."""
 
     items: list[Item]
     adapters: tuple[float, ...]
@@ -27,98 +27,99 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """At most `limit` bytes of states in memory, those used least recently dropped first; a store bounds itself.
+    """Keeps at most `limit` bytes of prefixes in memory and drops the least recently used first. The disk cache has its
+    own limit.
 
-    Those of recurrent models are taken up as a `whole` or not at all.
+    With `whole`, as for recurrent models, a prefix can only be restored if all of it is shared.
     """
 
-    def __init__(self, limit: int, store: DiskCache | None = None, whole: bool = False) -> None:
+    def __init__(self, limit: int, disk: DiskCache | None = None, whole: bool = False) -> None:
         self.limit = limit
-        self._whole = whole
         self.size = 0
         self.cell_bytes = 1.0
-        """Of the last state that was added."""
-        self._kept: list[CachedPrefix] = []
-        self._store = store
-        self._stored = [] if store is None else [_stored(e.about, e.path) for e in store.entries("state")]
+        """Bytes per cell of the prefix that was added last."""
+        self._whole = whole
+        self._in_memory: list[CachedPrefix] = []
+        self._disk = disk
+        self._on_disk = [] if disk is None else [_from_metadata(e.metadata, e.path) for e in disk.entries("state")]
 
     @property
-    def lasting(self) -> bool:
-        """Whether states outlive the process."""
-        return self._store is not None
+    def is_persistent(self) -> bool:
+        """Whether prefixes are also written to disk."""
+        return self._disk is not None
 
-    def add(self, state: CachedPrefix) -> None:
-        """Keeps a state in memory if there is room for it, instead of those that are of no more use."""
-        self.cell_bytes = len(state.data) / count_cells(state.items)
-        if len(state.data) > self.limit:
+    def add(self, prefix: CachedPrefix) -> None:
+        """Keeps a prefix in memory if it fits, and drops those that it makes useless."""
+        self.cell_bytes = len(prefix.data) / count_cells(prefix.items)
+        if len(prefix.data) > self.limit:
             return
-        for old in [s for s in self._kept if self._replaces(state, s.items, s.adapters)]:
+        for old in [p for p in self._in_memory if self._replaces(prefix, p.items, p.adapters)]:
             self._drop(old)
-        self._kept.append(state)
-        self.size += len(state.data)
+        self._in_memory.append(prefix)
+        self.size += len(prefix.data)
         while self.size > self.limit:
-            self._drop(self._kept[0])
+            self._drop(self._in_memory[0])
 
-    def store(self, state: CachedPrefix) -> None:
-        """Writes a state to the store, instead of those that are of no more use."""
-        assert self._store is not None
-        for old in [s for s in self._stored if self._replaces(state, s.items, s.adapters)]:
+    def store(self, prefix: CachedPrefix) -> None:
+        """Writes a prefix to disk, and deletes those that it makes useless."""
+        assert self._disk is not None
+        for old in [p for p in self._on_disk if self._replaces(prefix, p.items, p.adapters)]:
             assert old.path is not None
-            self._stored.remove(old)
+            self._on_disk.remove(old)
             old.path.unlink(missing_ok=True)
-        about = {"items": [_noted(item) for item in state.items], "adapters": state.adapters}
-        name = blake2b(json.dumps(about).encode()).hexdigest()
-        self._store.put("state", name, about, state.data)
-        self._stored.append(CachedPrefix(state.items, state.adapters, path=self._store.path("state", name)))
+        metadata = {"items": [_to_json(item) for item in prefix.items], "adapters": prefix.adapters}
+        name = blake2b(json.dumps(metadata).encode()).hexdigest()
+        self._disk.put("state", name, metadata, prefix.data)
+        self._on_disk.append(CachedPrefix(prefix.items, prefix.adapters, path=self._disk.path("state", name)))
 
     def holds(self, items: Sequence[Item], adapters: tuple[float, ...]) -> bool:
-        """Whether some prefix in memory serves whatever these items could."""
-        return any(self._replaces(prefix, items, adapters) for prefix in self._kept)
+        """Whether a prefix in memory is as useful as these items would be."""
+        return any(self._replaces(prefix, items, adapters) for prefix in self._in_memory)
 
-    def best(self, items: Sequence[Item], adapters: tuple[float, ...]) -> tuple[CachedPrefix | None, int]:
-        """The state that can be taken up with most of its beginning shared with `items`, and how many are."""
+    def find(self, items: Sequence[Item], adapters: tuple[float, ...]) -> tuple[CachedPrefix | None, int]:
+        """The restorable prefix that shares most with the beginning of `items`, and how many items it shares."""
         best, most = None, 0
-        for state in (*self._kept, *self._stored):
-            shared = common_prefix(state.items, items) if state.adapters == adapters else 0
-            if shared > most and (shared == len(state.items) or not self._whole):
-                best, most = state, shared
+        for prefix in (*self._in_memory, *self._on_disk):
+            shared = common_prefix(prefix.items, items) if prefix.adapters == adapters else 0
+            if shared > most and (shared == len(prefix.items) or not self._whole):
+                best, most = prefix, shared
         return best, most
 
-    def common(self, items: Sequence[Item], adapters: tuple[float, ...]) -> int:
-        """How many of `items` some state begins with, whether or not it can be taken up there."""
-        states = (state for state in (*self._kept, *self._stored) if state.adapters == adapters)
-        return max((common_prefix(state.items, items) for state in states), default=0)
+    def longest_shared(self, items: Sequence[Item], adapters: tuple[float, ...]) -> int:
+        """How many of the `items` some prefix begins with, even if it cannot be restored there."""
+        prefixes = (prefix for prefix in (*self._in_memory, *self._on_disk) if prefix.adapters == adapters)
+        return max((common_prefix(prefix.items, items) for prefix in prefixes), default=0)
 
-    def read(self, state: CachedPrefix) -> SavedState | None:
-        """A state's data, or `None` where its file is gone or damaged."""
-        if state.path is None:
-            self._kept.remove(state)
-            self._kept.append(state)
-            return state.data
-        data = self._store.read(state.path) if self._store else None
+    def read(self, prefix: CachedPrefix) -> SavedState | None:
+        """A prefix's data; `None` if its file is missing or damaged."""
+        if prefix.path is None:
+            self._in_memory.remove(prefix)
+            self._in_memory.append(prefix)
+            return prefix.data
+        data = self._disk.read(prefix.path) if self._disk else None
         if data is None:
-            self._stored.remove(state)
+            self._on_disk.remove(prefix)
         return data
 
     def _replaces(self, longer: CachedPrefix, items: Sequence[Item], adapters: tuple[float, ...]) -> bool:
         shared = common_prefix(longer.items, items) if longer.adapters == adapters else -1
         return shared == len(items) and (shared == len(longer.items) or not self._whole)
 
-    def _drop(self, state: CachedPrefix) -> None:
-        self._kept.remove(state)
-        self.size -= len(state.data)
+    def _drop(self, prefix: CachedPrefix) -> None:
+        self._in_memory.remove(prefix)
+        self.size -= len(prefix.data)
 
 
-def _noted(item: Item) -> Any:
+def _to_json(item: Item) -> Any:
     return item if isinstance(item, int) else [item.kind, item.cells, item.positions, item.digest.hex()]
 
 
-def _stored(about: dict[str, Any], path: Path) -> CachedPrefix:
+def _from_metadata(metadata: dict[str, Any], path: Path) -> CachedPrefix:
     items: list[Item] = []
-    for noted in about["items"]:
-        if isinstance(noted, list):
-            kind, cells, positions, digest = noted
+    for item in metadata["items"]:
+        if isinstance(item, list):
+            kind, cells, positions, digest = item
             items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), RELEASED_PAYLOAD))
         else:
-            items.append(noted)
-    return CachedPrefix(items, tuple(about["adapters"]), path=path)
+            items.append(item)
+    return CachedPrefix(items, tuple(metadata["adapters"]), path=path)

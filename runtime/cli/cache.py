@@ -36,15 +36,15 @@ def cache(
         print(f"deleted {report.quantity(disk_cache.clear(folder), 'file')}")
         return
     entries = list(disk_cache.entries(folder))
-    models = len({entry.about.get("key") for entry in entries})
+    models = len({entry.metadata.get("key") for entry in entries})
     print(f"{_size(entries)} of {report.quantity(models, 'model')}")
     for kind, name in (("state", "prefixes"), ("media", "images and audio")):
-        of_kind = [entry for entry in entries if entry.about.get("kind") == kind]
+        of_kind = [entry for entry in entries if entry.metadata.get("kind") == kind]
         if of_kind:
-            unused_days = (time.time() - min(entry.used for entry in of_kind)) / 86_400
+            unused_days = (time.time() - min(entry.last_used for entry in of_kind)) / 86_400
             print(
                 f"  {name}: {_size(of_kind)}, least recently used {unused_days:.1f} days ago "
-                f"(deleted after {disk_cache.DAYS})"
+                f"(deleted after {disk_cache.MAX_AGE_DAYS})"
             )
 
 

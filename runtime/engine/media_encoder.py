@@ -1,4 +1,4 @@
-"""A thread that encodes pictures and sounds, so that nobody's answer waits for them. Knows no context and no text."""
+"""A thread that encodes images and sounds, so that no answer waits for them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from ..types.prompt import MediaPayload
 
 EncodeFunction = Callable[[list[MediaPayload]], None]
-"""Encodes the first of some media, or several of them at once where it can."""
+"""Encodes the first item of a list of media, and as many of the next ones as it can at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeJob:
-    """Media of one sequence, in order. `wanted` says whether anybody still waits; `done` hears of each result."""
+    """Media of one sequence, in order. `is_wanted` says whether it is still needed; `done` is called after each call of
+    the encoder, with the error if there was one."""
 
     media: list[MediaPayload]
-    wanted: Callable[[], bool]
-    done: Callable[[Exception | None], None]
+    is_wanted: Callable[[], bool]
+    done: Callable[[BaseException | None], None]
 
 
 class MediaEncoder:
@@ -36,17 +37,19 @@ class MediaEncoder:
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Waits for the encode in progress, which nothing can interrupt."""
+        """Waits for the current encoder call, which cannot be interrupted."""
         self._closing = True
         self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            while (left := [m for m in job.media if not m.ready]) and job.wanted() and not self._closing:
-                try:
-                    self._encode(left)
-                except Exception as error:  # its sequence hears of it; the thread lives on
-                    job.done(error)
-                    break
-                job.done(None)
+            try:
+                self._work_off(job)
+            except BaseException as error:  # ends the job's sequence; the thread goes on
+                job.done(error)
+
+    def _work_off(self, job: EncodeJob) -> None:
+        while (missing := [m for m in job.media if not m.ready]) and job.is_wanted() and not self._closing:
+            self._encode(missing)
+            job.done(None)

@@ -1,44 +1,39 @@
-"""How probable the tokens of a prompt are, read on the way to its answer and told before it. Knows no scheduling."""
+"""Collects prompt-token log-probabilities during prefill. Entered only for requests that ask for log-probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import nan
 
-from ..types.events import Started, TokenLogprob
+from ..types.events import TokenLogprob
 from ..types.prompt import SampledToken
 from .model_runner import ModelRunner
-from .scheduler import PromptLogprob
+from .scheduler import PromptLogprobRow
 from .sequence import Sequence
 
 
-def told(chosen: SampledToken, name: Callable[[int], bytes]) -> TokenLogprob:
-    """A token with its probability, if that is known."""
-    logprob = nan if chosen.logprob is None else chosen.logprob
-    return TokenLogprob(name(chosen.token), logprob, tuple((name(t), p) for t, p in chosen.top_logprobs))
+def token_logprob(sampled: SampledToken, token_bytes: Callable[[int], bytes]) -> TokenLogprob:
+    """A token with its log-probability; NaN if that is unknown."""
+    logprob = nan if sampled.logprob is None else sampled.logprob
+    top = tuple((token_bytes(token), value) for token, value in sampled.top_logprobs)
+    return TokenLogprob(token_bytes(sampled.token), logprob, top)
 
 
-def begin(sequence: Sequence, backend: ModelRunner) -> None:
-    """Notes the first token of a prompt, if it is to be recited: nothing stands before it."""
+def collect_first(sequence: Sequence, runner: ModelRunner) -> bool:
+    """Adds the first token of a prompt, which has no log-probability. Returns whether the prompt is complete."""
     first = sequence.items[0]
-    if sequence.recites(0) and isinstance(first, int):
-        sequence.recital.append(told(SampledToken(first), backend.name))
-        sequence.recited = 1
-    _tell(sequence)
+    if sequence.wants_logprob(0) and isinstance(first, int):
+        sequence.prompt_logprobs.append(token_logprob(SampledToken(first), runner.token_bytes))
+        sequence.next_logprob = 1
+    return not sequence.wants_logprob(len(sequence.prompt.items) - 1)
 
 
-def read(recital: PromptLogprob, backend: ModelRunner) -> None:
-    """Notes how probable a token of a prompt was."""
-    row, sequence, place = recital
-    token = sequence.items[place]
+def collect(row: PromptLogprobRow, runner: ModelRunner) -> bool:
+    """Adds the log-probability of one prompt token. Returns whether the prompt is complete."""
+    sequence = row.sequence
+    token = sequence.items[row.item_index]
     assert isinstance(token, int)
-    sequence.recital.append(told(backend.tell(row, token, sequence.sampler), backend.name))
-    sequence.recited = place + 1
-    _tell(sequence)
-
-
-def _tell(sequence: Sequence) -> None:
-    """Says that an answer begins, unless there is more to tell of its prompt then."""
-    prompt = sequence.prompt
-    if not sequence.recites(len(prompt.items) - 1):
-        sequence.sink(Started(prompt.cells, prompt.warnings, tuple(sequence.recital), prompt.parsing))
+    sampled = runner.score(row.row, token, sequence.sampler)
+    sequence.prompt_logprobs.append(token_logprob(sampled, runner.token_bytes))
+    sequence.next_logprob = row.item_index + 1
+    return not sequence.wants_logprob(len(sequence.prompt.items) - 1)

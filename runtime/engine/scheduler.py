@@ -4,165 +4,177 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ...models.capacity.throughput import TILE, chunk
-from ..cache.prefix_cache import CachedPrefix, PrefixCache
-from ..speculative.acceptance import MAX_DRAFT_TOKENS, DraftLengthPolicy, DraftProposal
-from ..speculative.draft_model import MAX_DRAFTED, DraftModel, DraftRequest
-from ..types.prompt import BatchToken, Item, MediaSpan, common_prefix, count_cells
-from . import attention_tiles
-from .sequence import Sequence
-from .slots import Slot, cells_taken
+from ..cache.prefix_cache import CachedPrefix
+from ..speculative.drafting import MAX_DRAFT_TOKENS, Draft
+from ..types.prompt import AttentionTile, BatchToken, Item, MediaSpan, common_prefix, count_cells
+from .sequence import Sequence, Slot, cells_in_use
+from .tuning import PrefillLimits
 
-TOGETHER = 128
-"""Prompt rows from which on a step takes no further prompt: more are hardly faster, and the first come first."""
+ENOUGH_PREFILL_ROWS = 128
+"""A step with this many prompt rows takes no further prompt: more rows are hardly faster, and first come is first
+served."""
 
-BREATH = 8
-"""So many steps read prompts beside answers, then one is of answers alone: what that takes tells how much of a prompt
-fits beside them, and a machine may have become busy since."""
+MAX_MIXED_STEPS = 8
+"""After this many steps that mix prompt rows with answers, one is of answers only. How long that takes tells how many
+prompt rows fit beside answers, and the machine may have become busy."""
 
-RETREAD = 16
-"""Items at the end of a prompt that are computed again where a recurrent model's memory is taken up: the next turn may
-show the beginning of the answer differently, such as without its reasoning."""
+RECURRENT_REPLAY_TOKENS = 16
+"""Items at the end of a prompt that are computed again when a recurrent model's state is reused: the next turn may show
+the beginning of the answer differently, for example without its reasoning."""
 
-HEADROOM = 32
-"""Cells kept free for each running answer when another is admitted, lest it be set aside again at once."""
+HEADROOM_CELLS = 32
+"""Cells kept free for each running answer when another is admitted, so that it is not preempted again at once."""
 
 
 class SampleRow(NamedTuple):
-    """A sequence that gets an answer token from the logits of `row`, and one more for each guess that is right.
+    """A sequence that gets a token from the logits of `row`, and one more for each draft token that is right.
 
-    The guessed tokens follow in the next rows; `drafted` says whether the draft model made them.
+    The draft tokens follow in the next rows.
     """
 
     row: int
     sequence: Sequence
-    guess: list[int]
-    drafted: bool = False
+    draft: Draft
 
 
-class PromptLogprob(NamedTuple):
-    """The token at a `place` of a prompt is to be told; the logits of `row` say how probable it was."""
+class PromptLogprobRow(NamedTuple):
+    """The logits of `row` give the log-probability of the prompt's item `item_index`."""
 
     row: int
     sequence: Sequence
-    place: int
+    item_index: int
 
 
 @dataclass(frozen=True, slots=True)
 class TokenStep:
-    """Token rows, and the recitals and answers they lead to."""
+    """Token rows of `sequences`, and what is read from their logits."""
 
+    sequences: Collection[Sequence]
     rows: list[BatchToken]
-    recitals: list[PromptLogprob]
-    answers: list[SampleRow]
+    prompt_logprobs: list[PromptLogprobRow]
+    samples: list[SampleRow]
     prompt_rows: int
+    draft_rows: int
     adapters: tuple[float, ...]
 
     @property
-    def guessed_rows(self) -> int:
-        return sum(len(answer.guess) for answer in self.answers)
+    def answer_rows(self) -> int:
+        return len(self.rows) - self.prompt_rows - self.draft_rows
 
 
 @dataclass(frozen=True, slots=True)
 class MediaStep:
+    """An encoded image or sound of one sequence."""
+
     sequence: Sequence
     media: MediaSpan
     position: int
 
-    @property
-    def adapters(self) -> tuple[float, ...]:
-        return self.sequence.adapters
-
 
 @dataclass(frozen=True, slots=True)
 class SlotAssignment:
-    """A sequence's new slot, and where its first `shared` items are computed already; `kept` of them are used."""
+    """A slot for a sequence. The first `shared` items are already computed in `source`; `reused` of them are used."""
 
     sequence: Sequence
     slot: Slot
     source: Slot | CachedPrefix | None
     shared: int
-    kept: int
+    reused: int
+
+
+class PrefixLookup(Protocol):
+    """Finds saved prefixes."""
+
+    def find(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[CachedPrefix | None, int]: ...
+    def longest_shared(self, items: list[Item], adapters: tuple[float, ...]) -> int: ...
+
+
+_NO_DRAFT = Draft([], False)
 
 
 class Scheduler:
-    """Sequences wait in order of arrival, run in slots, and share `cells` tokens of KV cache. Those in the background
-    wait behind all others, and run only while there are no others.
+    """Sequences wait in order of arrival, run in slots, and share `cells` of KV cache. Background sequences wait behind
+    all others, and run only while there are no others.
 
-    A slot keeps what it holds until another sequence needs the place: one that begins alike continues it. The cache
-    may be promised more than once over: when it runs full, idle slots are cleared, then the youngest sequences set
-    aside, to be continued from `states` or computed again. `divisible` says whether a slot's end can be cut off;
-    recurrent models can only be continued where they stand. At most `outputs` rows of a step have logits.
+    A slot keeps its content until another sequence needs it; a sequence with the same beginning continues it. The cells
+    may be promised more than once: when they run out, idle slots are cleared, then the youngest sequences are
+    preempted, to be restored from `prefixes` or computed again. Without `partial_removal`, as in recurrent models, a
+    slot can only be continued at its end. At most `outputs` rows of a step have logits.
     """
 
     def __init__(
         self,
-        slots: int,
+        slots: list[Slot],
         cells: int,
         batch: int,
-        states: PrefixCache,
-        divisible: bool = True,
-        drafter: DraftModel | None = None,
+        prefixes: PrefixLookup,
+        tile: AttentionTile,
+        partial_removal: bool = True,
         outputs: int | None = None,
     ) -> None:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.short_prefill = self.long_prefill = batch
-        """Rows of short and long prompts at most in a step that running answers wait for; set by whoever measures how
-        long they take."""
-        self.attention = 0.0
-        """What a row's attention to each token before it takes of its matrices' time, in `tiles`; set by whoever knows
-        the model."""
-        self.odds = DraftLengthPolicy()
-        self._slots = [Slot(number) for number in range(slots)]
+        self._slots = slots
         self._cells = cells
         self._batch = batch
+        self._prefixes = prefixes
+        self._partial_removal = partial_removal
         self._outputs = outputs or batch
-        self._states = states
-        self._divisible = divisible
-        self._drafter = drafter
-        self._mixed = 0
+        self._tile = tile
+        self._may_recompute = partial_removal and tile.cost > 0 and batch >= tile.rows
+        self._mixed_steps = 0
         self._turns: dict[tuple[tuple[float, ...], bool], int] = {}
-        self._count = itertools.count(1)
+        """When each kind of step was last chosen."""
+        self._counter = itertools.count(1)
 
     @property
     def sequences(self) -> list[Sequence]:
         return [*self.running, *self.waiting]
 
     @property
-    def idle(self) -> bool:
-        return not self.running and not self.waiting
+    def idle_cells(self) -> int:
+        """Cells of slots without an owner."""
+        return sum(slot.cells for slot in self._slots if slot.owner is None)
 
     @property
-    def idle_slots(self) -> list[Slot]:
-        """Slots that hold something although nobody has them."""
-        return [slot for slot in self._slots if slot.owner is None and slot.items]
+    def cells_in_use(self) -> int:
+        return cells_in_use([cells for slot in self._slots for cells in slot.ranges])
 
     def add(self, sequence: Sequence) -> None:
-        behind = len(self.waiting) if sequence.background else self._waiting_in_front()
+        """Queues a sequence."""
+        behind = len(self.waiting) if sequence.background else self._waiting_foreground()
         self.waiting.insert(behind, sequence)
 
-    def _waiting_in_front(self) -> int:
-        """How many of those that wait are not in the background."""
+    def _waiting_foreground(self) -> int:
         return sum(not sequence.background for sequence in self.waiting)
 
     def remove(self, sequence: Sequence) -> Slot | None:
-        """Takes a sequence out; returns the slot it leaves, with all that is computed there."""
+        """Removes a sequence. Returns the slot it held, with everything computed there."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
+            return None
+        if sequence not in self.running:
             return None
         self.running.remove(sequence)
         slot = sequence.slot
         assert slot is not None
         slot.owner = sequence.slot = None
-        slot.last_used = next(self._count)
+        slot.last_used = next(self._counter)
         return slot
 
+    def preempt(self, slot: Slot) -> None:
+        """Takes a slot, whose content is gone, from its owner, if it has one. The owner waits as first of its kind."""
+        owner = slot.owner
+        if owner is not None:
+            self.remove(owner)
+            self.waiting.insert(self._waiting_foreground() if owner.background else 0, owner)
+
     def admit(self) -> SlotAssignment | None:
-        """A slot for the first in line, if there is one and its prompt fits beside what is running."""
+        """Assigns a slot to the first waiting sequence, if one is free and its prompt fits beside what is running."""
         free = [slot for slot in self._slots if slot.owner is None]
         if not self.waiting or not free:
             return None
@@ -170,207 +182,217 @@ class Scheduler:
         if sequence.background and not all(s.background for s in self.running):
             return None
         source, shared = self._best_source(sequence.items, sequence.adapters) if sequence.reuse else (None, 0)
-        kept = self._used(sequence.items, shared)
+        reused = self._reusable(sequence.items, shared)
         if self.running:
-            runs = [run for s in self.running if s.slot for run in s.slot.runs]
-            common = source.runs if isinstance(source, Slot) and source.owner else []
-            new = count_cells(sequence.items[kept:] if common else sequence.items)
-            ahead = HEADROOM * (len(self.running) + 1)
-            if cells_taken(runs) + self._pending() + new + ahead > self._cells:
+            ranges = [cells for s in self.running if s.slot for cells in s.slot.ranges]
+            shares_cells = isinstance(source, Slot) and source.owner and source.ranges
+            new = count_cells(sequence.items[reused:] if shares_cells else sequence.items)
+            headroom = HEADROOM_CELLS * (len(self.running) + 1)
+            if cells_in_use(ranges) + self._pending_cells() + new + headroom > self._cells:
                 return None
-        return SlotAssignment(sequence, self._place(free, source, shared), source, shared, kept)
+        return SlotAssignment(sequence, self._choose_slot(free, source, shared), source, shared, reused)
 
-    def known(self, items: list[Item], adapters: tuple[float, ...]) -> int:
-        """Cells of a prompt that need not be computed, were it to come now."""
-        return count_cells(items[: self._used(items, self._best_source(items, adapters)[1])])
+    def cached_cells(self, items: list[Item], adapters: tuple[float, ...]) -> int:
+        """Cells of a prompt that need not be computed if it comes now."""
+        return count_cells(items[: self._reusable(items, self._best_source(items, adapters)[1])])
 
-    def _used(self, items: list[Item], shared: int) -> int:
-        """How many of the items computed already are used: fewer where few others would be computed without a tile."""
-        alone = self._divisible and self._batch >= TILE and not any(s.decoding for s in self.running)
-        return attention_tiles.kept(items, shared, self.attention) if alone and shared and self.attention else shared
+    def _reusable(self, items: list[Item], shared: int) -> int:
+        """How many computed items are reused: fewer if the rest would be computed faster as a whole attention tile."""
+        if not self._may_recompute or not shared or any(s.is_decoding for s in self.running):
+            return shared
+        return _reuse_before_tile(items, shared, self._tile)
 
     def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | CachedPrefix | None, int]:
-        """Where most of some items is computed already; the last one never counts, since its logits are wanted."""
+        """Where most of the items are computed already. The last item does not count, since its logits are needed."""
         wanted = items[:-1]
         source: Slot | CachedPrefix | None
-        source, most = self._states.best(wanted, adapters)
+        source, most = self._prefixes.find(wanted, adapters)
         for slot in self._slots:
             if slot.owner is not None and not slot.owner.reuse:
                 continue
             shared = common_prefix(slot.items, wanted) if slot.adapters == adapters else 0
-            if shared >= most and shared and (self._divisible or shared == len(slot.items)):
+            if shared >= most and shared and (self._partial_removal or shared == len(slot.items)):
                 source, most = slot, shared
         return source, most
 
     @staticmethod
-    def _place(free: list[Slot], source: Slot | CachedPrefix | None, kept: int) -> Slot:
-        """The source itself where nothing of it is lost; else the slot that was used least recently."""
-        if isinstance(source, Slot) and source.owner is None and len(source.items) == kept:
+    def _choose_slot(free: list[Slot], source: Slot | CachedPrefix | None, shared: int) -> Slot:
+        """The source itself if all of it is reused, else the least recently used slot. Dirty slots come last."""
+        if isinstance(source, Slot) and source.owner is None and len(source.items) == shared:
             return source
         others = [slot for slot in free if slot is not source] or free
-        return min(others, key=lambda slot: slot.last_used if slot.items else -1)
+        return min(others, key=lambda slot: (slot.dirty, slot.last_used if slot.items else -1))
 
-    def seated(self, seat: SlotAssignment, kept: int) -> None:
-        """Notes that a sequence holds its slot, with `kept` of its items computed there."""
-        runs = seat.source.runs if isinstance(seat.source, Slot) else ()
-        seat.slot.take(seat.sequence.items[:kept], tuple(runs))
-        self.waiting.remove(seat.sequence)
-        seat.slot.adapters = seat.sequence.adapters
-        seat.slot.owner, seat.sequence.slot = seat.sequence, seat.slot
-        self.running.append(seat.sequence)
-        if not self._divisible and seat.sequence.reuse:
-            seat.sequence.checkpoints = self._checkpoints(seat.sequence, kept)
+    def assign(self, assignment: SlotAssignment, reused: int) -> None:
+        """Records that a sequence holds its slot, with its first `reused` items computed there."""
+        sequence, slot, source = assignment.sequence, assignment.slot, assignment.source
+        slot.fill(sequence.items[:reused], tuple(source.ranges) if isinstance(source, Slot) else ())
+        self.waiting.remove(sequence)
+        slot.adapters = sequence.adapters
+        slot.owner, sequence.slot = sequence, slot
+        self.running.append(sequence)
+        if not self._partial_removal and sequence.reuse:
+            sequence.checkpoints = self._checkpoints(sequence, reused)
 
-    def _checkpoints(self, sequence: Sequence, kept: int) -> list[int]:
-        """Where others may want to go on from: shortly before the end, and where an earlier prompt went another way."""
-        known = self._states.common(sequence.items[:-1], sequence.adapters)
+    def _checkpoints(self, sequence: Sequence, reused: int) -> list[int]:
+        """Where other prompts may continue: shortly before the end, and where an earlier prompt differs."""
+        shared = self._prefixes.longest_shared(sequence.items[:-1], sequence.adapters)
         for slot in self._slots:
             if slot is not sequence.slot and slot.adapters == sequence.adapters:
-                known = max(known, common_prefix(slot.items, sequence.items[:-1]))
-        return sorted({n for n in (known, len(sequence.items) - RETREAD) if n > kept})
+                shared = max(shared, common_prefix(slot.items, sequence.items[:-1]))
+        return sorted({n for n in (shared, len(sequence.items) - RECURRENT_REPLAY_TOKENS) if n > reused})
 
-    def yielding(self) -> Slot | None:
-        """The slot to clear next because it is worked on in the background, and there is other work."""
+    def slot_to_yield(self) -> Slot | None:
+        """The slot of a background sequence, if there is other work."""
         if all(s.background for s in self.sequences):
             return None
         return next((s.slot for s in self.running if s.background), None)
 
-    def overfull(self) -> Slot | None:
-        """The slot to clear next, while what is running does not fit: the oldest idle one, else the youngest's."""
+    def slot_to_clear(self) -> Slot | None:
+        """A slot to clear because what is running needs its cells: the least recently used idle one, else that of the
+        youngest sequence, unless it is the only one."""
         if self._free_cells() >= 0:
             return None
-        if self.idle_slots:
-            return min(self.idle_slots, key=lambda slot: slot.last_used)
+        idle = [slot for slot in self._slots if slot.owner is None and slot.items]
+        if idle:
+            return min(idle, key=lambda slot: slot.last_used)
         return self.running[-1].slot if len(self.running) > 1 else None
 
-    def clear(self, slot: Slot) -> None:
-        """Notes that a slot holds nothing any more. Its owner, if it has one, waits to go on, first of its kind."""
-        owner = slot.owner
-        if owner is not None:
-            self.remove(owner)
-            self.waiting.insert(self._waiting_in_front() if owner.background else 0, owner)
-        slot.take(())
+    def next_group(self) -> list[Sequence]:
+        """The sequences that the next step can be made of; none if there is nothing to compute.
 
-    def plan(self) -> TokenStep | MediaStep | None:
-        """The next step. Token rows and media take turns, because llama.cpp takes one kind at a time; so do sequences
-        under different adapters, because it applies them to a whole step."""
-        kinds: dict[tuple[tuple[float, ...], bool], list[Sequence]] = {}
+        Tokens and media take turns, because llama.cpp computes one kind at a time. So do sequences under different
+        adapters, because llama.cpp applies adapters to a whole step.
+        """
+        groups: dict[tuple[tuple[float, ...], bool], list[Sequence]] = {}
         for sequence in self.running:
             media = sequence.next_media
             if media is None or media.payload.ready:
-                kinds.setdefault((sequence.adapters, media is not None), []).append(sequence)
-        if not kinds:
-            return None
-        kind = min(kinds, key=lambda kind: self._turns.get(kind, 0))
-        self._turns = {k: turn for k, turn in self._turns.items() if k in kinds} | {kind: next(self._count)}
-        sequence = kinds[kind][0]
-        if sequence.next_media is None:
-            return self._token_step(kinds[kind])
-        assert sequence.slot is not None
-        return MediaStep(sequence, sequence.next_media, sequence.slot.position)
+                groups.setdefault((sequence.adapters, media is not None), []).append(sequence)
+        if not groups:
+            return []
+        kind = min(groups, key=lambda kind: self._turns.get(kind, 0))
+        self._turns = {k: turn for k, turn in self._turns.items() if k in groups} | {kind: next(self._counter)}
+        return groups[kind]
 
-    def _token_step(self, group: list[Sequence]) -> TokenStep:
-        rows: list[BatchToken] = []
-        answers: list[SampleRow] = []
-        decoding = [s for s in group if s.decoding]
-        awaited = any(s.decoding for s in self.running)
-        guesses = self._guesses(decoding) if len(decoding) == len(group) else {}
+    def draft_room(self, group: list[Sequence]) -> int:
+        """How many draft tokens fit into a step of these sequences. None fit beside prompt rows."""
+        if not self._partial_removal or not all(s.is_decoding for s in group):
+            return 0
+        return min(MAX_DRAFT_TOKENS, self._batch - len(group), self._free_cells())
+
+    def schedule(
+        self, group: list[Sequence], drafts: Mapping[Sequence, Draft], limits: PrefillLimits
+    ) -> TokenStep | MediaStep:
+        """The next step, of a group from `next_group`. Its rows count as computed from now on."""
+        media = group[0].next_media
+        if media is not None:
+            assert group[0].slot is not None
+            return MediaStep(group[0], media, group[0].slot.position)
+        step = _StepBuilder()
+        decoding = [s for s in group if s.is_decoding]
+        answers_wait = any(s.is_decoding for s in self.running)
         for sequence in decoding:
-            _append(rows, answers, sequence, 1, guesses.get(sequence, []), not sequence.echo.found)
-        read = 0
-        recitals: list[PromptLogprob] = []
-        unused = self._outputs - len(group)  # each of them may come to an answer
-        reading = [] if decoding and self._mixed >= BREATH else [s for s in group if s not in decoding]
-        for sequence in reading:
-            if read >= TOGETHER:
+            step.add(sequence, 1, drafts.get(sequence, _NO_DRAFT))
+        prefilling = [s for s in group if s not in decoding] if len(decoding) < len(group) else []
+        if prefilling and not (decoding and self._mixed_steps >= MAX_MIXED_STEPS):
+            free_outputs = self._outputs - len(group)  # each sequence may need one for its answer
+            self._add_prompts(step, prefilling, free_outputs, limits if answers_wait else None)
+        self._mixed_steps = self._mixed_steps + 1 if decoding and step.prompt_rows else 0
+        return step.build(group[0].adapters)
+
+    def _add_prompts(
+        self, step: _StepBuilder, prefilling: list[Sequence], free_outputs: int, limits: PrefillLimits | None
+    ) -> None:
+        """Adds rows of prompts, within the `limits` if answers wait for the step."""
+        for sequence in prefilling:
+            if step.prompt_rows >= ENOUGH_PREFILL_ROWS:
                 break
-            most = self._batch - len(rows)
-            if awaited:
-                most = min(most, (self.long_prefill if sequence.is_long else self.short_prefill) - read)
-            most = chunk(len(sequence.items) - sequence.done, most, self._batch - len(rows))
-            if sequence.recited is not None:
-                most = min(most, unused + 1)
-            if most > 0:
-                recited = _recitals(sequence, len(rows), most)
-                recitals += recited
-                unused -= len(recited)
-                read += _append(rows, answers, sequence, most, [])
-        for recital in recitals:
-            rows[recital.row] = rows[recital.row]._replace(wants_logits=True)
-        self._mixed = self._mixed + 1 if decoding and read else 0
-        return TokenStep(rows, recitals, answers, read, group[0].adapters)
-
-    def _guesses(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:
-        """What is worth guessing of each sequence, in the room that is left over.
-
-        Not of one that takes nothing from others: its numbers must not depend on how long steps took.
-        """
-        may_guess = [s for s in decoding if s.reuse and (s.echo.found or self._drafter)] if self._divisible else []
-        room = min(MAX_DRAFT_TOKENS, self._batch - len(decoding), self._free_cells()) if may_guess else 0
-        if room <= 0:
-            return {}
-        echoes = {s: s.echo.guess(min(room, s.max_tokens - s.answered - 1)) for s in may_guess if s.echo.found}
-        offers = [self._offer(s, echoes.get(s), room) for s in may_guess]
-        lengths = dict(zip(may_guess, self.odds.lengths(len(decoding), offers, room), strict=True))
-        return {s: guess[: lengths[s]] for s, guess in echoes.items()} | self._drafts(
-            {s: length for s, length in lengths.items() if s not in echoes}
-        )
-
-    def _offer(self, sequence: Sequence, echo: list[int] | None, room: int) -> DraftProposal:
-        if echo is not None:
-            return DraftProposal(len(echo), sequence.echo.chance)
-        assert self._drafter is not None
-        most = min(room, MAX_DRAFTED, sequence.max_tokens - sequence.answered - 1)
-        return DraftProposal(most, sequence.trust.chance, self._drafter.cost)
-
-    def _drafts(self, lengths: dict[Sequence, int]) -> dict[Sequence, list[int]]:
-        """The draft model's guesses, so many for each sequence."""
-        wishes = []
-        for sequence, length in lengths.items():
-            if length > 0 and sequence.slot is not None:
-                wishes.append(DraftRequest(sequence.slot.number, sequence.items, length))
-            else:
-                sequence.trust.rested()
-        drafts = self._drafter.guess(wishes) if self._drafter and wishes else {}
-        return {s: drafts.get(s.slot.number, []) for s in lengths if s.slot is not None}
-
-    @property
-    def taken(self) -> int:
-        """Cells in use."""
-        return cells_taken([run for slot in self._slots for run in slot.runs])
+            room = limit = self._batch - len(step.rows)
+            if limits is not None:
+                most = limits.long_prompt_rows if sequence.has_long_prompt else limits.short_prompt_rows
+                limit = min(limit, most - step.prompt_rows)
+            limit = prefill_rows(len(sequence.items) - sequence.computed, limit, room, self._tile.rows)
+            if sequence.next_logprob is not None:
+                limit = min(limit, free_outputs + 1)
+            if limit > 0:
+                free_outputs -= step.add_prompt(sequence, limit)
 
     def _free_cells(self) -> int:
-        """Cells left when each running sequence has all it holds of prompt and answer, and one token more."""
-        return self._cells - self.taken - self._pending() - len(self.running)
+        """Cells left when each running sequence has what it needs for its items so far, and for one token more."""
+        return self._cells - self.cells_in_use - self._pending_cells() - len(self.running)
 
-    def _pending(self) -> int:
-        """Cells that the running sequences still need for what they hold of prompt and answer."""
+    def _pending_cells(self) -> int:
+        """Cells that the running sequences still need for their prompts and answers so far."""
         return sum(s.pending_cells for s in self.running)
 
 
-def _recitals(sequence: Sequence, row: int, limit: int) -> list[PromptLogprob]:
-    """What the next rows of a sequence, from the number `row` on, say of the tokens behind them."""
-    places = range(sequence.done + 1, sequence.done + len(sequence.next_tokens(limit)) + 1)
-    return [PromptLogprob(row + i, sequence, place) for i, place in enumerate(places) if sequence.recites(place)]
+class _StepBuilder:
+    """Collects the rows of a step, and records them in their slots."""
+
+    def __init__(self) -> None:
+        self.rows: list[BatchToken] = []
+        self.prompt_rows = 0
+        self._draft_rows = 0
+        self._sequences: list[Sequence] = []
+        self._prompt_logprobs: list[PromptLogprobRow] = []
+        self._samples: list[SampleRow] = []
+
+    def add(self, sequence: Sequence, limit: int, draft: Draft = _NO_DRAFT) -> int:
+        """Adds the sequence's next tokens, and draft tokens behind them; returns the number of the former."""
+        rows, slot = self.rows, sequence.slot
+        assert slot is not None
+        tokens = sequence.next_tokens(limit)
+        is_last = sequence.computed + len(tokens) == len(sequence.items)
+        rows.extend(BatchToken(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
+        if is_last:
+            rows[-1] = rows[-1]._replace(wants_logits=True)
+            self._samples.append(SampleRow(len(rows) - 1, sequence, draft))
+        slot.extend(tokens)
+        if draft.tokens:
+            drafts = enumerate(draft.tokens, slot.position)
+            rows.extend(BatchToken(token, position, slot.number, True) for position, token in drafts)
+            slot.extend(draft.tokens)
+            self._draft_rows += len(draft.tokens)
+        self._sequences.append(sequence)
+        return len(tokens)
+
+    def add_prompt(self, sequence: Sequence, limit: int) -> int:
+        """Adds prompt tokens; returns how many of them need logits for prompt log-probabilities."""
+        first_row, first_index = len(self.rows), sequence.computed + 1
+        count = self.add(sequence, limit)
+        self.prompt_rows += count
+        if sequence.next_logprob is None:
+            return 0
+        wanted = [i for i in range(count) if sequence.wants_logprob(first_index + i)]
+        for i in wanted:
+            self.rows[first_row + i] = self.rows[first_row + i]._replace(wants_logits=True)
+            self._prompt_logprobs.append(PromptLogprobRow(first_row + i, sequence, first_index + i))
+        return len(wanted)
+
+    def build(self, adapters: tuple[float, ...]) -> TokenStep:
+        counts = self.prompt_rows, self._draft_rows
+        return TokenStep(self._sequences, self.rows, self._prompt_logprobs, self._samples, *counts, adapters)
 
 
-def _append(
-    rows: list[BatchToken],
-    answers: list[SampleRow],
-    sequence: Sequence,
-    limit: int,
-    guess: list[int],
-    drafted: bool = False,
-) -> int:
-    slot = sequence.slot
-    assert slot is not None
-    tokens = sequence.next_tokens(limit)
-    last = sequence.done + len(tokens) == len(sequence.items)
-    rows.extend(BatchToken(token, slot.position + i, slot.number, False) for i, token in enumerate(tokens))
-    if last:
-        rows[-1] = rows[-1]._replace(wants_logits=True)
-        answers.append(SampleRow(len(rows) - 1, sequence, guess, drafted))
-    slot.extend(tokens)
-    rows.extend(BatchToken(token, slot.position + i, slot.number, True) for i, token in enumerate(guess))
-    slot.extend(guess)
-    return len(tokens)
+def prefill_rows(left: int, limit: int, room: int, tile_rows: int) -> int:
+    """How many of the `left` rows of a prompt a step of at most `limit` takes, so that the last step has a whole tile.
+
+    That is fewer than the limit or, if the limit is one tile, as many more as leave whole tiles, if there is `room`.
+    """
+    if limit >= left or limit < tile_rows:
+        return min(left, limit)
+    if limit == tile_rows:
+        longer = tile_rows + left % tile_rows
+        return longer if longer <= room else tile_rows
+    return min(limit, left - tile_rows) if left >= 2 * tile_rows else limit
+
+
+def _reuse_before_tile(items: list[Item], shared: int, tile: AttentionTile) -> int:
+    """How many of the `shared` items to reuse: if few others follow them, computing a whole tile may be faster."""
+    few, rest = len(items) - shared, items[-tile.rows :]
+    if few >= tile.rows or len(rest) < tile.rows or not all(isinstance(item, int) for item in rest):
+        return shared
+    attention = tile.cost * shared
+    is_slower = few * (1 + attention) > tile.rows * (1 + attention / tile.speedup)
+    return len(items) - tile.rows if is_slower else shared

@@ -15,15 +15,14 @@ from ..cache.disk_cache import DiskCache
 from ..cache.prefix_cache import PrefixCache
 from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig, default_threads
 from ..engine.engine import Engine
-from ..engine.thread_tuner import ThreadTuner
-from ..llamacpp.context import BATCH, Context
+from ..engine.tuning import ThreadTuner
+from ..llamacpp.context import BATCH, Context, LlamaRunner
 from ..llamacpp.library import build_info
 from ..llamacpp.lora import LoraAdapter
 from ..llamacpp.projector import Projector, embedded_by
-from ..llamacpp.runner import LlamaRunner
 from ..llamacpp.weights import Weights
-from ..speculative.acceptance import MAX_DRAFT_TOKENS
 from ..speculative.draft_model import DraftModel
+from ..speculative.drafting import MAX_DRAFT_TOKENS
 from ..types.placement import Placement
 from ..types.request import Sampling, recommended_sampling
 from .load_check import check_loading
@@ -143,7 +142,7 @@ class Assembly:
             config.kv_type,
             config.flash_attention,
             adapters,
-            guesses=0 if recurrent else MAX_DRAFT_TOKENS,
+            draft_rows=0 if recurrent else MAX_DRAFT_TOKENS,
         )
         return Engine(
             LlamaRunner(self.weights, context),
@@ -175,7 +174,7 @@ class Assembly:
             raise ModelError(
                 "a draft model cannot be used with a recurrent model, whose state cannot be rolled back", "draft"
             )
-        if not weights.speaks_like(self.weights):
+        if not weights.matches_vocab(self.weights):
             raise ModelError(
                 f"{files.weights.name} cannot draft for {self.weights.path.name}: their vocabularies differ", "draft"
             )
@@ -194,7 +193,7 @@ class Assembly:
             min(BATCH, self.context_length),
             use_gpu=placement.projector,
             cache_bytes=config.media_bytes,
-            store=self._open_store(config, *embedded_by(files.projector, placement.projector)),
+            disk_cache=self._open_store(config, *embedded_by(files.projector, placement.projector)),
         )
         self._closers.append(projector.close)
         return projector

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from ...models.errors import ConfigError, EngineError, InvalidRequest, PromptTooLong
 from ...models.files import ModelFiles
 from ..config import ModelConfig, default_threads
-from ..engine.metrics import EngineMetrics
-from ..engine.thread_tuner import ThreadTuner
+from ..engine.tuning import EngineMetrics, ThreadTuner
 from ..llamacpp.context import BATCH
 from ..llamacpp.pooling import SEQUENCES, PoolingContext
 from ..llamacpp.weights import Weights
 from ..prompt.completion import check_tokens, query_document_tokens, translate
-from ..types.events import Finished, Timings, Usage
+from ..types.events import Failed, Finished, Timings, Usage
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import ON_CPU, Placement
 from ..types.request import Request
@@ -177,12 +176,12 @@ class Embedder:
         begin = time.perf_counter()
         try:
             vectors: list[NDArray[np.float32]] = self._batcher.compute(texts, cancelled)
-        except EngineError:
-            self._metrics.failed()
+        except EngineError as error:
+            self._metrics.record_end(Failed(error))
             raise
         seconds = time.perf_counter() - begin
         usage = Usage(prompt_tokens=sum(map(len, texts)), completion_tokens=0)
-        self._metrics.finished(Finished("stop", usage, Timings(0.0, seconds, seconds)))
+        self._metrics.record_end(Finished("stop", usage, Timings(0.0, seconds, seconds)))
         return vectors
 
     def _compute_on_thread(self, batch: list[TokenSequence]) -> NDArray[np.float32]:
@@ -203,7 +202,7 @@ class Embedder:
         finally:
             self._step_began = None
         seconds = time.perf_counter() - begin
-        self._metrics.computed(seconds)
+        self._metrics.record_step(seconds)
         if self._thread_tuner is not None:
-            self._thread_tuner.measured(0, rows, seconds)
+            self._thread_tuner.record(0, rows, seconds)
         return vectors

@@ -20,7 +20,7 @@ from ...models.errors import EngineError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..config import ModelConfig
-from ..engine.metrics import CacheForecast
+from ..engine.tuning import CacheForecast
 from ..llamacpp.library import features
 from ..types.messages import Image, Message, Text
 from ..types.placement import Placement
@@ -76,30 +76,32 @@ class RequestEstimator:
         if room and request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, the room left in the context")
         first = total = None
-        unfilled = max(self._context - max(forecast.most, min(tokens + answer_tokens, self._context)), 0)
+        unfilled = max(self._context - max(forecast.peak_cells, min(tokens + answer_tokens, self._context)), 0)
         cell_bytes = sum(
             gpu_offload.kv_bytes_per_token(self._header, layer, self._kv_type)
             for layer in range(gpu_offload.layer_count(self._header))
         )
-        cache_bytes = max(forecast.kept, min(forecast.kept + forecast.idle * cell_bytes, self._max_cache_bytes))
+        cache_bytes = max(
+            forecast.saved_bytes, min(forecast.saved_bytes + forecast.idle_cells * cell_bytes, self._max_cache_bytes)
+        )
         if room:
             try:
                 costs, benchmark = self._token_costs()
-                save_seconds = forecast.keeping
+                save_seconds = forecast.save_seconds_per_cell
                 if save_seconds is None:
                     save_seconds = cell_bytes * benchmark.save_seconds_per_byte
-                eviction_seconds = forecast.idle * save_seconds
+                eviction_seconds = forecast.idle_cells * save_seconds
                 encode_seconds = self._estimate_encoding(prompt, benchmark)
                 ready = REQUEST_SECONDS + preparation_seconds + encode_seconds + eviction_seconds
-                first = ready + costs.first_token_seconds(tokens, forecast.cached)
-                total = ready + costs.answer_seconds(tokens, answer_tokens, forecast.cached)
+                first = ready + costs.first_token_seconds(tokens, forecast.cached_cells)
+                total = ready + costs.answer_seconds(tokens, answer_tokens, forecast.cached_cells)
             except EngineError as error:
                 warnings.append(error.message)
         return RequestEstimate(
             parts=tuple(parts),
             template_tokens=tokens - sum(part.tokens for part in parts),
             prompt_tokens=tokens,
-            cached_tokens=forecast.cached,
+            cached_tokens=forecast.cached_cells,
             context_length=self._context,
             excess_tokens=max(tokens + 1 - self._context, 0),
             max_tokens=answer_tokens,

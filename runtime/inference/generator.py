@@ -15,8 +15,7 @@ from ...models.errors import EngineError, InvalidRequest
 from ...models.files import ModelFiles
 from ..config import ModelConfig
 from ..llamacpp.weights import Weights
-from ..sampling.penalties import WINDOW
-from ..sampling.sampler import Constraint, Sampler
+from ..sampling.sampler import REPEAT_WINDOW_TOKENS, Constraint, Sampler
 from ..types.events import Failed
 from ..types.messages import Message, Text
 from ..types.model_info import ModelInfo, Stats
@@ -84,7 +83,7 @@ class Generator:
         try:
             from .estimate import RequestEstimator
 
-            encode_seconds = parts.projector.pace if parts.projector else {}
+            encode_seconds = parts.projector.row_seconds if parts.projector else {}
             self._estimator = RequestEstimator(
                 files, config, placement, parts.context_length, parts.slots, encode_seconds
             )
@@ -168,16 +167,16 @@ class Generator:
         if not request.shown_tools and request.completion is None:
             banned |= self._assembly.constraints.call_tokens
         sampling = _filled(request.sampling, self._assembly.default_sampling)
-        recent = [item for item in prompt.items[-WINDOW:] if isinstance(item, int)]
+        recent = [item for item in prompt.items[-REPEAT_WINDOW_TOKENS:] if isinstance(item, int)]
         stream = Stream()
         cancel = self._engine.submit(
             prompt,
             sampler=Sampler(sampling, banned, constraint, recent, request.logprobs),
             max_tokens=max_tokens,
-            ends_at=frozenset() if ignore_end else end_tokens,
+            end_tokens=frozenset() if ignore_end else end_tokens,
             stop=request.stop,
             sink=stream.put,
-            arrived=arrived,
+            arrived_at=arrived,
             reuse=request.cache and not request.wants_prompt_logprobs,
             background=request.background,
             adapters=adapters,
@@ -247,8 +246,8 @@ class Generator:
         )
         preparation_seconds = time.perf_counter() - begin
         part_tokens = count_part_tokens(request.messages, prompt, prompts.count)
-        forecast = self._engine.outlook(prompt, adapters)
-        forecast = forecast if request.cache else forecast._replace(cached=0)
+        forecast = self._engine.forecast(prompt, adapters)
+        forecast = forecast if request.cache else forecast._replace(cached_cells=0)
         prompt = replace(prompt, warnings=(*self._assembly.warnings, *prompt.warnings))
         return self._estimator.estimate(request, prompt, part_tokens, forecast, preparation_seconds)
 
@@ -257,7 +256,7 @@ class Generator:
         for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False)):
             if isinstance(event, Failed):
                 raise event.error
-        self._engine.count_anew()
+        self._engine.reset_stats()
 
     def _describe(self, files: ModelFiles) -> ModelInfo:
         projector = self._assembly.projector

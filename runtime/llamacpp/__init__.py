@@ -1,1 +1,1 @@
-"""The one door to llama.cpp: handles that close, return codes that become our errors. Knows no requests, no policy."""
+"""The only code that calls llama.cpp: closes its handles and turns its return codes into Galago's errors."""

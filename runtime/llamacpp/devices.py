@@ -1,4 +1,4 @@
-"""What llama.cpp was built for and what it finds on this machine."""
+"""The backends that llama.cpp was built with, and the devices it finds on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def describe_build() -> LlamaBuild:
 
 
 def gpu_backends() -> list[str]:
-    """Names of the GPU backends compiled in, be there a GPU or not (`llama_supports_gpu_offload` asks for one)."""
+    """Names of the GPU backends compiled in, even without a GPU (`llama_supports_gpu_offload` requires one)."""
     return [name for name in backends() if name not in _CPU_BACKENDS]
 
 
@@ -34,16 +34,16 @@ def backends() -> list[str]:
 
 
 def devices() -> list[Device]:
-    """Every device ggml sees, the CPU among them."""
+    """Every device ggml finds, the CPU included."""
     count = _function("ggml_backend_dev_count", ctypes.c_size_t)()
     get = _function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     return [_device(get(i)) for i in range(count)]
 
 
 def gpus() -> list[Device]:
-    """The devices llama.cpp puts layers on, in its order: graphics cards, or integrated ones where there are none."""
-    found = devices()
-    return [d for d in found if d.kind == _KINDS[1]] or [d for d in found if d.kind == _KINDS[2]]
+    """The devices llama.cpp puts layers on, in its order: graphics cards, or integrated GPUs if there are none."""
+    every = devices()
+    return [d for d in every if d.kind == _KINDS[1]] or [d for d in every if d.kind == _KINDS[2]]
 
 
 def _device(handle: int) -> Device:

@@ -1,5 +1,4 @@
-"""The few functions of ggml itself that llama-cpp-python does not declare. They are reached through libllama, which
-loads the library they are in."""
+"""Functions of ggml that llama-cpp-python does not declare, reached through libllama, which loads their library."""
 
 from __future__ import annotations
 
@@ -23,13 +22,13 @@ _validate = _declared("ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, cty
 
 
 def is_valid(kind: int, data: NDArray[np.uint8]) -> bool:
-    """Whether the bytes of a tensor of that `enum ggml_type` are whole blocks, without NaN or infinity among their
-    numbers; of integers nothing is checked."""
+    """Whether a tensor's bytes, of that `enum ggml_type`, are whole blocks without NaN or infinity. Integers are not
+    checked."""
     return bool(_validate(kind, data.ctypes.data, data.nbytes))
 
 
 class GgmlTensor(ctypes.Structure):
-    """`struct ggml_tensor` of ggml.h, as far as it is read here; its size is checked when it is first used."""
+    """`struct ggml_tensor` of ggml.h. `check_layout` verifies its size."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -50,14 +49,14 @@ class GgmlTensor(ctypes.Structure):
 
     @property
     def operation(self) -> bytes:
-        """By its name, since numbers change from version to version: MUL_MAT."""
+        """The operation's name, such as MUL_MAT; numbers change from version to version."""
         return bytes(_op_name(self.op))
 
     def source(self, index: int) -> GgmlTensor:
         return GgmlTensor.from_address(self.src[index])
 
     def values(self, dtype: type) -> NDArray[Any]:
-        """What it holds, slowest dimension first; a copy where it is not in this computer's memory."""
+        """The tensor's values, slowest dimension first; a copy if they are not in host memory."""
         size = _nbytes(ctypes.byref(self))
         if _is_host(self.buffer):
             memory: Any = (ctypes.c_char * size).from_address(self.data)
@@ -72,11 +71,11 @@ _nbytes = _declared("ggml_nbytes", ctypes.c_size_t, ctypes.c_void_p)
 _is_host = _declared("ggml_backend_buffer_is_host", ctypes.c_bool, ctypes.c_void_p)
 _get = _declared("ggml_backend_tensor_get", None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 _overhead = _declared("ggml_tensor_overhead", ctypes.c_size_t)
-_OBJECT = 32
-"""Bytes of `struct ggml_object`, which `ggml_tensor_overhead` counts too."""
+_OBJECT_BYTES = 32
+"""Size of `struct ggml_object`, which `ggml_tensor_overhead` includes."""
 
 
 def check_layout() -> None:
-    """Raises `EngineError` where llama.cpp's tensors are not what `Tensor` says."""
-    if _overhead() != ctypes.sizeof(GgmlTensor) + _OBJECT:
-        raise EngineError("this build of llama.cpp lays out its tensors in another way than Galago knows")
+    """Raises `EngineError` if llama.cpp's tensors are laid out differently from `GgmlTensor`."""
+    if _overhead() != ctypes.sizeof(GgmlTensor) + _OBJECT_BYTES:
+        raise EngineError("this build of llama.cpp lays out its tensors in a way that Galago does not support")

@@ -1,4 +1,4 @@
-"""Loads the llama.cpp libraries once, and keeps what they log for our error messages."""
+"""Loads the llama.cpp libraries once, and keeps their last logged errors for error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _listener: Callable[[str], None] | None = None
 
 
 def listen(listener: Callable[[str], None] | None) -> None:
-    """Has it called with every piece of text that llama.cpp logs from now on; it must not raise. `None` ends that."""
+    """Calls `listener` with every piece of text that llama.cpp logs from now on; it must not raise. `None` stops it."""
     global _listener
     _listener = listener
 
@@ -58,17 +58,17 @@ llama.llama_backend_init()
 
 
 def take_errors() -> str:
-    """The last errors llama.cpp logged, joined, and forget them; empty where it said nothing."""
+    """Returns the last errors llama.cpp logged, joined, and forgets them; empty if there were none."""
     text = "; ".join(_recent)
     _recent.clear()
     return text
 
 
 def build_info() -> str:
-    """Version of llama.cpp and the CPU features and backends it was compiled with, in its own words."""
+    """The version of llama.cpp, and the CPU features and backends it was compiled with, as it prints them."""
     return f"{llama.llama_version().decode()} | {llama.llama_print_system_info().decode()}"
 
 
 def features() -> frozenset[str]:
-    """What llama.cpp's CPU code was compiled with, in its own words: AVX2, DOTPROD, REPACK."""
+    """The features of llama.cpp's CPU code, as it names them: AVX2, DOTPROD, REPACK."""
     return frozenset(re.findall(r"(\w+) = 1", llama.llama_print_system_info().decode()))

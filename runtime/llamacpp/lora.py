@@ -1,4 +1,4 @@
-"""A LoRA adapter: small weights that change what a model says. Knows no strength: contexts apply it in many."""
+"""A LoRA adapter: small weights that change a model's answers. Contexts apply it, each with a scale of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .weights import Weights
 
 
 class LoraAdapter:
-    """An adapter loaded for one model, before any context is made. Close it after the contexts, before the weights."""
+    """An adapter for one model. Load it before any context is made; close it after the contexts, before the weights."""
 
     def __init__(self, path: Path, weights: Weights) -> None:
         take_errors()
         self.handle = llama.llama_adapter_lora_init(weights.handle, str(path).encode())
         if not self.handle:
             raise ModelError(
-                f"the adapter {path.name} does not go with {weights.path.name}: {take_errors() or NO_REASON}", str(path)
+                f"the adapter {path.name} does not fit {weights.path.name}: {take_errors() or NO_REASON}", str(path)
             )
 
     def close(self) -> None:

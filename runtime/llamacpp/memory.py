@@ -1,8 +1,8 @@
-"""Gives memory back to the system that loading has filled and that need not be there. Linux with GNU's C library only;
-elsewhere nothing happens. Knows mappings and pages, no models.
+"""Returns memory to the system that loading has filled but that is not needed. On Linux with glibc; elsewhere it does
+nothing.
 
-What is given back comes again by itself, page by page, when it is touched: a file's pages from the system's cache of
-files, zeros as zeros (madvise(2), MADV_DONTNEED).
+Released pages come back by themselves when they are touched: those of a file from the page cache, zeros as zeros
+(madvise(2), MADV_DONTNEED).
 """
 
 from __future__ import annotations
@@ -16,54 +16,53 @@ from pathlib import Path
 
 import numpy as np
 
-_HERE = sys.platform == "linux"
-_LEAST = 1 << 20
-"""Bytes of an allocation that is worth a look."""
-_BLOCK = 1 << 16
+_IS_SUPPORTED = sys.platform == "linux"
+_MIN_ALLOCATION_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
 _PAGE = mmap.PAGESIZE
 _WORD = 8
-_HEAD, _MAPPED = 48, 2
-"""GNU's malloc gives a large allocation, aligned to 64 bytes, pages of its own. They begin with 48 bytes of nothing,
-then that number and the size of all the rest, in which the bit of value 2 is set (malloc/malloc.c, `mchunk_size`)."""
+_HEADER_BYTES, _IS_MMAPPED = 48, 2
+"""glibc's malloc gives a large allocation, aligned to 64 bytes, pages of its own. They start with 48 empty bytes,
+then that number and the size of the rest, in which the bit of value 2 is set (malloc/malloc.c, `mchunk_size`)."""
 
 
-def give_back_file(path: Path) -> None:
-    """What of a mapped file is read no more, such as weights that were laid out anew, leaves this process."""
+def release_file_pages(path: Path) -> None:
+    """Releases the pages of a mapped file that are no longer read, such as weights that llama.cpp has repacked."""
     mapped = str(path.resolve())
-    for start, end, kind, name in _mappings() if _HERE else ():
-        if name == mapped and "w" not in kind:
-            _give_back(start, end)
+    for start, end, permissions, name in _mappings() if _IS_SUPPORTED else ():
+        if name == mapped and "w" not in permissions:
+            _release(start, end)
 
 
 @contextmanager
-def zeros_given_back() -> Iterator[None]:
-    """Of each large allocation made meanwhile the zeros leave this process at the end, when nobody may write there.
+def zero_pages_released() -> Iterator[None]:
+    """Releases the zeros in each large allocation made in the `with` block. Nothing may write there at its end.
 
-    llama.cpp writes zeros all over a context that it makes; so it takes memory as it is filled.
+    llama.cpp fills a new context with zeros; released, they take memory only as the context fills up.
     """
-    before = list(_writable()) if _HERE else []
+    before = list(_writable()) if _IS_SUPPORTED else []
     yield
-    for start, end in _without(_writable(), before) if _HERE else ():
+    for start, end in _without(_writable(), before) if _IS_SUPPORTED else ():
         for first, last in _allocations(start, end):
-            _give_back_zeros(first, last)
+            _release_zeros(first, last)
 
 
 def _mappings() -> Iterator[tuple[int, int, str, str]]:
-    """First address, end, permissions and file of all that is mapped, by address; see proc_pid_maps(5)."""
+    """First address, end, permissions and file of everything mapped, by address; see proc_pid_maps(5)."""
     for line in Path("/proc/self/maps").read_text("utf-8", "surrogateescape").splitlines():
-        addresses, kind, _, _, _, *name = line.split(maxsplit=5)
+        addresses, permissions, _, _, _, *name = line.split(maxsplit=5)
         start, end = (int(address, 16) for address in addresses.split("-"))
-        yield start, end, kind, name[0] if name else ""
+        yield start, end, permissions, name[0] if name else ""
 
 
 def _writable() -> Iterator[tuple[int, int]]:
-    return ((start, end) for start, end, kind, name in _mappings() if kind == "rw-p" and not name)
+    return ((start, end) for start, end, permissions, name in _mappings() if permissions == "rw-p" and not name)
 
 
-def _without(found: Iterator[tuple[int, int]], known: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """What of the stretches found is in none of those known; both by address."""
-    for start, end in found:
-        for first, last in known:
+def _without(ranges: Iterator[tuple[int, int]], excluded: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of `ranges` that are in none of the `excluded` ones; both are sorted by address."""
+    for start, end in ranges:
+        for first, last in excluded:
             if start < last and first < end:
                 yield start, first
                 start = last
@@ -71,32 +70,33 @@ def _without(found: Iterator[tuple[int, int]], known: list[tuple[int, int]]) -> 
 
 
 def _allocations(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The pages of the large allocations in a stretch of memory, without those that hold the head or end of one."""
-    if end - start < _LEAST:
+    """The pages of the large allocations in a range of memory, without the first and last page of each."""
+    if end - start < _MIN_ALLOCATION_BYTES:
         return
     words = np.frombuffer(memoryview((ctypes.c_char * (end - start)).from_address(start)), np.uint64)
-    heads, sizes = (words[n :: _PAGE // _WORD] for n in (_HEAD // _WORD, _HEAD // _WORD + 1))
-    for page in np.flatnonzero((heads == _HEAD) & (sizes % _WORD == _MAPPED) & (sizes >= _LEAST)):
+    headers, sizes = (words[n :: _PAGE // _WORD] for n in (_HEADER_BYTES // _WORD, _HEADER_BYTES // _WORD + 1))
+    is_large = (headers == _HEADER_BYTES) & (sizes % _WORD == _IS_MMAPPED) & (sizes >= _MIN_ALLOCATION_BYTES)
+    for page in np.flatnonzero(is_large):
         first = start + int(page) * _PAGE
-        last = first + _HEAD + int(sizes[page]) - _MAPPED
+        last = first + _HEADER_BYTES + int(sizes[page]) - _IS_MMAPPED
         if last % _PAGE == 0 and last <= end:
             yield first + _PAGE, last - _PAGE
 
 
-def _give_back_zeros(start: int, end: int) -> None:
+def _release_zeros(start: int, end: int) -> None:
     compare = ctypes.CDLL(None).memcmp
     compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     first = start
-    for block in range(start, end, _BLOCK):
-        size = min(_BLOCK, end - block)
+    for block in range(start, end, _BLOCK_BYTES):
+        size = min(_BLOCK_BYTES, end - block)
         if ctypes.c_uint64.from_address(block).value or compare(block, block + _WORD, size - _WORD):
-            _give_back(first, block)
+            _release(first, block)
             first = block + size
-    _give_back(first, end)
+    _release(first, end)
 
 
-def _give_back(start: int, end: int) -> None:
+def _release(start: int, end: int) -> None:
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     if start < end:
-        advise(start, end - start, mmap.MADV_DONTNEED)  # where it fails, the memory stays as it is
+        advise(start, end - start, mmap.MADV_DONTNEED)  # if it fails, the memory stays as it is

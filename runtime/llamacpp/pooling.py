@@ -1,4 +1,4 @@
-"""The computing state of a model that turns texts into vectors, several in a step. Knows no texts, only tokens."""
+"""A llama.cpp context that turns tokenized texts into embeddings or reranking scores, several in a step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from ...models.errors import EngineError, ModelError
 from ...models.gguf.header import Pooling
 from ..config import FlashAttention
 from ..types.prompt import BatchToken
-from .batch import TokenBatch
-from .context import FLASH_ATTENTION
+from .context import FLASH_ATTENTION, TokenBatch
 from .library import NO_REASON, llama, take_errors
 from .weights import Weights
 
 SEQUENCES = 64
-"""Texts in a step at most."""
+"""Maximum number of texts in a step."""
 
 _POOLING = {
     "mean": llama.LLAMA_POOLING_TYPE_MEAN,
@@ -28,7 +27,7 @@ _POOLING = {
 
 
 class PoolingContext:
-    """A llama.cpp context that computes texts, each whole, in steps of up to `rows` tokens."""
+    """Computes texts, each as a whole, in steps of up to `rows` tokens. A row of output has `width` floats."""
 
     def __init__(
         self,
@@ -39,7 +38,7 @@ class PoolingContext:
         flash_attention: FlashAttention = "auto",
     ) -> None:
         params = llama.llama_context_default_params()
-        # llama.cpp pools what stands in one micro-batch, and ends the process where an encoder's text is larger
+        # llama.cpp pools within one micro-batch, and ends the process if an encoder's text is larger
         params.n_ctx = params.n_batch = params.n_ubatch = rows
         params.n_seq_max = SEQUENCES
         params.kv_unified = True
@@ -55,7 +54,7 @@ class PoolingContext:
                 f"{take_errors() or NO_REASON}; try a smaller --ctx",
                 str(weights.path),
             )
-        self._memory = llama.llama_get_memory(self.handle)  # encoders have none
+        self._memory = llama.llama_get_memory(self.handle)  # `None` for encoders
         self._batch = TokenBatch(rows)
         self._rows = rows
         self.width: int = weights.scores if pooling == "rank" else weights.output_width
@@ -66,14 +65,16 @@ class PoolingContext:
             self.handle = None
 
     def use_threads(self, threads: int) -> None:
-        """So many threads compute the following steps."""
+        """Sets the number of threads that compute the next steps."""
         llama.llama_set_n_threads(self.handle, threads, threads)
 
     def compute(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """The texts' vectors (texts x width), or their scores, in one step: at most `SEQUENCES` texts, none of them
-        empty, and `rows` tokens together."""
+        """Computes the texts' embeddings or scores (texts x width) in one step.
+
+        Takes at most `SEQUENCES` texts, none of them empty, with at most `rows` tokens together.
+        """
         rows = [BatchToken(token, i, number, True) for number, text in enumerate(texts) for i, token in enumerate(text)]
-        if len(rows) > self._rows or len(texts) > SEQUENCES:  # llama.cpp asserts it, and so ends the process
+        if len(rows) > self._rows or len(texts) > SEQUENCES:  # llama.cpp would end the process with an assertion
             raise EngineError(f"a step of {len(rows)} rows is larger than the batch of {self._rows}")
         if self._memory:
             llama.llama_memory_clear(self._memory, False)
@@ -85,5 +86,5 @@ class PoolingContext:
     def _vector(self, sequence: int) -> NDArray[np.float32]:
         pointer = llama.llama_get_embeddings_seq(self.handle, sequence)
         if not pointer:
-            raise EngineError(f"llama.cpp has no vector for text {sequence}")
+            raise EngineError(f"llama.cpp has no embedding for text {sequence}")
         return np.ctypeslib.as_array(pointer, (self.width,)).copy()

@@ -1,4 +1,4 @@
-"""The eyes and ears of a model: turns pixels and samples into embeddings through libmtmd. Decodes no files."""
+"""A projector (mmproj): turns pixels and audio samples into embeddings through libmtmd. Does not decode files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...models.errors import InvalidRequest, ModelError
 from ...models.fingerprint import fingerprint
 from ..cache.disk_cache import DiskCache
-from ..cache.encoder_cache import EmbeddingCache
+from ..cache.encoder_cache import EncoderCache
 from ..types.prompt import Item, MediaSpan
 from .imatrix_collector import ImatrixCollector
 from .library import NO_REASON, mtmd, take_errors
@@ -27,7 +27,7 @@ ChunkKind: TypeAlias = Literal["image", "audio"]
 
 
 class MediaChunk:
-    """One stretch of media as libmtmd cut it, with its embeddings (rows x width, float32) once they are computed."""
+    """A piece of media as libmtmd splits it, with its embeddings (rows x width, float32) once they are computed."""
 
     def __init__(self, projector: Projector, handle: Any, kind: ChunkKind, rows: int, digest: bytes) -> None:
         self.projector = projector
@@ -40,27 +40,27 @@ class MediaChunk:
 
     @property
     def ready(self) -> bool:
-        """Whether the embeddings are there, or have been computed for another chunk meanwhile."""
+        """Whether the embeddings are there, possibly computed for another chunk with the same content."""
         if self.embeddings is None:
             self.embeddings = self.projector.embeddings.get(self.digest)
         return self.embeddings is not None
 
 
 def encode_first(chunks: list[MediaChunk]) -> None:
-    """Computes the embeddings of the first chunk, and of those behind it that its projector takes at once.
+    """Computes the embeddings of the first chunk, and of as many of the next ones as its projector takes at once.
 
-    One call that nothing can interrupt, seconds long for a picture on a small CPU.
+    The call cannot be interrupted; for an image on a small CPU it takes seconds.
     """
     chunks[0].projector.encode_first(chunks)
 
 
 def embedded_by(path: Path, use_gpu: bool) -> tuple[str, ...]:
-    """What embeddings depend on, beside this build of llama.cpp, for a store of them. No text model is among it."""
+    """Identifies what embeddings depend on besides the build of llama.cpp, for a disk cache: not the text model."""
     return fingerprint(path), "media on a GPU" if use_gpu else "media on the CPU"
 
 
 class Projector:
-    """A loaded mmproj file. One thread at a time encodes; the others wait. An `observer` sees every product of it."""
+    """A loaded mmproj file. One thread at a time encodes; others wait. A `collector` sees every matrix product."""
 
     def __init__(
         self,
@@ -70,20 +70,20 @@ class Projector:
         largest_image: int,
         use_gpu: bool = True,
         cache_bytes: int = 0,
-        store: DiskCache | None = None,
-        observer: ImatrixCollector | None = None,
+        disk_cache: DiskCache | None = None,
+        collector: ImatrixCollector | None = None,
     ) -> None:
         params = mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.use_gpu = use_gpu
         params.print_timings = False
-        if observer is not None:
-            params.cb_eval = observer.callback
+        if collector is not None:
+            params.cb_eval = collector.callback
         take_errors()
         self.handle = mtmd.mtmd_init_from_file(str(path).encode(), weights.handle, params)
         if not self.handle:
             raise ModelError(
-                f"the projector {path.name} does not go with {weights.path.name}: {take_errors() or NO_REASON}",
+                f"the projector {path.name} does not match {weights.path.name}: {take_errors() or NO_REASON}",
                 str(path),
             )
         self.path = path
@@ -93,9 +93,9 @@ class Projector:
         self._marker: bytes = mtmd.mtmd_get_marker(self.handle) or mtmd.mtmd_default_marker()
         self.width = weights.embedding_width
         self._largest_image = largest_image
-        self.embeddings = EmbeddingCache(cache_bytes, store)
-        self.pace: dict[ChunkKind, float] = {}
-        """Seconds that the latest encode took for each row."""
+        self.embeddings = EncoderCache(cache_bytes, disk_cache)
+        self.row_seconds: dict[ChunkKind, float] = {}
+        """Seconds per row of the latest encoder call."""
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -105,14 +105,14 @@ class Projector:
                 self.handle = None
 
     def cut_picture(self, pixels: NDArray[np.uint8]) -> list[Item]:
-        """Cuts RGB pixels (height x width x 3) into chunks, not encoded yet, between the model's own marker tokens."""
+        """Splits RGB pixels (height x width x 3) into chunks, not encoded yet, between the model's marker tokens."""
         height, width, _ = pixels.shape
         data = np.ascontiguousarray(pixels)
         bitmap = mtmd.mtmd_bitmap_init(width, height, data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
         return self._cut(bitmap, _digest(data))
 
     def cut_sound(self, samples: NDArray[np.float32]) -> list[Item]:
-        """The same for mono samples at `sample_rate`; fewer than two would end the process (mtmd.cpp asserts it)."""
+        """Splits mono samples at `sample_rate`. With fewer than two, an assertion in mtmd.cpp would end the process."""
         assert samples.size >= 2
         data = np.ascontiguousarray(samples, np.float32)
         bitmap = mtmd.mtmd_bitmap_init_from_audio(data.size, data.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
@@ -122,12 +122,12 @@ class Projector:
         with self._lock:
             batch = mtmd.mtmd_batch_init(self._open())
             try:
-                fits = list(takewhile(lambda chunk: mtmd.mtmd_batch_add_chunk(batch, chunk.handle) == 0, chunks))
+                batched = list(takewhile(lambda chunk: mtmd.mtmd_batch_add_chunk(batch, chunk.handle) == 0, chunks))
                 begin = time.perf_counter()
-                if not fits or mtmd.mtmd_batch_encode(batch) != 0:
+                if not batched or mtmd.mtmd_batch_encode(batch) != 0:
                     raise ModelError(f"{self.path.name} failed to encode: {take_errors() or NO_REASON}", str(self.path))
-                self.pace[fits[0].kind] = (time.perf_counter() - begin) / sum(chunk.rows for chunk in fits)
-                for chunk in fits:
+                self.row_seconds[batched[0].kind] = (time.perf_counter() - begin) / sum(chunk.rows for chunk in batched)
+                for chunk in batched:
                     output = mtmd.mtmd_batch_get_output_embd(batch, chunk.handle)
                     chunk.embeddings = np.ctypeslib.as_array(output, (chunk.rows, self.width)).copy()
                     self.embeddings.put(chunk.digest, chunk.embeddings)
@@ -145,8 +145,10 @@ class Projector:
             with self._lock:
                 self._tokenize(bitmap, chunks)
                 count = mtmd.mtmd_input_chunks_size(chunks)
-                cut = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(count)]
-                return [item for i, chunk in enumerate(cut) for item in self._items(chunk, digest + bytes([i % 256]))]
+                pieces = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(count)]
+                return [
+                    item for i, chunk in enumerate(pieces) for item in self._items(chunk, digest + bytes([i % 256]))
+                ]
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
@@ -156,7 +158,7 @@ class Projector:
         bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
         take_errors()
         if mtmd.mtmd_tokenize(self._open(), chunks, ctypes.byref(text), bitmaps, 1) != 0:
-            raise InvalidRequest(f"{self.path.name} cannot take this media: {take_errors() or NO_REASON}")
+            raise InvalidRequest(f"{self.path.name} cannot process this media: {take_errors() or NO_REASON}")
 
     def _items(self, chunk: Any, digest: bytes) -> list[Item]:
         kind = mtmd.mtmd_input_chunk_get_type(chunk)
@@ -170,7 +172,7 @@ class Projector:
         ids = tuple(tokens[: count.value])
         if any(token < 0 for token in ids):
             raise ModelError(
-                f"{self.path.name} marks media with tokens that the text model does not have; it belongs to another",
+                f"{self.path.name} marks media with tokens that the text model lacks; it belongs to another model",
                 str(self.path),
             )
         return ids
@@ -178,12 +180,14 @@ class Projector:
     def _span(self, chunk: Any, kind: ChunkKind, digest: bytes) -> MediaSpan:
         rows = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         if mtmd.mtmd_decode_use_non_causal(self.handle, chunk) and rows > self._largest_image:
-            # llama.cpp asserts, and so ends the process, when a non-causal span is cut into several micro-batches
-            raise InvalidRequest(f"this {kind} needs {rows} tokens at once; at most {self._largest_image} fit a step")
+            # an assertion in llama.cpp would end the process if a non-causal span were split into micro-batches
+            raise InvalidRequest(
+                f"this {kind} needs {rows} tokens in one step, which holds {self._largest_image}; use a smaller one"
+            )
         payload = MediaChunk(self, mtmd.mtmd_input_chunk_copy(chunk), kind, rows, digest)
         return MediaSpan(kind, rows, int(mtmd.mtmd_input_chunk_get_n_pos(chunk)), digest, payload)
 
 
 def _digest(data: NDArray[Any]) -> bytes:
-    """What decoded pixels or samples are known by: the preparation that follows is the projector's, always the same."""
+    """Identifies decoded pixels or samples. The projector's further preprocessing is always the same."""
     return hashlib.blake2b(data.data, digest_size=16, key=f"{data.dtype} {data.shape}".encode()).digest()

@@ -1,4 +1,4 @@
-"""llama.cpp's quantizer as a function. Malformed input may end the process: call it from a child where that matters."""
+"""llama.cpp's quantizer as a function. Malformed input may end the process, so call it from a child process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from ...models.errors import ModelError
 from .library import NO_REASON, listen, llama, take_errors
 
-BUFFER = 256 << 20
-"""Bytes of a tensor's rows that are in memory at once; llama.cpp's default is 8 GiB."""
+BUFFER_BYTES = 256 << 20
+"""Size of a tensor's rows that are in memory at once; llama.cpp's default is 8 GiB."""
 
 _INTEGER, _STRING = 0, 3  # enum llama_model_kv_override_type in llama.h
-_LONGEST = 127  # bytes of a metadata value or key that fit a llama_model_kv_override
+_MAX_TEXT_BYTES = 127  # of a metadata value or key in a llama_model_kv_override
 
-QuantizationStarted = Callable[[int, int, str], None]
-"""Called with a tensor's number, from 1, how many there are, and its name."""
-Typed = Callable[[str], None]
-"""Called with the type that the tensor gets; not at all where it keeps its own."""
+TensorStarted = Callable[[int, int, str], None]
+"""Called with a tensor's number, from 1, the number of tensors, and the tensor's name."""
+
+TypeChosen = Callable[[str], None]
+"""Called with the type that the tensor gets; not called if it keeps its own."""
 
 
 def quantize(
@@ -39,18 +40,21 @@ def quantize(
     dry_run: bool = False,
     dropped: Sequence[int] = (),
     copy: bool = False,
-    started: QuantizationStarted = lambda *_: None,
-    typed: Typed = lambda _: None,
+    started: TensorStarted = lambda *_: None,
+    typed: TypeChosen = lambda _: None,
 ) -> None:
-    """Writes `source` anew as `ftype` (`enum llama_ftype`); requantizes where it is quantized already.
+    """Writes `source` to `target` as `ftype` (`enum llama_ftype`); a quantized source is requantized.
 
-    `threads` 0 uses all cores. `types` are the types (`enum ggml_type`) of tensors by name, for quantized `ftype`s
-    only; `pure` gives all others that of `ftype`, where llama.cpp would mix several. `importance` holds the mean
-    square of every input column by a tensor's name, those of several experts one after another. `metadata` is written
-    into the file, texts cut to 127 bytes and numbers, none negative, as uint32. `dry_run` only tells what would be
-    done. `dropped` are layers, from 0, that are left out; those behind them move up, and `importance` and `types` name
-    them as they were. `copy` leaves all types as they are. An existing `target` is overwritten. Raises `ModelError`
-    with llama.cpp's reason.
+    `threads`: 0 uses all cores.
+    `types`: types (`enum ggml_type`) of tensors by name, only for a quantized `ftype`.
+    `pure`: gives all other tensors the type of `ftype`, instead of llama.cpp's mix.
+    `importance`: mean square of every input column by tensor name; of experts, one after another.
+    `metadata`: is written into the file; texts are cut to 127 bytes, numbers must not be negative and become uint32.
+    `dry_run`: only reports what would be done.
+    `dropped`: layers to leave out, from 0. Later layers move up; `importance` and `types` use the old names.
+    `copy`: keeps all types.
+
+    Overwrites an existing `target`. Raises `ModelError` with llama.cpp's reason.
     """
     params = llama.llama_model_quantize_default_params()
     params.ftype = ftype
@@ -59,15 +63,15 @@ def quantize(
     params.pure = pure
     params.dry_run = dry_run
     params.only_copy = copy
-    params.max_buf_size = BUFFER
+    params.max_buf_size = BUFFER_BYTES
     names = ("tt_overrides", "imatrix", "kv_overrides", "prune_layers")
     kept = [_types(types), _importance(importance or {}), _metadata(metadata or {}), _layers(dropped)]
-    for name, array in zip(names, kept, strict=True):  # `kept` as long as llama.cpp reads them
+    for name, array in zip(names, kept, strict=True):  # stays referenced as long as llama.cpp reads the arrays
         if len(array) > 1:
             field = dict(params._fields_)[name]
             setattr(params, name, ctypes.cast(array, field))
     take_errors()
-    listen(_Reader(started, typed))
+    listen(_LogReader(started, typed))
     try:
         code = llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
     finally:
@@ -77,20 +81,20 @@ def quantize(
         raise ModelError(f"llama.cpp cannot quantize {source.name}: {reason or NO_REASON}", str(source))
 
 
-class _Reader:
-    """Finds in llama.cpp's log which tensor it is at. A line comes in several pieces."""
+class _LogReader:
+    """Finds in llama.cpp's log which tensor it is working on. A line arrives in several pieces."""
 
     _START = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) +- \[")
     _TYPE = re.compile(r"converting to (\w+) \.\.|-> .* MiB \((\w+)\)")
 
-    def __init__(self, started: QuantizationStarted, typed: Typed) -> None:
+    def __init__(self, started: TensorStarted, typed: TypeChosen) -> None:
         self._started, self._typed = started, typed
 
     def __call__(self, piece: str) -> None:
-        if found := self._START.search(piece):
-            self._started(int(found[1]), int(found[2]), found[3])
-        if found := self._TYPE.search(piece):
-            self._typed((found[1] or found[2]).upper())
+        if match := self._START.search(piece):
+            self._started(int(match[1]), int(match[2]), match[3])
+        if match := self._TYPE.search(piece):
+            self._typed((match[1] or match[2]).upper())
 
 
 def _types(types: Sequence[tuple[str, int]]) -> Any:
@@ -99,7 +103,7 @@ def _types(types: Sequence[tuple[str, int]]) -> Any:
 
 
 def _escaped(name: str) -> str:
-    """For C++'s regular expressions, which know fewer escapes than Python's."""
+    """Escapes a name for C++'s regular expressions, which have fewer escapes than Python's."""
     return re.sub(r"([.^$*+?()\[\]{}|\\])", r"\\\1", name)
 
 
@@ -120,10 +124,10 @@ def _metadata(metadata: Mapping[str, str | int]) -> Any:
         if isinstance(value, int):
             row.tag, row.value.val_i64 = _INTEGER, value
         else:
-            row.tag, row.value.val_str = _STRING, _cut(value)
+            row.tag, row.value.val_str = _STRING, _truncated(value)
     return array
 
 
-def _cut(value: str) -> bytes:
-    """At most as many bytes as fit, and no half character at the end."""
-    return value.encode()[:_LONGEST].decode(errors="ignore").encode()
+def _truncated(value: str) -> bytes:
+    """The bytes of a text that fit, without half a character at the end."""
+    return value.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore").encode()

@@ -1,6 +1,6 @@
-"""What a model makes of a few tokens, as exactly as llama.cpp computes it, to compare with other implementations.
+"""Computes a few tokens as exactly as llama.cpp can, to compare with other implementations.
 
-The cache is float32 and attention is computed step by step, where a context that answers rounds both to float16.
+The KV cache is float32 and flash attention is off; a context that answers requests rounds both to float16.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from ...models.errors import EngineError
 from ..types.prompt import BatchToken
-from .batch import TokenBatch
+from .context import TokenBatch
 from .library import NO_REASON, llama, take_errors
 from .lora import LoraAdapter
 from .weights import Weights
 
 
 def compute(weights: Weights, tokens: Sequence[int], adapters: Sequence[LoraAdapter] = ()) -> NDArray[np.float32]:
-    """Logits for each token, shape [tokens, vocabulary]; an encoder's vectors, shape [tokens, width].
+    """Returns logits for each token, shape [tokens, vocabulary]; for an encoder, embeddings, shape [tokens, width].
 
-    Adapters are applied in full. Raises `EngineError` where llama.cpp computes nothing.
+    Adapters are applied with scale 1. Raises `EngineError` if llama.cpp cannot compute.
     """
     params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = params.n_outputs_max = max(64, len(tokens))

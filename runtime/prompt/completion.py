@@ -107,7 +107,7 @@ def query_document_tokens(query: str, document: str, template: str | None, weigh
 
 def token_pieces(tokens: Iterable[int], weights: Weights) -> tuple[bytes, ...]:
     """The bytes of each token; control tokens by their names."""
-    return tuple(map(weights.name, tokens))
+    return tuple(map(weights.token_bytes, tokens))
 
 
 def translate(task: Tokenize | Detokenize, weights: Weights) -> TokenPieces:

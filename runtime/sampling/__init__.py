@@ -1,1 +1,1 @@
-"""Chooses tokens from logits. Uses numpy, not llama.cpp."""
+"""Samples tokens from logits. Uses numpy, not llama.cpp."""

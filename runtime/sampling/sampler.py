@@ -1,12 +1,13 @@
-"""Chooses the next token from logits. Knows no grammar beyond a mask it is given, and no llama.cpp.
+"""Samples the next token from logits: penalties, grammar mask, top_k, top_p, min_p and temperature, in numpy.
 
-llama.cpp's own samplers leave the same tokens to choose from (tested) but order the whole vocabulary to find them. At
-128,000 tokens of a peaked distribution top_p takes them 1.2 ms and temperature alone 1.1 ms, here 0.2 each; at a flat
-one top_p takes them 8 ms, more than a small model's step, here 3 to 4.
+llama.cpp's own samplers leave the same tokens to choose from (tested), but they sort the whole vocabulary. With 128,000
+tokens and a peaked distribution, top_p takes them 1.2 ms and temperature alone 1.1 ms; here each takes 0.2 ms. With a
+flat distribution top_p takes them 8 ms, more than a small model's step; here 3 to 4 ms.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -16,38 +17,81 @@ from numpy.typing import NDArray
 from ...models.errors import EngineError
 from ..types.prompt import SampledToken
 from ..types.request import Sampling
-from .penalties import Penalties
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.intp]
 
-COLDEST = 1e-4
-"""Below this temperature the likeliest token is taken: dividing by much less overflows."""
+MIN_TEMPERATURE = 1e-4
+"""Below this temperature the most probable token is taken: dividing by much less overflows."""
 
-_NARROWEST, _WIDEST = 1.0, 64.0
-"""Distances from the best logit between which the likeliest tokens are looked for."""
+REPEAT_WINDOW_TOKENS = 64
+"""Last tokens that repeat_penalty looks at, those of the prompt included: llama.cpp's own default."""
+
+_FIRST_GAP, _MAX_GAP = 1.0, 64.0
+"""Distances from the best logit between which the most probable tokens are searched."""
+
 _BLOCK = 512
-"""Weights summed up at a time; so few tokens are ordered whole."""
+"""Weights that are summed at a time. Up to this many tokens are sorted at once."""
+
 _ROWS = 64
-"""Rows that the logits are laid out in, to find the likeliest by the best of each column."""
-_BANDS, _LAST_BAND = 32, 2047
-"""Bands of depth for each unit of logits below the best one, and the number of the last, which has no lower end."""
+"""Rows that the logits are arranged in, to find the most probable ones by the best of each column."""
+
+_BANDS_PER_LOGIT, _LAST_BAND = 32, 2047
+"""Bands of distance from the best logit. The last one is open-ended."""
 
 
 class Constraint(Protocol):
-    """What an answer must look like, token by token."""
+    """Restricts an answer token by token, as a grammar does."""
 
     def mask(self, logits: Logits) -> None:
         """Sets the logits of every token that must not come next to minus infinity."""
 
     def accept(self, token: int) -> None:
-        """Takes note of the token that was chosen."""
+        """Records the token that was sampled."""
+
+
+class Penalties:
+    """Changes one sequence's logits, depending on the tokens sampled so far.
+
+    `repeat_penalty` is llama.cpp's: the logit of a token among the last `REPEAT_WINDOW_TOKENS` is divided by it if
+    positive, else multiplied. `frequency_penalty` and `presence_penalty` are OpenAI's: for a token that occurs c times
+    in the answer, c times the former is subtracted and, if c > 0, the latter once. `logit_bias` is added.
+    """
+
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+        self._repeat = sampling.repeat_penalty or 1.0
+        self._recent = deque(prompt, REPEAT_WINDOW_TOKENS)
+        self._frequency = sampling.frequency_penalty or 0.0
+        self._presence = sampling.presence_penalty or 0.0
+        self._sampled: set[int] = set()
+        self._bias = dict(sampling.logit_bias)
+        self._offsets: Logits | None = None
+        self.are_neutral = self._repeat == 1 and not (self._frequency or self._presence or self._bias)
+
+    def apply(self, logits: Logits) -> None:
+        """Changes the logits in place. One addition to all of them costs less than looking up the affected ones."""
+        if self._offsets is None:
+            self._offsets = np.zeros_like(logits)
+            for token, bias in self._bias.items():
+                self._offsets[token] = bias
+        if self._repeat != 1 and self._recent:
+            recent = np.fromiter(set(self._recent), np.intp)
+            values = logits[recent]
+            logits[recent] = np.where(values > 0, values / self._repeat, values * self._repeat)
+        logits += self._offsets
+
+    def record(self, token: int) -> None:
+        """Records the token that was sampled."""
+        self._recent.append(token)
+        if self._offsets is not None:
+            self._offsets[token] -= self._frequency + (0.0 if token in self._sampled else self._presence)
+        self._sampled.add(token)
 
 
 class Sampler:
-    """The choices of one sequence, whose prompt ends in the tokens `prompt`. `banned` tokens are never chosen.
+    """Samples the tokens of one sequence, whose prompt ends in the tokens `prompt`. Never samples `banned` tokens.
 
-    With `likeliest` it tells how probable the model held each token, and so many of the likeliest ones in its place.
+    With `top_logprobs` it returns each token's log-probability and those of that many most probable tokens.
     """
 
     def __init__(
@@ -56,88 +100,91 @@ class Sampler:
         banned: frozenset[int] = frozenset(),
         constraint: Constraint | None = None,
         prompt: Iterable[int] = (),
-        likeliest: int | None = None,
+        top_logprobs: int | None = None,
     ) -> None:
         self._sampling = sampling
         self._temperature = sampling.temperature or 0.0
         self._banned = np.fromiter(banned, np.int64)
         self._constraint = constraint
         self._penalties = Penalties(sampling, prompt)
-        self._likeliest = likeliest
+        self._top_logprobs = top_logprobs
         self._random = np.random.default_rng(None if sampling.seed is None else sampling.seed % 2**64)
 
-    def choose(self, logits: Logits) -> SampledToken:
+    def sample(self, logits: Logits) -> SampledToken:
         """The next token. Writes into `logits`."""
-        if self._likeliest is None:
-            return SampledToken(self._choose(logits))
-        best = likeliest(logits, self._likeliest)
-        told = log_probabilities(logits)
-        return _with(self._choose(logits), told, best)
+        if self._top_logprobs is None:
+            return SampledToken(self._sample(logits))
+        top = top_tokens(logits, self._top_logprobs)
+        logprobs = log_probabilities(logits)
+        return _with_logprobs(self._sample(logits), logprobs, top)
 
-    def tell(self, logits: Logits, token: int) -> SampledToken:
-        """A token that was not chosen but given, as if it had been."""
-        return _with(token, log_probabilities(logits), likeliest(logits, self._likeliest or 0))
+    def score(self, logits: Logits, token: int) -> SampledToken:
+        """A given token with its log-probability, as if it had been sampled."""
+        return _with_logprobs(token, log_probabilities(logits), top_tokens(logits, self._top_logprobs or 0))
 
-    def _choose(self, logits: Logits) -> int:
-        if not self._penalties.idle:
+    def _sample(self, logits: Logits) -> int:
+        if not self._penalties.are_neutral:
             self._penalties.apply(logits)
         logits[self._banned] = -np.inf
         if self._constraint is not None:
             self._constraint.mask(logits)
         token = int(logits.argmax())
         if logits[token] == -np.inf:
-            raise EngineError("no token may come next: everything is forbidden")
-        if self._temperature >= COLDEST:
+            raise EngineError("no token is allowed to come next")
+        if self._temperature >= MIN_TEMPERATURE:
             token = self._draw(logits)
         if self._constraint is not None:
             self._constraint.accept(token)
-        self._penalties.note(token)
+        self._penalties.record(token)
         return token
 
     def _draw(self, logits: Logits) -> int:
-        tokens = survivors(logits, self._sampling)
+        tokens = candidates(logits, self._sampling)
         kept = logits if tokens is None else logits[tokens]
         weights = np.exp((kept - kept.max()) / np.float32(self._temperature))
-        place = _place(weights, self._random.random())
-        return place if tokens is None else int(tokens[place])
+        index = _weighted_index(weights, self._random.random())
+        return index if tokens is None else int(tokens[index])
 
 
-def _with(token: int, told: Logits, best: Tokens) -> SampledToken:
-    return SampledToken(token, float(told[token]), tuple((int(t), float(told[t])) for t in best))
+def _with_logprobs(token: int, logprobs: Logits, top: Tokens) -> SampledToken:
+    return SampledToken(token, float(logprobs[token]), tuple((int(t), float(logprobs[t])) for t in top))
 
 
-def _place(weights: Logits, chance: float) -> int:
-    """An index drawn by weight, for a `chance` from 0 to 1. Sums blocks first: one long running sum takes 1.2 ms."""
+def _weighted_index(weights: Logits, fraction: float) -> int:
+    """The index where the running sum reaches a `fraction` of all weights.
+
+    Sums blocks first: one long running sum takes 1.2 ms.
+    """
     if weights.size <= _BLOCK:
         sums = weights.cumsum(dtype=np.float64)
-        return _reached(weights, sums, chance * sums[-1])
+        return _index_at(weights, sums, fraction * sums[-1])
     blocks = np.add.reduceat(weights, np.arange(0, weights.size, _BLOCK)).cumsum(dtype=np.float64)
-    target = chance * blocks[-1]
+    target = fraction * blocks[-1]
     block = min(int(blocks.searchsorted(target, side="right")), blocks.size - 1)
     inside = weights[block * _BLOCK : (block + 1) * _BLOCK]
     before = blocks[block - 1] if block else 0.0
-    return block * _BLOCK + _reached(inside, inside.cumsum(dtype=np.float64), target - before)
+    return block * _BLOCK + _index_at(inside, inside.cumsum(dtype=np.float64), target - before)
 
 
-def _reached(weights: Logits, sums: NDArray[np.float64], target: float) -> int:
-    place = int(sums.searchsorted(target, side="right"))
-    return place if place < sums.size else int(weights.argmax())  # rounding
+def _index_at(weights: Logits, sums: NDArray[np.float64], target: float) -> int:
+    index = int(sums.searchsorted(target, side="right"))
+    return index if index < sums.size else int(weights.argmax())  # rounding
 
 
-def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
-    """The tokens that top_k, then top_p, then min_p leave, in no order; `None` where none of them is set."""
-    top_k, share, min_p = sampling.top_k or 0, sampling.top_p, sampling.min_p or 0.0
+def candidates(logits: Logits, sampling: Sampling) -> Tokens | None:
+    """The tokens that top_k, then top_p, then min_p leave, in any order; `None` if none of them is set."""
+    top_k, top_p, min_p = sampling.top_k or 0, sampling.top_p, sampling.min_p or 0.0
     best = float(logits.max())
     tokens = None
     if top_k:
-        tokens = _top(logits, top_k)
-    if share is not None and share < 1:
+        tokens = _top_unordered(logits, top_k)
+    if top_p is not None and top_p < 1:
         if tokens is not None:
-            mass = share * _mass(logits[tokens] - best)
+            mass = top_p * _mass(logits[tokens] - best)
         else:
-            mass = share * _mass(logits - best)
-            tokens = _near(logits, best, lambda near: _mass(logits[near] - best) >= mass)
-        tokens = _heaviest(tokens, logits[tokens] - best, mass)
+            mass = top_p * _mass(logits - best)
+            tokens = _near_best(logits, best, lambda near: _mass(logits[near] - best) >= mass)
+        tokens = _top_mass(tokens, logits[tokens] - best, mass)
     if min_p:
         lowest = best + np.log(min_p)
         tokens = np.flatnonzero(logits >= lowest) if tokens is None else tokens[logits[tokens] >= lowest]
@@ -145,24 +192,24 @@ def survivors(logits: Logits, sampling: Sampling) -> Tokens | None:
 
 
 def log_probabilities(logits: Logits) -> Logits:
-    """Of all tokens, as the model gives them."""
+    """The log-probabilities of all tokens, as the model gives them."""
     depths: Logits = logits - logits.max()
     depths -= np.float32(np.log(_mass(depths)))
     return depths
 
 
-def likeliest(logits: Logits, count: int) -> Tokens:
-    """The `count` likeliest tokens, the best first, of equal ones the lower first."""
+def top_tokens(logits: Logits, count: int) -> Tokens:
+    """The `count` most probable tokens, the best first; of equal ones, the lower id first."""
     if not count:
         return np.empty(0, np.intp)
-    tokens = np.sort(_top(logits, count))
+    tokens = np.sort(_top_unordered(logits, count))
     return tokens[np.argsort(-logits[tokens], kind="stable")]
 
 
-def _top(logits: Logits, count: int) -> Tokens:
-    """The `count` likeliest tokens, in no order, or all that are possible.
+def _top_unordered(logits: Logits, count: int) -> Tokens:
+    """The `count` most probable tokens in any order, or all that are possible.
 
-    No column of the logits can hold one of them whose best is below the `count`-th best of a column.
+    Arranges the logits in columns. A column whose best is below the `count`-th best of all columns holds none of them.
     """
     width = logits.size // _ROWS
     body, rest = logits[: width * _ROWS].reshape(_ROWS, width), logits[width * _ROWS :]
@@ -172,17 +219,17 @@ def _top(logits: Logits, count: int) -> Tokens:
         tokens = np.flatnonzero(logits > -np.inf)
     else:
         columns = np.flatnonzero(best[:width] >= least)
-        rows, places = np.nonzero(body[:, columns] >= least)
-        tokens = np.concatenate((rows * width + columns[places], width * _ROWS + np.flatnonzero(rest >= least)))
+        rows, offsets = np.nonzero(body[:, columns] >= least)
+        tokens = np.concatenate((rows * width + columns[offsets], width * _ROWS + np.flatnonzero(rest >= least)))
     if tokens.size > count:
         tokens = tokens[np.argpartition(-logits[tokens], count - 1)[:count]]
     return tokens
 
 
-def _near(logits: Logits, best: float, enough: Callable[[Tokens], bool]) -> Tokens:
-    """The tokens within a distance of the best one that is doubled until they are enough, at last all of them."""
-    gap = _NARROWEST
-    while gap < _WIDEST:
+def _near_best(logits: Logits, best: float, enough: Callable[[Tokens], bool]) -> Tokens:
+    """The tokens within a distance of the best one. The distance is doubled until they are enough."""
+    gap = _FIRST_GAP
+    while gap < _MAX_GAP:
         tokens = np.flatnonzero(logits >= best - gap)
         if enough(tokens):
             return tokens
@@ -194,16 +241,17 @@ def _mass(depths: Logits) -> float:
     return float(np.exp(depths).sum(dtype=np.float64))
 
 
-def _heaviest(tokens: Tokens, depths: Logits, mass: float) -> Tokens:
-    """The fewest likeliest tokens that weigh `mass` together; a token weighs exp of its logit below the best one's.
+def _top_mass(tokens: Tokens, depths: Logits, mass: float) -> Tokens:
+    """The smallest set of most probable tokens with a total weight of `mass`; a token's weight is exp of its depth, its
+    logit minus the best one.
 
-    Of many, only the tokens in one band of depth, in which the mass is reached, have to be ordered.
+    If there are many, only those in the band of depths where the mass is reached have to be sorted.
     """
     weights = np.exp(depths, dtype=np.float64)
     if tokens.size <= _BLOCK:
         order = np.argsort(-depths, kind="stable")
         return tokens[order[: int(weights[order].cumsum().searchsorted(mass)) + 1]]
-    bands = np.minimum(depths * -_BANDS, _LAST_BAND).astype(np.intp)
+    bands = np.minimum(depths * -_BANDS_PER_LOGIT, _LAST_BAND).astype(np.intp)
     masses = np.bincount(bands, weights).cumsum()
     band = min(int(masses.searchsorted(mass)), masses.size - 1)
     above, edge = bands < band, np.flatnonzero(bands == band)

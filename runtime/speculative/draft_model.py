@@ -1,105 +1,110 @@
-"""A draft model: a small one that guesses what the large one will say. Knows tokens and durations, no llama.cpp."""
+"""A draft model: a small model that proposes the next tokens of a large one."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from ..types.prompt import BatchToken, Item, common_prefix
-from .acceptance import averaged
+from .drafting import DraftRequest, moving_average
 
-AHEAD = 64
-"""Rows of prompts that the draft model reads in a step, lest it keep answers waiting."""
+MAX_PREFILL_ROWS = 64
+"""Prompt rows that the draft model computes in a step. Answers wait meanwhile."""
 
-MAX_DRAFTED = 4
-"""Guesses for a sequence in a step: each takes a step of the draft model, and is less likely than the one before."""
-
-_FIRST_COST = 0.002
-"""Seconds for a guess, as long as none was made."""
+_FIRST_TOKEN_SECONDS = 0.002
+"""Seconds for a draft token before any was measured."""
 
 
 class DraftRunner(Protocol):
-    """What is needed of the draft model."""
+    """What is needed from the draft model's runner."""
 
     def use_threads(self, threads: int) -> None: ...
     def decode(self, rows: list[BatchToken]) -> None: ...
-    def cut(self, sequence: int, position: int) -> None: ...
-    def likeliest(self, row: int) -> int: ...
+    def truncate(self, sequence: int, position: int) -> None: ...
+    def top_token(self, row: int) -> int: ...
     def close(self) -> None: ...
 
 
-class DraftRequest(NamedTuple):
-    """Up to `most` guesses of what follows these items, the sequence in that slot."""
-
-    slot: int
-    items: Sequence[Item]
-    most: int
-
-
 class DraftModel:
-    """Reads along what sequences say, in slots of the same numbers, within as many cells as they have themselves."""
+    """Computes the same sequences as the large model, in slots of the same numbers, sharing `cells` in all."""
 
-    def __init__(self, backend: DraftRunner, slots: int, cells: int) -> None:
-        self._backend = backend
-        self._held: list[list[Item]] = [[] for _ in range(slots)]
+    def __init__(self, runner: DraftRunner, slots: int, cells: int) -> None:
+        self._runner = runner
+        self._computed: list[list[Item]] = [[] for _ in range(slots)]
+        self._dirty: set[int] = set()
+        """Slots whose content is unknown since an error."""
         self._cells = cells
-        self.cost = _FIRST_COST
-        """Seconds that a guess takes."""
+        self.token_seconds = _FIRST_TOKEN_SECONDS
+        """Seconds that a draft token takes."""
 
     def close(self) -> None:
-        self._backend.close()
+        self._runner.close()
 
     def use_threads(self, threads: int) -> None:
-        self._backend.use_threads(threads)
+        self._runner.use_threads(threads)
 
-    def guess(self, wishes: list[DraftRequest]) -> dict[int, list[int]]:
-        """The likeliest next tokens by slot; none for what it has yet to read, or cannot read because of its media."""
+    def draft(self, requests: list[DraftRequest]) -> dict[int, list[int]]:
+        """The most probable next tokens by slot. None for a sequence that is not computed yet or contains media."""
+        try:
+            return self._draft(requests)
+        except BaseException:
+            self._dirty.update(range(len(self._computed)))
+            raise
+
+    def _draft(self, requests: list[DraftRequest]) -> dict[int, list[int]]:
         begin = time.perf_counter()
-        guesses: dict[int, list[int]] = {}
-        rows = self._unread(wishes)
-        wanted = {wish.slot: wish.most for wish in wishes}
+        drafts: dict[int, list[int]] = {}
+        rows = self._prefill_rows(requests)
+        limits = {request.slot: request.limit for request in requests}
         while rows:
-            self._backend.decode(rows)
-            further = []
+            self._runner.decode(rows)
+            next_rows = []
             for number, row in enumerate(rows):
-                self._held[row.sequence].append(row.token)
+                self._computed[row.sequence].append(row.token)
                 if row.wants_logits:
-                    token = self._backend.likeliest(number)
-                    guess = guesses.setdefault(row.sequence, [])
-                    guess.append(token)
-                    if len(guess) < wanted[row.sequence]:
-                        further.append(BatchToken(token, row.position + 1, row.sequence, True))
-            rows = further
-        if guesses:
+                    token = self._runner.top_token(number)
+                    draft = drafts.setdefault(row.sequence, [])
+                    draft.append(token)
+                    if len(draft) < limits[row.sequence]:
+                        next_rows.append(BatchToken(token, row.position + 1, row.sequence, True))
+            rows = next_rows
+        if drafts:
             seconds = time.perf_counter() - begin
-            self.cost = averaged(self.cost, seconds / sum(map(len, guesses.values())))
-        return guesses
+            self.token_seconds = moving_average(self.token_seconds, seconds / sum(map(len, drafts.values())))
+        return drafts
 
-    def _unread(self, wishes: list[DraftRequest]) -> list[BatchToken]:
-        """What it has not read yet of these sequences, as much as fits into a step."""
+    def _prefill_rows(self, requests: list[DraftRequest]) -> list[BatchToken]:
+        """The tokens of these sequences that are not computed yet, as many as fit into a step."""
         rows: list[BatchToken] = []
-        self._make_room(wishes)
-        for slot, items, most in wishes:
-            kept = min(common_prefix(self._held[slot], items), len(items) - 1)
-            self._cut(slot, kept)
-            tokens = [item for item in items[kept : kept + AHEAD - len(rows)] if isinstance(item, int)]
-            free = self._cells - sum(map(len, self._held)) - len(rows) - most
-            if len(tokens) == min(len(items) - kept, AHEAD - len(rows)) <= free:
+        self._make_room(requests)
+        for slot, items, limit in requests:
+            kept = min(common_prefix(self._computed[slot], items), len(items) - 1)
+            kept = self._truncate(slot, kept)
+            tokens = [item for item in items[kept : kept + MAX_PREFILL_ROWS - len(rows)] if isinstance(item, int)]
+            free = self._cells - sum(map(len, self._computed)) - len(rows) - limit
+            if len(tokens) == min(len(items) - kept, MAX_PREFILL_ROWS - len(rows)) <= free:
                 rows += [
                     BatchToken(token, kept + i, slot, kept + i == len(items) - 1) for i, token in enumerate(tokens)
                 ]
         return rows
 
-    def _make_room(self, wishes: list[DraftRequest]) -> None:
-        """Forgets the slots that nobody asks about, where all of them together are too much."""
-        asked = {wish.slot for wish in wishes}
-        if sum(len(wish.items) + wish.most for wish in wishes) + sum(map(len, self._held)) > self._cells:
-            for slot in range(len(self._held)):
-                if slot not in asked:
-                    self._cut(slot, 0)
+    def _make_room(self, requests: list[DraftRequest]) -> None:
+        """Empties the slots that no request is about, if all together would not fit."""
+        requested = {request.slot for request in requests}
+        needed = sum(len(request.items) + request.limit for request in requests)
+        if needed + sum(map(len, self._computed)) > self._cells:
+            for slot in range(len(self._computed)):
+                if slot not in requested:
+                    self._truncate(slot, 0)
 
-    def _cut(self, slot: int, count: int) -> None:
-        if count < len(self._held[slot]):
-            self._backend.cut(slot, count)
-            del self._held[slot][count:]
+    def _truncate(self, slot: int, count: int) -> int:
+        """Removes all but the first `count` items of a slot; all of them if it is dirty. Returns how many are left."""
+        if slot in self._dirty:
+            self._runner.truncate(slot, 0)
+            self._dirty.discard(slot)
+            self._computed[slot] = []
+            return 0
+        if count < len(self._computed[slot]):
+            self._runner.truncate(slot, count)
+            del self._computed[slot][count:]
+        return count

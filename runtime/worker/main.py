@@ -164,12 +164,12 @@ class ModelWorker:
 
 def load_model(load: Load, progress: Callable[[float], None]) -> LoadedModel:
     from ..inference.loader import open_model
-    from ..llamacpp.memory import zeros_given_back
+    from ..llamacpp.memory import zero_pages_released
 
     draft = None if load.draft is None else ModelFiles("draft", load.draft, read_header(load.draft), None)
     header = read_header(load.weights)
     files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
-    with zeros_given_back():
+    with zero_pages_released():
         return open_model(files, load.config, load.placement, progress)
 
 

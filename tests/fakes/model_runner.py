@@ -1,4 +1,4 @@
-"""A backend whose tokens are small numbers: the next token after t is t + 1, and every answer spells it out."""
+"""A fake model runner whose tokens are small numbers: after t comes t + 1, and every answer spells its tokens out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from galago.models.errors import EngineError
-from galago.runtime.speculative.acceptance import DraftLengthPolicy, DraftProposal
-from galago.runtime.types.prompt import BatchToken, MediaPayload, MediaSpan, Prompt, SampledToken
+from galago.runtime.speculative.drafting import DraftLengthPolicy, DraftProposal
+from galago.runtime.types.prompt import AttentionTile, BatchToken, MediaPayload, MediaSpan, Prompt, SampledToken
 
 END = 90
+TILE = AttentionTile(rows=64, speedup=8.0, cost=0.0)
 
 
 @dataclass(eq=False)
@@ -20,14 +21,14 @@ class Cell:
     token: int
 
 
-class FakeBackend:
-    """Keeps what each sequence holds, and checks that rows come in order, within the cells there are."""
+class FakeRunner:
+    """Keeps what each sequence holds, and checks that rows come in order and fit into the cells."""
 
     def __init__(self, cells: int = 200, batch: int = 8) -> None:
         self.cells = cells
         self.batch = batch
-        self.divisible = True
-        self.attention = 0.0
+        self.supports_partial_removal = True
+        self.attention_tile = TILE
         self.held: dict[int, list[Cell]] = defaultdict(list)
         self.encoded: list[MediaPayload] = []
         self.computed = 0
@@ -55,44 +56,45 @@ class FakeBackend:
             assert row.position == len(self.held[row.sequence])
             self.held[row.sequence].append(Cell(row.token))
         self.computed += len(rows)
-        assert self.taken() <= self.cells
+        assert self.cells_in_use() <= self.cells
 
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
         self.steps.append(media)
         assert position == len(self.held[sequence]) and media.payload.ready
         self.held[sequence] += [Cell(-1 - sum(media.digest)) for _ in range(media.cells)]
         self.computed += media.cells
-        assert self.taken() <= self.cells
+        assert self.cells_in_use() <= self.cells
 
-    def taken(self) -> int:
+    def cells_in_use(self) -> int:
         """Cells in use, those that sequences share counted once."""
         return len({id(cell) for held in self.held.values() for cell in held})
 
-    def encode(self, media: list[MediaPayload]) -> None:
+    def encode_media(self, media: list[MediaPayload]) -> None:
         for one in media:
             assert isinstance(one, FakeMedia)
             one.ready = True
         self.encoded += media
 
-    def choose(self, row: int, sampler: None) -> SampledToken:
+    def sample(self, row: int, sampler: Any) -> SampledToken:
         assert self._rows[row].wants_logits
         return SampledToken(self._rows[row].token + 1)
 
-    def tell(self, row: int, token: int, sampler: None) -> SampledToken:
-        """As probable as it is near to what comes here."""
+    def score(self, row: int, token: int, sampler: Any) -> SampledToken:
+        """The closer a token is to the one that would be sampled, the more probable it is."""
         assert self._rows[row].wants_logits
         return SampledToken(token, float(-abs(token - self._rows[row].token - 1)))
 
     def context(self, row: int) -> list[int]:
-        """What the answer to a row of the last step may depend on."""
+        """The tokens that the logits of a row of the last step may depend on."""
         return [cell.token for cell in self.held[self._rows[row].sequence][: self._rows[row].position + 1]]
 
-    def cut(self, sequence: int, position: int) -> None:
-        assert self.divisible or position in (0, len(self.held[sequence]))
+    def truncate(self, sequence: int, position: int) -> None:
+        assert self.supports_partial_removal or position in (0, len(self.held[sequence]))
         del self.held[sequence][position:]
 
     def copy(self, source: int, target: int, position: int) -> None:
-        assert not self.held[target] and (self.divisible or position == len(self.held[source]))
+        assert not self.held[target]
+        assert self.supports_partial_removal or position == len(self.held[source])
         self.held[target] = self.held[source][:position]
 
     def save(self, sequence: int) -> bytes:
@@ -100,28 +102,30 @@ class FakeBackend:
 
     def restore(self, sequence: int, data: bytes | memoryview) -> bool:
         self.held[sequence] = []
-        if self.taken() + len(json.loads(bytes(data))) > self.cells:
+        tokens = json.loads(bytes(data))
+        if self.cells_in_use() + len(tokens) > self.cells:
             return False
-        self.held[sequence] = [Cell(token) for token in json.loads(bytes(data))]
+        self.held[sequence] = [Cell(token) for token in tokens]
         return True
 
     def piece(self, token: int) -> bytes:
         return f"{token} ".encode()
 
-    name = piece
+    def token_bytes(self, token: int) -> bytes:
+        return f"{token} ".encode()
 
     def close(self) -> None:
         self.closed = True
 
 
-class Eager(DraftLengthPolicy):
-    """Has all guesses computed that there is room for."""
+class MaxDrafts(DraftLengthPolicy):
+    """Has every draft token verified for which there is room."""
 
-    def lengths(self, rows: int, offers: list[DraftProposal], most: int) -> list[int]:
+    def lengths(self, rows: int, proposals: list[DraftProposal], limit: int) -> list[int]:
         lengths = []
-        for offer in offers:
-            lengths.append(min(most, offer.length))
-            most -= lengths[-1]
+        for proposal in proposals:
+            lengths.append(min(limit, proposal.length))
+            limit -= lengths[-1]
         return lengths
 
 
@@ -133,5 +137,5 @@ def prompt(*items: int | MediaSpan) -> Prompt:
     return Prompt(items)
 
 
-def picture(cells: int, digest: bytes = b"") -> MediaSpan:
+def image(cells: int, digest: bytes = b"") -> MediaSpan:
     return MediaSpan("image", cells, cells, digest, FakeMedia())

@@ -177,7 +177,7 @@ class Bench(AbstractContextManager["Bench"]):
 
     def _compute(self, rows: int) -> float:
         begin = time.perf_counter()
-        self._context.cut(0, self._length)
+        self._context.truncate(0, self._length)
         self._context.decode([BatchToken(0, self._length + i, 0, i == rows - 1) for i in range(rows)])
         self._context.logits(rows - 1)
         return time.perf_counter() - begin

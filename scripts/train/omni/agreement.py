@@ -38,7 +38,7 @@ def compare(
             for a, b in zip(ours, theirs, strict=True):
                 gap = np.abs(a - b)
                 seen[sample.task.split("/")[0]].append((gap.max(), gap.mean(), a.argmax() == b.argmax()))
-            context.cut(0, 0)
+            context.truncate(0, 0)
     context.close()
     eyes.close()
     weights.close()

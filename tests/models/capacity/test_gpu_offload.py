@@ -17,7 +17,7 @@ from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
 from galago.runtime.llamacpp.context import BATCH
 from galago.runtime.llamacpp.library import llama
-from galago.runtime.speculative.acceptance import MAX_DRAFT_TOKENS
+from galago.runtime.speculative.drafting import MAX_DRAFT_TOKENS
 
 GIB = 1 << 30
 FREE = [int(gib * GIB) for gib in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24)]

@@ -21,7 +21,7 @@ from galago.runtime.llamacpp.context import BATCH
 from galago.runtime.llamacpp.library import features, llama
 from galago.runtime.llamacpp.quantizer import quantize
 from galago.runtime.llamacpp.weights import Weights
-from galago.runtime.speculative.acceptance import MAX_DRAFT_TOKENS
+from galago.runtime.speculative.drafting import MAX_DRAFT_TOKENS
 
 AVX2, NOTHING = frozenset({"AVX2", "REPACK"}), frozenset[str]()
 Q4_0, Q8_0, F32 = 2, 8, 0

@@ -70,7 +70,7 @@ def test_every_variant_is_measured_in_every_modality(results: dict[str, Any]) ->
 def test_media_are_encoded_once_per_projector(results: dict[str, Any], cache: Path) -> None:
     """Both text models share them, for their probabilities and for their answers."""
     folder = next(cache.rglob("media"))
-    assert len({entry.about["key"] for entry in entries(folder)}) == 1 == len(results["variants"]) - 1
+    assert len({entry.metadata["key"] for entry in entries(folder)}) == 1 == len(results["variants"]) - 1
 
 
 def test_costs_are_measured_in_the_same_run(results: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def score(job: FidelityJob) -> list[Record]:
 def logits(model: str, tokens: list[int]) -> NDArray[np.float32]:
     """Returns the logits of every position, computed in one step."""
     weights = Weights(Path(model), gpu_layers=0)
-    context = Context(weights, 512, 1, 1, guesses=511)
+    context = Context(weights, 512, 1, 1, draft_rows=511)
     context.decode([BatchToken(token, i, 0, True) for i, token in enumerate(tokens)])
     found = np.stack([context.logits(i) for i in range(len(tokens))])
     context.close()

@@ -1,4 +1,4 @@
-"""The cache folder: found again after a restart, never believed when damaged, nobody else's to read."""
+"""The cache folder: it survives a restart, damaged files are ignored, and only the owner can read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fakes.server import DATA
 from galago.models.errors import ConfigError
 from galago.models.registry.resolve import builtin_folder
 from galago.runtime import load
-from galago.runtime.cache.disk_cache import DAYS, DiskCache, clear, entries, trim
+from galago.runtime.cache.disk_cache import MAX_AGE_DAYS, DiskCache, clear, entries, trim
 
 STORY = "Sam has a red ball in the park. Where is the ball? Who has the ball? What color is it?"
 
@@ -23,95 +23,95 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def filled(folder: Path, key: str = "k", warned: list[str] | None = None) -> DiskCache:
-    return DiskCache(folder, key, 1_000_000, (warned if warned is not None else []).append)
+def open_cache(folder: Path, key: str = "k", warnings: list[str] | None = None) -> DiskCache:
+    return DiskCache(folder, key, 1_000_000, (warnings if warnings is not None else []).append)
 
 
 def put(folder: Path, name: str, data: bytes = b"data", key: str = "k") -> Path:
-    store = filled(folder, key)
-    store.put("state", name, {"items": [1]}, data)
-    store.close()
-    return store.path("state", name)
+    cache = open_cache(folder, key)
+    cache.put("state", name, {"items": [1]}, data)
+    cache.close()
+    return cache.path("state", name)
 
 
-def test_what_is_put_is_found_again_by_the_same_key_alone(folder: Path) -> None:
+def test_entries_are_found_only_under_the_same_key(folder: Path) -> None:
     path = put(folder, "a")
-    assert [e.about["items"] for e in filled(folder).entries("state")] == [[1]]
-    assert filled(folder).read(path) == b"data"
-    assert not list(filled(folder, "other").entries("state")) and filled(folder, "other").read(path) is None
-    assert not list(filled(folder).entries("media"))
+    assert [e.metadata["items"] for e in open_cache(folder).entries("state")] == [[1]]
+    assert open_cache(folder).read(path) == b"data"
+    assert not list(open_cache(folder, "other").entries("state")) and open_cache(folder, "other").read(path) is None
+    assert not list(open_cache(folder).entries("media"))
 
 
-def test_nobody_else_may_read_it(folder: Path) -> None:
+def test_only_the_owner_can_read_the_folder(folder: Path) -> None:
     path = put(folder, "a")
     assert (stat.S_IMODE(folder.stat().st_mode), stat.S_IMODE(path.stat().st_mode)) == (0o700, 0o600)
     folder.chmod(0o755)
     with pytest.raises(ConfigError, match="chmod 700"):
-        filled(folder)
+        open_cache(folder)
 
 
 @pytest.mark.parametrize("at", [0, 16, 22, 60, -40, -1])
-def test_a_damaged_file_is_left_alone_with_a_warning(folder: Path, at: int) -> None:
+def test_a_damaged_file_is_ignored_with_a_warning(folder: Path, at: int) -> None:
     path = put(folder, "a", b"d" * 100)
     content = bytearray(path.read_bytes())
     content[at] ^= 0xFF
     path.write_bytes(content)
-    warned: list[str] = []
-    store = filled(folder, warned=warned)
-    list(store.entries("state"))
-    assert store.read(path) is None
-    assert any(path.name in line for line in warned) or at in (16, 22)
+    warnings: list[str] = []
+    cache = open_cache(folder, warnings=warnings)
+    list(cache.entries("state"))
+    assert cache.read(path) is None
+    assert any(path.name in line for line in warnings) or at in (16, 22)
 
 
-def test_a_truncated_file_is_left_alone(folder: Path) -> None:
+def test_a_truncated_file_is_ignored(folder: Path) -> None:
     path = put(folder, "a", b"d" * 100)
     whole = path.read_bytes()
     for size in (0, 5, 18, 30, len(whole) - 1):
         path.write_bytes(whole[:size])
-        store = filled(folder)
-        list(store.entries("state"))
-        assert store.read(path) is None
+        cache = open_cache(folder)
+        list(cache.entries("state"))
+        assert cache.read(path) is None
 
 
-def test_the_oldest_go_beyond_the_size_and_all_beyond_the_age(folder: Path) -> None:
+def test_the_oldest_files_beyond_the_limit_and_all_beyond_the_age_are_deleted(folder: Path) -> None:
     paths = [put(folder, str(i), b"d" * 10_000) for i in range(4)]
     now = time.time()
     for i, path in enumerate(paths):
         os.utime(path, (now - 100 + i, now - 100 + i))
     trim(folder, 25_000)
     assert [path.exists() for path in paths] == [False, False, True, True]
-    os.utime(paths[3], (now - (DAYS + 1) * 86_400,) * 2)
+    os.utime(paths[3], (now - (MAX_AGE_DAYS + 1) * 86_400,) * 2)
     trim(folder, 25_000)
     assert [path.exists() for path in paths] == [False, False, True, False]
 
 
-def test_clearing_deletes_the_cache_and_nothing_else(folder: Path) -> None:
+def test_clearing_deletes_only_cache_files(folder: Path) -> None:
     path = put(folder, "a")
     other = folder / "notes.txt"
     other.write_text("mine")
     assert clear(folder) == 1 and not path.exists() and other.exists() and not list(entries(folder))
 
 
-def test_the_folder_stays_about_as_large_as_it_may(folder: Path) -> None:
-    store = DiskCache(folder, ["k"], 100_000, lambda _: None)
+def test_the_folder_stays_near_its_limit(folder: Path) -> None:
+    cache = DiskCache(folder, ["k"], 100_000, lambda _: None)
     for i in range(30):
-        store.put("state", str(i), {}, b"d" * 10_000)
-        while not store.path("state", str(i)).exists():
+        cache.put("state", str(i), {}, b"d" * 10_000)
+        while not cache.path("state", str(i)).exists():
             time.sleep(0.001)
-    store.close()
+    cache.close()
     assert 80_000 < sum(entry.size for entry in entries(folder)) < 110_000
 
 
-def test_a_picture_encoded_for_one_model_is_there_for_another_with_the_same_projector(folder: Path) -> None:
+def test_an_encoded_image_is_shared_by_models_with_the_same_projector(folder: Path) -> None:
     pictures = []
     for weights in ("text-Q8_0.gguf", "text-F16.gguf"):
         with load(builtin_folder() / weights, mmproj=builtin_folder() / "mmproj-Q8_0.gguf", cache_dir=folder) as model:
             model.chat("Count the shapes.", image=DATA / "picture-5.png")
-        pictures.append([entry.path for entry in entries(folder) if entry.about["kind"] == "media"])
+        pictures.append([entry.path for entry in entries(folder) if entry.metadata["kind"] == "media"])
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
 
 
-def test_a_conversation_goes_on_after_a_restart(folder: Path) -> None:
+def test_a_conversation_continues_after_a_restart(folder: Path) -> None:
     picture = DATA / "picture-5.png"
     with load("builtin", cache_dir=folder) as model:
         first = model.chat(STORY, image=picture)
@@ -120,17 +120,17 @@ def test_a_conversation_goes_on_after_a_restart(folder: Path) -> None:
         elsewhere = model.chat("Count the shapes.", image=[picture], system="Be brief.")
     assert again.text == first.text and first.usage.cached_tokens == 0
     assert again.usage.cached_tokens == again.usage.prompt_tokens - 1
-    assert {e.about["kind"] for e in entries(folder)} == {"state", "media"} and elsewhere
+    assert {e.metadata["kind"] for e in entries(folder)} == {"state", "media"} and elsewhere
     assert STORY.encode() not in b"".join(p.read_bytes() for p in folder.iterdir())
 
 
-def test_what_asks_for_no_cache_leaves_nothing_on_disk(folder: Path) -> None:
+def test_requests_without_cache_leave_nothing_on_disk(folder: Path) -> None:
     with load("builtin", cache_dir=folder) as model:
         model.chat(STORY, cache=False)
-    assert not [e for e in entries(folder) if e.about["kind"] == "state"]
+    assert not [e for e in entries(folder) if e.metadata["kind"] == "state"]
 
 
-def test_a_damaged_state_is_computed_again(folder: Path) -> None:
+def test_a_damaged_prefix_is_computed_again(folder: Path) -> None:
     with load("builtin", cache_dir=folder) as model:
         first = model.chat(STORY)
     for path in folder.iterdir():
@@ -142,7 +142,7 @@ def test_a_damaged_state_is_computed_again(folder: Path) -> None:
     assert again.text == first.text and again.usage.cached_tokens == 0
 
 
-def test_another_projector_is_another_model(folder: Path) -> None:
+def test_another_projector_has_its_own_entries(folder: Path) -> None:
     from galago.models.registry.resolve import builtin_folder
 
     text = builtin_folder() / "text-Q8_0.gguf"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galago.runtime.engine.detokenizer import Detokenizer
+from galago.runtime.engine.sequence import Detokenizer
 
 
 def assemble(parts: list[bytes], stop: list[str]) -> tuple[str, bool]:
@@ -20,14 +20,14 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def test_a_character_split_over_tokens_comes_out_whole() -> None:
+def test_a_character_split_over_tokens_is_joined() -> None:
     text = Detokenizer()
     heart = "\u2665".encode()
     assert text.feed(heart[:1]) == ""
     assert text.feed(heart[1:]) == "\u2665"
 
 
-def test_an_incomplete_character_at_the_end_is_shown_as_such() -> None:
+def test_an_incomplete_character_at_the_end_becomes_a_replacement_character() -> None:
     assert assemble(["\u2665".encode()[:2]], []) == ("\ufffd", False)
 
 
@@ -39,13 +39,13 @@ def test_a_stop_string_split_over_tokens_is_found() -> None:
     assert assemble([b"one <", b"/s", b"> two"], ["</s>"]) == ("one ", True)
 
 
-def test_what_only_began_like_a_stop_string_is_released() -> None:
+def test_text_that_only_begins_like_a_stop_string_is_released() -> None:
     text = Detokenizer(["</s>"])
     assert text.feed(b"a <") == "a "
     assert text.feed(b"b>") == "<b>"
 
 
-def test_what_was_held_back_is_released_at_the_end() -> None:
+def test_held_back_text_is_released_at_the_end() -> None:
     assert assemble([b"one </s"], ["</s>"]) == ("one </s", False)
 
 

@@ -1,4 +1,4 @@
-"""A model with a recurrent memory, which cannot be cut back: whatever is reused, its answers stay the same."""
+"""A recurrent model, whose state cannot be cut back: reuse does not change its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from benchmarks.random_gguf import copy_tokenizer
 from galago.models.registry.resolve import builtin_folder
 from galago.runtime import load
-from galago.runtime.engine.scheduler import RETREAD
+from galago.runtime.engine.scheduler import RECURRENT_REPLAY_TOKENS
 
 WIDTH, INNER, STATE, RANK, WINDOW, LAYERS = 64, 128, 16, 4, 4, 2
 
@@ -61,7 +61,7 @@ def chat(*texts: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
-def test_turns_and_shared_beginnings_are_taken_up_and_change_nothing(mamba: Path) -> None:
+def test_reused_turns_and_prefixes_change_no_answer(mamba: Path) -> None:
     system = {"role": "system", "content": "Answer briefly, and only what you were asked. " * 3}
     talks = [[system, *chat(f"Talk number {n}, which is about something else.")] for n in range(3)]
     with load(mamba, slots=2) as model:
@@ -73,5 +73,5 @@ def test_turns_and_shared_beginnings_are_taken_up_and_change_nothing(mamba: Path
         # the next turn shows the last answer otherwise, as templates do that leave reasoning out
         turn = [*talks[2], *chat("", "Short.", "And then?")[1:]]
         reply = model.chat(turn, max_tokens=12, ignore_eos=True)
-        assert reply.usage.cached_tokens == before - RETREAD
+        assert reply.usage.cached_tokens == before - RECURRENT_REPLAY_TOKENS
         assert reply == model.chat(turn, max_tokens=12, ignore_eos=True, cache=False)

@@ -1,4 +1,4 @@
-"""The door to llama.cpp: what goes in and out of it, on the built-in model."""
+"""The llama.cpp wrappers and the sampler, on the built-in model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from galago.runtime.llamacpp.projector import Projector
 from galago.runtime.llamacpp.quantizer import quantize
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.output.structured.grammar import GrammarCompiler
-from galago.runtime.sampling.sampler import Sampler, survivors
+from galago.runtime.sampling.sampler import Sampler, candidates
 from galago.runtime.types.prompt import BatchToken
 from galago.runtime.types.request import Sampling
 
@@ -47,7 +47,7 @@ def context(weights: Weights) -> Iterator[Context]:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=40))
-def test_tokens_spell_the_text_they_came_from(weights: Weights, text: str) -> None:
+def test_token_pieces_join_to_the_text(weights: Weights, text: str) -> None:
     data = text.encode("utf-8", "replace")
     assert b"".join(map(weights.piece, weights.tokenize(text, parse_special=False))) == data
 
@@ -64,7 +64,7 @@ def test_user_defined_tokens_are_shown(weights: Weights) -> None:
     assert weights.piece(token) == b"<think>"
 
 
-def test_a_file_llama_cpp_refuses_is_a_model_error_with_its_reason(tmp_path: Path) -> None:
+def test_a_refused_file_is_a_model_error_with_llama_cpps_reason(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(FILES.weights.read_bytes()[:100_000])
     with pytest.raises(ModelError, match="broken.gguf"):
@@ -83,10 +83,10 @@ def prefill(context: Context, tokens: list[int], sequence: int, begin: int = 0) 
     return context.logits(len(rows) - 1).copy()
 
 
-def test_sequences_in_one_step_do_not_touch_each_other(weights: Weights, context: Context) -> None:
+def test_sequences_in_one_step_are_independent(weights: Weights, context: Context) -> None:
     one, two = (weights.tokenize(t, parse_special=True) for t in ("red blue", "seven eight nine"))
     alone = prefill(context, one, 0)
-    context.cut(0, 0)
+    context.truncate(0, 0)
     rows = [BatchToken(t, i, 1, i == len(two) - 1) for i, t in enumerate(two)]
     rows += [BatchToken(t, i, 2, i == len(one) - 1) for i, t in enumerate(one)]
     context.decode(rows)
@@ -94,19 +94,19 @@ def test_sequences_in_one_step_do_not_touch_each_other(weights: Weights, context
     assert np.allclose(alone, together, atol=0.05) and alone.argmax() == together.argmax()
 
 
-def test_a_sequence_goes_on_from_where_it_was_cut(weights: Weights, context: Context) -> None:
+def test_a_sequence_continues_from_where_it_was_truncated(weights: Weights, context: Context) -> None:
     tokens = weights.tokenize("red blue green yellow", parse_special=True)
     whole = prefill(context, tokens, 0)
-    context.cut(0, 2)
+    context.truncate(0, 2)
     np.testing.assert_allclose(prefill(context, tokens, 0, begin=2), whole, atol=0.05)
 
 
-def test_guessed_rows_say_what_single_steps_say(weights: Weights) -> None:
+def test_draft_rows_give_the_same_logits_as_single_steps(weights: Weights) -> None:
     tokens = weights.tokenize("red blue green yellow " * 3, parse_special=True)[:10]
-    made = Context(weights, cells=256, slots=1, threads=1, guesses=9)
+    made = Context(weights, cells=256, slots=1, threads=1, draft_rows=9)
     made.decode([BatchToken(token, i, 0, True) for i, token in enumerate(tokens)])
     together = [made.logits(i).copy() for i in range(10)]
-    made.cut(0, 0)
+    made.truncate(0, 0)
     for i, token in enumerate(tokens):
         made.decode([BatchToken(token, i, 0, True)])
         alone = made.logits(0)
@@ -114,23 +114,23 @@ def test_guessed_rows_say_what_single_steps_say(weights: Weights) -> None:
     made.close()
 
 
-def test_a_copy_shares_a_beginning_and_goes_its_own_way(weights: Weights, context: Context) -> None:
+def test_a_copy_shares_a_prefix_and_diverges(weights: Weights, context: Context) -> None:
     shared, one, two = (weights.tokenize(f"red blue{w}", parse_special=True) for w in ("", " green", " star"))
     assert one[: len(shared)] == two[: len(shared)] == shared
     alone = prefill(context, two, 0)
-    context.cut(0, 0)
+    context.truncate(0, 0)
     prefill(context, one, 0)
     context.copy(0, 1, len(shared))
     np.testing.assert_allclose(prefill(context, two, 1, begin=len(shared)), alone, atol=0.05)
 
 
-def test_what_was_saved_is_restored_elsewhere(weights: Weights, context: Context) -> None:
+def test_a_saved_sequence_is_restored_in_another_slot(weights: Weights, context: Context) -> None:
     tokens = weights.tokenize("red blue green yellow", parse_special=True)
     whole = prefill(context, tokens, 0)
     data = context.save(0)
-    context.cut(0, 0)
+    context.truncate(0, 0)
     assert context.restore(1, data)
-    context.cut(1, len(tokens) - 1)
+    context.truncate(1, len(tokens) - 1)
     np.testing.assert_allclose(prefill(context, tokens, 1, begin=len(tokens) - 1), whole, atol=0.05)
 
 
@@ -141,10 +141,10 @@ def test_damaged_states_are_refused(weights: Weights, context: Context) -> None:
         assert not context.restore(1, damaged)
 
 
-def test_a_forgotten_sequence_starts_anew(weights: Weights, context: Context) -> None:
+def test_a_truncated_sequence_starts_again(weights: Weights, context: Context) -> None:
     tokens = weights.tokenize("red blue", parse_special=True)
     first = prefill(context, tokens, 0)
-    context.cut(0, 0)
+    context.truncate(0, 0)
     assert np.array_equal(first, prefill(context, tokens, 0))
 
 
@@ -159,53 +159,53 @@ def test_a_step_larger_than_the_batch_is_an_engine_error(context: Context) -> No
         context.decode([BatchToken(5, i, 0, False) for i in range(257)])
 
 
-def test_logits_not_asked_for_are_an_engine_error(context: Context) -> None:
+def test_logits_that_were_not_requested_are_an_engine_error(context: Context) -> None:
     context.decode([BatchToken(5, 0, 0, False), BatchToken(6, 1, 0, True)])
     with pytest.raises(EngineError, match="row 0"):
         context.logits(0)
 
 
-def draws(sampling: Sampling, logits: list[float], n: int = 400, **options: object) -> Counter[int]:
+def samples(sampling: Sampling, logits: list[float], n: int = 400, **options: object) -> Counter[int]:
     sampler = Sampler(sampling, **options)  # type: ignore[arg-type]
-    found = Counter(sampler.choose(np.array(logits, np.float32)).token for _ in range(n))
+    found = Counter(sampler.sample(np.array(logits, np.float32)).token for _ in range(n))
     return found
 
 
 LOGITS = [0.0, 3.0, 2.9, 1.0, -2.0]
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
-    assert set(draws(Sampling(temperature=0), LOGITS)) == {1}
+def test_temperature_zero_takes_the_most_probable_token() -> None:
+    assert set(samples(Sampling(temperature=0), LOGITS)) == {1}
 
 
-def test_a_higher_temperature_spreads() -> None:
-    assert len(draws(Sampling(temperature=5, seed=1), LOGITS)) == 5
+def test_a_higher_temperature_flattens_the_distribution() -> None:
+    assert len(samples(Sampling(temperature=5, seed=1), LOGITS)) == 5
 
 
-def test_draws_follow_the_probabilities() -> None:
-    found = draws(Sampling(temperature=1, seed=1), LOGITS, n=4000)
+def test_samples_follow_the_probabilities() -> None:
+    found = samples(Sampling(temperature=1, seed=1), LOGITS, n=4000)
     expected = np.exp(LOGITS) / np.exp(LOGITS).sum()
     assert all(abs(found[i] / 4000 - p) < 0.03 for i, p in enumerate(expected))
 
 
 def test_top_k_top_p_and_min_p_cut_the_tail() -> None:
-    assert set(draws(Sampling(temperature=5, top_k=2, seed=1), LOGITS)) == {1, 2}
-    assert set(draws(Sampling(temperature=5, top_p=0.5, seed=1), LOGITS)) == {1, 2}
-    assert set(draws(Sampling(temperature=5, min_p=0.5, seed=1), LOGITS)) == {1, 2}
+    assert set(samples(Sampling(temperature=5, top_k=2, seed=1), LOGITS)) == {1, 2}
+    assert set(samples(Sampling(temperature=5, top_p=0.5, seed=1), LOGITS)) == {1, 2}
+    assert set(samples(Sampling(temperature=5, min_p=0.5, seed=1), LOGITS)) == {1, 2}
 
 
-def test_a_seed_repeats_the_draws_and_no_seed_does_not() -> None:
+def test_a_seed_repeats_the_samples() -> None:
     def series(seed: int | None) -> list[int]:
         sampler = Sampler(Sampling(temperature=5, seed=seed))
-        return [sampler.choose(np.array(LOGITS, np.float32)).token for _ in range(60)]
+        return [sampler.sample(np.array(LOGITS, np.float32)).token for _ in range(60)]
 
     assert series(1) == series(1) != series(2)
     assert series(None) != series(None)
 
 
-def test_banned_tokens_are_never_chosen() -> None:
+def test_banned_tokens_are_never_sampled() -> None:
     for temperature in (0, 5):
-        found = draws(Sampling(temperature=temperature, seed=1), LOGITS, banned=frozenset({1, 4}))
+        found = samples(Sampling(temperature=temperature, seed=1), LOGITS, banned=frozenset({1, 4}))
         assert not set(found) & {1, 4}
 
 
@@ -232,7 +232,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused(weights: Weights, schema: d
         GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers).json(schema)
 
 
-def test_a_projector_made_for_another_width_is_refused(tmp_path: Path, weights: Weights) -> None:
+def test_a_projector_with_another_embedding_width_is_refused(tmp_path: Path, weights: Weights) -> None:
     import gguf
 
     assert FILES.projector
@@ -274,19 +274,19 @@ def test_every_scheme_makes_a_model_that_still_answers(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-5, 1e-38, 1e-40, 1e-45])
-def test_a_very_low_temperature_is_as_good_as_none(temperature: float) -> None:
-    assert set(draws(Sampling(temperature=temperature, seed=1), LOGITS, n=20)) == {1}
+def test_a_very_low_temperature_is_greedy(temperature: float) -> None:
+    assert set(samples(Sampling(temperature=temperature, seed=1), LOGITS, n=20)) == {1}
 
 
-def test_where_everything_is_forbidden_nothing_is_chosen() -> None:
+def test_if_no_token_is_allowed_sampling_fails() -> None:
     for temperature in (0, 1):
         sampler = Sampler(Sampling(temperature=temperature), banned=frozenset(range(5)))
-        with pytest.raises(EngineError, match="everything is forbidden"):
-            sampler.choose(np.array(LOGITS, np.float32))
+        with pytest.raises(EngineError, match="no token is allowed to come next"):
+            sampler.sample(np.array(LOGITS, np.float32))
 
 
-def llama_survivors(values: list[float], sampling: Sampling) -> set[int]:
-    """What llama.cpp's own samplers leave."""
+def llama_candidates(values: list[float], sampling: Sampling) -> set[int]:
+    """The tokens that llama.cpp's own samplers leave."""
     array = (llama.llama_token_data * len(values))(*((i, v, 0.0) for i, v in enumerate(values)))
     data = llama.llama_token_data_array(data=array, size=len(values), selected=-1, sorted=False)
     samplers = [
@@ -307,21 +307,21 @@ def llama_survivors(values: list[float], sampling: Sampling) -> set[int]:
     st.none() | st.sampled_from([0.05, 0.37, 0.5, 0.81, 0.93, 1.0]),
     st.none() | st.sampled_from([0.0, 0.011, 0.053, 0.47, 1.0]),
 )
-def test_what_survives_is_what_llama_cpp_leaves(
+def test_candidates_are_those_of_llama_cpp(
     tenths: list[int], top_k: int | None, top_p: float | None, min_p: float | None
 ) -> None:
     values = [t / 10 for t in tenths]  # far enough apart that float32 rounding decides nothing
     sampling = Sampling(temperature=1, top_k=top_k, top_p=top_p, min_p=min_p)
-    left = survivors(np.array(values, np.float32), sampling)
-    assert set(range(len(values)) if left is None else left.tolist()) == llama_survivors(values, sampling)
+    left = candidates(np.array(values, np.float32), sampling)
+    assert set(range(len(values)) if left is None else left.tolist()) == llama_candidates(values, sampling)
 
 
-def test_forbidden_tokens_never_survive() -> None:
+def test_forbidden_tokens_are_never_candidates() -> None:
     logits = np.array([1, -np.inf, 0.5, -np.inf], np.float32)
     for sampling in (Sampling(top_k=4), Sampling(top_p=0.999), Sampling(min_p=1e-9)):
-        left = survivors(logits, sampling)
+        left = candidates(logits, sampling)
         assert left is not None and set(left.tolist()) == {0, 2}
-    assert set(draws(Sampling(temperature=3, seed=1), logits.tolist())) == {0, 2}
+    assert set(samples(Sampling(temperature=3, seed=1), logits.tolist())) == {0, 2}
 
 
 def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
@@ -331,7 +331,7 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("kv_type", "per_value"), [("f16", 2.0), ("q8_0", 34 / 32), ("q4_0", 18 / 32)])
-def test_a_smaller_kv_cache_says_nearly_the_same(
+def test_a_quantized_kv_cache_gives_nearly_the_same_logits(
     weights: Weights,
     kv_type: KVType,
     per_value: float,
@@ -346,16 +346,16 @@ def test_a_smaller_kv_cache_says_nearly_the_same(
     monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
     capsys.readouterr()
     small = Context(weights, cells=2048, slots=1, threads=1, kv_type=kv_type)
-    told = re.search(r"size = +([\d.]+) MiB \( *2048 cells", capsys.readouterr().err)
+    match = re.search(r"size = +([\d.]+) MiB \( *2048 cells", capsys.readouterr().err)
     monkeypatch.delenv("GALAGO_NATIVE_LOG")
     logits = prefill(small, tokens, 0)
     small.close()
     values = 2048 * 6 * 2 * 128  # cells, layers, keys and values, width of two heads
-    assert told and float(told[1]) == pytest.approx(values * per_value / (1 << 20), abs=0.01)
+    assert match and float(match[1]) == pytest.approx(values * per_value / (1 << 20), abs=0.01)
     assert divergence(reference, logits) <= {"f16": 0, "q8_0": 1e-5, "q4_0": 1e-3}[kv_type]
 
 
-def test_flash_attention_changes_next_to_nothing(weights: Weights) -> None:
+def test_flash_attention_changes_almost_nothing(weights: Weights) -> None:
     found = []
     for choice in ("auto", "on", "off"):
         made = Context(weights, cells=256, slots=1, threads=1, flash_attention=choice)
@@ -365,7 +365,7 @@ def test_flash_attention_changes_next_to_nothing(weights: Weights) -> None:
     assert np.allclose(found[1], found[2], atol=0.2)
 
 
-def test_a_head_that_a_kv_type_cannot_hold_is_a_model_error(tmp_path: Path) -> None:
+def test_a_kv_type_that_does_not_fit_the_heads_is_a_model_error(tmp_path: Path) -> None:
     path = shapes.write(tmp_path / "odd.gguf", shapes.Shape(80, 1, 2, 2, 160, 64, "F16", tied=True))
     odd = Weights(path)
     Context(odd, cells=256, slots=1, threads=1).close()

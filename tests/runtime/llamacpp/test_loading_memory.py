@@ -1,4 +1,4 @@
-"""Memory that loading has filled and that need not be there leaves the process, and nothing in it changes."""
+"""Memory that loading has filled but that is not needed is released, and its content does not change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from galago.models.registry.resolve import resolve
 from galago.quantize.variants.schemes import find
 from galago.runtime.config import ModelConfig
 from galago.runtime.llamacpp.context import BATCH, Context
-from galago.runtime.llamacpp.memory import give_back_file, zeros_given_back
+from galago.runtime.llamacpp.memory import release_file_pages, zero_pages_released
 from galago.runtime.llamacpp.quantizer import quantize
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.types.placement import LoadPlan
@@ -42,8 +42,8 @@ def weights() -> Iterator[Weights]:
     loaded.close()
 
 
-def own() -> int:
-    """Bytes that this process alone holds."""
+def private_bytes() -> int:
+    """Bytes that only this process holds."""
     return int(psutil.Process().memory_full_info().uss)
 
 
@@ -51,7 +51,7 @@ def resident(path: Path) -> int:
     return sum(m.rss for m in psutil.Process().memory_maps() if m.path == str(path))
 
 
-def test_weights_that_were_laid_out_anew_are_held_once(tmp_path: Path) -> None:
+def test_repacked_weights_are_held_once(tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     quantize(resolve("builtin").weights, target, find("Q4_0").ftype)
     loaded = Weights(target, gpu_layers=0)
@@ -59,8 +59,8 @@ def test_weights_that_were_laid_out_anew_are_held_once(tmp_path: Path) -> None:
     loaded.close()
 
 
-def test_a_context_takes_memory_as_it_is_filled() -> None:
-    """In a process of its own: in this one, what other tests have freed may serve for it."""
+def test_a_context_takes_memory_as_it_fills_up() -> None:
+    """Runs in a child process: here, the context could reuse memory that other tests have freed."""
     here = str(Path(__file__).parent)
     code = f"import sys; sys.path.insert(0, {here!r}); import test_loading_memory; test_loading_memory.fill()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -69,20 +69,20 @@ def test_a_context_takes_memory_as_it_is_filled() -> None:
 
 
 def fill() -> None:
-    """Prints how many bytes a context takes when it is made, and when it is full."""
+    """Prints how many bytes a context takes when it is new, and when it is full."""
     loaded = Weights(resolve("builtin").weights)
-    before = own()
-    with zeros_given_back():
+    before = private_bytes()
+    with zero_pages_released():
         context = Context(loaded, CELLS, 1, 1)
-    empty = own() - before
+    empty = private_bytes() - before
     for begin in range(0, CELLS, BATCH):
         context.decode([BatchToken(5, begin + i, 0, False) for i in range(BATCH)])
-    print(empty, own() - before)
+    print(empty, private_bytes() - before)
     context.close()
     loaded.close()
 
 
-def test_a_context_computes_as_one_that_holds_all_its_memory(weights: Weights) -> None:
+def test_released_pages_change_no_logits(weights: Weights) -> None:
     def logits(made: AbstractContextManager[None]) -> bytes:
         with made:
             context = Context(weights, CELLS, 2, 1)
@@ -91,11 +91,11 @@ def test_a_context_computes_as_one_that_holds_all_its_memory(weights: Weights) -
         context.close()
         return found
 
-    assert logits(zeros_given_back()) == logits(nullcontext())
+    assert logits(zero_pages_released()) == logits(nullcontext())
 
 
-def test_a_worker_holds_no_memory_for_tokens_that_have_not_come(tmp_path: Path) -> None:
-    """With a context 32 times as long as the model was trained for, of 200 MB."""
+def test_a_worker_holds_no_memory_for_unused_context(tmp_path: Path) -> None:
+    """Its context of 200 MB is 32 times as long as the model was trained for."""
     key = b"llama.context_length" + struct.pack("<I", 4)  # a whole number of 32 bits
     data = resolve("builtin").weights.read_bytes()
     assert key + struct.pack("<I", CELLS) in data
@@ -106,19 +106,19 @@ def test_a_worker_holds_no_memory_for_tokens_that_have_not_come(tmp_path: Path) 
         assert psutil.Process(worker._worker._process.pid).memory_full_info().uss < LONG // CELLS * KEYS_AND_VALUES / 2
 
 
-def test_what_is_no_zero_stays(seed: int = 3) -> None:
+def test_nonzero_memory_is_kept(seed: int = 3) -> None:
     rng = random.Random(seed)
     allocate = ctypes.CDLL(None).aligned_alloc
     allocate.restype = ctypes.c_void_p
-    size, before = 64 * MIB + 64, own()
-    with zeros_given_back():
+    size, before = 64 * MIB + 64, private_bytes()
+    with zero_pages_released():
         address = allocate(ctypes.c_size_t(64), ctypes.c_size_t(size))
         ctypes.memset(address, 0, size)
         places = [0, size - 1, *rng.choices(range(size), k=100)]
         for place in places:
             ctypes.c_ubyte.from_address(address + place).value = 1 + place % 255
-        filled = own() - before
-    left = own() - before
+        filled = private_bytes() - before
+    left = private_bytes() - before
     found = ctypes.string_at(address, size)
     assert left < filled / 4
     assert found.count(0) == size - len(set(places))
@@ -126,11 +126,11 @@ def test_what_is_no_zero_stays(seed: int = 3) -> None:
     ctypes.CDLL(None).free(ctypes.c_void_p(address))
 
 
-def test_pages_of_a_file_leave_and_come_back(tmp_path: Path) -> None:
+def test_released_file_pages_come_back_when_read(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(data := random.Random(1).randbytes(8 * MIB))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[:] == data and resident(path) == len(data)
-        give_back_file(path)
+        release_file_pages(path)
         assert resident(path) == 0
         assert mapped[:] == data

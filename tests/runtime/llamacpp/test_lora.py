@@ -1,4 +1,4 @@
-"""LoRA adapters: what they change, what they leave alone, and which files are refused."""
+"""LoRA adapters: what they change, what they do not, and which files are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUESTION = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds two adapters, `one.gguf` and `two.gguf`."""
+    """A folder with two adapters, `one.gguf` and `two.gguf`."""
     made = tmp_path_factory.mktemp("adapters")
     adapters.write(made / "one.gguf", seed=1)
     adapters.write(made / "two.gguf", seed=2)
@@ -58,12 +58,12 @@ def context(weights: Weights, folder: Path) -> Iterator[Context]:
 def logits(context: Context, weights: Weights, *scales: float) -> np.ndarray:
     tokens = weights.tokenize(QUESTION, parse_special=True)
     context.use_adapters(scales)
-    context.cut(0, 0)
+    context.truncate(0, 0)
     context.decode([BatchToken(token, i, 0, i == len(tokens) - 1) for i, token in enumerate(tokens)])
     return context.logits(len(tokens) - 1).copy()
 
 
-def test_scale_0_is_as_if_there_were_no_adapter(weights: Weights, context: Context) -> None:
+def test_scale_0_is_the_same_as_no_adapter(weights: Weights, context: Context) -> None:
     bare = Context(weights, cells=256, slots=2, threads=1)
     plain = logits(bare, weights)
     bare.close()
@@ -73,7 +73,7 @@ def test_scale_0_is_as_if_there_were_no_adapter(weights: Weights, context: Conte
     assert np.array_equal(logits(context, weights), plain)
 
 
-def test_each_scale_and_each_adapter_says_something_else(weights: Weights, context: Context) -> None:
+def test_each_scale_and_each_adapter_changes_the_logits(weights: Weights, context: Context) -> None:
     settings = [(0.5,), (1.0,), (0.0, 1.0), (1.0, 1.0)]
     found = [logits(context, weights, *scales) for scales in settings]
     for i, one in enumerate(found):
@@ -81,20 +81,20 @@ def test_each_scale_and_each_adapter_says_something_else(weights: Weights, conte
         assert all(np.abs(one - other).max() > 0.05 for other in found[:i])
 
 
-def test_adapters_are_found_with_their_scales(folder: Path) -> None:
+def test_adapters_are_parsed_with_their_scales(folder: Path) -> None:
     one, two = folder / "one.gguf", folder / "two.gguf"
     files = resolve("builtin", lora=[one, f"{two}:0.25", f"{two}:-1"])
     assert files.adapters == (AdapterFile(one, 1.0), AdapterFile(two, 0.25), AdapterFile(two, -1.0))
     assert FILES.trusted and not files.trusted
 
 
-def test_a_colon_in_a_name_is_no_scale(tmp_path: Path) -> None:
+def test_a_colon_in_a_name_is_not_a_scale(tmp_path: Path) -> None:
     path = adapters.write(tmp_path / "a:2")
     assert resolve("builtin", lora=[path]).adapters == (AdapterFile(path, 1.0),)
     assert resolve("builtin", lora=[f"{path}:3"]).adapters == (AdapterFile(path, 3.0),)
 
 
-def test_an_adapter_that_cannot_be_had_is_refused(folder: Path) -> None:
+def test_a_missing_adapter_is_refused(folder: Path) -> None:
     for given in ("none.gguf", "none.gguf:0.5", f"{folder / 'one.gguf'}:strong"):
         with pytest.raises(NotFound, match="there is no adapter"):
             resolve("builtin", lora=[given])
@@ -114,7 +114,7 @@ def test_an_adapter_that_cannot_be_had_is_refused(folder: Path) -> None:
         ({"invocation_tokens": [1, 2]}, "aLoRA"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_before_llama_cpp_sees_it(
+def test_a_file_of_another_kind_is_refused_before_llama_cpp_reads_it(
     tmp_path: Path, keys: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words):
@@ -132,12 +132,12 @@ def test_a_damaged_adapter_is_refused(tmp_path: Path, folder: Path) -> None:
 
 def test_an_adapter_of_another_shape_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = adapters.write(tmp_path / "wide.gguf", width=128)
-    with pytest.raises(ModelError, match="wide.gguf does not go with text-Q8_0.gguf: .*wrong base model"):
+    with pytest.raises(ModelError, match="wide.gguf does not fit text-Q8_0.gguf: .*wrong base model"):
         load("builtin", slots=1, lora=[path])
 
 
-def test_an_adapter_that_would_end_the_process_is_met_in_a_child(tmp_path: Path, folder: Path) -> None:
-    """Weights of a type that no product takes: llama.cpp loads the file and aborts when it computes."""
+def test_an_adapter_that_would_end_the_process_is_tried_in_a_child(tmp_path: Path, folder: Path) -> None:
+    """Its weights have a type that no matrix product supports: llama.cpp loads the file and aborts when it computes."""
     reader = gguf.GGUFReader(folder / "one.gguf")
     writer = gguf.GGUFWriter(tmp_path / "bad.gguf", "llama")
     writer.add_string("general.type", "adapter")
@@ -153,7 +153,7 @@ def test_an_adapter_that_would_end_the_process_is_met_in_a_child(tmp_path: Path,
         load("builtin", slots=1, lora=[tmp_path / "bad.gguf"])
 
 
-def test_an_adapter_applies_as_it_was_loaded(folder: Path, model: LocalModel) -> None:
+def test_an_adapter_applies_with_its_loaded_scale(folder: Path, model: LocalModel) -> None:
     def said(scale: str) -> str:
         with load("builtin", slots=1, ctx=256, threads=1, lora=[f"{folder / 'one.gguf'}:{scale}"]) as loaded:
             return str(loaded.chat("Opposite of big?", max_tokens=20))
@@ -170,8 +170,8 @@ def test_an_adapter_on_the_command_line(folder: Path) -> None:
     assert done.returncode == 1 and done.stderr == "galago: there is no adapter none.gguf (see docs/guide/models.md)\n"
 
 
-def test_requests_under_different_scales_each_say_what_they_say_alone(folder: Path) -> None:
-    """Two at a time, because rows that share a step round otherwise than alone."""
+def test_requests_with_different_scales_are_answered_as_if_alone(folder: Path) -> None:
+    """Two at a time, because rows that share a step are rounded differently."""
     scales: list[tuple[float, ...] | None] = [None, (0.0,), (1.0,), (0.0, 1.0), (0.7, -0.4)]
     files: list[str | Path] = [f"{folder / 'one.gguf'}:0.3", folder / "two.gguf"]
     with load("builtin", slots=2, ctx=512, threads=1, lora=files) as model:
@@ -186,7 +186,7 @@ def test_requests_under_different_scales_each_say_what_they_say_alone(folder: Pa
                 assert list(pool.map(said, (scales[i], scales[j]))) == [alone[i], alone[j]]
 
 
-def test_a_request_that_names_an_adapter_that_is_not_there_is_refused(model: LocalModel) -> None:
+def test_a_request_with_an_unknown_adapter_is_refused(model: LocalModel) -> None:
     with pytest.raises(InvalidRequest, match="lora names adapter 1, and this model was loaded with 0 adapters"):
         model.chat("Hi", lora=[0, 1])
     with pytest.raises(InvalidRequest, match="lora is nan"):

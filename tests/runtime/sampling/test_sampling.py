@@ -1,4 +1,4 @@
-"""Penalties, biases and probabilities of tokens: on bare logits, in Python, and over HTTP."""
+"""Penalties, biases and log-probabilities: on plain logits, in Python, and over HTTP."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from fakes.server import Server
 from galago.models.errors import InvalidRequest
 from galago.runtime import LocalModel
 from galago.runtime.llamacpp.library import llama
-from galago.runtime.sampling.penalties import WINDOW, Penalties
-from galago.runtime.sampling.sampler import Sampler, likeliest, log_probabilities
+from galago.runtime.sampling.sampler import REPEAT_WINDOW_TOKENS, Penalties, Sampler, log_probabilities, top_tokens
 from galago.runtime.types.request import Sampling
 
 LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=8, max_size=8)
 
 
-def penalized(logits: list[float], said: list[int], prompt: list[int] = [], **settings: Any) -> np.ndarray:  # noqa: B006
-    """The logits after an answer of these tokens."""
+def penalized(logits: list[float], sampled_tokens: list[int], prompt: list[int] = [], **settings: Any) -> np.ndarray:  # noqa: B006
+    """The logits after these tokens were sampled."""
     penalties = Penalties(Sampling(**settings), prompt)
-    for token in said:
+    for token in sampled_tokens:
         penalties.apply(np.zeros(len(logits), np.float32))
-        penalties.note(token)
+        penalties.record(token)
     found = np.array(logits, np.float32)
     penalties.apply(found)
     return found
@@ -39,7 +38,7 @@ def penalized(logits: list[float], said: list[int], prompt: list[int] = [], **se
 def test_repeat_penalty_is_that_of_llama_cpp(logits: list[float], tokens: list[int], repeat: float) -> None:
     array = (llama.llama_token_data * 8)(*((i, v, 0.0) for i, v in enumerate(logits)))
     data = llama.llama_token_data_array(data=array, size=8, selected=-1, sorted=False)
-    sampler = llama.llama_sampler_init_penalties(8, WINDOW, repeat, 0.0, 0.0)
+    sampler = llama.llama_sampler_init_penalties(8, REPEAT_WINDOW_TOKENS, repeat, 0.0, 0.0)
     for token in tokens:
         llama.llama_sampler_accept(sampler, token)
     llama.llama_sampler_apply(sampler, ctypes.byref(data))
@@ -52,12 +51,12 @@ def test_repeat_penalty_is_that_of_llama_cpp(logits: list[float], tokens: list[i
 
 @settings(max_examples=100, deadline=None)
 @given(LOGITS, st.lists(st.integers(0, 7), max_size=30), st.floats(-2, 2), st.floats(-2, 2))
-def test_the_other_penalties_are_those_of_openai(
-    logits: list[float], said: list[int], frequency: float, presence: float
+def test_frequency_and_presence_penalty_are_those_of_openai(
+    logits: list[float], sampled_tokens: list[int], frequency: float, presence: float
 ) -> None:
-    """Their formula: the logit, less the count times frequency_penalty, less presence_penalty where there is any."""
-    ours = penalized(logits, said, [7] * 9, frequency_penalty=frequency, presence_penalty=presence)
-    counts = [said.count(token) for token in range(8)]
+    """logit - count * frequency_penalty - (count > 0) * presence_penalty"""
+    ours = penalized(logits, sampled_tokens, [7] * 9, frequency_penalty=frequency, presence_penalty=presence)
+    counts = [sampled_tokens.count(token) for token in range(8)]
     expected = [v - c * frequency - (c > 0) * presence for v, c in zip(logits, counts, strict=True)]
     assert np.allclose(ours, expected, atol=1e-3)
 
@@ -68,11 +67,11 @@ def test_a_bias_is_added() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(LOGITS, st.integers(0, 8))
-def test_probabilities_are_those_of_the_model(logits: list[float], count: int) -> None:
-    """Whatever the sampling settings are."""
+def test_logprobs_are_those_of_the_model(logits: list[float], count: int) -> None:
+    """They do not depend on the sampling settings."""
     chosen = Sampler(
-        Sampling(temperature=2, top_k=1, frequency_penalty=1, logit_bias=((3, 50.0),), seed=1), likeliest=count
-    ).choose(np.array(logits, np.float32))
+        Sampling(temperature=2, top_k=1, frequency_penalty=1, logit_bias=((3, 50.0),), seed=1), top_logprobs=count
+    ).sample(np.array(logits, np.float32))
     total = math.log(sum(math.exp(v) for v in np.array(logits, np.float32)))
     assert chosen.logprob == pytest.approx(logits[chosen.token] - total, abs=1e-4)
     expected = sorted(range(8), key=lambda token: (-np.float32(logits[token]), token))[:count]
@@ -83,12 +82,12 @@ def test_probabilities_are_those_of_the_model(logits: list[float], count: int) -
 
 def test_probabilities_of_a_large_vocabulary_sum_to_one() -> None:
     logits = np.random.default_rng(0).normal(0, 3, 128_000).astype(np.float32)
-    told = log_probabilities(logits)
-    assert np.exp(told.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
-    assert likeliest(told, 20).tolist() == np.argsort(-logits)[:20].tolist()
+    logprobs = log_probabilities(logits)
+    assert np.exp(logprobs.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+    assert top_tokens(logprobs, 20).tolist() == np.argsort(-logits)[:20].tolist()
 
 
-def test_what_was_said_is_said_less(model: LocalModel) -> None:
+def test_penalties_reduce_repetition(model: LocalModel) -> None:
     for penalty in ({"frequency_penalty": 2}, {"repeat_penalty": 3}, {"presence_penalty": 2}):
         options: Any = {"ignore_eos": True, "max_tokens": 60, "cache": False, "logprobs": 0}
         plain, varied = (model.chat("Count to ten.", **options | p).logprobs for p in ({}, penalty))
@@ -127,13 +126,13 @@ def test_the_client_reads_logprobs(client: openai.OpenAI) -> None:
             assert c.choices[0].logprobs and c.choices[0].logprobs.content
 
 
-def test_tokens_that_a_stop_string_cuts_off_are_not_told(model: LocalModel) -> None:
+def test_logprobs_omit_tokens_that_a_stop_string_cuts_off(model: LocalModel) -> None:
     reply = model.chat("Spell ehn.", logprobs=0, stop="-n")
     assert reply.text == "e-h" == b"".join(t.token for t in reply.logprobs).decode()
     assert model.chat("Spell ehn.", logprobs=0).text == "e-h-n"
 
 
-def test_every_token_is_told_when_characters_are_cut_in_two(model: LocalModel) -> None:
+def test_logprobs_include_tokens_that_split_a_character(model: LocalModel) -> None:
     reply = model.chat("x", regex="[\\u4e00-\\u9fff]{4}", temperature=1, seed=3, logprobs=1)
     assert reply.finish_reason == "stop" and len(reply.text) == 4
     assert b"".join(t.token for t in reply.logprobs).decode() == reply.text

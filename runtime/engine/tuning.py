@@ -1,0 +1,290 @@
+"""What the engine learns from how long its steps take: prefill budget, what to save, threads; and its counters."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+from typing import Any, NamedTuple
+
+from ..types.events import Failed, Finished
+from ..types.model_info import Stats
+
+LONG_PROMPT_STEPS, LONG_PROMPT_SECONDS, SHORT_PROMPT_SECONDS = 2.5, 0.03, 0.2
+"""How long a step with prompt rows may take while answers wait for it. With rows of a long prompt: 2.5 times a step
+without, or 30 ms if that is longer, since nobody reads faster. With rows of a short prompt, which is soon over: 200 ms.
+"""
+
+MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 1.0
+"""If fewer rows than this fit into a step, it takes a whole attention tile, which behind thousands of tokens takes
+hardly longer, unless the step would take more than a second. A long prompt would otherwise take minutes."""
+
+FIRST_PREFILL_ROWS = 32
+"""Prompt rows in a step before any step was measured."""
+
+FEW_ROWS_COST = 3.0
+"""Assumed cost of a prompt row beside answers, in rows of a prompt computed alone, until it is measured."""
+
+SAVE_ALWAYS_BELOW_SECONDS = 0.005
+"""A slot is always saved if saving takes less than this."""
+
+SAVE_PROBE_INTERVAL = 8
+"""If saving is slower than computing again, every 8th slot is still saved, to measure again. From a GPU, llama.cpp
+copies each run of neighboring cells separately, so the time depends on how many answers ran side by side."""
+
+_SAMPLES = 9
+"""Measurements that a median is taken of: on a busy machine, single steps take many times longer."""
+
+
+class PrefillLimits(NamedTuple):
+    """Prompt rows that a step may take while answers wait for it."""
+
+    short_prompt_rows: int
+    long_prompt_rows: int
+
+
+class PrefillBudget:
+    """Learns how long a step takes, and each prompt row in it. `tile_rows` is the size of an attention tile."""
+
+    def __init__(self, tile_rows: int) -> None:
+        self._tile_rows = tile_rows
+        self._steps: deque[float] = deque(maxlen=_SAMPLES)
+        """Seconds of steps without prompt rows."""
+        self._few_rows: deque[float] = deque(maxlen=_SAMPLES)
+        """Seconds of a prompt row beside answers, in steps with less than a tile of them."""
+        self._tile_row_seconds: deque[float] = deque(maxlen=_SAMPLES)
+        self._prompt_alone: deque[float] = deque(maxlen=_SAMPLES)
+        self._steps_since_prefill = 0
+
+    def record(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
+        """Records how long a step took."""
+        if not prompt_rows:
+            self._steps_since_prefill += 1
+            if self._steps_since_prefill > 1:  # the prompt is complete; the next one starts behind fewer tokens
+                self._few_rows.clear()
+                self._tile_row_seconds.clear()
+            self._steps.append(seconds)
+            return
+        self._steps_since_prefill = 0
+        if not answer_rows:
+            if prompt_rows >= self._tile_rows:  # with fewer, each row takes longer
+                self._prompt_alone.append(seconds / prompt_rows)
+        elif self._steps:
+            rows = self._few_rows if prompt_rows < self._tile_rows else self._tile_row_seconds
+            rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
+
+    @property
+    def row_seconds(self) -> float | None:
+        """Seconds of a row of a prompt that is computed alone; `None` if not measured yet."""
+        return median(self._prompt_alone) if self._prompt_alone else None
+
+    def limits(self) -> PrefillLimits:
+        return PrefillLimits(self._worthwhile_rows(SHORT_PROMPT_SECONDS), self._worthwhile_rows(LONG_PROMPT_SECONDS))
+
+    def _worthwhile_rows(self, seconds: float) -> int:
+        """The rows that fit into a step, or a whole tile."""
+        rows = self._fitting_rows(seconds)
+        if rows >= MIN_PREFILL_ROWS or not self._few_rows or not (self._tile_row_seconds or self._prompt_alone):
+            return rows
+        in_tile = median(self._tile_row_seconds or self._prompt_alone)
+        is_faster = 2 * in_tile < median(self._few_rows)
+        if is_faster and median(self._steps) + self._tile_rows * in_tile <= MAX_TILE_STEP_SECONDS:
+            return self._tile_rows
+        return rows
+
+    def _fitting_rows(self, seconds: float) -> int:
+        if not self._steps or not (self._few_rows or self._prompt_alone):
+            return FIRST_PREFILL_ROWS
+        step = median(self._steps)
+        row = median(self._few_rows) if self._few_rows else FEW_ROWS_COST * median(self._prompt_alone)
+        return max(1, int((max(LONG_PROMPT_STEPS * step, seconds) - step) / max(row, 1e-9)))
+
+
+class SavePolicy:
+    """Decides whether saving a slot is worthwhile, from how long saving and computing take."""
+
+    def __init__(self) -> None:
+        self.compute_seconds_per_cell: float | None = None
+        self._saves: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
+        """Seconds in all, and for each cell."""
+        self._skipped = 0
+
+    def record_save(self, cells: int, seconds: float) -> None:
+        self._saves.append((seconds, seconds / cells))
+
+    @property
+    def seconds_per_cell(self) -> float | None:
+        """Seconds to save a cell; `None` if nothing was saved yet."""
+        return median(per_cell for _, per_cell in self._saves) if self._saves else None
+
+    def worth_saving(self) -> bool:
+        """Whether to save the next slot."""
+        if self._saves and self.compute_seconds_per_cell is not None:
+            seconds, per_cell = map(median, zip(*self._saves, strict=True))
+            is_slow = seconds > SAVE_ALWAYS_BELOW_SECONDS and per_cell > self.compute_seconds_per_cell
+            self._skipped = self._skipped + 1 if is_slow else 0
+        return self._skipped % SAVE_PROBE_INTERVAL == 0
+
+
+THREAD_SAMPLES = 4
+"""Steps that a number of threads is judged by. One more before them is ignored, while the threads start."""
+
+THREAD_GAIN = 0.95
+"""A number of threads is adopted if its steps take less than this share of the present number's."""
+
+FIRST_PAUSE_STEPS, MAX_PAUSE_STEPS, MAX_REDUCED_PAUSE_STEPS = 32, 2048, 512
+"""Steps between two trials; doubled after each trial that changed nothing. The maximum is lower while some threads are
+unused, because one thread does not notice that a busy machine becomes quiet."""
+
+CHANGED_RATIO = 1.4
+"""If steps take this many times longer or shorter than when they were judged, a trial starts at once."""
+
+MIN_TUNING_ROWS = 16
+"""Steps with fewer prompt rows beside answers say little about prompts or answers, and are not measured."""
+
+
+class ThreadChoice:
+    """The number of threads for one kind of step. It changes when a neighboring number is measured to be faster."""
+
+    def __init__(self, max_threads: int) -> None:
+        self._ladder = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128) if n < max_threads]
+        self._ladder.append(max_threads)
+        self._chosen = len(self._ladder) - 1
+        self._trial: int | None = None
+        self._untried: list[int] = []
+        self._costs: list[float] = []
+        self._ignored_steps = 1
+        self._usual_cost: float | None = None
+        self._pause_steps = FIRST_PAUSE_STEPS
+        self._remaining_pause = 0
+
+    @property
+    def threads(self) -> int:
+        """The number for the next step, which may be on trial."""
+        return self._ladder[self._chosen if self._trial is None else self._trial]
+
+    @property
+    def settled(self) -> int:
+        """The number that was found best."""
+        return self._ladder[self._chosen]
+
+    def record(self, cost: float) -> None:
+        if self._ignored_steps:
+            self._ignored_steps -= 1
+            return
+        self._costs.append(cost)
+        usual = self._usual_cost
+        is_hopeless = self._trial is not None and usual is not None and cost > CHANGED_RATIO * usual
+        if len(self._costs) < THREAD_SAMPLES and not is_hopeless:
+            return
+        now, self._costs = median(self._costs), []
+        if self._trial is not None:
+            self._judge(now)
+        elif usual is None or not 1 / CHANGED_RATIO < now / usual < CHANGED_RATIO:
+            self._usual_cost, self._pause_steps = now, FIRST_PAUSE_STEPS
+            self._try([self._chosen - 1, self._chosen + 1, 0, len(self._ladder) - 1])
+        elif self._remaining_pause <= 0:
+            self._usual_cost = now
+            self._try([self._chosen - 1, self._chosen + 1])
+        else:
+            self._remaining_pause -= THREAD_SAMPLES
+
+    def _try(self, indices: list[int]) -> None:
+        """Starts a trial of the first of these rungs of the ladder, the others later; pauses if there is none."""
+        possible = [i for i in dict.fromkeys(indices) if 0 <= i < len(self._ladder) and i != self._chosen]
+        self._ignored_steps = 1
+        if possible:
+            self._trial, self._untried = possible[0], possible[1:]
+        else:
+            self._trial, self._remaining_pause = None, self._pause_steps
+            is_max = self._chosen == len(self._ladder) - 1
+            self._pause_steps = min(2 * self._pause_steps, MAX_PAUSE_STEPS if is_max else MAX_REDUCED_PAUSE_STEPS)
+
+    def _judge(self, cost: float) -> None:
+        assert self._trial is not None and self._usual_cost is not None
+        if cost < THREAD_GAIN * self._usual_cost:
+            beyond = 2 * self._trial - self._chosen
+            self._chosen, self._usual_cost = self._trial, cost
+            self._try([beyond, *self._untried])
+        else:
+            self._try(self._untried)
+
+
+class ThreadTuner:
+    """Chooses how many threads compute a step, at most `max_threads`.
+
+    No fixed number is right: beside another busy process, as many threads as cores wait for each other at every barrier
+    and are many times slower than one thread; on a quiet machine they are as many times faster. Steps with prompt rows
+    are judged separately, other steps by how many answers run together.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._choices: dict[object, ThreadChoice] = {}
+
+    def threads(self, answer_rows: int, prompt_rows: int, settled: bool = False) -> int:
+        """The number for such a step: it may be on trial, unless `settled`."""
+        choice = self._choice(answer_rows, prompt_rows)
+        return choice.settled if settled else choice.threads
+
+    def record(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
+        if not prompt_rows:
+            self._choice(answer_rows, 0).record(seconds)
+        elif prompt_rows >= MIN_TUNING_ROWS:
+            self._choice(answer_rows, prompt_rows).record(seconds / (answer_rows + prompt_rows))
+
+    def _choice(self, answer_rows: int, prompt_rows: int) -> ThreadChoice:
+        kind = "prompt" if prompt_rows else answer_rows.bit_length()
+        return self._choices.setdefault(kind, ThreadChoice(self._max_threads))
+
+
+class CacheForecast(NamedTuple):
+    """What a prompt would find if it came now.
+
+    `cached_cells` of it need not be computed, `idle_cells` of others may be saved first. `peak_cells` were in use at
+    once so far, `saved_bytes` are in the prefix cache. `save_seconds_per_cell` is `None` if nothing was saved yet.
+    """
+
+    cached_cells: int
+    idle_cells: int
+    peak_cells: int
+    saved_bytes: int
+    save_seconds_per_cell: float | None
+
+
+class EngineMetrics:
+    """Counts what an engine has done. Written by the engine's thread, read by any."""
+
+    def __init__(self) -> None:
+        self._finished = self._failed = self._cancelled = 0
+        self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+        self._first_token_seconds = self._busy_seconds = 0.0
+
+    def record_step(self, seconds: float) -> None:
+        self._busy_seconds += seconds
+
+    def record_end(self, event: Finished | Failed | None) -> None:
+        """Counts a request by its last event; `None` if it was cancelled."""
+        if event is None:
+            self._cancelled += 1
+        elif isinstance(event, Failed):
+            self._failed += 1
+        else:
+            self._finished += 1
+            self._prompt_tokens += event.usage.prompt_tokens
+            self._cached_tokens += event.usage.cached_tokens
+            self._completion_tokens += event.usage.completion_tokens
+            self._first_token_seconds += event.timings.first_token_seconds
+
+    def stats(self, **current: Any) -> Stats:
+        """The counters, with `current` values that only the engine knows."""
+        return Stats(
+            finished=self._finished,
+            failed=self._failed,
+            cancelled=self._cancelled,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens,
+            first_token_seconds=self._first_token_seconds,
+            busy_seconds=self._busy_seconds,
+            **current,
+        )

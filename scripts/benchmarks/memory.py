@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import psutil
 
@@ -18,10 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", default="135m")
     parser.add_argument("--rounds", type=int, default=5, help="cold starts")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--baseline", type=Path, help="another checkout of Galago, in place of llama-server")
 
 
 def main(options: argparse.Namespace) -> None:
-    starts: dict[str, list[float]] = {"galago": [], "llama-server": []}
+    starts: dict[str, list[float]] = {"galago": [], "baseline" if options.baseline else "llama-server": []}
     memory: dict[str, dict[str, float]] = {}
     for turn in range(options.rounds):
         for start in (_ours, _theirs) if turn % 2 else (_theirs, _ours):
@@ -44,12 +46,18 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _ours(options: argparse.Namespace) -> AbstractContextManager[Server]:
-    return galago(random_model(options.shape, "Q4_0"), ["--threads", options.threads, "--ctx", 8192, "--slots", 4])
+    return galago(random_model(options.shape, "Q4_0"), _flags(options))
 
 
 def _theirs(options: argparse.Namespace) -> AbstractContextManager[Server]:
+    if options.baseline:
+        return galago(random_model(options.shape, "Q4_0"), _flags(options), options.baseline)
     flags = ["-t", options.threads, "-tb", options.threads, "-c", 8192, "-np", 4, "-kvu"]
     return llama_server(random_model(options.shape, "Q4_0"), flags)
+
+
+def _flags(options: argparse.Namespace) -> list[object]:
+    return ["--threads", options.threads, "--ctx", 8192, "--slots", 4]
 
 
 def _parts(server: psutil.Process) -> dict[str, float]:

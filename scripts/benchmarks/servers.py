@@ -99,10 +99,12 @@ def builtin() -> Files:
 
 
 @contextmanager
-def galago(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
+def galago(files: Files, options: Sequence[object] = (), checkout: Path | None = None) -> Iterator[Server]:
+    """Galago's server, from this checkout or, as "baseline", from another one with its own .venv."""
+    python = checkout / ".venv/bin/python" if checkout else sys.executable
+    command = [python, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
     command += ["--mmproj", files.projector] if files.projector else []
-    with _running("galago", [*command, *options]) as server:
+    with _running("baseline" if checkout else "galago", [*command, *options]) as server:
         yield server
 
 

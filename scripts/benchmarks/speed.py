@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import random_gguf
 from .servers import WORDS, Answer, Server, ask, busy_cores, galago, llama_server, random_model, spread
@@ -43,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
     parser.add_argument("--threads", type=int, help="of both; each chooses for itself otherwise")
     parser.add_argument("--gpu-layers", type=int, default=0, help="of both; needs a build for a GPU")
+    parser.add_argument("--baseline", type=Path, help="another checkout of Galago, in place of llama-server")
     parser.add_argument("--busy", action="store_true", help="beside one busy process for each core")
 
 
@@ -59,7 +61,8 @@ def main(options: argparse.Namespace) -> None:
         with ExitStack() as stack:
             if options.busy:
                 stack.enter_context(busy_cores())
-            servers = [stack.enter_context(galago(model, ours)), stack.enter_context(llama_server(model, theirs))]
+            other = galago(model, ours, options.baseline) if options.baseline else llama_server(model, theirs)
+            servers = [stack.enter_context(galago(model, ours)), stack.enter_context(other)]
             for clients in options.clients:
                 _report(model.name, clients, options, _measure(servers, clients, options))
 
@@ -86,7 +89,7 @@ def _round(answers: list[Answer]) -> Sample:
 
 
 def _report(model: str, clients: int, options: argparse.Namespace, samples: dict[str, list[Sample]]) -> None:
-    ours, theirs = samples["galago"], samples["llama-server"]
+    (_, ours), (other, theirs) = samples.items()
     tokens = statistics.median(s.prompt_tokens for s in ours)
     print(
         f"{model}, {clients} at once, {options.threads or 'own choice of'} threads, "
@@ -101,7 +104,7 @@ def _report(model: str, clients: int, options: argparse.Namespace, samples: dict
         here, there = ([getattr(sample, name) * scale for sample in side] for side in (ours, theirs))
         ratios = [a / b for a, b in zip(here, there, strict=True)]
         print(
-            f"  {label:<12} galago {statistics.median(here):8.1f}  llama-server {statistics.median(there):8.1f} "
+            f"  {label:<12} galago {statistics.median(here):8.1f}  {other} {statistics.median(there):8.1f} "
             f"{unit:<9} ratio {spread(ratios)}",
             flush=True,
         )

@@ -3,8 +3,11 @@
     scripts/check request_trace [--json]
 
 A plain streamed chat is sent to `galago serve` with the built-in model, once to warm up and once with every project
-function recorded by `sys.setprofile` in both processes. Prints the files in order of first entry and the hand-overs
-between threads. `docs/architecture.md` shows this trace, and a test compares the two.
+function recorded by `sys.setprofile` in both processes. The number of threads is fixed: when the thread tuner changes
+it, llama.cpp logs that, and its log callback is in `llamacpp/library.py`.
+
+Prints the files in order of first entry and the hand-overs between threads. `docs/architecture.md` shows this trace;
+a test compares the two.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ def trace() -> Trace:
 def _server(folder: Path) -> Iterator[int]:
     path = os.pathsep.join(filter(None, [str(HOOK), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "TRACE_ROOT": str(ROOT), "TRACE_DIR": str(folder)}
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--threads", "2", "--port", "0"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
         try:
             assert server.stderr is not None

@@ -1,4 +1,4 @@
-"""Kills the worker under eight streams, again and again, and counts how each stream ends and how soon it goes on."""
+"""Kills the worker during eight streams, and measures how each stream ends and when the next request succeeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _crash(server: Server, number: signal.Signals) -> tuple[int, float, bool, float]:
-    """Streams that ended with an error, the longest wait for it, whether the next request succeeded, and its time."""
+    """Failed streams, longest time to an error, whether the next request succeeded, and its time."""
     answers = [Answer() for _ in range(STREAMS)]
     ended = [0.0] * STREAMS
 

@@ -1,4 +1,4 @@
-"""Seconds that 64 texts in one request take, here and with llama-server, on a BERT of random weights."""
+"""Time of one request with 64 texts, with Galago and llama-server, on a random-weight BERT."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def main(options: argparse.Namespace) -> None:
         ours = stack.enter_context(galago(files, threads))
         theirs = stack.enter_context(llama_server(files, [*threads, "--embedding"]))
         for words in options.words:
-            found: dict[str, list[float]] = {"galago": [], "llama-server": []}
+            times: dict[str, list[float]] = {"galago": [], "llama-server": []}
             for turn in range(options.rounds + 1):
                 texts = [" ".join(random.choices(WORDS, k=words)) for _ in range(_TEXTS)]
                 taken = {server.name: _seconds(server, texts) for server in ((ours, theirs), (theirs, ours))[turn % 2]}
-                for name, seconds in taken.items() if turn else ():  # the first round warms up
-                    found[name].append(seconds)
-            ratios = [a / b for a, b in zip(*found.values(), strict=True)]
-            print(f"{_TEXTS} texts of {words} words: " + ", ".join(f"{n} {spread(s)} s" for n, s in found.items()))
+                for name, seconds in taken.items() if turn else ():  # the first round is warm-up
+                    times[name].append(seconds)
+            ratios = [a / b for a, b in zip(*times.values(), strict=True)]
+            print(f"{_TEXTS} texts of {words} words: " + ", ".join(f"{n} {spread(s)} s" for n, s in times.items()))
             print(f"  ratio {spread(ratios)}", flush=True)
 
 
@@ -48,7 +48,7 @@ def _model() -> Files:
 
 
 def _seconds(server: Server, texts: list[str]) -> float:
-    with httpx.Client(timeout=600) as client:  # making one takes 20 ms, which are nobody's
+    with httpx.Client(timeout=600) as client:  # creating a client takes 20 ms, which do not count
         begin = time.perf_counter()
         answer = client.post(f"{server.url}/v1/embeddings", json={"input": texts})
         seconds = time.perf_counter() - begin

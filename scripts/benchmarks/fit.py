@@ -1,9 +1,9 @@
-"""Compares what `galago fit` says with what is measured: memory of a worker, and its tokens per second.
+"""Compares the predictions of `galago fit` with measurements: a worker's memory and its tokens per second.
 
-Models of random weights and real shapes are made first, once. Memory is the proportional set size (Pss) of the worker
-process after its context was filled, and after a picture where it has eyes. Speed is that of one request without
-guesses, and of a benchmark in the same minute. Linux only. Exit code 1 where a prediction is further off than it
-may be.
+Uses random-weight models of real shapes, which the first run creates. Memory is the proportional set size (PSS) of the
+worker after its context is full and, with a projector, after an image. Speed is that of one request without speculative
+decoding, predicted from a machine benchmark of the same minute. Linux only. Exits with 1 if a prediction is too far
+off.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from galago.runtime.worker.supervisor import WorkerSupervisor
 
 from .servers import ROOT, random_model
 
-TOO_MUCH, TOO_LITTLE, SPEED = 0.08, 0.03, 0.20
-"""How far a prediction of memory may be above and below what is measured, and one of speed either way."""
+MAX_MEMORY_EXCESS = 0.08
+MAX_MEMORY_SHORTFALL = 0.03
+MAX_SPEED_ERROR = 0.20
+"""Accepted relative errors of predictions."""
 CASES = (
     ("135m", "q4_0", 2048, False), ("135m", "q8_0", 8192, True), ("135m", "f16", 8192, False),
     ("500m", "q4_0", 8192, True), ("500m", "q8_0", 2048, False), ("500m", "f16", 2048, True),
@@ -54,9 +56,9 @@ def main(options: argparse.Namespace) -> None:
     cases = [case for case in CASES if case[0] in options.shapes]
     right = True
     if "memory" in options.what:
-        print("model            context  eyes  predicted  measured     off  (MB)")
-        for shape, kind, cells, eyes in cases:
-            right &= _compare_memory(_files(shape, kind, eyes), cells)
+        print("model            context  projector  predicted  measured     off  (MB)")
+        for shape, kind, cells, with_projector in cases:
+            right &= _compare_memory(_files(shape, kind, with_projector), cells)
     if "speed" in options.what:
         print("model          tokens/s: predicted  measured     off  first token: predicted  measured     off")
         for shape in dict.fromkeys(case[0] for case in cases):
@@ -69,8 +71,8 @@ def main(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _files(shape: str, kind: str, eyes: bool) -> ModelFiles:
-    model = random_model(shape, kind.upper(), eyes)
+def _files(shape: str, kind: str, with_projector: bool) -> ModelFiles:
+    model = random_model(shape, kind.upper(), with_projector)
     return replace(resolve(model.weights, model.projector), trusted=True)
 
 
@@ -85,11 +87,11 @@ def _compare_memory(files: ModelFiles, cells: int) -> bool:
         measured = pss(process.pid)
     off = predicted / measured - 1
     print(
-        f"{files.weights.stem:16} {cells:7}  {'yes' if files.projector else 'no':4}  "
+        f"{files.weights.stem:16} {cells:7}  {'yes' if files.projector else 'no':9}  "
         f"{predicted / 1e6:9.1f} {measured / 1e6:9.1f}  {off:+6.1%}",
         flush=True,
     )
-    return bool(-TOO_LITTLE <= off <= TOO_MUCH)
+    return bool(-MAX_MEMORY_SHORTFALL <= off <= MAX_MEMORY_EXCESS)
 
 
 def _compare_speed(files: ModelFiles, benchmark: MachineBenchmark) -> bool:
@@ -105,7 +107,7 @@ def _compare_speed(files: ModelFiles, benchmark: MachineBenchmark) -> bool:
         f" {expected.first_token_seconds:23.2f} {first:9.2f}  {off_first:+6.1%}",
         flush=True,
     )
-    return abs(off) <= SPEED
+    return abs(off) <= MAX_SPEED_ERROR
 
 
 @contextmanager
@@ -125,6 +127,6 @@ def _ask(worker: WorkerSupervisor, text: str, *media: Image, tokens: int = 8) ->
 
 
 def pss(pid: int) -> int:
-    found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024

@@ -1,6 +1,6 @@
-"""A GPU with more and more memory left free: what is planned to go there, what does, and whether it still answers.
+"""Checks GPU offloading with increasing amounts of free GPU memory: the plan, the memory used, and the speed.
 
-Needs CUDA. Memory is taken by plain allocations, and each case runs in a process of its own.
+Needs CUDA. Plain allocations occupy the rest of the memory, and each case runs in its own process.
 """
 
 from __future__ import annotations
@@ -39,17 +39,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     for model in options.models:
-        files = builtin() if model == "builtin" else random_model(model, options.scheme, eyes=model == "smolvlm500m")
+        files = (
+            builtin()
+            if model == "builtin"
+            else random_model(model, options.scheme, with_projector=model == "smolvlm500m")
+        )
         reserve = gpu_offload.GPU_RESERVE_BYTES // MIB
         print(f"{files.name}, {CONTEXT} tokens of context, {SLOTS} slots, and {reserve} MiB to stay free")
         before = -1
         for free in options.free:
             with _taken(free * MIB):
-                found = _run(files)
-            print(f"  {free:6} MiB free: {found['said']}", flush=True)
-            if found["layers"] < before:
+                result = _run(files)
+            print(f"  {free:6} MiB free: {result['summary']}", flush=True)
+            if result["layers"] < before:
                 raise SystemExit("fewer layers than with less memory")
-            before = found["layers"]
+            before = result["layers"]
 
 
 def _run(files: Files) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def _run(files: Files) -> dict[str, Any]:
 
 
 def _case(weights: str, projector: str) -> None:
-    device = gpus()[0]  # the driver's own context is made here
+    device = gpus()[0]  # this also creates the driver's context
     files = resolve(weights, projector or None)
     config = ModelConfig(CONTEXT, slots=SLOTS)
     placement = place(files, config, installed_build())
@@ -72,17 +76,17 @@ def _case(weights: str, projector: str) -> None:
         model.chat("Hello", max_tokens=64, ignore_eos=True)
         rate = 64 / (time.perf_counter() - begin)
         after = gpus()[0].free_memory
-    eyes = " and the projector" if placement.projector else ""
-    said = (
-        f"{placement.gpu_layers} layers{eyes} take {(before - after) // MIB} MiB of {device.name}, "
+    projector_note = " and the projector" if placement.projector else ""
+    summary = (
+        f"{placement.gpu_layers} layers{projector_note} take {(before - after) // MIB} MiB of {device.name}, "
         f"{after // MIB} MiB stay free, {rate:.0f} tokens/s"
     )
-    print(json.dumps({"layers": placement.gpu_layers, "said": said}))
+    print(json.dumps({"layers": placement.gpu_layers, "summary": summary}))
 
 
 @contextmanager
 def _taken(free: int) -> Iterator[None]:
-    """All of the first GPU's memory but so many bytes is somebody else's."""
+    """Occupies the first GPU's memory except for `free` bytes."""
     cuda = ctypes.CDLL(ctypes.util.find_library("cudart") or "libcudart.so")
     available, total, memory = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_void_p()
     _checked(cuda.cudaMemGetInfo(ctypes.byref(available), ctypes.byref(total)))

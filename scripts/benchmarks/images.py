@@ -1,7 +1,7 @@
-"""Time to the first token of questions about a picture: at first, in the next turn, in a new talk, after a restart.
+"""Time to the first token of questions about an image: first turn, next turn, new conversation, after a restart.
 
-Galago beside llama-server on a model of random weights, rounds alternating; Galago's restart with a cache folder is
-measured against its own first turn.
+Compares Galago with llama-server on a random-weight model, in alternating rounds. The time after a restart, with a
+cache folder, is compared with Galago's own first turn.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    model = random_model("smolvlm500m", "Q4_0", eyes=True)
-    found: dict[str, dict[str, list[float]]] = {"galago": defaultdict(list), "llama-server": defaultdict(list)}
+    model = random_model("smolvlm500m", "Q4_0", with_projector=True)
+    seconds_by_server: dict[str, dict[str, list[float]]] = {
+        "galago": defaultdict(list),
+        "llama-server": defaultdict(list),
+    }
     threads = options.threads
     with (
         galago(model, ["--threads", threads, "--ctx", 4096, "--slots", 4]) as ours,
@@ -33,10 +36,10 @@ def main(options: argparse.Namespace) -> None:
             for server in (ours, theirs) if turn % 2 else (theirs, ours):
                 for what, seconds in _talk(server, turn).items():
                     if turn:  # the first round is warm-up
-                        found[server.name][what].append(seconds)
+                        seconds_by_server[server.name][what].append(seconds)
     print(f"{model.name}, {threads} threads, {options.rounds} rounds: seconds to the first token")
-    for what in found["galago"]:
-        here, there = (found[name][what] for name in found)
+    for what in seconds_by_server["galago"]:
+        here, there = (seconds_by_server[name][what] for name in seconds_by_server)
         ratio = spread([a / b for a, b in zip(here, there, strict=True)])
         print(
             f"  {what:<34} galago {statistics.median(here):6.2f}  llama-server {statistics.median(there):6.2f}"
@@ -55,12 +58,12 @@ def _talk(server: Server, turn: int) -> dict[str, float]:
     return {
         "first turn": answer.first,
         "second turn": ask(server, second, 8).first,
-        "same picture in a new talk": ask(server, other, 8).first,
+        "same image in a new conversation": ask(server, other, 8).first,
     }
 
 
 def _restart(options: argparse.Namespace) -> None:
-    model = random_model("smolvlm500m", "Q4_0", eyes=True)
+    model = random_model("smolvlm500m", "Q4_0", with_projector=True)
     ratios = []
     for turn in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:

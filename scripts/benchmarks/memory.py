@@ -1,4 +1,4 @@
-"""Memory by part, as proportional set size, and the time from a cold start to the first token, beside llama-server."""
+"""Memory by part (proportional set size) and time from a cold start to the first token, against llama-server."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def _flags(options: argparse.Namespace) -> list[object]:
 
 
 def _parts(server: psutil.Process) -> dict[str, float]:
-    """MiB of each process: weights in the file, llama.cpp's buffers for weights laid out anew, context and work, the
+    """MiB of each process, by part: mapped weights; llama.cpp's buffers for repacked weights, context and compute; the
     rest."""
     parts: Counter[str] = Counter()
     for number, process in enumerate([server, *server.children(recursive=True)]):
         name = f"worker {number}" if number else "server"
         for mapping in process.memory_maps(grouped=False):
             start, end = (int(address, 16) for address in mapping.addr.split("-"))
-            is_heap = start % (64 << 20) == 0  # where malloc begins those of threads
+            is_heap = start % (64 << 20) == 0  # malloc aligns the heaps of threads to this
             if mapping.path.endswith(".gguf"):
                 part = "weights mapped"
             elif mapping.path == "[anon]" and end - start >= 16 << 20 and not is_heap:
                 part = "buffers"
             else:
-                part = "all else"
+                part = "other"
             parts[f"{name}: {part}"] += mapping.pss / 2**20
     return {part: mib for part, mib in parts.items() if mib >= 0.5}

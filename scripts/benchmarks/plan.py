@@ -1,9 +1,9 @@
-"""Compares what `/v1/plan` says of 50 requests with what they take: tokens, time to first token, memory.
+"""Compares the estimates of `/v1/plan` for 50 requests with measurements: tokens, time to first token, memory.
 
-Requests of mixed lengths, some of which go on from earlier ones, some with a picture, are planned and then asked, one
-at a time, of a server with a model of random weights. The machine is measured anew before every tenth. Memory is the
-proportional set size (Pss) of the model's process afterwards (Linux). Exit code 1 where tokens are not exact, or fewer
-than 9 in 10 of the other predictions are as near as they should be.
+The requests have mixed lengths; some continue earlier chats, some have an image. Each is estimated and then sent, one
+at a time, to a server with a random-weight model. The machine is benchmarked again before every tenth request. Memory
+is the worker's proportional set size (PSS) after the request (Linux). Exits with 1 if token counts are not exact, or if
+fewer than 90 % of the other estimates are close enough.
 """
 
 from __future__ import annotations
@@ -23,53 +23,57 @@ from galago.runtime.inference.machine_benchmark import measured
 from .fit import pss
 from .servers import WORDS, Files, Server, ask, galago, picture, random_model
 
-SECONDS, MEMORY, ENOUGH = 0.25, 0.10, 0.9
-"""How far predictions may be off, and the share of them that must be nearer."""
-ANEW = 10
+MAX_TIME_ERROR = 0.25
+MAX_MEMORY_ERROR = 0.10
+MIN_SHARE = 0.9
+"""The share of estimates that must be within these relative errors."""
+REQUESTS_PER_BENCHMARK = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, default=50)
     parser.add_argument("--shape", default="135m")
     parser.add_argument("--scheme", default="Q4_0")
-    parser.add_argument("--eyes", action="store_true", help="with pictures, of a shape that has eyes: smolvlm500m")
+    parser.add_argument(
+        "--images", action="store_true", help="send images; needs a shape with a projector: smolvlm500m"
+    )
     parser.add_argument("--threads", type=int, default=2)
 
 
 def main(options: argparse.Namespace) -> None:
-    files = random_model(options.shape, options.scheme, options.eyes)
+    files = random_model(options.shape, options.scheme, options.images)
     off: dict[str, list[float]] = {"first token": [], "memory": []}
     exact = True
     print("tokens (cached)   first token: planned  measured     off   memory: planned  measured     off  (s, MB)")
     with galago(files, ["--ctx", "4096", "--threads", options.threads]) as server:
-        chats = _Chats(options.eyes)
+        chats = _Chats(options.images)
         for number in range(options.requests):
-            if number % ANEW == 0:
-                _measure_anew(files, options.threads)
+            if number % REQUESTS_PER_BENCHMARK == 0:
+                _benchmark_machine(files, options.threads)
             exact &= _compare(server, chats.next(), off)
     right = exact
-    for (name, values), limit in zip(off.items(), (SECONDS, MEMORY), strict=True):
+    for (name, values), limit in zip(off.items(), (MAX_TIME_ERROR, MAX_MEMORY_ERROR), strict=True):
         near = statistics.mean(abs(value) <= limit for value in values)
         median = statistics.median(map(abs, values))
         print(f"{name}: {near:.0%} of {len(values)} within {limit:.0%}, median {median:.1%} off")
-        right &= near >= ENOUGH
+        right &= near >= MIN_SHARE
     print(f"token counts {'all exact' if exact else 'NOT exact'}")
     if not right:
         raise SystemExit(1)
 
 
-def _measure_anew(files: Files, threads: int) -> None:
+def _benchmark_machine(files: Files, threads: int) -> None:
     kinds = set(matrix_types(read_header(files.weights)))
     kinds |= set(matrix_types(read_header(files.projector))) if files.projector else set()
     measured(kinds, anew=True, threads=threads)
 
 
 class _Chats:
-    """Requests that nobody has asked before, some of them the next turn of an earlier one."""
+    """Generates new requests, some of which continue the previous chat."""
 
-    def __init__(self, eyes: bool) -> None:
+    def __init__(self, images: bool) -> None:
         self._random = random.Random(1)
-        self._eyes = eyes
+        self._images = images
         self._last: list[dict[str, Any]] = []
 
     def next(self) -> list[dict[str, Any]]:
@@ -79,14 +83,14 @@ class _Chats:
             self._last = []
         words = self._random.choices(WORDS, k=self._random.choice((8, 40, 150, 400, 900)))
         content: Any = " ".join(words)
-        if self._eyes and self._random.random() < 0.4:
+        if self._images and self._random.random() < 0.4:
             content = [picture(self._random.randrange(2**32)), {"type": "text", "text": content}]
         self._last = [*self._last, {"role": "user", "content": content}]
         return self._last
 
 
 def _compare(server: Server, chat: list[dict[str, Any]], off: dict[str, list[float]]) -> bool:
-    """Plans, asks, prints; returns whether the tokens are as planned."""
+    """Estimates and sends a request, and prints both; returns whether the token counts are as estimated."""
     body = {"messages": chat, "max_tokens": 8}
     plan = httpx.post(f"{server.url}/v1/plan", json=body, timeout=600).json()
     answer = ask(server, chat, 8)

@@ -1,6 +1,6 @@
-"""Writes a llama-architecture GGUF of random weights and real shape, and eyes for it, to measure with.
+"""Writes random-weight GGUF models of real shapes, with projectors, for benchmarks.
 
-Speed does not depend on what the weights say. The tokenizer comes from a vocabulary-only GGUF, such as those in
+Speed does not depend on the values of weights. The tokenizer is copied from a vocabulary-only GGUF, such as those in
 llama.cpp's `models/` folder.
 """
 
@@ -25,7 +25,7 @@ TEMPLATE = (
 
 
 def write(vocabulary: Path, target: Path, shape: str) -> None:
-    """Writes the F16 model; `vocabulary` is a GGUF whose tokenizer is copied."""
+    """Writes an F16 model of the llama architecture with the tokenizer of the GGUF `vocabulary`."""
     width, layers, heads, kv_heads, feed_forward = SHAPES[shape]
     writer = gguf.GGUFWriter(str(target), "llama")
     writer.add_name(f"random-{shape}")
@@ -65,7 +65,7 @@ def write(vocabulary: Path, target: Path, shape: str) -> None:
 
 
 def write_bert(vocabulary: Path, target: Path) -> None:
-    """Writes an F16 BERT of the shape of all-MiniLM-L12 (33M); `vocabulary` is a BERT's, whose tokenizer is copied."""
+    """Writes an F16 BERT of the shape of all-MiniLM-L12 (33M) with the tokenizer of the GGUF `vocabulary`."""
     width, layers, heads, inner, context = 384, 12, 12, 1536, 512
     writer = gguf.GGUFWriter(str(target), "bert")
     writer.add_name("random-minilm")
@@ -104,9 +104,9 @@ def write_bert(vocabulary: Path, target: Path) -> None:
 
 
 def write_projector(target: Path, shape: str) -> None:
-    """Writes the F16 eye of such a model, a SigLIP-B/16 at 512 pixels, of whose patches 4 by 4 make one of 64 tokens.
+    """Writes an F16 image projector for the model: SigLIP-B/16 at 512 pixels, 64 tokens of 4 by 4 patches each.
 
-    Its `nemotron_v2_vl` projector needs no marker tokens, so that any tokenizer does.
+    The `nemotron_v2_vl` projector type needs no marker tokens, so it works with any tokenizer.
     """
     side, patch, merge, width, layers, feed_forward = 512, 16, 4, 768, 12, 3072
     merged, out = width * merge**2, SHAPES[shape][0]
@@ -166,7 +166,7 @@ def _finish(writer: gguf.GGUFWriter) -> None:
 
 
 def copy_tokenizer(source: gguf.GGUFReader, writer: gguf.GGUFWriter) -> int:
-    """Copies every tokenizer field but the chat template; returns how many tokens there are."""
+    """Copies every tokenizer field except the chat template; returns the vocabulary size."""
     for name, field in source.fields.items():
         if not name.startswith("tokenizer.") or name == "tokenizer.chat_template":
             continue

@@ -1,4 +1,4 @@
-"""Galago's server and llama-server on the same model, and a client that times every piece of their answers."""
+"""Runs Galago's server and llama-server on the same model; a client that times every piece of their answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WORDS = (ROOT / "LICENSE").read_text("utf-8").split()
 
 @dataclass(frozen=True)
 class Files:
-    """A model to measure with."""
+    """The files of a model to benchmark."""
 
     name: str
     weights: Path
@@ -54,7 +54,7 @@ class Server:
 
 @dataclass
 class Answer:
-    """When each piece of text came, on `time.perf_counter`'s clock, and what was counted."""
+    """An answer with the time of each piece of text, on the clock of `time.perf_counter`, and its usage."""
 
     asked: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -76,10 +76,10 @@ class Answer:
         return int(self.usage["completion_tokens"])
 
 
-def random_model(shape: str, scheme: str, eyes: bool = False) -> Files:
-    """A model of random weights, with a projector or without, made on first use."""
+def random_model(shape: str, scheme: str, with_projector: bool = False) -> Files:
+    """A random-weight model, with or without a projector; created on first use."""
     target = ROOT / "build" / "bench" / f"random-{shape}-{scheme}.gguf"
-    projector = target.with_name(f"random-{shape}-mmproj.gguf") if eyes else None
+    projector = target.with_name(f"random-{shape}-mmproj.gguf") if with_projector else None
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         full, part = target.with_name(f"random-{shape}-F16.gguf"), target.with_suffix(".part")
@@ -135,10 +135,10 @@ def _running(name: str, command: Sequence[object]) -> Iterator[Server]:
 
 
 def _free_port() -> int:
-    """One that no other server on this machine answers at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A TCP port that no other server on this machine uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_ready(url: str, process: psutil.Process, seconds: float = 60) -> bool:
@@ -161,10 +161,10 @@ def ask(
     leave: threading.Event | None = None,
     **fields: object,
 ) -> Answer:
-    """A streamed answer to one message, or to the messages of a chat; of so many tokens, whatever the model says.
+    """Streams an answer of exactly `tokens` tokens to one message, or to the messages of a chat.
 
-    Fills an `answer` that is given, so that others can watch it grow, and leaves when told to. A failure is noted there
-    and not raised.
+    Fills `answer` if it is given, so that other threads can watch it grow; disconnects when `leave` is set. An error is
+    stored in the answer, not raised.
     """
     messages = content if isinstance(content, list) and "role" in content[0] else [{"role": "user", "content": content}]
     body = {
@@ -177,8 +177,8 @@ def ask(
         **fields,
     }
     answer = answer or Answer()
-    # llama-server may close a kept-alive connection under its client's next request, so each gets a fresh one; making
-    # a client takes 20 ms, which are nobody's
+    # llama-server may close a kept-alive connection during the client's next request, so each request gets a new one.
+    # Creating a client takes 20 ms, which do not count.
     with httpx.Client(timeout=600) as client:
         answer.asked = time.perf_counter()
         try:
@@ -211,13 +211,13 @@ def _read(line: str, answer: Answer) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and quartiles, as they are shown everywhere."""
+    """Median and quartiles, as all benchmarks print them."""
     low, middle, high = statistics.quantiles(values, n=4)
     return f"{middle:.3f} (quartiles {low:.3f} to {high:.3f})"
 
 
 def picture(seed: int) -> dict[str, object]:
-    """A content part with a picture that nobody has seen before."""
+    """A content part with an image of random pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (512, 512, 3), np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "PNG", compress_level=1)
@@ -226,7 +226,7 @@ def picture(seed: int) -> dict[str, object]:
 
 @contextmanager
 def busy_cores() -> Iterator[None]:
-    """One process for each core that does nothing but take its time."""
+    """Keeps every core busy with one process each."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         yield

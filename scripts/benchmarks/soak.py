@@ -1,4 +1,4 @@
-"""Many requests for a long time, some of them left half-way: none may be lost or stuck, and memory must not grow."""
+"""Sends many requests for a long time and cancels some: none may be lost or stuck, and memory must not grow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from .servers import WORDS, Answer, Server, ask, builtin, galago, picture
 
 STREAMS = 8
-STUCK = 60.0
-"""Seconds after which a request counts as stuck."""
+STUCK_SECONDS = 60.0
+"""A request that takes longer counts as stuck."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _request(server: Server, number: int) -> str:
-    """A text, or a picture from a few that come back, of random length; every fourth is left on its way."""
+    """Sends a text of random length, sometimes with one of 20 images; cancels one request in four."""
     rng = random.Random(number)
     text = " ".join(rng.choices(WORDS, k=rng.randint(5, 200)))
     content: object = text
@@ -62,7 +62,7 @@ def _request(server: Server, number: int) -> str:
     answer, begin = Answer(), time.monotonic()
     ask(server, content, rng.randint(1, 200), answer, leave)
     timer.cancel()
-    if time.monotonic() - begin > STUCK:
+    if time.monotonic() - begin > STUCK_SECONDS:
         return "stuck"
     if answer.error:
         return f"failed: {answer.error}"

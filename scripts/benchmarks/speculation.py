@@ -1,9 +1,8 @@
-"""Measures what guessed tokens gain, as ratios of rounds with and without them that take turns.
+"""Measures the speedup of n-gram speculative decoding, in alternating rounds with and without it.
 
-`"cache": false` also means no guesses; with one slot and no cache, and the speed taken from the first token on, nothing
-else differs.
-An answer at temperature 0 repeats itself before long where the weights are random; one at temperature 2 never does.
-The median of the rounds' ratios is shown, and the quartiles.
+`"cache": false` disables speculation too. With one slot, no cache, and the speed measured from the first token on,
+nothing else differs. With random weights, an answer at temperature 0 soon repeats itself, and one at temperature 2
+never does. Prints the median and the quartiles of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ def main(options: argparse.Namespace) -> None:
                 pairs = [_rates(model, temperature, turn, options.tokens) for turn in range(options.rounds + 1)][1:]
                 rates = [statistics.median(side) for side in zip(*pairs, strict=True)]
                 print(
-                    f"{Path(name).stem} {kind}: {rates[0]:.1f} tokens/s with guesses, {rates[1]:.1f} without, "
+                    f"{Path(name).stem} {kind}: {rates[0]:.1f} tokens/s with speculation, {rates[1]:.1f} without, "
                     f"ratio {spread([a / b for a, b in pairs])}"
                 )
 
 
 def _rates(model: LocalModel, temperature: float, turn: int, tokens: int) -> tuple[float, float]:
-    """Tokens per second with guesses and without, in an order that changes from turn to turn."""
-    found = {}
-    for guesses in (True, False) if turn % 2 else (False, True):
+    """Tokens per second with and without speculation; the order alternates between turns."""
+    rates = {}
+    for speculate in (True, False) if turn % 2 else (False, True):
         reply = model.chat(
-            PROMPT, temperature=temperature, seed=turn, max_tokens=tokens, ignore_eos=True, cache=guesses
+            PROMPT, temperature=temperature, seed=turn, max_tokens=tokens, ignore_eos=True, cache=speculate
         )
-        found[guesses] = reply.timings.tokens_per_second(reply.usage.completion_tokens) or 0.0
-    return found[True], found[False]
+        rates[speculate] = reply.timings.tokens_per_second(reply.usage.completion_tokens) or 0.0
+    return rates[True], rates[False]

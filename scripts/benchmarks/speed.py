@@ -1,9 +1,9 @@
-"""Tokens per second and time to the first token, Galago beside llama-server, as ratios.
+"""Tokens per second and time to the first token, Galago against llama-server, as ratios.
 
-Both serve the same random-weight model with the same context, slots and sampling. Rounds alternate between them: so
-many clients ask at once, each with a prompt of its own so that no cache helps; the first rounds are warm-up and
-discarded. Tokens are counted from `usage`. A ratio is taken within each round, because a shared machine makes times
-lie; the median and the quartiles are shown.
+Both serve the same random-weight model with the same context, slots and sampling. Rounds alternate between them.
+Several clients send requests at once, each with a different prompt, so that no cache helps. The first rounds are
+warm-up. Tokens are counted from `usage`. The ratio is computed within each round, because times drift on a shared
+machine; the median and the quartiles are printed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CONTEXT = 8192
 
 @dataclass(frozen=True)
 class Sample:
-    """One round: the median time to the first text, and tokens per second: one client's from its first text on, or
-    those of several from when they asked."""
+    """One round: median time to the first text, and tokens per second. One client's rate is measured from its first
+    text, the total rate of several from their requests."""
 
     first: float
     rate: float
@@ -98,7 +98,7 @@ def _report(model: str, clients: int, options: argparse.Namespace, samples: dict
         flush=True,
     )
     for label, unit, scale, name in (
-        ("decoding" if clients == 1 else "in all", "tokens/s", 1, "rate"),
+        ("decoding" if clients == 1 else "total", "tokens/s", 1, "rate"),
         ("first token", "ms", 1000, "first"),
     ):
         here, there = ([getattr(sample, name) * scale for sample in side] for side in (ours, theirs))

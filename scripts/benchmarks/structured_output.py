@@ -1,7 +1,7 @@
-"""Measures what holding an answer to a form costs: tokens per second with a schema, a pattern or tools, and without.
+"""Measures the cost of constrained decoding: tokens per second with a schema, a pattern or tools, and without.
 
-Rounds with and without take turns, in this process, at a vocabulary of 128,256 tokens. The median of the rounds' ratios
-is shown, and the quartiles.
+Rounds with and without constraints alternate, in this process, with a vocabulary of 128,256 tokens. Prints the median
+and the quartiles of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PERSON: dict[str, Any] = {
 }
 _PEOPLE = {"type": "array", "items": _PERSON, "minItems": 100}
 _TOOL = {"name": "invite", "parameters": {"type": "object", "properties": {"people": _PEOPLE}, "required": ["people"]}}
-FORMS: dict[str, dict[str, Any]] = {
+CONSTRAINTS: dict[str, dict[str, Any]] = {
     "schema": {"json_schema": _PEOPLE},
     "regular expression": {"regex": r"(?:[A-Za-zÄÖÜäöü]+[,;.]? )+\."},
     "tools": {"tools": [_TOOL], "tool_choice": "required"},
 }
-"""All of them go on beyond the longest answer that is measured."""
+"""Each allows answers longer than the measured ones."""
 _ASKED = "Who comes to the party?"
 
 
@@ -46,21 +46,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     files = random_model("135m", "Q4_0")
     with load(files.weights, threads=options.threads, slots=1, cache_mib=0) as model:
-        for name, form in FORMS.items():
-            pairs = [_rates(model, form, turn, options.tokens) for turn in range(options.rounds + 1)][1:]
-            held, free = (statistics.median(side) for side in zip(*pairs, strict=True))
+        for name, constraint in CONSTRAINTS.items():
+            pairs = [_rates(model, constraint, turn, options.tokens) for turn in range(options.rounds + 1)][1:]
+            constrained, free = (statistics.median(side) for side in zip(*pairs, strict=True))
             ratio = spread([a / b for a, b in pairs])
-            print(f"{files.name}, {name}: {held:.1f} tokens/s, {free:.1f} without, ratio {ratio}", flush=True)
+            print(f"{files.name}, {name}: {constrained:.1f} tokens/s, {free:.1f} without, ratio {ratio}", flush=True)
 
 
-def _rates(model: LocalModel, form: dict[str, Any], turn: int, tokens: int) -> tuple[float, float]:
-    """Tokens per second with the form and without, in an order that changes from turn to turn."""
-    found = {}
-    for held in (True, False) if turn % 2 else (False, True):
-        # without them, what is said of tools stands in the prompt all the same
-        told = {"system": GENERIC.instructions(chat_input.tools(form["tools"]))} if "tools" in form and not held else {}
+def _rates(model: LocalModel, constraint: dict[str, Any], turn: int, tokens: int) -> tuple[float, float]:
+    """Tokens per second with and without the constraint; the order alternates between turns."""
+    rates = {}
+    for constrained in (True, False) if turn % 2 else (False, True):
+        # without the constraint, the prompt still contains the description of the tools
+        unconstrained = (
+            {"system": GENERIC.instructions(chat_input.tools(constraint["tools"]))}
+            if "tools" in constraint and not constrained
+            else {}
+        )
         options: Any = {"temperature": 0.8, "seed": turn, "max_tokens": tokens, "cache": False}
-        reply = model.chat(_ASKED, ignore_eos=not held, **options, **(form if held else told))
+        reply = model.chat(
+            _ASKED, ignore_eos=not constrained, **options, **(constraint if constrained else unconstrained)
+        )
         assert reply.usage.completion_tokens == tokens, reply
-        found[held] = reply.timings.tokens_per_second(tokens) or 0.0
-    return found[True], found[False]
+        rates[constrained] = reply.timings.tokens_per_second(tokens) or 0.0
+    return rates[True], rates[False]

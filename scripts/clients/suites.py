@@ -1,7 +1,7 @@
-"""Installs the clients in build/clients, each in its exact version, and runs a suite by each against a server, beside
-which there is one that makes vectors.
+"""Installs pinned versions of the clients in build/clients and runs the test suite of each against a server.
 
-Prints what was counted; ends with 1 where a test has failed or a client could not be run. Knows nothing of the tests.
+A second server runs an embedding model. Prints the counts of each suite; exits with 1 if a test fails or a client
+cannot run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fakes.server import DATA, Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-MADE = ROOT / "build" / "clients"
+FOLDER = ROOT / "build" / "clients"
 KEY = "open-sesame"
 OPENAI_TESTS = (
     "server/openai/test_openai_client.py",
@@ -35,7 +35,7 @@ OPENAI_TESTS = (
 )
 COUNTED = re.compile(r"# (pass|fail|cancelled|skipped) (\d+)|(\d+) (passed|failed|errors?|skipped)\b")
 GUARD = {"PYTHONPATH": str(ROOT / "tests" / "guard"), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-"""Refuses connections to other machines; LiteLLM would fetch a list of prices when it is imported."""
+"""Blocks connections to other machines. LiteLLM would download a price list when it is imported."""
 
 
 def openai_python() -> list[str]:
@@ -51,7 +51,7 @@ def ollama() -> list[str]:
 
 
 def _own_tests(*names: str) -> list[str]:
-    """The project's own, which start servers of their own."""
+    """Runs tests of this project, which start their own servers."""
     return [str(ROOT / ".venv/bin/pytest"), "-q", *(f"tests/runtime/{name}" for name in names)]
 
 
@@ -62,7 +62,7 @@ def openai_npm() -> list[str]:
     version = subprocess.check_output([node, "--version"], text=True).strip()
     if int(version.removeprefix("v").split(".")[0]) < 20:
         sys.exit(f"node {version} is too old; the client needs 20 or newer")
-    folder = MADE / "npm"
+    folder = FOLDER / "npm"
     folder.mkdir(parents=True, exist_ok=True)
     suites = sorted(path.name for path in HERE.glob("*.test.mjs"))
     for name in ("package.json", "package-lock.json", *suites):
@@ -81,9 +81,9 @@ def llm() -> list[str]:
 
 
 def _pytest(name: str) -> list[str]:
-    python = MADE / "python" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    python = FOLDER / "python" / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not python.exists():
-        venv.create(MADE / "python", with_pip=True)
+        venv.create(FOLDER / "python", with_pip=True)
     pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(HERE / "requirements.txt")]
     subprocess.run([python, *pip], check=True)
     quiet = ["-q", "--disable-warnings", "-p", "no:cacheprovider", "-c", os.devnull]
@@ -98,22 +98,22 @@ SUITES: dict[str, Callable[[], list[str]]] = {
     "anthropic": anthropic,
     "ollama": ollama,
 }
-"""By client what installs it and says how its suite is run."""
+"""Client -> a function that installs it and returns the command of its suite."""
 
 
 def run(command: list[str], server: Server, vectors: Server) -> tuple[bool, str]:
-    """Whether a suite has passed, and its counts. What it prints goes to standard error."""
-    asked = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": KEY, "GALAGO_SAMPLES": str(DATA)}
-    asked["GALAGO_VECTORS_URL"] = f"{vectors.url}/v1"
-    suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | GUARD | asked)
+    """Runs a suite and copies its output to standard error; returns whether it passed, and its counts."""
+    settings = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_API_KEY": KEY, "GALAGO_SAMPLES": str(DATA)}
+    settings["GALAGO_VECTORS_URL"] = f"{vectors.url}/v1"
+    suite = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | GUARD | settings)
     counts: dict[str, int] = {}
     assert suite.stdout
     for line in suite.stdout:
         sys.stderr.write(line)
         counts |= {match[1] or match[4]: int(match[2] or match[3]) for match in COUNTED.finditer(line)}
-    told = {"passed": ("pass", "passed"), "failed": ("fail", "failed", "cancelled", "error", "errors")}
-    told["skipped"] = ("skipped",)
-    summed = (f"{sum(counts.get(word, 0) for word in words)} {name}" for name, words in told.items())
+    words_of_count = {"passed": ("pass", "passed"), "failed": ("fail", "failed", "cancelled", "error", "errors")}
+    words_of_count["skipped"] = ("skipped",)
+    summed = (f"{sum(counts.get(word, 0) for word in words)} {name}" for name, words in words_of_count.items())
     return suite.wait() == 0, ", ".join(summed)
 
 

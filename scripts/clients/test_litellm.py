@@ -1,4 +1,4 @@
-"""LiteLLM, which maps many providers to one interface: Galago as any server of the OpenAI kind."""
+"""LiteLLM with Galago as an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from clients.asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape, encoded
+from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape, encoded
 
 HI = [{"role": "user", "content": "Hi"}]
 SENSES: dict[str, list[dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""Simon Willison's `llm`: Galago as an entry of its extra-openai-models.yaml, by its command line and in Python."""
+"""Simon Willison's `llm` with Galago in its extra-openai-models.yaml, from the command line and from Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from llm.parts import ToolCallPart, ToolResultPart
 
-from clients.asked import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape
+from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape
 
 ENTRY = f"""\
 - model_id: galago
@@ -62,7 +62,7 @@ def sense(request: pytest.FixtureRequest) -> tuple[str, Path | None]:
 
 
 def typed(*arguments: str, expected: int = 0) -> Result:
-    """What the command line prints, run in this process because a new one takes seconds to start."""
+    """Runs the command line in this process, because a new one takes seconds to start."""
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == expected, done.output
     return done
@@ -88,7 +88,7 @@ def test_a_question_typed_is_answered_streamed_and_not(home: Path, sense: tuple[
     assert streamed.strip() and streamed == whole
 
 
-def test_usage_is_told(home: Path) -> None:
+def test_usage_is_reported(home: Path) -> None:
     assert "input" in typed("-m", "galago", "Hi", "--usage").stderr
 
 
@@ -129,13 +129,13 @@ def test_every_sense_is_answered_in_a_schema(model: llm.Model, sense: tuple[str,
 
 
 def get_weather(city: str) -> str:
-    """Tells the weather."""
+    """Returns the weather."""
     return f"sunny in {city}"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_call_is_run_and_its_result_sent_back(model: llm.Model, stream: bool) -> None:
-    """`llm` cannot require a call. The schema leaves one text beside it, so that few answers go by until one calls."""
+    """`llm` cannot require a call. The schema allows only one other answer, so that a call soon happens."""
     tool = llm.Tool.function(get_weather)
     tool.input_schema["properties"]["city"] = {"enum": list(CITIES)}
     asked: dict[str, Any] = {"tools": [tool], "schema": {"const": "no call"}, "stream": stream}
@@ -143,7 +143,7 @@ def test_a_call_is_run_and_its_result_sent_back(model: llm.Model, stream: bool) 
         chain = model.chain("The weather?", **asked, options={"temperature": 2, "seed": seed, "max_tokens": 200})
         try:
             responses = list(islice(chain.responses(), 2))
-        except json.JSONDecodeError:  # what llm raises where an answer is cut off within a call
+        except json.JSONDecodeError:  # llm raises this if an answer is truncated within a call
             continue
         calls = responses[0].tool_calls()
         assert calls or responses[0].text() == '"no call"'
@@ -154,7 +154,7 @@ def test_a_call_is_run_and_its_result_sent_back(model: llm.Model, stream: bool) 
     pytest.skip("the model has called nothing in 40 answers")
 
 
-def test_a_call_and_its_result_may_be_told_as_history(model: llm.Model) -> None:
+def test_a_call_and_its_result_can_be_sent_as_history(model: llm.Model) -> None:
     tool = llm.Tool.function(get_weather)
     call = ToolCallPart(name="get_weather", arguments={"city": "Bern"}, tool_call_id="call_1")
     result = ToolResultPart(name="get_weather", output="sunny", tool_call_id="call_1")
@@ -163,10 +163,10 @@ def test_a_call_and_its_result_may_be_told_as_history(model: llm.Model) -> None:
         llm.assistant(call),
         llm.tool_message(result),
     ]
-    told = model.prompt(messages=history, tools=[tool])
+    with_history = model.prompt(messages=history, tools=[tool])
     alone = model.prompt(messages=history[:1], tools=[tool])
-    assert told.text() is not None and alone.text() is not None
-    assert told.usage().input > alone.usage().input + 10
+    assert with_history.text() is not None and alone.text() is not None
+    assert with_history.usage().input > alone.usage().input + 10
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_call_and_its_result_may_be_told_as_history(model: llm.Model) -> None:
         (("-m", "galago", "Hi", "--schema", '{"type": "object", "not": {}}'), "400"),
     ],
 )
-def test_errors_are_told_in_one_line(home: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_errors_are_one_line(home: Path, arguments: tuple[str, ...], words: str) -> None:
     assert words in typed(*arguments, expected=1).stderr
 
 

@@ -1,4 +1,4 @@
-"""What the Python clients ask for: the server, questions to every sense, a tool, a schema."""
+"""Settings and data that the suites of the Python clients share: server address, media, a schema."""
 
 from __future__ import annotations
 

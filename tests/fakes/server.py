@@ -76,6 +76,13 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(f"the server did not start: {self.lines}")
 
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        assert self.process.stderr
+        self._reader.join(5)
+        self.process.stderr.close()
+
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0, **options)
 
@@ -94,8 +101,4 @@ def serving(*arguments: str, **environment: str) -> Iterator[Server]:
     try:
         yield server
     finally:
-        process.terminate()
-        process.wait(20)
-        assert process.stderr
-        server._reader.join(5)
-        process.stderr.close()
+        server.stop()

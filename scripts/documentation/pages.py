@@ -1,0 +1,213 @@
+"""The generated pages, each a function from the code to Markdown."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from galago.models import errors
+from galago.runtime.cli.main import COMMANDS
+from galago.runtime.cli.main import main as galago
+from galago.runtime.config import ServerConfig
+from galago.runtime.server.app import build
+from galago.runtime.server.http.errors import TABLE
+from galago.runtime.server.http.openapi import Endpoint, document
+from galago.runtime.types import load_options, options
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("models", "runtime", "quantize")
+_NOTE = "<!-- Written by scripts/docs. Change the code, then run it again. -->\n"
+
+
+def generated() -> dict[str, str]:
+    """Every generated file, by its path in the project."""
+    pages: dict[str, Callable[[], str]] = {
+        "cli": cli,
+        "routes": routes,
+        "request-fields": request_fields,
+        "options": option_tables,
+        "errors": error_table,
+    }
+    texts = {f"docs/reference/{name}.md": _NOTE + page() for name, page in pages.items()}
+    return texts | {"docs/architecture.md": architecture((ROOT / "docs/architecture.md").read_text("utf-8"))}
+
+
+def cli() -> str:
+    """`--help` of every command, at 80 columns."""
+    parts = ["# Commands", "", "```text", _output(["--help"]), "```"]
+    for name in COMMANDS:
+        parts += ["", f"## galago {name}", "", "```text", _output([name, "--help"]), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def _output(arguments: list[str]) -> str:
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            galago(arguments)
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+    return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
+def _openapi() -> dict[str, Any]:
+    """The OpenAPI document of a server with everything switched on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "store"
+        app = build(cast(Any, None), ServerConfig(store=folder))
+        endpoints = [route for route in app.routes if isinstance(route, Endpoint)]
+        return document([endpoint for endpoint in endpoints if endpoint.path != "/openapi.json"])
+
+
+def routes() -> str:
+    """Every route with what it takes and answers."""
+    lines = [
+        "# Routes",
+        "",
+        "The routes below `/v1` also answer without that prefix. `GET /openapi.json` describes all of them in full.",
+        "Every route may answer 401 (API key), 403 (Host or Origin), 413 (body too large) and 500.",
+        "",
+        "| Route | What it does | Request body | Status codes |",
+        "|---|---|---|---|",
+    ]
+    paths = _openapi()["paths"]
+    for path, methods in paths.items():
+        if f"/v1{path}" in paths:
+            continue
+        for method, operation in methods.items():
+            content = next(iter(operation.get("requestBody", {}).get("content", {}).values()), {})
+            codes = ", ".join(code for code in operation["responses"] if code not in ("401", "403", "413", "500"))
+            body = _schema_name(content.get("schema"))
+            lines.append(f"| `{method.upper()} {path}` | {operation['summary']} | {body} | {codes} |")
+    return "\n".join(lines) + "\n"
+
+
+def _schema_name(schema: dict[str, Any] | None) -> str:
+    if not schema:
+        return ""
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    return _kind(schema)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(one) for one in schema["anyOf"]))
+    if "enum" in schema:
+        return ", ".join("null" if value is None else f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    kind = schema.get("type", "any value")
+    if kind == "array":
+        return f"list of {_kind(schema.get('items', {}))}"
+    bounds = [str(schema[name]) for name in ("minimum", "maximum") if name in schema]
+    return f"{kind} from {bounds[0]} to {bounds[1]}" if len(bounds) == 2 else str(kind)
+
+
+def request_fields() -> str:
+    """The fields of every request body."""
+    described = _openapi()
+    schemas = described["components"]["schemas"]
+    parts = ["# Request fields", "", _FIELDS_INTRODUCTION]
+    shown: set[str] = set()
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                name = _schema_name(content.get("schema")).strip("`")
+                if name not in schemas or name in shown:
+                    continue
+                shown.add(name)
+                parts += ["", f"## {name}", "", f"`{method.upper()} {path}`", "", *_fields(schemas[name])]
+    return "\n".join(parts) + "\n"
+
+
+_FIELDS_INTRODUCTION = """\
+A field that is not listed is accepted and named in the answer's `warnings` and in the header `x-galago-warnings`; with
+`galago serve --strict` it is refused. A field marked "Not supported" would change the answer, so any value but those
+listed is refused."""
+
+
+def _fields(schema: dict[str, Any]) -> Iterator[str]:
+    yield "| Field | Value | |"
+    yield "|---|---|---|"
+    required = schema.get("required", ())
+    for name, field in schema.get("properties", {}).items():
+        note = field.get("description", "Required." if name in required else "")
+        yield f"| `{name}` | {_kind(field)} | {note} |".replace("\n", " ")
+
+
+def option_tables() -> str:
+    """Request options and load options."""
+    parts = [
+        "# Options",
+        "",
+        "One table in the code defines every option: its Python keyword, flag, HTTP field, range and default.",
+        "",
+        "## Sampling",
+        "",
+        options.markdown(options.SAMPLING),
+        "## Requests",
+        "",
+        options.markdown((*options.PROMPT, *options.REQUEST)),
+        "## Loading a model",
+        "",
+        options.markdown(load_options.LOADING),
+    ]
+    return "\n".join(parts)
+
+
+def error_table() -> str:
+    """Every error class with its HTTP status, type and code, and what to do."""
+    lines = [
+        "# Errors",
+        "",
+        "Every error that Galago raises on purpose is a `GalagoError` of `galago.models.errors`. Python raises it.",
+        "The command line prints its message and exits with status 1. The server answers with its status, in the shape",
+        "of the API that was asked.",
+        "",
+        "| Class | HTTP status | Type | Code | When |",
+        "|---|---|---|---|---|",
+    ]
+    when = dict(re.findall(r"(\w+) {2,}(\S.*)", errors.__doc__ or ""))
+    for kind, (status, type_, code) in TABLE.items():
+        lines.append(f"| `{kind.__name__}` | {status} | `{type_}` | `{code}` | {when.get(kind.__name__, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def architecture(text: str) -> str:
+    """The page with the map of the tree replaced by one made from the modules' docstrings."""
+    begin, end = "<!-- map: written by scripts/docs -->\n", "<!-- end of map -->\n"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return head + begin + "\n".join(_map()) + "\n" + end + tail
+
+
+def _map() -> Iterator[str]:
+    for part in PARTS:
+        folders = sorted({path.parent for path in (ROOT / part).rglob("*.py")}, key=lambda path: path.parts)
+        for folder in folders:
+            name = folder.relative_to(ROOT)
+            yield f"\n**`{name}/`** {_summary(folder / '__init__.py')}\n"
+            for path in sorted(folder.glob("*.py")):
+                if path.name != "__init__.py":
+                    yield f"- `{path.name}`: {_summary(path)}"
+
+
+def _summary(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=[.:]) (?=[A-Z])", text)[0].rstrip(":") if text else ""

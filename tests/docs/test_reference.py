@@ -9,7 +9,7 @@ import pytest
 from documentation.pages import generated
 
 from benchmarks.__main__ import BENCHMARKS
-from checks.__main__ import CHECKS
+from checks.__main__ import summaries
 from fakes.pages import ROOT
 from galago.runtime.cli.ui.help_pages import PAGES, PARAM_PAGES
 
@@ -31,7 +31,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_scripts_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     assert set(re.findall(r"`scripts/bench ([a-z_]+)", text)) <= set(BENCHMARKS)
-    assert set(re.findall(r"`scripts/check ([a-z_]+)", text)) <= set(CHECKS)
+    assert set(re.findall(r"`scripts/check ([a-z_]+)", text)) <= set(summaries())
     paths = re.findall(r"`(scripts/[\w/.]+)", text)
     assert not [path for path in paths if not (ROOT / path).exists()]
 

@@ -40,6 +40,7 @@ class ProcessTrace:
     name: str
     threads: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    first_thread: dict[str, str] = field(default_factory=dict)
     functions: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -119,6 +120,7 @@ def _read(folder: Path) -> Trace:
                 found.threads.append(row["thread"])
             if row["file"] not in found.files:
                 found.files.append(row["file"])
+                found.first_thread[row["file"]] = row["thread"]
             found.functions.setdefault(row["file"], []).append(row["function"])
         processes.append((rows[0]["time"], found))
     return Trace([process for _, process in sorted(processes, key=lambda pair: pair[0])])

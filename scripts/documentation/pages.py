@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from checks.request_trace import Trace
 from galago.models import errors
 from galago.runtime.cli.main import COMMANDS
 from galago.runtime.cli.main import main as galago
@@ -194,6 +195,42 @@ def architecture(text: str) -> str:
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
     return head + begin + "\n".join(_map()) + "\n" + end + tail
+
+
+def with_trace(text: str, trace: Trace) -> str:
+    """The architecture page with the traced request replaced."""
+    begin, end = "<!-- trace: written by scripts/docs -->\n", "<!-- end of trace -->\n"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    return head + begin + "\n".join(_trace(trace)) + "\n" + end + tail
+
+
+_THREADS = {
+    "MainThread": {"server": "event loop", "worker": "main thread"},
+    "asyncio": {"server": "request thread"},
+    "galago-worker": {"server": "reader thread"},
+    "galago-prepare": {"worker": "preparation thread"},
+    "galago-engine": {"worker": "engine thread"},
+    "galago-writer": {"worker": "writer thread"},
+}
+
+
+def _trace(trace: Trace) -> Iterator[str]:
+    yield f"{len(trace.files)} files run, and the request changes threads {trace.thread_crossings} times.\n"
+    shown: set[str] = set()
+    for process in trace.processes:
+        for thread in process.threads:
+            name = _THREADS.get(thread.partition("_")[0], {}).get(process.name, thread)
+            files = [file for file in process.files if process.first_thread[file] == thread and file not in shown]
+            shown.update(files)
+            yield f"- **{process.name}, {name}**" + (":" if files else "")
+            yield from (f"  - `{file}`: {_summary(ROOT / file)}" for file in files)
+
+
+def traced_files(text: str) -> set[str]:
+    """The files that the page's trace names."""
+    section = text.partition("<!-- trace: written by scripts/docs -->\n")[2].partition("<!-- end of trace -->")[0]
+    return set(re.findall(r"^  - `([^`]+)`", section, re.MULTILINE))
 
 
 def _map() -> Iterator[str]:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from documentation.pages import generated
 
 from benchmarks.__main__ import BENCHMARKS
 from checks.__main__ import summaries
+from documentation.pages import generated
 from fakes.pages import ROOT
 from galago.runtime.cli.ui.help_pages import PAGES, PARAM_PAGES
 

@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import os
 
+VARIABLES = {
+    "GALAGO_API_KEY": "The key that clients of `galago serve` must send. Unlike `--api-key`, it is not in the process list",
+    "GALAGO_NATIVE_LOG": "`1` shows llama.cpp's own log on standard error",
+    "HF_HOME": "Where the Hugging Face cache is (read by huggingface-hub)",
+    "HF_TOKEN": "Your Hugging Face token, for gated and private repositories (read by huggingface-hub)",
+    "HF_ENDPOINT": "A mirror of the Hub (read by huggingface-hub)",
+    "HF_HUB_OFFLINE": "`1` forbids all network access (read by huggingface-hub)",
+    "OMP_WAIT_POLICY": "How OpenMP's threads wait. If it is unset, Galago's workers spin only briefly",
+    "GOMP_SPINCOUNT": "How long GNU OpenMP's threads spin; workers use 1000 unless it is set",
+    "KMP_BLOCKTIME": "How many milliseconds LLVM OpenMP's threads spin; workers use 1 unless it is set",
+    "MALLOC_ARENA_MAX": "How many heaps GNU malloc has; workers use 2 unless it is set",
+    "MALLOC_MMAP_THRESHOLD_": "From which size GNU malloc maps memory; workers use 4 MiB unless it is set",
+    "XDG_CACHE_HOME": "Where Galago keeps its cache on Linux (default: `~/.cache`)",
+    "XDG_CONFIG_HOME": "Where Galago reads your catalog on Linux (default: `~/.config`)",
+    "XDG_DATA_HOME": "Where Galago keeps the list of imported models on Linux (default: `~/.local/share`)",
+}
+"""The variables that matter to users, with what they do. `docs/reference/environment.md` is made of them."""
+
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")

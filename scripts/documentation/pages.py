@@ -17,7 +17,8 @@ from galago.models import errors
 from galago.runtime.cli.main import COMMANDS
 from galago.runtime.cli.main import main as galago
 from galago.runtime.config import ServerConfig
-from galago.runtime.server.app import build
+from galago.runtime.environment import VARIABLES
+from galago.runtime.server.app import ERROR_RESPONSES, build
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint, document
 from galago.runtime.types import load_options, options
@@ -34,6 +35,7 @@ def generated() -> dict[str, str]:
         "routes": routes,
         "request-fields": request_fields,
         "options": option_tables,
+        "environment": environment,
         "errors": error_table,
     }
     texts = {f"docs/reference/{name}.md": _NOTE + page() for name, page in pages.items()}
@@ -68,7 +70,8 @@ def _openapi() -> dict[str, Any]:
         folder = Path(name) / "store"
         app = build(cast(Any, None), ServerConfig(store=folder))
         endpoints = [route for route in app.routes if isinstance(route, Endpoint)]
-        return document([endpoint for endpoint in endpoints if endpoint.path != "/openapi.json"])
+        endpoints = [endpoint for endpoint in endpoints if endpoint.path != "/openapi.json"]
+        return document(endpoints, ERROR_RESPONSES)
 
 
 def routes() -> str:
@@ -87,7 +90,8 @@ def routes() -> str:
         if f"/v1{path}" in paths:
             continue
         for method, operation in methods.items():
-            content = next(iter(operation.get("requestBody", {}).get("content", {}).values()), {})
+            contents: dict[str, Any] = operation.get("requestBody", {}).get("content", {})
+            content = next(iter(contents.values()), {})
             codes = ", ".join(code for code in operation["responses"] if code not in ("401", "403", "413", "500"))
             body = _schema_name(content.get("schema"))
             lines.append(f"| `{method.upper()} {path}` | {operation['summary']} | {body} | {codes} |")
@@ -186,6 +190,13 @@ def error_table() -> str:
     when = dict(re.findall(r"(\w+) {2,}(\S.*)", errors.__doc__ or ""))
     for kind, (status, type_, code) in TABLE.items():
         lines.append(f"| `{kind.__name__}` | {status} | `{type_}` | `{code}` | {when.get(kind.__name__, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def environment() -> str:
+    """Every environment variable that matters."""
+    lines = ["# Environment variables", "", "| Variable | Meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items()]
     return "\n".join(lines) + "\n"
 
 

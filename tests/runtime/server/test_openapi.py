@@ -113,7 +113,7 @@ def test_documented_bounds_are_enforced(server: Server, document: dict[str, Any]
     assert server.post(body).status_code == 200
 
 
-@pytest.mark.parametrize("kind", TABLE, ids=[error_class.__name__ for error_class in TABLE])
+@pytest.mark.parametrize("error_class", TABLE, ids=[error_class.__name__ for error_class in TABLE])
 def test_every_error_status_is_documented(document: dict[str, Any], error_class: type[GalagoError]) -> None:
     answer = response_for(error_class("It went wrong", "model"), "POST", CHAT, json=HI)
     status = TABLE[error_class][0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from ..llamacpp.library import build_info
 from ..llamacpp.lora import LoraAdapter
 from ..llamacpp.projector import Projector, embedded_by
 from ..llamacpp.weights import Weights
+from ..log import log
 from ..speculative.draft_model import DraftModel
 from ..speculative.drafting import MAX_DRAFT_TOKENS
 from ..types.placement import Placement
@@ -208,7 +208,7 @@ class Assembly:
         """The cache folder, restricted to entries of the same origin and of this build of llama.cpp."""
         if config.cache_folder is None:
             return None
-        store = DiskCache(config.cache_folder, (*origin, build_info()), config.cache_disk_mib * 2**20, _print_notice)
+        store = DiskCache(config.cache_folder, (*origin, build_info()), config.cache_disk_mib * 2**20, log)
         self._closers.append(store.close)
         return store
 
@@ -263,11 +263,6 @@ def context_length(config: ModelConfig, weights: Weights) -> int:
 def description(files: ModelFiles, weights: Weights) -> str:
     """A short description of a model: its name, its size and its quantization type."""
     return f"{_printable(files.header.name)}, {_parameter_count(weights.parameters)}, {weights.type}"
-
-
-def _print_notice(line: str) -> None:
-    """Prints a message of the disk cache to standard error."""
-    print(f"galago: {line}", file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -14,6 +13,7 @@ from starlette.responses import Response
 
 from ...models.errors import GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
+from ..log import log
 from ..service import Service
 from .anthropic import errors as anthropic_errors
 from .anthropic import routes as anthropic
@@ -113,7 +113,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _unexpected_error(request: Request, error: Exception) -> Response:
     """The response, which does not pass through the guard again. Uvicorn writes the traceback to standard error."""
     request_id = request.scope[REQUEST_ID]
-    print(f"galago: request {request_id} failed with an unexpected error:", file=sys.stderr, flush=True)
+    log(f"request {request_id} failed with an unexpected error:")
     internal = GalagoError(f"internal error: {type(error).__name__}; the server's log has the details of {request_id}")
     response = ERROR_RESPONSES.response(internal, request.url.path)
     response.headers[REQUEST_ID] = request_id

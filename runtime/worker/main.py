@@ -20,6 +20,7 @@ from ...models.errors import Cancelled, GalagoError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..inference.stream import Stream
+from ..log import log
 from ..process.channel import BufferedChannel, decode
 from ..process.messages import (
     Accepted,
@@ -194,7 +195,7 @@ def _or_exit(function: Callable[..., None], *arguments: Any) -> None:
 def _exit_on_thread_error(error: threading.ExceptHookArgs) -> None:
     traceback.print_exception(error.exc_type, error.exc_value, error.exc_traceback)
     name = error.thread.name if error.thread else "a thread"
-    print(f"galago: the worker exits because its thread {name} has died", file=sys.stderr, flush=True)
+    log(f"the worker exits because its thread {name} has died")
     os._exit(1)
 
 

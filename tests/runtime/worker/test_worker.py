@@ -252,19 +252,21 @@ def test_a_signal_fails_running_streams_and_the_worker_is_restarted(
 def test_a_silent_worker_is_restarted_and_an_idle_one_is_not(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with working(hang_limit=2) as worker:
+    with working(hang_limit=4) as worker:
         healthy = process(worker).pid
-        time.sleep(2.2)
+        for _ in range(5):  # heartbeats, each a second after the one before
+            report = worker._worker.stats
+            wait_until(lambda report=report: worker._worker.stats is not report)
         assert process(worker).pid == healthy and text(worker.generate(SHORT)) == "Small."
         stream = begun(worker)
         process(worker).send_signal(signal.SIGSTOP)
         begin = time.monotonic()
         end = last(stream)
-        assert time.monotonic() - begin > 1.5
+        assert time.monotonic() - begin > 3.5
         assert isinstance(end, Failed) and isinstance(end.error, EngineCrashed)
-        assert "no sign of life for 2 s" in end.error.message
+        assert "no sign of life for 4 s" in end.error.message
         assert text(worker.generate(SHORT)) == "Small."
-    assert "no sign of life for 2 s and was killed by SIGKILL" in capfd.readouterr().err
+    assert "no sign of life for 4 s and was killed by SIGKILL" in capfd.readouterr().err
 
 
 def test_a_busy_worker_exits_when_its_parent_is_killed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from .....models.errors import EngineCrashed, GalagoError, NotReady
+from ....log import log
 from ....service import Service
 from ...http.errors import ErrorResponses, code
 from ...http.request_io import Activity
@@ -74,7 +74,7 @@ class BatchRunner:
                 else:
                     await self._run(batch)
             except Exception as error:  # for example a full disk, which may have space again later
-                print(f"galago: batches pause for {_PAUSE_SECONDS} s: {error}", file=sys.stderr, flush=True)
+                log(f"batches pause for {_PAUSE_SECONDS} s: {error}")
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _run(self, batch: Batch) -> None:

@@ -167,9 +167,7 @@ class Embedder:
             raise InvalidRequest(f"{name} is empty", name)
         limit = self.info.context_length
         if len(tokens) > limit:
-            raise PromptTooLong(
-                f"{name} has {len(tokens)} tokens, and the model takes at most {limit}; shorten it", name
-            )
+            raise PromptTooLong(f"{name} has {len(tokens)} tokens and the model takes {limit}; shorten it", name)
         return tokens
 
     def _compute(self, texts: Sequence[TokenSequence], cancelled: Callable[[], bool]) -> list[NDArray[np.float32]]:

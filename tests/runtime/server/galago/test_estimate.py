@@ -161,12 +161,12 @@ def test_encoding_time_is_estimated_from_the_header_until_it_is_measured(
     monkeypatch.setenv("XDG_CACHE_HOME", settle(tmp_path))
     with load("builtin", threads=1) as model:
         planner = engine_planner(model)
-        assert planner._projector is not None and not planner._pace
+        assert planner._projector is not None and not planner._encode_seconds
         assert set(matrix_types(planner._projector)) <= set(MACHINE.types)
         guess = encoding_seconds(planner._projector, MACHINE, "image", 16)
         assert guess and 0 < guess < 10
         model.chat("Count.", image=DATA / "picture-5.png", max_tokens=1)
-        assert 0 < planner._pace["image"] < 10
+        assert 0 < planner._encode_seconds["image"] < 10
 
 
 def engine_planner(model: LocalModel) -> Any:

@@ -1,4 +1,4 @@
-"""A small BERT of random weights as a GGUF file, and what it says of token ids, reckoned in numpy."""
+"""A small random-weight BERT as a GGUF file, and a NumPy implementation of it as a reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOCABULARY = [
     *(c for c in string.ascii_lowercase + string.digits),
     *(f"▁{word}" for word in WORDS if len(word) > 1),
 ]
-"""As llama.cpp's converter writes it: a word's beginning is marked, and no longer its continuation."""
+"""Marks the beginnings of words instead of their continuations, as llama.cpp's converter does."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ POOLING = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 
 def weights(shape: Shape = SHAPE, seed: int = 0, vocabulary: int = len(VOCABULARY)) -> dict[str, Floats]:
-    """Random tensors by their names in GGUF; matrices are outputs x inputs."""
+    """Random tensors by GGUF name; matrices have the shape outputs x inputs."""
     random = np.random.default_rng(seed)
-    found: dict[str, Floats] = {}
+    result: dict[str, Floats] = {}
 
     def matrix(name: str, rows: int, columns: int) -> None:
-        found[f"{name}.weight"] = random.standard_normal((rows, columns), np.float32) * np.float32(columns**-0.5)
+        result[f"{name}.weight"] = random.standard_normal((rows, columns), np.float32) * np.float32(columns**-0.5)
 
     def vector(name: str, size: int, middle: float) -> None:
-        found[name] = (middle + 0.1 * random.standard_normal(size)).astype(np.float32)
+        result[name] = (middle + 0.1 * random.standard_normal(size)).astype(np.float32)
 
     matrix("token_embd", vocabulary, shape.width)
     matrix("token_types", 2, shape.width)
@@ -71,11 +71,11 @@ def weights(shape: Shape = SHAPE, seed: int = 0, vocabulary: int = len(VOCABULAR
     vector("cls.bias", shape.width, 0.0)
     matrix("cls.output", 1, shape.width)
     vector("cls.output.bias", 1, 0.0)
-    return found
+    return result
 
 
 def write(path: Path, pooling: str = "cls", shape: Shape = SHAPE, tokens: list[str] = VOCABULARY) -> Path:
-    """Writes the model, its weights in F32; one that ranks has a head for it."""
+    """Writes the model in F32; a reranker gets a classification head."""
     writer = gguf.GGUFWriter(str(path), "bert")
     writer.add_name("random-bert")
     writer.add_context_length(shape.context)
@@ -105,7 +105,7 @@ def write(path: Path, pooling: str = "cls", shape: Shape = SHAPE, tokens: list[s
 
 
 def rows(tokens: list[int], shape: Shape = SHAPE) -> Floats:
-    """The last layer's rows for one text, as BERT's authors define them (arXiv:1810.04805)."""
+    """Outputs of the last layer for one text, as in BERT's paper (arXiv:1810.04805)."""
     w = weights(shape)
     x = w["token_embd.weight"][tokens] + w["token_types.weight"][0] + w["position_embd.weight"][: len(tokens)]
     x = _norm(x, w, "token_embd_norm", shape)
@@ -124,14 +124,14 @@ def rows(tokens: list[int], shape: Shape = SHAPE) -> Floats:
 
 
 def vector(tokens: list[int], pooling: str) -> Floats:
-    """The vector of one text, of length 1."""
-    found = rows(tokens)
-    one = {"mean": found.mean(0), "cls": found[0], "last": found[-1]}[pooling]
+    """The embedding of one text, normalized to length 1."""
+    result = rows(tokens)
+    one = {"mean": result.mean(0), "cls": result[0], "last": result[-1]}[pooling]
     return np.asarray(one / np.linalg.norm(one), np.float32)
 
 
 def score(tokens: list[int]) -> float:
-    """What the head for ranking says of a query and a document."""
+    """The reranker's score of a query and a document."""
     w = weights()
     return float(_linear(np.tanh(_linear(rows(tokens)[:1], w, "cls")), w, "cls.output")[0, 0])
 
@@ -146,12 +146,12 @@ def _norm(x: Floats, w: dict[str, Floats], name: str, shape: Shape) -> Floats:
 
 
 def tokens(text: str) -> list[int]:
-    """Of a text in small letters, without a word longer than those of the vocabulary, by the longest piece first."""
-    found = [CLS]
+    """Tokenizes a lower-case text by longest match; no word may be longer than those of the vocabulary."""
+    result = [CLS]
     for word in text.split():
         rest = f"▁{word}"
         while rest:
             piece = next(rest[:n] for n in range(len(rest), 0, -1) if rest[:n] in VOCABULARY)
-            found.append(VOCABULARY.index(piece))
+            result.append(VOCABULARY.index(piece))
             rest = rest[len(piece) :]
-    return [*found, SEP]
+    return [*result, SEP]

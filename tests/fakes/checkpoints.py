@@ -1,4 +1,4 @@
-"""Tiny Hugging Face checkpoints, written without its libraries, and a NumPy reckoning of what they compute."""
+"""Tiny Hugging Face checkpoints, written without its libraries, and a NumPy implementation as a reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BPE_CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def safetensors(path: Path, weights: Weights, dtype: str = "F32") -> Path:
-    """Writes the file format by hand; bfloat16 by cutting float32 off."""
+    """Writes a safetensors file; bfloat16 values are truncated float32 values."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, values in weights.items():
@@ -40,14 +40,14 @@ def stored_as(values: NDArray[np.float32], dtype: str) -> bytes:
 
 
 def byte_letters() -> list[str]:
-    """GPT-2's printable letter for each byte."""
+    """GPT-2's printable character for each byte."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     strange = {byte: chr(256 + i) for i, byte in enumerate(byte for byte in range(256) if byte not in plain)}
     return [strange.get(byte, chr(byte)) for byte in range(256)]
 
 
 def bpe() -> dict[str, Any]:
-    """A byte-level tokenizer.json with a few merges, cut as Qwen2's."""
+    """A byte-level tokenizer.json with a few merges and Qwen2's pre-tokenizer."""
     letters = byte_letters()
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("o", "g"), ("d", "og"), ("Ġ", "dog"), ("i", "c"), ("ic", "k")]
     tokens = [*letters, *("".join(pair) for pair in merges)]
@@ -65,13 +65,13 @@ def filled(token: dict[str, Any]) -> dict[str, Any]:
 
 
 def sentence_piece() -> dict[str, Any]:
-    """SentencePiece's BPE as tokenizer.json has it: bytes, letters and the merges that make every token."""
+    """SentencePiece BPE as tokenizer.json: bytes, letters, and the merges of every token."""
     letters = sorted({*CORPUS.replace(" ", "▁"), *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"})
     merges = [("t", "h"), ("th", "e"), ("t", "he"), ("▁", "the"), ("▁the",), ("h", "e"), ("d", "o"), ("do", "g")]
     pairs = [pair for pair in merges if len(pair) == 2]
-    made = list(dict.fromkeys("".join(pair) for pair in pairs))
-    order = sorted(pairs, key=lambda pair: made.index("".join(pair)))
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *made]
+    merged = list(dict.fromkeys("".join(pair) for pair in pairs))
+    order = sorted(pairs, key=lambda pair: merged.index("".join(pair)))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *merged]
     model = {
         "type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
         "vocab": {token: i for i, token in enumerate(tokens)}, "merges": [" ".join(pair) for pair in order],
@@ -126,30 +126,30 @@ def decoder_weights(vocabulary: int, tied: bool, biases: bool, norms: bool, seed
     def vector(length: int, around: float) -> NDArray[np.float32]:
         return (around + 0.2 * random.standard_normal(length)).astype(np.float32)
 
-    found = {"model.embed_tokens.weight": matrix(vocabulary, WIDTH), "model.norm.weight": vector(WIDTH, 1)}
+    result = {"model.embed_tokens.weight": matrix(vocabulary, WIDTH), "model.norm.weight": vector(WIDTH, 1)}
     if not tied:
-        found["lm_head.weight"] = matrix(vocabulary, WIDTH)
+        result["lm_head.weight"] = matrix(vocabulary, WIDTH)
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
         for name, rows in (("q", WIDTH), ("k", SHARED * HEAD), ("v", SHARED * HEAD)):
-            found[f"{at}self_attn.{name}_proj.weight"] = matrix(rows, WIDTH)
+            result[f"{at}self_attn.{name}_proj.weight"] = matrix(rows, WIDTH)
             if biases:
-                found[f"{at}self_attn.{name}_proj.bias"] = vector(rows, 0)
+                result[f"{at}self_attn.{name}_proj.bias"] = vector(rows, 0)
             if norms and name != "v":
-                found[f"{at}self_attn.{name}_norm.weight"] = vector(HEAD, 1)
-        found[f"{at}self_attn.o_proj.weight"] = matrix(WIDTH, WIDTH)
-        found[f"{at}mlp.gate_proj.weight"] = matrix(INNER, WIDTH)
-        found[f"{at}mlp.up_proj.weight"] = matrix(INNER, WIDTH)
-        found[f"{at}mlp.down_proj.weight"] = matrix(WIDTH, INNER)
+                result[f"{at}self_attn.{name}_norm.weight"] = vector(HEAD, 1)
+        result[f"{at}self_attn.o_proj.weight"] = matrix(WIDTH, WIDTH)
+        result[f"{at}mlp.gate_proj.weight"] = matrix(INNER, WIDTH)
+        result[f"{at}mlp.up_proj.weight"] = matrix(INNER, WIDTH)
+        result[f"{at}mlp.down_proj.weight"] = matrix(WIDTH, INNER)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            found[f"{at}{name}.weight"] = vector(WIDTH, 1)
-    return found
+            result[f"{at}{name}.weight"] = vector(WIDTH, 1)
+    return result
 
 
 def decoder(
     folder: Path, architecture: str = "LlamaForCausalLM", *, tied: bool = False, dtype: str = "F32", **config: Any
 ) -> Weights:
-    """Writes a checkpoint and returns its weights. `config` adds to config.json or replaces what stands there."""
+    """Writes a checkpoint and returns its weights. `config` adds or replaces entries of config.json."""
     tokenizer = sentence_piece() if architecture[:5] in ("Llama", "Mistr") else bpe()
     folder.mkdir(parents=True, exist_ok=True)
     weights = decoder_weights(
@@ -175,12 +175,12 @@ def decoder(
 def bert(folder: Path, **config: Any) -> Weights:
     tokenizer, random = word_piece(), np.random.default_rng(3)
     folder.mkdir(parents=True, exist_ok=True)
-    found: Weights = {}
+    result: Weights = {}
 
     def add(name: str, *shape: int) -> None:
         around = 1.0 if "LayerNorm.weight" in name else 0.0
         scale = 0.2 if len(shape) == 1 else shape[-1] ** -0.5
-        found[f"bert.{name}"] = (around + scale * random.standard_normal(shape)).astype(np.float32)
+        result[f"bert.{name}"] = (around + scale * random.standard_normal(shape)).astype(np.float32)
 
     add("embeddings.word_embeddings.weight", size_of(tokenizer), WIDTH)
     add("embeddings.position_embeddings.weight", 64, WIDTH)
@@ -197,8 +197,8 @@ def bert(folder: Path, **config: Any) -> Weights:
             for name, shape in lines.items():
                 add(f"encoder.layer.{layer}.{name}.{kind}", *(shape if kind == "weight" else shape[:1]))
     add("pooler.dense.weight", WIDTH, WIDTH)
-    found["cls.predictions.bias"] = np.zeros(size_of(tokenizer), np.float32)
-    safetensors(folder / "model.safetensors", found)
+    result["cls.predictions.bias"] = np.zeros(size_of(tokenizer), np.float32)
+    safetensors(folder / "model.safetensors", result)
     settings = {
         "architectures": ["BertForMaskedLM"], "vocab_size": size_of(tokenizer), "hidden_size": WIDTH,
         "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
@@ -212,7 +212,7 @@ def bert(folder: Path, **config: Any) -> Weights:
     )
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    return found
+    return result
 
 
 def _write(folder: Path, config: dict[str, Any], tokenizer: dict[str, Any]) -> None:
@@ -221,13 +221,13 @@ def _write(folder: Path, config: dict[str, Any], tokenizer: dict[str, Any]) -> N
 
 
 def change(path: Path, **entries: Any) -> None:
-    """Replaces entries of a JSON file; `None` takes one away."""
-    found = json.loads(path.read_text()) | entries
-    path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    """Replaces entries of a JSON file; `None` removes one."""
+    result = json.loads(path.read_text()) | entries
+    path.write_text(json.dumps({key: value for key, value in result.items() if value is not None}))
 
 
 def decoder_logits(w: Weights, tokens: list[int], base: float = 10000.0, eps: float = 1e-5) -> NDArray[np.float64]:
-    """What Llama, Qwen2 and Qwen3 compute, by the books and in float64, shape [tokens, vocabulary]."""
+    """Logits of Llama, Qwen2 and Qwen3 in float64, as their papers define them; shape [tokens, vocabulary]."""
 
     def norm(x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight)

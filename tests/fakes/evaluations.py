@@ -20,7 +20,7 @@ def task(accuracy: float) -> dict[str, Any]:
 def variant(name: str, size: int, kl: float = 0.0, speed: float = 50.0, **changed: Any) -> dict[str, Any]:
     one = {"kl_mean": kl, "kl_low": kl, "kl_high": kl, "top1": 0.97 if kl else 1.0}
     look = {"mean": 2.0, "low": 1.8, "high": 2.2}
-    made = {
+    results = {
         "name": name,
         "bytes": size,
         "memory_bytes": 2 * size,
@@ -34,7 +34,7 @@ def variant(name: str, size: int, kl: float = 0.0, speed: float = 50.0, **change
         "tasks": {sense: task(0.8) for sense in ("text", "image")},
         "warnings": [],
     }
-    return made | changed
+    return results | changed
 
 
 BASE = variant("F16", 1000)

@@ -1,4 +1,4 @@
-"""A small model of experts with random weights, whose rows are of 64 and 96 numbers."""
+"""A small random-weight mixture-of-experts model whose rows have 64 and 96 values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXT = builtin_folder() / "text-F16.gguf"
 
 
 def write(path: Path) -> None:
-    """A model of one layer and four experts, two of which see a token, with the built-in one's vocabulary."""
+    """Writes a model of one layer with four experts, two of them active per token, and the built-in vocabulary."""
     width, inner, experts, random = 64, 96, 4, np.random.default_rng(1)
     reader, writer = gguf.GGUFReader(TEXT), gguf.GGUFWriter(path, "llama")
     changed = {"llama.embedding_length": width, "llama.block_count": 1, "llama.feed_forward_length": inner,

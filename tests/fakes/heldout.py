@@ -10,7 +10,7 @@ from galago.models.registry.resolve import builtin_folder
 
 
 def part_of_heldout(path: Path, count: int, groups: str | tuple[str, ...] = "") -> Path:
-    """So many of the held-out questions of each group whose name begins so."""
+    """The first questions of each group whose name begins with a prefix."""
     kept: dict[str, list[str]] = {}
     with zipfile.ZipFile(builtin_folder() / "heldout.zip") as whole, zipfile.ZipFile(path, "w") as few:
         for line in whole.read("questions.jsonl").decode().splitlines():

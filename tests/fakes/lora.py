@@ -1,4 +1,4 @@
-"""Tiny LoRA adapters of random weights for the built-in model."""
+"""Tiny random-weight LoRA adapters for the built-in model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAYERS = 4
 
 
 def write(path: Path, seed: int = 0, strength: float = 3.0, width: int = WIDTH, **keys: Any) -> Path:
-    """Writes an adapter of every layer's attention output; `keys` replace those that say what it is."""
+    """Writes an adapter for every layer's attention output; `keys` replace metadata."""
     described: dict[str, Any] = {"type": "adapter", "architecture": "llama", "adapter": "lora", "alpha": float(RANK)}
     described |= keys
     writer = gguf.GGUFWriter(str(path), described["architecture"])

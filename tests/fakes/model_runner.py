@@ -66,7 +66,7 @@ class FakeRunner:
         assert self.cells_in_use() <= self.cells
 
     def cells_in_use(self) -> int:
-        """Cells in use, those that sequences share counted once."""
+        """Cells in use; shared cells count once."""
         return len({id(cell) for held in self.held.values() for cell in held})
 
     def encode_media(self, media: list[MediaPayload]) -> None:

@@ -1,6 +1,6 @@
-"""Reads 10,000 damaged copies of a GGUF header and prints what came of it: `python mutations.py HEADER FOLDER COUNT`.
+"""Reads damaged copies of a GGUF header and prints the results: `python mutations.py HEADER FOLDER COUNT`.
 
-A program of its own, so that its peak memory is the reader's.
+A separate program, so that its peak memory is that of the reader.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HUGE = (2**64 - 1, 2**64 - 8, 2**63, 2**63 - 1, 2**62, 2**32, 2**31, 10**9, 10**
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A copy with one to four kinds of damage."""
+    """Returns a copy with one to four kinds of damage."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed))
@@ -30,15 +30,15 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
         if kind == 0:  # single bits
             for _ in range(chance.randint(1, 8)):
                 changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
-        elif kind == 1:  # lengths, counts and offsets near the ends of 64 bits
+        elif kind == 1:  # lengths, counts and offsets near the limits of 64 bits
             struct.pack_into("<Q", changed, min(at, len(changed) - 8), chance.choice(HUGE))
         elif kind == 2:  # the counts of tensors and keys
             struct.pack_into("<Q", changed, chance.choice((8, 16)), chance.choice((*HUGE, chance.randrange(1000))))
         elif kind == 3:  # a type or a number of dimensions
             struct.pack_into("<I", changed, min(at, len(changed) - 4), chance.choice((0, 4, 8, 9, 13, 99, 2**32 - 1)))
-        elif kind == 4:  # cut off
+        elif kind == 4:  # truncated
             del changed[max(at, 32) :]
-        elif kind == 5:  # a part left out
+        elif kind == 5:  # a part missing
             del changed[max(at, 24) : max(at, 24) + chance.randint(1, 64)]
         elif kind == 6:  # a part twice
             changed[at:at] = changed[at : at + chance.randint(1, 512)]
@@ -52,7 +52,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def large(folder: Path) -> list[Path]:
-    """Files that claim much and are as large as they claim, as far as the header goes (holes: no room on disk)."""
+    """Writes sparse files that are as large as their headers claim."""
 
     def text(value: bytes) -> bytes:
         return struct.pack("<Q", len(value)) + value
@@ -83,7 +83,7 @@ def large(folder: Path) -> list[Path]:
 
 
 def peak_memory() -> int:
-    """In bytes. Linux's `ru_maxrss` is no smaller than that of the process that started this one."""
+    """Peak memory in bytes. On Linux, `ru_maxrss` is at least that of the parent process."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) << 10
@@ -94,7 +94,7 @@ def main(header: Path, folder: Path, count: int) -> None:
     chance = random.Random(5)
     data = header.read_bytes()
     path = folder / "mutated.gguf"
-    maker = multiprocessing.get_context("fork").Pool(1)  # the memory it takes is not the reader's
+    maker = multiprocessing.get_context("fork").Pool(1)  # its memory does not belong to the reader
     paths = maker.apply(large, (folder,))
     maker.terminate()
     peak, slowest, outcomes = peak_memory(), 0.0, Counter[str]()

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table reads best with one schema after the other
-"""JSON schemas of every keyword family: those that are enforced, and those that are refused by the name of a keyword."""
+"""JSON schemas of every keyword family: those that are enforced, and those that are rejected with the keyword's name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 
 
 def obj(required: str = "", /, closed: bool = True, **properties: Any) -> Schema:
-    """An object of these properties; those named in `required` must be there."""
+    """An object schema with these properties; `required` lists the required ones."""
     schema: Schema = {"type": "object", "properties": properties}
     if required:
         schema["required"] = required.split()
@@ -239,7 +239,7 @@ ENFORCED: dict[str, list[Schema]] = {
         obj("people", people=array(obj("name", name=SHORT, phone={"anyOf": [text(pattern="^\\+?\\d{7,9}$"), NULL]}, email={"anyOf": [text(format="email", maxLength=10), NULL]}), maxItems=1)),
     ],
 }  # fmt: skip
-"""By family."""
+"""Keyword family -> schemas that are enforced."""
 
 OPEN: list[Schema] = [
     {"type": "array"},
@@ -253,7 +253,7 @@ OPEN: list[Schema] = [
     obj("ui", ui={"$ref": "#/$defs/node"})
     | {"$defs": {"node": obj("type children", type={"enum": ["div"]}, children=array({"$ref": "#/$defs/node"}))}},
 ]
-"""Whatever is said, more may follow without end: whether an answer finishes is up to the model, and it must be valid."""
+"""Schemas without an upper bound: the model decides when to end, and a complete answer must be valid."""
 
 REFUSED: dict[str, list[Schema]] = {
     "uniqueItems": [
@@ -327,11 +327,11 @@ REFUSED: dict[str, list[Schema]] = {
     "nothing matches": [{"$ref": "#"}],
     "nsatisfiable": [False, {"enum": []}, {"anyOf": []}, whole(const="x"), {"allOf": [False]}],
 }
-"""By what the refusal names."""
+"""Words of the error message -> schemas that are rejected."""
 
 
 def _matches(_validator: Any, pattern: str, instance: object, _schema: Any) -> Any:
-    """As JSON Schema wants it: a class such as backslash w means ASCII, as in JavaScript."""
+    """Matches patterns as JSON Schema defines them: classes such as backslash w are ASCII, as in JavaScript."""
     if isinstance(instance, str) and not re.search(pattern.replace("^(?i)", "(?i)^"), instance, re.ASCII):
         yield jsonschema.ValidationError(f"{instance!r} does not match {pattern!r}")
 
@@ -341,7 +341,7 @@ _NEW = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern":
 
 
 def check_valid(answer: str, schema: Schema) -> None:
-    """Raises an error unless an answer is JSON that the schema allows; numbers are compared as written, in decimals."""
+    """Raises an error unless an answer is JSON that matches the schema; numbers are compared as decimals."""
     schema = json.loads(json.dumps(schema), parse_float=Decimal)
     old = isinstance(schema, dict) and isinstance(schema.get("items"), list)
     validator = _OLD if old else _NEW
@@ -353,5 +353,5 @@ def check_valid(answer: str, schema: Schema) -> None:
 def _number(written: str) -> Decimal | float:
     try:
         return Decimal(written)
-    except InvalidOperation:  # an exponent beyond its limits
+    except InvalidOperation:  # the exponent is too large
         return float(written)

@@ -1,4 +1,4 @@
-"""A running server, sample media and their questions, for the tests that ask over HTTP."""
+"""A running server, and sample media with their questions, for tests over HTTP."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def media_parts(name: str) -> list[dict[str, Any]]:
 
 
 class Server:
-    """A running `galago serve` and what it has printed."""
+    """A running `galago serve` and the lines it has printed."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -63,10 +63,10 @@ class Server:
                 self.url = line.split("listening on ")[1].strip()
 
     def running(self) -> int:
-        """Answers being made, as of the last second."""
-        found = re.search(r"^galago_requests_running.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
-        assert found
-        return int(found[1])
+        """Number of running requests; updated once a second."""
+        match = re.search(r"^galago_requests_running.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
+        assert match
+        return int(match[1])
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""GGUF files of real models' shapes without their weights: sparse, so that they take no room on disk."""
+"""GGUF files with the shapes of real models but no weights; sparse, so that they take no disk space."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHAPES = {
 
 
 def write(path: Path, shape: Shape, context: int = 32768, parts: int = 1) -> Path:
-    """Writes the header of such a model, or the first of so many parts, and a hole where its weights would be."""
+    """Writes the header of a model, or of the first of `parts` files, and a hole in place of the weights."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(context)
     writer.add_embedding_length(shape.width)
@@ -65,21 +65,21 @@ def write(path: Path, shape: Shape, context: int = 32768, parts: int = 1) -> Pat
 
 def _matrices(shape: Shape) -> list[tuple[str, int, int]]:
     width, inner, kv = shape.width, shape.inner, shape.width // shape.heads * shape.kv_heads
-    found = [("token_embd.weight", shape.vocabulary, width), ("output_norm.weight", 0, width)]
-    found += [] if shape.tied else [("output.weight", shape.vocabulary, width)]
+    matrices = [("token_embd.weight", shape.vocabulary, width), ("output_norm.weight", 0, width)]
+    matrices += [] if shape.tied else [("output.weight", shape.vocabulary, width)]
     for i in range(shape.layers):
-        found += [
+        matrices += [
             (f"blk.{i}.attn_norm.weight", 0, width), (f"blk.{i}.ffn_norm.weight", 0, width),
             (f"blk.{i}.attn_q.weight", width, width), (f"blk.{i}.attn_k.weight", kv, width),
             (f"blk.{i}.attn_v.weight", kv, width), (f"blk.{i}.attn_output.weight", width, width),
             (f"blk.{i}.ffn_gate.weight", inner, width), (f"blk.{i}.ffn_up.weight", inner, width),
             (f"blk.{i}.ffn_down.weight", width, inner),
         ]  # fmt: skip
-    return found
+    return matrices
 
 
 def _add(writer: gguf.GGUFWriter, name: str, rows: int, columns: int, kind: str) -> int:
-    """Adds a tensor without data, a vector where `rows` is 0; returns its size, padded."""
+    """Adds a tensor without data, or a vector if `rows` is 0; returns its padded size in bytes."""
     if rows == 0:
         size = 4 * columns
         writer.add_tensor_info(name, (columns,), np.dtype(np.float32), size)

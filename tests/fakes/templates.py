@@ -1,4 +1,4 @@
-"""Small chat templates in the manner of each family, model files that hold them, and prompts in a form to read."""
+"""Small chat templates in the style of each model family, model files with them, and readable prompts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SWITCHED = PLAIN + "{% if enable_thinking is defined and not enable_thinking %}<
 
 
 def model_with(template: str, folder: Path) -> Path:
-    """The built-in model's text part under another chat template."""
+    """Writes the built-in text model with another chat template."""
     path = folder / "model.gguf"
     script = "from gguf.scripts.gguf_new_metadata import main; main()"
     source = resolve("builtin").weights
@@ -79,7 +79,7 @@ def model_with(template: str, folder: Path) -> Path:
 
 
 def shown(weights: Weights, prompt: Prompt) -> str:
-    """A prompt as text, every control token in the brackets that no text contains."""
+    """A prompt as text, with control tokens in double brackets."""
     out = b""
     for item in prompt.items:
         if isinstance(item, MediaSpan):

@@ -18,6 +18,7 @@ from galago.runtime.cli.main import COMMANDS
 from galago.runtime.cli.main import main as galago
 from galago.runtime.config import ServerConfig
 from galago.runtime.environment import VARIABLES
+from galago.runtime.output.structured.json_schema import keywords
 from galago.runtime.server.app import ERROR_RESPONSES, build
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint, document
@@ -35,6 +36,7 @@ def generated() -> dict[str, str]:
         "routes": routes,
         "request-fields": request_fields,
         "options": option_tables,
+        "schema-keywords": schema_keywords,
         "environment": environment,
         "errors": error_table,
     }
@@ -191,6 +193,36 @@ def error_table() -> str:
     for kind, (status, type_, code) in TABLE.items():
         lines.append(f"| `{kind.__name__}` | {status} | `{type_}` | `{code}` | {when.get(kind.__name__, '')} |")
     return "\n".join(lines) + "\n"
+
+
+def schema_keywords() -> str:
+    """What becomes of every JSON schema keyword."""
+    names = {group: ", ".join(f"`{name}`" for name in members) for group, members in keywords().items()}
+    return f"""\
+# JSON schema keywords
+
+A schema is enforced completely, token by token, or refused with an error that names the keyword and its place.
+
+| | Keywords |
+|---|---|
+| enforced | {names["enforced"]} |
+| enforced in part | {names["enforced in part"]}; see below |
+| without effect on values | {names["annotations"]} |
+| values of `format` | {names["formats"]} |
+| refused | {names["refused"]}, other formats, references to other documents, look-around and `\\b` in patterns |
+| unknown | named in `warnings`; those that begin with `x-` are ignored |
+
+- `oneOf` is enforced if the alternatives visibly exclude each other.
+- `patternProperties` is enforced if the patterns do not overlap.
+- `uniqueItems` is enforced for up to four texts or integers of an `enum`.
+- `propertyNames` is enforced if it is an `enum` or a `pattern` and no properties are named.
+
+Properties come in the order of the schema. Arguments of a tool call have no properties that the schema does not name,
+unless it allows others. Integers fit in 64 bits. Numbers with bounds and fractions of a second have at most nine
+decimals, because small models often write digits forever.
+
+An answer that reaches `max_tokens` (`finish_reason: length`) is cut off and not valid.
+"""
 
 
 def environment() -> str:

@@ -101,6 +101,18 @@ _SET_OPERATION = re.compile(r"(?<!\\)\[(?:\\.|[^\]\\])*?(?:&&|--|~~|(?<!\\)\[)")
 """In a character class, a text that llguidance reads as a set operator and JavaScript as single characters."""
 
 
+def keywords() -> dict[str, list[str]]:
+    """Every known keyword and format by what becomes of it, for the reference page."""
+    partly = {"oneOf", "patternProperties", "propertyNames", "uniqueItems"}
+    return {
+        "enforced": sorted({*_NESTED, *_ENFORCED, *_REWRITTEN} - partly - {"$defs", "definitions"}),
+        "enforced in part": sorted(partly),
+        "annotations": sorted({*_ANNOTATIONS, "$defs", "definitions"}),
+        "formats": sorted({*_FORMATS, *_EXTRA_FORMATS, *_NUMBER_FORMATS}),
+        "refused": sorted(_REFUSED),
+    }
+
+
 def enforceable(schema: JsonSchemaValue | bool) -> tuple[JsonSchemaValue, list[str]]:
     """An equivalent schema that llguidance enforces completely or refuses, and warnings about unknown keywords.
 

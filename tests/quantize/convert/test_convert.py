@@ -39,24 +39,24 @@ def tensors(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("architecture", [f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")])
 def test_a_converted_model_computes_the_same_logits_as_the_checkpoint(tmp_path: Path, architecture: str) -> None:
     weights = checkpoints.decoder(tmp_path / "c", architecture, tied=architecture == "Qwen3ForCausalLM")
-    made = run(tmp_path / "c")
-    ours, theirs = compute(Weights(made.path), TOKENS), checkpoints.decoder_logits(weights, TOKENS)
+    result = run(tmp_path / "c")
+    ours, theirs = compute(Weights(result.path), TOKENS), checkpoints.decoder_logits(weights, TOKENS)
     assert np.abs(ours - theirs).max() < 1e-3 < theirs.std()
-    assert made.selftest.texts > 30 and not made.selftest.mismatches
+    assert result.selftest.texts > 30 and not result.selftest.mismatches
 
 
 def test_a_converted_encoder_keeps_tokens_weights_and_pooling(tmp_path: Path) -> None:
     weights = checkpoints.bert(tmp_path / "c")
-    made = run(tmp_path / "c", FloatType.F16)
-    assert made.architecture == "bert" and made.selftest.texts > 30 and not made.notes
-    header = read_header(made.path)
+    result = run(tmp_path / "c", FloatType.F16)
+    assert result.architecture == "bert" and result.selftest.texts > 30 and not result.notes
+    header = read_header(result.path)
     assert header.metadata["bert.pooling_type"] == 2 and header.metadata["bert.attention.causal"] is False
-    stored = tensors(made.path)
+    stored = tensors(result.path)
     table = weights["bert.embeddings.position_embeddings.weight"]
     assert np.array_equal(stored["position_embd.weight"].data, table)  # always F32
     query = weights["bert.encoder.layer.1.attention.self.query.weight"].astype(np.float16)
     assert np.array_equal(stored["blk.1.attn_q.weight"].data, query)
-    assert compute(Weights(made.path), [2, 8, 9, 3]).shape == (4, checkpoints.WIDTH)
+    assert compute(Weights(result.path), [2, 8, 9, 3]).shape == (4, checkpoints.WIDTH)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -127,15 +127,15 @@ def test_padding_rows_of_the_embeddings_become_unused_tokens(tmp_path: Path) -> 
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = np.concatenate([weights[name], weights[name][:5]])
     checkpoints.safetensors(tmp_path / "c" / "model.safetensors", weights)
-    made = run(tmp_path / "c")
-    assert Weights(made.path).vocab_size == size + 5 and not made.selftest.mismatches
+    result = run(tmp_path / "c")
+    assert Weights(result.path).vocab_size == size + 5 and not result.selftest.mismatches
 
 
 def test_a_sliding_window_limits_the_context(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "MistralForCausalLM", sliding_window=100)
-    made = run(tmp_path / "c")
-    assert read_header(made.path).metadata["llama.context_length"] == 100
-    assert "the context is 100 tokens instead of 256" in made.notes[0]
+    result = run(tmp_path / "c")
+    assert read_header(result.path).metadata["llama.context_length"] == 100
+    assert "the context is 100 tokens instead of 256" in result.notes[0]
 
 
 def test_rope_scaling_is_converted(tmp_path: Path) -> None:
@@ -173,9 +173,9 @@ def edit_config(**entries: Any) -> Any:
 def edit_tokenizer(edit: Any) -> Any:
     def change(folder: Path) -> None:
         path = folder / "tokenizer.json"
-        found = json.loads(path.read_text())
-        edit(found)
-        path.write_text(json.dumps(found))
+        tokenizer = json.loads(path.read_text())
+        edit(tokenizer)
+        path.write_text(json.dumps(tokenizer))
 
     return change
 

@@ -38,27 +38,27 @@ CHANGED = {
 def peft(folder: Path, **settings: Any) -> checkpoints.Weights:
     """Writes an adapter as PEFT does. Returns its matrices."""
     random = np.random.default_rng(5)
-    found: checkpoints.Weights = {}
+    matrices: checkpoints.Weights = {}
     for layer in range(LAYERS):
         for name, (rows, columns) in CHANGED.items():
             at = f"base_model.model.model.layers.{layer}.{name}.lora_"
-            found[f"{at}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32) / np.float32(4)
-            found[f"{at}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32) / np.float32(4)
+            matrices[f"{at}A.weight"] = random.standard_normal((RANK, columns)).astype(np.float32) / np.float32(4)
+            matrices[f"{at}B.weight"] = random.standard_normal((rows, RANK)).astype(np.float32) / np.float32(4)
     folder.mkdir(exist_ok=True)
-    checkpoints.safetensors(folder / "adapter_model.safetensors", found)
+    checkpoints.safetensors(folder / "adapter_model.safetensors", matrices)
     given = {"peft_type": "LORA", "lora_alpha": 6, "r": RANK, "bias": "none", "use_dora": False, "alpha_pattern": {}}
     (folder / "adapter_config.json").write_text(json.dumps(given | settings))
-    return found
+    return matrices
 
 
 def merged(weights: checkpoints.Weights, adapter: checkpoints.Weights, scale: float) -> checkpoints.Weights:
-    found = dict(weights)
+    matrices = dict(weights)
     for name in weights:
         a = adapter.get(f"base_model.model.{name.removesuffix('weight')}lora_A.weight")
         if a is not None:
             b = adapter[f"base_model.model.{name.removesuffix('weight')}lora_B.weight"]
-            found[name] = np.asarray(weights[name] + scale * b @ a, np.float32)
-    return found
+            matrices[name] = np.asarray(weights[name] + scale * b @ a, np.float32)
+    return matrices
 
 
 def run(folder: Path, kind: FloatType = FloatType.F32) -> ConversionResult:
@@ -112,15 +112,15 @@ def test_unsupported_adapters_are_refused(tmp_path: Path, wrong: str) -> None:
 
 def test_an_adapter_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "base")
-    found = peft(tmp_path / "lora")
-    path, first = tmp_path / "lora" / "adapter_model.safetensors", next(iter(found))
-    checkpoints.safetensors(path, {name: values for name, values in found.items() if name != first})
+    matrices = peft(tmp_path / "lora")
+    path, first = tmp_path / "lora" / "adapter_model.safetensors", next(iter(matrices))
+    checkpoints.safetensors(path, {name: values for name, values in matrices.items() if name != first})
     with pytest.raises(ModelError, match="lacks one of the matrices A and B"):
         run(tmp_path / "lora")
-    checkpoints.safetensors(path, found | {first: found[first][:, 1:]})
+    checkpoints.safetensors(path, matrices | {first: matrices[first][:, 1:]})
     with pytest.raises(ModelError, match="attn_q is .32, 32. in the model, but the adapter adds"):
         run(tmp_path / "lora")
-    checkpoints.safetensors(path, found | {"base_model.model.lm_head.lora_A.weight": found[first]})
+    checkpoints.safetensors(path, matrices | {"base_model.model.lm_head.lora_A.weight": matrices[first]})
     with pytest.raises(ModelError, match="changes 'base_model.model.lm_head"):
         run(tmp_path / "lora")
     path.rename(path.with_name("adapter_model.bin"))
@@ -159,8 +159,8 @@ def sources(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("projector", [False, True])
 def test_llamacpps_converter_is_run_on_request(tmp_path: Path, sources: Path, projector: bool) -> None:
     target = tmp_path / "made.gguf"
-    made = convert_with_llamacpp(sources, tmp_path / "c", None, target, FloatType.F16, False, projector, no_progress)
-    assert made.architecture == "llama" and read_header(target).tensors
+    result = convert_with_llamacpp(sources, tmp_path / "c", None, target, FloatType.F16, False, projector, no_progress)
+    assert result.architecture == "llama" and read_header(target).tensors
     assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp", "made.gguf"}
 
 

@@ -28,8 +28,8 @@ def test_written_tensors_are_read_back(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
     for dtype in ("F32", "F16", "BF16"):
         path = checkpoints.safetensors(tmp_path / "a", {"x": values, "y": values[:1]}, dtype)
-        found = read_header(path)
-        assert np.array_equal(found["x"].rows(1, 3), values[1:3]) and found["y"].shape == (1, 3)
+        tensors = read_header(path)
+        assert np.array_equal(tensors["x"].rows(1, 3), values[1:3]) and tensors["y"].shape == (1, 3)
 
 
 def entry(**change: Any) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def test_invalid_files_are_refused(tmp_path: Path, case: str) -> None:
 
 
 def test_unsupported_number_formats_are_named(tmp_path: Path) -> None:
-    found = read_header(written(tmp_path / "a", entry(dtype="F8_E4M3", shape=[24])))
+    tensors = read_header(written(tmp_path / "a", entry(dtype="F8_E4M3", shape=[24])))
     with pytest.raises(ModelError, match="stored as F8_E4M3; only F32, F16 and BF16"):
-        found["a"].rows(0, 1)
+        tensors["a"].rows(0, 1)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -77,8 +77,8 @@ def test_damaged_files_give_an_error_or_consistent_tensors(tmp_path: Path, at: i
     data = path.read_bytes()
     path.write_bytes(data[:at] + put + data[at + take :])
     try:
-        found = read_header(path)
+        tensors = read_header(path)
     except ModelError as error:
         assert error.message.startswith("a: ")
     else:
-        assert sum(tensor.nbytes for tensor in found.values()) < path.stat().st_size
+        assert sum(tensor.nbytes for tensor in tensors.values()) < path.stat().st_size

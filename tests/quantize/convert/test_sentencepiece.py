@@ -51,17 +51,17 @@ def model_file(path: Path, model_type: int = 2) -> Path:
     return path
 
 
-def made(folder: Path, name: str) -> Weights:
+def converted(folder: Path, name: str) -> Weights:
     target = folder.parent / name
     return Weights(convert_checkpoint(folder, target, FloatType.F16, False, False, no_progress).path)
 
 
 def test_tokenizer_model_gives_the_same_tokens_as_tokenizer_json(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c")
-    one = made(tmp_path / "c", "one.gguf")
+    one = converted(tmp_path / "c", "one.gguf")
     (tmp_path / "c" / "tokenizer.json").unlink()
     model_file(tmp_path / "c" / "tokenizer.model")
-    two = made(tmp_path / "c", "two.gguf")
+    two = converted(tmp_path / "c", "two.gguf")
     assert two.adds_bos and (two.bos, two.eos) == (one.bos, one.eos) == (1, 2)
     assert two.control_texts == one.control_texts
     for _, text in probe_texts():
@@ -71,10 +71,10 @@ def test_tokenizer_model_gives_the_same_tokens_as_tokenizer_json(tmp_path: Path)
 
 def test_vocab_txt_gives_the_same_tokens_as_tokenizer_json(tmp_path: Path) -> None:
     checkpoints.bert(tmp_path / "c")
-    one = made(tmp_path / "c", "one.gguf")
+    one = converted(tmp_path / "c", "one.gguf")
     (tmp_path / "c" / "tokenizer.json").unlink()
     (tmp_path / "c" / "vocab.txt").write_text("\n".join(checkpoints.word_piece()["model"]["vocab"]) + "\n")
-    two = made(tmp_path / "c", "two.gguf")
+    two = converted(tmp_path / "c", "two.gguf")
     for _, text in probe_texts():
         tokens = [w.tokenize(text, parse_special=False, add_special=True) for w in (one, two)]
         assert tokens[0] == tokens[1] and tokens[0][0] == 2 and tokens[0][-1] == 3, text
@@ -85,7 +85,7 @@ def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c" / "tokenizer.json").unlink()
     model_file(tmp_path / "c" / "tokenizer.model", model_type=1)
     with pytest.raises(ModelError, match=r"model of type 1; only BPE \(2\) is supported"):
-        made(tmp_path / "c", "one.gguf")
+        converted(tmp_path / "c", "one.gguf")
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

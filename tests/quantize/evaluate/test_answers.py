@@ -30,15 +30,15 @@ def test_any_text_repeated_often_enough_is_detected(text: str) -> None:
     assert is_repetitive("Well: " + (text + " ") * 30)
 
 
-def record(right: bool, sense: str = "text", text: str = "Two.") -> dict[str, object]:
-    return {"sense": sense, "task": "add", "right": right, "empty": not text, "repeats": False, "text": text}
+def record(right: bool, modality: str = "text", text: str = "Two.") -> dict[str, object]:
+    return {"sense": modality, "task": "add", "right": right, "empty": not text, "repeats": False, "text": text}
 
 
 def test_a_summary_compares_answers_to_the_same_questions() -> None:
     before = [record(True)] * 6 + [record(True, "image")] * 4
     after = [record(True)] * 3 + [record(False, text="")] * 3
-    found = summarize_answers(after, before)
-    assert list(found) == ["text"]
-    assert found["text"]["accuracy"] == 0.5 == found["text"]["empty"] and found["text"]["n"] == 6
-    assert found["text"]["change"]["mean"] == -0.5
-    assert -1 <= found["text"]["change"]["low"] <= -0.5 <= found["text"]["change"]["high"] < 0.1
+    summary = summarize_answers(after, before)
+    assert list(summary) == ["text"]
+    assert summary["text"]["accuracy"] == 0.5 == summary["text"]["empty"] and summary["text"]["n"] == 6
+    assert summary["text"]["change"]["mean"] == -0.5
+    assert -1 <= summary["text"]["change"]["low"] <= -0.5 <= summary["text"]["change"]["high"] < 0.1

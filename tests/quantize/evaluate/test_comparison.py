@@ -21,7 +21,7 @@ from galago.runtime.cli.main import main
 
 def results(*variants: dict[str, Any], **changed: Any) -> dict[str, Any]:
     device = {"processor": "P", "cores": 2, "memory": 8e9, "system": "Linux"}
-    made: dict[str, Any] = {
+    result: dict[str, Any] = {
         "form": FORM,
         "galago": "1",
         "llama_cpp": "2",
@@ -29,30 +29,30 @@ def results(*variants: dict[str, Any], **changed: Any) -> dict[str, Any]:
         "threads": None,
         "set": "s",
     }
-    made["variants"] = [copy.deepcopy(variant) | {"key": variant["name"]} for variant in variants]
-    for variant in made["variants"]:
+    result["variants"] = [copy.deepcopy(variant) | {"key": variant["name"]} for variant in variants]
+    for variant in result["variants"]:
         for one in variant["tasks"].values():
             one["low"], one["high"] = Score(round(one["accuracy"] * one["n"]), one["n"]).interval
-    return made | {"recommended": {"variant": "Q8_0", "reason": "Q8_0: half the bytes"}} | changed
+    return result | {"recommended": {"variant": "Q8_0", "reason": "Q8_0: half the bytes"}} | changed
 
 
 def test_an_evaluation_does_not_differ_from_itself() -> None:
     one = results(BASE, GOOD, SMALL)
-    found = compare(one, one)
-    assert [variant["name"] for variant in found["variants"]] == ["F16", "Q8_0", "Q4_K_M"]
-    assert not found["only_before"] and not found["only_after"]
-    assert found["notes"] == ["both recommend Q8_0"]
-    for variant in found["variants"]:
+    compared = compare(one, one)
+    assert [variant["name"] for variant in compared["variants"]] == ["F16", "Q8_0", "Q4_K_M"]
+    assert not compared["only_before"] and not compared["only_after"]
+    assert compared["notes"] == ["both recommend Q8_0"]
+    for variant in compared["variants"]:
         assert variant["bytes"]["ratio"] == 1 == variant["decode_tokens_per_second"]["ratio"]
         for change in (*variant["accuracy"].values(), *variant["kl_mean"].values()):
             assert change["change"] == 0 and change["low"] <= 0 <= change["high"]
-    assert not any("!" in cell for row in table(found).rows for cell in row)
+    assert not any("!" in cell for row in table(compared).rows for cell in row)
 
 
 def test_significant_changes_are_marked() -> None:
     worse = GOOD | {"tasks": {"text": task(0.5), "image": task(0.77)}, "speed": {"decode_tokens_per_second": 160.0}}
-    found = compare(results(BASE, GOOD), results(BASE, worse))
-    row = dict(zip(table(found).columns, table(found).rows[1], strict=True))
+    compared = compare(results(BASE, GOOD), results(BASE, worse))
+    row = dict(zip(table(compared).columns, table(compared).rows[1], strict=True))
     assert row["accuracy text"] == "-30.0% !" and row["accuracy images"] == "-3.0%" and row["tokens/s"] == "x2.00"
 
 
@@ -64,13 +64,13 @@ def test_the_interval_of_a_difference_contains_it(n: int, before: float, after: 
 
 
 def test_results_on_other_questions_or_baselines_are_not_compared() -> None:
-    found = compare(results(BASE, GOOD), results(BASE, SMALL, set="other", llama_cpp="3"))
-    assert found["only_before"] == ["Q8_0"] and found["only_after"] == ["Q4_K_M"]
-    assert found["variants"][0]["accuracy"] == {} == found["variants"][0]["kl_mean"]
-    assert "llama.cpp changed from 2 to 3" in found["notes"]
-    assert any("questions or texts differ" in note for note in found["notes"])
-    found = compare(results(BASE, GOOD), results(SMALL, GOOD))
-    assert found["variants"][0]["kl_mean"] == {} != found["variants"][0]["accuracy"]
+    compared = compare(results(BASE, GOOD), results(BASE, SMALL, set="other", llama_cpp="3"))
+    assert compared["only_before"] == ["Q8_0"] and compared["only_after"] == ["Q4_K_M"]
+    assert compared["variants"][0]["accuracy"] == {} == compared["variants"][0]["kl_mean"]
+    assert "llama.cpp changed from 2 to 3" in compared["notes"]
+    assert any("questions or texts differ" in note for note in compared["notes"])
+    compared = compare(results(BASE, GOOD), results(SMALL, GOOD))
+    assert compared["variants"][0]["kl_mean"] == {} != compared["variants"][0]["accuracy"]
 
 
 def test_different_recommendations_are_both_quoted() -> None:

@@ -94,15 +94,15 @@ def test_the_html_page_is_self_contained_and_shows_changed_answers(results: dict
     assert page.count("<svg") >= 5
     for part in ("Size and KL divergence", "Text model and projector", "Speed", "Fidelity to the baseline", "joules/"):
         assert part in page
-    asked = passages.select_questions([questions], 100)
-    with_image = next(i for i, question in enumerate(asked) if question.needs(Image))
-    with_audio = next(i for i, question in enumerate(asked) if question.needs(Audio))
+    selected = passages.select_questions([questions], 100)
+    with_image = next(i for i, question in enumerate(selected) if question.needs(Image))
+    with_audio = next(i for i, question in enumerate(selected) if question.needs(Audio))
     answer = {"text": "<b>", "right": False}
     changed = [{"question": i, "asked": "Which?", "right_answer": "Two.", "before": answer,
                 "after": [{"variant": "Q4_0"} | answer]} for i in (with_image, with_audio)]  # fmt: skip
     rows = [{"tensor": name, "type": "Q4_K", "bytes": 9, "kl": kl} for name, kl in (("token_embd.weight", 0.1),
             ("blk.0.attn_q.weight", 0.0), ("blk.1.attn_q.weight", 0.2))]  # fmt: skip
-    shown = render(results | {"examples": changed, "sensitivity": rows}, asked)
+    shown = render(results | {"examples": changed, "sensitivity": rows}, selected)
     assert shown.count("<img") == 1 == shown.count("<audio") and "&lt;b&gt;" in shown
     assert shown.count("<rect") == len(results["variants"]) + len(rows) and "the darkest is 0.2" in shown
 
@@ -153,8 +153,8 @@ def test_saved_measurements_are_reused(
 
     monkeypatch.setattr(runtime_cost, "measure", no_measurement)  # costs are measured every time
     monkeypatch.setattr("galago.quantize.evaluate.fidelity_job.command", lambda job: ["false"])
-    given = [str(MODEL), "--mmproj", str(PROJECTOR), "--variants", "Q4_0", "--tasks", str(questions), "--quick"]
-    assert main(["evaluate", *given, "--threads", "1", "--json", "-"]) == 0
+    arguments = [str(MODEL), "--mmproj", str(PROJECTOR), "--variants", "Q4_0", "--tasks", str(questions), "--quick"]
+    assert main(["evaluate", *arguments, "--threads", "1", "--json", "-"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [v["fidelity"] for v in again["variants"]] == [v["fidelity"] for v in results["variants"]]
     assert [v["tasks"] for v in again["variants"]] == [v["tasks"] for v in results["variants"]]
@@ -222,8 +222,8 @@ def test_unreadable_files_are_reported_before_quantizing(tmp_path: Path, capsys:
     (tmp_path / "raw.txt").write_bytes(b"\xff")
     wrong = {"gone": "no questions at", "own.jsonl": "'answer' is missing"}
     for name, message in wrong.items():
-        given = ["--variants", "Q4_0", "--tasks", str(tmp_path / name)]
-        assert main(["evaluate", str(MODEL), *given]) == 1 and message in capsys.readouterr().err
+        arguments = ["--variants", "Q4_0", "--tasks", str(tmp_path / name)]
+        assert main(["evaluate", str(MODEL), *arguments]) == 1 and message in capsys.readouterr().err
     assert main(["evaluate", str(MODEL), "--text", str(tmp_path / "raw.txt")]) == 1
     assert "UTF-8" in capsys.readouterr().err
     assert main(["evaluate", str(MODEL), "--html", str(tmp_path / "gone" / "x.html")]) == 1
@@ -231,8 +231,8 @@ def test_unreadable_files_are_reported_before_quantizing(tmp_path: Path, capsys:
 
 
 def test_a_model_that_supports_no_question_is_refused(tmp_path: Path) -> None:
-    asked = part_of_heldout(tmp_path / "seen.zip", 2, "image")
-    plan = EvaluationPlan([ModelVariant(VariantFile("text", MODEL), None)], [asked], tmp_path / "work", threads=1)
+    selected = part_of_heldout(tmp_path / "seen.zip", 2, "image")
+    plan = EvaluationPlan([ModelVariant(VariantFile("text", MODEL), None)], [selected], tmp_path / "work", threads=1)
     with pytest.raises(ConfigError, match="can process none of these questions"):
         measure_quality(plan, lambda *_: None)
 

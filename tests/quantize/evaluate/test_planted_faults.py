@@ -116,12 +116,12 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         "yes": changed(TEXT, folder / "yes.gguf", lambda tensors: affirmative(tensors, chain)),
     }
     variant_pairs += [ModelVariant(VariantFile(name, path), whole[1]) for name, path in texts.items()]
-    asked = part_of_heldout(folder / "asked.zip", 12, ("text", "image", "speech"))
-    plan = EvaluationPlan(variant_pairs, [asked], folder / "work", rounds=1, threads=1)
+    questions = part_of_heldout(folder / "asked.zip", 12, ("text", "image", "speech"))
+    plan = EvaluationPlan(variant_pairs, [questions], folder / "work", rounds=1, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime_cost, "measure", lambda *_: {"decode_tokens_per_second": 9.0})
-        found = evaluate(plan, lambda *_: None)["variants"]
-    return dict(zip(("whole", *FAULTS), found, strict=True))
+        results = evaluate(plan, lambda *_: None)["variants"]
+    return dict(zip(("whole", *FAULTS), results, strict=True))
 
 
 @pytest.mark.parametrize(

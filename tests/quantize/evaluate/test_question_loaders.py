@@ -37,12 +37,12 @@ def test_json_lines_are_loaded_with_media(tmp_path: Path) -> None:
         {"question": "Which?", "choices": ["red", "blue"], "answer": 1, "context": "The ball is blue."},
         {"question": "Write it down.", "answer": "spell ehn", "audio": "b.wav", "match": "words"},
     )
-    seen, chosen, heard = read(path)
-    assert [type(part) for part in seen.messages[0].parts] == [Image, Text]
-    assert seen.is_correct(" four. ") and seen.is_correct("The 4") and not seen.is_correct("Five")
-    assert chosen.display_text.startswith("The ball is blue.\n\nWhich?\nA. red\nB. blue\n")
-    assert chosen.answer == "B" and chosen.is_correct("B") and not chosen.is_correct("A")
-    assert isinstance(heard.messages[0].parts[0], Audio) and heard.is_correct("Spell, ehn!")
+    with_image, with_choices, with_audio = read(path)
+    assert [type(part) for part in with_image.messages[0].parts] == [Image, Text]
+    assert with_image.is_correct(" four. ") and with_image.is_correct("The 4") and not with_image.is_correct("Five")
+    assert with_choices.display_text.startswith("The ball is blue.\n\nWhich?\nA. red\nB. blue\n")
+    assert with_choices.answer == "B" and with_choices.is_correct("B") and not with_choices.is_correct("A")
+    assert isinstance(with_audio.messages[0].parts[0], Audio) and with_audio.is_correct("Spell, ehn!")
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_answers_are_normalized_before_comparison(text: str, same: str) -> None:
 def test_multiple_choice_is_answered_with_one_of_its_letters(model: LocalModel, tmp_path: Path) -> None:
     rows = [{"question": f"What is {i} plus 1?", "choices": ["7", "8", "9"], "answer": "8"} for i in range(4)]
     shutil.copy(SAMPLES / "speech.wav", tmp_path / "b.wav")
-    heard = {"question": "What was said?", "answer": "one two three", "audio": "b.wav", "match": "words"}
-    records = list(answer_questions(model, read(lines(tmp_path, *rows, heard))))
+    with_audio = {"question": "What was said?", "answer": "one two three", "audio": "b.wav", "match": "words"}
+    records = list(answer_questions(model, read(lines(tmp_path, *rows, with_audio))))
     assert {record["text"] for record in records[:4]} <= {"A", "B", "C"}
     assert records[4]["words"] == 3 and records[4]["word_errors"] > 0
     assert summarize_answers(records, records)["audio"]["word_error_rate"]["mean"] > 0

@@ -12,9 +12,10 @@ from galago.quantize.evaluate.verdict import Constraints, pareto_front, parse_ma
 
 
 def test_the_smallest_good_variant_is_recommended() -> None:
-    found = recommend([BASE, GOOD, SMALL], BASE, Constraints())
-    assert found["variant"] == "Q4_K_M" and "30% of the size, 2.0 times the speed" in str(found["reason"])
-    assert "no significant change on text, images" in str(found["reason"])
+    recommendation = recommend([BASE, GOOD, SMALL], BASE, Constraints())
+    assert recommendation["variant"] == "Q4_K_M"
+    assert "30% of the size, 2.0 times the speed" in str(recommendation["reason"])
+    assert "no significant change on text, images" in str(recommendation["reason"])
 
 
 def test_a_single_variant_is_compared_with_nothing() -> None:
@@ -38,19 +39,19 @@ def test_a_limit_on_one_modality_applies_to_it_alone() -> None:
 
 def test_variants_that_do_not_fit_are_not_recommended() -> None:
     assert recommend([BASE, GOOD, SMALL], BASE, Constraints(max_memory_bytes=700))["variant"] == "Q4_K_M"
-    found = recommend([BASE, GOOD], BASE, Constraints(max_memory_bytes=700))
-    assert found["variant"] is None and "no variant satisfies the limits" in str(found["reason"])
+    recommendation = recommend([BASE, GOOD], BASE, Constraints(max_memory_bytes=700))
+    assert recommendation["variant"] is None and "no variant satisfies the limits" in str(recommendation["reason"])
     lossy = SMALL | {"tasks": {"text": task(0.5), "image": task(0.5)}}
-    found = recommend([BASE, lossy], BASE, Constraints(max_memory_bytes=700))
-    assert found["variant"] == "Q4_K_M" and "loses more than allowed" in str(found["reason"])
-    assert "accuracy on text 30.0 points lower" in str(found["reason"])
+    recommendation = recommend([BASE, lossy], BASE, Constraints(max_memory_bytes=700))
+    assert recommendation["variant"] == "Q4_K_M" and "loses more than allowed" in str(recommendation["reason"])
+    assert "accuracy on text 30.0 points lower" in str(recommendation["reason"])
 
 
 def test_a_variant_that_ignores_images_is_not_recommended() -> None:
     blind = SMALL | {"looks": {"image": {"mean": 0.1, "low": 0.0, "high": 0.2}}}
-    said = warnings(blind, BASE)
-    assert len(said) == 1 and said[0].startswith("ignores images although its text is good")
-    assert recommend([BASE, GOOD, blind | {"warnings": said}], BASE, Constraints())["variant"] == "Q8_0"
+    messages = warnings(blind, BASE)
+    assert len(messages) == 1 and messages[0].startswith("ignores images although its text is good")
+    assert recommend([BASE, GOOD, blind | {"warnings": messages}], BASE, Constraints())["variant"] == "Q8_0"
     assert warnings(SMALL | {"looks": {}}, BASE) == ["cannot process images: it has no projector for them"]
     assert not warnings(SMALL, BASE) and not warnings(BASE, BASE)
 

@@ -25,7 +25,7 @@ def compare(
         return
     table = comparison.table(compared)
     if table.rows:
-        print(report.table(table.columns, table.rows))
+        print(report.wide_table(table.columns, table.rows), end="\n\n")
     for name in compared["only_before"]:
         print(f"only in {before.name}: {name}")
     for name in compared["only_after"]:

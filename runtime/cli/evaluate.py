@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .ui import options
-from .ui.report import table
+from .ui import options, report
 
 if TYPE_CHECKING:
     from ...quantize.evaluate.evaluation import EvaluationPlan
@@ -135,7 +134,8 @@ def _print(results: dict[str, Any]) -> None:
     if len(results["variants"]) == 1:
         print(questions.format_scores(results["variants"][0]["groups"]), end="\n\n")
     overview = tables.overview(results)
-    print(table(overview.columns, overview.rows))
+    print(report.wide_table(overview.columns, overview.rows), end="\n\n")
+    print("KL: KL divergence from the baseline in nats per token. +: on the Pareto front.")
     print("\n".join(tables.notes(results)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -27,6 +28,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def quantity(number: int, noun: str) -> str:
     """A number of things: "1 file", "2 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def wide_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Like `table`, but split into several tables that fit the terminal; each begins with the first column."""
+    terminal = shutil.get_terminal_size().columns
+    widths = [max(len(line[i]) for line in (columns, *rows)) + 2 for i in range(len(columns))]
+    blocks: list[list[int]] = []
+    for i in range(1, len(columns)):
+        if not blocks or widths[0] + sum(widths[j] for j in blocks[-1]) + widths[i] > terminal + 2:
+            blocks.append([])
+        blocks[-1].append(i)
+    selections = [[0, *block] for block in blocks] or [[0]]
+    return "\n\n".join(
+        table([columns[i] for i in selection], [[row[i] for i in selection] for row in rows])
+        for selection in selections
+    )
 
 
 def count(number: int) -> str:

@@ -9,6 +9,7 @@ from galago.models.errors import ConfigError
 from galago.quantize.evaluate.progress_estimate import ProgressEstimator, format_duration
 from galago.quantize.evaluate.report import tables
 from galago.quantize.evaluate.verdict import Constraints, pareto_front, parse_max_loss, recommend, warnings
+from galago.runtime.cli.ui import report
 
 
 def test_the_smallest_good_variant_is_recommended() -> None:
@@ -120,6 +121,14 @@ def test_the_overview_marks_the_recommended_variant_and_the_pareto_front() -> No
     for each in (table, tables.costs(results), tables.answers(results | {"variants": []})):
         assert {len(row) for row in each.rows} <= {len(each.columns)}
     assert tables.costs(results).rows[0][-1] == "unknown"
+
+
+def test_wide_tables_are_split_to_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = ["variant", *(f"column {i}" for i in range(20))]
+    text = report.wide_table(columns, [["text-F16 + mmproj-F16", *map(str, range(20))]])
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(f"column {i}" in text for i in range(20)) and text.count("text-F16 + mmproj-F16") > 1
 
 
 def test_remaining_time_is_extrapolated_from_completed_steps() -> None:

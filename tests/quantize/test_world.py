@@ -1,4 +1,4 @@
-"""The built-in model's world: right answers, and nothing of the held-out sets in training."""
+"""The built-in model's training data: answers are correct, and held-out combinations are never in it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ def spoken(rng: Random) -> tuple[str, speech.Samples]:
     return words, np.sin(np.arange(8000, dtype=np.float32) / 20) * np.float32(0.3)
 
 
-def made(seed: int, count: int, split: Split = Split.TRAIN, **shares: float) -> list[Sample]:
+def samples(seed: int, count: int, split: Split = Split.TRAIN, **shares: float) -> list[Sample]:
     maker = Maker(Random(seed), split, spoken, shares or {"text": 1, "audio": 1})
     return [maker.sample() for _ in range(count)]
 
 
-def test_a_seed_makes_the_same_samples_again() -> None:
-    assert [s.answer for s in made(1, 50)] == [s.answer for s in made(1, 50)] != [s.answer for s in made(2, 50)]
+def test_a_seed_reproduces_the_samples() -> None:
+    first, again, other = ([s.answer for s in samples(seed, 50)] for seed in (1, 1, 2))
+    assert first == again != other
 
 
 @pytest.mark.parametrize("name", text.TASKS)
-def test_every_text_task_makes_questions_with_answers(name: str) -> None:
+def test_every_text_task_has_questions_with_answers(name: str) -> None:
     rng = Random(name)
     for _ in range(50):
         asked, answer = text.TASKS[name][1](rng, Split.TRAIN)
         assert asked and answer and asked != answer
 
 
-def test_sums_are_right() -> None:
+def test_sums_are_correct() -> None:
     rng = Random(3)
     for _ in range(100):
         asked, answer = text.add(rng, Split.TRAIN)
@@ -44,12 +45,12 @@ def test_sums_are_right() -> None:
         assert sum(numbers) == int(answer)
 
 
-def test_json_answers_are_json() -> None:
-    answers = [s.answer for s in made(4, 600) if "json" in s.task]
+def test_json_answers_are_valid_json() -> None:
+    answers = [s.answer for s in samples(4, 600) if "json" in s.task]
     assert len(answers) > 20 and all(isinstance(json.loads(a), dict) for a in answers)
 
 
-def test_a_tool_is_called_by_its_name() -> None:
+def test_tool_calls_name_an_offered_tool() -> None:
     maker = Maker(Random(5), Split.TRAIN, spoken)
     for _ in range(30):
         sample = maker.tool()
@@ -58,7 +59,7 @@ def test_a_tool_is_called_by_its_name() -> None:
         assert set(call["arguments"]) == set(given[call["name"]]["parameters"]["required"])
 
 
-def test_counts_match_the_shapes_that_are_drawn() -> None:
+def test_counts_match_the_drawn_shapes() -> None:
     rng = Random(6)
     for _ in range(60):
         scene = pictures.shapes_scene(rng, Split.TRAIN)
@@ -78,7 +79,7 @@ def test_a_single_shape_stands_out_from_its_background() -> None:
         assert shape.name == "ring" or np.abs(centre - corner).sum() > 30
 
 
-def test_training_never_sees_a_held_out_combination() -> None:
+def test_training_contains_no_held_out_combination() -> None:
     def scenes(split: Split) -> set[Any]:
         rng = Random(8)
         drawn = (pictures.shapes_scene(rng, split) for _ in range(150))
@@ -89,7 +90,7 @@ def test_training_never_sees_a_held_out_combination() -> None:
     assert 0.75 < places[Split.TRAIN] / 2000 < 0.85
 
 
-def test_clips_are_disturbed_but_stay_clips() -> None:
+def test_disturbed_clips_stay_valid() -> None:
     rng = Random(9)
     for _ in range(40):
         clip = speech.disturb(rng, spoken(rng)[1])
@@ -97,14 +98,14 @@ def test_clips_are_disturbed_but_stay_clips() -> None:
         assert 8000 <= len(clip) <= speech.LONGEST * speech.RATE
 
 
-def test_everything_said_is_a_known_word() -> None:
-    for sample in made(10, 100, audio=1):
+def test_clips_contain_known_words_only() -> None:
+    for sample in samples(10, 100, audio=1):
         for turn in sample.turns:
             for part in turn.parts:
                 assert not isinstance(part, Clip) or set(part.words) <= set(SPOKEN)
 
 
-def test_pictures_of_text_say_what_is_written() -> None:
+def test_images_of_text_have_the_facts_of_the_text() -> None:
     try:
         pictures.fonts(Split.TRAIN)
     except FileNotFoundError:
@@ -116,6 +117,6 @@ def test_pictures_of_text_say_what_is_written() -> None:
         assert scene.pixels.std() > 5
 
 
-def test_senses_are_mixed_in_one_chat() -> None:
-    parts = [p for s in made(12, 60, both=1) for t in s.turns for p in t.parts]
+def test_images_and_audio_are_mixed_in_one_chat() -> None:
+    parts = [p for s in samples(12, 60, both=1) for t in s.turns for p in t.parts]
     assert any(isinstance(p, Picture) for p in parts) and any(isinstance(p, Clip) for p in parts)

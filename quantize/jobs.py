@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,20 @@ class CalibrationJob:
     key: str
 
 
-VariantArguments: TypeAlias = dict[str, Any]
-"""Arguments of `quantizer.quantize`, and `gptq` to round again with GPTQ; or the `path` of an existing file."""
+@dataclass(frozen=True, slots=True)
+class VariantSpec:
+    """How to write a variant: the arguments of `quantizer.quantize`, and `gptq` to round again with GPTQ.
+
+    With a `path`, the variant is an existing file.
+    """
+
+    ftype: int = 0
+    types: tuple[tuple[str, int], ...] = ()
+    pure: bool = False
+    dropped: tuple[int, ...] = ()
+    copy: bool = False
+    gptq: bool = False
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +89,4 @@ class DivergenceJob:
     file_bytes: int
     threads: int
     folder: Path
-    variants: tuple[tuple[str, VariantArguments], ...]
+    variants: tuple[tuple[str, VariantSpec], ...]

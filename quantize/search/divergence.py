@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ from ...runtime.process.job import run_job
 from ..calibrate import samples
 from ..calibrate.calibration import CalibrationData
 from ..calibrate.imatrix import ImportanceMatrix
-from ..jobs import DivergenceJob, VariantArguments
+from ..jobs import DivergenceJob, VariantSpec
 from ..progress import Progress, no_progress
 from ..variants.gptq import ROUNDING
 
@@ -68,12 +68,12 @@ class DivergenceMeter:
     vary_projector: bool = False
 
     def measure(
-        self, variants: Mapping[str, VariantArguments], progress: Progress = no_progress
+        self, variants: Mapping[str, VariantSpec], progress: Progress = no_progress
     ) -> dict[str, list[SegmentDivergence]]:
         """Returns the divergences of each variant by name. Cached measurements are reused."""
         cache = _cache_file(cache_folder() / "sensitivity" / f"{self._key}.json")
         known = cache.read()
-        keys = {name: _variant_key(arguments) for name, arguments in variants.items()}
+        keys = {name: _variant_key(spec) for name, spec in variants.items()}
         missing = {key: variants[name] for name, key in keys.items() if key not in known}
         done = len(keys) - len(missing)
         names = {key: name for name, key in keys.items()}
@@ -97,7 +97,7 @@ class DivergenceMeter:
     def _varied_file(self) -> Path:
         return self.data.projector if self.vary_projector and self.data.projector else self.data.source.path
 
-    def _job(self, folder: Path, variants: Mapping[str, VariantArguments]) -> DivergenceJob:
+    def _job(self, folder: Path, variants: Mapping[str, VariantSpec]) -> DivergenceJob:
         data = self.data
         return DivergenceJob(
             source=data.source.path,
@@ -136,9 +136,9 @@ class DivergenceMeter:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _variant_key(arguments: VariantArguments) -> str:
+def _variant_key(spec: VariantSpec) -> str:
     """Identifies a variant independently of its name."""
-    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(asdict(spec), default=str).encode()).hexdigest()[:32]
 
 
 def _cache_file(path: Path) -> JsonFile[dict[str, list[SegmentDivergence]]]:

@@ -56,12 +56,21 @@ def work(job: DivergenceJob, arrays: JobArrays, report: Report) -> None:
     original = projector if vary_projector else source
     assert original is not None
     means, moments = imatrix.split_arrays(arrays)
-    for name, arguments in job.variants:
-        path = Path(arguments["path"]) if "path" in arguments else job.folder / "variant.gguf"
-        if "path" not in arguments:
-            quantizer_arguments = {key: value for key, value in arguments.items() if key != "gptq"}
-            quantize(original, path, threads=job.threads, importance=means, **quantizer_arguments)
-            if arguments.get("gptq", False):
+    for name, spec in job.variants:
+        path = spec.path or job.folder / "variant.gguf"
+        if spec.path is None:
+            quantize(
+                original,
+                path,
+                spec.ftype,
+                job.threads,
+                types=spec.types,
+                pure=spec.pure,
+                importance=means,
+                dropped=spec.dropped,
+                copy=spec.copy,
+            )
+            if spec.gptq:
                 round_with_gptq(original, path, moments, job.threads, lambda _name: None)
         model, model_projector = (source, path) if vary_projector else (path, projector)
         embeddings = None if vary_projector else cache

@@ -15,7 +15,7 @@ from ...models.errors import ConfigError, ModelError
 from ..calibrate import samples
 from ..calibrate.calibration import CalibrationData
 from ..calibrate.imatrix import ImportanceMatrix
-from ..jobs import VariantArguments
+from ..jobs import VariantSpec
 from ..progress import Progress, no_progress
 from ..variants import variant
 from ..variants.gptq import ROUNDING
@@ -31,7 +31,7 @@ from .sensitivity import (
     TensorGroup,
     TypeChoice,
     TypeCosts,
-    mixture_arguments,
+    mixture_spec,
     quantizable,
     tensor_groups,
     tensor_types,
@@ -138,8 +138,8 @@ def find_mixture(
         file_metadata["galago.quantize.rounding"] = ROUNDING
     recipe = Recipe(_nearest_scheme(types), types=types, matrix=matrix, gptq=True, metadata=file_metadata)
     plan = variant.plan(varied, recipe)
-    variants = {"mixture": mixture_arguments(plan.recipe.types)}
-    variants |= {"stock": plan_arguments(stock)} if stock else {}
+    variants = {"mixture": mixture_spec(plan.recipe.types)}
+    variants |= {"stock": plan_spec(stock)} if stock else {}
     measured = meter.measure(variants, progress)
     names = tuple(path.name for path in data.files) or (samples.BUILTIN,)
     if stock is None:
@@ -197,10 +197,10 @@ def _nearest_scheme(types: Mapping[str, str]) -> Scheme:
     return next(scheme for scheme in SCHEMES.values() if scheme.type == most_common)
 
 
-def plan_arguments(plan: VariantPlan) -> VariantArguments:
-    """Returns the arguments with which `variant.write` has llama.cpp write the plan."""
+def plan_spec(plan: VariantPlan) -> VariantSpec:
+    """Returns how `variant.write` writes the plan."""
     recipe = plan.recipe
-    return mixture_arguments(recipe.types, recipe.gptq) if recipe.types else {"ftype": recipe.scheme.ftype}
+    return mixture_spec(recipe.types, recipe.gptq) if recipe.types else VariantSpec(recipe.scheme.ftype)
 
 
 def _solve_with_measured_costs(

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from ...models.gguf.header import TensorInfo
 from ..calibrate.calibration import CalibrationData, select_data
 from ..calibrate.imatrix import ImportanceMatrix
-from ..jobs import VariantArguments
+from ..jobs import VariantSpec
 from ..progress import Progress, no_progress
 from ..variants import variant
 from ..variants.schemes import BLOCKS, TYPE_NUMBERS, find
@@ -105,9 +105,9 @@ def tensor_types(choice: TypeChoice) -> dict[str, str]:
     return {tensor.name: type_name for group, type_name in choice.items() for tensor in group.tensors}
 
 
-def mixture_arguments(types: Mapping[str, str], gptq: bool = True) -> VariantArguments:
-    numbers = [(name, TYPE_NUMBERS[type_name]) for name, type_name in types.items()]
-    return {"ftype": 7, "pure": True, "gptq": gptq, "types": numbers}
+def mixture_spec(types: Mapping[str, str], gptq: bool = True) -> VariantSpec:
+    numbers = tuple((name, TYPE_NUMBERS[type_name]) for name, type_name in types.items())
+    return VariantSpec(variant.FTYPE_FOR_TYPES, numbers, pure=True, gptq=gptq)
 
 
 def uniform_choices(groups: Sequence[TensorGroup]) -> dict[str, TypeChoice]:
@@ -150,16 +150,14 @@ class TypeCosts:
         """Measures groups as types, one group at a time."""
         names = {f"{group.name} as {type_name}": (group, type_name) for group, type_name in pairs}
         types = {name: {**self._current, **group.as_type(type_name)} for name, (group, type_name) in names.items()}
-        variants = {name: mixture_arguments({**self._fixed_types, **each}) for name, each in types.items()}
+        variants = {name: mixture_spec({**self._fixed_types, **each}) for name, each in types.items()}
         for name, segments in self._meter.measure(variants, self._progress).items():
             self._single[names[name]] = max(0.0, mean_divergence(segments))
 
     def measure_uniform(self, choices: Mapping[str, TypeChoice]) -> None:
         """Measures all groups together as one type at a time."""
         names = {f"all as {type_name}": choice for type_name, choice in choices.items()}
-        variants = {
-            name: mixture_arguments({**self._fixed_types, **tensor_types(choice)}) for name, choice in names.items()
-        }
+        variants = {name: mixture_spec({**self._fixed_types, **tensor_types(choice)}) for name, choice in names.items()}
         for name, segments in self._meter.measure(variants, self._progress).items():
             self._uniform.append((names[name], max(0.0, mean_divergence(segments))))
 
@@ -220,7 +218,7 @@ def single_tensor_divergences(data: CalibrationData, progress: Progress = no_pro
     types = {group.name: FOUR_BIT_TYPES[group.block] for group in groups}
     current = {group.name: group.current_type for group in groups}
     variants = {
-        f"{name} as {type_name}": mixture_arguments(current | {name: type_name}) for name, type_name in types.items()
+        f"{name} as {type_name}": mixture_spec(current | {name: type_name}) for name, type_name in types.items()
     }
     measured = DivergenceMeter(data, ImportanceMatrix({}), _CHUNKS).measure(variants, progress)
     return [(name, type_name, mean_divergence(measured[f"{name} as {type_name}"])) for name, type_name in types.items()]

@@ -16,7 +16,7 @@ from ...models.capacity import gpu_offload
 from ...models.errors import ConfigError
 from ...runtime.process.job import run_job
 from ..calibrate.calibration import CalibrationData
-from ..jobs import QuantizationJob, VariantArguments
+from ..jobs import QuantizationJob, VariantSpec
 from ..progress import Progress, no_progress
 from ..search.divergence import DivergenceMeter, SegmentDivergence, mean_divergence
 from .source import SourceModel, open_source
@@ -46,8 +46,8 @@ def select_layers(data: CalibrationData, count: int, progress: Progress = no_pro
     for _ in range(count):
         dropped = [each.layer for each in selected]
         remaining = {f"without layer {i}": i for i in range(layers) if i not in dropped}
-        variants: dict[str, VariantArguments] = {
-            name: {"ftype": 1, "copy": True, "dropped": sorted([*dropped, i])} for name, i in remaining.items()
+        variants = {
+            name: VariantSpec(1, copy=True, dropped=tuple(sorted([*dropped, i]))) for name, i in remaining.items()
         }
         divergences = {remaining[name]: segments for name, segments in meter.measure(variants, progress).items()}
         least = min(divergences, key=lambda layer: mean_divergence(divergences[layer]))

@@ -37,7 +37,7 @@ _KEEP_TYPE = re.compile(r"mm\.input_projection|mm\.soft_emb_norm|patch_embd|posi
 """Tensors of a projector that must keep their type. The process crashes in `mtmd` if gemma3's `mm.input_projection` is
 quantized (siglip.cpp transposes it); embeddings and tokens of images are small, and read as F16 or F32."""
 
-_FTYPE_FOR_TYPES = 7
+FTYPE_FOR_TYPES = 7
 """Q8_0: an ftype with which llama.cpp accepts types of single tensors, and whose own recipe changes no others."""
 
 
@@ -223,7 +223,7 @@ def _quantize(
     job = QuantizationJob(
         source=source.path,
         target=target,
-        ftype=_FTYPE_FOR_TYPES if typed else recipe.scheme.ftype,
+        ftype=FTYPE_FOR_TYPES if typed else recipe.scheme.ftype,
         pure=typed,
         types=tuple((name, TYPE_NUMBERS[type_name]) for name, type_name in recipe.types.items()),
         threads=default_threads(),

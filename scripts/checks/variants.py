@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from galago.quantize.calibrate.calibration import CHUNK_TOKENS
-from galago.quantize.jobs import DivergenceJob
+from galago.quantize.jobs import DivergenceJob, VariantSpec
 from galago.quantize.search.divergence import SegmentDivergence
 from galago.quantize.variants.source import open_source, projector_of
 from galago.runtime.config import default_threads
@@ -63,7 +63,7 @@ def divergences(
             file_bytes=source.size + (projector.stat().st_size if projector else 0),
             threads=default_threads(),
             folder=Path(folder),
-            variants=tuple((str(path), {"path": str(path.absolute())}) for path in variants),
+            variants=tuple((str(path), VariantSpec(path=path.absolute())) for path in variants),
         )
         module, name = "galago.quantize.search.divergence_job", source.path.name
         run_job(module, job, name, on_report=lambda report: measured.update({report[0]: report[1]}))

@@ -230,7 +230,7 @@ def test_a_projector_is_measured_by_what_its_model_answers(tmp_path: Path) -> No
     data = calibration.select_data(model, projector.path, [tmp_path / "chats.jsonl"])
     plans = {name: variant.plan(projector, variant.Recipe(find(name))) for name in ("Q8_0", "Q4_0")}
     meter = divergence.DivergenceMeter(data, None, 8, vary_projector=True)
-    measured = meter.measure({name: mixture.plan_arguments(plan) for name, plan in plans.items()})
+    measured = meter.measure({name: mixture.plan_spec(plan) for name, plan in plans.items()})
     assert [[each.kind for each in segments] for segments in measured.values()] == [["pictures"], ["pictures"]]
     assert 0 < mean_divergence(measured["Q8_0"]) < mean_divergence(measured["Q4_0"])
     groups = sensitivity.tensor_groups(projector, plans["Q4_0"].recipe.types, "normal")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration, imatrix
+from galago.quantize.jobs import VariantSpec
 from galago.quantize.search import divergence, sensitivity
 from galago.quantize.variants import block_layout, gptq, variant
 from galago.quantize.variants.block_layout import LAYOUTS
@@ -138,7 +139,7 @@ def test_a_mixture_rounded_with_gptq_keeps_scales_and_diverges_less(
         if a.name in types:
             assert (a.data.reshape(-1, 144)[:, :16] == b.data.reshape(-1, 144)[:, :16]).all(), a.name
             assert (a.data != b.data).any(), a.name
-    paths = {name: {"path": str(tmp_path / f"{name}.gguf")} for name in ("nearest", "gptq")}
+    paths = {name: VariantSpec(path=tmp_path / f"{name}.gguf") for name in ("nearest", "gptq")}
     measured = divergence.DivergenceMeter(data, None, 8).measure(paths)
     means = {name: divergence.mean_divergence(segments) for name, segments in measured.items()}
     assert means["gptq"] < 0.7 * means["nearest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,6 @@ def test_calibrate_writes_an_importance_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("targets", [{}, {"scheme": "Q4_0", "bits": 4.0}, {"size": "30%", "like": "Q4_0"}])
-def test_exactly_one_target_is_required(tmp_path: Path, targets: dict[str, str]) -> None:
+def test_exactly_one_target_is_required(tmp_path: Path, targets: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="give exactly one of"):
         api.quantize(api.QuantizationRequest(str(TEXT), tmp_path / "q.gguf", **targets))

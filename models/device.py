@@ -74,7 +74,7 @@ def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
 
     The page cache counts as unused, because the kernel reclaims it before it kills a process.
     """
-    found = []
+    limits = []
     files: tuple[str, ...]
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -92,8 +92,8 @@ def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
             limit_text, used_text = _text(group / limit).strip(), _text(group / usage).strip()
             if limit_text.isdigit() and used_text.isdigit():
                 stat = dict(row.split(" ", 1) for row in _text(group / "memory.stat").splitlines() if " " in row)
-                found.append((int(limit_text), max(int(used_text) - sum(int(stat.get(name, 0)) for name in files), 0)))
-    return found
+                limits.append((int(limit_text), max(int(used_text) - sum(int(stat.get(name, 0)) for name in files), 0)))
+    return limits
 
 
 def _text(path: Path) -> str:

@@ -39,8 +39,8 @@ class JsonFile(Generic[Content]):
     an absent file.
 
     A cache starts over when the file is damaged, and keeps updates in memory while its folder cannot be written.
-    A `durable` file holds what cannot be measured again: it raises `ValueError` for damaged content and `OSError` when
-    it cannot be read or written, and each write reaches the disk before `update` returns.
+    A `durable` file is for content that cannot be recreated: it raises `ValueError` for damaged content and `OSError`
+    when it cannot be read or written, and each write reaches the disk before `update` returns.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class JsonFile(Generic[Content]):
         self._durable = durable
 
     def read(self) -> Content:
-        """Returns the content, or the empty content if there is none that can be used."""
+        """Returns the content, or the empty content if the file is absent or unusable."""
         return self._apply(self._pending())
 
     def update(self, change: Callable[[Content], Content]) -> Content:
         """Replaces the content by `change(content)` and returns it.
 
         `change` must depend on its argument only: if the file cannot be written now, it is applied again later, to
-        what the file holds by then.
+        what the file contains by then.
         """
         try:
             with contextlib.ExitStack() as stack:
@@ -120,8 +120,8 @@ class JsonFile(Generic[Content]):
     def _lock(self, stack: contextlib.ExitStack) -> None:
         """Takes the folder's lock until `stack` closes.
 
-        A cache goes on without it where the file system has no locks, or a stopped process holds it: then two updates
-        at the same moment may lose one of them, and nothing else can happen.
+        If the file system has no locks, or a stopped process holds the lock, a cache continues without it. Then two
+        concurrent updates may lose one of them, but the file stays intact.
         """
         import filelock  # here, because a worker reads such files at its start and never writes one
 

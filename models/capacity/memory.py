@@ -49,7 +49,7 @@ class MemoryFootprint:
     `weights`: mapped from the file.
     `repacked`: weights that llama.cpp copies into a layout for this processor.
     `context`: the KV cache when it is full.
-    `kept`: the limit of the caches for earlier conversations and media.
+    `caches`: the limit of the caches for earlier conversations and media.
     `processes`: Python and its libraries.
     """
 
@@ -60,7 +60,7 @@ class MemoryFootprint:
     context: int
     compute: int
     media: int
-    kept: int
+    caches: int
     processes: int
 
     @property
@@ -73,8 +73,8 @@ class MemoryFootprint:
 class MemorySettings:
     """The settings that decide how much memory a model takes.
 
-    `features` are the CPU features of the llama.cpp build, as it spells them (`AVX2`, `DOTPROD`). `kept` is the limit
-    of the caches in bytes. `server` says whether a server process runs besides the worker.
+    `features` are the CPU features of the llama.cpp build, as it spells them (`AVX2`, `DOTPROD`). `cache_bytes`
+    is the limit of the caches. `server` says whether a server process runs besides the worker.
     """
 
     features: frozenset[str]
@@ -82,7 +82,7 @@ class MemorySettings:
     flash_attention: bool = True
     gpu_layers: int = 0
     projector_on_gpu: bool = False
-    kept: int = 0
+    cache_bytes: int = 0
     server: bool = True
 
 
@@ -126,7 +126,7 @@ def estimate_footprint(
         compute=_compute_bytes(header, cells, slots, setting.flash_attention)
         + sum(map(gpu_offload.tensor_bytes, adapters)),
         media=0 if projector is None else MEDIA_BYTES + (0 if setting.projector_on_gpu else encoding_bytes(projector)),
-        kept=setting.kept,
+        caches=setting.cache_bytes,
         processes=WORKER_BYTES + (SERVER_BYTES if setting.server else 0),
     )
 
@@ -170,24 +170,24 @@ def check_header(header: GGUFHeader) -> None:
 
 def estimate_caveats(header: GGUFHeader, projector: GGUFHeader | None) -> list[str]:
     """Returns what makes the estimates inexact, in words for the user."""
-    architecture, found = header.architecture, []
+    architecture, caveats = header.architecture, []
     if header.get("split.count", 1) != 1:
-        found.append("only the first of the model's files is counted: it takes more memory than estimated")
+        caveats.append("only the first of the model's files is counted: it takes more memory than estimated")
     if any(tensor.nbytes is None for tensor in header.tensors):
-        found.append("tensors of unknown types are not counted: the model takes more memory than estimated")
+        caveats.append("tensors of unknown types are not counted: the model takes more memory than estimated")
     if gpu_offload.header_count(header, "attention.sliding_window", 0):
-        found.append(
+        caveats.append(
             f"{architecture} uses sliding-window attention in some layers, which takes less memory than estimated"
         )
     if gpu_offload.header_count(header, "attention.kv_lora_rank", 0):
-        found.append(f"{architecture} compresses its KV cache, which takes less memory than estimated")
+        caveats.append(f"{architecture} compresses its KV cache, which takes less memory than estimated")
     if gpu_offload.recurrent_state_bytes(header):
-        found.append(
+        caveats.append(
             f"{architecture} has recurrent layers, which take less memory than estimated; the speed is inexact, too"
         )
     if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
-        found.append("the projector's working memory grows with the image; the estimate is for one megapixel")
-    return found
+        caveats.append("the projector's working memory grows with the image; the estimate is for one megapixel")
+    return caveats
 
 
 def encoding_bytes(projector: GGUFHeader) -> int:

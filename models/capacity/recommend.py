@@ -52,10 +52,10 @@ def recommend(
     Models that are fast enough come first, then those with more weights, then those with more bits per weight.
     `cache_bytes` are reserved for caches.
     """
-    found = [
+    candidates = [
         _recommendation(entry, quant, context, benchmark, cache_bytes) for entry in entries for quant in entry.quants
     ]
-    fitting = [candidate for candidate in found if candidate is not None and candidate.needed <= budget]
+    fitting = [candidate for candidate in candidates if candidate is not None and candidate.needed <= budget]
     return sorted(
         fitting,
         key=lambda c: (not c.fast_enough, -c.entry.parameters, -_BYTES_PER_WEIGHT[weight_type_of_quant(c.quant.name)]),

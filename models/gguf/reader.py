@@ -117,9 +117,9 @@ class _Cursor:
         return self._base + self._at
 
     def take(self, count: int) -> bytes:
-        found = self.peek(count, count)
+        data = self.peek(count, count)
         self._at += count
-        return found
+        return data
 
     def peek(self, count: int, least: int = 0) -> bytes:
         """Returns the next `count` bytes, or fewer at the end of the file, but at least `least`."""

@@ -73,10 +73,10 @@ class HubCache:
         snapshots = self.folder(repository) / "snapshots"
         if not snapshots.is_dir():
             return []
-        found = [path for path in snapshots.iterdir() if _COMMIT.fullmatch(path.name) and path.is_dir()]
+        folders = [path for path in snapshots.iterdir() if _COMMIT.fullmatch(path.name) and path.is_dir()]
         main = self.commit(repository, "main")
-        found.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
-        return [path.name for path in found]
+        folders.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
+        return [path.name for path in folders]
 
     def commit(self, repository: str, revision: str) -> str | None:
         """Returns the commit of a branch, tag or abbreviated commit id, if the cache has it."""

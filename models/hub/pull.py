@@ -84,8 +84,8 @@ def _matching_projector(
     if model.is_projector:
         raise ModelError(f"{weights.name} of {repository.name} is a projector, not a model", "model")
     candidates = [_read_leading_header(repository, file, cache) for file in projectors]
-    found = pairing.pick_projector(model, candidates)
-    return projectors[candidates.index(found)] if found is not None else None
+    match = pairing.pick_projector(model, candidates)
+    return projectors[candidates.index(match)] if match is not None else None
 
 
 def _read_leading_header(repository: HubRepository, file: HubFile, cache: HubCache) -> GGUFHeader:

@@ -108,12 +108,12 @@ def _read(data: bytes, source: str, user_defined: bool) -> tuple[CatalogEntry, .
     build = content.get("minimum_build", "")
     if set(content) - {"model", "minimum_build"} or not isinstance(rows, list) or not isinstance(build, str):
         raise ConfigError(f"{source} may contain only [[model]] tables and minimum_build", source)
-    found: dict[str, CatalogEntry] = {}
+    entries_by_name: dict[str, CatalogEntry] = {}
     for number, row in enumerate(rows, 1):
         entry = _entry(row, f"{source}, model {number}", build, user_defined)
-        if found.setdefault(entry.name, entry) is not entry:
+        if entries_by_name.setdefault(entry.name, entry) is not entry:
             raise ConfigError(f"{source} defines the model {entry.name} twice", source)
-    return tuple(found.values())
+    return tuple(entries_by_name.values())
 
 
 def _entry(row: Any, where: str, build: str, user_defined: bool) -> CatalogEntry:

@@ -58,14 +58,14 @@ def discover(place: Path) -> list[ImportedModel]:
     """
     place = place.expanduser().absolute()
     if place.is_file():
-        found = list(_models_in_folder(place.parent, [place.name], place.parent))
+        models = list(_models_in_folder(place.parent, [place.name], place.parent))
     elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
-        found = list(_models_in_ollama(place))
+        models = list(_models_in_ollama(place))
     else:
-        found = [model for folder, names in _gguf_folders(place) for model in _models_in_folder(folder, names, place)]
-    if not found:
+        models = [model for folder, names in _gguf_folders(place) for model in _models_in_folder(folder, names, place)]
+    if not models:
         raise NotFound(f"there are no GGUF models in {place}", "path")
-    return found
+    return models
 
 
 def add(models: Sequence[ImportedModel]) -> list[ImportedModel]:
@@ -176,9 +176,9 @@ def _gguf_folders(place: Path) -> Iterator[tuple[Path, list[str]]]:
         seen += len(names)
         if seen > _MAX_FILES:
             raise ConfigError(f"{place} has more than {_MAX_FILES} files; name one of its subfolders", "path")
-        found = sorted(name for name in names if name.lower().endswith(".gguf"))
-        if found:
-            yield Path(folder), found
+        gguf_names = sorted(name for name in names if name.lower().endswith(".gguf"))
+        if gguf_names:
+            yield Path(folder), gguf_names
 
 
 def _models_in_folder(folder: Path, names: Sequence[str], top: Path) -> Iterator[ImportedModel]:
@@ -214,8 +214,8 @@ def _models_in_ollama(place: Path) -> Iterator[ImportedModel]:
 
 
 def _blob_path(place: Path, digest: str) -> Path | None:
-    found = _DIGEST.fullmatch(digest)
-    return place / "blobs" / f"sha256-{found[1]}" if found else None
+    match = _DIGEST.fullmatch(digest)
+    return place / "blobs" / f"sha256-{match[1]}" if match else None
 
 
 def _name_candidates(name: str) -> Iterator[str]:

@@ -211,8 +211,8 @@ def all_models() -> Iterator[InstalledModel]:
                     seen.add(contents)
                     unique = sum(other.quant == group.quant for other in groups) == 1
                     ref = _ref_for(repository, group, unique, "" if current else commit[:12])
-                    found = pairing.rank_projectors(names, find_source(ref).projector, group.quant)
-                    choice = pairing.FileSelection(group, found)
+                    projectors = pairing.rank_projectors(names, find_source(ref).projector, group.quant)
+                    choice = pairing.FileSelection(group, projectors)
                     yield _from_cache_unchecked(cache, ref, repository, commit, choice)
 
 

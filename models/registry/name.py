@@ -52,15 +52,15 @@ def parse_ref(text: str) -> ModelRef:
         return ModelRef("builtin", BUILTIN)
     if not text.startswith("hf:") and _PATH.fullmatch(text):
         return ModelRef("path", text)
-    found = _NAMED.fullmatch(text)
-    if found is None or (found["hub"] and not found["repo"]) or not _is_valid(text):
+    match = _NAMED.fullmatch(text)
+    if match is None or (match["hub"] and not match["repo"]) or not _is_valid(text):
         raise NotFound(
             f"{text!r:.100} is not a model name: use a name from `galago search`, OWNER/REPO[:QUANT][@REVISION] on the "
             "Hub, or the path of a GGUF file",
             "model",
         )
-    name, quant, revision = found["name"].removeprefix("hf:"), (found["quant"] or "").lower(), found["revision"] or ""
-    if found["repo"]:
+    name, quant, revision = match["name"].removeprefix("hf:"), (match["quant"] or "").lower(), match["revision"] or ""
+    if match["repo"]:
         return ModelRef("hub", name, quant, revision)
     return ModelRef("name", name.lower(), quant, revision)
 

@@ -65,16 +65,16 @@ def select_files(
     `quant` is a quantization or a file name without its extension, `default` the quantization if that is empty;
     `weights` and `projector` are patterns of file names. Raises `NotFound` with the quantizations that exist.
     """
-    found = weight_sets(names, weights)
-    if not found:
+    sets = weight_sets(names, weights)
+    if not sets:
         raise NotFound(f"{where or 'the folder'} has no GGUF weights", "model")
     wanted = [quant.lower()] if quant else [q.lower() for q in (default, *PREFERRED_QUANTS) if q]
-    chosen = next((fit for q in wanted if (fit := _matching_sets(found, q))), None)
-    if chosen is None and not quant and len({group.quant for group in found}) == 1:
-        chosen = found
+    chosen = next((fit for q in wanted if (fit := _matching_sets(sets, q))), None)
+    if chosen is None and not quant and len({group.quant for group in sets}) == 1:
+        chosen = sets
     if chosen is None:
         wanted_text = f"quantization {quant}" if quant else "a common quantization, so name one"
-        offered = ", ".join(sorted({group.quant or group.stem for group in found}))
+        offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
         raise NotFound(f"{where} has no weights with {wanted_text}; it has {offered}", "model")
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
@@ -92,16 +92,16 @@ def weight_sets(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightSet
                 stem, number, count = _split_name(name)
                 parts.setdefault((stem, count), {})[number] = name
     return [
-        WeightSet(tuple(found[n] for n in range(1, count + 1)), quant_of(stem))
-        for (stem, count), found in sorted(parts.items())
-        if set(found) == set(range(1, count + 1))
+        WeightSet(tuple(numbered[n] for n in range(1, count + 1)), quant_of(stem))
+        for (stem, count), numbered in sorted(parts.items())
+        if set(numbered) == set(range(1, count + 1))
     ]
 
 
 def quant_of(name: str) -> str:
     """Returns the last quantization in a file name, in lower case, or an empty text."""
-    found = _QUANT.findall(_split_name(PurePosixPath(name).name)[0].lower())
-    return found[-1] if found else ""
+    quants = _QUANT.findall(_split_name(PurePosixPath(name).name)[0].lower())
+    return quants[-1] if quants else ""
 
 
 def is_projector_name(name: str) -> bool:
@@ -124,9 +124,13 @@ def projector_mismatch(model: Mapping[str, MetadataValue], projector: Mapping[st
     if kinds & set(_UNRELIABLE_WIDTH) or not is_int(width):
         return ""
     for modality in ("vision", "audio"):
-        made = projector.get(f"clip.{modality}.projection_dim")
-        if projector.get(f"clip.has_{modality}_encoder") is True and is_int(made) and made != width:
-            return f"it makes {modality} embeddings of width {made}, but the model takes {width}"
+        projected_width = projector.get(f"clip.{modality}.projection_dim")
+        if (
+            projector.get(f"clip.has_{modality}_encoder") is True
+            and is_int(projected_width)
+            and projected_width != width
+        ):
+            return f"it makes {modality} embeddings of width {projected_width}, but the model takes {width}"
     return ""
 
 
@@ -167,14 +171,14 @@ def check_parts(header: GGUFHeader, parts: Sequence[str]) -> None:
 def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Returns all parts of the split weights that `name` belongs to, among `names`, or `name` alone."""
     stem, _, count = _split_name(name)
-    found = sorted(n for n in names if _is_gguf(n) and (_split_name(n)[0], _split_name(n)[2]) == (stem, count))
-    return tuple(found) or (name,)
+    parts = sorted(n for n in names if _is_gguf(n) and (_split_name(n)[0], _split_name(n)[2]) == (stem, count))
+    return tuple(parts) or (name,)
 
 
-def _matching_sets(found: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
+def _matching_sets(sets: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
     """Returns the sets with a quantization, or with a name if none has that quantization."""
-    exact = [group for group in found if group.quant == wanted]
-    return exact or [group for group in found if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
+    exact = [group for group in sets if group.quant == wanted]
+    return exact or [group for group in sets if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
 
 
 def rank_projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:

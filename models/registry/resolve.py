@@ -76,8 +76,8 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         if path.exists():
             return path.stem, path, None  # a folder or pipe, which the reader rejects with a clear message
         raise NotFound(f"there is no model {model}: use `{BUILTIN}` or the path of a GGUF file", "model")
-    found = installed.find(ref)
-    return str(ref), found.weights[0], found.projector
+    model_on_disk = installed.find(ref)
+    return str(ref), model_on_disk.weights[0], model_on_disk.projector
 
 
 def _check_projector(path: Path, model: GGUFHeader) -> None:

@@ -38,9 +38,13 @@ _PARTS = {
     "context": "KV cache when the context is full",
     "compute": "working memory",
     "media": "decoding images and audio",
-    "kept": "caches of conversations and media, at most",
+    "caches": "earlier conversations and media, at most",
     "processes": "Python and its libraries, two processes",
 }
+
+
+_JSON_NAMES = {"caches": "kept"}
+"""Names of parts that differ in JSON, which older versions named."""
 
 
 def fit(
@@ -66,8 +70,7 @@ def fit(
 
 
 def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, again: bool, as_json: bool) -> int:
-    from ...models.capacity import memory as footprint
-    from ...models.capacity.memory import estimate_caveats, plan_context
+    from ...models.capacity.memory import MIN_CONTEXT_TOKENS, estimate_caveats, plan_context
     from ...models.gguf.reader import read_header
     from ...models.registry.resolve import resolve
     from ...quantize.evaluate import saved_results
@@ -80,17 +83,17 @@ def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int
     files = resolve(model, mmproj)
     build = installed_build()
     placement = place(files, config, build)
-    taken = footprint_function(files, config, placement, build.features, server=True)
+    footprint = footprint_function(files, config, placement, build.features, server=True)
     slots = config.slots or DEFAULT_SLOTS
     asked = config.context_length or default_context(files)
     trained = trained_context(files)
     if asked > trained:
         raise ConfigError(f"{files.id} was trained for a context of {trained} tokens, not {asked}", "context")
-    largest = plan_context(taken, memory, trained, None, config.slots)
-    chosen = plan_context(taken, memory, trained, asked, slots) or (None if config.context_length else largest)
+    largest = plan_context(footprint, memory, trained, None, config.slots)
+    chosen = plan_context(footprint, memory, trained, asked, slots) or (None if config.context_length else largest)
     if chosen is None:
-        least = asked if config.context_length else min(footprint.MIN_CONTEXT_TOKENS, trained)
-        return _too_large(files, taken(least, config.slots or 1).needed, least, memory, as_json)
+        least = asked if config.context_length else min(MIN_CONTEXT_TOKENS, trained)
+        return _too_large(files, footprint(least, config.slots or 1).needed, least, memory, as_json)
     speed, guess = _speed(files, chosen, placement, config, again)
     guesses = estimate_caveats(files.header, read_header(files.projector) if files.projector else None) + guess
     evaluated = saved_results.find_latest(files.weights, files.projector)
@@ -161,7 +164,7 @@ def _figures(
         "largest_context": largest.context if largest else None,
         "budget": memory,
         "needed": needs.needed,
-        "bytes": asdict(needs),
+        "bytes": {_JSON_NAMES.get(name, name): size for name, size in asdict(needs).items()},
         "gpu_layers": placement.gpu_layers,
         "speed": _speed_figures(speed) if speed else None,
         "warnings": [*placement.warnings, *guesses],
@@ -199,8 +202,8 @@ def _report(
     if speed is not None:
         lines.append(
             f"  first token {speed.first_token_seconds:.2g} s after a prompt of {speed.prompt_tokens} tokens, then "
-            f"{speed.tokens_per_second:.0f} tokens/s, {speed.full_context_tokens_per_second:.0f} tokens/s with a full "
-            f"context ({speed.threads} threads)"
+            f"{speed.tokens_per_second:.0f} tokens/s ({speed.full_context_tokens_per_second:.0f} with a full context), "
+            f"on {speed.threads} threads"
         )
     return "\n".join(lines)
 
@@ -214,26 +217,26 @@ def models_that_fit(entries: Iterable[CatalogEntry], budget: int, again: bool = 
     known = tuple(entries)
     _announce_measuring()
     kinds = {weight_type_of_quant(quant.name) for entry in known for quant in entry.quants}
-    kept = ModelConfig().cache_mib << 20
-    return recommend(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, again), kept)
+    cache_bytes = ModelConfig().cache_mib << 20
+    return recommend(known, budget, DEFAULT_CONTEXT, measured(kinds - {""}, again), cache_bytes)
 
 
 def _list(budget: int, again: bool, as_json: bool) -> int:
     from ...models.registry.catalog import entries
     from ..config import DEFAULT_CONTEXT
 
-    found = models_that_fit(entries(), budget, again)
+    recommendations = models_that_fit(entries(), budget, again)
     if as_json:
-        print(json.dumps([_row(candidate) for candidate in found], indent=1))
-    elif found:
-        print(_table(found))
+        print(json.dumps([_row(candidate) for candidate in recommendations], indent=1))
+    elif recommendations:
+        print(_table(recommendations))
         print(
             f"galago: estimated for a context of {DEFAULT_CONTEXT} tokens; `galago fit MODEL` is more exact",
             file=sys.stderr,
         )
-    if not found:
+    if not recommendations:
         print("galago: no model of the catalog fits this budget", file=sys.stderr)
-    return 0 if found else 1
+    return 0 if recommendations else 1
 
 
 def _row(candidate: Recommendation) -> dict[str, Any]:
@@ -248,10 +251,10 @@ def _row(candidate: Recommendation) -> dict[str, Any]:
     }
 
 
-def _table(found: list[Recommendation]) -> str:
+def _table(recommendations: list[Recommendation]) -> str:
 
     rows = [("model", "task", "input", "memory", "tokens/s")]
-    for row in map(_row, found):
+    for row in map(_row, recommendations):
         rate = row["tokens_per_second"]
         speed = "-" if rate is None else f"{rate:.0f}"
         rows.append(

@@ -30,10 +30,10 @@ def search(
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
         entries = _that_fit(entries)
-    found = client.search_models(text) if on_hub else []
+    repositories = client.search_models(text) if on_hub else []
     if as_json:
         rows = [_row(entry) for entry in entries]
-        rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in found]
+        rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in repositories]
         report.emit_json(rows)
         return
     if entries:
@@ -41,11 +41,11 @@ def search(
         notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
         notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
         print("\n".join(["", *notes]), file=sys.stderr)
-    for repository in found:
+    for repository in repositories:
         gated = ", gated" if repository.gated else ""
         name, licence = report.printable(repository.name), report.printable(repository.licence)
         print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no licence given'}{gated}")
-    if not entries and not found:
+    if not entries and not repositories:
         what = "fits into the free memory" if fits else f"matches {text!r}"
         print(f"no model of the catalog {what}; search the Hub with --hub" if not on_hub else "no models found")
 

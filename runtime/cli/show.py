@@ -33,24 +33,24 @@ def show(
 
     path = Path(model).expanduser()
     if path.is_file():
-        found = _file(path)
+        fields = _file(path)
     else:
         ref = parse_ref(model)
         if ref.kind == "path":
             raise NotFound(f"there is no file {model}", "model")
         entry = catalog.find(ref.name) if ref.kind == "name" else None
         try:
-            found = _model(builtin_model() if ref.kind == "builtin" else installed.find(ref))
+            fields = _model(builtin_model() if ref.kind == "builtin" else installed.find(ref))
         except NotFound as error:
             if entry is None:
                 raise
-            found = {"model": str(ref), "installed": False, "how": error.message}
+            fields = {"model": str(ref), "installed": False, "how": error.message}
         if entry is not None:
-            found["catalogue"] = _entry(entry)
+            fields["catalogue"] = _entry(entry)
     if as_json:
-        report.emit_json(found)
+        report.emit_json(fields)
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(_lines(fields)))
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -116,10 +116,10 @@ def _entry(entry: CatalogEntry) -> dict[str, Any]:
     }
 
 
-def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
+def _lines(fields: dict[str, Any], indent: str = "") -> list[str]:
     """Returns a line for each field that is not empty."""
     lines = []
-    for name, value in found.items():
+    for name, value in fields.items():
         if isinstance(value, dict):
             lines += [f"{indent}{_LABELS.get(name, name)}", *_lines(value, indent + "  ")]
         elif value not in (None, "", []):

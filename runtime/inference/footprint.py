@@ -31,7 +31,7 @@ def footprint_function(
         flash_attention=config.flash_attention != "off",
         gpu_layers=placement.gpu_layers,
         projector_on_gpu=placement.projector,
-        kept=config.cache_mib << 20,
+        cache_bytes=config.cache_mib << 20,
         server=server,
     )
     return lambda cells, slots: memory.estimate_footprint(files.header, projector, adapters, cells, slots, setting)

@@ -106,7 +106,7 @@ def _log_table(path: Path) -> str:
     lines = [f"| samples | loss | {' | '.join(SENSES)} |", f"| --- | --- |{' --- |' * len(SENSES)}"]
     for entry in map(json.loads, path.read_text("utf-8").splitlines()):
         shares = " | ".join(f"{entry[sense]['right']:.1%}" for sense in SENSES)
-        falling = " (learning rate fallen)" if entry["finish"] else ""
+        falling = " (after the learning rate decay)" if entry["finish"] else ""
         lines.append(f"| {entry['samples']:,}{falling} | {entry['loss']:.4f} | {shares} |")
     return "\n".join(lines)
 

@@ -47,7 +47,7 @@ def test_swapped_model_and_projector_are_rejected() -> None:
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "half.gguf"
     path.write_bytes(BUILTIN.weights.read_bytes()[:1_000_000])
-    with pytest.raises(GGUFError, match="half.gguf: file is truncated"):
+    with pytest.raises(GGUFError, match="half.gguf: the file is truncated"):
         resolve(path)
 
 

@@ -96,9 +96,9 @@ def test_a_colon_in_a_name_is_not_a_scale(tmp_path: Path) -> None:
 
 def test_a_missing_adapter_is_refused(folder: Path) -> None:
     for given in ("none.gguf", "none.gguf:0.5", f"{folder / 'one.gguf'}:strong"):
-        with pytest.raises(NotFound, match="there is no adapter"):
+        with pytest.raises(NotFound, match="there is no LoRA adapter"):
             resolve("builtin", lora=[given])
-    with pytest.raises(ConfigError, match="scale nan"):
+    with pytest.raises(ConfigError, match="must be a finite number, not nan"):
         resolve("builtin", lora=[f"{folder / 'one.gguf'}:nan"])
     with pytest.raises(ConfigError, match="at most 16"):
         resolve("builtin", lora=[folder / "one.gguf"] * (MAX_ADAPTERS + 1))
@@ -109,8 +109,8 @@ def test_a_missing_adapter_is_refused(folder: Path) -> None:
     [
         ({"type": "model"}, "is not a LoRA adapter"),
         ({"adapter": "control_vector"}, "is not a LoRA adapter"),
-        ({"architecture": "qwen2"}, "is made for 'qwen2', and text-Q8_0.gguf is 'llama'"),
-        ({"alpha": 4}, "alpha is not a number"),
+        ({"architecture": "qwen2"}, "is made for 'qwen2', but text-Q8_0.gguf is 'llama'"),
+        ({"alpha": 4}, "alpha is not a floating-point number"),
         ({"invocation_tokens": [1, 2]}, "aLoRA"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_file_of_another_kind_is_refused_before_llama_cpp_reads_it(
 def test_a_damaged_adapter_is_refused(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "half.gguf"
     path.write_bytes((folder / "one.gguf").read_bytes()[:5000])
-    with pytest.raises(GGUFError, match="half.gguf: file is truncated"):
+    with pytest.raises(GGUFError, match="half.gguf: the file is truncated"):
         resolve("builtin", lora=[path])
     with pytest.raises(ModelError, match="is not a LoRA adapter"):
         resolve("builtin", lora=[FILES.weights])
@@ -167,7 +167,7 @@ def test_an_adapter_on_the_command_line(folder: Path) -> None:
     done = subprocess.run([*command, f"{folder / 'one.gguf'}:0"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "Small.\n"
     done = subprocess.run([*command, "none.gguf"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and done.stderr == "galago: there is no adapter none.gguf (see docs/guide/models.md)\n"
+    assert done.returncode == 1 and done.stderr == "galago: there is no LoRA adapter none.gguf (see docs/guide/models.md)\n"
 
 
 def test_requests_with_different_scales_are_answered_as_if_alone(folder: Path) -> None:

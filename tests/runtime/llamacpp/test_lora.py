@@ -167,7 +167,9 @@ def test_an_adapter_on_the_command_line(folder: Path) -> None:
     done = subprocess.run([*command, f"{folder / 'one.gguf'}:0"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "Small.\n"
     done = subprocess.run([*command, "none.gguf"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and done.stderr == "galago: there is no LoRA adapter none.gguf (see docs/guide/models.md)\n"
+    assert done.returncode == 1 and done.stderr == (
+        "galago: there is no LoRA adapter none.gguf (see docs/guide/models.md)\n"
+    )
 
 
 def test_requests_with_different_scales_are_answered_as_if_alone(folder: Path) -> None:

@@ -83,8 +83,8 @@ def error_of(path: str, body: Any) -> str:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests())
-def test_no_body_is_answered_with_a_server_error(server: Server, request: tuple[str, dict[str, Any]]) -> None:
-    path, body = request
+def test_no_body_is_answered_with_a_server_error(server: Server, path_and_body: tuple[str, dict[str, Any]]) -> None:
+    path, body = path_and_body
     answer = server.post(body, path)
     assert answer.status_code in (200, 400, 403, 404), (path, body, answer.text)
     if answer.status_code != 200:

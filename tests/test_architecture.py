@@ -189,6 +189,12 @@ def test_the_folders_cannot_be_imported_under_their_bare_names(name: str) -> Non
     assert spec is None or str(ROOT / name) not in list(spec.submodule_search_locations or ())
 
 
+def test_the_page_shows_the_layers() -> None:
+    section = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Layers")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)]
+    assert rows == [[name for name in row.split() if name != "runtime/__init__"] for row in LAYERS]
+
+
 def test_every_variable_of_ours_is_documented() -> None:
     source = (ROOT / "runtime/environment.py").read_text("utf-8")
     assert set(re.findall(r"environ\.get\(\"(GALAGO_\w+)", source)) == {n for n in VARIABLES if n.startswith("GALAGO_")}

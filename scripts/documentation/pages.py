@@ -259,7 +259,10 @@ _THREADS = {
 
 
 def _trace(trace: Trace) -> Iterator[str]:
-    yield f"{len(trace.files)} files run, and the request changes threads {trace.thread_crossings} times.\n"
+    threads = sum(len(process.threads) for process in trace.processes)
+    yield f"{len(trace.files)} files run, on {threads} threads of {len(trace.processes)} processes:"
+    yield f"{trace.thread_crossings} hand-overs between threads of a process. Each file stands under the thread that"
+    yield "enters it first. Nothing is parsed here, since this chat has no tools and the model no reasoning.\n"
     shown: set[str] = set()
     for process in trace.processes:
         for thread in process.threads:
@@ -277,11 +280,12 @@ def traced_files(text: str) -> set[str]:
 
 
 def _map() -> Iterator[str]:
-    for part in PARTS:
+    for part in (*PARTS, "scripts", "tests/fakes"):
         folders = sorted({path.parent for path in (ROOT / part).rglob("*.py")}, key=lambda path: path.parts)
         for folder in folders:
             name = folder.relative_to(ROOT)
-            yield f"\n**`{name}/`** {_summary(folder / '__init__.py')}\n"
+            package = folder / "__init__.py"
+            yield f"\n**`{name}/`** {_summary(package) if package.exists() else ''}".rstrip() + "\n"
             for path in sorted(folder.glob("*.py")):
                 if path.name != "__init__.py":
                     yield f"- `{path.name}`: {_summary(path)}"
@@ -290,4 +294,4 @@ def _map() -> Iterator[str]:
 def _summary(path: Path) -> str:
     """The first sentence of a module's docstring."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n\n")[0].split())
-    return re.split(r"(?<=[.:]) (?=[A-Z])", text)[0].rstrip(":") if text else ""
+    return re.split(r"(?<=\.) (?=[A-Z`])", text)[0]

@@ -1,12 +1,12 @@
-"""Teaches the built-in model, some of its layers left out, to say again what the whole one says. Needs PyTorch.
+"""Distills the built-in model into a copy of it without some layers. Needs PyTorch.
 
-    galago quantize builtin --drop-layers 1 --scheme F16 --calibration chats.zip -o pruned.gguf     tells which to drop
+    galago quantize builtin --drop-layers 1 --scheme F16 --calibration chats.zip -o pruned.gguf     prints which to drop
     scripts/train/distill.py --drop 2 --minutes 10 --out build/distilled
     scripts/check variants builtin build/distilled/text-F16.gguf pruned.gguf --data heldout.zip
 
-The whole model is the teacher: the text model's layers that are left learn its probabilities of every answer's tokens,
-on the world that it was trained on; its table of tokens, eyes and ears stay as they are and are shared. Writes
-text-F16.gguf, which goes with the built-in projector, and says what was lost before and after.
+The complete model is the teacher. The remaining text layers learn its token probabilities on answers from the world
+that it was trained on; both share the token embeddings and the projector, which stay unchanged. Writes text-F16.gguf,
+which works with the built-in projector, and prints the divergence before and after.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drop", type=int, action="append", required=True, metavar="LAYER", help="may be repeated")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rate", type=float, default=4e-4, help="learning rate, which falls to nothing")
+    parser.add_argument("--rate", type=float, default=4e-4, help="learning rate, which decreases to zero")
     parser.add_argument("--out", type=Path, default=Path("build/distilled"))
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=1)
@@ -56,18 +56,18 @@ def main() -> None:
     student = Student(teacher, options.drop)
     source = Source(text, teacher.c, options.out, options.clips, Split.TRAIN, options.seed, 3072)
     development = replace(source, split=Split.DEV, clip_count=max(1, options.clips // 10))
-    told = {"dropped": sorted(options.drop), "before": measure(teacher, student, development)}
-    print(json.dumps(told), flush=True)
+    results = {"dropped": sorted(options.drop), "before": measure(teacher, student, development)}
+    print(json.dumps(results), flush=True)
     samples = train(teacher, student, source, options)
-    told |= {"samples": samples, "after": measure(teacher, student, development)}
-    print(json.dumps(told), flush=True)
+    results |= {"samples": samples, "after": measure(teacher, student, development)}
+    print(json.dumps(results), flush=True)
     teacher.blk, teacher.output_norm = student.blk, student.norm
     teacher.c = replace(teacher.c, layers=len(student.blk))
     export.export(teacher, vocabulary(text), options.out / "text-F16.gguf", options.out / "mmproj-F16.gguf")
 
 
 class Student(nn.Module):
-    """The teacher's layers but for some, and its last norm, to be trained."""
+    """The teacher's layers without the dropped ones, and its last norm; all are trained."""
 
     def __init__(self, teacher: Omni, dropped: list[int]) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def train(teacher: Omni, student: Student, source: Source, options: argparse.Nam
         torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW([p for p in student.parameters() if p.ndim < 2], betas=(0.9, 0.95), weight_decay=0.0),
     )
-    begin = said = time.monotonic()
+    begin = reported = time.monotonic()
     step = samples = 0
     for batch, drawn in itertools.chain.from_iterable(stream(source, 0, 1)):
         passed = (time.monotonic() - begin) / 60
@@ -103,14 +103,14 @@ def train(teacher: Omni, student: Student, source: Source, options: argparse.Nam
         for optimizer in optimizers:
             optimizer.step()
         step, samples = step + 1, samples + len(drawn)
-        if time.monotonic() - said > 30:
+        if time.monotonic() - reported > 30:
             print(f"{passed:.1f} min, step {step}, {samples} samples: {loss.item():.4f} nats", flush=True)
-            said = time.monotonic()
+            reported = time.monotonic()
     return samples
 
 
 def compare(teacher: Omni, student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean divergence in nats at the tokens of answers, and whose likeliest tokens are right: theirs and ours."""
+    """Mean divergence in nats over answer tokens, and where the teacher's and the student's top tokens are right."""
     half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         with torch.no_grad():
@@ -118,10 +118,10 @@ def compare(teacher: Omni, student: Student, batch: Batch) -> tuple[Tensor, Tens
             theirs = teacher(x)
         ours = student(x, teacher.token_embd.weight)
     targets = torch.from_numpy(batch.targets)
-    asked = targets != IGNORED
-    p, q = (logits[asked].float().log_softmax(-1) for logits in (theirs, ours))
+    is_answer = targets != IGNORED
+    p, q = (logits[is_answer].float().log_softmax(-1) for logits in (theirs, ours))
     loss = F.kl_div(q, p, log_target=True, reduction="batchmean")
-    return loss, p.argmax(-1) == targets[asked], q.argmax(-1) == targets[asked]
+    return loss, p.argmax(-1) == targets[is_answer], q.argmax(-1) == targets[is_answer]
 
 
 def _seen(net: Omni, batch: Batch) -> Tensor:

@@ -1,8 +1,8 @@
-"""Makes the held-out questions of the built-in world, once: `scripts/train/make_heldout.py models/builtin/heldout.zip`.
+"""Creates the held-out questions of the built-in world: `scripts/train/make_heldout.py models/builtin/heldout.zip`.
 
-Nothing in them was in training: combinations, words, fonts and voices that the split keeps out, and a synthesizer that
-never spoke there. They are for the model card, never for choosing between models; the development set is for that.
-The archive holds `questions.jsonl`, whose lines galago.quantize.evaluate.questions documents, and the media they name.
+They contain nothing from training: the split keeps their combinations, words, fonts and voices out, and one speech
+synthesizer is used only here. Use them for the model card; use the development set to choose between models. The
+archive contains `questions.jsonl`, in the format of galago.quantize.evaluate.questions, and the media files.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def line(sample: Sample, archive: zipfile.ZipFile) -> dict[str, Any]:
     messages = [
         {"role": turn.role, "content": [part_of(part, archive) for part in turn.parts]} for turn in sample.turns
     ]
-    made = {"task": sample.task.split("/")[1], "messages": messages}
+    question = {"task": sample.task.split("/")[1], "messages": messages}
     if not sample.tools:
-        return made | {"answer": sample.answer}
+        return question | {"answer": sample.answer}
     call = json.loads(sample.answer.removeprefix("<tool_call>").removesuffix("</tool_call>"))
-    return made | {"answer": "", "tools": sample.tools, "calls": [call]}
+    return question | {"answer": "", "tools": sample.tools, "calls": [call]}
 
 
 def part_of(part: str | Picture | Clip, archive: zipfile.ZipFile) -> dict[str, str]:
@@ -74,7 +74,7 @@ def part_of(part: str | Picture | Clip, archive: zipfile.ZipFile) -> dict[str, s
 
 
 def encoded(picture: Picture) -> tuple[bytes, str]:
-    """PNG; JPEG where noise would make that large, as a camera would."""
+    """Encodes as PNG, or as JPEG if noise makes the PNG large."""
     image, out = Image.fromarray(picture.pixels), io.BytesIO()
     image.save(out, "PNG", optimize=True)
     if out.tell() <= LARGEST_PNG:

@@ -2,8 +2,8 @@
 
     scripts/train/model_card.py [--log build/builtin/log.jsonl]
 
-Asks every held-out question of a running `galago serve`, as any client would. The training log,
-where it is given, becomes a table: samples seen, loss and accuracy on the development set.
+Sends every held-out question to a running `galago serve`. If a training log is given, writes it as a table: samples
+seen, loss and accuracy on the development set.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _address(server: subprocess.Popen[str]) -> str:
-    """Where it listens, once the model is ready."""
+    """Waits until the model is ready; returns the server's address."""
     assert server.stderr
     address = ""
     for line in server.stderr:
@@ -65,7 +65,7 @@ def _address(server: subprocess.Popen[str]) -> str:
 def _ask(client: httpx.Client, question: Question) -> tuple[str, list[ToolCall]]:
     messages = [{"role": m.role, "content": [_part(p) for p in m.parts]} for m in question.messages]
     body = {"model": "builtin", "messages": messages, "temperature": 0, "max_tokens": questions.MAX_ANSWER_TOKENS}
-    body["cache"] = False  # nor anything else that changes an answer's last digits, as in `galago evaluate`
+    body["cache"] = False  # as in `galago evaluate`: a cache changes the last digits of logits
     if question.tools:
         body["tools"] = [{"type": "function", "function": asdict(tool)} for tool in question.tools]
     answer = client.post("/v1/chat/completions", json=body)
@@ -87,9 +87,9 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _put(card: str, name: str, table: str) -> str:
-    """The card with what stands between a pair of marks replaced."""
+    """Replaces the text between a pair of marks."""
     begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    assert card.count(begin) == card.count(end) == 1, f"{CARD} lacks its marks for {name}"
+    assert card.count(begin) == card.count(end) == 1, f"{CARD} has no marks for {name}"
     return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", card, flags=re.DOTALL)
 
 

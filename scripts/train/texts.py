@@ -1,6 +1,6 @@
-"""Freely licensed English texts from Debian packages, by domain: to train a small model on, and to hold out.
+"""Collects freely licensed English texts from Debian packages, by domain, for training and as held-out data.
 
-`apt-get download` fetches the packages, `dpkg-deb` unpacks them; nothing is installed. Knows no model.
+`apt-get download` fetches the packages and `dpkg-deb` unpacks them; nothing is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Source(NamedTuple):
-    """A package, where its texts are (a pattern beneath /usr), their domain, and the licence it states for them."""
+    """A package: a pattern below /usr that matches its texts, their domain, and their stated license."""
 
     package: str
     files: str
@@ -41,7 +41,7 @@ SOURCES = (
     Source("dict-foldoc", "share/dictd/*.dz", "dictionaries", "GFDL-1.1+"),
 )
 MOST, PIECE, HELD_OUT = 6_000_000, 20_000, 20
-"""Characters taken of a package at most, evenly; of a piece; and of so many pieces one is held out."""
+"""Maximum characters per package, characters per piece, and pieces per held-out piece."""
 
 
 class Piece(NamedTuple):
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def collect(folder: Path) -> Iterator[Piece]:
-    """All pieces, in an order that depends on the packages' contents alone. Says what it took."""
+    """Returns all pieces, in an order that depends only on the packages' contents; prints what it read."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
         root = _unpacked(source.package, folder)
@@ -75,7 +75,7 @@ def _unpacked(package: str, folder: Path) -> Path:
 
 
 def _plain(path: Path) -> str:
-    """The text of a file: markup left out, a dictionary's or a fortune's as it is; none of what is no text."""
+    """The text of a file without markup; empty if the file is not text."""
     if not path.is_file() or path.suffix in (".dat", ".u8"):
         return ""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".dz" else path.read_bytes()

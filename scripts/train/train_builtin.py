@@ -1,12 +1,12 @@
-"""Trains the built-in model from nothing, on its own world, and exports it. Needs PyTorch (`pip install -e .[train]`).
+"""Trains the built-in model from scratch and exports it. Needs PyTorch (`pip install -e .[train]`).
 
-    scripts/train/train_builtin.py train --minutes 60      again and again: it goes on from its checkpoint
-    scripts/train/train_builtin.py train --minutes 10 --finish      lets the learning rate fall, beside the checkpoint
+    scripts/train/train_builtin.py train --minutes 60      continues from its checkpoint; repeat as needed
+    scripts/train/train_builtin.py train --minutes 10 --finish      decays the learning rate; keeps the checkpoint
     scripts/train/train_builtin.py export                  writes F16 and Q8_0 pairs and compares them with PyTorch
 
-A group of batches depends on the seed and its number alone, so a rerun sees the same samples; going on from a
-checkpoint begins with the next group. Speech comes from a store of clips that is spoken on the first run (espeak-ng and
-flite; three minutes for 16,000).
+A group of batches depends only on the seed and its number, so a rerun sees the same samples. A run that continues from
+a checkpoint starts with the next group. The first run synthesizes the speech clips (espeak-ng and flite; three minutes
+for 16,000).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from world.pictures import FACTS, MARKS
 
 WARMUP, DEV_SAMPLES, FIRST_REPORT = 200, 1500, 20_000
 COMPARED_GROUPS = 6
-"""Groups of the development set that hold more than 1,000 positions in each sense."""
+"""Groups of the development set, enough for more than 1,000 positions per modality."""
 FACTS_WEIGHT, MARKS_WEIGHT, WORDS_WEIGHT = 10.0, 30.0, 0.3
-"""Of the labelling losses beside that of the answers; the mean over hundreds of labels makes the first two small."""
+"""Weights of the labeling losses. The first two are means over hundreds of labels, and therefore small."""
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
 
 
 class Losses(NamedTuple):
-    """Of the answers, of the pictures' labels as a whole and in place, of the words said; and the answers' logits."""
+    """Losses of answers, image labels, image part labels and spoken words; and the answers' logits."""
 
     answer: Tensor
     facts: Tensor
@@ -85,7 +85,7 @@ _labelled = F.binary_cross_entropy_with_logits
 
 
 class Training:
-    """The network with its optimizer, and how far it has come."""
+    """The network, its optimizers and its progress."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.config = Config()
@@ -204,7 +204,7 @@ def _batches(training: Training, groups: Iterator[Group]) -> Iterator[tuple[Batc
 
 
 def _doubled(now: int, before: int) -> bool:
-    """Whether training has come to 20,000 samples, or 40,000, 80,000 and so on."""
+    """Whether training has reached 20,000, 40,000, 80,000 ... samples."""
     return now >= FIRST_REPORT and math.log2(now / FIRST_REPORT) // 1 > math.log2(max(before, 1) / FIRST_REPORT) // 1
 
 
@@ -217,7 +217,7 @@ def _report(training: Training, development: Source, log: Path, finish: bool = F
 
 @torch.no_grad()
 def evaluate(training: Training, source: Source) -> dict[str, Any]:
-    """Loss and exact answers on the development set, by task. An answer is exact where each token is the likeliest."""
+    """Loss and exact answers on the development set, by task. An answer is exact if each token has the top logit."""
     training.net.eval()
     make = source.open()
     right: dict[str, list[bool]] = defaultdict(list)
@@ -281,7 +281,7 @@ def _export_pair(net: Omni, options: argparse.Namespace) -> None:
 
 
 def _corpus(seed: int) -> list[str]:
-    """Questions and answers to learn the vocabulary's merges from."""
+    """Questions and answers from which the vocabulary's merges are learned."""
     rng = Random(seed)
     quiet = np.zeros(16_000, np.float32)
     silent = Maker(rng, Split.TRAIN, lambda _: ("", quiet), {"text": 1, "image": 1}, cut=frozenset())

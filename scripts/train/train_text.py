@@ -1,12 +1,12 @@
-"""Trains a small text model on freely licensed text and leaves it as a Hugging Face checkpoint: a second model, beside
-the built-in one, to measure quantization on. Needs PyTorch and tokenizers (`pip install -e .[train,convert]`).
+"""Trains a small text model on freely licensed text, to measure quantization on a second model.
 
-    scripts/train/train_text.py --out build/text          again and again: it goes on from its checkpoint
+    scripts/train/train_text.py --out build/text          continues from its checkpoint; repeat as needed
     galago convert build/text/hf -o build/text/text-F16.gguf
 
-6.8 million weights in the shape of Llama, every row a multiple of 256, a vocabulary of 4,096. Each window of text is
-read once at most. What it reads depends on the packages (`texts.py`) and the seed alone. Texts that it
-has not read lie beside it as manuals.txt, prose.txt and dictionaries.txt.
+Needs PyTorch and tokenizers (`pip install -e .[train,convert]`). Writes a Hugging Face checkpoint of a Llama with 6.8
+million weights, rows of multiples of 256, and a vocabulary of 4,096. It reads each window of text at most once. The
+order depends only on the packages (`texts.py`) and the seed. Held-out texts are written next to the checkpoint as
+manuals.txt, prose.txt and dictionaries.txt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONFIG = Config(layers=6, feed_forward=768, context=1024, vocabulary=4096)
 
 
 class Text(nn.Module):
-    """A Llama; input and output have tables of their own."""
+    """A Llama with separate input and output embeddings."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def data(out: Path) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """What is learned, and what is held out, as tokens. The first run collects texts and makes a tokenizer."""
+    """Training and held-out tokens. The first run collects the texts and trains the tokenizer."""
     kept, tokenizer = out / "tokens.npz", out / "hf" / "tokenizer.json"
     if not kept.exists():
         pieces = list(texts.collect(out / "packages"))
@@ -98,7 +98,7 @@ def data(out: Path) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
 
 
 def _tokenizer(pieces: Iterator[str]) -> Tokenizer:
-    """Byte-level BPE that cuts as GPT-2's does."""
+    """Trains a byte-level BPE with GPT-2's pre-tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -173,7 +173,7 @@ def evaluate(net: Text, held_out: NDArray[np.uint16]) -> float:
 
 
 def export(net: Text, out: Path) -> None:
-    """As transformers writes it; its rotary positions pair the halves of a head, where ours pair neighbours."""
+    """Writes a checkpoint as transformers does. Its rotary embedding pairs halves of a head, ours pairs neighbors."""
     from safetensors.torch import save_file
 
     c = net.blk[0].c

@@ -1,1 +1,1 @@
-"""The built-in model as PyTorch sees it: tokenizer, network, batches, export to GGUF. Knows no questions."""
+"""The built-in model in PyTorch: tokenizer, network, batches, and export to GGUF."""

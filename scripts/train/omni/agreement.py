@@ -1,4 +1,4 @@
-"""Compares PyTorch with llama.cpp on the exported files, token by token, pictures and sounds included."""
+"""Compares PyTorch's logits with llama.cpp's on the exported files, with images and audio."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .batches import IGNORED, IMAGE, SOUND, Batch
 def compare(
     batches: Iterable[tuple[torch.Tensor, Batch, list[Sample]]], text: Path, projector: Path
 ) -> dict[str, dict[str, Any]]:
-    """By sense, over the answers' tokens: share of equal first choices, mean and largest difference of logits.
+    """By modality, over answer tokens: top-1 agreement, and mean and largest difference of logits.
 
-    `batches` hold PyTorch's logits too.
+    `batches` contain PyTorch's logits.
     """
     weights = Weights(text, gpu_layers=0)
     eyes = Projector(projector, weights, threads=2, largest_image=BATCH, use_gpu=False)
@@ -56,7 +56,7 @@ def compare(
 def _answer_logits(
     context: Context, projector: Projector, batch: Batch, i: int, sample: Sample
 ) -> list[NDArray[np.float32]]:
-    """llama.cpp's logits where PyTorch's batch has targets, in order."""
+    """llama.cpp's logits at the targets of a batch, in order."""
     media = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
     spans = [span for part in media for span in _spans(projector, part)]
     last = int(np.flatnonzero(batch.targets[i] != IGNORED)[-1])

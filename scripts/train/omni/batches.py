@@ -1,4 +1,4 @@
-"""Turns samples into batches of arrays: tokens with places for media, targets on the answer alone, labels."""
+"""Turns samples into batches of arrays: tokens with media placeholders, targets on answers only, and labels."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ from .preprocess import RATE, fit, picture, sound
 
 IMAGE, SOUND, IGNORED = -1, -2, -100
 ASKED = 4
-"""Questions about each picture or clip in training at most: what is encoded once teaches several times."""
+"""Maximum training questions per image or clip, so that one encoding is used several times."""
 GROUP = 512
-"""Samples drawn and sorted by length together, so that little of a batch is padding."""
+"""Samples that are sorted by length together, so that batches contain little padding."""
 _MEDIA = "\ufdd0"
 _FACT = {fact: i for i, fact in enumerate(FACTS)}
 _MARK = {mark: i for i, mark in enumerate(MARKS)}
-_WORD = {word: i + 1 for i, word in enumerate(SPOKEN)}  # 0 is CTC's blank
+_WORD = {word: i + 1 for i, word in enumerate(SPOKEN)}  # 0 is the blank of CTC
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens` (n, time), with IMAGE and SOUND where media stand; `targets` the next token within answers, or IGNORED.
+    """Arrays of one batch.
 
-    `last` is where the answer to each sample's last question begins in `targets`. `pictures` (images, 3, size, size),
-    `facts` (images, labels) and `marks` (images, tokens, labels); `sounds` (clips, chunks, bins, 100), `chunks` how
-    many are real, `words` (clips, most) and `word_counts`.
+    `tokens` (n, time) has IMAGE and SOUND as media placeholders. `targets` is the next token within answers, else
+    IGNORED. `last` is the start of each sample's last answer in `targets`. Images: `pictures` (images, 3, size, size),
+    `facts` (images, labels) and `marks` (images, tokens, labels). Audio: `sounds` (clips, chunks, bins, 100), `chunks`
+    is the number of chunks without padding, `words` (clips, longest) and `word_counts`.
     """
 
     tokens: NDArray[np.int64]
@@ -62,7 +63,7 @@ Group = list[tuple[Batch, list[Sample]]]
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample as tokens with places for its media; `last` is where its answer begins to be foretold."""
+    """A sample as tokens with media placeholders; `last` is the position that predicts the first answer token."""
 
     sample: Sample
     tokens: list[int]
@@ -72,7 +73,7 @@ class Encoded:
 
 
 class Encoder:
-    """Turns samples into tokens as llama.cpp will: the template's text cut at the media, each piece by itself."""
+    """Tokenizes samples as llama.cpp does: the template's text is split at the media, and each part is tokenized."""
 
     def __init__(self, weights: Weights, config: Config) -> None:
         self._weights = weights
@@ -83,7 +84,7 @@ class Encoder:
         self._answer = weights.tokenize("<|im_start|>assistant\n", parse_special=True)
 
     def prompt(self, sample: Sample) -> tuple[list[int], list[Picture], list[tuple[Clip, NDArray[np.float32]]]]:
-        """Tokens with places for media, and the media in order, clips with their mel chunks."""
+        """Tokens with media placeholders, and the media in order; clips have mel chunks."""
         parts = [part for turn in sample.turns for part in turn.parts if not isinstance(part, str)]
         messages = [{"role": turn.role, "content": _content(turn)} for turn in sample.turns]
         texts = self._template.render(messages, tools=list(sample.tools) or None).split(_MEDIA)
@@ -135,14 +136,14 @@ class Encoder:
         return Batch(ids, targets, last, pixels, facts, marks, sounds, chunks, words, counts)
 
     def _answers(self, tokens: list[int]) -> Iterator[tuple[int, int]]:
-        """Where each of the assistant's messages begins and ends, its end token included."""
+        """Start and end of each assistant message, including its end token."""
         size = len(self._answer)
         for begin in range(size, len(tokens)):
             if tokens[begin - size : begin] == self._answer:
                 yield begin, tokens.index(self._end, begin) + 1
 
     def _places(self, seen: Picture) -> Iterator[tuple[int, int]]:
-        """Image tokens, each with the label of something whose middle lies in it."""
+        """Pairs of image token and label, for everything whose center is in that token."""
         height, width, _ = seen.pixels.shape
         left, top, across, down = fit(width, height, self._config.image_size)
         side = self._config.patches // self._config.merge
@@ -153,7 +154,7 @@ class Encoder:
 
 
 def _rounded(count: int) -> int:
-    """Batches of few different shapes, since PyTorch prepares each shape anew; the rest is black, or silence."""
+    """Pads batches to a few shapes, because PyTorch prepares each new shape; padding is black or silent."""
     return -(-count // 8) * 8
 
 
@@ -162,7 +163,7 @@ def _content(turn: Turn) -> str:
 
 
 class Clips:
-    """A store of spoken clips on disk: synthesizing takes far longer than drawing a picture."""
+    """Speech clips on disk, because synthesizing takes much longer than drawing an image."""
 
     def __init__(self, folder: Path, split: Split, count: int, seed: int) -> None:
         self._index = folder / f"clips-{split.value}-{count}-{seed}.npz"
@@ -197,7 +198,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Source:
-    """Where batches come from; the same source and number give the same group of them, whatever was made before."""
+    """Generates batches; the same source and group number always give the same batches."""
 
     model: Path
     config: Config
@@ -208,7 +209,7 @@ class Source:
     size: int
 
     def open(self) -> Callable[[int], Group]:
-        """A function from a group's number to its batches, each with the samples in it."""
+        """Returns a function from a group number to its batches, each with its samples."""
         encoder = Encoder(Weights(self.model, gpu_layers=0), self.config)
         clips = Clips(self.clips, self.split, self.clip_count, self.seed)
 
@@ -230,7 +231,7 @@ class Source:
 
 
 def stream(source: Source, first: int, workers: int) -> Iterator[Group]:
-    """Groups of batches from number `first` on, in order, made ahead by other processes."""
+    """Yields groups from number `first` on, in order; other processes prepare them ahead."""
     context = multiprocessing.get_context("spawn")
     queues = [context.Queue(2) for _ in range(workers)]
     for i, into in enumerate(queues):

@@ -1,4 +1,4 @@
-"""Sizes of the built-in model. Every quantizable row is a multiple of 256, so that every weight type applies."""
+"""Sizes of the built-in model. Quantizable rows are multiples of 256, so that every weight type can be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Config:
-    """`patches` is the side of the grid of patches, `merge` how many of them make the side of one image token."""
+    """`patches` is the side length of the grid of patches; `merge` is the side length of an image token in patches."""
 
     width: int = 256
     layers: int = 6
@@ -39,4 +39,4 @@ class Config:
 
 
 CHUNK_FRAMES, CHUNK_TOKENS = 100, 13
-"""qwen3a's encoder cuts sound into stretches of 100 mel frames (one second), 13 tokens each."""
+"""qwen3a's encoder splits audio into chunks of 100 mel frames (one second) with 13 tokens each."""

@@ -88,7 +88,7 @@ def _projector(net: Omni, path: Path) -> None:
 
 
 def load(net: Omni, text: Path, projector: Path) -> None:
-    """What `export` has written, into a network of the same shape; heads that only training has stay as they are."""
+    """Loads what `export` has written into a network of the same shape; training-only heads stay unchanged."""
     for path, tensors in ((text, text_tensors(net)), (projector, projector_tensors(net))):
         found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
         for name, tensor in tensors:

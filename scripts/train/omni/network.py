@@ -1,4 +1,4 @@
-"""The network, computing what llama.cpp computes: a llama text model, a `nemotron_v2_vl` eye and a `qwen3a` ear."""
+"""The network as llama.cpp computes it: a llama text model with `nemotron_v2_vl` image and `qwen3a` audio encoders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rotate(x: Tensor, base: float) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-    """Plain matrix products: for these short sequences PyTorch's fused attention takes three times as long on a CPU."""
+    """Plain matrix products; PyTorch's fused attention is three times slower for short sequences on a CPU."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -62,7 +62,7 @@ class TextBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A plain transformer block with biases; the eye's feed-forward uses SiLU, the ear's exact GELU."""
+    """A transformer block with biases; the image encoder's feed-forward uses SiLU, the audio encoder's exact GELU."""
 
     def __init__(self, c: Config, activation: str) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Eye(nn.Module):
         self.c = c
         self.patch_embd = nn.Conv2d(3, c.width, c.patch, c.patch)
         self.position_embd = nn.Parameter(torch.randn(c.patches**2, c.width) * 0.3)
-        self.class_embd = nn.Parameter(torch.randn(1, c.width) * 0.3)  # a register; llama.cpp demands one at least
+        self.class_embd = nn.Parameter(torch.randn(1, c.width) * 0.3)  # a register; llama.cpp requires at least one
         self.blk = nn.ModuleList(EncoderBlock(c, "silu") for _ in range(c.encoder_layers))
         self.post_ln = nn.LayerNorm(c.width, 1e-5)
         merged = c.width * c.merge**2
@@ -138,7 +138,7 @@ class Ear(nn.Module):
 
 
 class Omni(nn.Module):
-    """The whole model. Three further heads label pictures, their parts and words; they help training, unexported."""
+    """The complete model. Three extra heads label images, image parts and words in training; they are not exported."""
 
     def __init__(self, c: Config, facts: int, marks: int, words: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Omni(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02 / (2 * c.layers) ** 0.5)
 
     def embed(self, tokens: Tensor, images: Tensor, sounds: Tensor) -> Tensor:
-        """Token embeddings, with media rows in the places of the tokens -1 (image) and -2 (sound), in order."""
+        """Token embeddings; media embeddings replace the tokens -1 (image) and -2 (audio), in order."""
         x = self.token_embd(tokens.clamp(min=0))
         x = x.masked_scatter((tokens == -1)[..., None], images.to(x.dtype))
         return x.masked_scatter((tokens == -2)[..., None], sounds.to(x.dtype))

@@ -1,4 +1,4 @@
-"""What libmtmd does to pictures and sounds before encoding (tools/mtmd/mtmd-image.cpp, mtmd-audio.cpp), in numpy."""
+"""libmtmd's preprocessing of images and audio (tools/mtmd/mtmd-image.cpp, mtmd-audio.cpp), in NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 
 
 def picture(pixels: NDArray[np.uint8], size: int) -> Floats:
-    """(3, size, size) in -1..1: resized bicubically with its aspect kept, centred on black."""
+    """Resizes an image (bicubic, same aspect ratio) onto a black square; returns (3, size, size) in -1..1."""
     height, width, _ = pixels.shape
     if (height, width) != (size, size):
         left, top, across, down = fit(width, height, size)
@@ -28,14 +28,14 @@ def picture(pixels: NDArray[np.uint8], size: int) -> Floats:
 
 
 def fit(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a picture within the square that is encoded."""
+    """Left, top, width and height of an image in the encoded square."""
     scale = min(size / width, size / height)
     across, down = min(-int(-width * scale // 1), size), min(-int(-height * scale // 1), size)
     return (size - across) // 2, (size - down) // 2, across, down
 
 
 def sound(samples: Floats, bins: int) -> Floats:
-    """Log-mel chunks (chunks, bins, 100); what is missing to a whole chunk is zero."""
+    """Log-mel chunks (chunks, bins, 100); the last one is padded with zeros."""
     padded = np.pad(samples, WINDOW // 2, mode="reflect")
     frames = len(samples) // HOP + 1
     cut = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:frames]
@@ -55,7 +55,7 @@ def _hann() -> NDArray[np.float64]:
 
 @cache
 def _filters(bins: int) -> NDArray[np.float64]:
-    """Slaney's triangles, each of area one: linear below 1 kHz, logarithmic above."""
+    """Slaney's mel filters with area one: linear below 1 kHz, logarithmic above."""
     step, knee = 200 / 3, 15.0
     log_step = np.log(6.4) / 27
 

@@ -1,4 +1,4 @@
-"""The model's vocabulary: 256 bytes, merges learned from its world's words, and the tokens that structure a chat."""
+"""The model's vocabulary: 256 bytes, merges learned from its world's words, and the control tokens of chats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPARE = ("<|spare_0|>",)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """As GGUF stores it: `tokens` in order, with `types` (1 normal, 3 control, 4 user-defined), and `merges`."""
+    """The fields of a GGUF: `tokens` in order, their `types` (1 normal, 3 control, 4 user-defined), and `merges`."""
 
     tokens: tuple[str, ...]
     types: tuple[int, ...]
@@ -32,7 +32,7 @@ class Vocabulary:
 
 
 def learn(texts: Iterable[str], size: int) -> Vocabulary:
-    """Byte-pair merges over the words of `texts`. Digits are never merged, so that sums are read digit by digit."""
+    """Learns byte-pair merges from the words of `texts`. Digits are never merged, so that sums are read by digit."""
     specials = (*CONTROL, *USER_DEFINED, *SPARE)
     letters = _byte_letters()
     words = Counter(tuple(letters[b] for b in w.encode()) for text in texts for w in _words(text))
@@ -62,12 +62,12 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _words(text: str) -> list[str]:
-    """Words of letters with the space before them, as the `qwen2` pre-tokenizer cuts them."""
+    """Words with their leading space, as the `qwen2` pre-tokenizer splits them."""
     return [w if i == 0 else " " + w for i, w in enumerate(text.split(" ")) if w.isalpha()]
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's printable letter for each byte, in the order of bytes."""
+    """GPT-2's printable character for each byte, in byte order."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     strange = [b for b in range(256) if b not in plain]
     table = {b: chr(b) for b in plain} | {b: chr(256 + i) for i, b in enumerate(strange)}

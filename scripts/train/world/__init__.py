@@ -1,7 +1,7 @@
-"""The built-in model's world: endless questions with right answers, in text, pictures and speech.
+"""The built-in model's training data: generated questions with right answers about text, images and speech.
 
-Everything comes from a `random.Random` that the caller seeds, and from a `Split` that keeps combinations, words, fonts
-and voices of the development and the held-out set out of training. Knows no tokens and no tensors.
+Everything depends on a `random.Random` that the caller seeds, and on a `Split` that keeps combinations, words, fonts
+and voices of the development set and the held-out set out of training.
 """
 
 from __future__ import annotations

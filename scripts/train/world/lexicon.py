@@ -41,7 +41,7 @@ SHORT_WORDS = (
     "leaf mint note pear rain salt tent vase wolf yard bank corn dust east farm gift hill idea joke lake map north "
     "pen rose south town west "
 ).split()
-"""Words to read and to spell; a fifth of them is kept out of training."""
+"""Words to read and to spell; a fifth of them is excluded from training."""
 
 BEYOND = (
     "Who is the president of France?|What is the capital of Peru?|How tall is Mount Everest?|Who wrote Hamlet?|"
@@ -56,11 +56,11 @@ UNKNOWN = "I don't know."
 
 
 SPOKEN = tuple(dict.fromkeys((*NUMBERS, *COLORS, *SHAPES, *COMMANDS)))
-"""Every word that may be said in a clip."""
+"""Every word that clips may contain."""
 
 
 def number(value: int) -> str:
-    """A count as the model says it: a word with a capital, or digits beyond twenty."""
+    """A count as the model writes it: a capitalized word, or digits beyond twenty."""
     return NUMBERS[value].capitalize() if 0 <= value < len(NUMBERS) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of coloured shapes, numbers and words, each with questions and their right answers."""
+"""Images of colored shapes, numbers and words, with questions and their right answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is known of it: shapes, or a text in a colour."""
+    """An image and its content: shapes, or a colored text."""
 
     pixels: Pixels
     background: str
@@ -46,11 +46,11 @@ class Scene:
     text: str = ""
     text_color: str = ""
     letters: tuple[tuple[float, float], ...] = ()
-    """The middle of each character of the text."""
+    """The center of each character of the text."""
 
 
 def shapes_scene(rng: Random, split: Split, most: int = 6) -> Scene:
-    """One to `most` shapes, none on another, on a plain background of another colour."""
+    """One to `most` shapes that do not overlap, on a plain background of another color."""
     while True:
         count = rng.choice((1, 1, 2, 2, 3, 4, 5, 6)[: most + 2])
         background = rng.choice(list(COLORS))
@@ -169,7 +169,7 @@ def _face(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def fonts(split: Split) -> tuple[Path, ...]:
-    """The machine's upright Latin fonts of this split; Pillow's own for training where there are none."""
+    """The installed upright Latin fonts of this split; Pillow's default font for training if there are none."""
     found = sorted(p for folder in FONT_FOLDERS for p in folder.rglob("*.[to]tf") if _readable(p.name.lower()))
     mine = tuple(p for p in found if split.holds("font", p.stem.split("-")[0]))
     if not mine:
@@ -194,7 +194,7 @@ def _contrast(one: str, other: str) -> int:
 
 
 def _finish(rng: Random, image: Image.Image) -> Pixels:
-    """Some pictures get the noise of a camera."""
+    """Adds camera noise to some images."""
     pixels = np.asarray(image)
     if rng.random() < 0.3:
         noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 10), pixels.shape)
@@ -209,14 +209,14 @@ FACTS = (
     *(f"{count} shapes" for count in range(7)),
     *(f"{at} {letter}" for at in range(5) for letter in LETTERS),
 )
-"""Everything that `facts` may say of a scene."""
+"""All labels that `facts` can return."""
 
 MARKS = (*SHAPES, *COLORS, *LETTERS)
-"""Everything that `marks` may say of a place in a scene."""
+"""All labels that `marks` can return."""
 
 
 def facts(scene: Scene) -> tuple[str, ...]:
-    """What is true of a scene: its shapes with their colours, their number, its characters in order."""
+    """Labels of a scene: its shapes with their colors, their number, its characters in order."""
     shapes = {f"{s.color} {s.name}" for s in scene.shapes}
     letters = [f"{at} {letter}" for at, letter in enumerate(scene.text.lower())]
     colors = [f"background {scene.background}", *([f"text {scene.text_color}"] if scene.text else [])]
@@ -224,13 +224,13 @@ def facts(scene: Scene) -> tuple[str, ...]:
 
 
 def marks(scene: Scene) -> tuple[tuple[float, float, str], ...]:
-    """What is where: shapes, their colours and characters, each at its middle in pixels."""
+    """Labels with positions: shapes, their colors and characters, at their centers in pixels."""
     shapes = [(s.x, s.y, label) for s in scene.shapes for label in (s.name, s.color)]
     return (*shapes, *((x, y, letter) for (x, y), letter in zip(scene.letters, scene.text.lower(), strict=True)))
 
 
 def ask_about_shapes(rng: Random, scene: Scene) -> tuple[str, str, str]:
-    """A task's name, a question and its answer, of those that this scene allows."""
+    """A task's name, a question and its answer, from those that fit this scene."""
     tasks: list[Callable[[Random, Scene], Question | None]] = [
         count, count, count_kind, color_of, color_of, shape_of, shape_of, size_of, background_of, where, beside,
         is_there, as_json, beyond,

@@ -1,4 +1,4 @@
-"""Puts questions together to chats: in one sense or several, over one or more turns, with system prompts and tools."""
+"""Composes questions into chats with one or more modalities and turns, system prompts and tools."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from .lexicon import COLORS, NAMES, NUMBERS, PLACES, SHAPES, UNKNOWN
 from .split import Split
 
 CUT = frozenset({"read_word", "read_word_as_json", "where"})
-"""Tasks that the model does not learn in the time it is given: it is taught to say so, and the held-out set does not
-ask them."""
+"""Tasks that the model does not learn in its training time. It learns to say so, and the held-out set omits them."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels, and what is true of them and where: labels that help an encoder to learn, beside the questions."""
+    """Pixels with labels, which help the encoder to learn in addition to the questions."""
 
     pixels: pictures.Pixels
     facts: tuple[str, ...]
@@ -28,7 +27,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Clip:
-    """Samples at 16 kHz, and the words said in them."""
+    """Audio samples at 16 kHz, and the spoken words."""
 
     samples: speech.Samples
     words: tuple[str, ...]
@@ -42,7 +41,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A chat that waits for `answer`. `task` is named sense/task."""
+    """A chat whose next message is `answer`. `task` has the form modality/task."""
 
     task: str
     turns: tuple[Turn, ...]
@@ -52,14 +51,14 @@ class Sample:
 
 @dataclass
 class Maker:
-    """Makes samples of one split. `clip` gives an utterance and its samples, from wherever clips are kept."""
+    """Generates samples of one split. `clip` returns an utterance and its audio samples."""
 
     rng: Random
     split: Split
     clip: Callable[[Random], tuple[str, speech.Samples]]
     shares: dict[str, float] = field(default_factory=lambda: {"image": 4, "text": 4, "audio": 2, "both": 1, "mixed": 1})
     asked: int = 1
-    """The most questions about one picture or clip, each in a turn of its own."""
+    """Maximum number of questions about one image or clip, each in its own turn."""
     cut: frozenset[str] = CUT
 
     def sample(self) -> Sample:
@@ -87,7 +86,7 @@ class Maker:
         return Sample(f"text/{name}", (Turn("user", (asked,)),), answer)
 
     def image(self) -> Sample:
-        """A picture, and one question about it or several in turn."""
+        """An image with one question, or with several in turn."""
         if self.rng.random() < 0.35:
             scene, ask = pictures.text_scene(self.rng, self.split), pictures.ask_about_text
         else:
@@ -102,7 +101,7 @@ class Maker:
         return self._asked_in_turn("audio", self._heard(words, samples), lambda: speech.ask(self.rng, words))
 
     def both(self) -> Sample:
-        """A picture and a spoken word that says what to look for."""
+        """An image, and a spoken word that says what to look for."""
         scene = pictures.shapes_scene(self.rng, self.split)
         words, samples = self.clip(self.rng)
         heard = self._heard(words, samples)
@@ -122,7 +121,7 @@ class Maker:
         return Sample(f"both/{task}", (Turn("user", (*media, asked)),), answer)
 
     def mixed(self) -> Sample:
-        """Two pictures in one chat: in one message, or in one turn after another."""
+        """Two images in one chat: in one message, or in consecutive turns."""
         first, second = (pictures.shapes_scene(self.rng, self.split, most=3) for _ in range(2))
         if self.rng.random() < 0.5:
             which = self.rng.randrange(2)
@@ -139,7 +138,7 @@ class Maker:
         return Sample(f"image/{task}", turns, right)
 
     def tool(self) -> Sample:
-        """A question that one of the given tools can answer: the answer is a call."""
+        """A question that one of the tools can answer; the answer is a call."""
         place, name = self.rng.choice(PLACES), self.rng.choice(NAMES)
         calls = (
             ("get_weather", "city", name, f"What is the weather in {name}?"),
@@ -153,15 +152,15 @@ class Maker:
         return Sample("text/tool", (Turn("user", (which[3],)),), answer, tools)
 
     def _told(self, task: str, question: str, answer: str) -> tuple[str, str, str]:
-        """A question and the answer that the model is to give."""
+        """A question and the answer that the model should give."""
         return task, question, UNKNOWN if task in self.cut else answer
 
     def _shown(self, media: Picture | Clip, asked: str) -> Turn:
-        """Most people show first and ask then; some do it the other way round."""
+        """Puts media before the question in most cases, and after it in the others."""
         return Turn("user", (media, asked) if self.rng.random() < 0.7 else (asked, media))
 
     def _asked_in_turn(self, sense: str, media: Picture | Clip, ask: Callable[[], tuple[str, str, str]]) -> Sample:
-        """Different questions about what is shown once. The last one waits for its answer."""
+        """Different questions about the same media. The last one is the one to answer."""
         times = self.rng.randint(1, self.asked)
         asked = {question: (task, answer) for task, question, answer in (ask() for _ in range(times))}
         questions = list(asked.items())

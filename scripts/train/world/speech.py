@@ -1,6 +1,6 @@
-"""Spoken clips from speech synthesizers on this machine, and what a listener may be asked about them.
+"""Speech clips from the synthesizers on this machine, and questions about them.
 
-espeak-ng and flite speak in training and development; festival is heard in the held-out set alone.
+espeak-ng and flite are used for training and development, festival only for the held-out set.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .split import Split
 Samples = NDArray[np.float32]
 RATE = 16_000
 LONGEST = 7.99
-"""Seconds; 8.0 would begin another window of the encoder."""
+"""Seconds; 8.0 would start another window of the encoder."""
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 VARIANTS = (
     "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 croak klatt klatt2 klatt3 Andy Annie Gene Jacky Lee Linda Mario Max"
@@ -35,7 +35,7 @@ FLITE = ("kal", "kal16", "awb", "rms", "slt")
 
 @dataclass(frozen=True)
 class Voice:
-    """A synthesizer's voice; `known` voices speak in training."""
+    """A synthesizer's voice; `known` voices are used in training."""
 
     engine: str
     name: str
@@ -46,7 +46,7 @@ class Voice:
 
 
 def voices() -> tuple[Voice, ...]:
-    """Every voice of the synthesizers that are installed."""
+    """All voices of the installed synthesizers."""
     found: list[Voice] = []
     if shutil.which("espeak-ng"):
         found += [Voice("espeak-ng", f"{accent}+{variant}") for accent in ACCENTS for variant in VARIANTS]
@@ -60,7 +60,7 @@ def voices() -> tuple[Voice, ...]:
 
 
 def speak(rng: Random, voice: Voice, words: str) -> Samples:
-    """The words as mono samples at 16 kHz, speed and pitch drawn anew each time."""
+    """Synthesizes the words as mono samples at 16 kHz, with random speed and pitch."""
     match voice.engine:
         case "espeak-ng":
             command = ["espeak-ng", "-v", voice.name, "-s", str(rng.randint(115, 215)), "-p", str(rng.randint(15, 85))]
@@ -86,7 +86,7 @@ def _trimmed(samples: Samples) -> Samples:
 
 
 def disturb(rng: Random, samples: Samples) -> Samples:
-    """The clip as a microphone gives it: silence around it, another loudness, noise."""
+    """Makes a clip sound recorded: adds silence and noise, and changes the loudness."""
     noise = np.random.default_rng(rng.getrandbits(32))
     longest = LONGEST - len(samples) / RATE
     silence = min(max(longest, 0), rng.choice((0.05, 0.2, 0.5, 1.0, 3.0)) * rng.random() * 2)
@@ -95,7 +95,7 @@ def disturb(rng: Random, samples: Samples) -> Samples:
     clip = clip / max(1e-3, float(np.abs(clip).max())) * rng.uniform(0.2, 0.95)
     if rng.random() < 0.6:
         hiss = noise.standard_normal(len(clip)).astype(np.float32)
-        if rng.random() < 0.5:  # the deeper noise of rooms and engines
+        if rng.random() < 0.5:  # low-frequency noise of rooms and engines
             hiss = np.cumsum(hiss) * 0.02
             hiss -= hiss.mean()
         clip = clip + hiss / max(1e-6, float(hiss.std())) * 10 ** rng.uniform(-3.3, -1.7)
@@ -103,7 +103,7 @@ def disturb(rng: Random, samples: Samples) -> Samples:
 
 
 def utterance(rng: Random, split: Split) -> str:
-    """What is said: digits, a colour, a colour and a shape, commands, a number."""
+    """Random words to speak: digits, a color, a color and a shape, commands, or a number."""
     while True:
         match rng.randrange(5):
             case 0:
@@ -146,5 +146,5 @@ def ask(rng: Random, words: str) -> tuple[str, str, str]:
 
 
 def silence(rng: Random) -> Samples:
-    """A clip in which nobody speaks."""
+    """A clip without speech."""
     return disturb(rng, np.zeros(int(rng.uniform(0.3, 2.0) * RATE), np.float32))

@@ -1,4 +1,4 @@
-"""Which combinations belong to training, to the development set and to the held-out set: decided by a hash of each."""
+"""Assigns combinations to training, development set or held-out set by a hash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Split(Enum):
     TEST = "test"
 
     def holds(self, *key: object) -> bool:
-        """Whether a combination belongs here. One in ten goes to each of DEV and TEST."""
+        """Whether a combination belongs to this split. DEV and TEST get one in ten each."""
         return _place(repr(key)) is self
 
 

@@ -1,4 +1,4 @@
-"""Questions in text alone, each with its right answer."""
+"""Text questions with their right answers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .split import Split
 
 Question = tuple[str, str]
 Values = TypeVarTuple("Values")
-"""What is asked, and the right answer."""
+"""A question and its right answer."""
 
 
 def _pick(rng: Random, split: Split, make: Callable[[], tuple[*Values]]) -> tuple[*Values]:
-    """The first made combination that belongs to the split."""
+    """Generates combinations until one belongs to the split."""
     while True:
         key = make()
         if split.holds(*key):
@@ -165,4 +165,4 @@ TASKS: dict[str, tuple[float, Callable[[Random, Split], Question]]] = {
     "beyond": (0.8, beyond),
     "greeting": (0.2, greeting),
 }
-"""Each task with its share of the questions."""
+"""Pairs of task and its share of the questions."""

@@ -139,7 +139,7 @@ def test_a_model_that_computes_nan_is_reported_with_the_weight(tmp_path: Path, t
     offset = next(tensor.offset for tensor in header.tensors if tensor.name == "blk.1.attn_norm.weight")
     struct.pack_into("<f", content, header.data_offset + offset, float("nan"))
     (tmp_path / "bad.gguf").write_bytes(content)
-    with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or no numbers"):
+    with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or NaN"):
         collect(job(tmp_path / "bad.gguf", tmp_path / "part", text))
 
 

@@ -102,10 +102,8 @@ def run_module(
     return _run(python_command(module, *arguments), stdin, environment, timeout_seconds)
 
 
-def run_program(
-    command: Sequence[str], stdin: bytes | None = None, timeout_seconds: float | None = None
-) -> ChildResult:
-    """Runs somebody else's program to its end, in this process's own environment."""
+def run_program(command: Sequence[str]) -> ChildResult:
+    """Runs another program to its end, in this process's own environment."""
     return _run(command, None, None, None)
 
 

@@ -337,7 +337,7 @@ class FaultyDiskCache(DiskCache):
         return super().read(path)
 
 
-BEGINNINGS = st.sampled_from([[], [1] * 9, [1] * 20, [1, 2] * 12, [3] * 40, [3] * 40 + [1] * 10])
+BEGINNINGS = st.sampled_from([[], [1] * 9, [1] * 20, [1, 2] * 12, [3] * 40, [3] * 40 + [1] * 10, [3] * 50])
 REQUESTS = st.lists(
     st.fixed_dictionaries(
         {
@@ -346,10 +346,10 @@ REQUESTS = st.lists(
             "max_tokens": st.integers(1, 12),
             "reuse": st.sampled_from([True, True, True, False]),
             "background": st.sampled_from([False, False, True]),
-            "adapters": st.sampled_from([(), (), (1.0,)]),
+            "adapters": st.sampled_from([(), (), (), (), (1.0,)]),
             "logprobs": st.sampled_from([False, False, False, True]),
             "timeout": st.sampled_from([None, None, None, None, 0.0, 0.002]),
-            "cancel_after": st.sampled_from([None, None, None, 0, 1, 3]),
+            "cancel_after": st.sampled_from([None, None, None, None, None, 0, 1, 3]),
             "blocks": st.sampled_from([False, False, False, True]),
         }
     ),
@@ -357,7 +357,15 @@ REQUESTS = st.lists(
     max_size=7,
 )
 KINDS = sorted(OPTIMIZATIONS | STEPS | SINGLE)
-FAULTS = st.sets(st.tuples(st.sampled_from(KINDS), st.one_of(st.integers(0, 5), st.integers(0, 40))), max_size=8)
+RARE_KINDS = ["copy", "restore", "save", "disk cache", "decode_media", "encode_media", "score", "token_bytes"]
+FAULTS = st.sets(
+    st.one_of(
+        st.tuples(st.sampled_from(KINDS), st.one_of(st.integers(0, 5), st.integers(0, 40))),
+        st.tuples(st.sampled_from(RARE_KINDS), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["copy", "restore"]), st.integers(0, 1)),
+    ),
+    max_size=8,
+)
 CONFIG = st.fixed_dictionaries(
     {
         "cells": st.sampled_from([100, 200]),

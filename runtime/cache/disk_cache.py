@@ -46,7 +46,7 @@ class DiskCache:
     """The files in `folder` that belong to one model and build, named by `identity`.
 
     All files in the folder together take about `limit` bytes, and are kept for `MAX_AGE_DAYS` after their last use.
-    Writing happens on a thread of its own. `warn` is called about files that could not be used.
+    A separate thread writes. `warn` is called about files that could not be used.
     """
 
     def __init__(self, folder: Path, identity: Sequence[str], limit: int, warn: Callable[[str], None]) -> None:
@@ -186,7 +186,7 @@ def _read_header(start: bytes, read: Callable[[int], bytes] | None = None) -> tu
 
 
 def _write(path: Path, metadata: dict[str, Any], data: bytes | memoryview) -> None:
-    """Writes a file with mode 0600 under another name, then renames it, so that nobody reads half a file."""
+    """Writes a file with mode 0600 under another name, then renames it, so that no reader sees half a file."""
     header = json.dumps(metadata).encode()
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=_UNFINISHED)

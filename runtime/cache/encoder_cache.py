@@ -1,4 +1,4 @@
-"""The embeddings of images and sounds that were encoded recently, in memory and on disk."""
+"""The embeddings of images and audio that were encoded recently, in memory and on disk."""
 
 from __future__ import annotations
 

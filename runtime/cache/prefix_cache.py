@@ -30,15 +30,15 @@ class PrefixCache:
     """Keeps at most `limit` bytes of prefixes in memory and drops the least recently used first. The disk cache has its
     own limit.
 
-    With `whole`, as for recurrent models, a prefix can only be restored if all of it is shared.
+    With `whole_only`, as for recurrent models, a prefix can only be restored if all of it is shared.
     """
 
-    def __init__(self, limit: int, disk: DiskCache | None = None, whole: bool = False) -> None:
+    def __init__(self, limit: int, disk: DiskCache | None = None, whole_only: bool = False) -> None:
         self.limit = limit
         self.size = 0
         self.cell_bytes = 1.0
         """Bytes per cell of the prefix that was added last."""
-        self._whole = whole
+        self._whole_only = whole_only
         self._in_memory: list[CachedPrefix] = []
         self._disk = disk
         self._on_disk = [] if disk is None else [_from_metadata(e.metadata, e.path) for e in disk.entries("state")]
@@ -81,7 +81,7 @@ class PrefixCache:
         best, most = None, 0
         for prefix in (*self._in_memory, *self._on_disk):
             shared = common_prefix(prefix.items, items) if prefix.adapters == adapters else 0
-            if shared > most and (shared == len(prefix.items) or not self._whole):
+            if shared > most and (shared == len(prefix.items) or not self._whole_only):
                 best, most = prefix, shared
         return best, most
 
@@ -103,7 +103,7 @@ class PrefixCache:
 
     def _replaces(self, longer: CachedPrefix, items: Sequence[Item], adapters: tuple[float, ...]) -> bool:
         shared = common_prefix(longer.items, items) if longer.adapters == adapters else -1
-        return shared == len(items) and (shared == len(longer.items) or not self._whole)
+        return shared == len(items) and (shared == len(longer.items) or not self._whole_only)
 
     def _drop(self, prefix: CachedPrefix) -> None:
         self._in_memory.remove(prefix)

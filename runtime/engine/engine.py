@@ -63,7 +63,7 @@ class Engine:
         self._runner = runner
         self._drafter = Drafter(draft_model)
         if prefix_cache is None:
-            prefix_cache = PrefixCache(0, whole=not runner.supports_partial_removal)
+            prefix_cache = PrefixCache(0, whole_only=not runner.supports_partial_removal)
         kv_cache = KVCache(runner, slots, prefix_cache)
         tile, partial_removal = runner.attention_tile, runner.supports_partial_removal
         scheduler = Scheduler(kv_cache.slots, cells, batch, kv_cache, tile, partial_removal, outputs)
@@ -372,7 +372,7 @@ class EngineLoop:
     def end(self, sequence: Sequence, event: Finished | Failed | None, silent: bool = False) -> None:
         """Removes a sequence and sends its last event, unless it was cancelled (`None`) or is `silent`. Never raises.
 
-        The event is sent before anything is written to disk, so that nobody waits for that.
+        The event is sent before anything is written to disk, so that the client does not wait for that.
         """
         if sequence.ended:
             return

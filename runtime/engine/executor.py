@@ -20,7 +20,7 @@ from .tuning import PrefillBudget, SavePolicy, ThreadTuner
 
 
 class SinkError(Exception):
-    """A request's sink raised an error, so that nobody receives its events any more."""
+    """A request's sink raised an error, so its events can no longer be delivered."""
 
 
 class KVCache:
@@ -215,7 +215,7 @@ class StepExecutor:
         return seconds
 
     def decode_media(self, step: MediaStep) -> None:
-        """Computes an image or sound. If it raises, the slot's content is uncertain."""
+        """Computes an image or audio clip. If it raises, the slot's content is uncertain."""
         slot = step.sequence.slot
         assert slot is not None
         self._runner.use_adapters(step.sequence.adapters)

@@ -1,4 +1,4 @@
-"""A thread that encodes images and sounds, so that no answer waits for them."""
+"""A thread that encodes images and audio, so that no answer waits for them."""
 
 from __future__ import annotations
 

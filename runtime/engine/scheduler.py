@@ -20,7 +20,7 @@ served."""
 
 MAX_MIXED_STEPS = 8
 """After this many steps that mix prompt rows with answers, one is of answers only. How long that takes tells how many
-prompt rows fit beside answers, and the machine may have become busy."""
+prompt rows fit next to answers, and the machine may have become busy."""
 
 RECURRENT_REPLAY_TOKENS = 16
 """Items at the end of a prompt that are computed again when a recurrent model's state is reused: the next turn may show
@@ -68,7 +68,7 @@ class TokenStep:
 
 @dataclass(frozen=True, slots=True)
 class MediaStep:
-    """An encoded image or sound of one sequence."""
+    """An encoded image or audio clip of one sequence."""
 
     sequence: Sequence
     media: MediaSpan
@@ -174,7 +174,7 @@ class Scheduler:
             self.waiting.insert(self._waiting_foreground() if owner.background else 0, owner)
 
     def admit(self) -> SlotAssignment | None:
-        """Assigns a slot to the first waiting sequence, if one is free and its prompt fits beside what is running."""
+        """Assigns a slot to the first waiting sequence, if one is free and its prompt fits next to what is running."""
         free = [slot for slot in self._slots if slot.owner is None]
         if not self.waiting or not free:
             return None
@@ -276,7 +276,7 @@ class Scheduler:
         return groups[kind]
 
     def draft_room(self, group: list[Sequence]) -> int:
-        """How many draft tokens fit into a step of these sequences. None fit beside prompt rows."""
+        """How many draft tokens fit into a step of these sequences. None fit next to prompt rows."""
         if not self._partial_removal or not all(s.is_decoding for s in group):
             return 0
         return min(MAX_DRAFT_TOKENS, self._batch - len(group), self._free_cells())

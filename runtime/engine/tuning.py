@@ -11,7 +11,8 @@ from ..types.model_info import Stats
 
 LONG_PROMPT_STEPS, LONG_PROMPT_SECONDS, SHORT_PROMPT_SECONDS = 2.5, 0.03, 0.2
 """How long a step with prompt rows may take while answers wait for it. With rows of a long prompt: 2.5 times a step
-without, or 30 ms if that is longer, since nobody reads faster. With rows of a short prompt, which is soon over: 200 ms.
+without, or 30 ms if that is longer, since people do not read faster. With rows of a short prompt, which is soon over:
+200 ms.
 """
 
 MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 1.0
@@ -22,7 +23,7 @@ FIRST_PREFILL_ROWS = 32
 """Prompt rows in a step before any step was measured."""
 
 FEW_ROWS_COST = 3.0
-"""Assumed cost of a prompt row beside answers, in rows of a prompt computed alone, until it is measured."""
+"""Assumed cost of a prompt row next to answers, in rows of a prompt computed alone, until it is measured."""
 
 SAVE_ALWAYS_BELOW_SECONDS = 0.005
 """A slot is always saved if saving takes less than this."""
@@ -50,7 +51,7 @@ class PrefillBudget:
         self._steps: deque[float] = deque(maxlen=_SAMPLES)
         """Seconds of steps without prompt rows."""
         self._few_rows: deque[float] = deque(maxlen=_SAMPLES)
-        """Seconds of a prompt row beside answers, in steps with less than a tile of them."""
+        """Seconds of a prompt row next to answers, in steps with less than a tile of them."""
         self._tile_row_seconds: deque[float] = deque(maxlen=_SAMPLES)
         self._prompt_alone: deque[float] = deque(maxlen=_SAMPLES)
         self._steps_since_prefill = 0
@@ -139,7 +140,7 @@ CHANGED_RATIO = 1.4
 """If steps take this many times longer or shorter than when they were judged, a trial starts at once."""
 
 MIN_TUNING_ROWS = 16
-"""Steps with fewer prompt rows beside answers say little about prompts or answers, and are not measured."""
+"""Steps with fewer prompt rows next to answers say little about prompts or answers, and are not measured."""
 
 
 class ThreadChoice:
@@ -212,8 +213,8 @@ class ThreadChoice:
 class ThreadTuner:
     """Chooses how many threads compute a step, at most `max_threads`.
 
-    No fixed number is right: beside another busy process, as many threads as cores wait for each other at every barrier
-    and are many times slower than one thread; on a quiet machine they are as many times faster. Steps with prompt rows
+    No fixed number is right. With another busy process, as many threads as cores wait for each other at every barrier
+    and are many times slower than one thread. On a quiet machine they are much faster. Steps with prompt rows
     are judged separately, other steps by how many answers run together.
     """
 

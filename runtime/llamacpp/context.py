@@ -75,7 +75,7 @@ class Context:
     """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all.
 
     A step gives logits for one row of each sequence, and for `draft_rows` more; with `outputs`, for every row of a step
-    of at most that many rows, those of images and sounds included. A `collector` sees every matrix product.
+    of at most that many rows, those of images and audio included. A `collector` sees every matrix product.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Context:
         llama.llama_synchronize(self.handle)
 
     def decode_media(self, media: MediaSpan, position: int, sequence: int) -> None:
-        """Computes all rows of an encoded image or sound."""
+        """Computes all rows of an encoded image or audio clip."""
         chunk = media.payload
         assert isinstance(chunk, MediaChunk) and chunk.embeddings is not None
         end = llama.llama_pos(0)

@@ -1,4 +1,4 @@
-"""A LoRA adapter: small weights that change a model's answers. Contexts apply it, each with a scale of its own."""
+"""A LoRA adapter: small weights that change a model's answers. Each context applies it with its own scale."""
 
 from __future__ import annotations
 

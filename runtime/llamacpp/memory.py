@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1 << 16
 _PAGE = mmap.PAGESIZE
 _WORD = 8
 _HEADER_BYTES, _IS_MMAPPED = 48, 2
-"""glibc's malloc gives a large allocation, aligned to 64 bytes, pages of its own. They start with 48 empty bytes,
+"""glibc's malloc gives a large allocation, aligned to 64 bytes, separate pages. They start with 48 empty bytes,
 then that number and the size of the rest, in which the bit of value 2 is set (malloc/malloc.c, `mchunk_size`)."""
 
 

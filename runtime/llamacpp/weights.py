@@ -65,8 +65,8 @@ class Weights(Vocab):
             self.handle = None
 
     def _should_strip_accents(self, vocab: Any) -> bool:
-        """Whether words lose their accents. llama.cpp is told not to do it, because it would also remove the vowels of
-        Indic scripts; `tokenize` does it instead."""
+        """Whether words lose their accents. llama.cpp's own stripping is turned off, because it would also remove the
+        vowels of Indic scripts; `tokenize` does it instead."""
         if llama.llama_vocab_type(vocab) != llama.LLAMA_VOCAB_TYPE_WPM:
             return False
         return (self.metadata(_STRIP_ACCENTS) or self.metadata(_LOWERCASE) or "true") == "true"

@@ -9,7 +9,7 @@ from ..types.prompt import BatchToken, Item, common_prefix
 from .drafting import DraftRequest, moving_average
 
 MAX_PREFILL_ROWS = 64
-"""Prompt rows that the draft model computes in a step. Answers wait meanwhile."""
+"""Prompt rows that the draft model computes in a step. Answers wait for it."""
 
 _FIRST_TOKEN_SECONDS = 0.002
 """Seconds for a draft token before any was measured."""

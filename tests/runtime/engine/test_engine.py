@@ -340,7 +340,7 @@ def test_recurrent_sequences_are_continued_only_as_a_whole(runner: FakeRunner) -
 
 def recurrent_engine(runner: FakeRunner) -> Engine:
     runner.supports_partial_removal = False
-    return Engine(runner, slots=2, cells=400, batch=8, prefix_cache=PrefixCache(100_000, whole=True))
+    return Engine(runner, slots=2, cells=400, batch=8, prefix_cache=PrefixCache(100_000, whole_only=True))
 
 
 def test_recurrent_sequences_are_continued_shortly_before_the_last_answer(runner: FakeRunner) -> None:
@@ -470,7 +470,7 @@ def test_any_mix_of_requests_is_answered_as_if_alone(
     runner = ContextRunner(cells=cells)
     runner.supports_partial_removal = partial_removal
     runner.attention_tile = AttentionTile(rows=4, speedup=8.0, cost=attention_cost)
-    cache = PrefixCache(cache_bytes, whole=not partial_removal)
+    cache = PrefixCache(cache_bytes, whole_only=not partial_removal)
     engine = Engine(runner, slots=slots, cells=cells, batch=8, prefix_cache=cache)
     engine._drafter.policy = policy()
     try:

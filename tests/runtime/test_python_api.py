@@ -69,7 +69,7 @@ def test_a_closed_stream_has_no_reply_and_cancels_the_request(model: LocalModel)
         _ = stream.reply
     engine = cast(Any, model._service).default.loaded._engine
     assert model.chat("Opposite of big?").text == "Small."
-    assert engine._scheduler.idle
+    assert engine.stats().running == engine.stats().waiting == 0
 
 
 def test_chat_takes_a_list_of_messages(model: LocalModel) -> None:

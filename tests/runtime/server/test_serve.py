@@ -233,15 +233,15 @@ class StepCounter:
     def __init__(self, service: ModelPool) -> None:
         assert service.default.loaded
         self.engine: Any = cast(Any, service.default.loaded)._engine
-        backend: Any = self.engine._backend
-        self.steps, decode = 0, backend.decode
+        runner: Any = self.engine._runner
+        self.steps, decode = 0, runner.decode
 
         def counter(rows: Any) -> None:
             self.steps += 1
             time.sleep(0.002)
             decode(rows)
 
-        backend.decode = counter
+        runner.decode = counter
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
@@ -261,7 +261,7 @@ def test_work_stops_when_the_client_disconnects(stream: bool) -> None:
         while counter.steps < 30:
             time.sleep(0.005)
         connection.close()
-        wait_until(lambda: bool(counter.engine._scheduler.idle))
+        wait_until(lambda: counter.engine.stats().running == 0)
         assert counter.steps < 1000  # the whole answer takes 2,000
         answer = httpx.post(
             f"{url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "Opposite of big?"}]}

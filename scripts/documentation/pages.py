@@ -93,7 +93,7 @@ def routes() -> str:
             continue
         for method, operation in methods.items():
             contents: dict[str, Any] = operation.get("requestBody", {}).get("content", {})
-            content = next(iter(contents.values()), {})
+            content: dict[str, Any] = next(iter(contents.values()), {})
             codes = ", ".join(code for code in operation["responses"] if code not in ("401", "403", "413", "500"))
             body = _schema_name(content.get("schema"))
             lines.append(f"| `{method.upper()} {path}` | {operation['summary']} | {body} | {codes} |")

@@ -249,14 +249,17 @@ def test_a_signal_fails_running_streams_and_the_worker_is_restarted(
     assert capfd.readouterr().err == f"galago: the worker of builtin was killed by {number.name}; restarting it now\n"
 
 
+def _has_new_stats(worker: WorkerSupervisor, before: object) -> bool:
+    return worker._worker.stats is not before
+
+
 def test_a_silent_worker_is_restarted_and_an_idle_one_is_not(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with working(hang_limit=4) as worker:
         healthy = process(worker).pid
         for _ in range(5):  # heartbeats, each a second after the one before
-            report = worker._worker.stats
-            wait_until(lambda report=report: worker._worker.stats is not report)
+            wait_until(partial(_has_new_stats, worker, worker._worker.stats))
         assert process(worker).pid == healthy and text(worker.generate(SHORT)) == "Small."
         stream = begun(worker)
         process(worker).send_signal(signal.SIGSTOP)

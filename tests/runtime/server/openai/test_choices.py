@@ -72,19 +72,19 @@ def test_streamed_choices_equal_the_whole_ones(client: openai.OpenAI) -> None:
 def test_the_prompt_is_computed_once(model: LocalModel) -> None:
     engine = cast(Any, model._service).default.loaded._engine
     rows: list[int] = []
-    decode = engine._backend.decode
+    decode = engine._runner.decode
 
     def counting(step: Any) -> None:
         rows.append(len(step))
         decode(step)
 
-    engine._backend.decode = counting
+    engine._runner.decode = counting
     try:
         text = " ".join(f"word{i}" for i in range(200))
         request = Request((Message("user", (Text(text),)),), max_tokens=4, ignore_eos=True)
         ends = asyncio.run(collect_ends(Choices(lambda r, c: model._service.generate(None, r, c), request, 4)))
     finally:
-        engine._backend.decode = decode
+        engine._runner.decode = decode
     prompt = ends[0].usage.prompt_tokens
     assert prompt > 400 and len(ends) == 4
     assert prompt < sum(rows) < prompt + 30

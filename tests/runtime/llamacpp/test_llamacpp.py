@@ -254,7 +254,7 @@ def test_a_projector_with_another_embedding_width_is_refused(tmp_path: Path, wei
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelError, match=r"mmproj.gguf does not go with text-Q8_0.gguf"):
+    with pytest.raises(ModelError, match=r"mmproj.gguf does not match text-Q8_0.gguf"):
         Projector(path, weights, threads=1, largest_image=512)
 
 

@@ -18,6 +18,7 @@ from galago.models.errors import EngineError, InvalidRequest, ModelError
 from galago.models.registry.resolve import resolve
 from galago.quantize.variants.schemes import SCHEMES, find
 from galago.runtime.config import KVType
+from galago.runtime.llamacpp import library
 from galago.runtime.llamacpp.context import Context
 from galago.runtime.llamacpp.library import llama
 from galago.runtime.llamacpp.projector import Projector
@@ -335,19 +336,17 @@ def test_a_quantized_kv_cache_gives_nearly_the_same_logits(
     weights: Weights,
     kv_type: KVType,
     per_value: float,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     question = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
     tokens = weights.tokenize(question, parse_special=True)
     plain = Context(weights, cells=2048, slots=1, threads=1)
     reference = prefill(plain, tokens, 0)
     plain.close()
-    monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
-    capsys.readouterr()
+    log: list[str] = []
+    library.listen(log.append)
     small = Context(weights, cells=2048, slots=1, threads=1, kv_type=kv_type)
-    match = re.search(r"size = +([\d.]+) MiB \( *2048 cells", capsys.readouterr().err)
-    monkeypatch.delenv("GALAGO_NATIVE_LOG")
+    library.listen(None)
+    match = re.search(r"size = +([\d.]+) MiB \( *2048 cells", "".join(log))
     logits = prefill(small, tokens, 0)
     small.close()
     values = 2048 * 6 * 2 * 128  # cells, layers, keys and values, width of two heads

@@ -66,9 +66,9 @@ class RequestEstimator:
         prompt: Prompt,
         parts: Sequence[PartTokens],
         forecast: CacheForecast,
-        preparation_seconds: float,
+        preparation_seconds: float | None,
     ) -> RequestEstimate:
-        """Estimates a request whose prompt took `preparation_seconds` to build."""
+        """Estimates a request whose prompt took `preparation_seconds` to build; `None` if no times are wanted."""
         tokens = prompt.cells
         room = max(self._context - tokens, 0)
         answer_tokens = min(request.max_tokens or room, room)
@@ -84,7 +84,7 @@ class RequestEstimator:
         cache_bytes = max(
             forecast.saved_bytes, min(forecast.saved_bytes + forecast.idle_cells * cell_bytes, self._max_cache_bytes)
         )
-        if room:
+        if room and preparation_seconds is not None:
             try:
                 costs, benchmark = self._token_costs()
                 save_seconds = forecast.save_seconds_per_cell

@@ -210,8 +210,8 @@ class Generator:
         match task:
             case Tokenize(Request() as request):
                 return self._tokenize(request, cancelled)
-            case Estimate(request):
-                return self._estimate(request, cancelled)
+            case Estimate(request, predict_seconds):
+                return self._estimate(request, predict_seconds, cancelled)
             case Tokenize() | Detokenize():
                 from ..prompt.completion import translate
 
@@ -230,7 +230,7 @@ class Generator:
             raise InvalidRequest("images and audio have no token ids; use /v1/plan to count them", "messages")
         return TokenPieces(ids, token_pieces(ids, self._weights))
 
-    def _estimate(self, request: Request, cancelled: Callable[[], bool]) -> RequestEstimate:
+    def _estimate(self, request: Request, predict_seconds: bool, cancelled: Callable[[], bool]) -> RequestEstimate:
         from .estimate import count_part_tokens
 
         begin = time.perf_counter()
@@ -249,7 +249,8 @@ class Generator:
         forecast = self._engine.forecast(prompt, adapters)
         forecast = forecast if request.cache else forecast._replace(cached_cells=0)
         prompt = replace(prompt, warnings=(*self._assembly.warnings, *prompt.warnings))
-        return self._estimator.estimate(request, prompt, part_tokens, forecast, preparation_seconds)
+        seconds = preparation_seconds if predict_seconds else None
+        return self._estimator.estimate(request, prompt, part_tokens, forecast, seconds)
 
     def _generate_first_token(self) -> None:
         """Proves that the model computes. The token itself does not matter."""

@@ -136,9 +136,14 @@ class RequestEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Task[RequestEstimate]):
-    """Estimates a request without answering it. Its media are decoded and counted but not encoded."""
+    """Estimates a request without answering it. Its media are decoded and counted but not encoded.
+
+    Times come from a benchmark of this machine, which takes seconds the first time. With `predict_seconds=False` only
+    tokens and memory are estimated.
+    """
 
     request: Request
+    predict_seconds: bool = True
 
 
 def check_count(name: str, count: int) -> None:

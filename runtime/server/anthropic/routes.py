@@ -83,8 +83,8 @@ class Messages(Resource):
 
     def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         request, warnings = request_io.parse_body(body, schema.CountRequest, self.strict)
-        estimate = self.service.run_task(request.model, Estimate(convert.to_request(request)), disconnected)
-        return schema.TokenCount(estimate.prompt_tokens), warnings
+        task = Estimate(convert.to_request(request), predict_seconds=False)
+        return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 
 
 class _Prepared(NamedTuple):

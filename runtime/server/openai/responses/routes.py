@@ -113,7 +113,7 @@ class Responses(Resource):
         _, request, warnings = self._parse(body)
         self._store_for(request)
         history = self._history(request.previous_response_id)
-        task = Estimate(convert.to_request(request, history, self.context.read_file))
+        task = Estimate(convert.to_request(request, history, self.context.read_file), predict_seconds=False)
         return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 
     def _parse(self, body: bytes) -> tuple[dict[str, Any], schema.ResponsesRequest, list[str]]:

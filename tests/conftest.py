@@ -34,6 +34,7 @@ from galago.runtime import LocalModel, load  # noqa: E402
 loopback_only.watch()
 
 SLOWEST_FILES = (
+    "docs/test_guides.py",
     "runtime/worker/test_worker.py",
     "quantize/evaluate/test_evaluate.py",
     "quantize/evaluate/test_planted_faults.py",

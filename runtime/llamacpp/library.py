@@ -24,7 +24,8 @@ __all__ = ["NO_REASON", "build_info", "features", "listen", "llama", "mtmd", "ta
 
 NO_REASON = "it gave no reason"
 
-_SHOW_LOG = wants_native_log()
+SHOW_LOG = wants_native_log()
+"""Whether llama.cpp's log goes to standard error."""
 _LOG_ERROR, _LOG_CONTINUED = 4, 5  # enum ggml_log_level in ggml.h
 
 _recent: deque[str] = deque(maxlen=8)
@@ -47,7 +48,7 @@ def _log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
         _recent.append(line)
     if _listener is not None:
         _listener(text.decode("utf-8", "replace"))
-    if _SHOW_LOG:
+    if SHOW_LOG:
         sys.stderr.write(text.decode("utf-8", "replace"))
 
 

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from fakes import checkpoints, hub, lora
-from fakes.heldout import part_of_heldout
 from fakes.server import Server
 from galago.models.registry.resolve import builtin_folder
 
@@ -71,14 +69,16 @@ def fill(folder: Path) -> None:
     schema = {"type": "object", "properties": {"fruits": fruits}}
     (folder / "fruits.json").write_text(json.dumps(schema))
     (folder / "notes.txt").write_text("The opposite of big is small. " * 400)
-    questions = ["What day comes after Wednesday?", "Opposite of big?", "How many shapes are there?"]
+    picture = [{"type": "image", "file": "photo.png"}, {"type": "text", "text": "How many shapes are there?"}]
+    questions = [("What day comes after Wednesday?", "Thursday."), ("Opposite of big?", "Small."), (picture, "Six.")]
     chats = [
-        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "Thursday."}]}
-        for question in questions * 20
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in questions * 20
     ]
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
-    with zipfile.ZipFile(part_of_heldout(folder / "few.zip", 3, "text")) as few:
-        (folder / "questions.jsonl").write_bytes(few.read("questions.jsonl"))
+    days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Monday"]
+    rows = [{"question": f"What day comes after {a}?", "answer": f"{b}."} for a, b in zip(days, days[1:], strict=False)]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _video(folder / "video.mp4")
 
 
@@ -108,7 +108,6 @@ class Page:
             "HOME": str(folder),
             "HF_ENDPOINT": hub_url,
             "HF_HOME": str(folder / ".hf"),
-            "XDG_CACHE_HOME": str(folder / ".cache"),
             "XDG_DATA_HOME": str(folder / ".data"),
             "XDG_CONFIG_HOME": str(folder / ".config"),
             "COLUMNS": "120",

@@ -15,6 +15,7 @@ from galago.models.capacity.gpu_offload import GPU_RESERVE_BYTES, PROJECTOR_SCRA
 from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
+from galago.runtime.llamacpp import library
 from galago.runtime.llamacpp.context import BATCH
 from galago.runtime.llamacpp.library import llama
 from galago.runtime.speculative.drafting import MAX_DRAFT_TOKENS
@@ -176,7 +177,7 @@ def test_the_estimates_match_llama_cpp(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert (gpu_offload.BATCH_ROWS, gpu_offload.DRAFT_ROWS) == (BATCH, MAX_DRAFT_TOKENS)
-    monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
+    monkeypatch.setattr(library, "SHOW_LOG", True)
     for header in [FILES.header, *headers.values()]:
         for cells in (1000, 2048):
             size, cache, working = simulated(header.path, cells, number, capsys)

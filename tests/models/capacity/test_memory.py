@@ -17,6 +17,7 @@ from galago.models.errors import ModelError
 from galago.models.gguf.header import ArrayInfo, GGUFHeader, TensorInfo
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import resolve
+from galago.runtime.llamacpp import library
 from galago.runtime.llamacpp.context import BATCH
 from galago.runtime.llamacpp.library import features, llama
 from galago.runtime.llamacpp.quantizer import quantize
@@ -207,7 +208,7 @@ def test_repacked_and_mapped_weights_match_llama_cpp(
     """On this machine, with the built-in model in several types."""
     target = tmp_path / "model.gguf"
     quantize(resolve("builtin").weights, target, ftype)
-    monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
+    monkeypatch.setattr(library, "SHOW_LOG", True)
     capsys.readouterr()
     Weights(target, gpu_layers=0).close()
     said = capsys.readouterr().err
@@ -224,7 +225,7 @@ def test_working_memory_matches_llama_cpp(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = read_header(shapes.write(tmp_path / "shape.gguf", shapes.SHAPES[name]))
-    monkeypatch.setenv("GALAGO_NATIVE_LOG", "1")
+    monkeypatch.setattr(library, "SHOW_LOG", True)
     for cells in (2048, 8192):
         params, context = llama.llama_model_default_params(), llama.llama_context_default_params()
         params.no_alloc, params.load_mode, params.n_gpu_layers = True, 0, 0

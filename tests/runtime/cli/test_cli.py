@@ -77,7 +77,7 @@ def test_run_says_that_an_answer_was_cut_off() -> None:
     [
         (["none.gguf", "Hi"], "there is no model none.gguf"),
         (["builtin", "Hi", "--image", "none.png"], "there is no file none.png"),
-        (["builtin", "Hi", "--image", __file__], "cannot be read as a picture"),
+        (["builtin", "Hi", "--image", __file__], "cannot be read as an image"),
         (["builtin", "Hi", "--temperature", "-1"], "temperature is -1"),
         (["builtin", "Hi", "--max-tokens", "0"], "max_tokens is 0"),
         (["builtin", "Hi", "--ctx", "100000"], "trained for a context of 2048"),
@@ -165,7 +165,7 @@ def test_an_interrupted_answer_exits_with_130() -> None:
 
 def test_chat_drops_an_image_that_cannot_be_read() -> None:
     done = galago("chat", "builtin", stdin=f"/image {__file__}\nWhat?\nOpposite of big?\n/image\n")
-    assert "cannot be read as a picture" in done.stderr and "/image FILE" in done.stderr
+    assert "cannot be read as an image" in done.stderr and "/image FILE" in done.stderr
     assert done.stdout == "Small.\n"
 
 

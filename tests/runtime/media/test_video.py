@@ -283,7 +283,7 @@ def test_the_command_line_accepts_video(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "galago.runtime.cli.main"]
     run = [*command, "run", "builtin", "What is it?", "--stats", "--max-tokens", "4"]
     read = [
-        re.search(r"\((\d+) tokens read", subprocess.run([*run, *more], capture_output=True, text=True).stderr)
+        re.search(r"\((\d+) prompt tokens", subprocess.run([*run, *more], capture_output=True, text=True).stderr)
         for more in (["--video", str(path)], ["--video", str(path), "--frames", "2"])
     ]
     assert read[0] and read[1] and int(read[0][1]) >= int(read[1][1]) + 6 * 16

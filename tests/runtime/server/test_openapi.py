@@ -210,7 +210,7 @@ def test_a_wrong_method_gets_the_allowed_ones(server: Server) -> None:
 
 def test_random_requests_get_documented_answers() -> None:
     """A small part of what `scripts/check api` runs."""
-    command = [sys.executable, "-m", "checks", "api", "--cases", "8", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=scripts_environment())
+    command = [sys.executable, "-m", "checks", "api", "--cases", "4", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=scripts_environment())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(done.stdout.splitlines()[-1].split()[0]) > 30

@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> None:
     names = list(itertools.takewhile(BENCHMARKS.__contains__, arguments))
     commands = [[name] for name in names] if len(names) == len(arguments) > 1 else [arguments]
     runs = [parser().parse_args(command) for command in commands]
-    llama_cpp_build.build("llama-server", "llama-bench", "llama-batched-bench")
+    if all(getattr(options, "baseline", None) for options in runs):
+        llama_cpp_build.fetch_source()  # only its vocabulary is needed
+    else:
+        llama_cpp_build.build("llama-server", "llama-bench", "llama-batched-bench")
     for options in runs:
         if len(runs) > 1:
             print(f"== {options.name}", flush=True)

@@ -37,8 +37,7 @@ def build(*targets: str) -> Path:
     configured = _STAMP.read_text().strip() if _STAMP.exists() else ""
     if configured == configuration and all((PROGRAMS / target).exists() for target in targets):
         return PROGRAMS
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    _fetch_source(version)
+    fetch_source()
     _say(f"building {', '.join(targets)} in {FOLDER}")
     if configured != configuration:  # CMake remembers options that were dropped since
         shutil.rmtree(FOLDER / "build", ignore_errors=True)
@@ -59,7 +58,10 @@ def _locked_version() -> str:
     raise SystemExit("requirements.lock has no llama-cpp-python==... line; run scripts/lock")
 
 
-def _fetch_source(version: str) -> None:
+def fetch_source() -> None:
+    """Downloads llama.cpp's source as the locked llama-cpp-python vendors it, unless it is there."""
+    version = _locked_version()
+    FOLDER.mkdir(parents=True, exist_ok=True)
     stamp = FOLDER / "src" / ".version"
     if stamp.exists() and stamp.read_text().strip() == version:
         return

@@ -9,7 +9,7 @@ import pytest
 from fakes.pages import ROOT, blocks, run_page
 
 GUIDES = sorted((ROOT / "docs/guide").glob("*.md"))
-NOT_RUN = 6
+NOT_RUN = 7
 """Blocks that the pages leave out, each with its reason next to it. Raise this only with a reason as good."""
 
 
@@ -19,7 +19,7 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 
 
 def test_few_blocks_are_left_out() -> None:
-    left_out = [block for page in GUIDES for block in blocks(page) if block.reason is not None]
+    left_out = [block for page in (ROOT / "README.md", *GUIDES) for block in blocks(page) if block.reason is not None]
     assert len(left_out) <= NOT_RUN
 
 

@@ -72,11 +72,16 @@ Part: TypeAlias = Text | Image | Audio | Video | Frame
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that an answer may call; `parameters` is the JSON schema of its arguments, an object."""
+    """A function that an answer may call; `parameters` is the JSON schema of its arguments, an object.
+
+    With `strict` the whole schema must be enforced, or the request is refused. Otherwise as much of it as possible is
+    enforced, and a warning names the rest.
+    """
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Request:
     `allowed_tools`: the names of the tools that may be called, if not all. `parallel_tool_calls`: several calls may be
     in one answer. `reasoning_effort`: `None` means the template's default. `template_variables` are set for the
     template. `background`: lowest priority; the request is preempted while there is any other.
+    `strict`: what cannot be done as asked is refused, instead of done as far as possible with a warning.
     """
 
     messages: tuple[Message, ...]
@@ -93,6 +94,7 @@ class Request:
     continue_final: bool = True
     completion: CompletionPrompt | None = None
     background: bool = False
+    strict: bool = False
 
     @property
     def wants_prompt_logprobs(self) -> bool:

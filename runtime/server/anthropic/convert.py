@@ -13,12 +13,13 @@ from ...types import model_info as runtime_info
 from ...types import request as values
 from ...types.events import Finished, Usage
 from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
+from ...types.warnings import Warnings
 from ..openai.chat import message_parts
 from . import schema
 
 
-def to_request(request: schema.CountRequest) -> values.Request:
-    """The request to the runtime."""
+def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Request:
+    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     options: dict[str, Any] = {}
     if isinstance(request, schema.MessagesRequest):
         options["sampling"] = values.sampling_from(request, "anthropic")
@@ -30,6 +31,7 @@ def to_request(request: schema.CountRequest) -> values.Request:
         reasoning_effort=_effort(request),
         **options,
         **_tool_arguments(request),
+        strict=warnings.strict,
     )
 
 

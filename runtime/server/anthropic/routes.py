@@ -75,7 +75,7 @@ class Messages(Resource):
         request, warnings = request_io.parse_body(body, schema.MessagesRequest, self.strict)
         model = self.service.model(request.model).id
         generate = partial(self.service.generate, request.model)
-        choices = events.Choices(generate, convert.to_request(request), cancelled=disconnected)
+        choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
         return _Prepared(bool(request.stream), model, warnings, choices)
 
     async def count_tokens(self, request: Request) -> Response:
@@ -83,7 +83,7 @@ class Messages(Resource):
 
     def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         request, warnings = request_io.parse_body(body, schema.CountRequest, self.strict)
-        task = Estimate(convert.to_request(request), predict_seconds=False)
+        task = Estimate(convert.to_request(request, warnings), predict_seconds=False)
         return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 
 

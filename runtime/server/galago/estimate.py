@@ -37,7 +37,7 @@ class Estimates(Resource):
         chat, warnings = request_io.parse_body(body, ChatRequest, self.strict)
         with convert.api_field_names():
             count = convert.choice_count(chat)
-            task = Estimate(convert.to_request(chat, self.context.read_file))
+            task = Estimate(convert.to_request(chat, self.context.read_file, warnings))
             estimate = self.service.run_task(chat.model, task, disconnected)
         several = ["the seconds are those of one answer, not of several at once"] if count > 1 else []
         model = self.service.model(chat.model)

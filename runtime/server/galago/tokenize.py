@@ -9,6 +9,7 @@ from starlette.responses import Response
 from ....models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ...types import request as values
 from ...types.tasks import Detokenize, Tokenize
+from ...types.warnings import Warnings
 from ..http import request_io
 from ..http.openapi import Endpoint, RouteDescription
 from ..openai.chat import convert
@@ -51,7 +52,7 @@ class Tokenization(Resource):
 
     def _tokenize(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenList, list[str]]:
         request, warnings = request_io.parse_body(body, schema.TokenizeRequest, self.strict)
-        text = _text_or_chat(request, self.context.read_file)
+        text = _text_or_chat(request, self.context.read_file, warnings)
         task = Tokenize(text, request.add_special is True, request.parse_special is not False)
         answer = self.service.run_task(request.model, task, disconnected)
         pieces = [schema.TokenPiece(i, _piece(piece)) for i, piece in zip(answer.ids, answer.pieces, strict=True)]
@@ -66,7 +67,7 @@ class Tokenization(Resource):
         return schema.DetokenizedText(answer.text, warnings or UNSET), warnings
 
 
-def _text_or_chat(request: schema.TokenizeRequest, read_file: ReadFile) -> str | values.Request:
+def _text_or_chat(request: schema.TokenizeRequest, read_file: ReadFile, warnings: Warnings) -> str | values.Request:
     if (request.content is None) == (request.messages is None):
         raise InvalidRequest("give either content, a text, or messages, a chat", "content")
     if request.messages is None:
@@ -77,7 +78,7 @@ def _text_or_chat(request: schema.TokenizeRequest, read_file: ReadFile) -> str |
             "add_special and parse_special need content; a chat's special tokens come from its template",
             "add_special",
         )
-    return convert.to_request(ChatRequest(messages=request.messages, tools=request.tools), read_file)
+    return convert.to_request(ChatRequest(messages=request.messages, tools=request.tools), read_file, warnings)
 
 
 def _piece(piece: bytes) -> str | list[int]:

@@ -24,6 +24,7 @@ from ...inference.stream import Stream
 from ...types.events import Event, Failed, Finished, OutputDelta, Started, TokenLogprob
 from ...types.request import Request
 from .request_io import encode_json
+from .warning_log import log_new
 
 GenerateFunction: TypeAlias = Callable[[Request, Callable[[], bool]], Stream]
 IndexedEvent: TypeAlias = tuple[int, Event]
@@ -67,6 +68,7 @@ async def encode(choices: Sequence[Choices], encoder: Encoder[C]) -> AsyncGenera
             async for index, event in events:
                 match event:
                     case Started():
+                        log_new(event.warnings)
                         chunks = encoder.start(index, event)
                     case Finished():
                         unfinished -= 1

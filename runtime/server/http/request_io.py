@@ -19,7 +19,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ....models.errors import Cancelled, InvalidRequest, UnsupportedField
+from ...types.warnings import Warnings
 from . import json_errors
+from .warning_log import log_new
 
 T = TypeVar("T")
 Cancellation: TypeAlias = Callable[[], bool]
@@ -138,6 +140,7 @@ def json_response(answer: Struct, headers: Mapping[str, str] | None = None) -> R
 
 def warning_headers(warnings: list[str]) -> dict[str, str]:
     """The warnings about a request's fields as a header, for clients that do not look at the body's `warnings`."""
+    log_new(warnings)
     return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
 
 
@@ -165,7 +168,7 @@ def convert_object(raw: dict[str, Any], struct: type[T]) -> T:
         raise json_errors.invalid_fields(str(error), getattr(struct, "accepted_values", {})) from error
 
 
-def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, list[str]]:
+def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:
     """The request in a body, and warnings about its fields."""
     raw = decode_object(body)
     return convert_object(raw, struct), check_fields(raw, struct, strict)
@@ -201,12 +204,12 @@ def other_fields(struct: type) -> OtherFields:
     return fields
 
 
-def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> list[str]:
+def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> Warnings:
     """Checks every field of a request that its struct does not declare; returns at most `MAX_WARNINGS` warnings.
 
     Raises `UnsupportedField` for a refused field and, in strict mode, for an unknown one.
     """
-    warnings: list[str] = []
+    warnings = Warnings(strict=strict)
     for path, owner, name, value in _undeclared_fields(raw, struct, ""):
         if _is_harmless(owner, name, value, path):
             continue
@@ -219,7 +222,9 @@ def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> list[str]:
         else:
             warnings.append(f"the field {path} is unknown and was ignored")
     left = len(warnings) - MAX_WARNINGS
-    return [*warnings[:MAX_WARNINGS], f"{left} more fields were ignored"] if left > 0 else warnings
+    if left > 0:
+        warnings[MAX_WARNINGS:] = [f"{left} more fields were ignored"]
+    return warnings
 
 
 UndeclaredField: TypeAlias = tuple[str, type, str, object]

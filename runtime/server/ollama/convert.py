@@ -10,6 +10,7 @@ from ....models.errors import InvalidRequest
 from ...types import request as values
 from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
 from ...types.options import MAX_INTEGER, MAX_TOP_LOGPROBS
+from ...types.warnings import Warnings
 from ..openai.chat.message_parts import from_base64
 from . import schema
 
@@ -89,8 +90,8 @@ def _parts(text: str | None, images: Sequence[str] | None, path: str) -> tuple[P
     return (*image_parts, *([Text(text)] if text else ()))
 
 
-def to_request(request: ChatOrGenerateRequest) -> values.Request:
-    """The request to the runtime."""
+def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Request:
+    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     tools = request.tools or () if isinstance(request, schema.ChatRequest) else ()
     return values.Request(
         messages=messages(request),
@@ -102,6 +103,7 @@ def to_request(request: ChatOrGenerateRequest) -> values.Request:
         tools=tuple(Tool(t.function.name, t.function.description, t.function.parameters) for t in tools),
         reasoning_effort=_effort(request.think),
         logprobs=_top_logprobs(request),
+        strict=warnings.strict,
     )
 
 

@@ -188,7 +188,7 @@ class Ollama(Resource):
         choices = None
         if not convert.is_empty(request):
             generate = partial(self.service.generate, name)
-            choices = events.Choices(generate, convert.to_request(request), cancelled=disconnected)
+            choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
         return _Prepared(model.id, request.stream is not False, kind is schema.ChatRequest, warnings, choices)
 
 

@@ -18,6 +18,7 @@ from ....types import request as values
 from ....types.events import Delta, Finished, FinishReason, OutputDelta, Started, TokenLogprob
 from ....types.messages import Message, Part, Role, Text
 from ....types.options import Dialect, bounds
+from ....types.warnings import Warnings
 from ...http.events import MAX_CHOICES, CollectedAnswer
 from ..errors import error_response
 from ..schema import (
@@ -49,8 +50,8 @@ _ROLES: dict[type, Role] = {
 }
 
 
-def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile) -> values.Request:
-    """The request to the runtime."""
+def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile, warnings: Warnings) -> values.Request:
+    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     _check_integer("max_completion_tokens", chat.max_completion_tokens)
     limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
@@ -64,6 +65,7 @@ def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile) -> v
         | {"max_tokens": next(iter(limits), None), "logprobs": _top_logprobs(chat)},
         **(tools.request_arguments(chat) if uses_tools else {}),
         continue_final=_continues_final_message(chat),
+        strict=warnings.strict,
     )
 
 

@@ -91,7 +91,7 @@ class Chat(Resource):
         chat, warnings = request_io.parse_body(body, schema.ChatRequest, self.strict)
         with convert.api_field_names():
             count = convert.choice_count(chat)
-            request = convert.to_request(chat, self.context.read_file)
+            request = convert.to_request(chat, self.context.read_file, warnings)
             if background:
                 request = convert.in_background(request)
                 warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []

@@ -35,7 +35,7 @@ def request_arguments(chat: schema.ChatRequest) -> dict[str, Any]:
 
 
 def _tool(function: schema.FunctionDefinition) -> Tool:
-    return Tool(function.name, function.description, function.parameters)
+    return Tool(function.name, function.description, function.parameters, strict=function.strict is True)
 
 
 def calls(tool_calls: Sequence[schema.ToolCall]) -> tuple[ToolCall, ...]:

@@ -12,6 +12,7 @@ from .....models.errors import GalagoError, InvalidRequest
 from ....types import request as values
 from ....types.events import Delta, Finished, OutputDelta, Started, TokenLogprob
 from ....types.request import CompletionPrompt
+from ....types.warnings import Warnings
 from ...http.events import MAX_CHOICES, CollectedAnswer
 from ..chat import convert as chat_convert
 from ..errors import error_response
@@ -31,11 +32,14 @@ def prompts(field: str | list[str | int | list[int]], name: str) -> list[str | t
     return [one if isinstance(one, str) else tuple(one) for one in field if not isinstance(one, int)]
 
 
-def to_request(request: schema.CompletionRequest, prompt: str | tuple[int, ...]) -> values.Request:
+def to_request(
+    request: schema.CompletionRequest, prompt: str | tuple[int, ...], warnings: Warnings
+) -> values.Request:
+    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     if request.echo and request.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other; give only one of them", "echo")
     raw = CompletionPrompt(prompt, request.suffix, prompt_logprobs=bool(request.echo and request.logprobs is not None))
-    return values.Request((), completion=raw, **chat_convert.generation_arguments(request, "completions"))
+    return values.Request((), completion=raw, strict=warnings.strict, **chat_convert.generation_arguments(request, "completions"))
 
 
 def choices_per_prompt(request: schema.CompletionRequest, prompt_count: int) -> int:

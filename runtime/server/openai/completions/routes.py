@@ -15,6 +15,7 @@ from starlette.responses import Response
 from .....models.errors import DeadlineExceeded, EngineError, GalagoError, InvalidRequest, NotFound, NotReady
 from ....types.options import MAX_INTEGER, bounds
 from ....types.tasks import Detokenize
+from ....types.warnings import Warnings
 from ...http import events, request_io
 from ...http.openapi import Endpoint, RouteDescription, Streamed
 from ...resource import RequestFunction, Resource
@@ -74,7 +75,7 @@ class Completions(Resource):
         try:
             with api_field_names():
                 count = convert.choices_per_prompt(request, len(prompts))
-                requests = [convert.to_request(request, prompt) for prompt in prompts]
+                requests = [convert.to_request(request, prompt, warnings) for prompt in prompts]
                 if background:
                     requests = [in_background(one) for one in requests]
                 for prompt in prompts if request.echo else ():
@@ -100,7 +101,7 @@ class _Prepared:
 
     request: schema.CompletionRequest
     model: str
-    warnings: list[str]
+    warnings: Warnings
     choices: list[events.Choices]
     echoes: list[str]
 

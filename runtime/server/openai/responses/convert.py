@@ -12,6 +12,7 @@ from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
 from ....types import request as values
 from ....types.events import Usage
 from ....types.messages import Image, Message, Part, Text, Tool, ToolCall
+from ....types.warnings import Warnings
 from ..chat import message_parts
 from ..chat.message_parts import ReadFile
 from . import schema
@@ -68,8 +69,10 @@ def to_items(stored: Sequence[Any]) -> list[schema.Item]:
     return msgspec.convert(stored, list[schema.Item])
 
 
-def to_request(request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile) -> values.Request:
-    """The request to the runtime; `history` comes before the input."""
+def to_request(
+    request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile, warnings: Warnings
+) -> values.Request:
+    """The request to the runtime; `history` comes before the input. Adds to `warnings` what is done otherwise than asked."""
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
     return values.Request(
         messages=(
@@ -83,6 +86,7 @@ def to_request(request: schema.ResponsesRequest, history: Sequence[schema.Item],
         **values.request_fields_from(request, "responses") | {"logprobs": _top_logprobs(request)},
         continue_final=False,
         **_tool_arguments(request),
+        strict=warnings.strict,
     )
 
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from .....models.errors import ConfigError, EngineError, GalagoError, InvalidRequest, NotFound, NotReady
 from ....types.options import bounds
 from ....types.tasks import Estimate
+from ....types.warnings import Warnings
 from ...http import events, pagination, request_io
 from ...http.openapi import Endpoint, RouteDescription, Streamed
 from ...resource import Resource, ServerContext
@@ -113,10 +114,10 @@ class Responses(Resource):
         _, request, warnings = self._parse(body)
         self._store_for(request)
         history = self._history(request.previous_response_id)
-        task = Estimate(convert.to_request(request, history, self.context.read_file), predict_seconds=False)
+        task = Estimate(convert.to_request(request, history, self.context.read_file, warnings), predict_seconds=False)
         return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 
-    def _parse(self, body: bytes) -> tuple[dict[str, Any], schema.ResponsesRequest, list[str]]:
+    def _parse(self, body: bytes) -> tuple[dict[str, Any], schema.ResponsesRequest, Warnings]:
         raw = convert.with_item_types(request_io.decode_object(body))
         request = request_io.convert_object(raw, schema.ResponsesRequest)
         return raw, request, request_io.check_fields(raw, schema.ResponsesRequest, self.strict)
@@ -128,7 +129,7 @@ class Responses(Resource):
         generate = partial(self.service.generate, request.model)
         try:
             history = self._history(request.previous_response_id)
-            runtime_request = convert.to_request(request, history, self.context.read_file)
+            runtime_request = convert.to_request(request, history, self.context.read_file, warnings)
             choices = events.Choices(generate, runtime_request, cancelled=disconnected)
         except InvalidRequest as error:
             convert.with_api_field_name(error)

@@ -158,7 +158,7 @@ class Engine:
             cache_bytes=self._loop.kv.saved_bytes,
             steps=self._steps,
             step_seconds=0.0 if began is None else time.perf_counter() - began,
-            recovered_errors=self._loop.kv.errors + self._drafter.errors,
+            recovered_errors=self._loop.kv.errors.count + self._drafter.errors.count,
         )
 
     def reset_stats(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence as Items
 
 from ..cache.prefix_cache import MIN_CELLS, CachedPrefix, PrefixCache
+from ..log import RecoveredErrors
 from ..speculative.drafting import Drafter
 from ..types.events import Event, Finished, Started
 from ..types.prompt import Item, SampledToken, SavedState, count_positions
@@ -27,12 +28,12 @@ class KVCache:
     """Owns the slots, and keeps their bookkeeping and the runner's cells equal.
 
     Caching is an optimization: if saving, finding, reading or copying fails, only the cached content is lost, and
-    `errors` counts it.
+    `errors` records it.
     """
 
     def __init__(self, runner: ModelRunner, slots: int, prefix_cache: PrefixCache) -> None:
         self.slots = [Slot(number) for number in range(slots)]
-        self.errors = 0
+        self.errors = RecoveredErrors()
         self.save_policy = SavePolicy()
         self._runner = runner
         self._prefixes = prefix_cache
@@ -46,16 +47,16 @@ class KVCache:
         """The saved prefix to restore for these items, and how many of them it holds."""
         try:
             return self._prefixes.find(items, adapters)
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("look for a cached prefix", error)
             return None, 0
 
     def longest_shared(self, items: Items[Item], adapters: tuple[float, ...]) -> int:
         """How many of the items some saved prefix begins with."""
         try:
             return self._prefixes.longest_shared(items, adapters)
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("look for a cached prefix", error)
             return 0
 
     def prepare(self, assignment: SlotAssignment) -> int:
@@ -73,16 +74,16 @@ class KVCache:
         try:
             if self._load(slot, source, data, position):
                 return assignment.reused
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("load a cached prefix", error)
         self._remove_cells(slot)
         return 0
 
     def _read(self, source: Slot | CachedPrefix | None) -> SavedState | None:
         try:
             return self._prefixes.read(source) if isinstance(source, CachedPrefix) else None
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("read a cached prefix", error)
             return None
 
     def _load(self, slot: Slot, source: Slot | CachedPrefix | None, data: SavedState | None, position: int) -> bool:
@@ -105,8 +106,8 @@ class KVCache:
                 data = self._runner.save(slot.number)
                 self.save_policy.record_save(slot.cells, time.perf_counter() - begin)
                 self._prefixes.add(CachedPrefix(list(slot.items), slot.adapters, data))
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("keep a prefix in the cache", error)
 
     def persist(self, slot: Slot) -> None:
         """Writes a slot to the disk cache, if there is one."""
@@ -114,8 +115,8 @@ class KVCache:
             return
         try:
             self._prefixes.store(CachedPrefix(list(slot.items), slot.adapters, self._runner.save(slot.number)))
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("write a prefix to the cache folder", error)
 
     def save_and_clear(self, slot: Slot) -> None:
         """Empties a slot. Its content can be found again, unless its owner shares nothing."""
@@ -146,8 +147,8 @@ class KVCache:
         """Empties a slot without saving it. Never raises: if the cells cannot be removed now, `retry` removes them."""
         try:
             self._remove_cells(slot)
-        except BaseException:
-            self.errors += 1
+        except BaseException as error:
+            self.errors.record("clear a slot of the KV cache", error)
 
     def retry(self) -> None:
         """Tries again to empty the dirty slots."""

@@ -67,6 +67,19 @@ class TokenBatch:
         )
 
 
+def new_context(weights: Weights, params: Any, advice: str = "") -> Any:
+    """The handle of a new llama.cpp context. `advice` ends the error's advice to try a smaller context."""
+    take_errors()
+    handle = llama.llama_init_from_model(weights.handle, params)
+    if not handle:
+        raise ModelError(
+            f"llama.cpp cannot make a context of {params.n_ctx} tokens for {weights.path.name}: "
+            f"{take_errors() or NO_REASON}; try a smaller --context{advice}",
+            str(weights.path),
+        )
+    return handle
+
+
 def _pointer(array: NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(kind))
 
@@ -106,14 +119,7 @@ class Context:
         params.type_k = params.type_v = _KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
-        take_errors()
-        self.handle = llama.llama_init_from_model(weights.handle, params)
-        if not self.handle:
-            raise ModelError(
-                f"llama.cpp cannot make a context of {cells} tokens for {weights.path.name}: "
-                f"{take_errors() or NO_REASON}; try a smaller --ctx{'' if kv_type == 'f16' else ' or --kv-type f16'}",
-                str(weights.path),
-            )
+        self.handle = new_context(weights, params, "" if kv_type == "f16" else " or --kv-type f16")
         self._memory = llama.llama_get_memory(self.handle)
         if not self._memory:
             self.close()

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.errors import EngineError, ModelError
+from ...models.errors import EngineError
 from ...models.gguf.header import Pooling
 from ..config import FlashAttention
 from ..types.prompt import BatchToken
-from .context import FLASH_ATTENTION, TokenBatch
+from .context import FLASH_ATTENTION, TokenBatch, new_context
 from .library import NO_REASON, llama, take_errors
 from .weights import Weights
 
@@ -46,14 +46,7 @@ class PoolingContext:
         params.pooling_type = _POOLING[pooling]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
-        take_errors()
-        self.handle = llama.llama_init_from_model(weights.handle, params)
-        if not self.handle:
-            raise ModelError(
-                f"llama.cpp cannot make a context of {rows} tokens for {weights.path.name}: "
-                f"{take_errors() or NO_REASON}; try a smaller --ctx",
-                str(weights.path),
-            )
+        self.handle = new_context(weights, params)
         self._memory = llama.llama_get_memory(self.handle)  # `None` for encoders
         self._batch = TokenBatch(rows)
         self._rows = rows

@@ -68,7 +68,7 @@ def _place_on_gpus(files: ModelFiles, config: ModelConfig, gpus: tuple[Device, .
         warnings.append(f"nothing of the model fits on the GPU ({where}): it is computed on the CPU")
     elif plan.gpu_layers < all_layers:
         warnings.append(
-            f"only {plan.gpu_layers} of {all_layers} layers fit on the GPU ({where}); a smaller --ctx makes room"
+            f"only {plan.gpu_layers} of {all_layers} layers fit on the GPU ({where}); a smaller --context makes room"
         )
     if projector and not plan.projector:
         warnings.append("the projector does not fit on the GPU together with the model: media is encoded on the CPU")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from ..log import RecoveredErrors
 from ..types.prompt import Item
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Drafter:
 
     def __init__(self, model: DraftModel | None = None) -> None:
         self.policy = DraftLengthPolicy()
-        self.errors = 0
+        self.errors = RecoveredErrors()
         self._model = model
 
     def can_draft(self, sequence: DraftTarget) -> bool:
@@ -216,8 +217,8 @@ class Drafter:
                 sequence.draft_acceptance.record_unused()
         try:
             tokens = model.draft(requests) if requests else {}
-        except BaseException:  # answers do not depend on drafts
-            self.errors += 1
+        except BaseException as error:  # answers do not depend on drafts
+            self.errors.record("draft tokens", error)
             tokens = {}
         return {s: Draft(tokens[s.slot_number], True) for s in lengths if s.slot_number in tokens}
 
@@ -225,8 +226,8 @@ class Drafter:
         if self._model is not None:
             try:
                 self._model.use_threads(threads)
-            except BaseException:
-                self.errors += 1
+            except BaseException as error:
+                self.errors.record("set the threads of the draft model", error)
 
     def close(self) -> None:
         if self._model is not None:

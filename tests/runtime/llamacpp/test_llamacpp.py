@@ -368,6 +368,6 @@ def test_a_kv_type_that_does_not_fit_the_heads_is_a_model_error(tmp_path: Path) 
     path = shapes.write(tmp_path / "odd.gguf", shapes.Shape(80, 1, 2, 2, 160, 64, "F16", tied=True))
     odd = Weights(path)
     Context(odd, cells=256, slots=1, threads=1).close()
-    with pytest.raises(ModelError, match="does not divide n_embd_head_k=40; try a smaller --ctx or --kv-type f16"):
+    with pytest.raises(ModelError, match="does not divide n_embd_head_k=40; try a smaller --context or --kv-type f16"):
         Context(odd, cells=256, slots=1, threads=1, kv_type="q8_0")
     odd.close()

@@ -32,14 +32,13 @@ def prompts(field: str | list[str | int | list[int]], name: str) -> list[str | t
     return [one if isinstance(one, str) else tuple(one) for one in field if not isinstance(one, int)]
 
 
-def to_request(
-    request: schema.CompletionRequest, prompt: str | tuple[int, ...], warnings: Warnings
-) -> values.Request:
+def to_request(request: schema.CompletionRequest, prompt: str | tuple[int, ...], warnings: Warnings) -> values.Request:
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     if request.echo and request.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other; give only one of them", "echo")
     raw = CompletionPrompt(prompt, request.suffix, prompt_logprobs=bool(request.echo and request.logprobs is not None))
-    return values.Request((), completion=raw, strict=warnings.strict, **chat_convert.generation_arguments(request, "completions"))
+    arguments = chat_convert.generation_arguments(request, "completions")
+    return values.Request((), completion=raw, **arguments, strict=warnings.strict)
 
 
 def choices_per_prompt(request: schema.CompletionRequest, prompt_count: int) -> int:

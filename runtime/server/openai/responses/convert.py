@@ -72,7 +72,10 @@ def to_items(stored: Sequence[Any]) -> list[schema.Item]:
 def to_request(
     request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile, warnings: Warnings
 ) -> values.Request:
-    """The request to the runtime; `history` comes before the input. Adds to `warnings` what is done otherwise than asked."""
+    """The request to the runtime; `history` comes before the input.
+
+    Adds to `warnings` what is done otherwise than asked.
+    """
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
     return values.Request(
         messages=(

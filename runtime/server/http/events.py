@@ -68,7 +68,8 @@ async def encode(choices: Sequence[Choices], encoder: Encoder[C]) -> AsyncGenera
             async for index, event in events:
                 match event:
                     case Started():
-                        log_new(event.warnings)
+                        if event.warnings:
+                            log_new(event.warnings)
                         chunks = encoder.start(index, event)
                     case Finished():
                         unfinished -= 1

@@ -140,8 +140,10 @@ def json_response(answer: Struct, headers: Mapping[str, str] | None = None) -> R
 
 def warning_headers(warnings: list[str]) -> dict[str, str]:
     """The warnings about a request's fields as a header, for clients that do not look at the body's `warnings`."""
+    if not warnings:
+        return {}
     log_new(warnings)
-    return {"x-galago-warnings": json.dumps(warnings)} if warnings else {}
+    return {"x-galago-warnings": json.dumps(warnings)}
 
 
 def decode_object(body: bytes) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ...models.errors import UnsupportedField
 
 
@@ -13,9 +11,7 @@ class Warnings(list[str]):
     `append` is for what changes nothing that the caller could want: it stays a warning in strict mode.
     """
 
-    def __init__(self, texts: Iterable[str] = (), *, strict: bool = False) -> None:
-        super().__init__(texts)
-        self.strict = strict
+    strict = False
 
     def add_unless_strict(self, text: str, field: str | None = None) -> None:
         """Adds a warning once. Raises `UnsupportedField`, which names the request's field, in strict mode."""

@@ -211,7 +211,8 @@ def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> Warnings:
 
     Raises `UnsupportedField` for a refused field and, in strict mode, for an unknown one.
     """
-    warnings = Warnings(strict=strict)
+    warnings = Warnings()
+    warnings.strict = strict
     for path, owner, name, value in _undeclared_fields(raw, struct, ""):
         if _is_harmless(owner, name, value, path):
             continue

@@ -71,7 +71,7 @@ class RequestEstimator:
         """Estimates a request whose prompt took `preparation_seconds` to build; `None` if no times are wanted."""
         tokens = prompt.cells
         room = max(self._context - tokens, 0)
-        answer_tokens = min(request.max_tokens or room, room)
+        answer_tokens = room if request.max_tokens is None else min(request.max_tokens, room)
         warnings = [*prompt.warnings, *self._caveats]
         if room and request.max_tokens is not None and request.max_tokens > room:
             warnings.append(f"max_tokens {request.max_tokens} would be lowered to {room}, the room left in the context")

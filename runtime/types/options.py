@@ -31,7 +31,7 @@ Dialect: TypeAlias = Literal["chat", "completions", "responses", "anthropic", "o
 """The HTTP APIs: OpenAI's chat completions, completions and responses, Anthropic's messages, and Ollama's."""
 
 MAX_INTEGER = 2**31 - 1
-MAX_STOPS = 16
+MAX_STOPS = 256
 MAX_TOP_LOGPROBS = 20
 """Alternatives per token, as in OpenAI's API."""
 
@@ -45,7 +45,8 @@ class OptionSpec:
     name; empty: none). `keyword` is the Python keyword (default: the name; empty: none). `wire` holds, by dialect, the
     path of the request field, followed by the dialect's other fields with the same meaning. `gguf` is the key under
     `general.sampling.`, and `checkpoint` the key in a checkpoint's generation_config.json. With `file` the command line
-    reads the value from a file.
+    reads the value from a file. `other_values` are numbers that other programs' clients send over HTTP, with the value
+    that they mean.
     """
 
     name: str
@@ -64,6 +65,7 @@ class OptionSpec:
     wire: Mapping[Dialect, tuple[str, ...]] = field(default_factory=dict)
     gguf: str = ""
     checkpoint: str = ""
+    other_values: Mapping[float, object] = field(default_factory=dict)
 
     @property
     def field_name(self) -> str:
@@ -123,7 +125,7 @@ SAMPLING = (
         "top_k", "integer", "sample from this many of the most likely tokens; 0 means all",
         unset="the model's, else 0", minimum=0, maximum=MAX_INTEGER, flags=("--top-k",), metavar="N",
         wire={**_openai("top_k"), "anthropic": ("top_k",), "ollama": ("options.top_k",)},
-        gguf="top_k", checkpoint="top_k",
+        gguf="top_k", checkpoint="top_k", other_values={-1: 0},
     ),
     OptionSpec(
         "min_p", "number", "drop tokens less likely than this fraction of the most likely one",
@@ -132,8 +134,8 @@ SAMPLING = (
     ),
     OptionSpec(
         "seed", "integer", "make a sampled answer repeatable",
-        unset="a new one for each answer", minimum=-(2**63), maximum=2**63 - 1, flags=("--seed",), metavar="N",
-        wire={**_openai("seed"), "ollama": ("options.seed",)},
+        unset="a new one for each answer", minimum=-(2**63), maximum=2**64 - 1, flags=("--seed",), metavar="N",
+        wire={**_openai("seed"), "ollama": ("options.seed",)}, other_values={-1: None},
     ),
     OptionSpec(
         "frequency_penalty", "number", "lower a token's logit by this much for each time it was generated",
@@ -149,7 +151,7 @@ SAMPLING = (
         "repeat_penalty", "number", "divide the logits of recent tokens by this; 1 changes nothing",
         unset="the model's, else 1", minimum=0.01, maximum=100,
         wire={**_openai("repeat_penalty"), "ollama": ("options.repeat_penalty",)},
-        gguf="penalty_repeat", checkpoint="repetition_penalty",
+        gguf="penalty_repeat", checkpoint="repetition_penalty", other_values={0: 1},
     ),
     OptionSpec(
         "logit_bias", "token_biases", "add a number from -100 to 100 to the logits of given token ids",
@@ -161,11 +163,12 @@ SAMPLING = (
 REQUEST = (
     OptionSpec(
         "max_tokens", "integer", "longest answer, in tokens", unset="until the context is full",
-        minimum=1, maximum=MAX_INTEGER, flags=("--max-tokens",), metavar="N",
+        minimum=0, maximum=MAX_INTEGER, flags=("--max-tokens",), metavar="N",
         wire={
             "chat": ("max_tokens", "max_completion_tokens"), "completions": ("max_tokens",),
             "responses": ("max_output_tokens",), "anthropic": ("max_tokens",), "ollama": ("options.num_predict",),
         },
+        other_values={-1: None, -2: None},
     ),
     OptionSpec(
         "stop", "texts", "end the answer before this text; may be repeated", default=(),

@@ -9,10 +9,14 @@ from typing import Any, Literal, get_args
 from ...models.errors import GalagoError, InvalidRequest
 from .messages import TOOL_NAME, Message, ReasoningEffort, Tool
 from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, OptionSpec, wire_fields
+from .warnings import Warnings
 
 MAX_TOOLS = 128
+MAX_BIAS = 100.0
+"""The largest number that `logit_bias` adds to a logit, as in OpenAI's API."""
 
 _SAMPLING_NUMBERS = tuple(option for option in SAMPLING if option.bounds is not None)
+_SAMPLING_NAMES = frozenset(option.name for option in SAMPLING)
 _REQUEST_NUMBERS = {option.name: option for option in REQUEST if option.bounds is not None}
 
 
@@ -41,7 +45,7 @@ class Sampling:
                 check_option(option, value)
         for token, bias in self.logit_bias:
             check_number("logit_bias", token, 0, MAX_INTEGER, whole=True)
-            check_number("logit_bias", bias, -100, 100)
+            check_number("logit_bias", bias, -MAX_BIAS, MAX_BIAS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class Request:
             raise InvalidRequest("a completion prompt excludes messages and tools", "prompt")
         if not self.messages and self.completion is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_number("max_tokens", self.max_tokens, 1 - self.wants_prompt_logprobs, MAX_INTEGER, whole=True)
+        check_option(_REQUEST_NUMBERS["max_tokens"], self.max_tokens)
         if self.wants_prompt_logprobs and self.logprobs is None:
             raise InvalidRequest("logprobs must be set to report the log-probabilities of the prompt", "logprobs")
         if len(self.stop) > MAX_STOPS:
@@ -192,9 +196,12 @@ def check_number(
         raise error(f"{name} is {value!r}; it must be {kind} {allowed}", name)
 
 
-def sampling_from(source: object, dialect: Dialect) -> Sampling:
-    """Reads the sampling options from a dialect's request, a struct with the fields that the table names."""
-    return Sampling(**_read(_SAMPLING_FIELDS[dialect], source))
+def sampling_from(source: object, dialect: Dialect, warnings: Warnings) -> Sampling:
+    """Reads the sampling options from a dialect's request, a struct with the fields that the table names.
+
+    A number beyond its bounds is replaced by the nearest possible one, with a warning.
+    """
+    return Sampling(**_read(_SAMPLING_FIELDS[dialect], source, warnings))
 
 
 def recommended_sampling(number: Callable[[str], float | None]) -> Sampling:
@@ -207,38 +214,71 @@ def recommended_sampling(number: Callable[[str], float | None]) -> Sampling:
     return Sampling(**{"temperature": 0.0} | values)
 
 
-def request_fields_from(source: object, dialect: Dialect, skip: Sequence[str] = ()) -> dict[str, Any]:
+def request_fields_from(
+    source: object, dialect: Dialect, warnings: Warnings, skip: Sequence[str] = ()
+) -> dict[str, Any]:
     """Reads the other options of a dialect's request, as arguments of `Request`.
 
-    Leaves out those that each dialect writes in its own form (kind "object"), and those in `skip`.
+    Leaves out those that each dialect writes in its own form (kind "object"), and those in `skip`. A number beyond its
+    maximum is replaced by that, with a warning.
     """
-    return _read([field for field in _REQUEST_FIELDS[dialect] if field.option.name not in skip], source)
+    return _read([field for field in _REQUEST_FIELDS[dialect] if field.option.name not in skip], source, warnings)
 
 
-def _read(fields: Iterable[_WireField], source: object) -> dict[str, Any]:
+def _read(fields: Iterable[_WireField], source: object, warnings: Warnings) -> dict[str, Any]:
     values = {}
     for entry in fields:
-        value = source
+        value: Any = source
         for part in entry.parts:
             value = getattr(value, part, None)
-        if entry.renamed_number and value is not None:
-            check_option(entry.option, value, entry.path)
-        values[entry.target] = option_value(entry.option, value)
+        if entry.option.bounds is not None and value is not None:
+            value = possible_number(entry.option, entry.path, value, warnings)
+        values[entry.target] = option_value(entry.option, value, warnings)
     return values
 
 
-def option_value(option: OptionSpec, given: Any) -> Any:
-    """The value that `Sampling` and `Request` hold for one given by a client; `None` means that none was given."""
+def possible_number(option: OptionSpec, path: str, value: float, warnings: Warnings) -> Any:
+    """The number that a client means by `value` in the field `path`, or `None` for the default.
+
+    Raises an error for a number that is too small to mean anything, such as a limit of -5 tokens.
+    """
+    if value in option.other_values:
+        return option.other_values[value]
+    minimum = option.minimum if option.name in _SAMPLING_NAMES else value
+    nearest = min(max(value, minimum), option.maximum)
+    if nearest != value:
+        warnings.add_unless_strict(f"{path} is {value}, which is beyond {nearest}; {nearest} is used instead", path)
+    check_option(option, nearest, path)
+    return nearest
+
+
+def max_tokens_from(value: int | None, path: str, warnings: Warnings) -> int | None:
+    """The limit of an answer's tokens that a client means by a number in the field `path`; `None` for no limit."""
+    return None if value is None else possible_number(_REQUEST_NUMBERS["max_tokens"], path, value, warnings)
+
+
+def option_value(option: OptionSpec, given: Any, warnings: Warnings | None = None) -> Any:
+    """The value that `Sampling` and `Request` hold for one given by a client; `None` means that none was given.
+
+    With `warnings`, what has no effect or is out of bounds is left out or limited, with a warning.
+    """
     match option.kind:
         case "flag":
             return option.default if given is None else bool(given)
         case "text":
             return given or None
         case "texts":
-            return (given,) if isinstance(given, str) else tuple(given or ())
+            texts = (given,) if isinstance(given, str) else tuple(given or ())
+            return texts if warnings is None else _without_empty(texts, option.name, warnings)
         case "token_biases":
-            return tuple((_token_id(token), bias) for token, bias in (given or {}).items())
+            return tuple((_token_id(token), _bias(token, bias, warnings)) for token, bias in (given or {}).items())
     return given
+
+
+def _without_empty(texts: tuple[str, ...], name: str, warnings: Warnings) -> tuple[str, ...]:
+    if "" in texts:
+        warnings.add_unless_strict(f"{name} has an empty text, which is ignored", name)
+    return tuple(text for text in texts if text)
 
 
 def _token_id(given: int | str) -> int:
@@ -250,17 +290,21 @@ def _token_id(given: int | str) -> int:
     return int(given)
 
 
+def _bias(token: int | str, bias: float, warnings: Warnings | None) -> float:
+    possible = min(max(bias, -MAX_BIAS), MAX_BIAS)
+    if warnings is None or possible == bias:
+        return bias
+    warnings.add_unless_strict(f"logit_bias has {bias} for the token {token}; {possible} is used instead", "logit_bias")
+    return possible
+
+
 class _WireField:
-    """Where a dialect's request holds an option, and the field of `Sampling` or `Request` that takes it.
+    """Where a dialect's request holds an option, and the field of `Sampling` or `Request` that takes it."""
 
-    A number that the dialect calls by another name is checked here, so that the error has the client's name for it.
-    """
-
-    __slots__ = ("option", "parts", "path", "renamed_number", "target")
+    __slots__ = ("option", "parts", "path", "target")
 
     def __init__(self, option: OptionSpec, path: str) -> None:
         self.option, self.path, self.parts, self.target = option, path, path.split("."), option.field_name
-        self.renamed_number = path != option.name and option.bounds is not None
 
 
 def _fields(options: Iterable[OptionSpec], dialect: Dialect) -> list[_WireField]:

@@ -22,8 +22,8 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     options: dict[str, Any] = {}
     if isinstance(request, schema.MessagesRequest):
-        options["sampling"] = values.sampling_from(request, "anthropic")
-        options |= values.request_fields_from(request, "anthropic")
+        options["sampling"] = values.sampling_from(request, "anthropic", warnings)
+        options |= values.request_fields_from(request, "anthropic", warnings)
     output_format = request.output_config.format if request.output_config else None
     return values.Request(
         messages=(*_system(request.system), *messages(request.messages)),

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
 from .errors import TABLE, ErrorResponses, codes
-from .request_io import encode_json, other_fields
+from .request_io import ANY, encode_json, other_fields
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -233,10 +233,16 @@ def _add_other_fields(struct: type[msgspec.Struct], component: OpenApiSchema) ->
     """Adds the fields that the struct does not declare but the server knows."""
     fields = other_fields(struct)
     properties: dict[str, OpenApiSchema] = {}
-    for name, harmless_values in fields.refused.items():
-        properties[name] = {"enum": [None, *harmless_values], "description": "Not supported; other values are refused."}
-    for name in fields.ignored:
-        properties[name] = {"description": "Accepted without effect."}
+    for name in fields.refused:
+        values = [*fields.harmless_values(name)]
+        properties[name] = {"enum": values, "description": "Not supported; other values are refused."}
+    for name, value in fields.ignored.items():
+        but = (
+            ""
+            if value is ANY
+            else f", with a warning unless it is one of {encode_json(fields.harmless_values(name)).decode()}"
+        )
+        properties[name] = {"description": f"Accepted without effect{but}."}
     for name in fields.warned:
         properties[name] = {"description": "Accepted without effect, with a warning."}
     if properties:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
-import types
-import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ....models.errors import Cancelled, InvalidRequest, UnsupportedField
 from ...types.warnings import Warnings
-from . import json_errors
+from . import json_errors, value_forms
 from .warning_log import log_new
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ Cancellation: TypeAlias = Callable[[], bool]
 encode_json = msgspec.json.Encoder().encode
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+_MAX_HEADER_CHARACTERS = 4000
+"""Of the header with warnings: some clients read no header of more than 8 KiB."""
 
 
 class Activity:
@@ -143,7 +145,15 @@ def warning_headers(warnings: list[str]) -> dict[str, str]:
     if not warnings:
         return {}
     log_new(warnings)
-    return {"x-galago-warnings": json.dumps(warnings)}
+    shown: list[str] = []
+    characters = 0
+    for text in warnings:
+        characters += len(json.dumps(text)) + 2
+        if characters > _MAX_HEADER_CHARACTERS:
+            shown.append(f"{len(warnings) - len(shown)} more warnings are in the answer's body")
+            break
+        shown.append(text)
+    return {"x-galago-warnings": json.dumps(shown)}
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -159,21 +169,40 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return raw
 
 
-def convert_object(raw: dict[str, Any], struct: type[T]) -> T:
-    """The object as a struct; an error names the field at fault.
+def convert_object(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
+    """The object as a struct; an error names the field at fault. Adds warnings about fields that are not used as given.
 
-    A struct's `accepted_values`, if it has them, list the supported values of tagged fields for error messages.
+    A struct's `adapt(raw, warnings)`, if it has one, first returns the object in the form that the struct documents:
+    other programs' clients send other forms of it. A struct's `accepted_values`, if it has them, list the supported
+    values of tagged fields for error messages.
     """
-    try:
+    adapt: Callable[[dict[str, Any], Warnings], dict[str, Any]] | None = getattr(struct, "adapt", None)
+    if adapt is not None:
+        raw = adapt(raw, warnings)
+    converted = _converted(raw, struct, warnings)
+    check_fields(raw, struct, warnings)
+    return converted
+
+
+def _converted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
+    with contextlib.suppress(msgspec.ValidationError, RecursionError):
         return msgspec.convert(raw, struct)
+    try:
+        return msgspec.convert(value_forms.fit(raw, struct, "", warnings), struct)
     except (msgspec.ValidationError, RecursionError) as error:
         raise json_errors.invalid_fields(str(error), getattr(struct, "accepted_values", {})) from error
 
 
 def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:
     """The request in a body, and warnings about its fields."""
-    raw = decode_object(body)
-    return convert_object(raw, struct), check_fields(raw, struct, strict)
+    warnings = no_warnings(strict)
+    return convert_object(decode_object(body), struct, warnings), warnings
+
+
+def no_warnings(strict: bool) -> Warnings:
+    warnings = Warnings()
+    warnings.strict = strict
+    return warnings
 
 
 ANY = object()
@@ -184,15 +213,28 @@ ANY = object()
 class OtherFields:
     """Fields that clients send and a struct does not declare; structs hold it as `other_fields`.
 
-    `ignored` fields ask for nothing that a local model could do differently: accepted silently if the value is the
-    given one or null, or any value for `ANY`. `warned` fields have no effect here: accepted with a warning that gives
-    this reason, in strict mode too. `refused` fields would change the answer and are not supported: an error, unless
-    the value is null or one of those given, which ask for nothing. All other undeclared fields are unknown.
+    The rule: a field that cannot be honored is ignored with a warning, and refused in strict mode. Exceptions:
+
+    - `ignored` maps a field to the values that ask for nothing: one value, a tuple of several, or `ANY`. These, and
+      null, are accepted silently.
+    - `warned` maps a field to the reason why it changes nothing in any answer: the warning stays one in strict mode.
+    - `refused` maps a field to the values that ask for nothing, as `ignored` does; others are always refused, because
+      an answer without them is not the one that was asked for.
     """
 
     ignored: Mapping[str, object] = field(default_factory=dict)
     warned: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    refused: Mapping[str, object] = field(default_factory=dict)
+
+    def asks_for_nothing(self, name: str, value: object) -> bool:
+        if self.ignored.get(name) is ANY:
+            return True
+        return name in {**self.ignored, **self.refused} and value in self.harmless_values(name)
+
+    def harmless_values(self, name: str) -> tuple[object, ...]:
+        """The values of a field that ask for nothing."""
+        given = (fields[name] for fields in (self.ignored, self.refused) if name in fields)
+        return (None, *chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given))
 
 
 _NO_FIELDS = OtherFields()
@@ -206,28 +248,33 @@ def other_fields(struct: type) -> OtherFields:
     return fields
 
 
-def check_fields(raw: dict[str, Any], struct: type, strict: bool) -> Warnings:
-    """Checks every field of a request that its struct does not declare; returns at most `MAX_WARNINGS` warnings.
+def check_fields(raw: dict[str, Any], struct: type, warnings: Warnings) -> None:
+    """Checks every field of a request that its struct does not declare; adds at most `MAX_WARNINGS` warnings.
 
-    Raises `UnsupportedField` for a refused field and, in strict mode, for an unknown one.
+    Raises `UnsupportedField` for a refused field and, in strict mode, for all that have an effect elsewhere.
     """
-    warnings = Warnings()
-    warnings.strict = strict
-    for path, owner, name, value in _undeclared_fields(raw, struct, ""):
-        if _is_harmless(owner, name, value, path):
-            continue
-        path = path[:MAX_PATH_CHARACTERS]
-        reason = other_fields(owner).warned.get(name)
-        if reason is not None:
-            warnings.append(f"the field {path} has no effect here{reason}")
-        elif strict:
-            raise UnsupportedField(f"unknown field {path}; this server is strict and accepts only known fields", path)
-        else:
-            warnings.append(f"the field {path} is unknown and was ignored")
-    left = len(warnings) - MAX_WARNINGS
+    texts = [
+        _ignored_field(other_fields(owner), name, path[:MAX_PATH_CHARACTERS], warnings.strict)
+        for path, owner, name, value in _undeclared_fields(raw, struct, "")
+        if not other_fields(owner).asks_for_nothing(name, value)
+    ]
+    left = len(texts) - MAX_WARNINGS
     if left > 0:
-        warnings[MAX_WARNINGS:] = [f"{left} more fields were ignored"]
-    return warnings
+        texts[MAX_WARNINGS:] = [f"{left} more fields were ignored"]
+    warnings += texts
+
+
+def _ignored_field(fields: OtherFields, name: str, path: str, strict: bool) -> str:
+    """The warning about a field that is ignored. Raises `UnsupportedField` if it must not be."""
+    reason = fields.warned.get(name)
+    if reason is not None:
+        return f"the field {path} has no effect here{reason}"
+    if name in fields.refused:
+        raise UnsupportedField(f"{path} is not supported here; remove it from the request", path)
+    kind = "not supported here" if name in fields.ignored else "unknown"
+    if strict:
+        raise UnsupportedField(f"the field {path} is {kind}, and this server is strict; remove it", path)
+    return f"the field {path} is {kind} and was ignored"
 
 
 UndeclaredField: TypeAlias = tuple[str, type, str, object]
@@ -236,63 +283,21 @@ UndeclaredField: TypeAlias = tuple[str, type, str, object]
 
 def _undeclared_fields(raw: object, kind: Any, path: str) -> Iterator[UndeclaredField]:
     if isinstance(raw, list):
-        item = _item_type(kind)
+        item = value_forms.item_type(kind)
         for i, value in enumerate(raw) if item is not None else ():
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, item, f"{path}[{i}]")
     elif isinstance(raw, dict):
-        struct = _struct_for(raw, kind)
+        struct = value_forms.struct_for(raw, kind)
         if struct is not None:
             yield from _undeclared_in(raw, struct, path)
 
 
 def _undeclared_in(raw: dict[str, Any], struct: type[Struct], path: str) -> Iterator[UndeclaredField]:
-    hints = _type_hints(struct)
+    hints = value_forms.type_hints(struct)
     for name, value in raw.items():
         if name in hints:
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, hints[name], f"{path}.{name}" if path else name)
         elif name != struct.__struct_config__.tag_field:
             yield f"{path}.{name}" if path else name, struct, name, value
-
-
-def _is_harmless(struct: type, name: str, value: object, path: str) -> bool:
-    fields = other_fields(struct)
-    ignored = fields.ignored.get(name, msgspec.UNSET)
-    if ignored is ANY or (ignored is not msgspec.UNSET and value in (ignored, None)):
-        return True
-    harmless_values = fields.refused.get(name)
-    if harmless_values is None:
-        return False
-    if value is not None and value not in harmless_values:
-        raise UnsupportedField(f"{path} is not supported here; remove it from the request", path)
-    return True
-
-
-def _struct_for(raw: dict[str, Any], kind: Any) -> type[Struct] | None:
-    """The struct of a union that the tag in `raw` names, or the only struct."""
-    for struct in _structs(kind):
-        config = struct.__struct_config__
-        if config.tag_field is None or raw.get(config.tag_field) == config.tag:
-            return struct
-    return None
-
-
-@cache
-def _type_hints(struct: type[Struct]) -> dict[str, Any]:
-    return typing.get_type_hints(struct)
-
-
-@cache
-def _item_type(kind: Any) -> Any:
-    """The type of a list's items, or `None` if `kind` is not a list."""
-    return next((typing.get_args(k)[0] for k in _alternatives(kind) if typing.get_origin(k) is list), None)
-
-
-@cache
-def _structs(kind: Any) -> tuple[type[Struct], ...]:
-    return tuple(k for k in _alternatives(kind) if isinstance(k, type) and issubclass(k, Struct))
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

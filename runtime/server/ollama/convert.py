@@ -96,8 +96,8 @@ def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Req
     return values.Request(
         messages=messages(request),
         completion=_completion_prompt(request),
-        sampling=values.sampling_from(request, "ollama"),
-        **values.request_fields_from(request, "ollama", skip=("max_tokens", "logprobs")),
+        sampling=values.sampling_from(request, "ollama", warnings),
+        **values.request_fields_from(request, "ollama", warnings, skip=("max_tokens", "logprobs")),
         max_tokens=_max_tokens(request.options.num_predict if request.options else None),
         json_schema=_json_schema(request.format),
         tools=tuple(Tool(t.function.name, t.function.description, t.function.parameters) for t in tools),

@@ -21,6 +21,7 @@ from galago.runtime.server.openai.responses import schema as responses
 from galago.runtime.types.load_options import LOADING, SETTINGS
 from galago.runtime.types.options import PROMPT, REQUEST, SAMPLING, Dialect, bounds, markdown
 from galago.runtime.types.request import Request, Sampling, request_fields_from, sampling_from
+from galago.runtime.types.warnings import Warnings
 
 PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
     "chat": (schema.ChatRequest, {"model", "messages", "n", "stream", "stream_options", "logprobs"}),
@@ -43,7 +44,7 @@ PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
 
 def test_the_table_has_exactly_the_fields_of_the_values() -> None:
     assert [option.field_name for option in SAMPLING] == [field.name for field in dataclasses.fields(Sampling)]
-    others = {"messages", "sampling", "completion", "background", "allowed_tools"}
+    others = {"messages", "sampling", "completion", "background", "allowed_tools", "strict"}
     fields = {field.name: field for field in dataclasses.fields(Request) if field.name not in others}
     assert {option.field_name for option in REQUEST} == set(fields)
     settings = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
@@ -76,17 +77,23 @@ def test_the_wire_fields_are_the_table_s(dialect: Dialect) -> None:
 
 def test_a_dialect_s_request_is_read_by_the_table() -> None:
     asked = ollama.ChatRequest(model="m", options=ollama.Options(min_p=0.1, top_k=3, num_predict=5, stop="end"))
-    assert sampling_from(asked, "ollama") == Sampling(min_p=0.1, top_k=3)
-    assert request_fields_from(asked, "ollama")["stop"] == ("end",)
-    assert request_fields_from(asked, "ollama")["max_tokens"] == 5
+    assert sampling_from(asked, "ollama", Warnings()) == Sampling(min_p=0.1, top_k=3)
+    assert request_fields_from(asked, "ollama", Warnings())["stop"] == ("end",)
+    assert request_fields_from(asked, "ollama", Warnings())["max_tokens"] == 5
     nothing = ollama.ChatRequest(model="m")
-    assert sampling_from(nothing, "ollama") == Sampling()
+    assert sampling_from(nothing, "ollama", Warnings()) == Sampling()
 
 
-def test_an_error_has_the_dialect_s_name_of_the_field() -> None:
+def test_a_warning_or_an_error_has_the_dialect_s_name_of_the_field() -> None:
     asked = ollama.ChatRequest(model="m", options=ollama.Options(min_p=2))
-    with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2; it must be a number from 0 to 1$"):
-        sampling_from(asked, "ollama")
+    warnings = Warnings()
+    assert sampling_from(asked, "ollama", warnings) == Sampling(min_p=1)
+    assert warnings == ["options.min_p is 2, which is beyond 1; 1 is used instead"]
+    strict = Warnings()
+    strict.strict = True
+    with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2") as error:
+        sampling_from(asked, "ollama", strict)
+    assert error.value.param == "options.min_p"
 
 
 def values(name: str, value: Any) -> dict[str, Any]:
@@ -134,5 +141,5 @@ def test_the_reference_has_a_row_for_every_option() -> None:
 
 
 def test_bounds_are_known_by_the_name_on_the_wire() -> None:
-    assert bounds("responses")["max_output_tokens"] == (1, 2**31 - 1)
+    assert bounds("responses")["max_output_tokens"] == (0, 2**31 - 1)
     assert bounds("ollama")["top_p"] == (0, 1)

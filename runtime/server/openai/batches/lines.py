@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .....models.errors import InvalidRequest
+from ....types.warnings import Warnings
 from ...http.request_io import convert_object, decode_object
 from .schema import LineError, LineRequest
 
@@ -32,7 +33,7 @@ def parse_lines(data: bytes, endpoint: str) -> tuple[list[LineRequest], list[Lin
 
 
 def _parse_line(text: bytes, endpoint: str, custom_ids: set[str]) -> LineRequest:
-    line = convert_object(decode_object(text), LineRequest)
+    line = convert_object(decode_object(text), LineRequest, Warnings())
     if line.url != endpoint:
         raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")
     if line.custom_id in custom_ids:

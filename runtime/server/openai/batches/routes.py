@@ -97,7 +97,7 @@ class Batches(Resource):
 
     def _create(self, body: bytes) -> Batch:
         services = self._services()
-        request = request_io.convert_object(request_io.decode_object(body), BatchRequest)
+        request = request_io.parse_body(body, BatchRequest, self.strict)[0]
         if request.endpoint not in self._endpoints:
             endpoints = ", ".join(self._endpoints)
             raise InvalidRequest(f"endpoint is {request.endpoint!r:.100}; it must be one of {endpoints}", "endpoint")

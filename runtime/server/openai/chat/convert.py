@@ -52,30 +52,40 @@ _ROLES: dict[type, Role] = {
 
 def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile, warnings: Warnings) -> values.Request:
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
-    _check_integer("max_completion_tokens", chat.max_completion_tokens)
-    limits = {limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None}
-    if len(limits) > 1:
-        raise InvalidRequest("max_tokens and max_completion_tokens differ; give only one of them", "max_tokens")
     uses_tools = bool(chat.tools) or chat.tool_choice is not None
+    shared = generation_arguments(chat, "chat", warnings)
     return values.Request(
         messages=messages(chat.messages, read_file),
         reasoning_effort=chat.reasoning_effort,
         template_variables=chat.chat_template_kwargs or {},
-        **generation_arguments(chat, "chat")
-        | {"max_tokens": next(iter(limits), None), "logprobs": _top_logprobs(chat)},
+        **shared
+        | {"max_tokens": _max_tokens(chat, warnings), "logprobs": _top_logprobs(chat, shared["logprobs"], warnings)},
         **(tools.request_arguments(chat) if uses_tools else {}),
         continue_final=_continues_final_message(chat),
         strict=warnings.strict,
     )
 
 
-def generation_arguments(request: GenerationRequest, dialect: Dialect) -> dict[str, Any]:
+def _max_tokens(chat: schema.ChatRequest, warnings: Warnings) -> int | None:
+    """The limit that the request names; the smaller one of two."""
+    limits = {name: getattr(chat, name) for name in ("max_tokens", "max_completion_tokens")}
+    given = [
+        limit for name, one in limits.items() if (limit := values.max_tokens_from(one, name, warnings)) is not None
+    ]
+    if len(set(given)) > 1:
+        warnings.add_unless_strict("max_tokens and max_completion_tokens differ; the smaller one is used", "max_tokens")
+    return min(given, default=None)
+
+
+def generation_arguments(request: GenerationRequest, dialect: Dialect, warnings: Warnings) -> dict[str, Any]:
     """The arguments of `Request` that all requests for an answer share."""
+    if request.n == 0:
+        warnings.add_unless_strict("n is 0; one answer is given", "n")
     return {
-        "sampling": values.sampling_from(request, dialect),
+        "sampling": values.sampling_from(request, dialect, warnings),
         "json_schema": _json_schema(request.response_format),
         "lora": _adapter_scales(request.lora),
-        **values.request_fields_from(request, dialect),
+        **values.request_fields_from(request, dialect, warnings),
     }
 
 
@@ -100,20 +110,18 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
 
 
 def choice_count(request: GenerationRequest) -> int:
-    _check_integer("n", request.n)
-    return request.n or 1
+    count = request.n or 1
+    values.check_number("n", count, *BOUNDS["n"], whole=True)
+    return count
 
 
-def _check_integer(name: str, value: int | None) -> None:
-    values.check_number(name, value, *BOUNDS[name], whole=True)
-
-
-def _top_logprobs(chat: schema.ChatRequest) -> int | None:
+def _top_logprobs(chat: schema.ChatRequest, top: int | None, warnings: Warnings) -> int | None:
     """The number of alternatives for each token; `None` for no log-probabilities at all."""
-    count = chat.top_logprobs or 0
-    if count and not chat.logprobs:
-        raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
-    return count if chat.logprobs else None
+    if chat.logprobs:
+        return top or 0
+    if chat.top_logprobs:
+        warnings.add_unless_strict("top_logprobs has no effect without logprobs: true", "top_logprobs")
+    return None
 
 
 def _continues_final_message(chat: schema.ChatRequest) -> bool:

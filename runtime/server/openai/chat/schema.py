@@ -198,20 +198,18 @@ class ChatRequest(GenerationRequest, kw_only=True):
         ACCEPTED_VALUES | GenerationRequest.accepted_values | {"tool_choice.type": "function or allowed_tools"}
     )
     other_fields = OtherFields(
-        ignored=GENERATION_FIELDS.ignored,
-        warned=GENERATION_FIELDS.warned,
-        refused={
-            **GENERATION_FIELDS.refused,
+        ignored={
+            **GENERATION_FIELDS.ignored,
             "audio": (),
-            "echo": (False,),
-            "function_call": ("none", "auto"),
-            "functions": ([],),
-            "modalities": (["text"],),
+            "echo": False,
+            "modalities": ["text"],
             "prediction": (),
-            "store": (False,),
-            "verbosity": ("medium",),
+            "store": False,
+            "verbosity": "medium",
             "web_search_options": (),
         },
+        warned=GENERATION_FIELDS.warned,
+        refused={**GENERATION_FIELDS.refused, "function_call": ("none", "auto"), "functions": []},
     )
 
 

@@ -37,8 +37,12 @@ def to_request(request: schema.CompletionRequest, prompt: str | tuple[int, ...],
     if request.echo and request.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other; give only one of them", "echo")
     raw = CompletionPrompt(prompt, request.suffix, prompt_logprobs=bool(request.echo and request.logprobs is not None))
-    arguments = chat_convert.generation_arguments(request, "completions")
-    return values.Request((), completion=raw, **arguments, strict=warnings.strict)
+    return values.Request(
+        (),
+        completion=raw,
+        strict=warnings.strict,
+        **chat_convert.generation_arguments(request, "completions", warnings),
+    )
 
 
 def choices_per_prompt(request: schema.CompletionRequest, prompt_count: int) -> int:

@@ -18,13 +18,9 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     best_of: int | None = None
 
     other_fields = OtherFields(
-        ignored=GENERATION_FIELDS.ignored,
+        ignored={name: values for name, values in GENERATION_FIELDS.ignored.items() if name != "best_of"},
         warned=GENERATION_FIELDS.warned,
-        refused={
-            **{name: values for name, values in GENERATION_FIELDS.refused.items() if name != "best_of"},
-            "input_extra": ([],),
-            "truncate_prompt_tokens": (),
-        },
+        refused=GENERATION_FIELDS.refused,
     )
 
 

@@ -44,8 +44,8 @@ class Embeddings(Resource):
     def _embed(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EmbeddingList, list[str]]:
         raw = request_io.decode_object(body)
         _refuse_media(raw.get("input"))
-        request = request_io.convert_object(raw, schema.EmbeddingRequest)
-        warnings = request_io.check_fields(raw, schema.EmbeddingRequest, self.strict)
+        warnings = request_io.no_warnings(self.strict)
+        request = request_io.convert_object(raw, schema.EmbeddingRequest, warnings)
         texts = prompts(request.input, "input")
         task = Embed(tuple(texts), request.dimensions)
         vectors = self.service.run_task(request.model, task, disconnected)

@@ -72,10 +72,7 @@ def to_items(stored: Sequence[Any]) -> list[schema.Item]:
 def to_request(
     request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile, warnings: Warnings
 ) -> values.Request:
-    """The request to the runtime; `history` comes before the input.
-
-    Adds to `warnings` what is done otherwise than asked.
-    """
+    """The request to the runtime; `history` comes before the input. Adds warnings about what is done otherwise."""
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
     return values.Request(
         messages=(
@@ -83,10 +80,10 @@ def to_request(
             *messages(history, "previous", read_file),
             *messages(input_items(request), "input", read_file),
         ),
-        sampling=values.sampling_from(request, "responses"),
+        sampling=values.sampling_from(request, "responses", warnings),
         json_schema=_json_schema(request.text),
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
-        **values.request_fields_from(request, "responses") | {"logprobs": _top_logprobs(request)},
+        **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request)},
         continue_final=False,
         **_tool_arguments(request),
         strict=warnings.strict,

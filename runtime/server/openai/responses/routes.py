@@ -119,8 +119,8 @@ class Responses(Resource):
 
     def _parse(self, body: bytes) -> tuple[dict[str, Any], schema.ResponsesRequest, Warnings]:
         raw = convert.with_item_types(request_io.decode_object(body))
-        request = request_io.convert_object(raw, schema.ResponsesRequest)
-        return raw, request, request_io.check_fields(raw, schema.ResponsesRequest, self.strict)
+        warnings = request_io.no_warnings(self.strict)
+        return raw, request_io.convert_object(raw, schema.ResponsesRequest, warnings), warnings
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> _Run:
         raw, request, warnings = self._parse(body)

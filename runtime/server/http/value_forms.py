@@ -70,8 +70,8 @@ def _fit_scalar(raw: str | int, kind: Any, path: str, warnings: Warnings) -> obj
     elif raw == "" and accepted & {int, float, bool} and types.NoneType in accepted:
         value = None
     if value is not raw:
-        said = "null" if value is None else str(value).lower()
-        warnings.add_unless_strict(f"{path} is {raw!r:.{_MAX_SHOWN}} and was read as {said}", path)
+        text = "null" if value is None else str(value).lower()
+        warnings.add_unless_strict(f"{path} is {raw!r:.{_MAX_SHOWN}} and was read as {text}", path)
     return value
 
 

@@ -231,7 +231,7 @@ def _read(fields: Iterable[_WireField], source: object, warnings: Warnings) -> d
         value: Any = source
         for part in entry.parts:
             value = getattr(value, part, None)
-        if entry.option.bounds is not None and value is not None:
+        if entry.is_number and value is not None:
             value = possible_number(entry.option, entry.path, value, warnings)
         values[entry.target] = option_value(entry.option, value, warnings)
     return values
@@ -247,7 +247,7 @@ def possible_number(option: OptionSpec, path: str, value: float, warnings: Warni
     minimum = option.minimum if option.name in _SAMPLING_NAMES else value
     nearest = min(max(value, minimum), option.maximum)
     if nearest != value:
-        warnings.add_unless_strict(f"{path} is {value}, which is beyond {nearest}; {nearest} is used instead", path)
+        warnings.add_unless_strict(f"{path} is {value}, which is not possible; {nearest} is used instead", path)
     check_option(option, nearest, path)
     return nearest
 
@@ -301,10 +301,11 @@ def _bias(token: int | str, bias: float, warnings: Warnings | None) -> float:
 class _WireField:
     """Where a dialect's request holds an option, and the field of `Sampling` or `Request` that takes it."""
 
-    __slots__ = ("option", "parts", "path", "target")
+    __slots__ = ("is_number", "option", "parts", "path", "target")
 
     def __init__(self, option: OptionSpec, path: str) -> None:
         self.option, self.path, self.parts, self.target = option, path, path.split("."), option.field_name
+        self.is_number = option.bounds is not None
 
 
 def _fields(options: Iterable[OptionSpec], dialect: Dialect) -> list[_WireField]:

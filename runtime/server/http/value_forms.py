@@ -113,8 +113,8 @@ def item_type(kind: Any) -> Any:
 @cache
 def _value_type(kind: Any) -> Any:
     """The type of a mapping's values, or `None` if `kind` is not a mapping with a type of its own."""
-    found = next((typing.get_args(k)[1] for k in alternatives(kind) if typing.get_origin(k) is dict), None)
-    return None if found is Any else found
+    value_type = next((typing.get_args(k)[1] for k in alternatives(kind) if typing.get_origin(k) is dict), None)
+    return None if value_type is Any else value_type
 
 
 @cache

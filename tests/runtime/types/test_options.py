@@ -88,7 +88,7 @@ def test_a_warning_or_an_error_has_the_dialect_s_name_of_the_field() -> None:
     asked = ollama.ChatRequest(model="m", options=ollama.Options(min_p=2))
     warnings = Warnings()
     assert sampling_from(asked, "ollama", warnings) == Sampling(min_p=1)
-    assert warnings == ["options.min_p is 2, which is beyond 1; 1 is used instead"]
+    assert warnings == ["options.min_p is 2, which is not possible; 1 is used instead"]
     strict = Warnings()
     strict.strict = True
     with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2") as error:

@@ -271,6 +271,7 @@ class Generator:
             audio=projector is not None and projector.audio,
             created=int(files.weights.stat().st_mtime),
             warnings=tuple(self._assembly.warnings),
+            sampling=self._assembly.default_sampling,
         )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .request import Sampling
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model is and which media it accepts. `warnings` are from loading it.
 
-    An `embedding` model embeds texts, and a `rerank` model scores documents; neither generates text.
+    An `embedding` model embeds texts, and a `rerank` model scores documents; neither generates text. `sampling` holds
+    the settings that the model's file recommends.
     """
 
     id: str
@@ -23,6 +26,7 @@ class ModelInfo:
     created: int
     warnings: tuple[str, ...] = ()
     kind: Literal["chat", "embedding", "rerank"] = "chat"
+    sampling: Sampling = Sampling()
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,12 +140,17 @@ SAMPLING = (
     OptionSpec(
         "frequency_penalty", "number", "lower a token's logit by this much for each time it was generated",
         unset="0", minimum=-2, maximum=2,
-        wire={**_openai("frequency_penalty"), "ollama": ("options.frequency_penalty",)},
+        wire={
+            **_openai("frequency_penalty"), "responses": ("frequency_penalty",),
+            "ollama": ("options.frequency_penalty",),
+        },
     ),
     OptionSpec(
         "presence_penalty", "number", "lower a token's logit by this much once it was generated",
         unset="0", minimum=-2, maximum=2,
-        wire={**_openai("presence_penalty"), "ollama": ("options.presence_penalty",)},
+        wire={
+            **_openai("presence_penalty"), "responses": ("presence_penalty",), "ollama": ("options.presence_penalty",),
+        },
     ),
     OptionSpec(
         "repeat_penalty", "number", "divide the logits of recent tokens by this; 1 changes nothing",

@@ -33,7 +33,7 @@ PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
         responses.ResponsesRequest,
         {
             "model", "input", "instructions", "include", "metadata", "stream", "store", "background",
-            "previous_response_id",
+            "previous_response_id", "truncation", "max_tool_calls", "safety_identifier", "prompt_cache_key", "user",
         },
     ),
     "anthropic": (anthropic.MessagesRequest, {"model", "messages", "system", "stream"}),

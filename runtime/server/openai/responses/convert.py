@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
+from .....models.errors import GalagoError, InvalidRequest
 from ....types import request as values
 from ....types.events import Usage
-from ....types.messages import Image, Message, Part, Text, Tool, ToolCall
+from ....types.messages import Message, Text
+from ....types.model_info import ModelInfo
 from ....types.warnings import Warnings
-from ..chat import message_parts
 from ..chat.message_parts import ReadFile
-from . import schema
+from . import input_items, item_schema, schema, tools
+from .item_messages import messages
+from .item_schema import Item
 
 _LOGPROBS = "message.output_text.logprobs"
 _ENCRYPTED_REASONING = "reasoning.encrypted_content"
-_ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_ID_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "reasoning": "rs",
+    "compaction": "cmp",
+}
+NO_USAGE = schema.Usage(0, 0, 0, schema.InputDetails(0, 0, 0), schema.OutputDetails(0))
+"""The usage of a response that no model computed."""
 _API_FIELD_NAMES = {"json_schema": "text.format", "max_tokens": "max_output_tokens"}
 
 
@@ -29,65 +40,119 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
     return error
 
 
-def with_item_types(raw: dict[str, Any]) -> dict[str, Any]:
-    """The request with a `type` in every input item: the API lets messages leave it out."""
+def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """The request with its items and tools in the declared forms. Warns about those that cannot be used."""
+    items, given = raw.get("input"), raw.get("tools")
+    changed: dict[str, Any] = {}
+    if isinstance(items, dict):
+        items = [items]
+    if isinstance(items, list):
+        changed["input"] = input_items.rewritten(items, "input", warnings)
+    if given is None or isinstance(given, list):
+        given = [*(given or ()), *tools.of_items(items)]
+        kept = tools.kept(given, warnings)
+        changed["tools"] = kept or None
+        changed["tool_choice"] = tools.choice(raw.get("tool_choice"), bool(kept), bool(given), warnings)
+    return raw | changed
+
+
+def asks_for_compaction(raw: dict[str, Any]) -> bool:
+    """Whether the last item of a request asks for a compaction instead of an answer."""
     items = raw.get("input")
-    return raw | {"input": [_with_type(item) for item in items]} if isinstance(items, list) else raw
+    last = items[-1] if isinstance(items, list) and items else None
+    return isinstance(last, dict) and last.get("type") == "compaction_trigger"
 
 
-def _with_type(item: Any) -> Any:
-    return {"type": "message"} | item if isinstance(item, dict) and "role" in item else item
+def check_calls(history: Sequence[Item | None], given: Sequence[Item | None]) -> None:
+    """Checks that the outputs in a conversation's new items answer calls in the conversation."""
+    calls = (item_schema.FunctionCall, item_schema.CustomToolCall)
+    outputs = (item_schema.FunctionCallOutput, item_schema.CustomToolCallOutput)
+    call_ids = {item.call_id for item in (*history, *given) if isinstance(item, calls)}
+    for i, item in enumerate(given):
+        if isinstance(item, outputs) and item.call_id not in call_ids:
+            raise InvalidRequest(
+                f"input[{i}] answers the call {item.call_id!r:.80}, which is not in the conversation",
+                f"input[{i}].call_id",
+            )
 
 
-def input_items(request: schema.ResponsesRequest) -> Sequence[schema.Item]:
-    return [schema.Message("user", request.input)] if isinstance(request.input, str) else request.input
+def kept_messages(items: Sequence[Item | None], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
+    """The messages that a compaction leaves as they are, with ids."""
+    kept = [item for item in items if isinstance(item, item_schema.Message) and item.role != "assistant"]
+    messages = stored_items([msgspec.to_builtins(message) for message in kept], new_id)
+    for message in messages:
+        message["content"] = [_shown_part(part) for part in message["content"]]
+    return messages
 
 
-def stored_items(raw_input: str | list[dict[str, Any]], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
+def _shown_part(part: dict[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in part.items() if value is not None}
+    return {"detail": "auto"} | given if part["type"] == "input_image" else given
+
+
+def stored_items(items: str | list[Any] | None, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
     """The input as it is stored and shown: items with ids, and messages with their texts in parts.
 
     `new_id` returns an id with a prefix.
     """
-    if isinstance(raw_input, str):
-        raw_input = [{"type": "message", "role": "user", "content": raw_input}]
-    return [_stored_item(item, new_id) for item in raw_input]
+    if isinstance(items, str):
+        items = [{"type": "message", "role": "user", "content": items}]
+    return [_stored_item(item, new_id) for item in items or () if item is not None]
 
 
 def _stored_item(item: dict[str, Any], new_id: Callable[[str], str]) -> dict[str, Any]:
-    kind, text = item["type"], item.get("content")
-    fields = {name: value for name, value in item.items() if value is not None}
-    stored = {"id": new_id(_ID_PREFIXES[kind]), "status": "completed"} | fields
-    if kind == "message" and isinstance(text, str):
-        if item["role"] == "assistant":
-            return stored | {"content": [{"type": "output_text", "text": text, "annotations": []}]}
-        return stored | {"content": [{"type": "input_text", "text": text}]}
-    return stored
+    kind, content = item["type"], item.get("content")
+    stored = {"id": new_id(_ID_PREFIXES[kind]), "status": "completed"} | item
+    if kind != "message":
+        return stored
+    if isinstance(content, str):
+        text = {"text": content}
+        content = [
+            {"type": "output_text", **text, "annotations": []}
+            if item["role"] == "assistant"
+            else {"type": "input_text", **text}
+        ]
+    return stored | {"content": [part for part in content or () if part is not None]}
 
 
-def to_items(stored: Sequence[Any]) -> list[schema.Item]:
-    """Stored items as structs."""
-    return msgspec.convert(stored, list[schema.Item])
+def to_items(items: Sequence[Any]) -> list[Item | None]:
+    """Rewritten items as structs."""
+    return msgspec.convert(items, list[Item | None])
 
 
 def to_request(
-    request: schema.ResponsesRequest, history: Sequence[schema.Item], read_file: ReadFile, warnings: Warnings
+    request: schema.ResponsesRequest, history: Sequence[Item | None], read_file: ReadFile, warnings: Warnings
 ) -> values.Request:
-    """The request to the runtime; `history` comes before the input. Adds warnings about what is done otherwise."""
+    """The request to the runtime; `history` comes before the input.
+
+    Adds to `warnings` what is done otherwise than asked.
+    """
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
+    if request.truncation == "auto":
+        warnings.add_unless_strict(
+            "truncation has no effect here: a conversation that is too long is refused", "truncation"
+        )
+    if request.text and request.text.verbosity not in (None, "medium"):
+        warnings.add_unless_strict("text.verbosity has no effect here", "text.verbosity")
     return values.Request(
         messages=(
             *system,
-            *messages(history, "previous", read_file),
-            *messages(input_items(request), "input", read_file),
+            *messages(history, "previous", read_file, warnings),
+            *messages(given_items(request.input), "input", read_file, warnings),
         ),
         sampling=values.sampling_from(request, "responses", warnings),
         json_schema=_json_schema(request.text),
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
-        **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request)},
+        **values.request_fields_from(request, "responses", warnings)
+        | {"logprobs": _top_logprobs(request, warnings)},
         continue_final=False,
-        **_tool_arguments(request),
+        **_tool_arguments(request, warnings),
         strict=warnings.strict,
     )
+
+
+def given_items(given: str | list[Item | None] | None) -> Sequence[Item | None]:
+    return [item_schema.Message("user", given)] if isinstance(given, str) else given or []
 
 
 def _json_schema(text: schema.TextConfig | None) -> dict[str, Any] | bool | None:
@@ -97,119 +162,77 @@ def _json_schema(text: schema.TextConfig | None) -> dict[str, Any] | bool | None
     return {"type": "object"} if isinstance(text_format, schema.JsonObjectFormat) else None
 
 
-def _top_logprobs(request: schema.ResponsesRequest) -> int | None:
+def _top_logprobs(request: schema.ResponsesRequest, warnings: Warnings) -> int | None:
     """The number of alternatives for each token; `None` for no log-probabilities at all."""
     for name in request.include or ():
         if name not in (_LOGPROBS, _ENCRYPTED_REASONING):
-            raise UnsupportedField(f"include: {name[:80]!r} is not supported here; use {_LOGPROBS}", "include")
+            warnings.add_unless_strict(f"include: {name[:80]!r} has no effect here", "include")
     wanted = request.top_logprobs or _LOGPROBS in (request.include or ())
     return (request.top_logprobs or 0) if wanted else None
 
 
-def _tool_arguments(request: schema.ResponsesRequest) -> dict[str, Any]:
+def _tool_arguments(request: schema.ResponsesRequest, warnings: Warnings) -> dict[str, Any]:
     choice = request.tool_choice
     if choice not in (None, "none", "auto") and not request.tools:
         raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
-    tools = tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ()))
-    arguments: dict[str, Any] = {"tools": tools, "parallel_tool_calls": request.parallel_tool_calls is not False}
+    kept = tuple(tools.for_model(tool, warnings) for tool in request.tools or ())
+    arguments: dict[str, Any] = {"tools": kept, "parallel_tool_calls": request.parallel_tool_calls is not False}
     match choice:
         case schema.NamedTool(name):
+            name = tools.chosen_name(name, request.tools or ())
             return arguments | {"tool_choice": "required", "allowed_tools": (name,), "parallel_tool_calls": False}
         case schema.AllowedTools(mode, allowed):
-            return arguments | {"tool_choice": mode, "allowed_tools": tuple(tool.name for tool in allowed)}
+            names = tuple(tools.chosen_name(tool.name, request.tools or ()) for tool in allowed)
+            return arguments | {"tool_choice": mode, "allowed_tools": names}
     return arguments | {"tool_choice": choice or "auto"}
 
 
-def _tool(tool: schema.Tool, path: str) -> Tool:
-    if tool.type != "function":
-        raise UnsupportedField(
-            f"{path} has the type {tool.type!r:.60}, which runs at OpenAI; this server supports only function tools",
-            path,
-        )
-    return Tool(tool.name, tool.description, tool.parameters)
-
-
-def messages(items: Sequence[schema.Item], path: str, read_file: ReadFile) -> tuple[Message, ...]:
-    """The items as messages. Consecutive reasoning, text and tool calls form one assistant's message."""
-    return tuple(chain.from_iterable(_turns(items, path, read_file)))
-
-
-def _turns(items: Sequence[schema.Item], path: str, read_file: ReadFile) -> Iterator[tuple[Message, ...]]:
-    turn = _AssistantTurn()
-    for i, item in enumerate(items):
-        item_path = f"{path}[{i}]"
-        match item:
-            case schema.Reasoning(content):
-                if turn.parts or turn.calls:
-                    yield turn.end()
-                turn.reasoning += [part.text for part in content or ()]
-            case schema.Message("assistant", content):
-                if turn.parts or turn.calls:
-                    yield turn.end()
-                turn.parts += _parts(content, f"{item_path}.content", read_file)
-            case schema.FunctionCall(call_id, name, arguments):
-                turn.calls.append(ToolCall(call_id, name, arguments))
-            case schema.FunctionCallOutput(call_id, output):
-                yield turn.end()
-                yield (Message("tool", _parts(output, f"{item_path}.output", read_file), tool_call_id=call_id),)
-            case schema.Message(role, content):
-                yield turn.end()
-                yield (Message(role, _parts(content, f"{item_path}.content", read_file)),)
-    yield turn.end()
-
-
-class _AssistantTurn:
-    """Collects the items of one assistant's message."""
-
-    def __init__(self) -> None:
-        self.reasoning: list[str] = []
-        self.parts: list[Part] = []
-        self.calls: list[ToolCall] = []
-
-    def end(self) -> tuple[Message, ...]:
-        """The message, if it is not empty; the next turn begins."""
-        reasoning = "".join(self.reasoning)
-        message = Message("assistant", tuple(self.parts), tool_calls=tuple(self.calls), reasoning=reasoning or None)
-        self.reasoning, self.parts, self.calls = [], [], []
-        return (message,) if message != Message("assistant", ()) else ()
-
-
-def _parts(content: str | Sequence[Any], path: str, read_file: ReadFile) -> tuple[Part, ...]:
-    if isinstance(content, str):
-        return (Text(content),) if content else ()
-    return tuple(_part(part, f"{path}[{i}]", read_file) for i, part in enumerate(content))
-
-
-def _part(part: Any, path: str, read_file: ReadFile) -> Part:
-    match part:
-        case schema.InputImage(image_url, file_id):
-            data = message_parts.media_bytes(
-                image_url, file_id, path, "image_url", message_parts.from_data_uri, read_file
-            )
-            return Image(*data)
-        case schema.AudioPart(audio):
-            return message_parts.audio_part(audio, path, read_file)
-    return Text(part.text)
-
-
-def new_response(response_id: str, now: float, model: str, raw: dict[str, Any], stored: bool) -> schema.Response:
+def new_response(
+    response_id: str, now: float, model: ModelInfo, request: schema.ResponsesRequest, stored: bool
+) -> schema.Response:
     """The response to a request, before anything is answered."""
-    repeated = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "top_logprobs")
-    fields: dict[str, Any] = {name: raw.get(name) for name in repeated}
+    sampling = model.sampling
+    reasoning = request.reasoning or schema.ReasoningConfig()
     return schema.Response(
-        response_id,
-        now,
-        model,
-        **fields,
-        tools=raw.get("tools") or [],
-        tool_choice=raw.get("tool_choice") or "auto",
-        parallel_tool_calls=raw.get("parallel_tool_calls") is not False,
-        text=raw.get("text") or {"format": {"type": "text"}},
-        reasoning={"effort": None, "summary": None} | (raw.get("reasoning") or {}),
-        metadata=raw.get("metadata") or {},
+        id=response_id,
+        created_at=int(now),
+        model=model.id,
+        instructions=request.instructions,
+        previous_response_id=request.previous_response_id,
+        tools=[tools.echoed(tool) for tool in request.tools or ()],
+        tool_choice=request.tool_choice or "auto",
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        text=_echoed_text(request.text or schema.TextConfig()),
+        reasoning={"effort": reasoning.effort, "summary": None},
+        max_output_tokens=request.max_output_tokens,
+        max_tool_calls=request.max_tool_calls,
+        temperature=_used(request.temperature, sampling.temperature, 0.0),
+        top_p=_used(request.top_p, sampling.top_p, 1.0),
+        presence_penalty=_used(request.presence_penalty, sampling.presence_penalty, 0.0),
+        frequency_penalty=_used(request.frequency_penalty, sampling.frequency_penalty, 0.0),
+        top_logprobs=request.top_logprobs or 0,
+        metadata=request.metadata or {},
         store=stored,
-        background=raw.get("background") is True,
+        background=request.background is True,
+        safety_identifier=request.safety_identifier,
+        prompt_cache_key=request.prompt_cache_key,
+        user=request.user,
     )
+
+
+def _used(asked: float | None, recommended: float | None, default: float) -> float:
+    return next((value for value in (asked, recommended) if value is not None), default)
+
+
+def _echoed_text(text: schema.TextConfig) -> dict[str, Any]:
+    echoed: dict[str, Any] = {"format": {"type": "text"}}
+    match text.format:
+        case schema.JsonObjectFormat():
+            echoed = {"format": {"type": "json_object"}}
+        case schema.JsonSchemaFormat(form, name, description, strict):
+            named = {"type": "json_schema", "name": name or "response", "description": description}
+            echoed = {"format": named | {"schema": form, "strict": strict is True}}
+    return echoed | ({} if text.verbosity is None else {"verbosity": text.verbosity})
 
 
 def usage(used: Usage) -> schema.Usage:

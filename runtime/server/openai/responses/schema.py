@@ -1,4 +1,4 @@
-"""The JSON shapes of the Responses API."""
+"""The JSON shapes of the Responses API, but for items and the events of streams."""
 
 from __future__ import annotations
 
@@ -7,89 +7,27 @@ from typing import Any, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 from ...http.request_io import ANY, OtherFields
-from ..chat.schema import InputAudio, TokenLogprob
+from .item_schema import Item, OutputItem
 
-ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
-_ITEM: dict[str, object] = {"id": ANY, "status": ANY}
-_CALL: dict[str, object] = _ITEM | {"caller": ANY, "namespace": None, "async": False}
 _NOT_SUMMARIZED = ": reasoning is returned as a whole, not summarized"
 
 
-class InputText(Struct, tag="input_text"):
-    text: str
-
-
-class InputImage(Struct, tag="input_image"):
-    image_url: str | None = None
-    file_id: str | None = None
-
-    other_fields = OtherFields(ignored={"detail": "auto"}, warned={"detail": ""})
-
-
-class AudioPart(Struct, tag="input_audio"):
-    input_audio: InputAudio
-
-
-class OutputText(Struct, tag="output_text"):
-    text: str
-    annotations: list[Any] = []
-    logprobs: list[TokenLogprob] = []
-
-    other_fields = OtherFields(ignored={"parsed": ANY})
-
-
-class ReasoningText(Struct, tag="reasoning_text"):
-    text: str
-
-
-class Message(Struct, tag="message"):
-    role: Literal["user", "system", "developer", "assistant"]
-    content: str | list[InputText | InputImage | AudioPart | OutputText]
-
-    other_fields = OtherFields(ignored=_ITEM | {"phase": ANY})
-
-
-class FunctionCall(Struct, tag="function_call"):
-    call_id: str
-    name: str
-    arguments: str
-
-    other_fields = OtherFields(ignored=_CALL | {"parsed_arguments": ANY})
-
-
-class FunctionCallOutput(Struct, tag="function_call_output"):
-    call_id: str
-    output: str | list[InputText | InputImage]
-
-    other_fields = OtherFields(ignored=_CALL | {"name": ANY})
-
-
-class Reasoning(Struct, tag="reasoning"):
-    content: list[ReasoningText] | None = None
-
-    other_fields = OtherFields(
-        ignored=_ITEM | {"summary": [], "encrypted_content": None},
-        warned={
-            "encrypted_content": ": only OpenAI can decrypt it",
-            "summary": ": the model is shown the reasoning itself",
-        },
-    )
-
-
-Item: TypeAlias = Message | FunctionCall | FunctionCallOutput | Reasoning
-
-
 class Tool(Struct):
-    type: str
+    """A tool that the caller runs. A custom tool takes text, in `format`. A `namespace` groups tools."""
+
+    type: Literal["function", "custom"]
     name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    format: dict[str, Any] | None = None
+    namespace: str | None = None
 
     other_fields = OtherFields(
-        ignored={"strict": ANY, "output_schema": None},
-        refused={"async": (False,), "defer_loading": (False,), "allowed_callers": (["direct"],)},
+        ignored={"output_schema": ANY, "defer_loading": ANY, "async": False, "allowed_callers": ["direct"]},
+        warned={"async": "", "allowed_callers": ": only the model calls tools"},
     )
 
 
@@ -113,14 +51,14 @@ class JsonObjectFormat(Struct, tag="json_object"):
 class JsonSchemaFormat(Struct, tag="json_schema"):
     schema: dict[str, Any] | bool
     name: str | None = None
-
-    other_fields = OtherFields(ignored={"description": ANY, "strict": ANY})
+    description: str | None = None
+    strict: bool | None = None
 
 
 class TextConfig(Struct):
     format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
 
-    other_fields = OtherFields(refused={"verbosity": ("medium",)})
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningConfig(Struct):
@@ -131,10 +69,10 @@ class ReasoningConfig(Struct):
     )
 
 
-class ResponsesRequest(Struct):
+class ResponsesRequest(Struct, kw_only=True):
     """`POST /v1/responses`"""
 
-    input: str | list[Item]
+    input: str | list[Item | None] | None = None
     model: str | None = None
     instructions: str | None = None
     tools: list[Tool] | None = None
@@ -146,36 +84,73 @@ class ResponsesRequest(Struct):
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     top_logprobs: int | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
     previous_response_id: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    max_tool_calls: int | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
 
     accepted_values = {
-        "].type": "message, function_call, function_call_output or reasoning, with input_text, input_image, "
-        "input_audio or output_text as content",
+        "].type": "message, function_call, function_call_output, reasoning or another type of item, with input_text, "
+        "input_image, input_audio, input_file or output_text as content",
         "format.type": "text, json_object or json_schema",
         "tool_choice.type": "function or allowed_tools",
     }
     other_fields = OtherFields(
         ignored={
-            "max_tool_calls": None,
-            "prompt_cache_key": ANY,
+            "client_metadata": ANY,
             "prompt_cache_options": ANY,
             "prompt_cache_retention": ANY,
-            "safety_identifier": ANY,
             "service_tier": ANY,
-            "user": ANY,
+            "stream_options": ANY,
+            "context_management": [],
         },
-        refused={
-            "context_management": ([],),
-            "conversation": (),
-            "moderation": (),
-            "prompt": (),
-            "truncation": ("disabled",),
+        warned={
+            "context_management": ": the conversation stays as it is; shorten it with /v1/responses/compact",
+            "moderation": "",
+            "prediction": "",
         },
+        refused={"conversation": (), "prompt": ()},
+    )
+
+
+class CompactRequest(Struct, kw_only=True):
+    """`POST /v1/responses/compact`"""
+
+    model: str | None
+    input: str | list[Item | None] | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+    accepted_values = ResponsesRequest.accepted_values
+    other_fields = OtherFields(
+        ignored=dict.fromkeys(
+            (
+                "client_metadata",
+                "metadata",
+                "parallel_tool_calls",
+                "prompt_cache_key",
+                "prompt_cache_options",
+                "prompt_cache_retention",
+                "reasoning",
+                "safety_identifier",
+                "service_tier",
+                "store",
+                "text",
+                "tool_choice",
+                "tools",
+                "user",
+            ),
+            ANY,
+        )
     )
 
 
@@ -198,31 +173,6 @@ class Usage(Struct):
     output_tokens_details: OutputDetails
 
 
-class MessageItem(Struct, tag="message"):
-    id: str
-    content: list[OutputText]
-    status: ItemStatus = "in_progress"
-    role: str = "assistant"
-
-
-class CallItem(Struct, tag="function_call"):
-    id: str
-    call_id: str
-    name: str
-    arguments: str = ""
-    status: ItemStatus = "in_progress"
-
-
-class ReasoningItem(Struct, tag="reasoning"):
-    id: str
-    content: list[ReasoningText]
-    status: ItemStatus = "in_progress"
-    summary: list[Any] = []
-
-
-OutputItem: TypeAlias = MessageItem | CallItem | ReasoningItem
-
-
 class IncompleteDetails(Struct):
     reason: str
 
@@ -232,35 +182,52 @@ class ResponseError(Struct):
     message: str
 
 
-class Response(Struct):
-    """The response so far; the fields after `usage` repeat the request's."""
+class Response(Struct, kw_only=True):
+    """The response so far. The fields after `usage` say what the request asked for, or what was used without it."""
 
     id: str
-    created_at: float
+    created_at: int
     model: str
     status: ResponseStatus = "in_progress"
     output: list[OutputItem] = []
-    completed_at: float | None = None
+    completed_at: int | None = None
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None
     usage: Usage | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[Any] = []
-    tool_choice: Any = "auto"
+    tools: list[dict[str, Any]] = []
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools = "auto"
     parallel_tool_calls: bool = True
-    text: Any = None
-    reasoning: Any = None
+    text: dict[str, Any]
+    reasoning: dict[str, Any]
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = None
-    metadata: dict[str, str] = {}
+    max_tool_calls: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int = 0
+    metadata: dict[str, Any] = {}
     store: bool = False
     background: bool = False
-    truncation: str = "disabled"
+    service_tier: str = "default"
+    truncation: Literal["auto", "disabled"] = "disabled"
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
     warnings: list[str] | UnsetType = UNSET
     object: str = "response"
+
+
+class CompactedResponse(Struct, kw_only=True):
+    """The system's, developer's and user's messages as they were, and a compaction item that stands for the rest."""
+
+    id: str
+    created_at: int
+    output: list[Any]
+    usage: Usage
+    object: str = "response.compaction"
 
 
 class TokenCount(Struct):

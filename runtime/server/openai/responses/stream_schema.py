@@ -7,7 +7,8 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from ..chat.schema import TokenLogprob
-from .schema import OutputItem, OutputText, ReasoningText, Response
+from .item_schema import OutputItem, OutputText, ReasoningText
+from .schema import Response
 
 
 class ResponseCreated(Struct, tag="response.created"):
@@ -112,6 +113,20 @@ class ArgumentsDone(Struct, tag="response.function_call_arguments.done"):
     sequence_number: int = 0
 
 
+class CustomInputDelta(Struct, tag="response.custom_tool_call_input.delta"):
+    item_id: str
+    output_index: int
+    delta: str
+    sequence_number: int = 0
+
+
+class CustomInputDone(Struct, tag="response.custom_tool_call_input.done"):
+    item_id: str
+    output_index: int
+    input: str
+    sequence_number: int = 0
+
+
 StreamEvent: TypeAlias = (
     ResponseCreated
     | ResponseInProgress
@@ -128,4 +143,6 @@ StreamEvent: TypeAlias = (
     | ReasoningTextDone
     | ArgumentsDelta
     | ArgumentsDone
+    | CustomInputDelta
+    | CustomInputDone
 )

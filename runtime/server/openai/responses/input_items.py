@@ -1,0 +1,213 @@
+"""Reads input items in the forms that clients send, and rewrites them to those that `item_schema.py` declares.
+
+Items that only another service can run or read are shown to the model as text, or passed over; both with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from ....types.warnings import Warnings
+from . import compaction
+
+JsonObject: TypeAlias = dict[str, Any]
+
+MAX_SHOWN_CHARACTERS = 4000
+"""Of an item or a part that is shown as text."""
+_MAX_VALUE_CHARACTERS = 1000
+_TEXT_PARTS = ("text", "summary_text", "reasoning_text")
+_IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
+_KNOWN_PARTS = ("input_text", "output_text", "refusal", "input_audio", "input_file")
+_COMPACTIONS = ("compaction", "compaction_summary", "context_compaction")
+_SILENT = ("additional_tools", "compaction_trigger")
+"""Items that say nothing to the model; `tools.py` and `run.py` read them."""
+_CALLS = ("local_shell_call", "shell_call", "apply_patch_call", "computer_call", "tool_search_call")
+"""Calls of other services' tools whose results are items of their own."""
+_UNSEEN = ("id", "status", "type", "created_by", "phase")
+
+
+def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonObject | None]:
+    """The items in the declared forms, one for each; `None` for an item that is passed over."""
+    rewriter = _Rewriter(path, warnings)
+    return [rewriter.item(item, f"{path}[{i}]", i) for i, item in enumerate(items)]
+
+
+class _Rewriter:
+    """Rewrites items in order, and gives ids to calls and outputs that have none."""
+
+    def __init__(self, path: str, warnings: Warnings) -> None:
+        self._warnings = warnings
+        self._unanswered: list[str] = []
+        """Ids of calls without an output, oldest first."""
+
+    def item(self, raw: Any, path: str, index: int) -> JsonObject | None:
+        if raw is None:
+            return None
+        if isinstance(raw, str):
+            return {"type": "message", "role": "user", "content": raw}
+        if not isinstance(raw, dict):
+            raw = {"type": "message", "role": "user", "content": raw}  # which fails with the field's name
+        fields = {name: value for name, value in raw.items() if value is not None}
+        kind = fields["type"] = _kind(fields)
+        if kind == "message" and fields.get("role") in ("tool", "function"):
+            kind, fields = "function_call_output", _tool_message(fields)
+        match kind:
+            case "message":
+                return fields | {"content": self._content(fields.get("content"), f"{path}.content")}
+            case "reasoning":
+                return self._reasoning(fields, path)
+            case "function_call" | "custom_tool_call":
+                return self._call(fields, index)
+            case "function_call_output" | "custom_tool_call_output":
+                return self._output(fields, f"{path}.output")
+        if kind in _COMPACTIONS:
+            return self._compaction(fields, path)
+        return None if kind in _SILENT else self._foreign(fields, kind, path, index)
+
+    def _foreign(self, fields: JsonObject, kind: Any, path: str, index: int) -> JsonObject | None:
+        """An item of a kind that belongs to another service."""
+        call_id = fields.get("call_id") or fields.get("id")
+        if kind == "item_reference":
+            self._warn(kind, "passed over: this server has not stored the items that they refer to", path)
+            return None
+        if kind in _CALLS and call_id:
+            self._warn(kind, "shown to the model as function calls", path)
+            arguments = fields.get("action") or fields.get("operation") or fields.get("arguments") or {}
+            name = kind.removesuffix("_call")
+            return self._call(
+                {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}, index
+            )
+        if str(kind).endswith("_output") and call_id:
+            self._warn(kind, "shown to the model as outputs of function calls", path)
+            output = fields.get("output", fields.get("tools"))
+            return self._output({"type": "function_call_output", "call_id": call_id, "output": output}, path)
+        self._warn(kind, "shown to the model as text", path)
+        role = "assistant" if str(kind).endswith("_call") else "user"
+        return {"type": "message", "role": role, "content": _as_text(fields, kind)}
+
+    def _warn(self, kind: Any, done: str, path: str) -> None:
+        self._warnings.add_unless_strict(f"input items of the type {str(kind)[:60]!r} are {done}", path)
+
+    def _call(self, fields: JsonObject, index: int) -> JsonObject:
+        call_id = str(fields.get("call_id") or fields.get("id") or f"call_{index}")
+        self._unanswered.append(call_id)
+        field = "input" if fields["type"] == "custom_tool_call" else "arguments"
+        given = fields.get(field, "")
+        text = given if isinstance(given, str) else _json(given)
+        return fields | {"call_id": call_id, "name": fields.get("name") or "function", field: text}
+
+    def _output(self, fields: JsonObject, path: str) -> JsonObject:
+        call_id = fields.get("call_id") or (self._unanswered[0] if self._unanswered else "")
+        if call_id in self._unanswered:
+            self._unanswered.remove(call_id)
+        return fields | {"call_id": str(call_id), "output": self._result(fields.get("output"), path)}
+
+    def _result(self, output: Any, path: str) -> str | list[JsonObject | None]:
+        """The output of a call: a text, or parts. Other JSON is shown as it is."""
+        if isinstance(output, dict) and output.get("type") in (*_KNOWN_PARTS, *_IMAGE_PARTS, *_TEXT_PARTS):
+            output = [output]
+        if isinstance(output, dict) and isinstance(output.get("content"), str | list):
+            output = output["content"]
+        if output is None or isinstance(output, str):
+            return output or ""
+        if isinstance(output, list) and all(isinstance(part, dict) and "type" in part for part in output):
+            return self._parts(output, path)
+        return _json(output)
+
+    def _content(self, content: Any, path: str) -> Any:
+        if isinstance(content, dict):
+            content = [content]
+        return self._parts(content, path) if isinstance(content, list) else content or ""
+
+    def _parts(self, parts: list[Any], path: str) -> list[JsonObject | None]:
+        return [self._part(part, f"{path}[{i}]") for i, part in enumerate(parts)]
+
+    def _part(self, raw: Any, path: str) -> JsonObject | None:
+        if not isinstance(raw, dict):
+            return None if raw is None else _text_part(raw)
+        fields = {name: value for name, value in raw.items() if value is not None}
+        kind = fields.get("type") or ("text" if "text" in fields else "image_url" if "image_url" in fields else None)
+        if kind in _TEXT_PARTS:
+            return _text_part(fields.get("text", ""))
+        if kind in ("input_text", "output_text"):
+            fields = {name: value for name, value in fields.items() if name not in ("annotations", "logprobs")}
+            return fields | _text_part(fields.get("text", "")) | {"type": kind}
+        if kind in _IMAGE_PARTS:
+            return self._image(fields, path)
+        if kind == "input_video" and isinstance(fields.get("video_url"), str):
+            return {"type": "input_file", "file_data": fields["video_url"]}
+        if kind in _KNOWN_PARTS:
+            return fields
+        self._warnings.add_unless_strict(
+            f"content parts of the type {str(kind)[:60]!r} are shown to the model as text", path
+        )
+        return _text_part(_as_text(fields, kind))
+
+    def _image(self, fields: JsonObject, path: str) -> JsonObject | None:
+        url = fields.get("image_url")
+        url, detail = (url.get("url"), url.get("detail")) if isinstance(url, dict) else (url, fields.get("detail"))
+        given = {"image_url": url, "file_id": fields.get("file_id"), "detail": detail}
+        if url is None and given["file_id"] is None:
+            self._warnings.add_unless_strict("an image without data is passed over", path)
+            return None
+        return {"type": "input_image"} | {name: value for name, value in given.items() if value is not None}
+
+    def _reasoning(self, fields: JsonObject, path: str) -> JsonObject | None:
+        """Reasoning with its text, or else with its summary."""
+        parts = fields.get("content") or fields.get("summary") or []
+        texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | dict)]
+        content = [{"type": "reasoning_text", "text": text} for text in texts if isinstance(text, str)]
+        if not content and "encrypted_content" in fields:
+            self._warnings.add_unless_strict(
+                "encrypted reasoning is passed over: only the service that wrote it can decrypt it", path
+            )
+        return fields | {"content": content}
+
+    def _compaction(self, fields: JsonObject, path: str) -> JsonObject | None:
+        content = fields.get("encrypted_content")
+        if compaction.text_of(content) is None:
+            self._warn(fields["type"], "passed over: only the service that wrote them can read them", path)
+            return None
+        return {"type": "compaction", "encrypted_content": content}
+
+
+def _kind(fields: JsonObject) -> Any:
+    """The type of an item; the API lets messages and references leave it out."""
+    if fields.get("type"):
+        return fields["type"]
+    if "call_id" in fields:
+        return "function_call_output" if "output" in fields else "function_call"
+    return "message" if "role" in fields or "content" in fields or "id" not in fields else "item_reference"
+
+
+def _tool_message(fields: JsonObject) -> JsonObject:
+    """A tool's message of the Chat Completions API as an output."""
+    output, call_id = fields.get("content"), fields.get("tool_call_id")
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+def _text_part(text: Any) -> JsonObject:
+    return {"type": "input_text", "text": text if isinstance(text, str) else _json(text)}
+
+
+def _as_text(fields: JsonObject, kind: Any) -> str:
+    seen = {name: _shortened(value) for name, value in fields.items() if name not in _UNSEEN}
+    text = f"[{str(kind)[:60]}] {_json(seen)}"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
+
+
+def _shortened(value: Any) -> Any:
+    """A value without the rest of long texts, such as files in base64."""
+    if isinstance(value, str) and len(value) > _MAX_VALUE_CHARACTERS:
+        return f"{value[:_MAX_VALUE_CHARACTERS]}..."
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _shortened(item) for name, item in value.items()}
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

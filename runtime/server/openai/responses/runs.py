@@ -1,0 +1,213 @@
+"""Responses in progress: prepared from a request, answered, and stored at the end. Knows no transport."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from .....models.errors import GalagoError, InvalidRequest
+from ....types.request import Request
+from ....types.warnings import Warnings
+from ...http import events, request_io
+from ...resource import ServerContext
+from ...storage.database import STORE_OPTION
+from ...storage.responses import ResponseStore
+from . import compaction, convert, item_schema, schema
+from .events import ResponseEncoder, new_id
+from .item_schema import Item
+from .stream_schema import StreamEvent
+
+_NO_STORE = f"this server stores no responses; start it with `{STORE_OPTION}`"
+
+
+class ParsedRequest:
+    """A request, its rewritten JSON, and the conversation that it continues."""
+
+    def __init__(
+        self, raw: dict[str, Any], request: schema.ResponsesRequest, warnings: Warnings, compacts: bool
+    ) -> None:
+        self.raw = raw
+        self.request = request
+        self.warnings = warnings
+        self.compacts = compacts
+        """Whether the conversation is compacted instead of answered."""
+        self.history: list[Item | None] = []
+
+
+class Run:
+    """A response in progress. `error` is set if it has failed.
+
+    Without `choices` no model answers: the response ends at once, with the items in `output`.
+    """
+
+    def __init__(
+        self,
+        parsed: ParsedRequest,
+        choices: events.Choices | None,
+        response: schema.Response,
+        store: ResponseStore | None,
+    ) -> None:
+        self.request = parsed.request
+        self.items = [*parsed.history, *convert.given_items(parsed.request.input)]
+        """The conversation that is answered."""
+        self.warnings = parsed.warnings
+        self.response = response
+        self.store = store
+        self.encoder = ResponseEncoder(response, parsed.warnings, time.time, parsed.request.tools or ())
+        self.error: GalagoError | None = None
+        self.output: Sequence[item_schema.OutputItem] = ()
+        self._choices = choices
+
+    async def chunks(self) -> AsyncGenerator[StreamEvent, None]:
+        """The events of the response. Raises the error that it fails with."""
+        if self._choices is None:
+            for chunk in self.encoder.whole(self.output):
+                yield chunk
+            return
+        async with contextlib.aclosing(events.encode([self._choices], self.encoder)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def close(self) -> None:
+        """Stops the model."""
+        if self._choices is not None:
+            self._choices.close()
+
+
+class Runs:
+    """Starts responses, and keeps those that have not ended, by id."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._service = context.service
+        self.store = None if context.database is None else ResponseStore(context.database)
+        self.running: dict[str, Run] = {}
+
+    def parse(self, raw: dict[str, Any]) -> ParsedRequest:
+        compacts = convert.asks_for_compaction(raw)
+        raw, warnings = self._rewritten(raw)
+        request = request_io.convert_object(raw, schema.ResponsesRequest)
+        warnings += request_io.check_fields(raw, schema.ResponsesRequest, self._context.config.strict)
+        return ParsedRequest(raw, request, warnings, compacts)
+
+    def _rewritten(self, raw: dict[str, Any]) -> tuple[dict[str, Any], Warnings]:
+        warnings = Warnings(strict=self._context.config.strict)
+        try:
+            return convert.rewritten(raw, warnings), warnings
+        except RecursionError:
+            raise InvalidRequest("the body is nested too deeply to be read") from None
+
+    def continued(self, parsed: ParsedRequest, history: Sequence[Item | None] | None = None) -> Request:
+        """The runtime's request, which continues a stored conversation, or the one in `history`."""
+        previous_id = parsed.request.previous_response_id
+        parsed.history = self.history(previous_id) if history is None else list(history)
+        if previous_id is not None:
+            convert.check_calls(parsed.history, convert.given_items(parsed.request.input))
+        return convert.to_request(parsed.request, parsed.history, self._context.read_file, parsed.warnings)
+
+    def prepare(
+        self,
+        parsed: ParsedRequest,
+        cancelled: Callable[[], bool],
+        history: Sequence[Item | None] | None = None,
+        answers: bool = True,
+    ) -> Run:
+        """Starts a response. Its end must be told to `end`. Without `answers` it has no output."""
+        store = self.store_for(parsed)
+        try:
+            request = self.continued(parsed, history)
+            model = self._service.model(parsed.request.model)
+            generate = partial(self._service.generate, parsed.request.model)
+            choices = (
+                events.Choices(generate, request, cancelled=cancelled) if answers and not parsed.compacts else None
+            )
+        except InvalidRequest as error:
+            convert.with_api_field_name(error)
+            raise
+        response_id = f"resp_{uuid.uuid4().hex}"
+        response = convert.new_response(response_id, time.time(), model, parsed.request, store is not None)
+        run = Run(parsed, choices, response, store)
+        if parsed.compacts:
+            run.output = [_compaction_item(run.items)]
+        if store is not None:
+            items = request_io.encode_json(convert.stored_items(parsed.raw.get("input"), new_id))
+            store.add(response_id, parsed.request.previous_response_id, items, request_io.encode_json(response))
+        self.running[response_id] = run
+        return run
+
+    def store_for(self, parsed: ParsedRequest) -> ResponseStore | None:
+        """The store for this response. As at OpenAI, responses are stored by default, if the server has a store."""
+        request = parsed.request
+        if self.store is None:
+            if request.background:
+                raise InvalidRequest(f"background: {_NO_STORE}", "background")
+            if request.store:
+                parsed.warnings.add_unless_strict(f"store: {_NO_STORE}", "store")
+        if request.background and request.stream:
+            raise InvalidRequest("background and stream exclude each other; give only one of them", "background")
+        if request.background and request.store is False:
+            raise InvalidRequest(
+                "a background response must be stored, or it could not be retrieved; leave store out", "store"
+            )
+        return None if request.store is False else self.store
+
+    def history(self, previous_id: str | None) -> list[Item | None]:
+        """The items of the conversation up to and including a stored response."""
+        if previous_id is None:
+            return []
+        if self.store is None:
+            raise InvalidRequest(f"previous_response_id: {_NO_STORE}", "previous_response_id")
+        turns = [
+            (msgspec.json.decode(items), msgspec.json.decode(response)["output"])
+            for items, response in self.store.conversation(previous_id)
+        ]
+        return convert.to_items(list(chain.from_iterable(chain.from_iterable(turns))))
+
+    async def answer(self, run: Run) -> None:
+        """Completes a response that is not streamed."""
+        try:
+            async with contextlib.aclosing(run.chunks()) as chunks:
+                async for _ in chunks:
+                    pass
+        except GalagoError as error:
+            run.error = None if run.response.status == "cancelled" else error
+            for _ in run.encoder.fail(error):
+                pass
+        finally:
+            self.end(run)
+
+    def end(self, run: Run) -> None:
+        """Stores how the response ended; if it has not, because the client left, it is cancelled."""
+        run.close()
+        response = run.response
+        if response.status == "in_progress":
+            response.status = "cancelled"
+        if run.store is not None:
+            run.store.update(response.id, response.status, request_io.encode_json(response))
+        self.running.pop(response.id, None)
+
+    def compact(self, raw: dict[str, Any]) -> tuple[schema.CompactedResponse, Warnings]:
+        """The conversation with everything but system, developer and user messages in one compaction item."""
+        raw, warnings = self._rewritten(raw)
+        request = request_io.convert_object(raw, schema.CompactRequest)
+        warnings += request_io.check_fields(raw, schema.CompactRequest, self._context.config.strict)
+        self._service.model(request.model)
+        items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
+        if not items:
+            raise InvalidRequest("there is nothing to compact; give input or previous_response_id", "input")
+        output = [*convert.kept_messages(items, new_id), _compaction_item(items)]
+        compacted = schema.CompactedResponse(
+            id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=output, usage=convert.NO_USAGE
+        )
+        return compacted, warnings
+
+
+def _compaction_item(items: Sequence[Item | None]) -> item_schema.CompactionItem:
+    return item_schema.CompactionItem(new_id("cmp"), compaction.encoded(items))

@@ -98,7 +98,8 @@ class Runs:
         return ParsedRequest(raw, request, warnings, compacts)
 
     def _rewritten(self, raw: dict[str, Any]) -> tuple[dict[str, Any], Warnings]:
-        warnings = Warnings(strict=self._context.config.strict)
+        warnings = Warnings()
+        warnings.strict = self._context.config.strict
         try:
             return convert.rewritten(raw, warnings), warnings
         except RecursionError:

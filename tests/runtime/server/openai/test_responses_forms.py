@@ -336,8 +336,10 @@ def test_calls_and_outputs_without_ids_are_paired() -> None:
 
 
 def test_strict_mode_names_the_item() -> None:
+    warnings = Warnings()
+    warnings.strict = True
     with pytest.raises(UnsupportedField) as refused:
-        convert.rewritten({"input": ["Hi", {"type": "web_search_call"}]}, Warnings(strict=True))
+        convert.rewritten({"input": ["Hi", {"type": "web_search_call"}]}, warnings)
     assert refused.value.param == "input[1]"
 
 

@@ -143,8 +143,7 @@ def to_request(
         sampling=values.sampling_from(request, "responses", warnings),
         json_schema=_json_schema(request.text),
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
-        **values.request_fields_from(request, "responses", warnings)
-        | {"logprobs": _top_logprobs(request, warnings)},
+        **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request, warnings)},
         continue_final=False,
         **_tool_arguments(request, warnings),
         strict=warnings.strict,
@@ -204,7 +203,7 @@ def new_response(
         parallel_tool_calls=request.parallel_tool_calls is not False,
         text=_echoed_text(request.text or schema.TextConfig()),
         reasoning={"effort": reasoning.effort, "summary": None},
-        max_output_tokens=request.max_output_tokens,
+        max_output_tokens=request.max_output_tokens if (request.max_output_tokens or 0) > 0 else None,
         max_tool_calls=request.max_tool_calls,
         temperature=_used(request.temperature, sampling.temperature, 0.0),
         top_p=_used(request.top_p, sampling.top_p, 1.0),

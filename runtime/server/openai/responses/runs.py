@@ -93,13 +93,11 @@ class Runs:
     def parse(self, raw: dict[str, Any]) -> ParsedRequest:
         compacts = convert.asks_for_compaction(raw)
         raw, warnings = self._rewritten(raw)
-        request = request_io.convert_object(raw, schema.ResponsesRequest)
-        warnings += request_io.check_fields(raw, schema.ResponsesRequest, self._context.config.strict)
+        request = request_io.convert_object(raw, schema.ResponsesRequest, warnings)
         return ParsedRequest(raw, request, warnings, compacts)
 
     def _rewritten(self, raw: dict[str, Any]) -> tuple[dict[str, Any], Warnings]:
-        warnings = Warnings()
-        warnings.strict = self._context.config.strict
+        warnings = request_io.no_warnings(self._context.config.strict)
         try:
             return convert.rewritten(raw, warnings), warnings
         except RecursionError:
@@ -197,8 +195,7 @@ class Runs:
     def compact(self, raw: dict[str, Any]) -> tuple[schema.CompactedResponse, Warnings]:
         """The conversation with everything but system, developer and user messages in one compaction item."""
         raw, warnings = self._rewritten(raw)
-        request = request_io.convert_object(raw, schema.CompactRequest)
-        warnings += request_io.check_fields(raw, schema.CompactRequest, self._context.config.strict)
+        request = request_io.convert_object(raw, schema.CompactRequest, warnings)
         self._service.model(request.model)
         items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
         if not items:

@@ -27,7 +27,6 @@ class Tool(Struct):
 
     other_fields = OtherFields(
         ignored={"output_schema": ANY, "defer_loading": ANY, "async": False, "allowed_callers": ["direct"]},
-        warned={"async": "", "allowed_callers": ": only the model calls tools"},
     )
 
 
@@ -112,12 +111,9 @@ class ResponsesRequest(Struct, kw_only=True):
             "service_tier": ANY,
             "stream_options": ANY,
             "context_management": [],
+            "moderation": (),
         },
-        warned={
-            "context_management": ": the conversation stays as it is; shorten it with /v1/responses/compact",
-            "moderation": "",
-            "prediction": "",
-        },
+        warned={"prediction": ": it would only save time"},
         refused={"conversation": (), "prompt": ()},
     )
 

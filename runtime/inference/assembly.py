@@ -233,7 +233,7 @@ def prompt_builder(
     from ..output.tool_formats.detect import tool_format_of
     from ..prompt.builder import PromptBuilder
     from ..prompt.template import ChatTemplate
-    from ..prompt.template_traits import traits_of
+    from ..prompt.template_traits import TemplateTraits
 
     source = chat_template or CHATML
     template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
@@ -242,8 +242,8 @@ def prompt_builder(
         from ..prompt.media_parts import MediaParts
 
         media = MediaParts(projector, limits)
-    traits = traits_of(template, tool_format_of(source))
-    return PromptBuilder(weights, template, traits, media, context_length, tags_of(source))
+    traits = TemplateTraits(template, tool_format_of(source))
+    return PromptBuilder(weights, traits, media, context_length, tags_of(source))
 
 
 def context_length(config: ModelConfig, weights: Weights) -> int:

@@ -150,6 +150,7 @@ class Generator:
             request.reasoning_effort,
             request.continued_message is not None,
             request.template_variables,
+            request.strict,
         )
 
     def _submit(
@@ -224,11 +225,11 @@ class Generator:
     def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> TokenPieces:
         from ..prompt.completion import token_pieces
 
-        items = self._prompt(request, cancelled).items
-        ids = tuple(item for item in items if isinstance(item, int))
-        if len(ids) < len(items):
+        prompt = self._prompt(request, cancelled)
+        ids = tuple(item for item in prompt.items if isinstance(item, int))
+        if len(ids) < len(prompt.items):
             raise InvalidRequest("images and audio have no token ids; use /v1/plan to count them", "messages")
-        return TokenPieces(ids, token_pieces(ids, self._weights))
+        return TokenPieces(ids, token_pieces(ids, self._weights), (*self._assembly.warnings, *prompt.warnings))
 
     def _estimate(self, request: Request, predict_seconds: bool, cancelled: Callable[[], bool]) -> RequestEstimate:
         from .estimate import count_part_tokens
@@ -243,6 +244,7 @@ class Generator:
             request.reasoning_effort,
             request.continued_message is not None,
             request.template_variables,
+            request.strict,
         )
         preparation_seconds = time.perf_counter() - begin
         part_tokens = count_part_tokens(request.messages, prompt, prompts.count)

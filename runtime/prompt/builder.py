@@ -9,22 +9,25 @@ tokenized as it would be anywhere else.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, TemplateError
-from ..types.messages import Message, Part, ReasoningEffort, Text, Tool, Video
+from ..output.tool_formats.tool_format import template_tool
+from ..types.messages import Message, ReasoningEffort, Text, Tool, Video
 from ..types.prompt import Item, MediaSpan, Prompt, count_cells
+from ..types.warnings import Warnings
+from .chat_renderer import ChatRenderer
 
 if TYPE_CHECKING:
     from ..llamacpp.weights import Weights
     from ..output.reasoning import ReasoningTags
     from .media_parts import MediaParts
-    from .template import ChatTemplate
     from .template_traits import TemplateTraits
 
 LONG_TEXT_CHARS = 1_000_000
@@ -42,19 +45,18 @@ class PromptBuilder:
     def __init__(
         self,
         weights: Weights,
-        template: ChatTemplate,
         traits: TemplateTraits,
         media: MediaParts | None,
         context_length: int,
         reasoning_tags: ReasoningTags | None = None,
     ) -> None:
         self._weights = weights
-        self._template = template
         self._traits = traits
+        self._renderer = ChatRenderer(traits, reasoning_tags)
         self._media = media
         self._context_length = context_length
         self._tags = reasoning_tags
-        self.control_texts = _control_pattern(weights, template.source)
+        self.control_texts = _control_pattern(weights, traits.template.source)
         """Matches the texts that must not reach the tokenizer in one piece."""
 
     def build(
@@ -65,40 +67,44 @@ class PromptBuilder:
         reasoning_effort: ReasoningEffort | None = None,
         continue_last: bool = False,
         template_variables: Mapping[str, Any] = MappingProxyType({}),
+        strict: bool = False,
     ) -> Prompt:
         """Builds the prompt of a chat, with its media decoded and counted but not encoded yet.
 
         `tools` are shown to the model. `template_variables` are set for the template if it has them. With
-        `continue_last` the prompt ends with the text of the last message, which the model then continues.
+        `continue_last` the prompt ends with the text of the last message, which the model then continues. What the
+        prompt lacks is told in its warnings, or refused with `strict`.
         Raises `PromptTooLong` as early as possible, and `Cancelled` if `cancelled` returns `True` between two media.
         """
-        warnings: list[str] = []
+        warnings = Warnings()
+        warnings.strict = strict
         if any(isinstance(part, Video) for message in messages for part in message.parts):
             messages = [self._media_parts().with_frames(message, warnings, cancelled) for message in messages]
-        to_render = messages[:-1] if continue_last else messages
-        if not to_render:
-            raise InvalidRequest("a message to continue needs a message before it", "messages")
+        if continue_last and len(messages) == 1:
+            messages = [Message("user", (Text(""),)), *messages]  # the assistant speaks first
+        media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
         try:
             break_mark, media_mark = self._marks(messages, tools, template_variables)
+            contents = self._contents(messages, break_mark, media_mark)
             switches = self._switches(reasoning_effort, template_variables, break_mark, warnings)
-            rendered = self._render(to_render, tools, switches, break_mark, media_mark, warnings)
+
+            def protect(text: str) -> str:
+                return break_up(text, self.control_texts, break_mark)
+
+            end = len(messages) - continue_last
+            rendered = self._renderer.render(messages[:end], contents[:end], tools, protect, switches, warnings)
         except RecursionError:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         if continue_last:
-            header = self._traits.tool_format.answer_header
-            rendered += header + self._content(messages[-1], break_mark, media_mark)
-        media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
-        texts = rendered.split(media_mark)
-        if len(texts) != len(media) + 1:
-            raise InvalidRequest(
-                f"the model's chat template kept only {len(texts) - 1} of the {len(media)} images and audio clips in "
-                "these messages"
-            )
+            rendered += self._traits.tool_format.answer_header + contents[-1]
+        texts, order = _split_at_media(rendered, len(media), media_mark)
+        media = [media[number] for number in order]
         items, media_cells = self._tokenized(texts, media, len(rendered), break_mark, warnings, cancelled)
         if self._weights.adds_bos and items[:1] != [self._weights.bos]:
             items.insert(0, self._weights.bos)
         if not items or isinstance(items[-1], MediaSpan):
             raise TemplateError("the model's chat template adds nothing after these messages that could be answered")
+        media_cells = tuple(cells for _, cells in sorted(zip(order, media_cells, strict=True)))
         in_reasoning = self._tags is not None and rendered.rstrip().endswith(self._tags.opening)
         return Prompt(tuple(items), tuple(warnings), in_reasoning, media_cells)
 
@@ -162,43 +168,6 @@ class PromptBuilder:
                 "messages",
             )
 
-    def _render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        switches: Mapping[str, Any],
-        break_mark: str,
-        media_mark: str,
-        warnings: list[str],
-    ) -> str:
-        """The prompt as text, with the marks at which to split it. A newline separates neighbouring text parts."""
-        contents = [self._content(message, break_mark, media_mark) for message in messages]
-        if not tools and self._takes_unchanged(messages):
-            plain = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
-            return self._template.render(plain, **switches)
-
-        def protect(text: str) -> str:
-            return break_up(text, self.control_texts, break_mark)
-
-        if not self._traits.shows_names and any(m.name for m in messages if m.role != "tool"):
-            warnings.append("the names in the messages have no effect: the model's chat template does not show names")
-        template_messages, template_tools = self._traits.lay_out(messages, contents, tools, protect)
-        return self._template.render(template_messages, tools=template_tools, **switches)
-
-    def _takes_unchanged(self, messages: Sequence[Message]) -> bool:
-        """Whether the template can render the messages by role and text alone, in this order."""
-        traits, previous = self._traits, ""
-        for i, m in enumerate(messages):
-            if m.tool_calls or m.reasoning or m.tool_call_id is not None or m.name is not None:
-                return False
-            if m.role == "system":
-                if i or not traits.system_messages:
-                    return False
-            elif m.role not in ("user", "assistant") or (m.role == previous and not traits.repeated_roles):
-                return False
-            previous = m.role
-        return True
-
     def _switches(
         self, effort: ReasoningEffort | None, variables: Mapping[str, Any], break_mark: str, warnings: list[str]
     ) -> dict[str, Any]:
@@ -212,9 +181,19 @@ class PromptBuilder:
         warnings += [f"chat_template_kwargs: this model's chat template has no variable {name!r}" for name in unknown]
         return switches | own
 
-    def _content(self, message: Message, break_mark: str, media_mark: str) -> str:
-        text = media_mark.join("\n".join(texts) for texts in _between_media(message.parts))
-        return break_up(text, self.control_texts, break_mark)
+    def _contents(self, messages: Sequence[Message], break_mark: str, media_mark: str) -> list[str]:
+        """The protected text of each message. A newline separates neighbouring texts; media are numbered marks."""
+        contents, numbers = [], itertools.count()
+        for message in messages:
+            groups: list[list[str]] = [[]]
+            for part in message.parts:
+                if isinstance(part, Text):
+                    groups[-1].append(part.text)
+                else:
+                    groups += [[f"{media_mark}{next(numbers)}{media_mark}"], []]
+            text = "".join("\n".join(texts) for texts in groups)
+            contents.append(break_up(text, self.control_texts, break_mark))
+        return contents
 
     def _tokens(self, text: str, break_mark: str) -> tuple[int, ...]:
         """Tokenizes piece by piece: llama.cpp takes quadratic time over many control tokens in one text."""
@@ -227,9 +206,7 @@ class PromptBuilder:
         """Two characters that occur in none of the texts."""
         texts = [part.text for m in messages for part in m.parts if isinstance(part, Text)]
         if tools or any(m.tool_calls or m.name or m.reasoning or m.tool_call_id for m in messages):
-            from .template_traits import other_texts
-
-            texts += other_texts(messages, tools)
+            texts += _other_texts(messages, tools)
         if variables:
             texts.append(json.dumps(dict(variables), ensure_ascii=False))
         free = [c for c in _NONCHARACTERS if not any(c in text for text in texts)]
@@ -266,12 +243,21 @@ def _control_pattern(weights: Weights, template_source: str) -> re.Pattern[str] 
     return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))) if texts else None
 
 
-def _between_media(parts: Sequence[Part]) -> list[list[str]]:
-    """The text parts of a message, grouped by the media between them."""
-    groups: list[list[str]] = [[]]
-    for part in parts:
-        if isinstance(part, Text):
-            groups[-1].append(part.text)
-        else:
-            groups.append([])
-    return groups
+def _split_at_media(rendered: str, media: int, mark: str) -> tuple[list[str], list[int]]:
+    """The texts of a prompt between its media, and the media's numbers in the prompt's order."""
+    texts = re.split(f"{mark}([0-9]+){mark}", rendered)
+    numbers = [int(number) for number in texts[1::2]]
+    if sorted(numbers) != list(range(media)):
+        raise InvalidRequest(
+            f"the model's chat template kept only {len(set(numbers))} of the {media} images and audio clips in "
+            "these messages"
+        )
+    return texts[::2], numbers
+
+
+def _other_texts(messages: Iterable[Message], tools: Iterable[Tool]) -> list[str]:
+    """Every text in a chat except the text parts of its messages."""
+    texts = [text for m in messages for text in (m.name, m.reasoning, m.tool_call_id) if text]
+    for call in (call for message in messages for call in message.tool_calls):
+        texts += [call.name, call.arguments, json.dumps(call.arguments_object, ensure_ascii=False)]
+    return texts + [json.dumps(template_tool(tool), ensure_ascii=False) for tool in tools]

@@ -144,6 +144,8 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
         self.source = source
         self._constants = {"bos_token": bos, "eos_token": eos}
+        self._no_tools: list[dict[str, Any]] | None = None
+        self._wants_parts = False
         self._wants_parts = self._needs_typed_content()
 
     def render(
@@ -154,21 +156,39 @@ class ChatTemplate:
         `switches` set variables of the template; `variables` names those that it reads.
         """
         if self._wants_parts:
-            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-        return self._run(messages, tools, switches)
+            messages = [
+                m if m["content"] is None else {**m, "content": [{"type": "text", "text": m["content"]}]}
+                for m in messages
+            ]
+        return self._run(messages, tools or self._no_tools, switches)
 
     def _needs_typed_content(self) -> bool:
-        """Whether the template ignores string content and requires a list of typed parts."""
+        """Whether the template ignores string content and requires a list of typed parts.
+
+        A template that fails without a list of tools gets an empty one from then on.
+        """
         probe = "galago-probe"
-        try:
-            return probe not in self._run([{"role": "user", "content": probe}], None, {})
-        except TemplateError:
-            return False
+        choices: tuple[list[dict[str, Any]] | None, ...] = (None, [])
+        for no_tools in choices:
+            try:
+                rendered = self._run([{"role": "user", "content": probe}], no_tools, {})
+            except TemplateError:
+                continue
+            self._no_tools = no_tools
+            return probe not in rendered
+        return False
+
+    def _older_variables(self, tools: list[dict[str, Any]] | None) -> dict[str, str]:
+        """Variables without which FireFunction's template fails: the tools as JSON text, and the time."""
+        functions = _tojson([tool["function"] for tool in tools or ()])
+        values = {"functions": functions, "datetime": datetime.now().strftime("%Y-%m-%d %H:%M")}
+        return {name: value for name, value in values.items() if name in self.variables}
 
     def _run(
         self, messages: list[TemplateMessage], tools: list[dict[str, Any]] | None, switches: dict[str, Any]
     ) -> str:
-        values = {**switches, **self._constants, "messages": messages, "tools": tools, "add_generation_prompt": True}
+        values = {**self._older_variables(tools), **switches, **self._constants}
+        values |= {"messages": messages, "tools": tools, "add_generation_prompt": True}
         previous = sys.gettrace()
         sys.settrace(_line_budget())
         try:

@@ -92,17 +92,18 @@ class ToolCall:
     name: str
     arguments: str
 
-    def parsed(self) -> dict[str, Any]:
-        """The arguments as values. Raises `InvalidRequest` if they are not a JSON object, such as when cut off."""
+    @property
+    def arguments_object(self) -> dict[str, Any] | None:
+        """The arguments as values; `None` if they are not a JSON object, such as when cut off. Nothing means `{}`."""
         try:
             value = json.loads(self.arguments.strip() or "{}")
-        except RecursionError:
-            raise InvalidRequest(
-                f"the arguments of the call of {self.name} are nested too deeply", "messages"
-            ) from None
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
+        except (ValueError, RecursionError):
+            return None
+        return {} if value is None else value if isinstance(value, dict) else None
+
+    def parsed(self) -> dict[str, Any]:
+        """The arguments as values. Raises `InvalidRequest` if they are not a JSON object."""
+        if (value := self.arguments_object) is None:
             message = f"the arguments of the call of {self.name} are not a JSON object: {self.arguments[:80]!r}"
             raise InvalidRequest(message, "messages")
         return value

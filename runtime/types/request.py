@@ -152,9 +152,6 @@ class Request:
         self._check_tools()
 
     def _check_tools(self) -> None:
-        for message in self.messages:
-            for call in message.tool_calls:
-                call.parsed()
         names = [tool.name for tool in self.tools]
         if len(names) > MAX_TOOLS:
             raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")

@@ -72,10 +72,11 @@ class Rerank(Task[Scores]):
 
 @dataclass(frozen=True, slots=True)
 class TokenPieces:
-    """Token ids and the bytes of each token."""
+    """Token ids and the bytes of each token. `warnings` are those of the prompt that was tokenized."""
 
     ids: TokenIds
     pieces: tuple[bytes, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

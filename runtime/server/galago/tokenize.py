@@ -55,6 +55,7 @@ class Tokenization(Resource):
         text = _text_or_chat(request, self.context.read_file, warnings)
         task = Tokenize(text, request.add_special is True, request.parse_special is not False)
         answer = self.service.run_task(request.model, task, disconnected)
+        warnings += answer.warnings
         pieces = [schema.TokenPiece(i, _piece(piece)) for i, piece in zip(answer.ids, answer.pieces, strict=True)]
         tokens: list[int | schema.TokenPiece] = [*(pieces if request.with_pieces else answer.ids)]
         return schema.TokenList(tokens, len(answer.ids), warnings or UNSET), warnings

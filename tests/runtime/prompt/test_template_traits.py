@@ -16,10 +16,12 @@ from galago.runtime.inference.assembly import prompt_builder
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.output.tool_formats.detect import tool_format_of
 from galago.runtime.prompt.builder import PromptBuilder
+from galago.runtime.prompt.chat_renderer import ChatRenderer
 from galago.runtime.prompt.template import ChatTemplate
-from galago.runtime.prompt.template_traits import TemplateTraits, traits_of
+from galago.runtime.prompt.template_traits import TemplateTraits
 from galago.runtime.types.messages import Message, ReasoningEffort, Role, Text, Tool, ToolCall
 from galago.runtime.types.prompt import Prompt
+from galago.runtime.types.warnings import Warnings
 
 TOOL = Tool("get_weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
 CALL = ToolCall("call_0123456789", "get_weather", '{"city": "Bern"}')
@@ -32,14 +34,16 @@ CHAT = (
 
 
 def traits(template: str) -> TemplateTraits:
-    return traits_of(ChatTemplate(template), tool_format_of(template))
+    return TemplateTraits(ChatTemplate(template), tool_format_of(template))
 
 
 def rendered(template: str, messages: tuple[Message, ...] = CHAT, tools: tuple[Tool, ...] = (TOOL,)) -> str:
-    supported = traits(template)
+    renderer = ChatRenderer(traits(template), None)
     contents = ["".join(part.text for part in m.parts if isinstance(part, Text)) for m in messages]
-    laid_out, template_tools = supported.lay_out(messages, contents, tools, lambda text: text)
-    return supported.template.render(laid_out, tools=template_tools)
+    warnings = Warnings()
+    text = renderer.render(messages, contents, tools, lambda text: text, {}, warnings)
+    assert not any("does not show" in warning for warning in warnings)
+    return text
 
 
 @pytest.mark.parametrize("template", [templates.HERMES, templates.TEXT_ARGUMENTS, templates.PRINTED_ARGUMENTS])
@@ -48,7 +52,6 @@ def test_arguments_have_the_type_that_the_template_needs(template: str) -> None:
     assert text.startswith('<tools>{"type": "function", "function": {"name": "get_weather", "description"')
     assert '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bern"}}\n</tool_call>' in text
     assert "<|im_start|>tool\nsunny<|im_end|>" in text
-    assert traits(template).arguments_as_text is (template is not templates.HERMES)
 
 
 def test_a_template_that_shows_calls_only_without_content_gets_no_content() -> None:
@@ -105,10 +108,13 @@ def test_parallel_calls_are_split_if_the_template_shows_one_per_message() -> Non
     assert rendered(templates.HARMONY, unmatched).count("fog") == 1
 
 
-def test_content_joins_the_reasoning_if_the_template_rejects_both() -> None:
+def test_text_precedes_calls_in_a_message_of_its_own_if_the_template_rejects_both() -> None:
     message = replace(CHAT[1], parts=(Text("One moment."),), tool_calls=(CALL,))
-    assert "I should look.\n\nOne moment.<|end|>" in rendered(templates.HARMONY, (CHAT[0], message, CHAT[2]))
-    assert "One moment." in rendered(templates.HERMES, (CHAT[0], message, CHAT[2]))
+    text = rendered(templates.HARMONY, (CHAT[0], message, CHAT[2]))
+    assert (
+        text.index("One moment.<|end|>") < text.index("I should look.<|end|>") < text.index('{"city": "Bern"}<|call|>')
+    )
+    assert "One moment.<tool_call>" in rendered(templates.HERMES, (CHAT[0], message, CHAT[2]))
 
 
 def test_a_tool_needs_no_description() -> None:
@@ -263,7 +269,7 @@ def test_plain_chats_are_rendered_as_with_the_templates_traits(
         return [_prompt_or_error(fast, chat) for chat in chats]
 
     without_traits = prompts()
-    monkeypatch.setattr(PromptBuilder, "_takes_unchanged", lambda *_: False)
+    monkeypatch.setattr(ChatRenderer, "_takes_unchanged", lambda *_: False)
     assert prompts() == without_traits
 
 

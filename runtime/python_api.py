@@ -148,7 +148,9 @@ class ChatOptions(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     seed: int | None
+    min_tokens: int | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
     ignore_eos: bool
     cache: bool
     lora: Sequence[float] | None

@@ -131,6 +131,8 @@ class Generator:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {available}, the rest of the context")
         if request.ignore_eos and constraint is not None:
             warnings.append("ignore_eos has no effect: the schema, grammar or tools determine where the answer ends")
+        if request.min_tokens and constraint is not None:
+            warnings.append("min_tokens has no effect: the schema, grammar or tools determine where the answer ends")
         may_need_parsing = request.tools or parts.reasoning_tags is not None or parts.tool_format.parser is not None
         if request.completion is None and may_need_parsing:
             from ..output.parser import parser_spec
@@ -162,9 +164,10 @@ class Generator:
         arrived: float,
         adapters: tuple[float, ...],
     ) -> Stream:
-        end_tokens = self._weights.end_tokens
         ignore_end = request.ignore_eos and constraint is None
-        banned = end_tokens if ignore_end else frozenset[int]()
+        banned = self._weights.end_tokens if ignore_end else frozenset[int]()
+        end_tokens = (frozenset() if ignore_end else self._weights.end_tokens) | self._stop_tokens(request)
+        min_tokens = request.min_tokens if request.min_tokens and constraint is None else 0
         if not request.shown_tools and request.completion is None:
             banned |= self._assembly.constraints.call_tokens
         sampling = _filled(request.sampling, self._assembly.default_sampling)
@@ -172,9 +175,9 @@ class Generator:
         stream = Stream()
         cancel = self._engine.submit(
             prompt,
-            sampler=Sampler(sampling, banned, constraint, recent, request.logprobs),
+            sampler=Sampler(sampling, banned, constraint, recent, request.logprobs, end_tokens, min_tokens),
             max_tokens=max_tokens,
-            end_tokens=frozenset() if ignore_end else end_tokens,
+            end_tokens=end_tokens,
             stop=request.stop,
             sink=stream.put,
             arrived_at=arrived,
@@ -185,6 +188,9 @@ class Generator:
         )
         stream.on_close(cancel)
         return stream
+
+    def _stop_tokens(self, request: Request) -> frozenset[int]:
+        return frozenset(token for token in request.stop_token_ids if token < self._weights.vocab_size)
 
     def _adapter_scales(self, request: Request) -> tuple[float, ...]:
         loaded = self._assembly.adapter_scales

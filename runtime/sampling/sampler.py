@@ -92,6 +92,7 @@ class Sampler:
     """Samples the tokens of one sequence, whose prompt ends in the tokens `prompt`. Never samples `banned` tokens.
 
     With `top_logprobs` it returns each token's log-probability and those of that many most probable tokens.
+    The first `min_tokens` tokens are not among `end_tokens`.
     """
 
     def __init__(
@@ -101,8 +102,12 @@ class Sampler:
         constraint: Constraint | None = None,
         prompt: Iterable[int] = (),
         top_logprobs: int | None = None,
+        end_tokens: frozenset[int] = frozenset(),
+        min_tokens: int = 0,
     ) -> None:
         self._sampling = sampling
+        self._end_tokens = np.fromiter(end_tokens, np.int64)
+        self._min_tokens_left = min_tokens
         self._temperature = sampling.temperature or 0.0
         self._banned = np.fromiter(banned, np.int64)
         self._constraint = constraint
@@ -126,6 +131,9 @@ class Sampler:
         if not self._penalties.are_neutral:
             self._penalties.apply(logits)
         logits[self._banned] = -np.inf
+        if self._min_tokens_left > 0:
+            self._min_tokens_left -= 1
+            logits[self._end_tokens] = -np.inf
         if self._constraint is not None:
             self._constraint.mask(logits)
         token = int(logits.argmax())

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias, get_args
 from .messages import DEFAULT_VIDEO_FRAMES, MAX_VIDEO_FRAMES, ReasoningEffort
 
 OptionKind: TypeAlias = Literal[
-    "number", "integer", "flag", "text", "texts", "path", "paths", "size", "token_biases", "object"
+    "number", "integer", "flag", "text", "texts", "path", "paths", "size", "token_ids", "token_biases", "object"
 ]
 """What a value is. A `size` is a text such as "4GB" or "50%"; an `object` is converted by each dialect itself."""
 
@@ -176,9 +176,17 @@ REQUEST = (
         other_values={-1: None, -2: None},
     ),
     OptionSpec(
+        "min_tokens", "integer", "do not let the model end its answer before this many tokens", unset="0",
+        minimum=0, maximum=MAX_INTEGER, wire=_openai("min_tokens"),
+    ),
+    OptionSpec(
         "stop", "texts", "end the answer before this text; may be repeated", default=(),
         flags=("--stop",), metavar="TEXT",
         wire={**_openai("stop"), "anthropic": ("stop_sequences",), "ollama": ("options.stop",)},
+    ),
+    OptionSpec(
+        "stop_token_ids", "token_ids", "end the answer before any of these tokens", default=(),
+        wire=_openai("stop_token_ids"),
     ),
     OptionSpec(
         "timeout", "number", "fail if the answer is not complete after this many seconds", unset="no limit",

@@ -65,7 +65,8 @@ class CompletionPrompt:
 class Request:
     """A chat to answer, or a `completion` prompt without messages to continue.
 
-    `max_tokens`: `None` means the rest of the context. `cache`: the prefix cache is read and written.
+    `max_tokens`: `None` means the rest of the context. `min_tokens`: the model cannot end the answer before.
+    `stop_token_ids`: these tokens end the answer too. `cache`: the prefix cache is read and written.
     `lora`: the scale of each loaded adapter, 0 for missing ones; `None` means as loaded.
     `timeout`: the answer fails if it is not complete this many seconds after the request's arrival.
     `json_schema`, `grammar` (Lark, in llguidance's dialect), `regex`: the form of the answer; at most one of them.
@@ -99,6 +100,8 @@ class Request:
     completion: CompletionPrompt | None = None
     background: bool = False
     strict: bool = False
+    min_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
 
     @property
     def wants_prompt_logprobs(self) -> bool:
@@ -135,7 +138,10 @@ class Request:
             raise InvalidRequest("a completion prompt excludes messages and tools", "prompt")
         if not self.messages and self.completion is None:
             raise InvalidRequest("there is no message to answer", "messages")
-        check_option(_REQUEST_NUMBERS["max_tokens"], self.max_tokens)
+        for name in ("max_tokens", "min_tokens", "timeout", "logprobs"):
+            check_option(_REQUEST_NUMBERS[name], getattr(self, name))
+        for token in self.stop_token_ids:
+            check_number("stop_token_ids", token, 0, MAX_INTEGER, whole=True)
         if self.wants_prompt_logprobs and self.logprobs is None:
             raise InvalidRequest("logprobs must be set to report the log-probabilities of the prompt", "logprobs")
         if len(self.stop) > MAX_STOPS:
@@ -144,8 +150,6 @@ class Request:
             raise InvalidRequest("stop has an empty string, which would end every answer at once", "stop")
         for scale in self.lora or ():
             check_number("lora", scale, -100, 100)
-        check_option(_REQUEST_NUMBERS["timeout"], self.timeout)
-        check_option(_REQUEST_NUMBERS["logprobs"], self.logprobs)
         forms = [name for name in ("json_schema", "grammar", "regex") if getattr(self, name) is not None]
         if len(forms) > 1:
             raise InvalidRequest(f"{' and '.join(forms)} exclude each other; give only one of them", forms[-1])
@@ -267,6 +271,8 @@ def option_value(option: OptionSpec, given: Any, warnings: Warnings | None = Non
         case "texts":
             texts = (given,) if isinstance(given, str) else tuple(given or ())
             return texts if warnings is None else _without_empty(texts, option.name, warnings)
+        case "token_ids":
+            return tuple(given or ())
         case "token_biases":
             return tuple((_token_id(token), _bias(token, bias, warnings)) for token, bias in (given or {}).items())
     return given

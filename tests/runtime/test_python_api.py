@@ -106,7 +106,7 @@ def test_info_describes_the_model(model: LocalModel) -> None:
         ({"temperature": "hot"}, "temperature"),
         ({"top_k": 1.5}, "top_k"),
         ({"top_k": True}, "top_k"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"stop": [""]}, "stop"),
         ({"image": "none.png"}, "none.png"),
         ({"image": b"text"}, "image"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-from ..openai.chat.schema import ACCEPTED_VALUES, ChatMessage, ToolDefinition
+from ..openai.chat.schema import ACCEPTED_VALUES, ChatMessage, ChatRequest, ToolDefinition
 from ..openai.schema import TokenId
 
 
@@ -20,6 +20,7 @@ class TokenizeRequest(Struct):
     with_pieces: bool | None = None
 
     accepted_values = ACCEPTED_VALUES
+    adapt = ChatRequest.adapt
 
 
 class TokenPiece(Struct):

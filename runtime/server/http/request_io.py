@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -177,16 +176,24 @@ def convert_object(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> 
     values of tagged fields for error messages.
     """
     adapt: Callable[[dict[str, Any], Warnings], dict[str, Any]] | None = getattr(struct, "adapt", None)
-    if adapt is not None:
+    converted, unused = _converted(raw, struct), _unused_fields(raw, struct)
+    if adapt is not None and (converted is None or unused):
         raw = adapt(raw, warnings)
-    converted = _converted(raw, struct, warnings)
-    check_fields(raw, struct, warnings)
+        converted, unused = _converted(raw, struct), _unused_fields(raw, struct)
+    if converted is None:
+        converted = _fitted(raw, struct, warnings)
+    _add_unused(unused, warnings)
     return converted
 
 
-def _converted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
-    with contextlib.suppress(msgspec.ValidationError, RecursionError):
+def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
+    try:
         return msgspec.convert(raw, struct)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+def _fitted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
     try:
         return msgspec.convert(value_forms.fit(raw, struct, "", warnings), struct)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -237,6 +244,15 @@ class OtherFields:
         return (None, *chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in given))
 
 
+class UndeclaredField(NamedTuple):
+    """A field of a request that the struct which it stands in does not declare."""
+
+    path: str
+    struct: type
+    name: str
+    value: object
+
+
 _NO_FIELDS = OtherFields()
 MAX_WARNINGS = 20
 MAX_PATH_CHARACTERS = 200
@@ -248,24 +264,30 @@ def other_fields(struct: type) -> OtherFields:
     return fields
 
 
-def check_fields(raw: dict[str, Any], struct: type, warnings: Warnings) -> None:
-    """Checks every field of a request that its struct does not declare; adds at most `MAX_WARNINGS` warnings.
+def _unused_fields(raw: dict[str, Any], struct: type) -> list[UndeclaredField]:
+    """The fields that a struct does not declare and that ask for something."""
+    return [
+        field
+        for field in _undeclared_fields(raw, struct, "")
+        if not other_fields(field.struct).asks_for_nothing(field.name, field.value)
+    ]
+
+
+def _add_unused(fields: Sequence[UndeclaredField], warnings: Warnings) -> None:
+    """Adds at most `MAX_WARNINGS` warnings about fields that are ignored.
 
     Raises `UnsupportedField` for a refused field and, in strict mode, for all that have an effect elsewhere.
     """
-    texts = [
-        _ignored_field(other_fields(owner), name, path[:MAX_PATH_CHARACTERS], warnings.strict)
-        for path, owner, name, value in _undeclared_fields(raw, struct, "")
-        if not other_fields(owner).asks_for_nothing(name, value)
-    ]
+    texts = [_ignored_field(field, warnings.strict) for field in fields]
     left = len(texts) - MAX_WARNINGS
     if left > 0:
         texts[MAX_WARNINGS:] = [f"{left} more fields were ignored"]
     warnings += texts
 
 
-def _ignored_field(fields: OtherFields, name: str, path: str, strict: bool) -> str:
+def _ignored_field(field: UndeclaredField, strict: bool) -> str:
     """The warning about a field that is ignored. Raises `UnsupportedField` if it must not be."""
+    fields, name, path = other_fields(field.struct), field.name, field.path[:MAX_PATH_CHARACTERS]
     reason = fields.warned.get(name)
     if reason is not None:
         return f"the field {path} has no effect here{reason}"
@@ -275,10 +297,6 @@ def _ignored_field(fields: OtherFields, name: str, path: str, strict: bool) -> s
     if strict:
         raise UnsupportedField(f"the field {path} is {kind}, and this server is strict; remove it", path)
     return f"the field {path} is {kind} and was ignored"
-
-
-UndeclaredField: TypeAlias = tuple[str, type, str, object]
-"""A field's path, the struct that it stands in, its name and its value."""
 
 
 def _undeclared_fields(raw: object, kind: Any, path: str) -> Iterator[UndeclaredField]:
@@ -300,4 +318,4 @@ def _undeclared_in(raw: dict[str, Any], struct: type[Struct], path: str) -> Iter
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, hints[name], f"{path}.{name}" if path else name)
         elif name != struct.__struct_config__.tag_field:
-            yield f"{path}.{name}" if path else name, struct, name, value
+            yield UndeclaredField(f"{path}.{name}" if path else name, struct, name, value)

@@ -34,20 +34,16 @@ GENERATION_FIELDS = OtherFields(
         "input_extra": [],
         "length_penalty": 1,
         "metadata": ANY,
-        "min_tokens": 0,
         "mirostat": 0,
-        "n_predict": -1,
         "mirostat_eta": ANY,
         "mirostat_tau": ANY,
         "n_probs": 0,
         "prompt_cache_key": ANY,
         "prompt_cache_retention": ANY,
         "repeat_last_n": 64,
-        "repetition_penalty": 1,
         "safety_identifier": ANY,
         "samplers": (),
         "service_tier": ANY,
-        "stop_token_ids": [],
         "tfs_z": 1,
         "top_a": 0,
         "top_n_sigma": (-1, 0),
@@ -107,12 +103,14 @@ class GenerationRequest(Struct, kw_only=True):
 
     model: str | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
     stop: _Stop | Annotated[list[_Stop], Meta(extra_json_schema={"maxItems": MAX_STOPS})] | None = None
+    stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     cache: bool | None = None
     lora: list[LoraScale] | None = None

@@ -58,6 +58,14 @@ CASES: list[tuple[str, Any, tuple[str, ...], str | None]] = [
     ("logit_bias", {"5": 101}, OPENAI, "100.0 is used"),
     ("logit_bias", {"5": "1"}, OPENAI, "read as 1"),
     ("stream_options", {"include_usage": True, "include_obfuscation": False}, OPENAI, None),
+    ("repetition_penalty", 1.05, OPENAI, None),
+    ("min_tokens", 1, OPENAI, None),
+    ("min_tokens", 0.0, OPENAI, None),
+    ("stop_token_ids", [2.0, 2**30], OPENAI, None),
+    ("stop_token_ids", None, OPENAI, None),
+    ("logit_bias", [[5, 1], [6, False]], OPENAI, None),
+    ("n_predict", 1, OPENAI, "the same meaning"),
+    ("logprobs", True, ("/v1/completions",), None),
     ("xtc_probability", 0.5, OPENAI, "xtc_probability is not supported"),
     ("dry_multiplier", 0.8, OPENAI, "dry_multiplier is not supported"),
     ("samplers", ["top_k", "temperature"], OPENAI, "samplers is not supported"),
@@ -120,6 +128,27 @@ def test_logprobs_beyond_the_limit_are_lowered(server: Server) -> None:
     answer = server.ask("Hi", logprobs=True, top_logprobs=25, max_tokens=1).json()
     assert len(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]) == 20
     assert "20 is used" in answer["warnings"][0]
+
+
+def test_an_answer_has_at_least_min_tokens_and_ends_at_stop_token_ids(server: Server) -> None:
+    def ask(**fields: Any) -> Any:
+        return server.ask("Opposite of big?", **fields).json()
+
+    natural = ask(max_tokens=50)
+    count = natural["usage"]["completion_tokens"]
+    assert natural["choices"][0]["finish_reason"] == "stop" and count < 40
+    longer = ask(max_tokens=50, min_tokens=count + 5)
+    assert longer["usage"]["completion_tokens"] >= count + 5
+    text = natural["choices"][0]["message"]["content"]
+    tokens = server.post({"content": text}, "/v1/tokenize").json()["tokens"]
+    stopped = ask(max_tokens=50, stop_token_ids=tokens[-1:])
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    assert (
+        text.startswith(stopped["choices"][0]["message"]["content"])
+        and text != stopped["choices"][0]["message"]["content"]
+    )
+    constrained = ask(regex="[ab]", min_tokens=5, max_tokens=9)
+    assert constrained["choices"][0]["message"]["content"] in "ab" and "min_tokens" in constrained["warnings"][0]
 
 
 def test_no_tokens_can_be_asked_for(server: Server) -> None:

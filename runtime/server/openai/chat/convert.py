@@ -175,6 +175,7 @@ def _parts(content: Any, path: str, read_file: message_parts.ReadFile) -> tuple[
     return tuple(
         Text(part.text) if isinstance(part, schema.TextPart) else message_parts.to_part(part, f"{path}[{i}]", read_file)
         for i, part in enumerate(content)
+        if not (isinstance(part, schema.TextPart) and not part.text)
     )
 
 

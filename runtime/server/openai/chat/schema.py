@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from ....types.events import FinishReason
 from ....types.messages import TOOL_NAME
 from ....types.request import MAX_TOOLS
+from ....types.warnings import Warnings
 from ...http.request_io import ANY, OtherFields
 from ..schema import FINGERPRINT, GENERATION_FIELDS, GenerationRequest, Timings, Usage
 
@@ -16,9 +17,25 @@ _ToolName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{TOOL_NAME.patt
 """For the OpenAPI document; `types/request.py` checks it."""
 _CACHE_CONTROL = OtherFields(ignored={"cache_control": ANY})
 
+_OF_OTHER_ROLES = OtherFields(
+    ignored={
+        "annotations": ANY,
+        "audio": None,
+        "cache_control": ANY,
+        "function_call": None,
+        "id": ANY,
+        "provider_specific_fields": ANY,
+        "reasoning_content": None,
+        "refusal": None,
+        "tool_call_id": None,
+        "tool_calls": [],
+    }
+)
+"""Fields that clients write into messages of every role."""
+
 ACCEPTED_VALUES = {
     "].role": "system, developer, user, assistant or tool",
-    "].type": "text, or in a user's message also image_url, input_audio, input_video or file",
+    "].type": "text, image_url, input_audio, input_video or file",
 }
 
 
@@ -93,18 +110,24 @@ MediaPart = ImagePart | AudioPart | VideoPart | FilePart
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
-    content: str | list[TextPart]
+    content: str | list[TextPart | MediaPart]
     name: str | None = None
+
+    other_fields = _OF_OTHER_ROLES
 
 
 class DeveloperMessage(Struct, tag_field="role", tag="developer"):
-    content: str | list[TextPart]
+    content: str | list[TextPart | MediaPart]
     name: str | None = None
+
+    other_fields = _OF_OTHER_ROLES
 
 
 class UserMessage(Struct, tag_field="role", tag="user"):
     content: str | list[TextPart | MediaPart]
     name: str | None = None
+
+    other_fields = _OF_OTHER_ROLES
 
 
 class FunctionCall(Struct):
@@ -123,7 +146,7 @@ class ToolCall(Struct):
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: str | list[TextPart | RefusalPart] | None = None
+    content: str | list[TextPart | RefusalPart | MediaPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     reasoning_content: str | None = None
@@ -133,18 +156,23 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
         ignored={  # clients send back what they have received or added
             "annotations": ANY,
             "audio": None,
+            "cache_control": ANY,
             "function_call": None,
+            "id": ANY,
             "parsed": ANY,
             "provider_specific_fields": ANY,
             "refusal": None,
+            "tool_call_id": None,
         }
     )
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
-    content: str | list[TextPart]
+    content: str | list[TextPart | MediaPart]
     tool_call_id: str
     name: str | None = None
+
+    other_fields = _OF_OTHER_ROLES
 
 
 ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
@@ -156,10 +184,14 @@ class FunctionDefinition(Struct):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    other_fields = _CACHE_CONTROL
+
 
 class ToolDefinition(Struct):
     type: Literal["function"]
     function: FunctionDefinition
+
+    other_fields = _CACHE_CONTROL
 
 
 class FunctionName(Struct):
@@ -194,6 +226,12 @@ class ChatRequest(GenerationRequest, kw_only=True):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
 
+    @staticmethod
+    def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+        from . import other_forms
+
+        return other_forms.adapt(raw, warnings)
+
     accepted_values = (
         ACCEPTED_VALUES | GenerationRequest.accepted_values | {"tool_choice.type": "function or allowed_tools"}
     )
@@ -202,6 +240,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
             **GENERATION_FIELDS.ignored,
             "audio": (),
             "echo": False,
+            "function_call": ("none", "auto"),
+            "functions": [],
             "modalities": ["text"],
             "prediction": (),
             "store": False,
@@ -209,7 +249,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
             "web_search_options": (),
         },
         warned=GENERATION_FIELDS.warned,
-        refused={**GENERATION_FIELDS.refused, "function_call": ("none", "auto"), "functions": []},
+        refused=GENERATION_FIELDS.refused,
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import UNSET, Struct, UnsetType
 
+from ....types.warnings import Warnings
 from ...http.request_io import OtherFields
 from ..schema import FINGERPRINT, GENERATION_FIELDS, GenerationRequest, Timings, TokenId, Usage
 
@@ -16,6 +19,15 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
+
+    @staticmethod
+    def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+        from .. import other_forms
+
+        raw = other_forms.settings(raw, warnings)
+        if isinstance(raw.get("logprobs"), bool):
+            raw["logprobs"] = 0 if raw["logprobs"] else None
+        return raw
 
     other_fields = OtherFields(
         ignored={name: values for name, values in GENERATION_FIELDS.ignored.items() if name != "best_of"},

@@ -178,7 +178,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x" * 3_000_000}, "prompt"),
     ({"prompt": "a", "suffix": "b"}, "suffix"),
     ({"prompt": "a", "echo": True, "suffix": "b"}, "echo"),
-    ({"prompt": "a", "logprobs": True}, "logprobs"),
     ({"prompt": "a", "best_of": 2}, "best_of"),
     ({"prompt": "a", "grammar": "start: other"}, "grammar"),
     ({"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),

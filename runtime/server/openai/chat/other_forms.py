@@ -1,0 +1,101 @@
+"""Brings chat requests in the forms of other programs' clients into the documented form: tools, choices and more.
+
+Entered only if a request does not have the documented form. Messages are in `other_messages`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ....types.warnings import Warnings
+from .. import other_forms
+from ..other_forms import JsonObject
+from . import other_messages
+
+_MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
+_FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+
+
+def adapt(raw: JsonObject, warnings: Warnings) -> JsonObject:
+    """A copy of a chat request in the documented form. Adds warnings about what is left out or replaced."""
+    raw = other_forms.settings(raw, warnings)
+    count = raw.get("logprobs")
+    if isinstance(count, int) and not isinstance(count, bool):
+        warnings.add_unless_strict(f"logprobs is {count}; it was read as logprobs: true with top_logprobs", "logprobs")
+        raw |= {"logprobs": True, "top_logprobs": count}
+    _replace_functions(raw, warnings)
+    if isinstance(raw.get("tools"), list):
+        adapted = (_tool(tool, f"tools[{i}]", warnings) for i, tool in enumerate(raw["tools"]))
+        raw["tools"] = [tool for tool in adapted if tool is not None]
+    if "tool_choice" in raw:
+        raw["tool_choice"] = _choice(raw["tool_choice"], raw.get("tools"))
+    if isinstance(raw.get("messages"), list):
+        raw["messages"] = other_messages.adapt(raw["messages"], warnings)
+    return raw
+
+
+def _replace_functions(raw: JsonObject, warnings: Warnings) -> None:
+    """Replaces `functions` and `function_call`, which OpenAI had before tools."""
+    functions, choice = raw.pop("functions", None), raw.pop("function_call", None)
+    if functions and isinstance(functions, list) and not raw.get("tools"):
+        warnings.add_unless_strict("functions is the old form of tools; calls are answered as tool_calls", "functions")
+        raw["tools"] = [{"type": "function", "function": function} for function in functions]
+        if choice is not None and raw.get("tool_choice") is None:
+            raw["tool_choice"] = choice
+
+
+def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
+    """The tool in the documented form, or `None` for one that is no function and is left out."""
+    if tool is None:
+        warnings.add_unless_strict(f"{path} is null and is left out", path)
+    if not isinstance(tool, dict):
+        return tool
+    kind, function = tool.get("type"), tool.get("function")
+    if function is None and isinstance(tool.get("name"), str) and kind in (None, "function", "custom"):
+        function = {name: tool[name] for name in _FUNCTION_FIELDS if name in tool}
+        if "parameters" not in function and "input_schema" in tool:
+            function["parameters"] = tool["input_schema"]
+        if kind != "custom" or function.get("parameters") is not None:
+            return {"type": "function", "function": _with_parameters(function)}
+    if isinstance(function, dict) and kind in (None, "function"):
+        return {**tool, "type": "function", "function": _with_parameters(function)}
+    if isinstance(kind, str) and kind != "function":
+        warnings.add_unless_strict(
+            f"{path} has the type {kind!r:.60}, which only its own service can run; it is left out", path
+        )
+        return None
+    return tool
+
+
+def _with_parameters(function: JsonObject) -> JsonObject:
+    """PHP writes an empty object as a list."""
+    return function | {"parameters": {}} if function.get("parameters") == [] else function
+
+
+def _choice(choice: Any, tools: Any) -> Any:
+    if isinstance(choice, str):
+        names = [tool["function"].get("name") for tool in tools or () if isinstance(tool, dict) and "function" in tool]
+        return _named(choice) if choice in names else _MODES.get(choice, choice) or None
+    if not isinstance(choice, dict):
+        return choice
+    kind, name = choice.get("type"), choice.get("name")
+    if isinstance(kind, str) and kind in _MODES:
+        return _MODES[kind]
+    if isinstance(name, str) and kind in (None, "function", "tool"):
+        return _named(name)
+    if isinstance(choice.get("function"), dict) and kind is None:
+        return {**choice, "type": "function"}
+    if kind == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        if isinstance(allowed, dict) and isinstance(allowed.get("tools"), list):
+            named = [_choice(one, None) if isinstance(one, dict) else one for one in allowed["tools"]]
+            mode = allowed.get("mode")
+            return {
+                "type": kind,
+                "allowed_tools": {"mode": _MODES.get(mode, mode) if isinstance(mode, str) else "auto", "tools": named},
+            }
+    return choice
+
+
+def _named(name: str) -> JsonObject:
+    return {"type": "function", "function": {"name": name}}

@@ -1,0 +1,142 @@
+"""Brings the parts of a message's content in the forms of other programs' clients into the documented form.
+
+A part that is left out is replaced by an empty text, so that the numbers of the others stay the same in messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ....types.warnings import Warnings
+from ..other_forms import JsonObject
+
+_DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "file"))
+_TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
+"""Where parts of other types have their text."""
+_TEXTS = frozenset(("text", "input_text", "output_text"))
+_THOUGHTS = frozenset(("thinking", "reasoning", "reasoning_text"))
+
+
+def adapt_parts(parts: list[Any], message: JsonObject, path: str, warnings: Warnings) -> list[Any]:
+    """A copy of the parts. An assistant's thoughts and calls move from the content to the fields for them."""
+    return [_part(part, message, f"{path}[{i}]", warnings) for i, part in enumerate(parts)]
+
+
+def is_known_part(value: Any) -> bool:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return isinstance(kind, str) and (kind in _TEXTS or kind in _MEDIA)
+
+
+def text_part(text: str) -> JsonObject:
+    return {"type": "text", "text": text}
+
+
+def _part(part: Any, message: JsonObject, path: str, warnings: Warnings) -> Any:
+    if isinstance(part, str):
+        return text_part(part)
+    if part is None:
+        return _left_out(f"{path} is null", path, warnings)
+    if not isinstance(part, dict):
+        return part
+    kind = part.get("type")
+    if kind is None:
+        kind = next((name for name in part if name in _DOCUMENTED), None)
+    text = next((part[name] for name in _TEXT_FIELDS if isinstance(part.get(name), str)), None)
+    if message.get("role") == "assistant":
+        if kind in _THOUGHTS and text is not None:
+            message["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), text)))
+            return text_part("")
+        if kind == "tool_use" and "name" in part:
+            message["tool_calls"] = [*(message.get("tool_calls") or ()), part]
+            return text_part("")
+        if kind == "refusal" and text is not None:
+            return {**part, "type": kind}
+    if kind in _TEXTS:
+        return _text(part, text, path, warnings)
+    adapt_media = _MEDIA.get(kind) if isinstance(kind, str) else None
+    if adapt_media is not None:
+        return adapt_media({**part, "type": kind}) or _left_out(f"{path} is a part without data", path, warnings)
+    if not isinstance(kind, str):
+        return part
+    if text is not None:
+        warnings.add_unless_strict(f"{path} has the type {kind!r:.60}; its text is used as plain text", path)
+        return text_part(text)
+    return _left_out(f"{path} has the type {kind!r:.60}, which is not supported here", path, warnings)
+
+
+def _left_out(reason: str, path: str, warnings: Warnings) -> JsonObject:
+    warnings.add_unless_strict(f"{reason}; it is left out", path)
+    return text_part("")
+
+
+def _text(part: JsonObject, text: str | None, path: str, warnings: Warnings) -> JsonObject:
+    if text is None:
+        if any(part.get(name) is not None for name in _TEXT_FIELDS):
+            return {**part, "type": "text"}
+        return _left_out(f"{path} has no text", path, warnings)
+    others = {name: value for name, value in part.items() if name not in _TEXT_FIELDS}
+    others.pop("annotations", None)
+    return {**others, "type": "text", "text": text}
+
+
+def _image(part: JsonObject) -> JsonObject | None:
+    """OpenAI's `image_url` and `input_image`, Anthropic's `image` with a source, and `image` with a URI or data."""
+    source = part.get("source")
+    if isinstance(source, dict):
+        url = source.get("url") or f"data:{source.get('media_type', 'image/png')};base64,{source.get('data', '')}"
+    else:
+        url = part.get("image_url") or part.get("image") or part.get("url")
+    image = {"url": url} if isinstance(url, str) else url
+    if image is None and part.get("file_id") is not None:
+        image = {"file_id": part["file_id"]}
+    if image is None:
+        return None
+    if isinstance(image, dict) and "detail" in part:
+        image = {**image, "detail": part["detail"]}
+    return _with_cache_control(part, {"type": "image_url", "image_url": image})
+
+
+def _audio(part: JsonObject) -> JsonObject | None:
+    """OpenAI's `input_audio`, and `audio_url` and `audio` with a data URI or base64."""
+    return _recording(part, ("input_audio", "audio_url", "audio"), "input_audio")
+
+
+def _video(part: JsonObject) -> JsonObject | None:
+    return _recording(part, ("input_video", "video_url", "video"), "input_video")
+
+
+def _recording(part: JsonObject, names: tuple[str, ...], name: str) -> JsonObject | None:
+    given = next((part[one] for one in names if part.get(one) is not None), None)
+    if isinstance(given, dict) and "url" in given:
+        given = {**{key: value for key, value in given.items() if key != "url"}, "data": given["url"]}
+    elif isinstance(given, str):
+        given = {"data": given}
+    return None if given is None else _with_cache_control(part, {"type": name, name: given})
+
+
+def _file(part: JsonObject) -> JsonObject | None:
+    """OpenAI's `file`, and the Responses API's `input_file`, which has no object inside."""
+    given = part.get("file")
+    if given is None:
+        given = {name: part[name] for name in ("file_id", "file_data", "filename") if part.get(name) is not None}
+    return _with_cache_control(part, {"type": "file", "file": given}) if given else None
+
+
+def _with_cache_control(part: JsonObject, adapted: JsonObject) -> JsonObject:
+    return {**adapted, "cache_control": part["cache_control"]} if "cache_control" in part else adapted
+
+
+_MEDIA: dict[str, Callable[[JsonObject], JsonObject | None]] = {
+    "image_url": _image,
+    "input_image": _image,
+    "image": _image,
+    "input_audio": _audio,
+    "audio_url": _audio,
+    "audio": _audio,
+    "input_video": _video,
+    "video_url": _video,
+    "video": _video,
+    "file": _file,
+    "input_file": _file,
+}

@@ -13,8 +13,6 @@ from typing import Any
 from ....models.errors import InvalidRequest
 from ...types.warnings import Warnings
 
-JsonObject = dict[str, Any]
-
 _SAME_MEANING = {
     "repetition_penalty": "repeat_penalty",
     "n_predict": "max_tokens",
@@ -33,7 +31,7 @@ _KEYWORDS = frozenset(("type", "properties", "anyOf", "oneOf", "allOf", "$ref", 
 """Members by which an object without `schema` is a schema itself."""
 
 
-def settings(raw: JsonObject, warnings: Warnings) -> JsonObject:
+def settings(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request with the documented settings and format of the answer."""
     raw = {**raw}
     for alias, name in _SAME_MEANING.items():
@@ -59,7 +57,7 @@ def _biases(pairs: list[Any]) -> Any:
     return {str(token): -100 if bias is False else bias for token, bias in pairs}
 
 
-def _set_guided_form(raw: JsonObject) -> None:
+def _set_guided_form(raw: dict[str, Any]) -> None:
     """Replaces the fields that determine the answer's form by `response_format`, `regex` or `grammar`."""
     outputs = raw.pop("structured_outputs", None)
     forms = {name: value for name, value in outputs.items() if value} if isinstance(outputs, dict) else {}

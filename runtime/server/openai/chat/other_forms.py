@@ -9,14 +9,13 @@ from typing import Any
 
 from ....types.warnings import Warnings
 from .. import other_forms
-from ..other_forms import JsonObject
 from . import other_messages
 
 _MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 
 
-def adapt(raw: JsonObject, warnings: Warnings) -> JsonObject:
+def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a chat request in the documented form. Adds warnings about what is left out or replaced."""
     raw = other_forms.settings(raw, warnings)
     count = raw.get("logprobs")
@@ -34,7 +33,7 @@ def adapt(raw: JsonObject, warnings: Warnings) -> JsonObject:
     return raw
 
 
-def _replace_functions(raw: JsonObject, warnings: Warnings) -> None:
+def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:
     """Replaces `functions` and `function_call`, which OpenAI had before tools."""
     functions, choice = raw.pop("functions", None), raw.pop("function_call", None)
     if functions and isinstance(functions, list) and not raw.get("tools"):
@@ -67,7 +66,7 @@ def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
     return tool
 
 
-def _with_parameters(function: JsonObject) -> JsonObject:
+def _with_parameters(function: dict[str, Any]) -> dict[str, Any]:
     """PHP writes an empty object as a list."""
     return function | {"parameters": {}} if function.get("parameters") == [] else function
 
@@ -97,5 +96,5 @@ def _choice(choice: Any, tools: Any) -> Any:
     return choice
 
 
-def _named(name: str) -> JsonObject:
+def _named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}

@@ -10,14 +10,13 @@ import json
 from typing import Any
 
 from ....types.warnings import Warnings
-from ..other_forms import JsonObject
 from .other_parts import adapt_parts, is_known_part, text_part
 
 
 def adapt(messages: list[Any], warnings: Warnings) -> list[Any]:
     """A copy of the messages in the documented form. Calls without an id get one, and results without one the id of
     the first call that has no result yet."""
-    open_calls: list[JsonObject] = []
+    open_calls: list[dict[str, Any]] = []
     adapted = []
     for i, message in enumerate(messages):
         if isinstance(message, dict):
@@ -27,8 +26,8 @@ def adapt(messages: list[Any], warnings: Warnings) -> list[Any]:
 
 
 def _message(
-    message: JsonObject, path: str, index: int, open_calls: list[JsonObject], warnings: Warnings
-) -> JsonObject:
+    message: dict[str, Any], path: str, index: int, open_calls: list[dict[str, Any]], warnings: Warnings
+) -> dict[str, Any]:
     if message.get("role") == "function":
         message["role"] = "tool"
     role = message.get("role")
@@ -45,7 +44,7 @@ def _message(
     return message
 
 
-def _content(message: JsonObject, path: str, warnings: Warnings) -> Any:
+def _content(message: dict[str, Any], path: str, warnings: Warnings) -> Any:
     content, role = message.get("content"), message.get("role")
     if content is None:
         if role not in ("assistant", "tool"):
@@ -63,7 +62,7 @@ def _are_parts(content: Any) -> bool:
     return isinstance(content, list) and (not content or any(map(is_known_part, content)))
 
 
-def _set_calls(message: JsonObject, path: str, index: int, warnings: Warnings) -> None:
+def _set_calls(message: dict[str, Any], path: str, index: int, warnings: Warnings) -> None:
     calls, old = message.get("tool_calls"), message.pop("function_call", None)
     if not calls and isinstance(old, dict):
         calls = [{"function": old}]
@@ -105,7 +104,7 @@ def _call(call: Any, default_id: str, path: str, index: int, warnings: Warnings)
 _CALL_FIELDS = frozenset(("id", "type", "function", "custom", "name", "arguments", "args", "input"))
 
 
-def _call_id(message: JsonObject, index: int, open_calls: list[JsonObject]) -> str:
+def _call_id(message: dict[str, Any], index: int, open_calls: list[dict[str, Any]]) -> str:
     """The id of the call that a tool's message answers, which is then no longer open."""
     given, name = message.get("tool_call_id"), message.get("name")
     calls = [call for call in open_calls if isinstance(call, dict) and isinstance(call.get("function"), dict)]
@@ -119,7 +118,7 @@ def _call_id(message: JsonObject, index: int, open_calls: list[JsonObject]) -> s
     return f"call_{index}" if given in (None, "") else str(given)
 
 
-def _set_refusal(message: JsonObject) -> None:
+def _set_refusal(message: dict[str, Any]) -> None:
     """A refusal is what the assistant said."""
     refusal = message.pop("refusal", None)
     if not refusal or not isinstance(refusal, str):
@@ -133,7 +132,7 @@ def _set_refusal(message: JsonObject) -> None:
         content.append(text_part(refusal))
 
 
-def _set_reasoning(message: JsonObject) -> None:
+def _set_reasoning(message: dict[str, Any]) -> None:
     """Takes the reasoning from LiteLLM's and OpenRouter's fields if it is not in the usual ones."""
     for name in ("reasoning", "reasoning_content", "thinking_blocks", "reasoning_details"):
         if isinstance(message.get(name), str):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ....types.warnings import Warnings
-from ..other_forms import JsonObject
 
 _DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "file"))
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
@@ -18,7 +17,7 @@ _TEXTS = frozenset(("text", "input_text", "output_text"))
 _THOUGHTS = frozenset(("thinking", "reasoning", "reasoning_text"))
 
 
-def adapt_parts(parts: list[Any], message: JsonObject, path: str, warnings: Warnings) -> list[Any]:
+def adapt_parts(parts: list[Any], message: dict[str, Any], path: str, warnings: Warnings) -> list[Any]:
     """A copy of the parts. An assistant's thoughts and calls move from the content to the fields for them."""
     return [_part(part, message, f"{path}[{i}]", warnings) for i, part in enumerate(parts)]
 
@@ -28,11 +27,11 @@ def is_known_part(value: Any) -> bool:
     return isinstance(kind, str) and (kind in _TEXTS or kind in _MEDIA)
 
 
-def text_part(text: str) -> JsonObject:
+def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _part(part: Any, message: JsonObject, path: str, warnings: Warnings) -> Any:
+def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> Any:
     if isinstance(part, str):
         return text_part(part)
     if part is None:
@@ -65,12 +64,12 @@ def _part(part: Any, message: JsonObject, path: str, warnings: Warnings) -> Any:
     return _left_out(f"{path} has the type {kind!r:.60}, which is not supported here", path, warnings)
 
 
-def _left_out(reason: str, path: str, warnings: Warnings) -> JsonObject:
+def _left_out(reason: str, path: str, warnings: Warnings) -> dict[str, Any]:
     warnings.add_unless_strict(f"{reason}; it is left out", path)
     return text_part("")
 
 
-def _text(part: JsonObject, text: str | None, path: str, warnings: Warnings) -> JsonObject:
+def _text(part: dict[str, Any], text: str | None, path: str, warnings: Warnings) -> dict[str, Any]:
     if text is None:
         if any(part.get(name) is not None for name in _TEXT_FIELDS):
             return {**part, "type": "text"}
@@ -80,7 +79,7 @@ def _text(part: JsonObject, text: str | None, path: str, warnings: Warnings) -> 
     return {**others, "type": "text", "text": text}
 
 
-def _image(part: JsonObject) -> JsonObject | None:
+def _image(part: dict[str, Any]) -> dict[str, Any] | None:
     """OpenAI's `image_url` and `input_image`, Anthropic's `image` with a source, and `image` with a URI or data."""
     source = part.get("source")
     if isinstance(source, dict):
@@ -97,16 +96,16 @@ def _image(part: JsonObject) -> JsonObject | None:
     return _with_cache_control(part, {"type": "image_url", "image_url": image})
 
 
-def _audio(part: JsonObject) -> JsonObject | None:
+def _audio(part: dict[str, Any]) -> dict[str, Any] | None:
     """OpenAI's `input_audio`, and `audio_url` and `audio` with a data URI or base64."""
     return _recording(part, ("input_audio", "audio_url", "audio"), "input_audio")
 
 
-def _video(part: JsonObject) -> JsonObject | None:
+def _video(part: dict[str, Any]) -> dict[str, Any] | None:
     return _recording(part, ("input_video", "video_url", "video"), "input_video")
 
 
-def _recording(part: JsonObject, names: tuple[str, ...], name: str) -> JsonObject | None:
+def _recording(part: dict[str, Any], names: tuple[str, ...], name: str) -> dict[str, Any] | None:
     given = next((part[one] for one in names if part.get(one) is not None), None)
     if isinstance(given, dict) and "url" in given:
         given = {**{key: value for key, value in given.items() if key != "url"}, "data": given["url"]}
@@ -115,7 +114,7 @@ def _recording(part: JsonObject, names: tuple[str, ...], name: str) -> JsonObjec
     return None if given is None else _with_cache_control(part, {"type": name, name: given})
 
 
-def _file(part: JsonObject) -> JsonObject | None:
+def _file(part: dict[str, Any]) -> dict[str, Any] | None:
     """OpenAI's `file`, and the Responses API's `input_file`, which has no object inside."""
     given = part.get("file")
     if given is None:
@@ -123,11 +122,11 @@ def _file(part: JsonObject) -> JsonObject | None:
     return _with_cache_control(part, {"type": "file", "file": given}) if given else None
 
 
-def _with_cache_control(part: JsonObject, adapted: JsonObject) -> JsonObject:
+def _with_cache_control(part: dict[str, Any], adapted: dict[str, Any]) -> dict[str, Any]:
     return {**adapted, "cache_control": part["cache_control"]} if "cache_control" in part else adapted
 
 
-_MEDIA: dict[str, Callable[[JsonObject], JsonObject | None]] = {
+_MEDIA: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
     "image_url": _image,
     "input_image": _image,
     "image": _image,

@@ -27,6 +27,7 @@ _JSON_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(:?)')
 _PIECE_CHARS = 8
 _STRING_RUN = re.compile(rf"(?:[^\\]|\\u....|\\.){{{_PIECE_CHARS}}}")
 _WORDS = 4000
+_LONGEST_PIECE_BYTES = 1000  # llguidance takes up to 1023
 _HEAD_WIDTH = 32
 _LOGIT = 64.0
 _NORMAL, _CONTROL = 1, 3
@@ -140,8 +141,8 @@ class _Vocabulary:
         """Adds a token for a beginning of `rest` that is not a token yet, of one of these lengths, and returns it."""
         by_preference = sorted(lengths, key=lambda length: (length < _PIECE_CHARS, abs(length - _PIECE_CHARS)))
         piece = next((rest[:length] for length in by_preference if rest[:length] not in self._ids), None)
-        if piece is None:
-            raise ValueError(f"this occurs twice in the script and must be worded differently: {rest!r}")
+        if piece is None or len(piece.encode()) > _LONGEST_PIECE_BYTES:
+            raise ValueError(f"a script cannot contain this once more, or at all if it is long: {rest!r}")
         self._ids[piece] = len(self._ids)
         return piece
 
@@ -237,14 +238,14 @@ def _write(path: Path, vocabulary: _Vocabulary, following: Mapping[int, int], te
     writer.close()
 
 
-def main(script: str, model: str) -> None:
-    """Writes the model of a JSON file: `[{"calls": [{"name": "f", "arguments": {}}]}, {"text": "Done."}]`."""
-    answers = [
+def read_script(path: Path) -> list[ScriptedAnswer]:
+    """Reads a script as JSON: `[{"calls": [{"name": "f", "arguments": {}}]}, {"text": "Done."}]`."""
+    return [
         ScriptedAnswer(answer.get("text", ""), [ScriptedCall(**call) for call in answer.get("calls", [])])
-        for answer in json.loads(Path(script).read_text("utf-8"))
+        for answer in json.loads(path.read_text("utf-8"))
     ]
-    print(write_scripted_model(Path(model), answers))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    script, model = map(Path, sys.argv[1:])
+    print(write_scripted_model(model, read_script(script)))

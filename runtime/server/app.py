@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from ...models.errors import GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
@@ -71,8 +72,9 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         ollama.Ollama(context),
     ]
     described = [route for one in [*unversioned, *versioned] for route in one.routes("/v1")]
-    routes = [*described, openapi.endpoint(described, ERROR_RESPONSES)]
+    routes: list[BaseRoute] = [*described, openapi.endpoint(described, ERROR_RESPONSES)]
     routes += [route for one in versioned for route in one.routes("")]
+    routes += [route for one in versioned for prefix in ("/v1", "") for route in one.sockets(prefix)]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

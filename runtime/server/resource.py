@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from ...models.errors import InvalidRequest
 from ..config import ServerConfig
@@ -56,6 +57,10 @@ class Resource:
     def routes(self, prefix: str) -> list[Endpoint]:
         """The endpoints with their descriptions. `prefix` is `/v1` or empty; other APIs have paths of their own."""
         raise NotImplementedError
+
+    def sockets(self, prefix: str) -> list[WebSocketRoute]:
+        """The routes that answer WebSocket connections."""
+        return []
 
     def batch_endpoints(self) -> Mapping[str, RequestFunction]:
         """The endpoints that a batch may send requests to, by path, which answer at background priority."""

@@ -31,6 +31,8 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        ws_max_size=config.max_body_bytes,
+        ws_per_message_deflate=False,
     )
     server = _Server(settings, service)
     errors: list[BaseException] = []

@@ -16,7 +16,7 @@ from ....types.warnings import Warnings
 from ..chat.message_parts import ReadFile
 from . import input_items, item_schema, schema, tools
 from .item_messages import messages
-from .item_schema import Item
+from .item_schema import Item, Tool
 
 _LOGPROBS = "message.output_text.logprobs"
 _ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -28,6 +28,7 @@ _ID_PREFIXES = {
     "custom_tool_call_output": "ctco",
     "reasoning": "rs",
     "compaction": "cmp",
+    "additional_tools": "at",
 }
 NO_USAGE = schema.Usage(0, 0, 0, schema.InputDetails(0, 0, 0), schema.OutputDetails(0))
 """The usage of a response that no model computed."""
@@ -49,11 +50,15 @@ def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     if isinstance(items, list):
         changed["input"] = input_items.rewritten(items, "input", warnings)
     if given is None or isinstance(given, list):
-        given = [*(given or ()), *tools.of_items(items)]
-        kept = tools.kept(given, warnings)
-        changed["tools"] = kept or None
+        changed["tools"] = kept = None if given is None else tools.kept(given, warnings)
         changed["tool_choice"] = tools.choice(raw.get("tool_choice"), bool(kept), bool(given), warnings)
     return raw | changed
+
+
+def all_tools(request: schema.ResponsesRequest, items: Sequence[Item | None]) -> list[Tool]:
+    """The tools of the request and of a conversation's items. Of two with the same name, the later one counts."""
+    added = [tool for item in items if isinstance(item, item_schema.AdditionalTools) for tool in item.tools]
+    return list(tools.by_name([*(request.tools or ()), *added]).values()) if added else request.tools or []
 
 
 def asks_for_compaction(raw: dict[str, Any]) -> bool:
@@ -121,7 +126,11 @@ def to_items(items: Sequence[Any]) -> list[Item | None]:
 
 
 def to_request(
-    request: schema.ResponsesRequest, history: Sequence[Item | None], read_file: ReadFile, warnings: Warnings
+    request: schema.ResponsesRequest,
+    history: Sequence[Item | None],
+    kept_tools: Sequence[Tool],
+    read_file: ReadFile,
+    warnings: Warnings,
 ) -> values.Request:
     """The request to the runtime; `history` comes before the input.
 
@@ -145,7 +154,7 @@ def to_request(
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
         **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request, warnings)},
         continue_final=False,
-        **_tool_arguments(request, warnings),
+        **_tool_arguments(request, kept_tools, warnings),
         strict=warnings.strict,
     )
 
@@ -170,24 +179,29 @@ def _top_logprobs(request: schema.ResponsesRequest, warnings: Warnings) -> int |
     return (request.top_logprobs or 0) if wanted else None
 
 
-def _tool_arguments(request: schema.ResponsesRequest, warnings: Warnings) -> dict[str, Any]:
+def _tool_arguments(request: schema.ResponsesRequest, kept_tools: Sequence[Tool], warnings: Warnings) -> dict[str, Any]:
     choice = request.tool_choice
-    if choice not in (None, "none", "auto") and not request.tools:
+    if choice not in (None, "none", "auto") and not kept_tools:
         raise InvalidRequest("tool_choice requires a tool call, but the request has no tools", "tool_choice")
-    kept = tuple(tools.for_model(tool, warnings) for tool in request.tools or ())
+    kept = tuple(tools.for_model(tool, warnings) for tool in kept_tools)
     arguments: dict[str, Any] = {"tools": kept, "parallel_tool_calls": request.parallel_tool_calls is not False}
     match choice:
         case schema.NamedTool(name):
-            name = tools.chosen_name(name, request.tools or ())
+            name = tools.chosen_name(name, kept_tools)
             return arguments | {"tool_choice": "required", "allowed_tools": (name,), "parallel_tool_calls": False}
         case schema.AllowedTools(mode, allowed):
-            names = tuple(tools.chosen_name(tool.name, request.tools or ()) for tool in allowed)
+            names = tuple(tools.chosen_name(tool.name, kept_tools) for tool in allowed)
             return arguments | {"tool_choice": mode, "allowed_tools": names}
     return arguments | {"tool_choice": choice or "auto"}
 
 
 def new_response(
-    response_id: str, now: float, model: ModelInfo, request: schema.ResponsesRequest, stored: bool
+    response_id: str,
+    now: float,
+    model: ModelInfo,
+    request: schema.ResponsesRequest,
+    kept_tools: Sequence[Tool],
+    stored: bool,
 ) -> schema.Response:
     """The response to a request, before anything is answered."""
     sampling = model.sampling
@@ -198,7 +212,7 @@ def new_response(
         model=model.id,
         instructions=request.instructions,
         previous_response_id=request.previous_response_id,
-        tools=[tools.echoed(tool) for tool in request.tools or ()],
+        tools=[tools.echoed(tool) for tool in kept_tools],
         tool_choice=request.tool_choice or "auto",
         parallel_tool_calls=request.parallel_tool_calls is not False,
         text=_echoed_text(request.text or schema.TextConfig()),

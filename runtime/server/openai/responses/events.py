@@ -28,7 +28,7 @@ class ResponseEncoder:
         response: schema.Response,
         warnings: Sequence[str],
         clock: Callable[[], float],
-        kept_tools: Iterable[schema.Tool] = (),
+        kept_tools: Iterable[item_schema.Tool] = (),
     ) -> None:
         self.response = response
         self._warnings = warnings
@@ -131,7 +131,7 @@ class ResponseEncoder:
 
     def _call_item(self, call_id: str, name: str) -> item_schema.CallItem | item_schema.CustomCallItem:
         """A call of a tool, with the name that the request has for it."""
-        tool = self._tools.get(name) or schema.Tool("function", name)
+        tool = self._tools.get(name) or item_schema.Tool("function", name)
         namespace = tool.namespace or UNSET
         if tool.type == "function":
             return item_schema.CallItem(new_id("fc"), call_id, tool.name, namespace=namespace)

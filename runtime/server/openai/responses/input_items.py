@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from ....types.warnings import Warnings
-from . import compaction
-
-JsonObject: TypeAlias = dict[str, Any]
+from . import compaction, tools
+from .tools import JsonObject
 
 MAX_SHOWN_CHARACTERS = 4000
 """Of an item or a part that is shown as text."""
@@ -21,8 +20,8 @@ _TEXT_PARTS = ("text", "summary_text", "reasoning_text")
 _IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
 _KNOWN_PARTS = ("input_text", "output_text", "refusal", "input_audio", "input_file")
 _COMPACTIONS = ("compaction", "compaction_summary", "context_compaction")
-_SILENT = ("additional_tools", "compaction_trigger")
-"""Items that say nothing to the model; `tools.py` and `run.py` read them."""
+_SILENT = ("compaction_trigger", "configuration_update")
+"""Items that say nothing to the model: they concern the request itself."""
 _CALLS = ("local_shell_call", "shell_call", "apply_patch_call", "computer_call", "tool_search_call")
 """Calls of other services' tools whose results are items of their own."""
 _UNSEEN = ("id", "status", "type", "created_by", "phase")
@@ -62,6 +61,9 @@ class _Rewriter:
                 return self._call(fields, index)
             case "function_call_output" | "custom_tool_call_output":
                 return self._output(fields, f"{path}.output")
+            case "additional_tools":
+                given = fields.get("tools")
+                return {"type": kind, "tools": tools.kept(given if isinstance(given, list) else [], self._warnings)}
         if kind in _COMPACTIONS:
             return self._compaction(fields, path)
         return None if kind in _SILENT else self._foreign(fields, kind, path, index)

@@ -11,7 +11,7 @@ from ..chat.schema import InputAudio, TokenLogprob
 
 ItemStatus: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 
-_ITEM: dict[str, object] = {"id": ANY, "status": ANY}
+_ITEM: dict[str, object] = {"id": ANY, "status": ANY, "internal_chat_message_metadata_passthrough": ANY}
 _CALL: dict[str, object] = _ITEM | {"caller": ANY, "async": False}
 
 
@@ -119,8 +119,39 @@ class Compaction(Struct, tag="compaction"):
     other_fields = OtherFields(ignored=_ITEM | {"created_by": ANY})
 
 
+class Tool(Struct):
+    """A tool that the caller runs. A custom tool takes text, in `format`. A `namespace` groups tools."""
+
+    type: Literal["function", "custom"]
+    name: str = ""
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    format: dict[str, Any] | None = None
+    namespace: str | None = None
+
+    other_fields = OtherFields(
+        ignored={"output_schema": ANY, "defer_loading": ANY, "async": False, "allowed_callers": ["direct"]},
+    )
+
+
+class AdditionalTools(Struct, tag="additional_tools"):
+    """Tools that the model can call from here on, besides those of the request."""
+
+    tools: list[Tool]
+
+    other_fields = OtherFields(ignored=_ITEM | {"role": ANY})
+
+
 Item: TypeAlias = (
-    Message | FunctionCall | FunctionCallOutput | CustomToolCall | CustomToolCallOutput | Reasoning | Compaction
+    Message
+    | FunctionCall
+    | FunctionCallOutput
+    | CustomToolCall
+    | CustomToolCallOutput
+    | Reasoning
+    | Compaction
+    | AdditionalTools
 )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from .....models.errors import ConfigError, EngineError, InvalidRequest, NotFound, NotReady
 from ....types.options import bounds
@@ -20,6 +21,7 @@ from ...resource import Resource, ServerContext
 from . import schema
 from .runs import Run, Runs
 from .stream_schema import StreamEvent
+from .websocket import ResponsesSocket
 
 _ERRORS = (InvalidRequest, NotFound, NotReady, EngineError, ConfigError)
 _STORE_ERRORS = (InvalidRequest, NotFound, ConfigError)
@@ -84,6 +86,9 @@ class Responses(Resource):
             Endpoint(f"{prefix}/responses/{{id}}/input_items", self.items, ITEMS),
         ]
 
+    def sockets(self, prefix: str) -> list[WebSocketRoute]:
+        return [ResponsesSocket(f"{prefix}/responses", self._runs, self.context.activity)]
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Waits at the end for the responses in the background."""
@@ -116,7 +121,8 @@ class Responses(Resource):
     def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         parsed = self._runs.parse(request_io.decode_object(body))
         self._runs.store_for(parsed)
-        task = Estimate(self._runs.continued(parsed), predict_seconds=False)
+        self._runs.continue_conversation(parsed)
+        task = Estimate(self._runs.runtime_request(parsed), predict_seconds=False)
         count = self.service.run_task(parsed.request.model, task, disconnected).prompt_tokens
         return schema.TokenCount(count), parsed.warnings
 

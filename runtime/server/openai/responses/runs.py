@@ -40,6 +40,15 @@ class ParsedRequest:
         """Whether the conversation is compacted instead of answered."""
         self.history: list[Item | None] = []
 
+    @property
+    def items(self) -> list[Item | None]:
+        """The conversation before the response."""
+        return [*self.history, *convert.given_items(self.request.input)]
+
+    @property
+    def tools(self) -> list[item_schema.Tool]:
+        return convert.all_tools(self.request, self.items)
+
 
 class Run:
     """A response in progress. `error` is set if it has failed.
@@ -55,12 +64,11 @@ class Run:
         store: ResponseStore | None,
     ) -> None:
         self.request = parsed.request
-        self.items = [*parsed.history, *convert.given_items(parsed.request.input)]
-        """The conversation that is answered."""
+        self.items = parsed.items
         self.warnings = parsed.warnings
         self.response = response
         self.store = store
-        self.encoder = ResponseEncoder(response, parsed.warnings, time.time, parsed.request.tools or ())
+        self.encoder = ResponseEncoder(response, parsed.warnings, time.time, parsed.tools)
         self.error: GalagoError | None = None
         self.output: Sequence[item_schema.OutputItem] = ()
         self._choices = choices
@@ -74,6 +82,10 @@ class Run:
         async with contextlib.aclosing(events.encode([self._choices], self.encoder)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    def conversation(self) -> list[Item | None]:
+        """The items of the conversation, with those of the response."""
+        return [*self.items, *convert.to_items([msgspec.to_builtins(item) for item in self.response.output])]
 
     def close(self) -> None:
         """Stops the model."""
@@ -103,13 +115,22 @@ class Runs:
         except RecursionError:
             raise InvalidRequest("the body is nested too deeply to be read") from None
 
-    def continued(self, parsed: ParsedRequest, history: Sequence[Item | None] | None = None) -> Request:
-        """The runtime's request, which continues a stored conversation, or the one in `history`."""
+    def runtime_request(self, parsed: ParsedRequest) -> Request:
+        """The runtime's request. Errors name the API's fields."""
+        try:
+            return convert.to_request(
+                parsed.request, parsed.history, parsed.tools, self._context.read_file, parsed.warnings
+            )
+        except InvalidRequest as error:
+            convert.with_api_field_name(error)
+            raise
+
+    def continue_conversation(self, parsed: ParsedRequest, history: Sequence[Item | None] | None = None) -> None:
+        """Lets the request continue a stored conversation, or the one in `history`."""
         previous_id = parsed.request.previous_response_id
         parsed.history = self.history(previous_id) if history is None else list(history)
         if previous_id is not None:
             convert.check_calls(parsed.history, convert.given_items(parsed.request.input))
-        return convert.to_request(parsed.request, parsed.history, self._context.read_file, parsed.warnings)
 
     def prepare(
         self,
@@ -120,18 +141,14 @@ class Runs:
     ) -> Run:
         """Starts a response. Its end must be told to `end`. Without `answers` it has no output."""
         store = self.store_for(parsed)
-        try:
-            request = self.continued(parsed, history)
-            model = self._service.model(parsed.request.model)
-            generate = partial(self._service.generate, parsed.request.model)
-            choices = (
-                events.Choices(generate, request, cancelled=cancelled) if answers and not parsed.compacts else None
-            )
-        except InvalidRequest as error:
-            convert.with_api_field_name(error)
-            raise
+        self.continue_conversation(parsed, history)
+        request = self.runtime_request(parsed) if answers and not parsed.compacts else None
+        model = self._service.model(parsed.request.model)
+        choices = None if request is None else self._choices(parsed.request.model, request, cancelled)
         response_id = f"resp_{uuid.uuid4().hex}"
-        response = convert.new_response(response_id, time.time(), model, parsed.request, store is not None)
+        response = convert.new_response(
+            response_id, time.time(), model, parsed.request, parsed.tools, store is not None
+        )
         run = Run(parsed, choices, response, store)
         if parsed.compacts:
             run.output = [_compaction_item(run.items)]
@@ -140,6 +157,13 @@ class Runs:
             store.add(response_id, parsed.request.previous_response_id, items, request_io.encode_json(response))
         self.running[response_id] = run
         return run
+
+    def _choices(self, model: str | None, request: Request, cancelled: Callable[[], bool]) -> events.Choices:
+        try:
+            return events.Choices(partial(self._service.generate, model), request, cancelled=cancelled)
+        except InvalidRequest as error:
+            convert.with_api_field_name(error)
+            raise
 
     def store_for(self, parsed: ParsedRequest) -> ResponseStore | None:
         """The store for this response. As at OpenAI, responses are stored by default, if the server has a store."""

@@ -7,27 +7,11 @@ from typing import Any, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 from ...http.request_io import ANY, OtherFields
-from .item_schema import Item, OutputItem
+from .item_schema import Item, OutputItem, Tool
 
 ResponseStatus: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 _NOT_SUMMARIZED = ": reasoning is returned as a whole, not summarized"
-
-
-class Tool(Struct):
-    """A tool that the caller runs. A custom tool takes text, in `format`. A `namespace` groups tools."""
-
-    type: Literal["function", "custom"]
-    name: str = ""
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    format: dict[str, Any] | None = None
-    namespace: str | None = None
-
-    other_fields = OtherFields(
-        ignored={"output_schema": ANY, "defer_loading": ANY, "async": False, "allowed_callers": ["direct"]},
-    )
 
 
 class NamedTool(Struct, tag="function"):
@@ -64,7 +48,7 @@ class ReasoningConfig(Struct):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
     other_fields = OtherFields(
-        ignored={"context": None}, warned={"summary": _NOT_SUMMARIZED, "generate_summary": _NOT_SUMMARIZED}
+        ignored={"context": ANY}, warned={"summary": _NOT_SUMMARIZED, "generate_summary": _NOT_SUMMARIZED}
     )
 
 

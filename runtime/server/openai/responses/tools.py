@@ -6,12 +6,13 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ....types.messages import Tool
 from ....types.warnings import Warnings
-from . import schema
-from .input_items import JsonObject
+from . import item_schema as schema
+
+JsonObject: TypeAlias = dict[str, Any]
 
 _INPUT: JsonObject = {
     "type": "object",
@@ -47,14 +48,6 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
                 f"tools[{i}]",
             )
     return tools
-
-
-def of_items(items: Any) -> list[Any]:
-    """The tools that items of the type `additional_tools` add."""
-    if not isinstance(items, list):
-        return []
-    added = [item.get("tools") for item in items if isinstance(item, dict) and item.get("type") == "additional_tools"]
-    return [tool for tools in added if isinstance(tools, list) for tool in tools]
 
 
 def choice(raw: Any, any_kept: bool, any_given: bool, warnings: Warnings) -> Any:

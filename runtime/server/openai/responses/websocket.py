@@ -1,0 +1,175 @@
+"""Responses over a WebSocket: `GET /v1/responses`, upgraded.
+
+A client sends `response.create` messages, which have the fields of `POST /v1/responses`, and gets the events of each
+answer as text messages. Answers are made one after the other. The connection remembers the conversation of its last
+response, so that `previous_response_id` continues it without a store. Closing the connection stops the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Any
+
+from msgspec import Struct
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
+from ...http import errors, request_io
+from ...http.warning_log import log_new
+from ..errors import error_response
+from ..schema import ErrorBody
+from . import convert
+from .item_schema import Item
+from .runs import Run, Runs
+
+MAX_WAITING = 4
+"""Messages that wait while an answer is made."""
+
+_NO_PREVIOUS = "previous_response_not_found"
+_PREVIOUS_FIELD = "previous_response_id"
+_SILENT = ("response.processed",)
+"""Messages that ask for nothing."""
+
+
+class ErrorEvent(Struct, tag="error"):
+    """A request on the connection that is not answered; `status` is the one that an HTTP response would have."""
+
+    status: int
+    error: ErrorBody
+
+
+class ResponsesSocket(WebSocketRoute):
+    """The route of the connections."""
+
+    def __init__(self, path: str, runs: Runs, activity: request_io.Activity) -> None:
+        super().__init__(path, self._serve)
+        self._runs = runs
+        self._activity = activity
+
+    async def _serve(self, socket: WebSocket) -> None:
+        await socket.accept()
+        await _Connection(socket, self._runs, self._activity).serve()
+
+
+class _Connection:
+    """One client: one task reads its messages, another answers them in order."""
+
+    def __init__(self, socket: WebSocket, runs: Runs, activity: request_io.Activity) -> None:
+        self._socket = socket
+        self._runs = runs
+        self._activity = activity
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_WAITING)
+        self._closed = threading.Event()
+        self._last: tuple[str, list[Item | None]] | None = None
+        """Id and conversation of the last response."""
+
+    async def serve(self) -> None:
+        tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._answer_all())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._closed.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_all(self) -> None:
+        """Reads messages until the client leaves."""
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                try:
+                    raw = _create_message(message)
+                    if raw is not None:
+                        self._messages.put_nowait(raw)
+                except asyncio.QueueFull:
+                    problem = f"{MAX_WAITING} requests are waiting on this connection already; wait for an answer"
+                    await self._send(_error_event(InvalidRequest(problem)))
+                except GalagoError as error:
+                    await self._send(_error_event(error))
+
+    async def _answer_all(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                raw = await self._messages.get()
+                self._activity.begin()
+                try:
+                    await self._answer(raw)
+                finally:
+                    self._activity.end()
+
+    async def _answer(self, raw: dict[str, Any]) -> None:
+        continues_last = self._last is not None and raw.get(_PREVIOUS_FIELD) == self._last[0]
+        try:
+            run = await self._prepared(raw)
+        except GalagoError as error:
+            if continues_last:
+                self._last = None
+            await self._send(_error_event(error))
+            return
+        log_new(run.warnings)
+        self._last = None
+        try:
+            async with contextlib.aclosing(run.chunks()) as chunks:
+                async for chunk in chunks:
+                    await self._send(chunk)
+            if run.response.status in ("completed", "incomplete"):
+                self._last = run.response.id, run.conversation()
+        except GalagoError as error:
+            for failure in run.encoder.fail(error):
+                await self._send(failure)
+        finally:
+            self._runs.end(run)
+
+    async def _prepared(self, raw: dict[str, Any]) -> Run:
+        """The response in progress. If the client leaves meanwhile, it is ended as soon as it is there."""
+        working = asyncio.ensure_future(asyncio.to_thread(self._prepare, raw))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(self._end)
+            raise
+
+    def _prepare(self, raw: dict[str, Any]) -> Run:
+        last = self._last
+        parsed = self._runs.parse({name: value for name, value in raw.items() if name != "generate"})
+        continues_last = last is not None and parsed.request.previous_response_id == last[0]
+        history = last[1] if last is not None and continues_last else None
+        return self._runs.prepare(parsed, self._closed.is_set, history, answers=raw.get("generate") is not False)
+
+    def _end(self, done: asyncio.Future[Run]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._runs.end(done.result())
+
+    async def _send(self, event: Struct) -> None:
+        await self._socket.send_text(request_io.encode_json(event).decode())
+
+
+def _create_message(message: Any) -> dict[str, Any] | None:
+    """The request in a message; `None` if it asks for nothing."""
+    text = message.get("text")
+    raw = request_io.decode_object(message.get("bytes") or b"" if text is None else text.encode())
+    kind = raw.pop("type", None)
+    if kind in _SILENT:
+        return None
+    if kind != "response.create":
+        raise InvalidRequest(f"the message has the type {kind!r:.60}; only response.create is answered here", "type")
+    if raw.get("background"):
+        raise UnsupportedField("background is not supported over a WebSocket; leave it out", "background")
+    if raw.get("stream_id") is not None:
+        raise UnsupportedField("stream_id is not supported; open a connection for each conversation", "stream_id")
+    return {name: value for name, value in raw.items() if name not in ("stream", "stream_options", "background")}
+
+
+def _error_event(error: GalagoError) -> ErrorEvent:
+    body = error_response(convert.with_api_field_name(error)).error
+    if error.param == _PREVIOUS_FIELD:
+        body.code = _NO_PREVIOUS
+    return ErrorEvent(errors.status(error), body)

@@ -23,6 +23,7 @@ from ..types.placement import ON_CPU, Placement
 from ..types.prompt import Prompt
 from ..types.request import Request, Sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
+from ..types.warnings import Warnings
 from .assembly import Assembly, description
 from .load_check import check_loading
 from .stream import Stream
@@ -121,10 +122,11 @@ class Generator:
         parts = self._assembly
         adapters = self._adapter_scales(request)
         self._check_logit_bias(request.sampling)
-        grammar = parts.constraints.grammar(request) if request.is_constrained else None
+        warnings = Warnings(parts.warnings, strict=request.strict)
+        grammar = parts.constraints.grammar(request, warnings) if request.is_constrained else None
         prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else parts.constraints.gated(grammar, request, prompt.in_reasoning)
-        warnings = [*parts.warnings, *(grammar.warnings if grammar else ()), *prompt.warnings]
+        warnings += prompt.warnings
         available = parts.context_length - prompt.cells
         max_tokens = available if request.max_tokens is None else min(request.max_tokens, available)
         if request.max_tokens is not None and request.max_tokens > available:
@@ -137,7 +139,8 @@ class Generator:
         if request.completion is None and may_need_parsing:
             from ..output.parser import parser_spec
 
-            spec = parser_spec(request, parts.tool_format, parts.reasoning_tags, prompt.in_reasoning)
+            tools = grammar.tools if grammar else ()
+            spec = parser_spec(request, tools, parts.tool_format, parts.reasoning_tags, prompt.in_reasoning)
             prompt = replace(prompt, parsing=spec)
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)

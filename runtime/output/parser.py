@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..types.events import Delta, Event, Finished, OutputDelta, ParserSpec, ReasoningDelta, TokenLogprob
+from ..types.messages import Tool
 from ..types.request import Request
 from .reasoning import ReasoningTags
 from .text_parser import text_parser
@@ -17,13 +18,18 @@ from .tool_formats.tool_format import ToolFormat
 
 
 def parser_spec(
-    request: Request, tool_format: ToolFormat, tags: ReasoningTags | None, in_reasoning: bool
+    request: Request,
+    tools: tuple[Tool, ...],
+    tool_format: ToolFormat,
+    tags: ReasoningTags | None,
+    in_reasoning: bool,
 ) -> ParserSpec | None:
     """What parses the answer to a chat; `None` if all of the answer is plain text.
 
-    `in_reasoning`: the prompt has opened the reasoning already.
+    `tools` may be called, and have their schemas as they are enforced. `in_reasoning`: the prompt has opened the
+    reasoning already.
     """
-    tools, message = request.callable_tools, request.continued_message
+    message = request.continued_message
     continues = message is not None and bool(message.text or tool_format.answer_header)
     if tool_format.parser is None and not tools and (tags is None or continues):
         return None

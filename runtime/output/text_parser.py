@@ -10,12 +10,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 from ..types.events import Delta, OutputDelta, ReasoningDelta, ToolCallArguments, ToolCallStart
-from ..types.messages import Tool
+from ..types.messages import TOOL_NAME_CHARS, Tool
 from .reasoning import ReasoningTags
 from .tool_formats.notation import Transcoder
 from .tool_formats.tool_format import ToolFormat
 
-_NAME = re.compile(r"\s*([a-zA-Z0-9_-]+)")
+_NAME = re.compile(rf"\s*({TOOL_NAME_CHARS}+)")
 _INCOMPLETE, _MISMATCH = -1, -2
 
 

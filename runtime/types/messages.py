@@ -15,7 +15,9 @@ Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TOOL_NAME_CHARS = r"[\w./:@-]"
+TOOL_NAME = re.compile(f"{TOOL_NAME_CHARS}{{1,256}}")
+"""The names of tools that every tool-call format can write."""
 
 
 @dataclass(frozen=True, slots=True)

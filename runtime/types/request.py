@@ -11,9 +11,9 @@ from .messages import TOOL_NAME, Message, ReasoningEffort, Tool
 from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, OptionSpec, wire_fields
 from .warnings import Warnings
 
-MAX_TOOLS = 128
 MAX_BIAS = 100.0
 """The largest number that `logit_bias` adds to a logit, as in OpenAI's API."""
+MAX_TOOLS = 512
 
 _SAMPLING_NUMBERS = tuple(option for option in SAMPLING if option.bounds is not None)
 _SAMPLING_NAMES = frozenset(option.name for option in SAMPLING)
@@ -109,8 +109,25 @@ class Request:
 
     @property
     def shown_tools(self) -> tuple[Tool, ...]:
-        """The tools that the prompt shows."""
-        return () if self.tool_choice == "none" else self.tools
+        """The tools that the prompt shows: of several with one name only the first, and none that cannot be called."""
+        if self.tool_choice == "none":
+            return ()
+        named = {tool.name: tool for tool in reversed(self.tools) if TOOL_NAME.fullmatch(tool.name)}
+        return tuple(tool for tool in self.tools if named.get(tool.name) is tool)
+
+    @property
+    def unusable_tools(self) -> tuple[str, ...]:
+        """For each tool that is left out of `shown_tools`, a sentence that says why."""
+        names = [tool.name for tool in self.tools]
+        problems = dict.fromkeys(
+            f"two tools are named {name!r}; only the first of them can be called"
+            for i, name in enumerate(names)
+            if names.index(name) != i
+        )
+        for i, name in enumerate(names):
+            if not TOOL_NAME.fullmatch(name):
+                problems[f"tools[{i}] is left out: {_bad_name(name)}"] = None
+        return tuple(problems)
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:
@@ -159,22 +176,18 @@ class Request:
         names = [tool.name for tool in self.tools]
         if len(names) > MAX_TOOLS:
             raise InvalidRequest(f"there are {len(names)} tools; at most {MAX_TOOLS} are allowed", "tools")
-        for i, name in enumerate(names):
-            if not TOOL_NAME.fullmatch(name):
-                raise InvalidRequest(
-                    f"tools[{i}]: {name!r} is not a valid name: use 1 to 64 of a-z, A-Z, 0-9, _ and -", "tools"
-                )
-            if (self.tools[i].parameters or {}).get("type", "object") != "object":
-                raise InvalidRequest(f"the parameters of tools[{i}] must have the type object", "tools")
-            if names.index(name) != i:
-                raise InvalidRequest(f"two tools are named {name!r}", "tools")
-        if self.tool_choice == "required" and not names:
-            raise InvalidRequest("tool_choice requires a call, but there are no tools", "tool_choice")
+        if self.tool_choice == "required" and not self.shown_tools:
+            reason = f": {_bad_name(names[0])}" if names else ""
+            raise InvalidRequest(f"tool_choice requires a call, but there are no tools{reason}", "tool_choice")
         if self.allowed_tools == ():
             raise InvalidRequest('tool_choice allows no tool; use "none" if none may be called', "tool_choice")
         for name in self.allowed_tools or ():
-            if name not in names:
+            if name not in names or not TOOL_NAME.fullmatch(name):
                 raise InvalidRequest(f"tool_choice names {name!r}, which is not one of the tools", "tool_choice")
+
+
+def _bad_name(name: str) -> str:
+    return f"{name[:80]!r} is not a valid name; use 1 to 256 letters, digits and _ - . / : @"
 
 
 def check_option(

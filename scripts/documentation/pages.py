@@ -18,7 +18,7 @@ from galago.runtime.cli.main import COMMANDS
 from galago.runtime.cli.main import main as galago
 from galago.runtime.config import ServerConfig
 from galago.runtime.environment import VARIABLES
-from galago.runtime.output.structured.json_schema import keywords
+from galago.runtime.output.structured.keywords import keyword_groups
 from galago.runtime.server.app import ERROR_RESPONSES, build
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint, document
@@ -197,25 +197,34 @@ def error_table() -> str:
 
 def schema_keywords() -> str:
     """What becomes of every JSON schema keyword."""
-    names = {group: ", ".join(f"`{name}`" for name in members) for group, members in keywords().items()}
+    names = {group: ", ".join(f"`{name}`" for name in members) for group, members in keyword_groups().items()}
     return f"""\
 # JSON schema keywords
 
-A schema is enforced completely, token by token, or refused with an error that names the keyword and its place.
+The schema of an answer is enforced completely, token by token, or refused with an error that names the keyword and its
+place. So is the schema of a tool with `strict`. What cannot be enforced of another tool's schema is left unenforced, and
+`warnings` name the tool, the keyword and the place; `galago serve --strict` refuses it.
 
 | | Keywords |
 |---|---|
 | enforced | {names["enforced"]} |
 | enforced in part | {names["enforced in part"]}; see below |
-| without effect on values | {names["annotations"]} |
-| values of `format` | {names["formats"]} |
-| refused | {names["refused"]}, other formats, references to other documents, look-around and `\\b` in patterns |
+| without effect on values | {names["annotations"]}; with a warning: {names["ignored"]} |
+| values of `format` | {names["formats"]}; others are named in `warnings` |
+| refused | {names["refused"]}, references to other documents |
 | unknown | named in `warnings`; those that begin with `x-` are ignored |
 
-- `oneOf` is enforced if the alternatives visibly exclude each other.
+- `not`, `if`, `dependentSchemas`, `contains`, `oneOf`, `unevaluatedProperties` and `unevaluatedItems` are rewritten in other
+  keywords. Where no exact form is known, a narrower one is enforced: every answer is valid, but some valid ones are not
+  written. An item that `contains` asks for comes first. `not` is refused if no value that it allows is known.
+- A `pattern` may begin with look-ahead, and begin or end with `\\b`. Other look-around and back-references are refused.
 - `patternProperties` is enforced if the patterns do not overlap.
-- `uniqueItems` is enforced for up to four texts or integers of an `enum`.
-- `propertyNames` is enforced if it is an `enum` or a `pattern` and no properties are named.
+- `uniqueItems` is enforced for booleans, and for up to four texts or integers of an `enum`.
+- `propertyNames` is enforced if it is an `enum`, a `pattern` or a length.
+- `minProperties` is enforced if so many properties are listed; without any, up to 1.
+- Keywords that are null are ignored with a warning. Types such as `int`, `STRING` and `any` are read as they are meant.
+
+A tool-call format other than JSON has no means for some keywords. Then they are left unenforced, as above.
 
 Properties come in the order of the schema. Arguments of a tool call have no properties that the schema does not name,
 unless it allows others. Integers fit in 64 bits. Numbers with bounds and fractions of a second have at most nine

@@ -180,6 +180,45 @@ ENFORCED: dict[str, list[Schema]] = {
         {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [DIGIT], "minItems": 1, "maxItems": 2},
         {"default": {"not": 5}, "examples": [{"format": "x"}], "enum": [{"uniqueItems": True}, {"$ref": "#/x"}]},
     ],
+    "opposites": [
+        {"not": TEXT}, {"not": {"enum": ["a", 1, None, True]}}, obj("a", a={"not": {"const": 1}} | DIGIT), {"anyOf": [{"not": {}}, DIGIT]},
+        text(maxLength=4, **{"not": {"const": "abc"}}), text(maxLength=4, **{"not": {"pattern": "^a"}}), {"not": {"not": DIGIT}}, number(**{"not": {"minimum": 3}}),
+        obj(a=DIGIT, b=DIGIT) | {"not": {"required": ["a"]}}, obj(a=DIGIT) | {"not": {"properties": {"a": {"maximum": 4}}}}, array(DIGIT, maxItems=3) | {"not": {"minItems": 2}},
+        {"oneOf": [whole(minimum=3), whole(maximum=5)]}, {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
+        {"oneOf": [obj("a", closed=False, a=DIGIT), obj("b", closed=False, b=DIGIT)]}, obj(a=DIGIT, b=DIGIT) | {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {"oneOf": [{"$ref": "#/$defs/c"}, {"$ref": "#/$defs/s"}], "$defs": {"c": CIRCLE, "s": SQUARE}},
+    ],
+    "conditions": [
+        {"if": INT, "then": {"minimum": 3}}, obj("a", a={"if": {"const": 1}, "else": DIGIT}), {"then": False}, {"if": True, "then": DIGIT},
+        obj("kind", kind={"enum": ["a", "b"]}, x=DIGIT) | {"if": {"properties": {"kind": {"const": "a"}}}, "then": {"required": ["x"]}, "else": {"properties": {"x": False}}},
+        obj(a=DIGIT, b=DIGIT) | {"dependentSchemas": {"a": {"required": ["b"]}}}, obj(a=DIGIT, b=DIGIT) | {"dependencies": {"a": ["b"], "b": {"properties": {"a": {"minimum": 3}}}}},
+        array(DIGIT, contains={"const": 1}, maxItems=4), array(DIGIT, contains={"minimum": 5}, minContains=2, maxContains=2, maxItems=4), array(BOOL, contains={"const": True}, minContains=0),
+    ],
+    "what was not evaluated": [
+        obj(closed=False, a=DIGIT) | {"unevaluatedProperties": False}, {"type": "array", "prefixItems": [DIGIT], "unevaluatedItems": False},
+        {"allOf": [obj(closed=False, a=DIGIT)], "type": "object", "properties": {"b": DIGIT}, "unevaluatedProperties": False},
+        {"type": "object", "anyOf": [obj("a", closed=False, a=DIGIT), obj("b", closed=False, b=BOOL)], "unevaluatedProperties": False},
+        {"$ref": "#/$defs/n", "unevaluatedProperties": False, "$defs": {"n": obj(closed=False, a=DIGIT)}},
+    ],
+    "counted properties": [
+        obj(a=DIGIT, b=DIGIT, c=DIGIT) | {"maxProperties": 2}, obj("a", a=DIGIT, b=DIGIT, c=DIGIT) | {"minProperties": 2, "maxProperties": 2}, obj(a=DIGIT, b=DIGIT, c=DIGIT) | {"minProperties": 2},
+        {"type": "object", "propertyNames": {"maxLength": 3}, "additionalProperties": DIGIT, "maxProperties": 2}, {"type": "object", "propertyNames": {"type": "string", "minLength": 1}, "maxProperties": 1},
+        obj(a=DIGIT, b=DIGIT) | {"propertyNames": {"enum": ["a"]}}, {"type": "object", "propertyNames": False}, {"type": "object", "propertyNames": {"type": "string"}, "maxProperties": 1},
+        {"type": "object", "patternProperties": {"^a": {}, "b$": {}}, "maxProperties": 1}, array(BOOL, uniqueItems=True),
+    ],
+    "look-ahead and boundaries": [
+        *(text(pattern=p, maxLength=12) for p in ["^(?=.*[0-9])(?=.*[a-z]).{4,}$", "^(?!a)", "^(?!(?:ab|cd)$)[a-d]{2}$", "\\bok\\b", "^(?!.*--)[a-z-]+$", "^(?!con|aux)[a-z]+$", "^\\w+\\b$", "^(?!$)"]),
+        text(format="email", pattern="^(?!\\.)(?!.*\\.\\.)([a-z0-9_'+\\-\\.]*)[a-z0-9_+-]@([a-z0-9][a-z0-9\\-]*\\.)+[a-z]{2,}$", maxLength=14),
+    ],
+    "other formats": [
+        *(text(format=f, maxLength=14) for f in "url uri-reference iri iri-reference idn-email idn-hostname regex json-pointer relative-json-pointer uri-template".split()),
+        *(whole(format=f) for f in "uint uint8 uint16 uint32 uint64 int8 int16 int".split()), {"format": "int32"}, text(contentEncoding="base64", maxLength=12),
+    ],
+    "wide bounds": [number(minimum=-1.7976931348623157e308), number(maximum=1e308, minimum=0), whole(minimum=0, maximum=2**64 - 1), {"type": ["number", "null"], "maximum": 1e300}],
+    "references to anywhere": [
+        {"$ref": "#/properties/a", "properties": {"a": DIGIT}}, obj("a b", a={"anyOf": [DIGIT, BOOL]}, b={"$ref": "#/properties/a/anyOf/1"}),
+        {"$id": "https://example.com/s", "$ref": "https://example.com/s#/$defs/n", "$defs": {"n": DIGIT}}, {"$schema": "https://example.com/any", "$ref": "#/$defs/a%20b", "$defs": {"a b": BOOL}},
+    ],
     "tools and forms": [
         obj("city", city=text(maxLength=20, description="The city"), unit={"type": "string", "enum": ["c", "f"]}),
         obj("location days", location=SHORT, days=whole(minimum=1, maximum=14), hourly={"type": "boolean", "default": False}),
@@ -255,6 +294,23 @@ OPEN: list[Schema] = [
 ]
 """Schemas without an upper bound: the model decides when to end, and a complete answer must be valid."""
 
+NOTED: list[tuple[Schema, str]] = [
+    (obj("a", a={"type": "string", "nullable": True}), "nullable at #/properties/a is ignored"),
+    (text(format="phone"), "format at # is 'phone', which is not enforced"),
+    (text(format="int64"), "format at # is 'int64', which is not enforced"),
+    (whole(format="date"), "format at # is 'date', which is not enforced"),
+    (text(contentMediaType="text/html"), "contentMediaType at # is ignored"),
+    (text(contentEncoding="base32"), "contentEncoding at # is 'base32', which is not enforced"),
+    ({"type": "object", "properties": {"a": DIGIT}, "required": None}, "required at # is null, which is ignored"),
+    (array(None), "items at # is null, which is ignored"),
+    ({"type": "any", "enum": ["a", 1]}, "type at # is 'any', which is read as every type"),
+    ({"type": "int"}, "type at # is 'int', which is read as 'integer'"),
+    ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is read as 'string'"),
+    ({"oneOf": [TEXT, text(format="date")]}, "oneOf at # is narrowed"),
+    ({"type": "integer", "minimun": 3}, "the unknown keyword 'minimun' at #"),
+]
+"""Schemas that are enforced with a note, and how the note begins."""
+
 REFUSED: dict[str, list[Schema]] = {
     "uniqueItems": [
         array(INT, uniqueItems=True),
@@ -263,54 +319,31 @@ REFUSED: dict[str, list[Schema]] = {
         array({"enum": [1, 1.0]}, uniqueItems=True),
         array({"enum": ["a"]}, uniqueItems=True, prefixItems=[{"const": "b"}]),
     ],
-    "contains": [{"type": "array", "contains": DIGIT}, array(INT, contains={"const": 1}, minContains=2)],
-    "not": [{"not": TEXT}, obj(a={"not": {"const": 1}}), {"anyOf": [{"not": {}}, DIGIT]}],
-    "if": [{"if": INT, "then": {"minimum": 3}}, obj(a={"if": {"const": 1}, "else": DIGIT})],
+    "contains": [{"type": "array", "contains": DIGIT, "minContains": 1000}],
+    "not": [{"not": {"pattern": "^(a|b+)+$"}}, obj(a={"not": {"multipleOf": 3}})],
     "dependentRequired": [{"dependentRequired": {"a": "b"}}, {"dependentRequired": ["a"]}],
-    "dependentSchemas": [{"dependentSchemas": {"a": {"required": ["b"]}}}],
-    "dependencies": [{"dependencies": {"a": ["b"]}}],
-    "propertyNames": [
-        {"type": "object", "propertyNames": {"maxLength": 3}},
-        {"type": "object", "propertyNames": {"pattern": "^a", "enum": ["a", "b"]}},
-        obj(a=DIGIT) | {"propertyNames": {"enum": ["a"]}},
-        {"type": "object", "propertyNames": False},
-    ],
-    "unevaluatedProperties": [{"type": "object", "unevaluatedProperties": False}],
-    "unevaluatedItems": [{"type": "array", "unevaluatedItems": False}],
-    "contentEncoding": [text(contentEncoding="base64")],
-    "nullable": [obj("a", a={"type": "string", "nullable": True})],
+    "propertyNames": [{"type": "object", "propertyNames": {"pattern": "^a", "enum": ["a", "b"]}}],
+    "unevaluatedProperties": [{"type": "object", "unevaluatedProperties": {"type": "string"}}],
     "x-guidance": [{"x-guidance": {"lenient": True}, "type": "array", "uniqueItems": False}],
     "$dynamicRef": [{"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n"}}}],
     "$ref": [
         {"$ref": "#/$defs/missing"},
-        {"$ref": "#/components/a", "components": {"a": {"type": "string", "format": "unknown"}}},
-        {"$ref": "#/enum/0", "enum": [{"not": {}}]},
         {"$ref": "https://example.com/a#/b"},
+        {"$ref": "#/properties/a/items/3", "properties": {"a": {"items": [True]}}},
     ],
-    "format": [
-        *(text(format=f) for f in "uri-reference iri regex json-pointer idn-email unknown int64 x".split()),
-        *(obj(a={"format": f}) for f in ("int32", 5)),
-        whole(format="password"),
-        whole(format="date"),
-        {"allOf": [text(format="unknown")]},
-        {"$ref": "#/$defs/a", "$defs": {"a": text(format="unknown")}},
-    ],
+    "format": [obj(a={"format": 5})],
     "pattern": [
-        *(text(pattern=p) for p in ["(?=a)b", "^(?!a)", "\\bfoo\\b", "^(\\w)\\1$", "(?<=a)b", "[", "^a$\\n", "a{,3}"]),
+        *(text(pattern=p) for p in ["(?=a)b", "^a(?!b)", "^(\\w)\\1$", "(?<=a)b", "[", "^a$\\n", "a{,3}", "^\\b\\W"]),
         *(text(pattern=p) for p in ["^[a-z&&[^b]]$", "^[[a]$", "^[a--b]$", "^[a~~b]$"]),
         text(pattern=5),
     ],
+    "patternProperties": [{"type": "object", "patternProperties": {"^a": INT, "b$": TEXT}}],
     "minProperties": [
         {"type": "object", "additionalProperties": DIGIT, "minProperties": 2},
         {"type": "object", "patternProperties": {"^x": DIGIT}, "additionalProperties": False, "minProperties": 3},
         obj("a", closed=False, a=DIGIT) | {"minProperties": 3},
     ],
-    "oneOf": [
-        {"oneOf": [INT, NUM]},
-        {"oneOf": [whole(minimum=3), whole(maximum=5)]},
-        {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]},
-        {"oneOf": [obj("a", closed=False, a=INT), obj("b", closed=False, b=INT)]},
-    ],
+    "oneOf": [{"oneOf": [INT, NUM]}, {"oneOf": [TEXT, TEXT]}],
     "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**63)],
     "no text satisfies": [
         text(format="time", pattern="^..:..:6"),
@@ -319,11 +352,11 @@ REFUSED: dict[str, list[Schema]] = {
         text(format="date", pattern="^1900-02-29$"),
         text(pattern="^a$", minLength=2),
     ],
-    "maxProperties": [obj(a=DIGIT, b=DIGIT, c=DIGIT) | {"maxProperties": 2}],
     "type": [{"type": "nonsense"}, {"type": ["integer", "x"]}, {"type": 5}],
-    "required": [obj("a", a=False), {"type": "object", "required": "a"}],
+    "required": [obj("a", a=False), {"type": "object", "required": "a"}, obj("gone")],
     "Items": [array(DIGIT, minItems=3, maxItems=1), array(DIGIT, minItems=-1)],
     "Length": [text(minLength=4, maxLength=2), text(minLength=-1)],
+    "the schema": [array("string"), {"properties": {"a": 5}}],
     "nothing matches": [{"$ref": "#"}],
     "nsatisfiable": [False, {"enum": []}, {"anyOf": []}, whole(const="x"), {"allOf": [False]}],
 }

@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....models.errors import InvalidRequest
+from ...types.messages import Tool
+from ...types.warnings import Warnings
 from ..tool_formats.notation import JSON_SPACING
 from .json_schema import enforceable
+from .omissions import Omissions
+from .repair import repaired
 
 _GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 _MAX_REASON_CHARS = 300
 _SCHEMA_REFUSED = "the JSON schema cannot be enforced"
 _EXPLANATIONS = {
-    "coerce_one_of": "oneOf is enforced only if its alternatives exclude each other; make them distinct or use anyOf",
     "integer range": "minimum or maximum is outside the range that can be enforced for integers",
     "egex is empty": "no text satisfies pattern, format and lengths together, or none could be found",
     "regex": "pattern: ",
@@ -37,16 +40,21 @@ class Grammar:
     a step below about 0.1 s.
     """
 
-    def __init__(
-        self, matcher: Any, tokenizer: Any, vocab_size: int, field: str, warnings: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, matcher: Any, tokenizer: Any, vocab_size: int, field: str) -> None:
         self._matcher = matcher
         self._tokenizer = tokenizer
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
         self._offsets = np.empty((self._bits.nbytes, 8), np.float32)
         self._vocab_size = vocab_size
         self._field = field
-        self.warnings = warnings
+        self.tools: tuple[Tool, ...] = ()
+        """The tools that the answer may call, with their schemas as the grammar enforces them."""
+
+    def copy(self) -> Grammar:
+        """The same grammar in the same state, for another answer. Takes far less time than to compile it again."""
+        copied = Grammar(self._matcher.deep_copy(), self._tokenizer, self._vocab_size, self._field)
+        copied.tools = self.tools
+        return copied
 
     def mask(self, logits: NDArray[np.float32]) -> None:
         """Sets the logits of every token the grammar does not allow next to minus infinity.
@@ -92,19 +100,35 @@ class GrammarCompiler:
         self._tokenizer: Any = None
         self._vocab_size = 0
 
-    def json(self, schema: dict[str, Any] | bool) -> Grammar:
+    def json(self, schema: dict[str, Any] | bool, warnings: Warnings | None = None) -> Grammar:
         """A grammar for JSON text that satisfies the schema, with the spaces of `json.dumps`.
 
         Raises `InvalidRequest` naming what cannot be enforced: a schema is enforced completely or refused.
         """
-        from llguidance import LLMatcher
+        enforced = self.answer_schema(schema, warnings)
+        return self._compile(_json_grammar(enforced), _SCHEMA_REFUSED, "json_schema")
 
+    def answer_schema(self, schema: dict[str, Any] | bool, warnings: Warnings | None = None) -> dict[str, Any]:
+        """The schema of an answer in a form that compiles. Raises `InvalidRequest` if it cannot be enforced."""
         try:
-            enforced, warnings = checked(schema)
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(enforced), overrides=JSON_SPACING)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise _refused(_SCHEMA_REFUSED, str(error), "json_schema") from error
-        return self._compile(grammar, _SCHEMA_REFUSED, "json_schema", tuple(warnings))
+            omissions = Omissions(Warnings() if warnings is None else warnings)
+            return self.compilable(enforceable(schema, omissions), omissions)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{_SCHEMA_REFUSED}: {error.message}", "json_schema") from error
+        except RecursionError as error:
+            raise InvalidRequest(f"{_SCHEMA_REFUSED}: it is nested too deeply", "json_schema") from error
+
+    def compilable(self, schema: dict[str, Any], omissions: Omissions) -> dict[str, Any]:
+        """A rewritten schema without the parts that cannot be compiled. Says in `omissions` which those are."""
+        return schema if self._json_error(schema) is None else repaired(schema, self._json_error, omissions)
+
+    def _json_error(self, schema: Any) -> str | None:
+        """Why a rewritten schema cannot be compiled, or `None` if it can."""
+        try:
+            self._compile(_json_grammar(schema), "", "json_schema")
+        except InvalidRequest as error:
+            return error.message.removeprefix(": ")
+        return None
 
     def regex(self, pattern: str) -> Grammar:
         """A grammar for text that the regular expression matches completely, in the syntax of Rust's regex crate."""
@@ -124,7 +148,7 @@ class GrammarCompiler:
             )
         return self._compile(LLMatcher.grammar_from_lark(text), "the grammar cannot be used", "grammar")
 
-    def _compile(self, grammar: str, refusal: str, field: str, warnings: tuple[str, ...] = ()) -> Grammar:
+    def _compile(self, grammar: str, refusal: str, field: str) -> Grammar:
         """Compiles a grammar. Raises `InvalidRequest` naming the field, also if the grammar matches nothing."""
         from llguidance import LLMatcher
 
@@ -134,9 +158,9 @@ class GrammarCompiler:
             matcher.compute_bitmask()
         if matcher.is_error() and not matcher.is_accepting():
             raise _refused(refusal, matcher.get_error(), field)
-        return Grammar(matcher, tokenizer, self._vocab_size, field, warnings)
+        return Grammar(matcher, tokenizer, self._vocab_size, field)
 
-    def calls(self, text: str, warnings: tuple[str, ...] = ()) -> Grammar:
+    def calls(self, text: str) -> Grammar:
         """A grammar of answers that call tools, as a tool format writes it."""
         from llguidance import LLMatcher
 
@@ -144,7 +168,7 @@ class GrammarCompiler:
             grammar = LLMatcher.grammar_from_lark(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(_reason(str(error)), "tools") from error
-        return self._compile(grammar, "no call of these tools is possible", "tools", warnings)
+        return self._compile(grammar, "no call of these tools is possible", "tools")
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer
@@ -159,12 +183,13 @@ class GrammarCompiler:
         return self._tokenizer
 
 
-def checked(schema: dict[str, Any] | bool) -> tuple[dict[str, Any], list[str]]:
-    """Applies `enforceable` to the schema of an answer. Its errors say that the answer's schema is meant."""
+def _json_grammar(schema: Any) -> str:
+    from llguidance import LLMatcher
+
     try:
-        return enforceable(schema)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{_SCHEMA_REFUSED}: {error.message}", "json_schema") from error
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_SPACING))
+    except (TypeError, ValueError) as error:
+        raise _refused(_SCHEMA_REFUSED, str(error), "json_schema") from error
 
 
 def _refused(what: str, text: str, field: str) -> InvalidRequest:

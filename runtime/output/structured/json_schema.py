@@ -1,247 +1,319 @@
 """Makes sure that no keyword of a JSON schema is silently ignored. Works around gaps of llguidance.
 
 llguidance refuses most keywords that it cannot enforce (docs/json_schema.md in its repository). It accepts some others
-without enforcing them, as trying each keyword with version 1.9 showed. Those are refused here, or rewritten in
-keywords that it does enforce.
+without enforcing them, as trying each keyword with version 1.9 showed. Those are rewritten in keywords that it does
+enforce; what cannot be rewritten is omitted, which is an error where everything must be enforced.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import permutations
 from typing import Any
-from urllib.parse import unquote
 
-from ....models.errors import InvalidRequest
-
-JsonSchemaValue = dict[str, Any]
-
-_ONE, _LIST, _MAP = range(3)
-_NESTED = {
-    **dict.fromkeys(("items", "additionalItems", "additionalProperties"), _ONE),
-    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems", "items"), _LIST),
-    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), _MAP),
-}
-"""Keywords whose values hold schemas. `items` holds one, or in older drafts a list of them."""
-
-_ENFORCED = {"type", "enum", "const", "required", "pattern", "format", "multipleOf", "$ref"} | {
-    f"{bound}{what}" for bound in ("min", "max") for what in ("imum", "Length", "Items", "Properties")
-} | {"exclusiveMinimum", "exclusiveMaximum"}  # fmt: skip
-_ANNOTATIONS = frozenset(
-    "$schema $id id $anchor $comment title description default examples example deprecated readOnly writeOnly "
-    "discriminator".split()
+from ...types.warnings import Warnings
+from . import opposites, patterns
+from .counting import max_properties, min_properties, unique_items
+from .keywords import (
+    ANNOTATIONS,
+    BASE64,
+    BOUNDS,
+    CONSTRAINING,
+    EXTRA_FORMATS,
+    FORMATS,
+    HELPERS,
+    IGNORED,
+    KNOWN,
+    MAP,
+    NESTED,
+    NO_EFFECT,
+    NUMBER_FORMATS,
+    REFUSED,
+    REWRITTEN,
+    TYPE_ALIASES,
+    TYPE_NAMES,
+    JsonSchemaValue,
+    expected_shape,
 )
-"""Keywords that do not constrain a value."""
+from .omissions import Omissions, Omitted
+from .references import References, escaped
 
-_NO_EFFECT_VALUES: dict[str, tuple[object, ...]] = {
-    "uniqueItems": (False,),
-    "nullable": (False,),
-    "unevaluatedItems": (True,),
-    "unevaluatedProperties": (True,),
-}
-"""Values with no effect, of keywords that are refused with any other value."""
-
-_REFUSED = {
-    "nullable": 'is not part of JSON Schema; write "type": ["string", "null"] with the type you need',
-    "x-guidance": "would change how the schema is enforced",
-} | dict.fromkeys(
-    "contains minContains maxContains not if then else dependentSchemas dependencies "
-    "unevaluatedItems unevaluatedProperties contentEncoding contentMediaType contentSchema "
-    "$dynamicRef $recursiveRef".split(),
-    "cannot be enforced during generation",
-)
-
-_REWRITTEN = frozenset({"uniqueItems", "propertyNames", "dependentRequired"})
-"""Keywords unknown to llguidance. They are rewritten in terms of others."""
-
-_KNOWN = {*_NESTED, *_ENFORCED, *_ANNOTATIONS, *_NO_EFFECT_VALUES, *_REFUSED, *_REWRITTEN}
-
-_LEAP_DAY = r"(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
-_NINE_DIGITS = r"(?:\.\d{1,9})?[Zz+-]"
-_DATES = [
-    {"pattern": r"^(?:000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})"},
-    {"pattern": rf"^(?:\d{{4}}-(?:0[13-9]|1[0-2])|\d{{4}}-02-(?:[01]|2[0-8])|{_LEAP_DAY})"},
-]
-"""No year 0, which few programs can read, and February 29 in leap years only."""
-_FORMATS: dict[str, list[JsonSchemaValue]] = {
-    **dict.fromkeys(("email", "hostname", "ipv4", "ipv6", "uuid", "uri"), []),
-    "date": _DATES,
-    "date-time": [*_DATES, {"pattern": r"^.{17}[0-5]"}, {"pattern": rf"^.{{19}}{_NINE_DIGITS}"}],
-    "time": [{"pattern": r"^.{6}[0-5]"}, {"pattern": rf"^.{{8}}{_NINE_DIGITS}"}],
-    "duration": [{"pattern": r"^(?:\D*\d{1,9}\D+)*$"}],
-}
-"""String formats, with additional rules for each. Leap seconds are excluded: very few minutes ever had one.
-
-Fractions are limited to nine digits, although the standards have no limit: small models often do not stop.
-"""
-_EXTRA_FORMATS: dict[str, list[JsonSchemaValue]] = {
-    **dict.fromkeys(("password", "binary", "path", "file-path", "directory-path"), []),
-    "byte": [{"pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}],
-}
-"""Formats unknown to llguidance. The first ones, from OpenAPI and Pydantic, do not constrain a string."""
-_NUMBER_FORMATS: dict[str, list[JsonSchemaValue]] = {
-    "int32": [{"minimum": -(2**31), "maximum": 2**31 - 1}],
-    "int64": [{"minimum": -(2**63) + 1024, "maximum": 2**63 - 1024}],
-    "float": [],
-    "double": [],
-}
-"""OpenAPI's number formats. The bounds of int64 are the widest that llguidance accepts."""
-
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _NINE_DECIMALS = {"multipleOf": 1e-9}
 """Added to the bounds of a number: if digits need not end, small models often write zeros forever."""
 _MAX_BOUND_DECIMALS = 6
 """Between bounds with more decimals than this there may be no number that `_NINE_DECIMALS` allows."""
+_LARGEST_NUMBER_BOUND = 1e15
+_LARGEST_INTEGER_BOUND = 2**63 - 1024
+"""llguidance takes no larger bounds. A larger one is lowered to this: few numbers are so large."""
 
-_MAX_UNIQUE_ITEMS = 4
-"""The largest enum for which every order of unique items is listed. Their number grows with the factorial."""
+_OVERLAP = "has alternatives that allow the same values; make them distinct or use anyOf"
 
 _SET_OPERATION = re.compile(r"(?<!\\)\[(?:\\.|[^\]\\])*?(?:&&|--|~~|(?<!\\)\[)")
 """In a character class, a text that llguidance reads as a set operator and JavaScript as single characters."""
 
 
-def keywords() -> dict[str, list[str]]:
-    """Every known keyword and format by what becomes of it, for the reference page."""
-    partly = {"oneOf", "patternProperties", "propertyNames", "uniqueItems"}
-    return {
-        "enforced": sorted({*_NESTED, *_ENFORCED, *_REWRITTEN} - partly - {"$defs", "definitions"}),
-        "enforced in part": sorted(partly),
-        "annotations": sorted({*_ANNOTATIONS, "$defs", "definitions"}),
-        "formats": sorted({*_FORMATS, *_EXTRA_FORMATS, *_NUMBER_FORMATS}),
-        "refused": sorted(_REFUSED),
-    }
+def enforceable(schema: JsonSchemaValue | bool, omissions: Omissions | None = None) -> JsonSchemaValue:
+    """A schema that llguidance enforces completely or refuses. Its values satisfy the given one, but for omissions.
 
-
-def enforceable(schema: JsonSchemaValue | bool) -> tuple[JsonSchemaValue, list[str]]:
-    """An equivalent schema that llguidance enforces completely or refuses, and warnings about unknown keywords.
-
-    Raises `InvalidRequest` naming a keyword that cannot be enforced.
+    By default the first omission raises `InvalidRequest`. All references are to `$defs`, and only those used are there.
     """
-    if isinstance(schema, bool):
-        schema = {} if schema else {"enum": []}
-    walk = _Walk(schema)
-    checked = walk.schema(schema, "#")
-    walk.check_references()
-    return checked, walk.warnings
+    rewriter = _Rewriter(schema, omissions or Omissions(Warnings()))
+    checked = rewriter.schema(schema, "#")
+    if isinstance(checked, bool):
+        return {} if checked else {"enum": []}
+    definitions = rewriter.definitions
+    return {**checked, "$defs": definitions} if definitions else checked
 
 
 def constraining_keywords(schema: JsonSchemaValue) -> set[str]:
-    """The keywords of a schema that constrain a value: neither annotations nor unknown keywords."""
-    return set(schema) & _KNOWN - _ANNOTATIONS
+    """The keywords of a rewritten schema that constrain a value."""
+    return set(schema) & CONSTRAINING
 
 
-class _Walk:
-    """Walks a schema once, and collects the places of its subschemas and its references."""
+class _Rewriter:
+    """Walks a schema once and rewrites each subschema, with the places that its references point to."""
 
-    def __init__(self, root: JsonSchemaValue) -> None:
-        self._root = root
-        self.warnings: list[str] = []
-        self._places: set[str] = set()
-        self._references: list[tuple[str, str]] = []
+    def __init__(self, root: Any, omissions: Omissions) -> None:
+        self._omissions = omissions
+        self._references = References(root)
+        self._names: dict[str, str] = {}
+        self.definitions: dict[str, Any] = {}
 
     def schema(self, schema: Any, place: str) -> Any:
-        self._places.add(place)
+        if isinstance(schema, bool):
+            return schema
         if not isinstance(schema, dict):
-            return schema  # true, false, or an error that llguidance reports
+            self._omissions.omit("the schema", place, f"is {str(schema)[:40]!r}; it must be an object or a boolean")
+            return True
+        given = self._given(schema, place)
         checked: JsonSchemaValue = {}
-        for keyword, value in schema.items():
-            if value not in _NO_EFFECT_VALUES.get(keyword, ()) and not _replaced(keyword, value):
-                checked[keyword] = self._nested(keyword, value, place)
-        extra_rules = [rule for keyword in schema for rule in self._rules(keyword, schema, place)]
-        if extra_rules:
-            checked["allOf"] = [*checked.get("allOf", []), *extra_rules]
-        return checked
+        rules: list[Any] = []
+        for keyword, value in given.items():
+            try:
+                if keyword in REWRITTEN:
+                    rules += [self.schema(rule, place) for rule in self._rewritten(keyword, given, place)]
+                elif keyword not in HELPERS:
+                    kept, extra = self._kept(keyword, value, given, place)
+                    checked |= kept
+                    rules += extra
+            except Omitted as omitted:
+                self._omissions.omit(keyword, place, str(omitted))
+        rules += _digit_limits(checked) if "type" in checked else ()
+        return checked | ({"allOf": [*checked.get("allOf", []), *rules]} if rules else {})
 
-    def _nested(self, keyword: str, value: Any, place: str) -> Any:
-        """The value of a keyword, with its subschemas checked."""
-        kind, inside = _NESTED.get(keyword), f"{place}/{_escaped(keyword)}"
+    def _given(self, schema: JsonSchemaValue, place: str) -> JsonSchemaValue:
+        """The keywords that may say something about a value, with values that have the expected shape."""
+        given: JsonSchemaValue = {}
+        for keyword, value in schema.items():
+            if keyword in ANNOTATIONS or keyword.startswith("x-") and keyword not in REFUSED:
+                continue
+            if any(value is one or (value == one and type(value) is type(one)) for one in NO_EFFECT.get(keyword, ())):
+                continue
+            if keyword not in KNOWN:
+                self._omissions.unknown(keyword, place)
+            elif value is None and keyword not in ("const", "default"):
+                self._omissions.change(keyword, place, "is null, which is ignored")
+            elif keyword in IGNORED:
+                self._omissions.change(keyword, place, f"is ignored: it {IGNORED[keyword]}")
+            elif keyword in REFUSED:
+                self._omissions.omit(keyword, place, REFUSED[keyword])
+            else:
+                if isinstance(value, float) and value.is_integer() and keyword not in (*BOUNDS, "const", "multipleOf"):
+                    value = int(value)
+                if (shape := expected_shape(keyword, value)) is not None:
+                    self._omissions.omit(keyword, place, f"is {str(value)[:60]!r}; it must be {shape}")
+                else:
+                    given[keyword] = value
+        return given
+
+    def _kept(self, keyword: str, value: Any, schema: JsonSchemaValue, place: str) -> tuple[JsonSchemaValue, list[Any]]:
+        """What replaces a keyword that llguidance knows, and schemas that have to be satisfied, too."""
+        match keyword:
+            case "type":
+                kinds = self._types(value, place)
+                return ({} if kinds is None else {"type": kinds}), []
+            case "format":
+                return self._format(value, _kinds(schema), place)
+            case "pattern":
+                rules = _patterns(value)
+                return {"pattern": rules[0]}, [{"pattern": rule} for rule in rules[1:]]
+            case "$ref":
+                return {"$ref": self._reference(value, place)}, []
+            case "required":
+                return {"required": self._possible(value, schema, place)}, []
+            case "minProperties":
+                return min_properties(value, schema)
+            case "maxProperties":
+                return max_properties(value, schema)
+            case "oneOf":
+                exclusive = opposites.separated(value, self._references.resolve)
+                if not exclusive:
+                    self._omissions.omit(keyword, place, _OVERLAP)
+                elif len(exclusive) < len(value):
+                    self._omissions.change(keyword, place, "is narrowed: some alternatives allow only what others do")
+                return {}, [{"anyOf": self._schemas(exclusive or value, f"{place}/oneOf")}]
+            case "patternProperties":
+                return self._pattern_properties(value, schema, place), []
+            case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
+                largest = _LARGEST_INTEGER_BOUND if _kinds(schema) == {"integer"} else _LARGEST_NUMBER_BOUND
+                if abs(value) > largest and (value < 0) == keyword.endswith("inimum"):
+                    return {keyword: -largest if value < 0 else largest}, []
+        return {keyword: self._nested(keyword, value, f"{place}/{keyword}")}, []
+
+    def _nested(self, keyword: str, value: Any, inside: str) -> Any:
+        """The value of a keyword, with its subschemas rewritten."""
+        kind = NESTED.get(keyword)
         if kind is None:
             return value
         if isinstance(value, list):
-            return [self.schema(item, f"{inside}/{i}") for i, item in enumerate(value)]
-        if kind == _MAP and isinstance(value, dict):
-            return {name: self.schema(item, f"{inside}/{_escaped(name)}") for name, item in value.items()}
+            return self._schemas(value, inside)
+        if kind == MAP:
+            return {name: self.schema(item, f"{inside}/{escaped(name)}") for name, item in value.items()}
         return self.schema(value, inside)
 
-    def _rules(self, keyword: str, schema: JsonSchemaValue, place: str) -> Iterator[JsonSchemaValue]:
-        """Additional schemas that make llguidance enforce a keyword completely."""
-        value = schema[keyword]
-        if keyword in _REFUSED and value not in _NO_EFFECT_VALUES.get(keyword, ()):
-            raise _refusal(keyword, place, _REFUSED[keyword])
-        if keyword == "format":
-            yield from _format_rules(value, schema.get("type"), place)
-        elif keyword == "pattern" and isinstance(value, str) and _SET_OPERATION.search(value):
-            raise _refusal(keyword, place, "contains a character class with &&, --, ~~ or [, which is ambiguous")
-        elif keyword == "minProperties":
-            _check_min_properties(value, schema, place)
-        elif keyword == "type":
-            yield from _digit_limits(schema)
-        elif keyword == "uniqueItems" and value not in _NO_EFFECT_VALUES[keyword]:
-            yield from self._unique(schema, place)
-        elif keyword == "propertyNames":
-            yield self._names(value, schema, place)
-        elif keyword == "dependentRequired":
-            yield from _dependent(value, place)
-        elif keyword == "$ref":
-            self._references.append((place, value))
-        elif keyword not in _KNOWN and not keyword.startswith("x-"):
-            self.warnings.append(f"the unknown keyword {keyword[:80]!r} at {place[:200]} of the JSON schema is ignored")
+    def _schemas(self, schemas: list[Any], place: str) -> list[Any]:
+        return [self.schema(item, f"{place}/{i}") for i, item in enumerate(schemas)]
 
-    def _unique(self, schema: JsonSchemaValue, place: str) -> Iterator[JsonSchemaValue]:
-        """Every order of unique items, if there are few of them."""
-        most = schema.get("maxItems")
-        if isinstance(most, int) and most < 2:
+    def _types(self, value: Any, place: str) -> Any:
+        """The types by their right names, or `None` for any."""
+        names = value if isinstance(value, list) else [value]
+        kinds = []
+        for name in names:
+            lower = name.lower() if isinstance(name, str) else ""
+            kind = lower if lower in TYPE_NAMES else TYPE_ALIASES.get(lower)
+            if lower == "any":
+                self._omissions.change("type", place, "is 'any', which is read as every type")
+                return None
+            if kind is None:
+                raise Omitted(f"is {str(value)[:60]!r}; the types are {', '.join(TYPE_NAMES)}")
+            if kind != name:
+                self._omissions.change("type", place, f"is {name!r}, which is read as {kind!r}")
+            kinds.append(kind)
+        return kinds if isinstance(value, list) else kinds[0]
+
+    def _format(self, name: str, kinds: set[str], place: str) -> tuple[JsonSchemaValue, list[Any]]:
+        """A format of texts or of numbers. An unknown one, or one of other types, is an annotation by the standard."""
+        numbers = kinds <= {"integer", "number", "null"} or name in NUMBER_FORMATS
+        formats = NUMBER_FORMATS if numbers else FORMATS | EXTRA_FORMATS
+        if name not in formats or not kinds & ({"integer", "number"} if numbers else {"string"}):
+            if name:
+                self._omissions.change("format", place, f"is {name[:60]!r}, which is not enforced")
+            return {}, []
+        return ({"format": name} if name in FORMATS else {}), list(formats[name])
+
+    def _pattern_properties(self, value: Any, schema: JsonSchemaValue, place: str) -> JsonSchemaValue:
+        """Patterns of names. Those that allow every value matter only if there may be no other properties."""
+        named: dict[str, Any] = {}
+        may_add = schema.get("additionalProperties", True) in (True, {})
+        for pattern, inner in value.items():
+            if may_add and inner in (True, {}):
+                continue
+            try:
+                (one, *more) = _patterns(pattern)
+            except Omitted as omitted:
+                self._omissions.omit("patternProperties", place, f"has the pattern {pattern[:60]!r}, which {omitted}")
+                continue
+            if more:
+                self._omissions.omit("patternProperties", place, f"has the pattern {pattern[:60]!r} with look-ahead")
+                continue
+            named[one] = self.schema(inner, f"{place}/patternProperties/{escaped(pattern)}")
+        return {"patternProperties": named} if named else {}
+
+    def _rewritten(self, keyword: str, schema: JsonSchemaValue, place: str) -> Iterator[Any]:
+        """Schemas in other keywords that replace one keyword. They are yet to be rewritten themselves."""
+        value, resolve = schema[keyword], self._references.resolve
+        match keyword:
+            case "uniqueItems":
+                yield from unique_items(schema, resolve)
+            case "propertyNames":
+                yield from self._property_names(value)
+            case "dependentRequired" | "dependentSchemas" | "dependencies":
+                yield from opposites.dependent(value)
+            case "not":
+                failing = opposites.violations(value, resolve)
+                if not failing and value not in (True, {}):
+                    raise Omitted("cannot be enforced: no opposite of its schema is known")
+                yield {"anyOf": failing} if failing else False
+            case "if":
+                yield opposites.conditional(schema, resolve)
+            case "contains":
+                rule = opposites.containing(schema, resolve)
+                if rule is None:
+                    raise Omitted("cannot be enforced with these limits")
+                yield rule
+            case "unevaluatedProperties" | "unevaluatedItems":
+                yield self._unevaluated(keyword, schema)
+            case "contentEncoding":
+                if value == "base64":
+                    yield BASE64
+                else:
+                    self._omissions.change(keyword, place, f"is {str(value)[:40]!r}, which is not enforced")
+
+    def _unevaluated(self, keyword: str, schema: JsonSchemaValue) -> Any:
+        if schema[keyword] is not False:
+            raise Omitted("can be enforced only if it is true or false")
+        if keyword == "unevaluatedProperties":
+            rule = opposites.closed(schema, self._references.resolve)
+            return True if rule is None else rule
+        if "items" in schema and not isinstance(schema["items"], list):
+            return True
+        return {"maxItems": len(schema.get("prefixItems") or schema.get("items") or ())}
+
+    def _possible(self, names: list[str], schema: JsonSchemaValue, place: str) -> list[str]:
+        """The required properties that there may be."""
+        properties = schema.get("properties", {})
+        closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+        possible = [name for name in names if properties.get(name, not closed) is not False]
+        for name in names:
+            if name not in possible:
+                self._omissions.omit("required", place, f"names {name[:80]!r}, which the schema does not allow")
+        return possible
+
+    def _property_names(self, value: Any) -> Iterator[Any]:
+        """Property names from an enum or with a pattern or a length."""
+        names = self._references.resolve(value)
+        if names is False:
+            yield {"maxProperties": 0}
             return
-        items = None if "prefixItems" in schema else self._resolved(schema.get("items"))
-        values = items.get("enum") if isinstance(items, dict) else None
-        if not isinstance(values, list) or len(values) > _MAX_UNIQUE_ITEMS or not _distinct(values):
-            reason = f"can be enforced only for items from an enum of at most {_MAX_UNIQUE_ITEMS} strings or integers"
-            raise _refusal("uniqueItems", place, reason)
-        orders = (order for count in range(len(values) + 1) for order in permutations(values, count))
-        yield {"anyOf": [_exactly(order) for order in orders]}
+        rules = {k: v for k, v in names.items() if k not in ANNOTATIONS} if isinstance(names, dict) else {}
+        kind = rules.pop("type", "string")
+        if kind != "string" and "string" not in kind:
+            raise Omitted("can be enforced only for strings")
+        if not rules:
+            return
+        if "const" in rules and len(rules) == 1:
+            rules = {"enum": [rules["const"]]}
+        lengths = rules.keys() <= {"minLength", "maxLength"}
+        if lengths:
+            rules = {"pattern": f"^(?s:.{{{rules.get('minLength', 0)},{rules.get('maxLength', '')}}})$"}
+        if rules.keys() == {"enum"}:
+            named = {name: True for name in rules["enum"] if isinstance(name, str)}
+            yield {"properties": named, "additionalProperties": False}
+        elif rules.keys() == {"pattern"}:
+            yield {"patternProperties": {rules["pattern"]: True}, "additionalProperties": False}
+        else:
+            raise Omitted("can be enforced only with a single enum or a single pattern, or with lengths")
 
-    def _names(self, value: Any, schema: JsonSchemaValue, place: str) -> JsonSchemaValue:
-        """Property names from an enum or a pattern, for an object that lists no properties itself."""
-        names = self._resolved(value)
-        asked = set(names) - _ANNOTATIONS if isinstance(names, dict) else set()
-        if not asked & {"enum", "pattern"} or asked - {"type"} not in ({"enum"}, {"pattern"}):
-            raise _refusal("propertyNames", place, "can be enforced only with a single enum or a single pattern")
-        if {"properties", "patternProperties"} & set(schema) or names.get("type", "string") != "string":
-            raise _refusal("propertyNames", place, "can be enforced only for strings and without listed properties")
-        if "enum" in names:
-            named = {name: True for name in names["enum"] if isinstance(name, str)}
-            return {"properties": named, "additionalProperties": False}
-        return {"patternProperties": {names["pattern"]: True}, "additionalProperties": False}
-
-    def _resolved(self, schema: Any) -> Any:
-        """A schema, or the one under `$defs` or `definitions` if it is only a reference to that."""
-        target = schema.get("$ref") if isinstance(schema, dict) and not set(schema) - _ANNOTATIONS - {"$ref"} else None
-        for key in ("$defs", "definitions"):
-            if isinstance(target, str) and target.startswith(f"#/{key}/") and isinstance(self._root.get(key), dict):
-                name = unquote(target.removeprefix(f"#/{key}/"))
-                return self._root[key].get(name.replace("~1", "/").replace("~0", "~"))
-        return schema
-
-    def check_references(self) -> None:
-        """Refuses references to places that are not subschemas, because those were not checked."""
-        for place, target in self._references:
-            if isinstance(target, str) and "#/" in target and unquote(target) not in self._places:
-                raise _refusal("$ref", place, f"points to {target[:200]!r}, which is not a schema")
+    def _reference(self, target: str, place: str) -> str:
+        """A reference to the definition of what `target` points to, which is added on first use."""
+        pointer = self._references.pointer(target, place)
+        if pointer is None:
+            raise Omitted(f"points to {target[:200]!r}, which is not a schema")
+        if pointer not in self._names:
+            name = self._names[pointer] = f"d{len(self._names)}"
+            self.definitions[name] = True  # while it is rewritten, as it may contain itself
+            self.definitions[name] = self.schema(self._references.value(pointer), pointer)
+        return f"#/$defs/{self._names[pointer]}"
 
 
-def _format_rules(name: object, types: object, place: str) -> list[JsonSchemaValue]:
-    kinds = set(types if isinstance(types, list) else [types])
-    formats = _NUMBER_FORMATS if kinds <= {"integer", "number", "null"} else _FORMATS | _EXTRA_FORMATS
-    if not isinstance(name, str) or name not in formats:
-        raise _refusal("format", place, f"is {name!r}; the formats that can be enforced are {', '.join(formats)}")
-    return formats[name]
-
-
-def _replaced(keyword: str, value: object) -> bool:
-    """Whether a keyword is left out because other keywords replace it."""
-    unknown_format = keyword == "format" and isinstance(value, str) and value in _EXTRA_FORMATS
-    return unknown_format or keyword in _REWRITTEN
+def _patterns(pattern: str) -> list[str]:
+    """Patterns for llguidance that together match what one matches."""
+    if _SET_OPERATION.search(pattern):
+        raise Omitted("contains a character class with &&, --, ~~ or [, which is ambiguous")
+    rules = patterns.without_looks(pattern)
+    if rules is None:
+        raise Omitted("contains look-around or a word boundary that cannot be enforced")
+    return rules or [""]
 
 
 def _digit_limits(schema: JsonSchemaValue) -> Iterator[JsonSchemaValue]:
@@ -250,49 +322,19 @@ def _digit_limits(schema: JsonSchemaValue) -> Iterator[JsonSchemaValue]:
     An integer fits 64 bits. A number with bounds has at most nine decimals, unless the bounds have about as many.
     """
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    bounds = [schema[bound] for bound in _BOUNDS if bound in schema]
+    bounds = [schema[bound] for bound in BOUNDS if bound in schema]
     if "number" in kinds:
-        few_decimals = all(
-            isinstance(b, int | float) and abs(b) < 1e9 and round(b, _MAX_BOUND_DECIMALS) == b for b in bounds
-        )
+        few_decimals = all(abs(b) < 1e9 and round(b, _MAX_BOUND_DECIMALS) == b for b in bounds)
         if bounds and few_decimals and "multipleOf" not in schema:
             yield _NINE_DECIMALS
     elif "integer" in kinds:
-        for bound, value in _NUMBER_FORMATS["int64"][0].items():
+        for bound, value in NUMBER_FORMATS["int64"][0].items():
             if bound not in schema and f"exclusive{bound.capitalize()}" not in schema:
                 yield {bound: value}
 
 
-def _distinct(values: list[Any]) -> bool:
-    kinds = {type(value) for value in values}
-    return kinds in ({str}, {int}) and len(set(values)) == len(values)
-
-
-def _exactly(items: tuple[Any, ...]) -> JsonSchemaValue:
-    prefix = [{"const": item} for item in items]
-    return {"prefixItems": prefix, "items": False, "minItems": len(items), "maxItems": len(items)}
-
-
-def _dependent(value: Any, place: str) -> list[JsonSchemaValue]:
-    """For each property: either it is absent, or the properties that it requires are present."""
-    if not isinstance(value, dict) or not all(isinstance(names, list) for names in value.values()):
-        raise _refusal("dependentRequired", place, "must be a list of names for each property")
-    return [{"anyOf": [{"properties": {name: False}}, {"required": names}]} for name, names in value.items()]
-
-
-def _check_min_properties(min_properties: object, schema: JsonSchemaValue, place: str) -> None:
-    """Refuses `minProperties` where llguidance would count a repeated property twice."""
-    required = schema.get("required")
-    certain = len(required) if isinstance(required, list) else 0
-    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
-    if isinstance(min_properties, int) and min_properties > certain + 1 and not closed:
-        raise _refusal("minProperties", place, "cannot be enforced if names may repeat; list the names in required")
-
-
-def _escaped(name: str) -> str:
-    """Escapes a name for a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _refusal(keyword: str, place: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(f"{keyword} at {place[:200]} {reason}", "json_schema")
+def _kinds(schema: JsonSchemaValue) -> set[str]:
+    """The types of a schema by their right names."""
+    names = schema.get("type", TYPE_NAMES)
+    names = [str(name).lower() for name in (names if isinstance(names, list | tuple) else [names])]
+    return {*TYPE_NAMES} if "any" in names else {TYPE_ALIASES.get(name, name) for name in names}

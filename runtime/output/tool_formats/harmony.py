@@ -10,17 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...types.events import Delta, OutputDelta, ReasoningDelta
-from ...types.messages import Tool
+from ...types.messages import TOOL_NAME_CHARS, Tool
 from ..reasoning import ReasoningTags
 from ..text_parser import TextParser
-from .tool_format import COMMON_RULES, Speller, ToolFormat, errors_name_tool, literal
+from .notation import EnforcedTool
+from .tool_format import COMMON_RULES, Speller, ToolFormat, literal
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _BODY_END = re.compile("|".join(map(re.escape, (*_ENDS, _START, _CHANNEL))))
 _HEADER = re.compile(
-    r"\s*(?:<\|start\|>\s*assistant)?(?:\s*to=(?P<first_recipient>[\w.-]+))?"
-    r"\s*(?:<\|channel\|>\s*(?P<channel>analysis|commentary|final))?(?:\s*to=(?P<recipient>[\w.-]+))?"
+    rf"\s*(?:<\|start\|>\s*assistant)?(?:\s*to=(?P<first_recipient>{TOOL_NAME_CHARS}+))?"
+    rf"\s*(?:<\|channel\|>\s*(?P<channel>analysis|commentary|final))?(?:\s*to=(?P<recipient>{TOOL_NAME_CHARS}+))?"
     r"\s*(?:<\|constrain\|>)?\s*(?:json|code)?\s*<\|message\|>"
 )
 _HEADER_STARTS = (_START, _CHANNEL, _MESSAGE, "to=", *_ENDS)
@@ -43,16 +44,21 @@ class HarmonyFormat(ToolFormat):
         return "\n".join([*COMMON_RULES, *_reasoning_rules(spell), f"start: thought* {spell(self.answer_header)}"])
 
     def grammar(
-        self, tools: Sequence[Tool], spell: Speller, *, required: bool, parallel: bool, alternative: str | None = None
+        self,
+        tools: Sequence[EnforcedTool],
+        spell: Speller,
+        *,
+        required: bool,
+        parallel: bool,
+        alternative: str | None = None,
     ) -> str:
         rules = [*COMMON_RULES, *_reasoning_rules(spell)]
         for i, tool in enumerate(tools):
-            with errors_name_tool(tool):
-                arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
+            arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             to, channel = f"to=functions.{tool.name}", spell(_CHANNEL)
             before, after = literal(f" {to}"), literal(f"commentary {to}")
             rules.append(f'call_{i}: ({channel} {after} | {before} {channel} "commentary") json {arguments}')
-        rules.append(f'json: ws ({spell(_CONSTRAIN)} "json" | "json")? {spell(_MESSAGE)}')
+        rules.append(f'json: (ws {spell(_CONSTRAIN)} "json" | WS "json" | ws) {spell(_MESSAGE)}')
         rules.append(f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}")
         more_calls = f'({spell("<|call|>")} {spell(_START)} "assistant" call)*' if parallel else ""
         any_text = not required and alternative is None

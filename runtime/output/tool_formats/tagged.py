@@ -1,4 +1,4 @@
-"""Arguments between tags, one by one: strings verbatim, other values as JSON. Used by `qwen_xml.py` and `glm.py`."""
+"""Arguments between tags, one by one: texts verbatim, other values as JSON. Used by `qwen_xml.py` and `glm.py`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ....models.errors import InvalidRequest
 from ...types.messages import Tool
-from ..structured.json_schema import constraining_keywords
-from .notation import Transcoder, json_rule, parameters_schema
+from ..structured.branches import TooManyBranches, branches
+from ..structured.references import escaped
+from .notation import EnforcedTool, Transcoder, json_rule, object_branches
+from .texts import UNWRITABLE_NAME, other_names, text_branches, text_rule
 
-_PROPERTY_NAME = re.compile(r"[^\s<>]+")
-_STRING_KEYWORDS = {"type", "minLength", "maxLength", "enum"}
-_OBJECT_KEYWORDS = {"type", "properties", "required", "additionalProperties"}
-_DEFINITIONS = ("$defs", "definitions")
+_PROPERTY_NAME = re.compile(r"[^\s<>](?:[^<>\r\n]*[^\s<>])?")
+_OTHER_NAME = "[A-Za-z_][A-Za-z0-9_.-]{0,63}"
+_UNWRITABLE = ("patternProperties", "minProperties", "maxProperties", "enum")
 
 
 @dataclass(frozen=True)
 class TaggedNotation:
     """Each argument is `name_start`, its name, `name_end`, its value, `value_end` and a newline; `end` closes the call.
 
-    A value is verbatim text if its schema says it is a string, and JSON otherwise. A newline at the end of `name_end`
+    A value is verbatim text if its schema allows only texts, and JSON otherwise. A newline at the end of `name_end`
     is the last character before the value; other whitespace may be missing there, or there may be more of it. `tags`
     may be control tokens of a vocabulary.
     """
@@ -38,26 +38,84 @@ class TaggedNotation:
     def bracket(self) -> str:
         return self.name_start[0]
 
-    def grammar(self, tool: Tool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
-        schema = parameters_schema(tool)
-        if refused := sorted(constraining_keywords(schema) - _OBJECT_KEYWORDS - set(_DEFINITIONS)):
-            raise _refusal(refused[0])
-        if schema.get("additionalProperties") is not False:
-            raise _refusal("additionalProperties")
-        required = set(schema.get("required", ()))
-        if missing := required - set(schema.get("properties", {})):
-            raise _refusal(f"required: {sorted(missing)[0]!r}, which is not among the properties,")
-        definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
-        name_end = spell(self.name_end.rstrip()) + (f" {_literal(chr(10))}" if self.name_end[-1] == "\n" else "")
+    def grammar(self, tool: EnforcedTool, name: str, rules: list[str], spell: Callable[[str], str]) -> str:
+        is_text = _text_names(tool.schema)
+        alternatives = [self._arguments(branch, tool, is_text, name, rules, spell) for branch in object_branches(tool)]
+        listed = alternatives[0] if len(alternatives) == 1 else f"({' | '.join(f'({one})' for one in alternatives)})"
+        return f"{listed} {spell(self.end)}"
+
+    def _arguments(
+        self,
+        branch: dict[str, Any],
+        tool: EnforcedTool,
+        is_text: Callable[[str], bool],
+        name: str,
+        rules: list[str],
+        spell: Callable[[str], str],
+    ) -> str:
+        required = branch.get("required", ())
+        other = branch.get("additionalProperties", False)
+        properties = branch.get("properties", {})
+        is_map = not properties and not required
+        for keyword in _UNWRITABLE:
+            if keyword in branch and not (is_map and keyword in ("minProperties", "maxProperties")):
+                tool.cannot_write(keyword, "#")
+        properties = properties | {key: other or True for key in required if key not in properties}
         arguments = []
-        for i, (key, value) in enumerate(schema.get("properties", {}).items()):
-            if not _PROPERTY_NAME.fullmatch(key):
-                raise _refusal(f"the property name {key!r}")
-            value_end = spell(self.value_end) if self.value_end in self.tags else _literal(self.value_end)
-            rules.append(_value_rule(f"{name}_{i}", value, definitions, value_end))
-            argument = f"{spell(self.name_start)} {_literal(key)} {name_end} {name}_{i} ws"
+        for key, value in properties.items():
+            place = f"#/properties/{escaped(key)}"
+            if not _PROPERTY_NAME.fullmatch(key) or self.value_end in key:
+                tool.omissions.omit("the property", place, UNWRITABLE_NAME)
+                continue
+            rule = self._value(value, tool, place, is_text(key), name, rules, spell)
+            if rule is None:
+                if key in required:
+                    tool.omissions.omit("required", "#", f"names {key!r}, for which no value is allowed")
+                continue
+            argument = self._argument(key, rule, spell)
             arguments.append(argument if key in required else f"({argument})?")
-        return " ".join([*arguments, spell(self.end)])
+        if other is not False:
+            rule = self._value(other, tool, "#/additionalProperties", is_text(""), name, rules, spell) or ""
+            key_rule = f"{name}_K{len(rules)}".upper()
+            rules.append(f"{key_rule}: {other_names(list(properties), _OTHER_NAME)}")
+            counts = f"{{{branch.get('minProperties', 0)},{branch.get('maxProperties', '')}}}" if is_map else "*"
+            arguments.append(f"({self._argument_named(key_rule, rule, spell)}){counts}")
+        return " ".join(arguments)
+
+    def _argument(self, key: str, value_rule: str, spell: Callable[[str], str]) -> str:
+        if not self.tags:  # one literal: llguidance has a limit for the symbols of a grammar
+            return f"{_literal(self.name_start + key + self.name_end)} {value_rule} ws"
+        return self._argument_named(_literal(key), value_rule, spell)
+
+    def _argument_named(self, key: str, value_rule: str, spell: Callable[[str], str]) -> str:
+        """An argument whose name is an expression."""
+        name_end = spell(self.name_end.rstrip()) + (f" {_literal(chr(10))}" if self.name_end[-1] == "\n" else "")
+        return f"{spell(self.name_start)} {key} {name_end} {value_rule} ws"
+
+    def _value(
+        self,
+        schema: Any,
+        tool: EnforcedTool,
+        place: str,
+        is_text: bool,
+        name: str,
+        rules: list[str],
+        spell: Callable[[str], str],
+    ) -> str | None:
+        """The name of a rule for a value and the tag that ends it, or `None` if no value is allowed."""
+        value_end = spell(self.value_end) if self.value_end in self.tags else _literal(self.value_end)
+        texts = text_branches(schema, tool.definitions) if is_text else None
+        rule = f"{name}_{len(rules)}"
+        if schema is False:
+            return None
+        if texts is None:
+            schema = schema if isinstance(schema, dict) else {}
+            definitions = {"$defs": tool.definitions} if tool.definitions else {}
+            rules.append(f"{rule}: {json_rule({**schema, **definitions})} {value_end}")
+            return rule
+        alternatives = [text_rule(branch, value_end, tool, place, name, rules) for branch in texts]
+        allowed = [alternative for alternative in alternatives if alternative is not None]
+        return f"({' | '.join(allowed)})" if allowed else None
 
     def render(self, arguments: dict[str, Any]) -> str:
         rendered = (
@@ -67,39 +125,24 @@ class TaggedNotation:
         return "".join(rendered) + self.end
 
     def transcoder(self, tool: Tool) -> Transcoder:
-        properties = parameters_schema(tool).get("properties", {})
-        return _TagTranscoder(self, {name for name, value in properties.items() if _is_string(value)})
+        return _TagTranscoder(self, _text_names(tool.parameters or {}))
 
 
-def _is_string(schema: Any) -> bool:
-    is_typed = isinstance(schema, dict) and schema.get("type") == "string"
-    return is_typed and constraining_keywords(schema) <= _STRING_KEYWORDS
-
-
-def _value_rule(name: str, schema: Any, definitions: dict[str, Any], value_end: str) -> str:
-    """A rule for a value and the tag that ends it, given as an expression."""
-    if not _is_string(schema):
-        if isinstance(schema, dict):
-            _check_references([schema, definitions])
-            schema = {**schema, **definitions}
-        return f"{name}: {json_rule(schema)} {value_end}"
-    if "enum" in schema:
-        values = " | ".join(_literal(value) for value in schema["enum"])
-        return f"{name}: ({values}) {value_end}"
-    min_length, max_length = schema.get("minLength", 0), schema.get("maxLength", "")
-    repeat = f"{{{int(min_length)},{max_length if max_length == '' else int(max_length)}}}"
-    lazy = "" if value_end.startswith("<[") else "[lazy]"
-    return f"{name}{lazy}: /(.|\\n){repeat}/ {value_end}"
-
-
-def _check_references(value: Any) -> None:
-    """Refuses references other than to definitions: each property is moved into a schema of its own."""
-    if isinstance(value, dict):
-        target = value.get("$ref")
-        if isinstance(target, str) and not target.startswith(tuple(f"#/{name}/" for name in _DEFINITIONS)):
-            raise _refusal(f"$ref: {target!r}, which is not in $defs,")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _check_references(inner)
+def _text_names(schema: dict[str, Any]) -> Callable[[str], bool]:
+    """Tells by its name whether an argument is a text in every alternative of the schema."""
+    definitions = schema.get("$defs", {})
+    try:
+        alternatives = branches(schema, definitions)
+    except TooManyBranches:
+        alternatives = [schema]
+    listed: dict[str, bool] = {}
+    for branch in alternatives:
+        for name, value in branch.get("properties", {}).items():
+            if value is not False:
+                listed[name] = listed.get(name, True) and text_branches(value, definitions) is not None
+    others = [branch["additionalProperties"] for branch in alternatives if branch.get("additionalProperties", False)]
+    other_texts = bool(others) and all(text_branches(other, definitions) is not None for other in others)
+    return lambda name: listed.get(name, other_texts)
 
 
 def _render_value(value: Any) -> str:
@@ -110,17 +153,13 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _refusal(what: str) -> InvalidRequest:
-    return InvalidRequest(f"{what} cannot be expressed in this model's tool-call format", "tools")
-
-
 class _TagTranscoder:
-    """Turns tagged arguments into a JSON object. The values of `string_names` are strings."""
+    """Turns tagged arguments into a JSON object. `is_text` tells by its name whether an argument is a string."""
 
-    def __init__(self, notation: TaggedNotation, string_names: set[str]) -> None:
+    def __init__(self, notation: TaggedNotation, is_text: Callable[[str], bool]) -> None:
         self.done = False
         self._notation = notation
-        self._string_names = string_names
+        self._is_text = is_text
         self._has_arguments = False
         self._value_is_string: bool | None = None
         """`None` between two values."""
@@ -159,7 +198,7 @@ class _TagTranscoder:
                 return 0
             value += text[value] == "\n"
         name = text[start + len(notation.name_start) : name_end]
-        self._value_is_string = name in self._string_names
+        self._value_is_string = self._is_text(name)
         out.append((", " if self._has_arguments else "{") + json.dumps(name, ensure_ascii=False) + ": ")
         out.append('"' if self._value_is_string else "")
         self._has_arguments = True

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ....models.errors import InvalidRequest
 from ...types.messages import Tool, ToolCall
-from ..structured.json_schema import enforceable
-from .notation import JSON_NOTATION, Notation, parameters_schema
+from .notation import JSON_NOTATION, EnforcedTool, Notation
 
 if TYPE_CHECKING:
     from ..text_parser import TextParser
@@ -102,7 +99,13 @@ class ToolFormat:
         return "\n".join([*COMMON_RULES, f"start: {spell(self.answer_header)}"])
 
     def grammar(
-        self, tools: Sequence[Tool], spell: Speller, *, required: bool, parallel: bool, alternative: str | None = None
+        self,
+        tools: Sequence[EnforcedTool],
+        spell: Speller,
+        *,
+        required: bool,
+        parallel: bool,
+        alternative: str | None = None,
     ) -> str:
         """A Lark grammar of answers that call these tools, or that hold other text unless a call is `required`.
 
@@ -110,8 +113,7 @@ class ToolFormat:
         """
         rules = [*COMMON_RULES]
         for i, tool in enumerate(tools):
-            with errors_name_tool(tool):
-                arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
+            arguments = self.notation.grammar(tool, f"args_{i}", rules, spell)
             rules.append(
                 f"after_{i}: {spell(self.arguments_start.removeprefix(_QUOTE))} {arguments} {spell(self.call_end)}"
             )
@@ -136,32 +138,12 @@ class ToolFormat:
             rules.append(f"said: {before} {marker}" if marker.startswith("<[") else f"said[lazy]: TEXT {marker}")
         return "\n".join([*rules, f"start: {' | '.join(starts)}"])
 
-    def _bare_calls(self, tools: Sequence[Tool], more_calls: str, rules: list[str]) -> list[str]:
+    def _bare_calls(self, tools: Sequence[EnforcedTool], more_calls: str, rules: list[str]) -> list[str]:
         """Calls without a block start as alternatives to any text: lazy, so that what starts like a call is one."""
         start = r"\s*".join(re.escape(part) for part in _WHITESPACE.split(self.call_start))
         for i, tool in enumerate(tools):
             rules.append(f"begun_{i}[lazy]: /\\s*{start}{re.escape(tool.name)}{_QUOTE}/")
         return [f"begun_{i} after_{i} {more_calls}" for i in range(len(tools))]
-
-
-@contextmanager
-def errors_name_tool(tool: Tool) -> Iterator[None]:
-    """Turns an error in the tool's schema into an `InvalidRequest` that names the tool."""
-    try:
-        yield
-    except InvalidRequest as error:
-        message = f"the parameters of the tool {tool.name!r} cannot be enforced: {error.message}"
-        raise InvalidRequest(message, "tools") from error
-    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-        message = f"the parameters of the tool {tool.name!r} are not a valid JSON schema: {error}"
-        raise InvalidRequest(message, "tools") from error
-
-
-def unknown_keywords(tool: Tool) -> list[str]:
-    """Warnings about unknown keywords in the tool's schema. Raises `InvalidRequest` as a grammar of it would."""
-    with errors_name_tool(tool):
-        _, warnings = enforceable(parameters_schema(tool))
-    return [f"in the parameters of the tool {tool.name!r}, {warning}" for warning in warnings]
 
 
 def speller(control_tokens: Mapping[str, int]) -> Speller:
@@ -191,10 +173,9 @@ def literal(text: str) -> str:
 
 
 def template_tool(tool: Tool) -> dict[str, Any]:
-    """A tool in the form that chat templates expect."""
-    function = {
-        "name": tool.name,
-        "description": tool.description or "",  # some templates require one, such as GPT-OSS's
-        "parameters": tool.parameters or {"type": "object", "properties": {}},
-    }
+    """A tool as chat templates expect it. Some read its description, such as GPT-OSS's, or its properties."""
+    given = {keyword: value for keyword, value in (tool.parameters or {}).items() if value is not None}
+    properties = given.get("properties")
+    parameters = {"type": "object", **given, "properties": properties if isinstance(properties, dict) else {}}
+    function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
     return {"type": "function", "function": function}

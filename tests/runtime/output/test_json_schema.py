@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
-from fakes.schemas import ENFORCED, OPEN, REFUSED, check_valid
+from fakes.schemas import ENFORCED, NOTED, OPEN, REFUSED, check_valid
 from fakes.server import Server
 from galago.models.errors import InvalidRequest
 from galago.runtime import LocalModel
@@ -49,6 +49,12 @@ def test_keywords_that_cannot_be_enforced_are_named(model: LocalModel, named: st
         message = caught.value.message
         assert named in message and "\n" not in message and len(message) < 400, message
         assert caught.value.param == "json_schema"
+
+
+@pytest.mark.parametrize(("schema", "note"), NOTED)
+def test_what_says_nothing_of_a_value_is_noted(model: LocalModel, schema: Any, note: str) -> None:
+    (warning,) = model.chat("Answer in JSON.", json_schema=schema, max_tokens=1).warnings
+    assert warning.startswith(note)
 
 
 class Unit(StrEnum):
@@ -123,7 +129,7 @@ def test_a_grammar_that_becomes_too_complex_is_named_in_the_error(server: Server
 def test_checking_does_not_change_the_schema() -> None:
     schema = {"type": "string", "format": "date", "allOf": [{"minLength": 1}], "uniqueItems": False}
     before = json.dumps(schema)
-    checked, _ = enforceable(schema)
+    checked = enforceable(schema)
     assert json.dumps(schema) == before
     assert checked["allOf"][0] == {"minLength": 1} and len(checked["allOf"]) > 1  # the place of the first stays
 

@@ -27,10 +27,12 @@ from galago.runtime.output.tool_formats.glm import GLM
 from galago.runtime.output.tool_formats.harmony import HARMONY
 from galago.runtime.output.tool_formats.lfm2 import LFM2
 from galago.runtime.output.tool_formats.llama3 import LLAMA3
+from galago.runtime.output.tool_formats.notation import enforced_tool
 from galago.runtime.output.tool_formats.qwen_xml import QWEN_XML
-from galago.runtime.output.tool_formats.tool_format import ToolFormat, speller, unknown_keywords
+from galago.runtime.output.tool_formats.tool_format import ToolFormat, speller
 from galago.runtime.types.events import Delta, OutputDelta, ToolCallStart
 from galago.runtime.types.messages import Tool, ToolCall
+from galago.runtime.types.warnings import Warnings
 
 EVERY = [*TOOL_FORMATS, GENERIC]
 ANY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -362,6 +364,13 @@ def compiler(weights: Weights) -> GrammarCompiler:
     return GrammarCompiler(weights.grammar_vocabulary, weights.tokenizer_pointers)
 
 
+def grammar_of(tool_format: ToolFormat, tools: list[Tool], **options: Any) -> tuple[str, list[str]]:
+    """The grammar of calls of these tools, and the warnings about what it does not enforce."""
+    warnings, spell = Warnings(), options.pop("spell", speller({}))
+    enforced = [enforced_tool(tool, warnings, complete=tool.strict) for tool in tools]
+    return tool_format.grammar(enforced, spell, **{"required": True, "parallel": True} | options), warnings
+
+
 def walk(weights: Weights, compiler: GrammarCompiler, lark: str, seed: int, spelled: dict[int, bytes]) -> str | None:
     """A random answer that a grammar allows, or `None` if it did not end; closing characters are preferred."""
     rng, grammar, said = np.random.default_rng(seed), compiler.lark(lark), b""
@@ -402,7 +411,7 @@ def test_every_answer_that_the_grammar_allows_can_be_parsed(
     marks = [*tool_format.control_texts] if tool_format is HARMONY else marks
     spare = [weights.tokenize(t, parse_special=True)[0] for t in weights.control_texts if "im_" not in t]
     controls = dict(zip(marks, spare[1:], strict=False)) if control else {}
-    lark = tool_format.grammar(TOOLS, speller(controls), required=True, parallel=True)
+    lark, _ = grammar_of(tool_format, TOOLS, spell=speller(controls))
     spelled = {token: text.encode() for text, token in controls.items()}
     ended = 0
     for seed in range(12):
@@ -423,9 +432,7 @@ def test_the_grammar_accepts_rendered_calls_and_rejects_invalid_ones(
     weights: Weights, compiler: GrammarCompiler, tool_format: ToolFormat
 ) -> None:
     def takes(text: str, **options: Any) -> bool:
-        grammar = compiler.lark(
-            tool_format.grammar(TOOLS, speller({}), **{"required": True, "parallel": True} | options)
-        )
+        grammar = compiler.lark(grammar_of(tool_format, TOOLS, **options)[0])
         return all_allowed(weights, grammar, text)
 
     before = ("<|channel|>commentary<|message|>", "<|end|><|start|>assistant") if tool_format is HARMONY else ("", "")
@@ -447,24 +454,34 @@ def test_the_grammar_accepts_rendered_calls_and_rejects_invalid_ones(
     assert takes(number, **either) and takes(tool_format.render([one]), **either) and not takes(hello, **either)
 
 
-def test_keywords_that_a_notation_cannot_enforce_are_named() -> None:
-    for schema, keyword in (
-        ({"type": "string", "pattern": "a+"}, "pattern"),
-        ({"type": "object", "additionalProperties": {"type": "string"}}, "additionalProperties"),
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"oneOf": [{"type": "string"}]}, "oneOf"),
-        ({"$ref": "#/$defs/none"}, "ref"),
-    ):
-        tool = Tool("f", None, {"type": "object", "properties": {"x": schema}})
-        with pytest.raises(InvalidRequest, match=keyword):
-            GEMMA.grammar([tool], speller({}), required=True, parallel=True)
+UNENFORCED: list[tuple[ToolFormat, Any, str]] = [
+    (GEMMA, {"type": "string", "pattern": "^a+$", "format": "hostname"}, "format at #/properties/x"),
+    (GEMMA, {"type": "object", "patternProperties": {"^a": {"type": "null"}}}, "patternProperties at #/properties/x"),
+    (QWEN_XML, {"type": "string", "enum": ["a", "b"], "pattern": "a"}, "pattern at #/properties/x"),
+    (QWEN_XML, {"type": "string", "format": "duration"}, "format at #/properties/x"),
+]
+UNENFORCED += [
+    (tool_format, schema, place)
+    for tool_format in EVERY
+    for schema, place in (
+        ({"type": "array", "uniqueItems": True}, "uniqueItems at #/properties/x"),
+        ({"$ref": "#/$defs/none"}, "$ref at #/properties/x"),
+        ({"type": "object", "properties": {"y": {"$dynamicRef": "#z"}}}, "$dynamicRef at #/properties/x/properties/y"),
+    )
+]
 
 
-@pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
-def test_refusals_name_the_tool_in_every_format(tool_format: ToolFormat) -> None:
-    tool = Tool("f", None, {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}})
-    with pytest.raises(InvalidRequest, match="^the parameters of the tool 'f' cannot be enforced: uniqueItems"):
-        tool_format.grammar([tool], speller({}), required=True, parallel=True)
+@pytest.mark.parametrize(("tool_format", "schema", "place"), UNENFORCED, ids=lambda value: getattr(value, "name", None))
+def test_what_is_not_enforced_of_a_tool_is_named_and_refused_if_it_is_strict(
+    tool_format: ToolFormat, schema: Any, place: str
+) -> None:
+    parameters = {"type": "object", "properties": {"x": schema}}
+    _, warnings = grammar_of(tool_format, [Tool("f", None, parameters)])
+    assert len(warnings) == 1 and warnings[0].startswith(f"the tool 'f': {place} is not enforced: it "), warnings
+    with pytest.raises(InvalidRequest) as refused:
+        grammar_of(tool_format, [Tool("f", None, parameters, strict=True)])
+    assert refused.value.message.startswith(f"the parameters of the tool 'f' cannot be enforced: {place} ")
+    assert refused.value.param == "tools"
 
 
 @pytest.mark.parametrize("tool_format", EVERY, ids=[d.name for d in EVERY])
@@ -474,14 +491,11 @@ def test_unknown_keywords_cause_warnings_and_are_ignored(tool_format: ToolFormat
     plain = {"type": "object", "properties": {"x": {"type": "string"}}}
     larks = [
         re.sub(r'"(frobnicate|moods|\$comment|x-order)": ("[^"]*"|\[\]|1)(, )?', "", lark).replace(", }", "}")
-        for lark in (
-            tool_format.grammar([Tool("f", None, schema)], speller({}), required=True, parallel=True)
-            for schema in (odd, plain)
-        )
+        for lark in (grammar_of(tool_format, [Tool("f", None, schema)])[0] for schema in (odd, plain))
     ]
     assert larks[0] == larks[1]
-    told = unknown_keywords(Tool("f", None, odd))
-    assert [word in line for word, line in zip(("frobnicate", "moods"), told, strict=True)] == [True, True]
+    _, told = grammar_of(tool_format, [Tool("f", None, odd)])
+    assert [word in line for word, line in zip(("moods", "frobnicate"), told, strict=True)] == [True, True]
     assert all("the tool 'f'" in line for line in told)
 
 
@@ -500,12 +514,8 @@ def test_tagged_values_satisfy_formats_and_definitions(weights: Weights, compile
     ):
         written = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
         text = f"<tool_call>\n<function=f>\n{written}</function>\n</tool_call>"
-        grammar = compiler.lark(QWEN_XML.grammar([tool], speller({}), required=True, parallel=False))
+        grammar = compiler.lark(grammar_of(QWEN_XML, [tool])[0])
         assert all_allowed(weights, grammar, text) is fits, arguments
-    for reference in ("#", "#/properties/day", "other.json"):
-        with pytest.raises(InvalidRequest, match=r"\$ref"):
-            there = Tool("f", None, {"type": "object", "properties": {"x": {"$ref": reference}, "day": {}}})
-            QWEN_XML.grammar([there], speller({}), required=True, parallel=True)
 
 
 @pytest.mark.parametrize(
@@ -519,10 +529,15 @@ def test_tagged_values_satisfy_formats_and_definitions(weights: Weights, compile
         {"properties": {"x": {"anyOf": 5}}},
     ],
 )
-def test_invalid_schemas_are_refused(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+def test_invalid_schemas_cause_warnings_or_are_refused_if_strict(
+    compiler: GrammarCompiler, schema: dict[str, Any]
+) -> None:
     for tool_format in EVERY:
+        lark, warnings = grammar_of(tool_format, [Tool("f", None, schema)])
+        compiler.lark(lark)
+        assert warnings
         with pytest.raises(InvalidRequest):
-            compiler.lark(tool_format.grammar([Tool("f", None, schema)], speller({}), required=True, parallel=True))
+            grammar_of(tool_format, [Tool("f", None, schema, strict=True)])
 
 
 def test_wide_and_deep_schemas_make_small_grammars() -> None:
@@ -532,14 +547,14 @@ def test_wide_and_deep_schemas_make_small_grammars() -> None:
     wide = {f"p{i}": {"type": "integer"} for i in range(400)}
     for properties in ({"x": deep}, wide):
         tool = Tool("f", None, {"type": "object", "properties": properties})
-        assert len(GEMMA.grammar([tool], speller({}), required=True, parallel=True)) < 200_000
+        assert len(grammar_of(GEMMA, [tool])[0]) < 200_000
 
 
 def test_a_schema_may_be_recursive(compiler: GrammarCompiler) -> None:
     tree = {"type": "object", "properties": {"of": {"$ref": "#/$defs/t"}}}
     tool = Tool("f", None, {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "$defs": {"t": tree}})
     for tool_format in EVERY:
-        compiler.lark(tool_format.grammar([tool], speller({}), required=True, parallel=True))
+        compiler.lark(grammar_of(tool_format, [tool])[0])
 
 
 @pytest.mark.parametrize(

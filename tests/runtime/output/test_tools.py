@@ -211,7 +211,7 @@ def test_python_replies_have_calls_that_can_be_sent_back(model: LocalModel) -> N
         ({"tools": [WEATHER], "tool_choice": "other"}, "not one of the tools"),
         ({"tool_choice": "required"}, "no tools"),
         ({"tool_choice": 3}, "tool_choice must be"),
-        ({"tools": [function("a b")]}, "is not a valid name"),
+        ({"tools": [function("a b")], "tool_choice": "required"}, "is not a valid name"),
     ],
 )
 def test_invalid_tools_are_refused(model: LocalModel, options: Any, words: str) -> None:

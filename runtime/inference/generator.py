@@ -30,6 +30,7 @@ from .stream import Stream
 
 if TYPE_CHECKING:
     from ..media.limits import MediaLimits
+    from ..output.structured.grammar import Grammar
 
 
 class Lease:
@@ -122,11 +123,15 @@ class Generator:
         parts = self._assembly
         adapters = self._adapter_scales(request)
         self._check_logit_bias(request.sampling)
-        warnings = Warnings(parts.warnings, strict=request.strict)
-        grammar = parts.constraints.grammar(request, warnings) if request.is_constrained else None
+        grammar: Grammar | None = None
+        noted: list[str] = []
+        if request.is_constrained:
+            noted = warnings_of_grammar = Warnings()
+            warnings_of_grammar.strict = request.strict
+            grammar = parts.constraints.grammar(request, warnings_of_grammar)
         prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else parts.constraints.gated(grammar, request, prompt.in_reasoning)
-        warnings += prompt.warnings
+        warnings = [*parts.warnings, *noted, *prompt.warnings]
         available = parts.context_length - prompt.cells
         max_tokens = available if request.max_tokens is None else min(request.max_tokens, available)
         if request.max_tokens is not None and request.max_tokens > available:

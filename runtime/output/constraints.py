@@ -133,7 +133,8 @@ class AnswerConstraints:
         self, request: Request, tools: Sequence[Tool], alternative: str | None
     ) -> tuple[Grammar, tuple[str, ...]]:
         """The grammar of calls of these tools, and warnings about what of their schemas it does not enforce."""
-        omitted = Warnings(strict=request.strict)
+        omitted = Warnings()
+        omitted.strict = request.strict
         enforced = [self._enforced(tool, omitted, complete=tool.strict or request.strict) for tool in tools]
         try:
             grammar = self._compile(enforced, request, alternative)

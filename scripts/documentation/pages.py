@@ -201,9 +201,9 @@ def schema_keywords() -> str:
     return f"""\
 # JSON schema keywords
 
-The schema of an answer is enforced completely, token by token, or refused with an error that names the keyword and its
-place. So is the schema of a tool with `strict`. What cannot be enforced of another tool's schema is left unenforced, and
-`warnings` name the tool, the keyword and the place; `galago serve --strict` refuses it.
+The schema of an answer is enforced completely, token by token, or refused with an error that names the keyword and
+its place. So is the schema of a tool with `strict`. What cannot be enforced of another tool's schema is left
+unenforced, and `warnings` name the tool, the keyword and the place; `galago serve --strict` refuses it.
 
 | | Keywords |
 |---|---|
@@ -214,9 +214,9 @@ place. So is the schema of a tool with `strict`. What cannot be enforced of anot
 | refused | {names["refused"]}, references to other documents |
 | unknown | named in `warnings`; those that begin with `x-` are ignored |
 
-- `not`, `if`, `dependentSchemas`, `contains`, `oneOf`, `unevaluatedProperties` and `unevaluatedItems` are rewritten in other
-  keywords. Where no exact form is known, a narrower one is enforced: every answer is valid, but some valid ones are not
-  written. An item that `contains` asks for comes first. `not` is refused if no value that it allows is known.
+- `not`, `if`, `dependentSchemas`, `contains`, `oneOf`, `unevaluatedProperties` and `unevaluatedItems` are rewritten in
+  other keywords. Where no exact form is known, a narrower one is enforced: every answer is valid, but some valid ones
+  are not written. An item that `contains` asks for comes first. `not` is refused if no value that it allows is known.
 - A `pattern` may begin with look-ahead, and begin or end with `\\b`. Other look-around and back-references are refused.
 - `patternProperties` is enforced if the patterns do not overlap.
 - `uniqueItems` is enforced for booleans, and for up to four texts or integers of an `enum`.

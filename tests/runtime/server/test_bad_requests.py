@@ -43,15 +43,13 @@ def user(content: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def tool(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {"name": "f", "parameters": {"type": "object", "properties": properties}},
-    }
+def tool(properties: dict[str, Any], name: str = "f", **keywords: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties}
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **keywords}}
 
 
-def text_tool() -> dict[str, Any]:
-    return {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+def strict_tool(properties: dict[str, Any]) -> dict[str, Any]:
+    return tool(properties, strict=True)
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -129,11 +127,17 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
         "response_format",
     ),
     ("unknown response format", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type"),
-    ("a tool named in words", {"messages": HI, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
-    ("two tools of one name", {"messages": HI, "tools": [TOOL, TOOL]}, "tools"),
-    ("arguments that cannot be enforced", {"messages": HI, "tools": [tool({"x": {"uniqueItems": True}})]}, "tools"),
-    ("arguments too deep to be enforced", {"messages": HI, "tools": [tool({"x": deep(300)})]}, "tools"),
-    ("arguments that are no object", {"messages": HI, "tools": [text_tool()]}, "tools"),
+    (
+        "a choice of a tool named in words",
+        {"messages": HI, "tools": [tool({}, "a b")], "tool_choice": "required"},
+        "tool_choice",
+    ),
+    (
+        "arguments that cannot be enforced",
+        {"messages": HI, "tools": [strict_tool({"x": {"uniqueItems": True}})]},
+        "tools",
+    ),
+    ("arguments too deep to be enforced", {"messages": HI, "tools": [strict_tool({"x": deep(300)})]}, "tools"),
     ("a choice that is none", {"messages": HI, "tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
     ("a required call without tools", {"messages": HI, "tool_choice": "required"}, "tool_choice"),
     ("a choice of no tool", {"messages": HI, "tools": [TOOL], "tool_choice": chosen("g")}, "tool_choice"),

@@ -44,6 +44,7 @@ class ModelConfig:
     - `cache_mib`: memory for the prefix cache and for encoded media.
     - `cache_folder`: keeps both over restarts, at most `cache_disk_mib`. `None`, the default: they may hold private
       texts, so that nothing is written.
+    - `chat_template`: the Jinja source of a chat template to use in place of the file's.
     - `hang_limit`: seconds without a sign of life from a worker, or in one step of its engine, until it is restarted.
     """
 
@@ -59,6 +60,7 @@ class ModelConfig:
     flash_attention: FlashAttention = "auto"
     hang_limit: float = 30.0
     memory: int | None = None
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         for option in SETTINGS:

@@ -243,6 +243,7 @@ def load(
     cache_dir: Path | None = None,
     kv_type: KVType = "f16",
     flash_attention: FlashAttention = "auto",
+    chat_template: str | Path | None = None,
     lora: Sequence[str | Path] = (),
     draft: str | Path | None = None,
     memory: str | None = None,
@@ -255,9 +256,10 @@ def load(
     model with the same vocabulary for speculative decoding. `ctx` is the context length in tokens, and `slots` the
     number of requests answered at once (4); with `memory` ("4GB", "50%") the two follow from it unless given.
     `kv_type` is the precision of the KV cache: "f16", "q8_0" or "q4_0". `cache_mib` is the memory for cached prefixes
-    and encoded media, and `cache_dir` a folder that keeps them over restarts. An `isolated` model runs in its own
-    process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of the weights loaded.
-    Raises `GalagoError`.
+    and encoded media, and `cache_dir` a folder that keeps them over restarts. `chat_template` replaces the one in the
+    model's file: "chatml", "llama3", "gemma", "mistral", "plain", or the path of a Jinja file. An `isolated` model runs
+    in its own process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of the
+    weights loaded. Raises `GalagoError`.
     """
     from ..models.device import parse_memory_size, this_machine
     from ..models.registry.resolve import resolve
@@ -265,6 +267,10 @@ def load(
     from .pool.pool import ModelPool
     from .pool.resident import ResidentModel
 
+    if chat_template is not None:
+        from .prompt.named_templates import template_source
+
+        chat_template = template_source(str(chat_template))
     config = ModelConfig(
         ctx,
         threads,
@@ -274,6 +280,7 @@ def load(
         cache_folder=cache_dir,
         kv_type=kv_type,
         flash_attention=flash_attention,
+        chat_template=chat_template,
         memory=None if memory is None else parse_memory_size(memory, this_machine().total_memory_bytes),
     )
     files = resolve(model, mmproj, lora=lora, draft=draft)

@@ -35,13 +35,7 @@ if TYPE_CHECKING:
     from ..output.tool_formats.tool_format import ToolFormat
     from ..prompt.builder import PromptBuilder
     from ..prompt.completion import CompletionPrompts
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""The chat template for a file without one. llama.cpp uses the same."""
-_NO_TEMPLATE = "the model's file has no chat template, so ChatML is used; the model may not be trained for chats"
+    from ..prompt.template import ChatTemplate
 
 _TEXT_SIDE = ("galago.runtime.prompt.template", "galago.runtime.prompt.builder", "galago.runtime.output.constraints")
 _MEDIA = "galago.runtime.prompt.media_parts"
@@ -72,7 +66,7 @@ class Assembly:
         limits: MediaLimits | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        self.warnings = [*placement.warnings, *([] if files.header.chat_template else [_NO_TEMPLATE])]
+        self.warnings = list(placement.warnings)
         self._closers: list[Callable[[], None]] = []
         try:
             self._load(files, config, placement, limits, progress)
@@ -106,22 +100,27 @@ class Assembly:
             self.projector = self._load_projector(files, threads, config, placement)
             adapters = self._load_adapters(files)
             draft_model = self._load_draft_model(files.draft, slots, threads) if files.draft else None
-            text_side = background.submit(self._assemble_text_side, files.header, limits)
+            text_side = background.submit(self._assemble_text_side, files.header, config.chat_template, limits)
             self.engine = self._start_engine(config, slots, threads, adapters, draft_model, store)
             self._closers.append(self.engine.close)
             text_side.result()
 
-    def _assemble_text_side(self, header: GGUFHeader, limits: MediaLimits | None) -> None:
+    def _assemble_text_side(self, header: GGUFHeader, chosen_source: str | None, limits: MediaLimits | None) -> None:
         """Makes what renders prompts and constrains answers."""
         from ..output.constraints import AnswerConstraints
         from ..output.reasoning import tags_of
         from ..output.tool_formats.detect import tool_format_of
         from ..prompt.completion import CompletionPrompts
+        from ..prompt.named_templates import chosen_template, usable_template
 
-        source = header.chat_template or CHATML
-        self.tool_format, self.reasoning_tags = tool_format_of(source), tags_of(source)
+        if chosen_source is not None:
+            template = chosen_template(chosen_source, self.weights)
+        else:
+            template, warning = usable_template(header.chat_template, self.weights)
+            self.warnings += [] if warning is None else [warning]
+        self.tool_format, self.reasoning_tags = tool_format_of(template.source), tags_of(template.source)
         self.constraints = AnswerConstraints(self.weights, self.tool_format, self.reasoning_tags)
-        self.prompts = prompt_builder(self.weights, self.projector, header.chat_template, self.context_length, limits)
+        self.prompts = prompt_builder(self.weights, self.projector, template, self.context_length, limits)
         self.completion_prompts = CompletionPrompts(self.weights, self.prompts.control_texts, self.context_length)
 
     def _start_engine(
@@ -224,26 +223,26 @@ class Assembly:
 def prompt_builder(
     weights: Weights,
     projector: Projector | None,
-    chat_template: str | None,
+    template: ChatTemplate | str | None,
     context_length: int,
     limits: MediaLimits | None = None,
 ) -> PromptBuilder:
-    """Makes the prompt builder of a model. `chat_template` is its file's, or `None` for ChatML."""
+    """Makes the prompt builder of a model. `template` may be the one of its file, which may be missing or unusable."""
     from ..output.reasoning import tags_of
     from ..output.tool_formats.detect import tool_format_of
     from ..prompt.builder import PromptBuilder
-    from ..prompt.template import ChatTemplate
+    from ..prompt.named_templates import usable_template
     from ..prompt.template_traits import TemplateTraits
 
-    source = chat_template or CHATML
-    template = ChatTemplate(source, weights.text_of(weights.bos), weights.text_of(weights.eos))
+    if template is None or isinstance(template, str):
+        template, _ = usable_template(template, weights)
     media = None
     if projector is not None:
         from ..prompt.media_parts import MediaParts
 
         media = MediaParts(projector, limits)
-    traits = TemplateTraits(template, tool_format_of(source))
-    return PromptBuilder(weights, traits, media, context_length, tags_of(source))
+    traits = TemplateTraits(template, tool_format_of(template.source))
+    return PromptBuilder(weights, traits, media, context_length, tags_of(template.source))
 
 
 def context_length(config: ModelConfig, weights: Weights) -> int:

@@ -138,13 +138,15 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            self._template = environment.from_string(source)
-            self.variables = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
+            parsed = environment.parse(source)
+            self.variables = meta.find_undeclared_variables(parsed) - set(environment.globals)
+            self._template = environment.from_string(parsed)
         except (jinja2.TemplateError, RecursionError, MemoryError) as error:
             raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
         self.source = source
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._no_tools: list[dict[str, Any]] | None = None
+        self._refusal: TemplateError | None = None
         self._wants_parts = False
         self._wants_parts = self._needs_typed_content()
 
@@ -172,11 +174,21 @@ class ChatTemplate:
         for no_tools in choices:
             try:
                 rendered = self._run([{"role": "user", "content": probe}], no_tools, {})
-            except TemplateError:
+            except TemplateError as error:
+                self._refusal = self._refusal or error
                 continue
+            self._refusal = None
             self._no_tools = no_tools
             return probe not in rendered
         return False
+
+    def check(self) -> None:
+        """Raises `TemplateError` if the template refuses a single message of the user, with a system message or not."""
+        if self._refusal is not None:
+            try:
+                self.render([{"role": "system", "content": "Hi"}, {"role": "user", "content": "Hi"}])
+            except TemplateError:
+                raise self._refusal from None
 
     def _older_variables(self, tools: list[dict[str, Any]] | None) -> dict[str, str]:
         """Variables without which FireFunction's template fails: the tools as JSON text, and the time."""

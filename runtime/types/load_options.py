@@ -49,6 +49,10 @@ MODEL_SETTINGS = (
         "flash_attention", "text", "flash attention; auto uses it where the device supports it", default="auto",
         choices=("auto", "on", "off"), flags=("--flash-attention",),
     ),
+    OptionSpec(
+        "chat_template", "text", "chat template: chatml, llama3, gemma, mistral, plain, or a Jinja file",
+        unset="the one in the model's file", flags=("--chat-template",), metavar="NAME",
+    ),
 )  # fmt: skip
 """How a model computes."""
 

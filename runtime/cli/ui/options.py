@@ -139,6 +139,10 @@ def model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         from ....models.device import parse_memory_size, this_machine
 
         settings["memory"] = parse_memory_size(settings["memory"], this_machine().total_memory_bytes)
+    if "chat_template" in settings:
+        from ...prompt.named_templates import template_source
+
+        settings["chat_template"] = template_source(settings["chat_template"])
     return settings
 
 

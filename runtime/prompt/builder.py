@@ -174,10 +174,13 @@ class PromptBuilder:
         """The variables that are set for the template in addition to messages and tools."""
         if effort is None and not variables:
             return {}
-        switches, has_switch = self._traits.reasoning_switches(effort)
+        from .template_variables import known_variables, reasoning_switches
+
+        template = self._traits.template
+        switches, has_switch = reasoning_switches(template, effort)
         if not has_switch and (effort != "none" or self._tags is not None):
             warnings.append("reasoning_effort has no effect: this model's chat template has no switch for it")
-        own, unknown = self._traits.variables(variables, lambda text: break_up(text, self.control_texts, break_mark))
+        own, unknown = known_variables(template, variables, lambda text: break_up(text, self.control_texts, break_mark))
         warnings += [f"chat_template_kwargs: this model's chat template has no variable {name!r}" for name in unknown]
         return switches | own
 

@@ -96,6 +96,9 @@ class _Layout:
             else:
                 turns.append(turn)
         start = next((i for i, turn in enumerate(turns) if turn.role not in SYSTEM_ROLES), len(turns))
+        if start == 0 and traits.needs_system:
+            turns.insert(0, Turn("system"))
+            start = 1
         filler = Turn("user", "" if traits.empty_users and start < len(turns) else EMPTY_USER_TEXT)
         if start == len(turns):
             return turns if traits.lone_system_messages else [*turns, filler]

@@ -7,19 +7,16 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from ...models.errors import InvalidRequest, TemplateError
+from ...models.errors import TemplateError
 from ..output.tool_formats.tool_format import ToolFormat
-from ..types.messages import ReasoningEffort, Tool, ToolCall
+from ..types.messages import Tool, ToolCall
 from .chat_shape import MARKED_TOOL, TOOL_MARKS, ChatShape, TurnShape, marked_turns, shape_of
-from .template import RESERVED, ChatTemplate
+from .template import ChatTemplate
 from .template_input import REASONING_KEYS, TemplateInput, calling_message, rendered
-from .turns import Protect, Turn, protected
+from .turns import Turn
 
 _PROBE = "galago-probe"
 _USER = {"role": "user", "content": "Hi"}
-_REASONING_SWITCHES = ("enable_thinking", "thinking")
-_COMMON_EFFORTS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium"}
-"""The efforts that every template with an effort supports. All others become `high`."""
 MAX_REMEMBERED_CHATS = 1000
 
 TOOLS = -1
@@ -182,6 +179,11 @@ class TemplateTraits:
         return self.shows("nothing assistant user")
 
     @cached_property
+    def needs_system(self) -> bool:
+        """A chat must have a system message."""
+        return not self.shows("user") and self.shows("system user")
+
+    @cached_property
     def lone_system_messages(self) -> bool:
         """A chat may have only a system message."""
         return self.shows("system")
@@ -209,31 +211,6 @@ class TemplateTraits:
         reasoning = dict.fromkeys(REASONING_KEYS, _PROBE)
         answer, calling = {"role": "assistant", "content": "Hi"}, calling_message({}, self._input.empty_content)
         return any(_PROBE in rendered(self.template, [_USER, m | reasoning]) for m in (answer, calling))
-
-    def variables(self, given: Mapping[str, Any], protect: Protect) -> tuple[dict[str, Any], list[str]]:
-        """The given variables that the template has, and the names of the unknown ones.
-
-        Raises `InvalidRequest` for reserved variables.
-        """
-        for name in given:
-            if name in RESERVED:
-                raise InvalidRequest(
-                    f"chat_template_kwargs must not set {name!r}, which is set by the server", "chat_template_kwargs"
-                )
-        known = {name: protected(value, protect) for name, value in given.items() if name in self.template.variables}
-        return known, [name for name in given if name not in known]
-
-    def reasoning_switches(self, effort: ReasoningEffort | None) -> tuple[dict[str, Any], bool]:
-        """The template's variables that set the reasoning effort, and whether it has any."""
-        if effort is None:
-            return {}, True
-        switches: dict[str, Any] = {
-            name: effort != "none" for name in _REASONING_SWITCHES if name in self.template.variables
-        }
-        if "reasoning_effort" in self.template.variables:
-            is_known = f"'{effort}'" in self.template.source or f'"{effort}"' in self.template.source
-            switches["reasoning_effort"] = effort if is_known else _COMMON_EFFORTS.get(effort, "high")
-        return switches, bool(switches)
 
 
 _CALL, _OTHER_CALL = ToolCall("a", "f", "{}"), ToolCall("b", "f", "{}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -212,9 +213,14 @@ def test_a_plain_chat_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = renderer(composed(RULES["qwen-qwen2.5-7b-instruct"]))
     messages = Chat().messages("S U A U A U")
     rendered(chat, messages, (), Warnings())
-    calls: list[object] = []
-    run = ChatTemplate.render
-    monkeypatch.setattr(ChatTemplate, "render", lambda *a, **k: calls.append(a) or run(*a, **k))
+    calls: list[str] = []
+    render = ChatTemplate.render
+
+    def counted(template: ChatTemplate, *arguments: Any, **switches: Any) -> str:
+        calls.append(render(template, *arguments, **switches))
+        return calls[-1]
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
     rendered(chat, messages, (), Warnings())
     assert len(calls) == 1
     rendered(chat, Chat().messages("S " + "U C1 R1 A " * 20 + "U"), TOOLS, Warnings())

@@ -19,6 +19,7 @@ from galago.runtime.prompt.builder import PromptBuilder
 from galago.runtime.prompt.chat_renderer import ChatRenderer
 from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.prompt.template_traits import TemplateTraits
+from galago.runtime.prompt.template_variables import known_variables, reasoning_switches
 from galago.runtime.types.messages import Message, ReasoningEffort, Role, Text, Tool, ToolCall
 from galago.runtime.types.prompt import Prompt
 from galago.runtime.types.warnings import Warnings
@@ -166,13 +167,16 @@ def test_names_are_shown_if_the_template_supports_them() -> None:
 
 
 def test_known_template_variables_are_set_and_unknown_ones_reported() -> None:
-    supported = traits(templates.SWITCHED)
-    assert supported.variables({"enable_thinking": False, "mood": 1}, str) == ({"enable_thinking": False}, ["mood"])
-    assert supported.variables({"enable_thinking": ["a"]}, str.upper) == ({"enable_thinking": ["A"]}, [])
+    template = ChatTemplate(templates.SWITCHED)
+    assert known_variables(template, {"enable_thinking": False, "mood": 1}, str) == (
+        {"enable_thinking": False},
+        ["mood"],
+    )
+    assert known_variables(template, {"enable_thinking": ["a"]}, str.upper) == ({"enable_thinking": ["A"]}, [])
     for name in ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"):
         with pytest.raises(InvalidRequest, match=name):
-            supported.variables({name: 1}, str)
-    assert supported.variables({"raise_exception": 1, "range": 1}, str)[0] == {}
+            known_variables(template, {name: 1}, str)
+    assert known_variables(template, {"raise_exception": 1, "range": 1}, str)[0] == {}
 
 
 def test_a_prompt_without_tools_does_not_mention_tools() -> None:
@@ -194,8 +198,8 @@ def test_a_prompt_without_tools_does_not_mention_tools() -> None:
 def test_an_effort_is_told_by_the_templates_own_switch(
     template: str, effort: ReasoningEffort, switches: object
 ) -> None:
-    assert traits(template).reasoning_switches(effort) == (switches, bool(switches))
-    assert traits(template).reasoning_switches(None) == ({}, True)
+    assert reasoning_switches(ChatTemplate(template), effort) == (switches, bool(switches))
+    assert reasoning_switches(ChatTemplate(template), None) == ({}, True)
 
 
 @pytest.fixture(scope="module")

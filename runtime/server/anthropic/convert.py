@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
-from ....models.errors import InvalidRequest, UnsupportedField
+from msgspec import structs
+
+from ....models.errors import InvalidRequest
 from ...types import model_info as runtime_info
 from ...types import request as values
 from ...types.events import Finished, Usage
@@ -22,6 +24,8 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     options: dict[str, Any] = {}
     if isinstance(request, schema.MessagesRequest):
+        if request.max_tokens == 0:  # only to compute the prompt; the shortest answer is one token
+            request = structs.replace(request, max_tokens=1)
         options["sampling"] = values.sampling_from(request, "anthropic", warnings)
         options |= values.request_fields_from(request, "anthropic", warnings)
     output_format = request.output_config.format if request.output_config else None
@@ -36,14 +40,19 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
 
 
 def _system(system: str | list[schema.TextBlock] | None) -> tuple[Message, ...]:
-    return (Message("system", _parts(system, "system")),) if system else ()
+    parts = _parts(system or "", "system")
+    return (Message("system", parts),) if parts else ()
 
 
 def _effort(request: schema.CountRequest) -> ReasoningEffort | None:
+    """The effort that the last system message with one asks for, or else the request."""
     if isinstance(request.thinking, schema.ThinkingDisabled):
         return "none"
-    effort = request.output_config.effort if request.output_config else None
-    return effort or (None if request.thinking is None else "medium")
+    configs = [one.output_config for one in request.messages if isinstance(one, schema.SystemMessage)]
+    efforts = [config.effort for config in (request.output_config, *configs) if config and config.effort]
+    if efforts:
+        return efforts[-1]
+    return None if request.thinking is None else "medium"
 
 
 def _tool_arguments(request: schema.CountRequest) -> dict[str, Any]:
@@ -53,23 +62,13 @@ def _tool_arguments(request: schema.CountRequest) -> dict[str, Any]:
     named = isinstance(choice, schema.ToolChoice)
     kinds: dict[type, str] = {schema.AnyChoice: "required", schema.ToolChoice: "required", schema.NoChoice: "none"}
     return {
-        "tools": tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())),
+        "tools": tuple(
+            Tool(tool.name, tool.description, tool.input_schema, bool(tool.strict)) for tool in request.tools or ()
+        ),
         "tool_choice": kinds.get(type(choice), "auto"),
         "allowed_tools": (choice.name,) if isinstance(choice, schema.ToolChoice) else None,
         "parallel_tool_calls": choice is None or not (named or choice.disable_parallel_tool_use),
     }
-
-
-def _tool(tool: schema.Tool, path: str) -> Tool:
-    if tool.type not in (None, "custom"):
-        raise UnsupportedField(
-            f"{path} has the type {tool.type!r:.60}, which runs at Anthropic; this server supports only tools with a "
-            "name and an input_schema",
-            path,
-        )
-    if tool.input_schema is None:
-        raise InvalidRequest(f"{path} has no input_schema", path)
-    return Tool(tool.name, tool.description, tool.input_schema)
 
 
 def messages(chat: Sequence[schema.AnyMessage]) -> tuple[Message, ...]:
@@ -90,41 +89,46 @@ def _joined(first: Message, second: Message) -> Message:
     return Message(first.role, parts, tool_calls=calls, reasoning=reasoning or None)
 
 
-def _messages(message: schema.AnyMessage, path: str) -> Iterator[Message]:
-    """A user's message with tool results becomes several: one for each result, and one for the blocks between them."""
+def _messages(message: schema.AnyMessage, path: str) -> Sequence[Message]:
     if isinstance(message, schema.SystemMessage):
-        yield Message("system", _parts(message.content, path))
-    elif isinstance(message, schema.AssistantMessage):
-        yield _assistant_message(message, path)
-    elif isinstance(message.content, str):
-        yield Message("user", _parts(message.content, path))
-    else:
-        numbered = [(f"{path}[{i}]", block) for i, block in enumerate(message.content)]
-        for is_result, blocks in groupby(numbered, lambda pair: isinstance(pair[1], schema.ToolResultBlock)):
-            if is_result:
-                yield from (
-                    _tool_message(block, block_path)
-                    for block_path, block in blocks
-                    if isinstance(block, schema.ToolResultBlock)
-                )
-            else:
-                yield Message("user", tuple(_part(block, block_path) for block_path, block in blocks))
+        return (Message("system", _parts(message.content, path)),)
+    if isinstance(message, schema.AssistantMessage):
+        return (_assistant_message(message, path),)
+    if isinstance(message.content, str):
+        return (Message("user", _parts(message.content, path)),)
+    return list(_user_messages(message.content, path)) or (Message("user", ()),)
+
+
+def _user_messages(content: Sequence[schema.UserBlock], path: str) -> Iterator[Message]:
+    """One message for each tool result, and one for the other blocks between them."""
+    numbered = [(f"{path}[{i}]", block) for i, block in enumerate(content)]
+    for is_result, group in groupby(numbered, lambda pair: isinstance(pair[1], schema.ToolResultBlock)):
+        if is_result:
+            yield from (_tool_message(block, block_path) for block_path, block in group)
+        elif parts := tuple(part for block_path, block in group for part in _block_parts(block, block_path)):
+            yield Message("user", parts)
 
 
 def _assistant_message(message: schema.AssistantMessage, path: str) -> Message:
     if isinstance(message.content, str):
         return Message("assistant", _parts(message.content, path))
     blocks = message.content
-    calls = [block for block in blocks if isinstance(block, schema.ToolUseBlock)]
+    calls = [block for block in blocks if isinstance(block, schema.PastToolUseBlock)]
     return Message(
         "assistant",
-        tuple(Text(block.text) for block in blocks if isinstance(block, schema.TextBlock)),
-        tool_calls=tuple(ToolCall(call.id, call.name, json.dumps(call.input)) for call in calls),
+        _parts([block for block in blocks if isinstance(block, schema.TextBlock)], path),
+        tool_calls=tuple(ToolCall(call.id, call.name, _arguments(call.input)) for call in calls),
         reasoning="".join(block.thinking for block in blocks if isinstance(block, schema.ThinkingBlock)) or None,
     )
 
 
-def _tool_message(block: schema.ToolResultBlock, path: str) -> Message:
+def _arguments(given: dict[str, Any] | list[Any] | str) -> str:
+    """The arguments as JSON text. A text that is not JSON is what was written of a call before it was cut off."""
+    return given if isinstance(given, str) else json.dumps(given)
+
+
+def _tool_message(block: Any, path: str) -> Message:
+    assert isinstance(block, schema.ToolResultBlock)
     parts = _parts(block.content, f"{path}.content")
     if block.is_error:
         parts = (Text("Error:"), *parts)
@@ -132,21 +136,26 @@ def _tool_message(block: schema.ToolResultBlock, path: str) -> Message:
 
 
 def _parts(content: str | Sequence[Any], path: str) -> tuple[Part, ...]:
+    """The parts of a message's content, without empty texts."""
     if isinstance(content, str):
-        return (Text(content),)
-    return tuple(_part(block, f"{path}[{i}]") for i, block in enumerate(content))
+        return (Text(content),) if content else ()
+    return tuple(part for i, block in enumerate(content) for part in _block_parts(block, f"{path}[{i}]"))
 
 
-def _part(block: Any, path: str) -> Part:
+def _block_parts(block: Any, path: str) -> tuple[Part, ...]:
     match block:
         case schema.TextBlock(text=text):
-            return Text(text)
-        case schema.DocumentBlock(source=source, title=title, context=context):
-            return Text("\n".join(filter(None, (title, context, source.data))))
+            return _parts(text, path)
+        case schema.DocumentBlock(source=schema.PlainTextSource(data=data), title=title, context=context):
+            return _parts("\n".join(filter(None, (title, context, data))), path)
+        case schema.DocumentBlock(source=schema.ContentSource(content=content), title=title, context=context):
+            heading = _parts("\n".join(filter(None, (title, context))), path)
+            return (*heading, *_parts(content, f"{path}.source.content"))
         case schema.ImageBlock(source=schema.URLSource(url=url)):
-            return Image(message_parts.from_data_uri(url, f"{path}.source.url"), f"{path}.source.url")
+            return (Image(message_parts.from_data_uri(url, f"{path}.source.url"), f"{path}.source.url"),)
         case schema.ImageBlock(source=schema.Base64Source(data=data)):
-            return Image(message_parts.from_base64(data, f"{path}.source.data"), f"{path}.source.data")
+            path = f"{path}.source.data"
+            return (Image(message_parts.from_data_uri_or_base64(data, path), path),)
     raise InvalidRequest(f"{path} has a type that is not supported here", path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from msgspec import UNSET
 
@@ -15,12 +16,16 @@ from .errors import error_response
 
 
 class MessageEncoder:
-    """Encodes one answer as events, block by block, or as a whole message."""
+    """Encodes one answer as events, block by block, or as a whole message.
 
-    def __init__(self, message_id: str, model: str, warnings: Sequence[str]) -> None:
+    With `prompt_only` the answer is left out: the client only wants the prompt in the cache.
+    """
+
+    def __init__(self, message_id: str, model: str, warnings: Sequence[str], prompt_only: bool = False) -> None:
         self._id = message_id
         self._model = model
         self._warnings = warnings
+        self._prompt_only = prompt_only
         self._index = -1
         self._open_block: type[schema.ContentBlock] | None = None
 
@@ -30,6 +35,8 @@ class MessageEncoder:
 
     def delta(self, index: int, event: OutputDelta) -> Iterator[schema.StreamEvent]:
         match event:
+            case _ if self._prompt_only:
+                pass
             case Delta(text=""):
                 pass
             case Delta(text=text):
@@ -46,7 +53,8 @@ class MessageEncoder:
 
     def finish(self, index: int, event: Finished) -> Iterator[schema.StreamEvent]:
         yield from self._close()
-        yield schema.MessageDelta(convert.message_end(event), convert.usage(event.usage))
+        end = self._end(event)
+        yield schema.MessageDelta(convert.message_end(end), convert.usage(end.usage))
         yield schema.MessageStop()
 
     def cancel(self) -> Iterable[schema.StreamEvent]:
@@ -58,9 +66,9 @@ class MessageEncoder:
     def message(self, answer: CollectedAnswer) -> schema.Message:
         """The whole message."""
         blocks, warnings = self.blocks(answer.deltas)
-        usage = convert.usage(answer.end.usage)
-        message = self._message(blocks, usage, [*answer.warnings, *warnings])
-        end = convert.message_end(answer.end)
+        finished = self._end(answer.end)
+        message = self._message(blocks, convert.usage(finished.usage), [*answer.warnings, *warnings])
+        end = convert.message_end(finished)
         message.stop_reason, message.stop_sequence = end.stop_reason, end.stop_sequence
         return message
 
@@ -92,6 +100,11 @@ class MessageEncoder:
         if warnings:
             blocks.pop()  # only the last one can be cut off
         return blocks, warnings
+
+    def _end(self, event: Finished) -> Finished:
+        if not self._prompt_only:
+            return event
+        return replace(event, reason="length", usage=replace(event.usage, completion_tokens=0, reasoning_tokens=0))
 
     def _message(
         self, content: list[schema.ContentBlock], usage: schema.Usage, warnings: Sequence[str]

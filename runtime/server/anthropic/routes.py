@@ -63,12 +63,12 @@ class Messages(Resource):
     async def create(self, request: Request) -> Response:
         body = await request_io.read_body(request)
         prepared = await request_io.run_on_thread(request, partial(self._prepare, body), _Prepared.close)
-        streamed, model, warnings, choices = prepared
-        headers = request_io.warning_headers(warnings)
-        encoder = MessageEncoder(f"msg_{uuid.uuid4().hex}", model, warnings)
-        if streamed:
-            return events.stream_response([choices], encoder, events.NAMED_SSE, headers)
-        (answer,) = await request_io.unless_disconnected(request, events.collect([choices]))
+        headers = request_io.warning_headers(prepared.warnings)
+        message_id = f"msg_{uuid.uuid4().hex}"
+        encoder = MessageEncoder(message_id, prepared.model, prepared.warnings, prepared.prompt_only)
+        if prepared.streamed:
+            return events.stream_response([prepared.choices], encoder, events.NAMED_SSE, headers)
+        (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
         return request_io.json_response(encoder.message(answer), headers)
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> _Prepared:
@@ -76,7 +76,7 @@ class Messages(Resource):
         model = self.service.model(request.model).id
         generate = partial(self.service.generate, request.model)
         choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
-        return _Prepared(bool(request.stream), model, warnings, choices)
+        return _Prepared(bool(request.stream), request.max_tokens == 0, model, warnings, choices)
 
     async def count_tokens(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._count)
@@ -91,6 +91,7 @@ class _Prepared(NamedTuple):
     """A request whose answer has been started."""
 
     streamed: bool
+    prompt_only: bool
     model: str
     warnings: list[str]
     choices: events.Choices

@@ -7,17 +7,27 @@ from typing import Any, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 from ..http.request_io import ANY, OtherFields
+from .adapt import adapt_request
 
 _CACHE: dict[str, object] = {"cache_control": ANY}
 _REQUEST_IGNORED: dict[str, object] = {
     "metadata": ANY,
     "service_tier": ANY,
     "inference_geo": ANY,
+    "user_profile_id": ANY,
+    "betas": ANY,
     "speed": "standard",
+    "mcp_servers": [],
+    "container": (),
+    "fallbacks": ([],),
     **_CACHE,
 }
 _REQUEST_WARNED = {"context_management": ": a conversation is used as it is, or refused if it does not fit the context"}
+_HANDLED_BY_ADAPT: dict[str, object] = {"defer_loading": ANY, "allowed_callers": ANY, "input_examples": ANY}
+_NO_BINDING: dict[str, object] = {"block_binding": ANY}
 _NOT_SUMMARIZED = ": thinking is returned as a whole"
+
+Effort: TypeAlias = Literal["low", "medium", "high", "xhigh", "max"]
 
 
 class Base64Source(Struct, tag="base64"):
@@ -37,7 +47,7 @@ class PlainTextSource(Struct, tag="text"):
 class TextBlock(Struct, tag="text"):
     text: str
 
-    other_fields = OtherFields(ignored=_CACHE | {"citations": None})
+    other_fields = OtherFields(ignored=_CACHE | {"citations": ANY})
 
 
 class ImageBlock(Struct, tag="image"):
@@ -46,12 +56,16 @@ class ImageBlock(Struct, tag="image"):
     other_fields = OtherFields(ignored=_CACHE)
 
 
+class ContentSource(Struct, tag="content"):
+    content: str | list[TextBlock | ImageBlock]
+
+
 class DocumentBlock(Struct, tag="document"):
-    source: PlainTextSource
+    source: PlainTextSource | ContentSource
     title: str | None = None
     context: str | None = None
 
-    other_fields = OtherFields(ignored=_CACHE | {"citations": None}, refused={"citations": ({"enabled": False},)})
+    other_fields = OtherFields(ignored=_CACHE | {"citations": {"enabled": False}})
 
 
 class ToolUseBlock(Struct, tag="tool_use"):
@@ -62,33 +76,58 @@ class ToolUseBlock(Struct, tag="tool_use"):
     other_fields = OtherFields(ignored=_CACHE | {"caller": ANY})
 
 
+class PastToolUseBlock(Struct, tag="tool_use"):
+    """A call in the conversation. Its input may have been cut off, and is then a text."""
+
+    id: str
+    name: str
+    input: dict[str, Any] | list[Any] | str
+
+    other_fields = OtherFields(ignored=_CACHE | {"caller": ANY, "toolset_name": ANY})
+
+
 class ToolResultBlock(Struct, tag="tool_result"):
     tool_use_id: str
     content: str | list[TextBlock | ImageBlock | DocumentBlock] = ""
     is_error: bool | None = None
 
-    other_fields = OtherFields(ignored=_CACHE)
+    other_fields = OtherFields(ignored=_CACHE | {"toolset_name": ANY})
 
 
 class ThinkingBlock(Struct, tag="thinking"):
     thinking: str
-    signature: str = ""
+    signature: str | None = ""
+
+    other_fields = OtherFields(ignored=_CACHE)
 
 
-class RedactedThinkingBlock(Struct, tag="redacted_thinking"):
-    other_fields = OtherFields(warned={"data": ": only Anthropic can decrypt it"})
+class JSONFormat(Struct, tag="json_schema"):
+    schema: dict[str, Any] | bool
+
+
+class OutputConfig(Struct):
+    effort: Effort | None = None
+    format: JSONFormat | None = None
+
+    other_fields = OtherFields(ignored={"task_budget": ()})
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
+    """Instructions, at any place. `output_config.effort` holds from here on."""
+
     content: str | list[TextBlock]
+    output_config: OutputConfig | None = None
+
+
+UserBlock: TypeAlias = TextBlock | ImageBlock | DocumentBlock | ToolResultBlock
 
 
 class UserMessage(Struct, tag_field="role", tag="user"):
-    content: str | list[TextBlock | ImageBlock | DocumentBlock | ToolResultBlock]
+    content: str | list[UserBlock]
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: str | list[TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock]
+    content: str | list[TextBlock | ThinkingBlock | PastToolUseBlock]
 
 
 AnyMessage: TypeAlias = SystemMessage | UserMessage | AssistantMessage
@@ -98,12 +137,10 @@ class Tool(Struct):
     name: str = ""
     input_schema: dict[str, Any] | None = None
     description: str | None = None
-    type: str | None = None
+    type: Literal["custom"] | None = None
+    strict: bool | None = None
 
-    other_fields = OtherFields(
-        ignored=_CACHE | {"strict": ANY, "eager_input_streaming": ANY, "input_examples": None},
-        refused={"defer_loading": (False,), "allowed_callers": (["direct"],)},
-    )
+    other_fields = OtherFields(ignored=_CACHE | _HANDLED_BY_ADAPT | {"eager_input_streaming": ANY})
 
 
 class AutoChoice(Struct, tag="auto"):
@@ -124,30 +161,21 @@ class NoChoice(Struct, tag="none"):
 
 
 class ThinkingEnabled(Struct, tag="enabled"):
-    other_fields = OtherFields(
-        warned={"display": _NOT_SUMMARIZED, "budget_tokens": ": thinking is limited by max_tokens"}
-    )
+    other_fields = OtherFields(ignored=_NO_BINDING, warned={"display": _NOT_SUMMARIZED})
 
 
 class ThinkingAdaptive(Struct, tag="adaptive"):
-    other_fields = OtherFields(warned={"display": _NOT_SUMMARIZED})
+    other_fields = OtherFields(ignored=_NO_BINDING, warned={"display": _NOT_SUMMARIZED})
 
 
 class ThinkingDisabled(Struct, tag="disabled"):
     pass
 
 
-class JSONFormat(Struct, tag="json_schema"):
-    schema: dict[str, Any] | bool
-
-
-class OutputConfig(Struct):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: JSONFormat | None = None
-
-
 class CountRequest(Struct):
     """`POST /v1/messages/count_tokens`"""
+
+    adapt = staticmethod(adapt_request)
 
     messages: list[AnyMessage]
     model: str | None = None
@@ -181,14 +209,7 @@ class MessagesRequest(CountRequest):
     other_fields = OtherFields(
         ignored=_REQUEST_IGNORED,
         warned=_REQUEST_WARNED,
-        refused={
-            "container": (),
-            "mcp_servers": (),
-            "betas": (),
-            "output_format": (),
-            "diagnostics": (),
-            "thread": (),
-        },
+        refused={"thread": ()},
     )
 
 

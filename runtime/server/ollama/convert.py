@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from ....models.errors import InvalidRequest
 from ...types import request as values
 from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
-from ...types.options import MAX_INTEGER, MAX_TOP_LOGPROBS
+from ...types.options import MAX_TOP_LOGPROBS
 from ...types.warnings import Warnings
-from ..openai.chat.message_parts import from_base64
+from ..openai.chat.message_parts import from_data_uri_or_base64
 from . import schema
 
 ChatOrGenerateRequest: TypeAlias = schema.ChatRequest | schema.GenerateRequest
@@ -80,13 +80,18 @@ def _is_result_of(message: schema.Message, call: ToolCall) -> bool:
     return message.tool_name in (None, "", call.name)
 
 
-def _tool_call(call: schema.ToolCall, default_id: str) -> ToolCall:
-    return ToolCall(call.id or default_id, call.function.name, json.dumps(call.function.arguments))
+def _tool_call(call: schema.PastToolCall, default_id: str) -> ToolCall:
+    arguments = call.function.arguments
+    return ToolCall(
+        call.id or default_id, call.function.name, arguments if isinstance(arguments, str) else json.dumps(arguments)
+    )
 
 
 def _parts(text: str | None, images: Sequence[str] | None, path: str) -> tuple[Part, ...]:
     """Images come before the text, as in Ollama."""
-    image_parts = [Image(from_base64(data, f"{path}[{i}]"), f"{path}[{i}]") for i, data in enumerate(images or ())]
+    image_parts = [
+        Image(from_data_uri_or_base64(data, f"{path}[{i}]"), f"{path}[{i}]") for i, data in enumerate(images or ())
+    ]
     return (*image_parts, *([Text(text)] if text else ()))
 
 
@@ -98,21 +103,23 @@ def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Req
         completion=_completion_prompt(request),
         sampling=values.sampling_from(request, "ollama", warnings),
         **values.request_fields_from(request, "ollama", warnings, skip=("max_tokens", "logprobs")),
-        max_tokens=_max_tokens(request.options.num_predict if request.options else None),
+        max_tokens=_max_tokens(request.options, warnings),
         json_schema=_json_schema(request.format),
-        tools=tuple(Tool(t.function.name, t.function.description, t.function.parameters) for t in tools),
+        tools=tuple(_tool(tool.function) for tool in tools),
         reasoning_effort=_effort(request.think),
-        logprobs=_top_logprobs(request),
+        logprobs=_top_logprobs(request, warnings),
         strict=warnings.strict,
     )
 
 
-def _max_tokens(num_predict: int | None) -> int | None:
-    """-1 and -2 mean as many as fit in the context."""
-    if num_predict is None or num_predict in (-1, -2):
-        return None
-    values.check_number("options.num_predict", num_predict, 1, MAX_INTEGER, whole=True)
-    return num_predict
+def _tool(function: schema.Function) -> Tool:
+    return Tool(function.name, function.description, function.parameters, bool(function.strict))
+
+
+def _max_tokens(options: schema.Options | None, warnings: Warnings) -> int | None:
+    """Zero and negative numbers mean as many as fit in the context, as in Ollama."""
+    limit = options.num_predict if options else None
+    return values.max_tokens_from(limit if limit and limit > 0 else None, "options.num_predict", warnings)
 
 
 def _json_schema(answer_format: dict[str, Any] | str | None) -> dict[str, Any] | None:
@@ -127,11 +134,11 @@ def _effort(think: bool | str | None) -> ReasoningEffort | None:
     return think  # type: ignore[return-value]
 
 
-def _top_logprobs(request: schema.AnswerRequest) -> int | None:
+def _top_logprobs(request: schema.AnswerRequest, warnings: Warnings) -> int | None:
     count = request.top_logprobs or 0
     values.check_number("top_logprobs", count, 0, MAX_TOP_LOGPROBS, whole=True)
     if count and not request.logprobs:
-        raise InvalidRequest("top_logprobs needs logprobs: true", "top_logprobs")
+        warnings.add_unless_strict("top_logprobs has no effect without logprobs: true", "top_logprobs")
     return count if request.logprobs else None
 
 

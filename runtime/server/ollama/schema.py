@@ -6,26 +6,16 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from ...types.messages import ReasoningEffort
 from ..http.request_io import ANY, OtherFields
+from .adapt import adapt_embedding, adapt_request
 
 _KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
 _STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
 _SET_AT_LOAD = ": it is set when the model is loaded"
-_LOAD_OPTIONS = (
-    "embedding_only",
-    "f16_kv",
-    "logits_all",
-    "low_vram",
-    "main_gpu",
-    "num_batch",
-    "num_gpu",
-    "num_keep",
-    "num_thread",
-    "numa",
-    "use_mlock",
-    "use_mmap",
-    "vocab_only",
-)
+_NOT_SHORTENED = ": a prompt that is too long is refused"
+_HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
+_NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
 
 
 class Options(Struct):
@@ -44,15 +34,7 @@ class Options(Struct):
     frequency_penalty: float | None = None
 
     other_fields = OtherFields(
-        ignored={"mirostat_eta": ANY, "mirostat_tau": ANY},
-        warned={name: _SET_AT_LOAD for name in _LOAD_OPTIONS},
-        refused={
-            "mirostat": (0,),
-            "penalize_newline": (False, True),
-            "repeat_last_n": (64,),
-            "tfs_z": (1,),
-            "typical_p": (1,),
-        },
+        ignored={"draft_num_predict": ANY, "mirostat_eta": ANY, "mirostat_tau": ANY, "penalize_newline": ANY}
     )
 
 
@@ -60,6 +42,7 @@ class Function(Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(Struct):
@@ -78,12 +61,28 @@ class ToolCall(Struct):
     id: str | None = None
 
 
+class PastFunction(Struct):
+    """A function that was called in the conversation. Arguments that are a text may be JSON, or cut off."""
+
+    name: str
+    arguments: dict[str, Any] | list[Any] | str
+
+    other_fields = OtherFields(ignored={"index": ANY, "description": ANY})
+
+
+class PastToolCall(Struct):
+    function: PastFunction
+    id: str | None = None
+
+    other_fields = OtherFields(ignored={"type": ANY, "index": ANY})
+
+
 class Message(Struct):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[PastToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -91,11 +90,13 @@ class Message(Struct):
 class AnswerRequest(Struct, kw_only=True):
     """The fields that `/api/chat` and `/api/generate` share."""
 
+    adapt = staticmethod(adapt_request)
+
     model: str
     format: dict[str, Any] | Literal["", "json"] | None = None
     options: Options | None = None
     stream: bool | None = None
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    think: bool | ReasoningEffort | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
@@ -106,7 +107,7 @@ class ChatRequest(AnswerRequest, kw_only=True):
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
 
-    other_fields = OtherFields(ignored=_KEEP_FOREVER, warned=_STAYS_LOADED)
+    other_fields = OtherFields(ignored=_HARMLESS, warned=_NO_EFFECT)
 
 
 class GenerateRequest(AnswerRequest, kw_only=True):
@@ -119,21 +120,23 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     raw: bool | None = None
 
     other_fields = OtherFields(
-        ignored=_KEEP_FOREVER,
-        warned=_STAYS_LOADED,
-        refused={"context": ([],), "height": (0,), "steps": (0,), "template": ("",), "width": (0,)},
+        ignored=_HARMLESS | {"context": ([],), "template": ""},
+        warned=_NO_EFFECT,
+        refused={"height": 0, "steps": 0, "width": 0},
     )
 
 
 class EmbedRequest(Struct):
     """`POST /api/embed`"""
 
+    adapt = staticmethod(adapt_embedding)
+
     model: str
     input: str | list[str]
     dimensions: int | None = None
 
     other_fields = OtherFields(
-        ignored=_KEEP_FOREVER | {"options": {}, "truncate": False},
+        ignored=_KEEP_FOREVER | {"encoding_format": "float", "options": {}, "truncate": False},
         warned=_STAYS_LOADED | {"options": _SET_AT_LOAD, "truncate": ": a text that is too long is refused"},
     )
 

@@ -152,7 +152,7 @@ def test_types_of_equal_names_in_two_apis_get_a_prefix(document: dict[str, Any])
 
 def test_refused_fields_and_bounds_of_other_apis_are_documented(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    assert schemas["MessagesRequest"]["properties"]["container"]["enum"] == [None]
+    assert schemas["MessagesRequest"]["properties"]["thread"]["enum"] == [None]
     assert schemas["Options"]["properties"]["temperature"]["anyOf"][0]["maximum"] == 100
     assert schemas["ResponsesRequest"]["properties"]["max_output_tokens"]["anyOf"][0]["minimum"] == 0
     query = document["paths"]["/v1/files"]["get"]["parameters"]

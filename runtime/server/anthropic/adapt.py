@@ -1,0 +1,115 @@
+"""Brings requests that clients send into the form that the schema documents. Pure: no I/O.
+
+Coding agents send what only Anthropic's own service can do, and proxies send null, one object for a list, and the like.
+What is merely more than this server can do is left out with a warning; strict servers refuse it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...types.warnings import Warnings
+from . import blocks, tools
+
+_THINKING_TYPES = ("enabled", "adaptive", "disabled")
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_TYPES_BY_ROLE = {"system": blocks.SYSTEM_TYPES, "user": blocks.USER_TYPES, "assistant": blocks.ASSISTANT_TYPES}
+
+
+def adapt_request(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """A copy of a request without what the schema does not have. What is wrong in any form is left as it is."""
+    adapted = dict(raw)
+    _adapt_tools(adapted, warnings)
+    if raw.get("system") is not None:
+        adapted["system"] = blocks.adapt_content(raw["system"], blocks.SYSTEM_TYPES, "system", warnings)
+    if isinstance(adapted.get("messages"), list):
+        adapted["messages"] = _adapt_messages(adapted["messages"], warnings)
+    _adapt_settings(adapted, warnings)
+    return adapted
+
+
+def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
+    given = adapted.get("tools")
+    given = [] if given is None else given
+    if not isinstance(given, list):
+        return
+    if isinstance(adapted.get("messages"), list):
+        given, adapted["messages"] = tools.change_tools(given, adapted["messages"])
+    adapted["tools"], left_out = tools.adapt_tools(given, warnings)
+    choice = adapted.get("tool_choice")
+    if isinstance(choice, str):
+        choice = adapted["tool_choice"] = {"type": {"required": "any"}.get(choice, choice)}
+    if not left_out or not isinstance(choice, dict):
+        return
+    is_left_out = choice.get("type") == "tool" and choice.get("name") in left_out
+    if is_left_out or choice.get("type") == "any" and not adapted["tools"]:
+        warnings.add_unless_strict("tool_choice asks for a tool that is left out; no call is required", "tool_choice")
+        adapted["tool_choice"] = {"type": "auto"}
+
+
+def _adapt_messages(messages: list[Any], warnings: Warnings) -> list[Any]:
+    adapted = []
+    open_ids: list[str] = []  # of calls without a result so far
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            adapted.append(message)
+            continue
+        role = "system" if message.get("role") == "developer" else message.get("role")
+        types = _TYPES_BY_ROLE.get(str(role))
+        content = message.get("content")
+        if types is not None:
+            content = blocks.adapt_content(content, types, f"messages[{i}].content", warnings)
+        if isinstance(content, list):
+            content = [_with_id(block, f"toolu_{i}_{j}", open_ids) for j, block in enumerate(content)]
+        if isinstance(config := message.get("output_config"), dict):
+            message = message | {"output_config": _adapt_output_config(config, warnings)}
+        adapted.append(message | {"role": role, "content": content})
+    return adapted
+
+
+def _with_id(block: Any, default_id: str, open_ids: list[str]) -> Any:
+    """The block with an id if it is a call, or with the id of a call if it is a result: the first that has none yet."""
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind == "tool_use":
+        block = block | {"id": block.get("id") or default_id, "input": block.get("input") or {}}
+        open_ids.append(str(block["id"]))
+    elif kind == "tool_result":
+        call_id = block.get("tool_use_id") or (open_ids[0] if open_ids else default_id)
+        block = block | {"tool_use_id": call_id}
+        if call_id in open_ids:
+            open_ids.remove(call_id)
+    return block
+
+
+def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
+    thinking = adapted.get("thinking")
+    if isinstance(thinking, bool):
+        adapted["thinking"] = {"type": "enabled" if thinking else "disabled"}
+    elif isinstance(thinking, dict) and thinking.get("type") not in _THINKING_TYPES:
+        text = f"thinking.type {thinking.get('type')!r:.60} is not known here; the model thinks as it does by default"
+        warnings.add_unless_strict(text, "thinking.type")
+        adapted["thinking"] = None
+    elif isinstance(thinking, dict) and thinking.get("budget_tokens") is not None:
+        text = "thinking.budget_tokens has no effect: thinking is limited by max_tokens"
+        warnings.add_unless_strict(text, "thinking.budget_tokens")
+        adapted["thinking"] = {name: value for name, value in thinking.items() if name != "budget_tokens"}
+    output_format = adapted.pop("output_format", None)
+    config = adapted.get("output_config")
+    if output_format is not None and (config is None or isinstance(config, dict)):
+        config = {"format": output_format} | (config or {})
+    if isinstance(config, dict):
+        adapted["output_config"] = _adapt_output_config(config, warnings)
+    stops = adapted.get("stop_sequences")
+    if isinstance(stops, str):
+        adapted["stop_sequences"] = [stops]
+
+
+def _adapt_output_config(config: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    effort, output_format = config.get("effort"), config.get("format")
+    if effort is not None and effort not in EFFORTS:
+        text = f"output_config.effort {effort!r:.60} is not known here; use {', '.join(EFFORTS)}; it is ignored"
+        warnings.add_unless_strict(text, "output_config.effort")
+        config = config | {"effort": None}
+    if isinstance(output_format, dict) and output_format.get("type") == "text":
+        config = config | {"format": None}
+    return config

@@ -1,0 +1,112 @@
+"""Tools that are more than functions: offered as functions if the client runs them, else left out. Pure: no I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...types.warnings import Warnings
+
+_COMMAND = {"type": "string", "description": "The command to run."}
+_PATH = {"type": "string", "description": "The path of the file or folder."}
+_LINES = {"type": "array", "items": {"type": "integer"}, "description": "The first and the last line; -1 is the end."}
+_FILE_PROPERTIES = {
+    "path": _PATH,
+    "view_range": _LINES,
+    "file_text": {"type": "string", "description": "The content of the created file."},
+    "old_str": {"type": "string", "description": "The text to replace; it must occur once."},
+    "new_str": {"type": "string", "description": "The text that replaces it."},
+    "insert_line": {"type": "integer", "description": "The text is inserted after this line."},
+    "insert_text": {"type": "string", "description": "The text to insert."},
+}
+_OLD_AND_NEW_PATH = {"old_path": {"type": "string"}, "new_path": {"type": "string"}}
+
+
+def _with_command(commands: list[str], properties: dict[str, Any]) -> dict[str, Any]:
+    properties = {"command": {"type": "string", "enum": commands}, **properties}
+    return {"type": "object", "properties": properties, "required": ["command"]}
+
+
+_BASH = {"type": "object", "properties": {"command": _COMMAND, "restart": {"type": "boolean"}}}
+_EDITOR = _with_command(["view", "create", "str_replace", "insert"], _FILE_PROPERTIES)
+_MEMORY = _with_command(
+    ["view", "create", "str_replace", "insert", "delete", "rename"], {**_FILE_PROPERTIES, **_OLD_AND_NEW_PATH}
+)
+_RUN_BY_CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bash_": ("bash", "Runs a command in a shell that stays open, or restarts the shell.", _BASH),
+    "text_editor_": ("str_replace_based_edit_tool", "Views, creates and edits text files.", _EDITOR),
+    "memory_": ("memory", "Views, creates, edits, deletes and renames files under /memories.", _MEMORY),
+}
+"""By how their types begin: tools that clients run themselves, whose parameters Anthropic's models know by heart.
+
+The name is the one that such a tool has if it gives none.
+"""
+
+
+def adapt_tools(tools: list[Any], warnings: Warnings) -> tuple[list[Any], set[str]]:
+    """The tools that are functions, and the names of those that are left out."""
+    kept: list[Any] = []
+    left_out: set[str] = set()
+    for i, tool in enumerate(tools):
+        adapted = _adapt_tool(tool, f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
+        if adapted is None:
+            left_out.add(str(tool.get("name") or tool.get("mcp_server_name") or tool.get("type")))
+        else:
+            kept.append(adapted)
+    if any(isinstance(tool, dict) and tool.get("defer_loading") for tool in kept):
+        warnings.add_unless_strict("tools with defer_loading are shown to the model from the start", "tools")
+    return kept, left_out
+
+
+def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str, Any] | None:
+    """The tool as a function, or `None` if it is left out."""
+    kind = tool.get("type") or "custom"
+    if kind != "custom":
+        for prefix, (name, description, schema) in _RUN_BY_CLIENTS.items():
+            if str(kind).startswith(prefix):
+                return {"name": name, "description": description, "input_schema": schema} | tool | {"type": "custom"}
+        text = f"{path} has the type {kind!r:.60}, which this server cannot run; it is left out"
+        warnings.add_unless_strict(text, path)
+        return None
+    if not tool.get("name"):
+        warnings.add_unless_strict(f"{path} has no name; it is left out", path)
+        return None
+    callers = tool.get("allowed_callers")
+    if isinstance(callers, list) and callers and "direct" not in callers:
+        warnings.add_unless_strict(f"{path}.allowed_callers has no effect: the model calls all tools directly", path)
+    examples = tool.get("input_examples")
+    if isinstance(examples, list) and examples:
+        shown = f"Examples of its input: {json.dumps(examples, ensure_ascii=False)}"
+        tool = tool | {"description": "\n\n".join(filter(None, (tool.get("description"), shown)))}
+    return tool
+
+
+def change_tools(tools: list[Any], messages: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The tools after the additions and removals in system messages, and the messages without them."""
+    changed = list(tools)
+    remaining: list[Any] = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) and message.get("role") == "system" else None
+        changes = [block for block in content if _is_change(block)] if isinstance(content, list) else []
+        for change in changes:
+            changed = _changed(changed, change["type"], change["tool"])
+        if changes and isinstance(content, list):
+            content = [block for block in content if not _is_change(block)]
+            message = message | {"content": content} if content else None
+        remaining += [] if message is None else [message]
+    return changed, remaining
+
+
+def _is_change(block: object) -> bool:
+    is_change = isinstance(block, dict) and block.get("type") in ("tool_addition", "tool_removal")
+    return is_change and isinstance(block, dict) and isinstance(block.get("tool"), dict)
+
+
+def _changed(tools: list[Any], change: str, tool: dict[str, Any]) -> list[Any]:
+    """A tool that is added by reference is among the tools already, as one to be loaded later."""
+    definition = tool.get("definition")
+    if change == "tool_addition" and not isinstance(definition, dict):
+        return tools
+    name = definition.get("name") if isinstance(definition, dict) else tool.get("name")
+    others = [one for one in tools if not (isinstance(one, dict) and one.get("name") == name)]
+    return [*others, definition] if change == "tool_addition" else others

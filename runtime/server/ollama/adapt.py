@@ -1,0 +1,170 @@
+"""Brings requests that clients send into the form that the schema documents. Pure: no I/O.
+
+Programs copy settings from Ollama's manual, and send null, data URIs, other roles and arguments as text. What has no
+effect is left out with a warning; strict servers refuse what would change the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+from ...types.messages import ReasoningEffort
+from ...types.warnings import Warnings
+
+_ROLES = {"developer": "system", "function": "tool", "model": "assistant"}
+_FLAGS = {"true": True, "false": False, "": None, "on": True, "off": False}
+_UNUSED_SAMPLERS: dict[str, tuple[object, ...]] = {
+    "mirostat": (0,),
+    "repeat_last_n": (64,),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+}
+"""Options of samplers that there are none of here, with the values that switch them off."""
+_LOAD_OPTIONS = (
+    "embedding_only", "f16_kv", "logits_all", "low_vram", "main_gpu", "num_batch", "num_gpu", "num_gqa", "num_keep",
+    "num_thread", "numa", "rope_frequency_base", "rope_frequency_scale", "use_mlock", "use_mmap", "vocab_only",
+)  # fmt: skip
+
+
+def adapt_request(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """A copy of a request to `/api/chat` or `/api/generate`. What is wrong in any form is left as it is."""
+    adapted = dict(raw)
+    if isinstance(raw.get("messages"), list):
+        adapted["messages"] = [_adapt_message(m, f"messages[{i}]", warnings) for i, m in enumerate(raw["messages"])]
+    if "images" in raw:
+        adapted["images"] = _adapt_images(raw["images"], "images", warnings)
+    if isinstance(raw.get("tools"), list):
+        adapted["tools"] = _adapt_tools(raw["tools"], warnings)
+    if isinstance(raw.get("options"), dict):
+        adapted["options"] = _adapt_options(raw["options"], warnings)
+    if isinstance(raw.get("format"), str):
+        adapted["format"] = raw["format"].strip().lower()
+    if "think" in raw:
+        adapted["think"] = _adapt_think(raw["think"], warnings)
+    return adapted
+
+
+def adapt_embedding(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """A copy of a request to `/api/embed`. Without a text it only wants the model to be loaded."""
+    adapted = dict(raw)
+    if raw.get("input") is None:
+        adapted["input"] = adapted.pop("prompt", None) or []
+    if isinstance(adapted["input"], list) and None in adapted["input"]:
+        warnings.add_unless_strict("input has null, which is left out", "input")
+        adapted["input"] = [text for text in adapted["input"] if text is not None]
+    if raw.get("dimensions") == 0:
+        adapted["dimensions"] = None
+    return adapted
+
+
+def _adapt_message(message: Any, path: str, warnings: Warnings) -> Any:
+    if not isinstance(message, dict):
+        return message
+    adapted = message | {"role": _ROLES.get(str(message.get("role")), message.get("role"))}
+    content, images = message.get("content"), message.get("images")
+    if isinstance(content, list | dict):
+        content, more_images = _read_parts(content if isinstance(content, list) else [content], path, warnings)
+        adapted["content"] = content
+        images = [*(images if isinstance(images, list) else []), *more_images]
+    adapted["images"] = _adapt_images(images, f"{path}.images", warnings)
+    if adapted["role"] == "tool" and not message.get("tool_name"):
+        adapted["tool_name"] = message.get("name")
+    adapted.pop("name", None)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        adapted["tool_calls"] = [_adapt_call(call) for call in calls]
+    return adapted
+
+
+def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, list[Any]]:
+    """The text and the images of a content that is written as parts, as in OpenAI's API."""
+    texts: list[str] = []
+    images: list[Any] = []
+    for i, part in enumerate(parts):
+        image = part.get("image_url") if isinstance(part, dict) else None
+        text = part.get("text") if isinstance(part, dict) else part
+        if image is not None:
+            images.append(image.get("url") if isinstance(image, dict) else image)
+        elif isinstance(text, str):
+            texts.append(text)
+        elif part is not None:
+            warnings.add_unless_strict(f"{path}.content[{i}] is no text; it is shown as JSON", f"{path}.content[{i}]")
+            texts.append(json.dumps(part, ensure_ascii=False))
+    return "\n".join(texts), images
+
+
+def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
+    """The images without null and empty ones, and without addresses, which this server does not fetch."""
+    if isinstance(images, str):
+        images = [images]
+    if not isinstance(images, list):
+        return images
+    kept = []
+    for i, image in enumerate(images):
+        if image in (None, ""):
+            warnings.add_unless_strict(f"{path} has an empty image, which is left out", f"{path}[{i}]")
+        elif isinstance(image, str) and image.lstrip()[:8].lower().startswith(("http://", "https://")):
+            text = (
+                f"{path}[{i}] is an address, and this server fetches nothing; send the image in base64; it is left out"
+            )
+            warnings.add_unless_strict(text, f"{path}[{i}]")
+        else:
+            kept.append(image)
+    return kept
+
+
+def _adapt_call(call: Any) -> Any:
+    """The call with its arguments as an object, unless they are a text that is no JSON."""
+    if not isinstance(call, dict):
+        return call
+    function = call.get("function")
+    if function is None and "name" in call:
+        function = {name: call[name] for name in ("name", "arguments") if name in call}
+        call = {name: value for name, value in call.items() if name not in function}
+    if isinstance(function, dict) and not function.get("arguments"):
+        function = function | {"arguments": {}}
+    return call | {"function": function}
+
+
+def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
+    """The tools that are functions."""
+    kept = []
+    for i, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            kept.append(tool)
+            continue
+        function = tool.get("function")
+        if function is None and "name" in tool and tool.get("type") in (None, "function"):
+            function = tool
+            tool = {"function": function}
+        if isinstance(function, dict) and function.get("name"):
+            kept.append(tool | {"type": "function", "function": function})
+        else:
+            text = f"tools[{i}] has the type {tool.get('type')!r:.60} and no function with a name; it is left out"
+            warnings.add_unless_strict(text, f"tools[{i}]")
+    return kept
+
+
+def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """The options without those that have no effect, which two warnings name together."""
+    samplers = [name for name, off in _UNUSED_SAMPLERS.items() if options.get(name) not in (None, *off)]
+    if samplers:
+        text = f"options.{', options.'.join(samplers)}: this server does not have these samplers; they are ignored"
+        warnings.add_unless_strict(text, f"options.{samplers[0]}")
+    at_load = [name for name in _LOAD_OPTIONS if options.get(name) is not None]
+    if at_load:
+        text = f"options.{', options.'.join(at_load)}: set when the model is loaded, by options of `galago serve`"
+        warnings.append(text)
+    adapted = {name: value for name, value in options.items() if name not in (*_UNUSED_SAMPLERS, *_LOAD_OPTIONS)}
+    if isinstance(options.get("stop"), list):
+        adapted["stop"] = [text for text in options["stop"] if text is not None]
+    return adapted
+
+
+def _adapt_think(think: Any, warnings: Warnings) -> Any:
+    if not isinstance(think, str) or think in get_args(ReasoningEffort):
+        return think
+    if think.lower() not in _FLAGS:
+        warnings.add_unless_strict(f"think {think!r:.60} is not known here; the model thinks as by default", "think")
+    return _FLAGS.get(think.lower())

@@ -19,6 +19,9 @@ from ...types.warnings import Warnings
 from ..openai.chat import message_parts
 from . import schema
 
+_BILLING_NOTE = "x-anthropic-billing-header:"
+"""How a coding agent's first system block begins. It differs between conversations that otherwise begin alike."""
+
 
 def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Request:
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
@@ -30,7 +33,7 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
         options |= values.request_fields_from(request, "anthropic", warnings)
     output_format = request.output_config.format if request.output_config else None
     return values.Request(
-        messages=(*_system(request.system), *messages(request.messages)),
+        messages=(*_system(request.system, warnings), *messages(request.messages)),
         json_schema=output_format.schema if output_format else None,
         reasoning_effort=_effort(request),
         **options,
@@ -39,7 +42,10 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
     )
 
 
-def _system(system: str | list[schema.TextBlock] | None) -> tuple[Message, ...]:
+def _system(system: str | list[schema.TextBlock] | None, warnings: Warnings) -> tuple[Message, ...]:
+    if isinstance(system, list) and system and system[0].text.startswith(_BILLING_NOTE):
+        warnings.append("system[0] is a note for Anthropic's billing and is left out")
+        system = system[1:]
     parts = _parts(system or "", "system")
     return (Message("system", parts),) if parts else ()
 

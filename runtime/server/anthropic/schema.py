@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..http.request_io import ANY, OtherFields
-from .adapt import adapt_request
+from . import other_forms
 
 _CACHE: dict[str, object] = {"cache_control": ANY}
 _REQUEST_IGNORED: dict[str, object] = {
@@ -23,7 +23,12 @@ _REQUEST_IGNORED: dict[str, object] = {
     **_CACHE,
 }
 _REQUEST_WARNED = {"context_management": ": a conversation is used as it is, or refused if it does not fit the context"}
-_HANDLED_BY_ADAPT: dict[str, object] = {"defer_loading": ANY, "allowed_callers": ANY, "input_examples": ANY}
+_OF_TOOLS: dict[str, object] = {
+    "eager_input_streaming": ANY,
+    "defer_loading": False,
+    "allowed_callers": ["direct"],
+    "input_examples": [],
+}
 _NO_BINDING: dict[str, object] = {"block_binding": ANY}
 _NOT_SUMMARIZED = ": thinking is returned as a whole"
 
@@ -36,7 +41,9 @@ class Base64Source(Struct, tag="base64"):
 
 
 class URLSource(Struct, tag="url"):
-    url: str
+    """A data URI: this server fetches nothing."""
+
+    url: Annotated[str, Meta(pattern=r"^\s*[dD][aA][tT][aA]:")]
 
 
 class PlainTextSource(Struct, tag="text"):
@@ -134,13 +141,13 @@ AnyMessage: TypeAlias = SystemMessage | UserMessage | AssistantMessage
 
 
 class Tool(Struct):
-    name: str = ""
+    name: Annotated[str, Meta(min_length=1)]
     input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: Literal["custom"] | None = None
     strict: bool | None = None
 
-    other_fields = OtherFields(ignored=_CACHE | _HANDLED_BY_ADAPT | {"eager_input_streaming": ANY})
+    other_fields = OtherFields(ignored=_CACHE | _OF_TOOLS)
 
 
 class AutoChoice(Struct, tag="auto"):
@@ -175,7 +182,7 @@ class ThinkingDisabled(Struct, tag="disabled"):
 class CountRequest(Struct):
     """`POST /v1/messages/count_tokens`"""
 
-    adapt = staticmethod(adapt_request)
+    adapt = staticmethod(other_forms.adapt)
 
     messages: list[AnyMessage]
     model: str | None = None

@@ -138,7 +138,7 @@ class Ollama(Resource):
         model = self.service.model(name).id
         if not texts:
             return schema.Embeddings(model, [], 0, 0, 0, warnings or UNSET), warnings
-        vectors = self.service.run_task(name, Embed(tuple(texts), request.dimensions), disconnected)
+        vectors = self.service.run_task(name, Embed(tuple(texts), request.dimensions or None), disconnected)
         nanoseconds = round((time.perf_counter() - began) * 1e9)
         embeddings = schema.Embeddings(model, vectors.rows(), nanoseconds, vectors.tokens, 0, warnings or UNSET)
         return embeddings, warnings

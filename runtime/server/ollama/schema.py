@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ...types.messages import ReasoningEffort
 from ..http.request_io import ANY, OtherFields
-from .adapt import adapt_embedding, adapt_request
+from . import other_forms
 
 _KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
 _STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
@@ -16,6 +16,9 @@ _SET_AT_LOAD = ": it is set when the model is loaded"
 _NOT_SHORTENED = ": a prompt that is too long is refused"
 _HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
 _NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
+
+ImageData: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^(?!\s*[hH][tT][tT][pP]s?:)")]
+"""A file in base64 or a data URI, but no address."""
 
 
 class Options(Struct):
@@ -81,7 +84,7 @@ class Message(Struct):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    images: list[str] | None = None
+    images: list[ImageData] | None = None
     tool_calls: list[PastToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -90,7 +93,7 @@ class Message(Struct):
 class AnswerRequest(Struct, kw_only=True):
     """The fields that `/api/chat` and `/api/generate` share."""
 
-    adapt = staticmethod(adapt_request)
+    adapt = staticmethod(other_forms.adapt)
 
     model: str
     format: dict[str, Any] | Literal["", "json"] | None = None
@@ -116,7 +119,7 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     prompt: str | None = None
     suffix: str | None = None
     system: str | None = None
-    images: list[str] | None = None
+    images: list[ImageData] | None = None
     raw: bool | None = None
 
     other_fields = OtherFields(
@@ -129,7 +132,7 @@ class GenerateRequest(AnswerRequest, kw_only=True):
 class EmbedRequest(Struct):
     """`POST /api/embed`"""
 
-    adapt = staticmethod(adapt_embedding)
+    adapt = staticmethod(other_forms.adapt_embedding)
 
     model: str
     input: str | list[str]

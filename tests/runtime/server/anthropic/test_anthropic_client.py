@@ -397,7 +397,7 @@ def test_encrypted_thinking_is_left_out(claude: anthropic.Anthropic) -> None:
     signed = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
     messages: Any = {"role": "assistant", "content": [hidden, signed, {"type": "text", "text": "Small."}]}
     message = ask(claude, [*ASKED, messages, {"role": "user", "content": "Sure?"}])
-    (warning,) = (message.model_extra or {})["warnings"]
+    warning, *_ = (message.model_extra or {})["warnings"]
     assert "content[0]: only Anthropic can decrypt these thoughts" in warning
 
 

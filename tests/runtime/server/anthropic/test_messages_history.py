@@ -226,6 +226,8 @@ CASES = [
         "thoughts without a signature",
         told({"type": "thinking", "thinking": "Hm."}, text("Hi")),
         told({"type": "thinking", "thinking": "Hm.", "signature": "s"}, text("Hi")),
+        "no place for it",
+        True,
     ),
     Case(
         "thoughts of null",

@@ -21,9 +21,6 @@ USER_TYPES = frozenset({"text", "image", "document", "tool_result"})
 ASSISTANT_TYPES = frozenset({"text", "thinking", "tool_use"})
 RESULT_TYPES = frozenset({"text", "image", "document"})
 
-_BILLING_NOTE = "x-anthropic-billing-header:"
-"""A coding agent's first system block begins so. Its value differs between conversations that otherwise begin alike."""
-
 _NO_CONTENT = frozenset(
     {"type", "id", "tool_use_id", "cache_control", "citations", "signature", "caller", "retrieved_at"}
 )
@@ -69,11 +66,7 @@ def _completed(block: Block, kind: str, path: str, warnings: Warnings) -> Block:
     """A block that the schema has, with what clients leave out or write as null."""
     completed = block | {"type": kind}
     if kind in ("text", "thinking"):
-        if block.get(kind) is None:
-            completed[kind] = ""
-        elif str(block[kind]).startswith(_BILLING_NOTE):
-            warnings.append(f"{path} is a note for Anthropic's billing and is left out")
-            completed[kind] = ""
+        completed[kind] = "" if block.get(kind) is None else block[kind]
     elif kind == "tool_result":
         content_path = f"{path}.content"
         completed["content"] = adapt_content(block.get("content"), RESULT_TYPES, content_path, warnings)

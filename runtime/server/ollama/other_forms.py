@@ -1,4 +1,6 @@
-"""Brings requests that clients send into the form that the schema documents. Pure: no I/O.
+"""Brings requests in other programs' forms into the documented form. Pure: no I/O.
+
+Entered only if a request does not have the documented form.
 
 Programs copy settings from Ollama's manual, and send null, data URIs, other roles and arguments as text. What has no
 effect is left out with a warning; strict servers refuse what would change the answer.
@@ -27,7 +29,7 @@ _LOAD_OPTIONS = (
 )  # fmt: skip
 
 
-def adapt_request(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request to `/api/chat` or `/api/generate`. What is wrong in any form is left as it is."""
     adapted = dict(raw)
     if isinstance(raw.get("messages"), list):

@@ -48,13 +48,11 @@ def adapt_tools(tools: list[Any], warnings: Warnings) -> tuple[list[Any], set[st
     kept: list[Any] = []
     left_out: set[str] = set()
     for i, tool in enumerate(tools):
-        adapted = _adapt_tool(tool, f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
+        adapted = _adapt_tool(dict(tool), f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
         if adapted is None:
             left_out.add(str(tool.get("name") or tool.get("mcp_server_name") or tool.get("type")))
         else:
             kept.append(adapted)
-    if any(isinstance(tool, dict) and tool.get("defer_loading") for tool in kept):
-        warnings.add_unless_strict("tools with defer_loading are shown to the model from the start", "tools")
     return kept, left_out
 
 
@@ -64,20 +62,23 @@ def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str
     if kind != "custom":
         for prefix, (name, description, schema) in _RUN_BY_CLIENTS.items():
             if str(kind).startswith(prefix):
-                return {"name": name, "description": description, "input_schema": schema} | tool | {"type": "custom"}
+                function = {"name": name, "description": description, "input_schema": schema}
+                return _adapt_tool({**function, **tool, "type": "custom"}, path, warnings)
         text = f"{path} has the type {kind!r:.60}, which this server cannot run; it is left out"
         warnings.add_unless_strict(text, path)
         return None
     if not tool.get("name"):
         warnings.add_unless_strict(f"{path} has no name; it is left out", path)
         return None
-    callers = tool.get("allowed_callers")
+    if tool.pop("defer_loading", None):
+        warnings.add_unless_strict("tools with defer_loading are shown to the model from the start", "tools")
+    callers = tool.pop("allowed_callers", None)
     if isinstance(callers, list) and callers and "direct" not in callers:
         warnings.add_unless_strict(f"{path}.allowed_callers has no effect: the model calls all tools directly", path)
-    examples = tool.get("input_examples")
+    examples = tool.pop("input_examples", None)
     if isinstance(examples, list) and examples:
         shown = f"Examples of its input: {json.dumps(examples, ensure_ascii=False)}"
-        tool = tool | {"description": "\n\n".join(filter(None, (tool.get("description"), shown)))}
+        tool["description"] = "\n\n".join(filter(None, (tool.get("description"), shown)))
     return tool
 
 

@@ -1,4 +1,6 @@
-"""Brings requests that clients send into the form that the schema documents. Pure: no I/O.
+"""Brings requests in the forms of coding agents and proxies into the documented form. Pure: no I/O.
+
+Entered only if a request does not have the documented form.
 
 Coding agents send what only Anthropic's own service can do, and proxies send null, one object for a list, and the like.
 What is merely more than this server can do is left out with a warning; strict servers refuse it.
@@ -9,19 +11,23 @@ from __future__ import annotations
 from typing import Any
 
 from ...types.warnings import Warnings
-from . import blocks, tools
+from . import other_blocks, other_tools
 
 _THINKING_TYPES = ("enabled", "adaptive", "disabled")
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_TYPES_BY_ROLE = {"system": blocks.SYSTEM_TYPES, "user": blocks.USER_TYPES, "assistant": blocks.ASSISTANT_TYPES}
+_TYPES_BY_ROLE = {
+    "system": other_blocks.SYSTEM_TYPES,
+    "user": other_blocks.USER_TYPES,
+    "assistant": other_blocks.ASSISTANT_TYPES,
+}
 
 
-def adapt_request(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request without what the schema does not have. What is wrong in any form is left as it is."""
     adapted = dict(raw)
     _adapt_tools(adapted, warnings)
     if raw.get("system") is not None:
-        adapted["system"] = blocks.adapt_content(raw["system"], blocks.SYSTEM_TYPES, "system", warnings)
+        adapted["system"] = other_blocks.adapt_content(raw["system"], other_blocks.SYSTEM_TYPES, "system", warnings)
     if isinstance(adapted.get("messages"), list):
         adapted["messages"] = _adapt_messages(adapted["messages"], warnings)
     _adapt_settings(adapted, warnings)
@@ -34,8 +40,8 @@ def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
     if not isinstance(given, list):
         return
     if isinstance(adapted.get("messages"), list):
-        given, adapted["messages"] = tools.change_tools(given, adapted["messages"])
-    adapted["tools"], left_out = tools.adapt_tools(given, warnings)
+        given, adapted["messages"] = other_tools.change_tools(given, adapted["messages"])
+    adapted["tools"], left_out = other_tools.adapt_tools(given, warnings)
     choice = adapted.get("tool_choice")
     if isinstance(choice, str):
         choice = adapted["tool_choice"] = {"type": {"required": "any"}.get(choice, choice)}
@@ -58,7 +64,7 @@ def _adapt_messages(messages: list[Any], warnings: Warnings) -> list[Any]:
         types = _TYPES_BY_ROLE.get(str(role))
         content = message.get("content")
         if types is not None:
-            content = blocks.adapt_content(content, types, f"messages[{i}].content", warnings)
+            content = other_blocks.adapt_content(content, types, f"messages[{i}].content", warnings)
         if isinstance(content, list):
             content = [_with_id(block, f"toolu_{i}_{j}", open_ids) for j, block in enumerate(content)]
         if isinstance(config := message.get("output_config"), dict):

@@ -13,6 +13,7 @@ from .inference.stream import Stream
 from .types.model_info import ModelInfo, Stats
 from .types.request import Request
 from .types.tasks import R, Task
+from .types.warnings import Warnings
 
 
 def never() -> bool:
@@ -21,7 +22,7 @@ def never() -> bool:
 
 
 class Service(Protocol):
-    """Models, by their names. A request names one, or `None` for the default.
+    """Models, by their names. A request names one, or the default by `None`, an empty name or "default".
 
     Every method that takes a name raises `NotFound` if no loaded model has it, and `NotReady` while it is loading.
     """
@@ -33,11 +34,20 @@ class Service(Protocol):
     def load(self) -> None:
         """Waits until the models are loaded. Raises the error that prevented it."""
 
+    def model_for(self, name: str | None, warnings: Warnings) -> str:
+        """Returns the id of the model that answers requests for a name, with a warning if the name means no model.
+
+        Raises `NotFound` if none answers them, such as for an installed model that is not loaded, or in strict mode.
+        """
+
     def model(self, name: str | None) -> ModelInfo:
         """Returns what a loaded model is and can do."""
 
     def models(self) -> list[ModelInfo]:
         """Returns the loaded models, the default first. Raises `NotReady` while it is loading."""
+
+    def aliases(self) -> list[ModelInfo]:
+        """Returns the default model under each of its other names."""
 
     def is_loaded(self, name: str) -> bool:
         """Whether a name, in any spelling, means one of the pool's models."""

@@ -75,6 +75,14 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def strict_server() -> Iterator[Server]:
+    """A server that refuses what others answer with a warning, and whose model has two further names."""
+    with serving("--threads", "1", "--strict", "--alias", "friend", "--alias", "second/friend") as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
 def client(server: Server) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client

@@ -19,7 +19,7 @@ from ..hub.cache import HubCache
 from ..hub.download import file_digest
 from ..hub.source import find_source
 from . import catalog, imported, pairing
-from .name import ModelRef
+from .name import ModelRef, parse_ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,17 @@ def find(ref: ModelRef) -> InstalledModel:
     if model.projector is None and source.entry and source.entry.projector:
         raise NotFound(f"{ref} is installed without its projector; install it with: galago pull {ref}", "model")
     return model
+
+
+def exists(name: str) -> bool:
+    """Whether a name, in any spelling, means a model on this machine, complete or not."""
+    try:
+        ref = parse_ref(name)
+        return ref.kind == "builtin" or (ref.kind != "path" and bool(find(ref)))
+    except NotFound:
+        return False
+    except ModelError:
+        return True
 
 
 def find_unchecked(ref: ModelRef) -> InstalledModel:

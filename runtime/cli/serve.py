@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,6 +18,10 @@ ServedModel = Annotated[
     str, typer.Option(help="builtin, the name of an installed model, or a GGUF file", metavar="MODEL")
 ]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's name]", metavar="NAME")]
+Alias = Annotated[
+    list[str] | None, typer.Option(help="another name of the model in the API; may be repeated", metavar="NAME")
+]
+AnyModel = Annotated[bool, typer.Option("--any-model", help="answer requests for any model with this one")]
 Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
 Port = Annotated[int, typer.Option(help="port to listen on; 0 means any free port", metavar="PORT")]
 Key = Annotated[str | None, typer.Option(help="key that clients must send; GALAGO_API_KEY is safer", metavar="KEY")]
@@ -32,7 +36,12 @@ StoreDir = Annotated[
 ]
 AllowPull = Annotated[bool, typer.Option("--allow-pull", help="let clients download models from the Hub")]
 AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete models")]
-Strict = Annotated[bool, typer.Option("--strict", help="refuse requests with unknown fields instead of warning")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="refuse requests that would be answered with a warning, such as for unknown fields or models"
+    ),
+]
 
 
 @options.with_options(loading=LOADING)
@@ -40,6 +49,8 @@ def serve(
     *,
     model: ServedModel = "builtin",
     name: Name = None,
+    alias: Alias = None,
+    any_model: AnyModel = False,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     loading: options.OptionValues,
@@ -64,13 +75,26 @@ def serve(
         allow_rm=allow_rm,
         store=store,
     )
-    _serve(model, name, loading, ModelConfig(**options.model_settings(loading)), config)
+    names = _Names(name, tuple(alias or ()), any_model)
+    _serve(model, names, loading, ModelConfig(**options.model_settings(loading)), config)
+
+
+class _Names(NamedTuple):
+    """What the model is called in the API."""
+
+    id: str | None
+    aliases: tuple[str, ...]
+    any: bool
 
 
 def _serve(
-    model: str, name: str | None, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
+    model: str, names: _Names, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
 ) -> None:
     """Starts the worker first: it imports what it needs, and loads the model, while this process imports the server."""
+    from ...models.errors import ConfigError
+
+    if "" in names.aliases:
+        raise ConfigError("an alias cannot be empty", "alias")
     from ..process.spawn import WorkerProcess
 
     process = WorkerProcess()
@@ -78,8 +102,9 @@ def _serve(
     from ..pool.pool import ModelPool
     from ..pool.resident import ResidentModel
 
-    files = resolve(model, loading.get("mmproj"), name, loading.get("lora") or (), loading.get("draft"))
-    service = ModelPool(ResidentModel(files, settings, progress.percent("loading"), isolated=True, process=process))
+    files = resolve(model, loading.get("mmproj"), names.id, loading.get("lora") or (), loading.get("draft"))
+    resident = ResidentModel(files, settings, progress.percent("loading"), isolated=True, process=process)
+    service = ModelPool(resident, aliases=names.aliases, any_model=names.any)
     service.begin()
     from ..server.run import serve as run_server
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...models.errors import ModelError, NotFound
@@ -15,18 +16,26 @@ from ..service import never
 from ..types.model_info import ModelInfo, Stats
 from ..types.request import Request
 from ..types.tasks import R, Task
+from ..types.warnings import Warnings
 
 if TYPE_CHECKING:
     from ..inference.loader import LoadedModel
     from ..worker.supervisor import WorkerSupervisor
     from .resident import ResidentModel
 
+_NAMES_OF_DEFAULT = (None, "", "default")
+
 
 class ModelPool:
-    """Implements `Service`. The first model is the default, for requests that name none."""
+    """Implements `Service`. The first model is the default, for requests that name none.
 
-    def __init__(self, *models: ResidentModel) -> None:
+    `aliases` are other names of the default model. With `any_model` it answers to every name.
+    """
+
+    def __init__(self, *models: ResidentModel, aliases: Sequence[str] = (), any_model: bool = False) -> None:
         self.default = models[0]
+        self._aliases = tuple(aliases)
+        self._any_model = any_model
         self._models = {model.id: model for model in models}
 
     def begin(self) -> None:
@@ -42,12 +51,22 @@ class ModelPool:
     def ready(self) -> bool:
         return self.default.ready
 
+    def model_for(self, name: str | None, warnings: Warnings) -> str:
+        model = self._find(name)
+        if model is None and name and not warnings.strict and self._answers_unknown(name):
+            model = self.default
+            warnings.append(f"there is no model {name!r:.100} on this machine; {model.id!r} answers instead")
+        return (model or self._route(name)).id
+
     def model(self, name: str | None) -> ModelInfo:
         return self._loaded(name).info
 
     def models(self) -> list[ModelInfo]:
         self._loaded(None)
         return [loaded.info for model in self._models.values() if (loaded := model.loaded) is not None]
+
+    def aliases(self) -> list[ModelInfo]:
+        return [replace(self._loaded(None).info, id=alias) for alias in self._aliases]
 
     def is_loaded(self, name: str) -> bool:
         return self._find(name) is not None
@@ -91,23 +110,30 @@ class ModelPool:
 
     def _route(self, name: str | None) -> ResidentModel:
         """Returns the model that a request means."""
-        model = self.default if name is None else self._find(name)
+        model = self._find(name)
         if model is None:
             if self.default.loaded is None:
                 raise self.default.not_ready()
             names = ", ".join(map(repr, self._models))
             raise NotFound(
                 f"the model {name!r:.100} is not loaded here; loaded: {names}. `galago serve --model MODEL` loads "
-                "another one, and --name names it",
+                "another one, --name names it, and --alias NAME gives it further names",
                 "model",
             )
         return model
 
-    def _find(self, name: str) -> ResidentModel | None:
+    def _find(self, name: str | None) -> ResidentModel | None:
         """Returns the model that a name means, in any spelling."""
-        if (model := self._models.get(name)) is not None:
+        if name is not None and (model := self._models.get(name)) is not None:
             return model
-        return next((model for model in self._models.values() if refers_to(name, model.files)), None)
+        if name in _NAMES_OF_DEFAULT or name in self._aliases:
+            return self.default
+        model = next((model for model in self._models.values() if name and refers_to(name, model.files)), None)
+        return self.default if model is None and self._any_model else model
+
+    def _answers_unknown(self, name: str) -> bool:
+        """Whether the default model answers to a name that means no model: if it is the only one loaded."""
+        return len(self._models) == 1 and self.default.loaded is not None and not installed.exists(name)
 
 
 def _describe(model: InstalledModel) -> ModelInfo:

@@ -73,8 +73,8 @@ class Messages(Resource):
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.MessagesRequest, self.strict)
-        model = self.service.model(request.model).id
-        generate = partial(self.service.generate, request.model)
+        model = self.service.model_for(request.model, warnings)
+        generate = partial(self.service.generate, model)
         choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
         return _Prepared(bool(request.stream), request.max_tokens == 0, model, warnings, choices)
 
@@ -83,6 +83,7 @@ class Messages(Resource):
 
     def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         request, warnings = request_io.parse_body(body, schema.CountRequest, self.strict)
+        request.model = self.service.model_for(request.model, warnings)
         task = Estimate(convert.to_request(request, warnings), predict_seconds=False)
         return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
 

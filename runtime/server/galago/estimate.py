@@ -35,13 +35,13 @@ class Estimates(Resource):
 
     def _plan(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EstimateResponse, list[str]]:
         chat, warnings = request_io.parse_body(body, ChatRequest, self.strict)
+        chat.model = self.service.model_for(chat.model, warnings)
         with convert.api_field_names():
             count = convert.choice_count(chat)
             task = Estimate(convert.to_request(chat, self.context.read_file, warnings))
             estimate = self.service.run_task(chat.model, task, disconnected)
         several = ["the seconds are those of one answer, not of several at once"] if count > 1 else []
-        model = self.service.model(chat.model)
-        return _response(model.id, estimate, [*warnings, *several]), warnings
+        return _response(chat.model, estimate, [*warnings, *several]), warnings
 
 
 def _response(model: str, estimate: RequestEstimate, warnings: list[str]) -> schema.EstimateResponse:

@@ -52,6 +52,7 @@ class Tokenization(Resource):
 
     def _tokenize(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenList, list[str]]:
         request, warnings = request_io.parse_body(body, schema.TokenizeRequest, self.strict)
+        request.model = self.service.model_for(request.model, warnings)
         text = _text_or_chat(request, self.context.read_file, warnings)
         task = Tokenize(text, request.add_special is True, request.parse_special is not False)
         answer = self.service.run_task(request.model, task, disconnected)
@@ -64,6 +65,7 @@ class Tokenization(Resource):
         self, body: bytes, disconnected: request_io.Cancellation
     ) -> tuple[schema.DetokenizedText, list[str]]:
         request, warnings = request_io.parse_body(body, schema.DetokenizeRequest, self.strict)
+        request.model = self.service.model_for(request.model, warnings)
         answer = self.service.run_task(request.model, Detokenize(tuple(request.tokens)), disconnected)
         return schema.DetokenizedText(answer.text, warnings or UNSET), warnings
 

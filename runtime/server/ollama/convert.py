@@ -17,9 +17,9 @@ from . import schema
 ChatOrGenerateRequest: TypeAlias = schema.ChatRequest | schema.GenerateRequest
 
 
-def model_name(name: str) -> str:
+def model_name(name: str | None) -> str:
     """The name without `:latest`, which Ollama's clients add to names without a tag."""
-    return name.removesuffix(":latest")
+    return (name or "").removesuffix(":latest")
 
 
 def messages(request: ChatOrGenerateRequest) -> tuple[Message, ...]:

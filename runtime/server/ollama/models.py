@@ -26,8 +26,8 @@ _RECOMMENDED = {option.gguf: option.name for option in SAMPLING if option.gguf}
 
 
 def tags(service: Service) -> Iterator[schema.Model]:
-    """All models on this machine, the loaded one first."""
-    for info in service.models():
+    """All models on this machine, the loaded one first, under each of its names."""
+    for info in (*service.models(), *service.aliases()):
         yield _model(info.id, service.files(info.id))
     for model in service.installed_files():
         with contextlib.suppress(ModelError):

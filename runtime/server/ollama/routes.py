@@ -130,15 +130,14 @@ class Ollama(Resource):
     ) -> tuple[schema.Embeddings | schema.Embedding, list[str]]:
         began = time.perf_counter()
         request, warnings = request_io.parse_body(body, kind, self.strict)
-        name = convert.model_name(request.model)
+        model = self.service.model_for(convert.model_name(request.model), warnings)
         if isinstance(request, schema.OldEmbedRequest):
-            vectors = self.service.run_task(name, Embed((request.prompt,)), disconnected)
+            vectors = self.service.run_task(model, Embed((request.prompt,)), disconnected)
             return schema.Embedding(vectors.rows()[0]), warnings
         texts = [request.input] if isinstance(request.input, str) else request.input
-        model = self.service.model(name).id
         if not texts:
             return schema.Embeddings(model, [], 0, 0, 0, warnings or UNSET), warnings
-        vectors = self.service.run_task(name, Embed(tuple(texts), request.dimensions or None), disconnected)
+        vectors = self.service.run_task(model, Embed(tuple(texts), request.dimensions or None), disconnected)
         nanoseconds = round((time.perf_counter() - began) * 1e9)
         embeddings = schema.Embeddings(model, vectors.rows(), nanoseconds, vectors.tokens, 0, warnings or UNSET)
         return embeddings, warnings
@@ -182,12 +181,11 @@ class Ollama(Resource):
         self, kind: type[convert.ChatOrGenerateRequest], body: bytes, disconnected: request_io.Cancellation
     ) -> _Prepared:
         request, warnings = request_io.parse_body(body, kind, self.strict)
-        name = convert.model_name(request.model)
-        model = self.service.model(name)
+        model = self.service.model(self.service.model_for(convert.model_name(request.model), warnings))
         warnings += convert.context_warnings(request, model.context_length)
         choices = None
         if not convert.is_empty(request):
-            generate = partial(self.service.generate, name)
+            generate = partial(self.service.generate, model.id)
             choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
         return _Prepared(model.id, request.stream is not False, kind is schema.ChatRequest, warnings, choices)
 

@@ -95,7 +95,7 @@ class AnswerRequest(Struct, kw_only=True):
 
     adapt = staticmethod(other_forms.adapt)
 
-    model: str
+    model: str | None = None
     format: dict[str, Any] | Literal["", "json"] | None = None
     options: Options | None = None
     stream: bool | None = None
@@ -129,12 +129,12 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     )
 
 
-class EmbedRequest(Struct):
+class EmbedRequest(Struct, kw_only=True):
     """`POST /api/embed`"""
 
     adapt = staticmethod(other_forms.adapt_embedding)
 
-    model: str
+    model: str | None = None
     input: str | list[str]
     dimensions: int | None = None
 
@@ -144,10 +144,10 @@ class EmbedRequest(Struct):
     )
 
 
-class OldEmbedRequest(Struct):
+class OldEmbedRequest(Struct, kw_only=True):
     """`POST /api/embeddings`"""
 
-    model: str
+    model: str | None = None
     prompt: str
 
     other_fields = OtherFields(

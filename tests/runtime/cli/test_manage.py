@@ -179,9 +179,10 @@ def test_the_server_lists_installed_models_and_accepts_every_spelling(home: Loca
         assert httpx.get(f"{server.url}/v1/models/builtin").json()["loaded"] is False
         for name in ("omni", "omni:q8_0", "hf:acme/omni-GGUF", "acme/omni-GGUF:Q8_0"):
             assert server.ask("Opposite of big?", model=name).json()["choices"][0]["message"]["content"] == "Small."
-        for name in ("builtin", "gemma4-e2b", "../x", "/etc/passwd"):
-            answer = server.ask("Opposite of big?", model=name)
-            assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+        for name in ("gemma4-e2b", "acme/other-GGUF"):
+            assert "'omni' answers instead" in server.ask("Opposite of big?", model=name).json()["warnings"][0]
+        answer = server.ask("Opposite of big?", model="builtin")
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
 
 
 def test_the_catalog_is_checked_against_the_hub(home: LocalHub) -> None:

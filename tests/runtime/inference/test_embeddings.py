@@ -276,10 +276,13 @@ def test_chats_and_embeddings_are_refused_by_the_other_kind_over_http(bert_serve
         assert answer.json()["error"]["param"] == "model"
 
 
-def test_an_unknown_field_is_a_warning_and_an_unknown_model_an_error(bert_server: Server) -> None:
+def test_an_unknown_field_and_an_unknown_model_are_warnings(bert_server: Server) -> None:
     answer = bert_server.post({"input": "a", "frobnicate": 1}, "/v1/embeddings")
     assert "frobnicate" in answer.json()["warnings"][0] and "x-galago-warnings" in answer.headers
-    assert bert_server.post({"input": "a", "model": "other"}, "/v1/embeddings").status_code == 404
+    for path in ("/v1/embeddings", "/api/embed"):
+        other = bert_server.post({"input": "a", "model": "text-embedding-3-small"}, path).json()
+        assert "no model 'text-embedding-3-small'" in other["warnings"][0] and other["model"] == answer.json()["model"]
+    assert bert_server.post({"input": "a", "model": "builtin"}, "/v1/embeddings").status_code == 404
 
 
 TEXT_SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)

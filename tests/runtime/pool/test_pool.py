@@ -17,6 +17,7 @@ from galago.runtime.types.messages import Message, Text
 from galago.runtime.types.model_info import ModelInfo, Stats
 from galago.runtime.types.request import Request
 from galago.runtime.types.tasks import Detokenize
+from galago.runtime.types.warnings import Warnings
 
 REQUEST = Request((Message("user", (Text("Hi"),)),))
 
@@ -134,3 +135,35 @@ def test_a_model_that_is_closed_while_it_loads_is_closed_once_it_is_loaded(tmp_p
     resident._open = open_late  # type: ignore[method-assign]
     resident.load()
     assert opened.closed and resident.state == "closed" and resident.loaded is None
+
+
+def test_one_model_answers_to_unknown_names_but_not_for_an_installed_model(tmp_path: Path) -> None:
+    (tmp_path / "first.gguf").touch()
+    pool = ModelPool(FakeResident("first", tmp_path / "first.gguf"), aliases=["friend"])
+    with pytest.raises(NotReady):
+        pool.model_for("gpt-4", Warnings())
+    pool.load()
+    warnings = Warnings()
+    assert [pool.model_for(name, warnings) for name in (None, "", "default", "first", "friend")] == ["first"] * 5
+    assert warnings == []
+    assert pool.model_for("gpt-4", warnings) == "first"
+    assert warnings == ["there is no model 'gpt-4' on this machine; 'first' answers instead"]
+    with pytest.raises(NotFound, match="'builtin' is not loaded here; loaded: 'first'.*galago serve --model"):
+        pool.model_for("builtin", warnings)
+
+
+def test_several_models_do_not_answer_to_unknown_names(pool: ModelPool) -> None:
+    pool.load()
+    assert pool.model_for("second", Warnings()) == "second"
+    with pytest.raises(NotFound):
+        pool.model_for("third", Warnings())
+
+
+def test_a_model_for_any_name_answers_without_a_warning_in_strict_mode_too(tmp_path: Path) -> None:
+    (tmp_path / "first.gguf").touch()
+    pool = ModelPool(FakeResident("first", tmp_path / "first.gguf"), any_model=True)
+    pool.load()
+    strict = Warnings()
+    strict.strict = True
+    assert [pool.model_for(name, strict) for name in ("gpt-4", "builtin", "/etc/passwd")] == ["first"] * 3
+    assert strict == [] and pool.is_loaded("gpt-4") and pool.model("gpt-4").id == "first"

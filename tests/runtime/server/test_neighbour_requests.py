@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes.server import Server, serving
+from fakes.server import Server
 from galago.runtime.server.anthropic import schema as anthropic_wire
 from galago.runtime.server.http.request_io import other_fields
 from galago.runtime.server.ollama import schema as ollama_wire
@@ -107,14 +107,12 @@ def test_other_methods_and_hosts_are_refused_in_the_format_of_the_api(server: Se
     assert foreign.status_code == 403 and "evil.example" in error_of(path, foreign.json())
 
 
-def test_strict_servers_refuse_unknown_fields_of_every_api() -> None:
-    with serving("--threads", "1", "--strict") as strict:
-        strict.wait_until_ready()
-        for path, body in SHORT.items():
-            if path not in ("/api/pull", "/api/embed", "/api/embeddings"):
-                assert strict.post(body, path).status_code == 200, path
-                answer = strict.post(body | {"colour": "red"}, path)
-                assert answer.status_code == 400 and "colour" in error_of(path, answer.json())
+def test_strict_servers_refuse_unknown_fields_of_every_api(strict_server: Server) -> None:
+    for path, body in SHORT.items():
+        if path not in ("/api/pull", "/api/embed", "/api/embeddings"):
+            assert strict_server.post(body, path).status_code == 200, path
+            answer = strict_server.post(body | {"colour": "red"}, path)
+            assert answer.status_code == 400 and "colour" in error_of(path, answer.json())
 
 
 def test_every_line_of_a_stream_is_json(server: Server) -> None:

@@ -42,6 +42,7 @@ class FailingService(ModelPool):
 
     generate: Any = _refuse
     model: Any = _refuse
+    model_for: Any = _refuse
     models: Any = _refuse
     stats: Any = _refuse
     installed: Any = _refuse

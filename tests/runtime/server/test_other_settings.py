@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from fakes.server import Server, serving
+from fakes.server import Server
 
 HI: Any = [{"role": "user", "content": "Opposite of big?"}]
 BODIES: dict[str, dict[str, Any]] = {
@@ -95,13 +94,6 @@ def body_with(path: str, field: str, value: Any) -> dict[str, Any]:
     if path == "/api/chat" and field != "stream":
         return body | {"options": body["options"] | {field: value}}
     return body | {field: value}
-
-
-@pytest.fixture(scope="module")
-def strict_server() -> Iterator[Server]:
-    with serving("--threads", "1", "--strict") as running:
-        running.wait_until_ready()
-        yield running
 
 
 @pytest.mark.parametrize(

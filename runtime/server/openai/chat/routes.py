@@ -89,6 +89,7 @@ class Chat(Resource):
 
     def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
         chat, warnings = request_io.parse_body(body, schema.ChatRequest, self.strict)
+        chat.model = self.service.model_for(chat.model, warnings)
         with convert.api_field_names():
             count = convert.choice_count(chat)
             request = convert.to_request(chat, self.context.read_file, warnings)
@@ -96,8 +97,7 @@ class Chat(Resource):
                 request = convert.in_background(request)
                 warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []
             generate = partial(self.service.generate, chat.model)
-            model = self.service.model(chat.model).id
-            return _Prepared(chat, model, warnings, events.Choices(generate, request, count, disconnected))
+            return _Prepared(chat, chat.model, warnings, events.Choices(generate, request, count, disconnected))
 
 
 class _Prepared(NamedTuple):

@@ -70,8 +70,9 @@ class Completions(Resource):
 
     def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.CompletionRequest, self.strict)
+        request.model = self.service.model_for(request.model, warnings)
         prompts = convert.prompts(request.prompt, "prompt")
-        prepared = _Prepared(request, self.service.model(request.model).id, warnings, [], [])
+        prepared = _Prepared(request, request.model, warnings, [], [])
         try:
             with api_field_names():
                 count = convert.choices_per_prompt(request, len(prompts))

@@ -46,6 +46,7 @@ class Embeddings(Resource):
         _refuse_media(raw.get("input"))
         warnings = request_io.no_warnings(self.strict)
         request = request_io.convert_object(raw, schema.EmbeddingRequest, warnings)
+        request.model = self.service.model_for(request.model, warnings)
         texts = prompts(request.input, "input")
         task = Embed(tuple(texts), request.dimensions)
         vectors = self.service.run_task(request.model, task, disconnected)
@@ -53,8 +54,7 @@ class Embeddings(Resource):
         data: Sequence[str | list[float]] = _base64_rows(vectors) if as_base64 else vectors.rows()
         embeddings = [schema.Embedding(i, one) for i, one in enumerate(data)]
         usage = schema.EmbeddingUsage(vectors.tokens, vectors.tokens)
-        model = self.service.model(request.model)
-        return schema.EmbeddingList(model.id, embeddings, usage, warnings or UNSET), warnings
+        return schema.EmbeddingList(request.model, embeddings, usage, warnings or UNSET), warnings
 
 
 def _refuse_media(field: object) -> None:

@@ -32,7 +32,7 @@ class Models(Resource):
         ]
 
     async def list(self, request: Request) -> Response:
-        loaded = self.service.models()
+        loaded = [*self.service.models(), *self.service.aliases()]
         if _is_anthropic(request):
             return json_response(anthropic_convert.model_list(loaded))
         others = await asyncio.to_thread(self.service.installed)
@@ -44,6 +44,7 @@ class Models(Resource):
         self.service.models()  # raises `NotReady` while they are loading
         if await asyncio.to_thread(self.service.is_loaded, name):
             info = await asyncio.to_thread(self.service.model, name)
+            info = next((alias for alias in self.service.aliases() if alias.id == name), info)
             return json_response(
                 anthropic_convert.model_info(info) if _is_anthropic(request) else _card(info, loaded=True)
             )

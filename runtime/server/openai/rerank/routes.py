@@ -33,6 +33,7 @@ class Reranking(Resource):
 
     def _rerank(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.RerankResponse, list[str]]:
         request, warnings = request_io.parse_body(body, schema.RerankRequest, self.strict)
+        request.model = self.service.model_for(request.model, warnings)
         check_number("top_n", request.top_n, 1, 2**31 - 1, whole=True)
         documents = [one if isinstance(one, str) else one.text for one in request.documents]
         task = tasks.Rerank(request.query, tuple(documents))
@@ -42,5 +43,4 @@ class Reranking(Resource):
         for result in results if request.return_documents else ():
             result.document = schema.Document(documents[result.index])
         usage = schema.RerankUsage(answer.tokens, answer.tokens)
-        model = self.service.model(request.model)
-        return schema.RerankResponse(model.id, results, usage, warnings or UNSET), warnings
+        return schema.RerankResponse(request.model, results, usage, warnings or UNSET), warnings

@@ -123,7 +123,8 @@ class Responses(Resource):
         self._runs.store_for(parsed)
         self._runs.continue_conversation(parsed)
         task = Estimate(self._runs.runtime_request(parsed), predict_seconds=False)
-        count = self.service.run_task(parsed.request.model, task, disconnected).prompt_tokens
+        model = self.service.model_for(parsed.request.model, parsed.warnings)
+        count = self.service.run_task(model, task, disconnected).prompt_tokens
         return schema.TokenCount(count), parsed.warnings
 
     async def compact(self, request: Request) -> Response:

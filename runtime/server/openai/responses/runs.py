@@ -143,8 +143,8 @@ class Runs:
         store = self.store_for(parsed)
         self.continue_conversation(parsed, history)
         request = self.runtime_request(parsed) if answers and not parsed.compacts else None
-        model = self._service.model(parsed.request.model)
-        choices = None if request is None else self._choices(parsed.request.model, request, cancelled)
+        model = self._service.model(self._service.model_for(parsed.request.model, parsed.warnings))
+        choices = None if request is None else self._choices(model.id, request, cancelled)
         response_id = f"resp_{uuid.uuid4().hex}"
         response = convert.new_response(
             response_id, time.time(), model, parsed.request, parsed.tools, store is not None
@@ -220,7 +220,7 @@ class Runs:
         """The conversation with everything but system, developer and user messages in one compaction item."""
         raw, warnings = self._rewritten(raw)
         request = request_io.convert_object(raw, schema.CompactRequest, warnings)
-        self._service.model(request.model)
+        self._service.model_for(request.model, warnings)
         items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
         if not items:
             raise InvalidRequest("there is nothing to compact; give input or previous_response_id", "input")

@@ -228,7 +228,7 @@ def test_models_are_listed_in_both_formats(claude: anthropic.Anthropic, server: 
 
 def test_errors_have_the_format_of_anthropics_api(claude: anthropic.Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError) as missing:
-        ask(claude, model="claude-x")
+        claude.models.retrieve("claude-x")
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     with pytest.raises(anthropic.BadRequestError) as long:
         ask(claude, [{"role": "user", "content": "word " * 3000}])
@@ -404,7 +404,7 @@ def test_encrypted_thinking_is_left_out(claude: anthropic.Anthropic) -> None:
 def test_an_answer_has_a_request_id(claude: anthropic.Anthropic) -> None:
     assert (ask(claude)._request_id or "").startswith("req_")
     with pytest.raises(anthropic.NotFoundError) as missing:
-        ask(claude, model="claude")
+        claude.models.retrieve("claude")
     assert (missing.value.request_id or "").startswith("req_")
 
 

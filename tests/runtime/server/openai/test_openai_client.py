@@ -188,7 +188,7 @@ def test_403_is_a_denied_permission(client: openai.OpenAI) -> None:
 
 def test_404_is_a_model_or_route_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
-        client.chat.completions.create(model="gpt-4o", messages=user("Hi"))
+        client.models.retrieve("gpt-4o")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         client.get("/nothing", cast_to=object)

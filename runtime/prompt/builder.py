@@ -92,7 +92,9 @@ class PromptBuilder:
                 return break_up(text, self.control_texts, break_mark)
 
             end = len(messages) - continue_last
-            rendered = self._renderer.render(messages[:end], contents[:end], tools, protect, switches, warnings)
+            rendered = "" if tools else self._plain(messages[:end], contents[:end], switches)
+            if not rendered:
+                rendered = self._renderer.render(messages[:end], contents[:end], tools, protect, switches, warnings)
         except RecursionError:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         if continue_last:
@@ -167,6 +169,34 @@ class PromptBuilder:
                 "load the model with a larger context",
                 "messages",
             )
+
+    def _plain(self, messages: Sequence[Message], contents: Sequence[str], switches: Mapping[str, Any]) -> str:
+        """The prompt of a chat that the template can take as it is; empty for others."""
+        if not self._takes_unchanged(messages):
+            return ""
+        plain = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
+        try:
+            rendered = self._traits.template.render(plain, **switches)
+        except TemplateError:
+            return ""
+        return rendered if all(text.strip() in rendered for text in contents) else ""
+
+    def _takes_unchanged(self, messages: Sequence[Message]) -> bool:
+        """Whether the messages are a plain chat: a system message or none, then user and assistant in turns."""
+        previous = ""
+        for i, m in enumerate(messages):
+            if m.tool_calls or m.reasoning or m.tool_call_id is not None or m.name is not None or not m.parts:
+                return False
+            if m.role == "system":
+                if i or not self._traits.system_messages:
+                    return False
+            elif m.role == previous == "user":
+                if not self._traits.repeated_users:
+                    return False
+            elif m.role != ("assistant" if previous == "user" else "user"):
+                return False
+            previous = m.role
+        return previous == "user"
 
     def _switches(
         self, effort: ReasoningEffort | None, variables: Mapping[str, Any], break_mark: str, warnings: list[str]

@@ -57,35 +57,10 @@ class ChatRenderer:
 
         Raises `TemplateError` if the template refuses even a single message of the user.
         """
-        if not tools and self._takes_unchanged(messages):
-            plain = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
-            try:
-                rendered = self._traits.template.render(plain, **switches)
-            except TemplateError:
-                rendered = ""
-            if next(self._hidden(messages, contents, rendered), None) is None:
-                return rendered
         tools = [protected_tool(tool, protect) for tool in tools]
         attempt, refusal = self._best_attempt(messages, contents, tools, protect, switches)
         self._warn(attempt, refusal, messages, contents, warnings)
         return attempt.rendered
-
-    def _takes_unchanged(self, messages: Sequence[Message]) -> bool:
-        """Whether the messages are a plain chat: a system message or none, then user and assistant in turns."""
-        previous = ""
-        for i, m in enumerate(messages):
-            if m.tool_calls or m.reasoning or m.tool_call_id is not None or m.name is not None or not m.parts:
-                return False
-            if m.role == "system":
-                if i or not self._traits.system_messages:
-                    return False
-            elif m.role == previous == "user":
-                if not self._traits.repeated_users:
-                    return False
-            elif m.role != ("assistant" if previous == "user" else "user"):
-                return False
-            previous = m.role
-        return previous == "user"
 
     def _hidden(self, messages: Sequence[Message], contents: Sequence[str], rendered: str) -> Iterator[int]:
         """The indexes of messages whose text a prompt lacks, unless it is an assistant's with reasoning in it."""

@@ -21,7 +21,7 @@ from galago.runtime.inference.generator import Generator
 from galago.runtime.llamacpp.projector import MediaChunk, encode_first
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.prompt.builder import PromptBuilder, break_up
-from galago.runtime.types.messages import Audio, Image, Message, Text
+from galago.runtime.types.messages import Audio, Image, Message, Text, ToolCall
 from galago.runtime.types.prompt import Item, MediaSpan, Prompt
 
 PICTURE = Image((DATA / "picture-5.png").read_bytes())
@@ -219,6 +219,26 @@ def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Generator, monkeyp
     monkeypatch.setattr(loaded._weights, "tokenize", None)
     with pytest.raises(PromptTooLong, match="at least"):
         loaded._prompts.build([user("x" * 5_000_000)])
+
+
+def test_media_stay_with_their_texts_if_the_template_needs_another_order(loaded: Generator) -> None:
+    """Each call is followed by its own result; the cells of media are listed in the order of the messages."""
+    source = "{% for m in messages %}{% if (m.tool_calls or []) | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+    source += "{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}"
+    source += "{{ m.content or '' }}{% endfor %}{# <tool_call> #}"
+    prompts = prompt_builder(loaded._weights, loaded._assembly.projector, source, 2048)
+    calls = tuple(ToolCall(name, name, "{}") for name in ("first", "second"))
+    messages = [
+        user("x"),
+        Message("assistant", (), tool_calls=calls),
+        Message("tool", (SOUND, Text("the sound")), tool_call_id="second"),
+        Message("tool", (PICTURE, Text("the picture")), tool_call_id="first"),
+    ]
+    prompt = prompts.build(messages)
+    text = shown(loaded._weights, prompt)
+    assert text.index("[[image]]") < text.index("the picture") < text.index("[[audio]]") < text.index("the sound")
+    sound_cells, picture_cells = prompt.media_part_cells
+    assert 0 <= sound_cells - prompt.media_cells("audio") < 5 and 0 <= picture_cells - prompt.media_cells("image") < 5
 
 
 def test_too_many_images_are_refused_before_they_are_decoded(

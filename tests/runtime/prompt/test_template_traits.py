@@ -273,7 +273,7 @@ def test_plain_chats_are_rendered_as_with_the_templates_traits(
         return [_prompt_or_error(fast, chat) for chat in chats]
 
     without_traits = prompts()
-    monkeypatch.setattr(ChatRenderer, "_takes_unchanged", lambda *_: False)
+    monkeypatch.setattr(PromptBuilder, "_takes_unchanged", lambda *_: False)
     assert prompts() == without_traits
 
 

@@ -192,7 +192,7 @@ test('errors are API call errors of their status, whole and streamed', async () 
   };
   const url = process.env.OPENAI_BASE_URL;
   await refused({ prompt: 'word '.repeat(5000) }, 400, /maximum context length/);
-  await refused({ temperature: -1 }, 400, /temperature/);
+  await refused({ providerOptions: { galago: { regex: '(' } } }, 400, /regular expression/);
   await refused({ model: provider(url)('gpt-4o') }, 404, /gpt-4o/);
   await refused({ model: provider(url, { apiKey: 'wrong' })('builtin') }, 401, /key/i);
 });

@@ -170,7 +170,7 @@ test('errors are of the class of their status', async () => {
     assert.ok(error.requestID);
     return error;
   };
-  const bad = await refused(ask({ temperature: -1 }), OpenAI.BadRequestError, 400, 'invalid_value');
+  const bad = await refused(ask({ temperature: 'hot' }), OpenAI.BadRequestError, 400, 'invalid_value');
   assert.equal(bad.param, 'temperature');
   const words = [{ role: 'user', content: 'word '.repeat(5000) }];
   await refused(ask({ messages: words }), OpenAI.BadRequestError, 400, 'context_length_exceeded');

@@ -175,7 +175,7 @@ def test_batches_are_answered(api: str) -> None:
         ({"model": "gpt-4o"}, "Hi", openai.NotFoundError),
         ({"key": "wrong"}, "Hi", openai.AuthenticationError),
         ({}, "word " * 5000, openai.BadRequestError),
-        ({"temperature": -1}, "Hi", openai.BadRequestError),
+        ({"extra_body": {"temperature": "hot"}}, "Hi", openai.BadRequestError),
     ],
     ids=["another model", "wrong key", "too long", "bad setting"],
 )

@@ -129,7 +129,7 @@ def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, storing: Serve
 
 def test_an_error_in_a_line_is_reported_for_that_line(api: openai.OpenAI) -> None:
     missing = chat_body([{"type": "file", "file": {"file_id": "file-0"}}])
-    bodies = [chat_body("Hi", temperature=-1), chat_body("Opposite of big?"), missing, {}]
+    bodies = [chat_body("Hi", temperature="hot"), chat_body("Opposite of big?"), missing, {}]
     done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, has_ended)
     assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 1, 3)
     assert [answer["custom_id"] for answer in results(api, done.output_file_id)] == ["1"]

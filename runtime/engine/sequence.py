@@ -98,6 +98,8 @@ class Detokenizer:
 
     def __init__(self, stop: Iterable[str] = ()) -> None:
         self._stop = tuple(stop)
+        self._first_characters = frozenset(text[0] for text in self._stop)
+        self._longest_stop = max(map(len, self._stop), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped_by: str | None = None
@@ -138,15 +140,16 @@ class Detokenizer:
 
     def _first_stop(self) -> tuple[int, str] | None:
         """Where the stop string that is complete first begins, and which one it is."""
+        if self._first_characters.isdisjoint(self._held):
+            return None
         matches = [(at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         return min(matches)[1:] if matches else None
 
     def _possible_stop_length(self) -> int:
         """Length of the longest end of the held text that may be the beginning of a stop string."""
-        longest = max(map(len, self._stop), default=0) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
+        for length in range(min(self._longest_stop - 1, len(self._held)), 0, -1):
             tail = self._held[-length:]
-            if any(stop.startswith(tail) for stop in self._stop):
+            if tail[0] in self._first_characters and any(stop.startswith(tail) for stop in self._stop):
                 return length
         return 0
 

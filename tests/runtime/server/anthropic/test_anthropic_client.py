@@ -226,9 +226,9 @@ def test_models_are_listed_in_both_formats(claude: anthropic.Anthropic, server: 
     assert httpx.get(f"{server.url}/v1/models").json()["object"] == "list"
 
 
-def test_errors_have_the_format_of_anthropics_api(claude: anthropic.Anthropic) -> None:
-    with pytest.raises(anthropic.NotFoundError) as missing:
-        claude.models.retrieve("claude-x")
+def test_errors_have_the_format_of_anthropics_api(claude: anthropic.Anthropic, strict_server: Server) -> None:
+    with client_of(strict_server) as strict, pytest.raises(anthropic.NotFoundError) as missing:
+        ask(strict, model="claude-x")
     assert missing.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
     with pytest.raises(anthropic.BadRequestError) as long:
         ask(claude, [{"role": "user", "content": "word " * 3000}])

@@ -217,7 +217,8 @@ unenforced, and `warnings` name the tool, the keyword and the place; `galago ser
 - `not`, `if`, `dependentSchemas`, `contains`, `oneOf`, `unevaluatedProperties` and `unevaluatedItems` are rewritten in
   other keywords. Where no exact form is known, a narrower one is enforced: every answer is valid, but some valid ones
   are not written. An item that `contains` asks for comes first. `not` is refused if no value that it allows is known.
-- A `pattern` may begin with look-ahead, and begin or end with `\\b`. Other look-around and back-references are refused.
+- A `pattern` may begin with look-ahead or look-behind, end with look-ahead, and begin or end with `\\b`. Look-around
+  elsewhere and back-references are refused.
 - `patternProperties` is enforced if the patterns do not overlap.
 - `uniqueItems` is enforced for booleans, and for up to four texts or integers of an `enum`.
 - `propertyNames` is enforced if it is an `enum`, a `pattern` or a length.

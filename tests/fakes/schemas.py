@@ -207,7 +207,7 @@ ENFORCED: dict[str, list[Schema]] = {
         {"type": "object", "patternProperties": {"^a": {}, "b$": {}}, "maxProperties": 1}, array(BOOL, uniqueItems=True),
     ],
     "look-ahead and boundaries": [
-        *(text(pattern=p, maxLength=12) for p in ["^(?=.*[0-9])(?=.*[a-z]).{4,}$", "^(?!a)", "^(?!(?:ab|cd)$)[a-d]{2}$", "\\bok\\b", "^(?!.*--)[a-z-]+$", "^(?!con|aux)[a-z]+$", "^\\w+\\b$", "^(?!$)"]),
+        *(text(pattern=p, maxLength=12) for p in ["^(?=.*[0-9])(?=.*[a-z]).{4,}$", "^(?!a)", "^(?!(?:ab|cd)$)[a-d]{2}$", "\\bok\\b", "^(?!.*--)[a-z-]+$", "^(?!con|aux)[a-z]+$", "^\\w+\\b$", "^(?!$)", "^ab(?!c)", "(?<=a)b", "(?<!a)b", "^[a-z]+(?=0)"]),
         text(format="email", pattern="^(?!\\.)(?!.*\\.\\.)([a-z0-9_'+\\-\\.]*)[a-z0-9_+-]@([a-z0-9][a-z0-9\\-]*\\.)+[a-z]{2,}$", maxLength=14),
     ],
     "other formats": [
@@ -307,6 +307,7 @@ NOTED: list[tuple[Schema, str]] = [
     ({"type": "int"}, "type at # is 'int', which is read as 'integer'"),
     ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is read as 'string'"),
     ({"oneOf": [TEXT, text(format="date")]}, "oneOf at # is narrowed"),
+    ({"oneOf": [INT, NUM]}, "oneOf at # is narrowed"),
     ({"type": "integer", "minimun": 3}, "the unknown keyword 'minimun' at #"),
 ]
 """Schemas that are enforced with a note, and how the note begins."""
@@ -333,7 +334,7 @@ REFUSED: dict[str, list[Schema]] = {
     ],
     "format": [obj(a={"format": 5})],
     "pattern": [
-        *(text(pattern=p) for p in ["(?=a)b", "^a(?!b)", "^(\\w)\\1$", "(?<=a)b", "[", "^a$\\n", "a{,3}", "^\\b\\W"]),
+        *(text(pattern=p) for p in ["(?=a)b", "a(?!b)c", "^(\\w)\\1$", "^(?<=a)b", "[", "^a$\\n", "a{,3}", "^\\b\\W"]),
         *(text(pattern=p) for p in ["^[a-z&&[^b]]$", "^[[a]$", "^[a--b]$", "^[a~~b]$"]),
         text(pattern=5),
     ],
@@ -343,7 +344,7 @@ REFUSED: dict[str, list[Schema]] = {
         {"type": "object", "patternProperties": {"^x": DIGIT}, "additionalProperties": False, "minProperties": 3},
         obj("a", closed=False, a=DIGIT) | {"minProperties": 3},
     ],
-    "oneOf": [{"oneOf": [INT, NUM]}, {"oneOf": [TEXT, TEXT]}],
+    "oneOf": [{"oneOf": [TEXT, TEXT]}],
     "minimum": [whole(minimum=5, maximum=3), whole(minimum="3"), whole(minimum=2**63)],
     "no text satisfies": [
         text(format="time", pattern="^..:..:6"),

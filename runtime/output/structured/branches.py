@@ -102,7 +102,7 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
             merged[keyword] = list(dict.fromkeys([*one, *other]))
         elif keyword == "types":
             merged[keyword] = _common_types(one, other)
-        elif keyword in ("items", "additionalProperties", "additionalItems"):
+        elif keyword in ("items", "additionalProperties"):
             merged[keyword] = _both(one, other)
         elif keyword in ("properties", "patternProperties"):
             merged[keyword] = {name: _both(one.get(name, True), other.get(name, True)) for name in {**one, **other}}

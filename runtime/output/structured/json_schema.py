@@ -98,6 +98,7 @@ class _Rewriter:
                     rules += extra
             except Omitted as omitted:
                 self._omissions.omit(keyword, place, str(omitted))
+        checked = _modern_items(checked)
         rules += _digit_limits(checked) if "type" in checked else ()
         return checked | ({"allOf": [*checked.get("allOf", []), *rules]} if rules else {})
 
@@ -124,7 +125,7 @@ class _Rewriter:
                     self._omissions.omit(keyword, place, f"is {str(value)[:60]!r}; it must be {shape}")
                 else:
                     given[keyword] = value
-        return given
+        return _modern(given)
 
     def _kept(self, keyword: str, value: Any, schema: JsonSchemaValue, place: str) -> tuple[JsonSchemaValue, list[Any]]:
         """What replaces a keyword that llguidance knows, and schemas that have to be satisfied, too."""
@@ -304,6 +305,27 @@ class _Rewriter:
             self.definitions[name] = True  # while it is rewritten, as it may contain itself
             self.definitions[name] = self.schema(self._references.value(pointer), pointer)
         return f"#/$defs/{self._names[pointer]}"
+
+
+def _modern(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Bounds of older drafts, which are exclusive or not, in their present form."""
+    for bound in ("minimum", "maximum"):
+        exclusive = f"exclusive{bound.capitalize()}"
+        if isinstance(schema.get(exclusive), bool):
+            is_exclusive = schema.pop(exclusive)
+            if is_exclusive and bound in schema:
+                schema[exclusive] = schema.pop(bound)
+    return schema
+
+
+def _modern_items(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """The list of `items` of older drafts in its present form."""
+    others = schema.pop("additionalItems", None)
+    if isinstance(schema.get("items"), list):
+        schema["prefixItems"] = schema.pop("items")
+        if others is not None:
+            schema["items"] = others
+    return schema
 
 
 def _patterns(pattern: str) -> list[str]:

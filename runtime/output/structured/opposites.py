@@ -17,6 +17,7 @@ Resolver: TypeAlias = Callable[[Schema], Schema]
 
 _MAX_DEPTH = 6
 _MAX_VALUES = 40
+_MAX_FRACTIONS = 10
 
 _VIOLATING_FORMATS = {
     **dict.fromkeys(("date", "date-time", "time", "ipv4"), "^[^0-9]"),
@@ -225,10 +226,12 @@ def _beyond(keyword: str, value: Any) -> list[Schema]:
 
 
 def _other_types(types: list[Any]) -> list[Schema]:
-    """All other types. Integers are numbers, and some numbers are integers: with either, both are left out."""
-    excluded = {*types} | ({"integer", "number"} if {"integer", "number"} & {*types} else set())
+    """All other types. Without integers, the only numbers are fractions near 0: each whole part takes a rule."""
+    excluded = {*types} | ({"integer"} if "number" in types else {"number"} if "integer" in types else set())
     others = [kind for kind in TYPE_NAMES if kind not in excluded and kind != "integer"]
-    return [{"type": others}] if others else []
+    fractions = range(-_MAX_FRACTIONS, _MAX_FRACTIONS) if "integer" in types and "number" not in types else ()
+    between = [{"type": "number", "exclusiveMinimum": whole, "exclusiveMaximum": whole + 1} for whole in fractions]
+    return ([{"type": others}] if others else []) + between
 
 
 def _other_values(values: list[Any]) -> list[Schema]:

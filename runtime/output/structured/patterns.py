@@ -37,7 +37,7 @@ def without_looks(pattern: str) -> list[str] | None:
             return None
         patterns += result
     anchored = pattern.startswith("^") or bool(patterns)
-    bounded = _without_word_boundaries(("^" if anchored else "") + rest)
+    bounded = _without_word_boundaries(_without_outer_looks(("^" if anchored else "") + rest))
     if bounded is None or _LOOKS.search(bounded):
         return None
     return patterns if bounded in ("^", "") else [*patterns, bounded]
@@ -175,6 +175,25 @@ def _without_word_boundaries(pattern: str) -> str | None:
             return None
         end = end or f"(?:|\\W{_ANYTHING})$"
     return start + rest + end
+
+
+def _without_outer_looks(pattern: str) -> str:
+    """The pattern with look-behind at its start and look-ahead at its end written as the text beyond it."""
+    end = _group_end(pattern) if pattern.startswith(("(?<=", "(?<!")) else None
+    if end is not None:
+        inside, rest = pattern[4:end], pattern[end + 1 :]
+        atoms = _atoms(inside) or []
+        if pattern[3] == "=":
+            pattern = f"(?:{inside}){rest}"
+        elif len(atoms) == 1:
+            pattern = f"^(?:|{_ANYTHING}{_negated(atoms[0])}){rest}"
+    for at in range(1, len(pattern)):
+        look = _leading_look(pattern[at:])
+        if look is not None and not look[2] and pattern[at - 1] != "\\":
+            sign, inside, _ = look
+            failing = not_beginning(inside) if sign == "!" else [f"^(?:{inside})"]
+            return pattern if failing is None or len(failing) > 1 else pattern[:at] + failing[0][1:]
+    return pattern
 
 
 def _leading_look(pattern: str) -> tuple[str, str, str] | None:

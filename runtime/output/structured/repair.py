@@ -15,7 +15,7 @@ CompileError: TypeAlias = Callable[[Any], str | None]
 _DROPPED_FIRST = (
     "pattern format patternProperties multipleOf minimum maximum exclusiveMinimum exclusiveMaximum minLength "
     "maxLength minItems maxItems minProperties maxProperties $ref allOf anyOf enum const additionalProperties required "
-    "items prefixItems additionalItems properties type"
+    "items prefixItems properties type"
 ).split()
 """The order in which keywords are tried: dropping the first one that helps keeps the most."""
 

@@ -114,8 +114,6 @@ class ArgumentsGrammar:
     def _array(self, branch: dict[str, Any], place: str) -> str | None:
         first = branch.get("prefixItems", ())
         rest = branch.get("items", True)
-        if isinstance(rest, list):
-            first, rest = rest, branch.get("additionalItems", True)
         least, most = branch.get("minItems", 0), branch.get("maxItems")
         comma = _text(self.notation.comma)
         positions: list[str] = []

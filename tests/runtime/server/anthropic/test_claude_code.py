@@ -28,7 +28,11 @@ def text(content: str, **more: Any) -> Body:
 
 def tool(name: str, *required: str, **more: Any) -> Body:
     properties = {key: {"type": "string", "description": f"The {key}."} for key in required}
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "properties": properties}
+    schema: Body = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": properties,
+    }
     schema |= {"required": list(required), "additionalProperties": False}
     return {"name": name, "description": f"Does {name}.", "input_schema": schema, **more}
 

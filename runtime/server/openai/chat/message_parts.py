@@ -46,7 +46,7 @@ def to_part(part: schema.TextPart | schema.RefusalPart | schema.MediaPart, path:
         case schema.FilePart(file=file):
             path = f"{path}.file"
             data = media_bytes(file.file_data, file.file_id, path, "file_data", from_data_uri_or_base64, read_file)
-            return file_part(*data)
+            return text_file(data[0], file.filename) or file_part(*data)
 
 
 def audio_part(audio: schema.InputAudio, path: str, read_file: ReadFile) -> Audio:
@@ -64,6 +64,16 @@ def media_bytes(
         problem = "missing; give it or a file_id" if text is None else "there is also a file_id; give only one of them"
         raise InvalidRequest(f"{path}.{field}: {problem}", f"{path}.{field}")
     return decode(text, f"{path}.{field}"), f"{path}.{field}"
+
+
+def text_file(data: bytes, name: str | None) -> Text | None:
+    """The text of a text file with the file's name, or `None` for other files."""
+    if not data or b"\0" in data or data.startswith(b"%PDF") or kind_of(data) is not None:
+        return None
+    try:
+        return Text(f"[file {name or 'without a name'}]\n{data.decode()}")
+    except UnicodeDecodeError:
+        return None
 
 
 def file_part(data: bytes, source: str) -> Part:

@@ -19,9 +19,15 @@ class EmbeddingRequest(Struct):
     encoding_format: Literal["float", "base64"] | None = None
 
     other_fields = OtherFields(
-        ignored={"user": ANY, "keep_alive": -1},
+        ignored={
+            "embd_normalize": 2,
+            "input_type": (),
+            "keep_alive": -1,
+            "task_type": (),
+            "truncate": False,
+            "user": ANY,
+        },
         warned={"keep_alive": STAYS_LOADED},
-        refused={"embd_normalize": (2,), "truncate": (False,), "task_type": (), "input_type": ()},
     )
 
 

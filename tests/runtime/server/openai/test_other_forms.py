@@ -83,12 +83,13 @@ TOOLS: list[tuple[str, Any, str | None]] = [
 
 @pytest.mark.parametrize(("tools", "warning"), [t[1:] for t in TOOLS], ids=[t[0] for t in TOOLS])
 def test_functions_are_kept_and_other_tools_left_out_with_a_warning(
-    server: Server, tools: Any, warning: str | None
+    server: Server, strict_server: Server, tools: Any, warning: str | None
 ) -> None:
     body = {"messages": [ASK], "tools": tools if isinstance(tools, list) else [tools]}
     assert "search" in prompt_of(server, body)
     warnings = warnings_of(server, body)
     assert [warning is not None and warning in text for text in warnings] == [True] * (warning is not None)
+    assert strict_server.post({"max_tokens": 1} | body).status_code == (200 if warning is None else 400)
 
 
 CHOICES: list[tuple[Any, str | None]] = [
@@ -149,6 +150,8 @@ SHOWN: list[tuple[str, list[dict[str, Any]], list[str], str | None]] = [
     ("an id", said(id="msg_1"), ["ALPHA"], None),
     ("something to be cached", [ASK | {"cache_control": {"type": "ephemeral"}}], ["Opposite"], None),
     ("fields of all roles", [ASK | {"tool_calls": None, "function_call": None, "refusal": None}], ["Opposite"], None),
+    ("a text file", user({"type": "file", "file": {"file_data": "QUxQSEE=", "filename": "BETA.txt"}}),
+     ["ALPHA", "BETA.txt"], None),
     ("a call without an id", [ASK, called(CALL | {"id": None}), result(tool_call_id=None)], ["ALPHA", "BETA"], None),
     ("a call with an empty id", [ASK, called(CALL | {"id": ""}), result(tool_call_id="")], ["ALPHA", "BETA"], None),
     ("a numbered call", [ASK, called(CALL | {"id": 5}), result(tool_call_id=5)], ["ALPHA", "BETA"], None),

@@ -89,6 +89,9 @@ class ChatRenderer:
             try:
                 rendered = self._traits.render(turns, tools, plan.tools_as_text is True, switches)
             except TemplateError as error:
+                if lost is not None and plan.tools_as_text is False:  # it takes such a chat, but not these tools
+                    plan = replace(plan, tools_as_text=True)
+                    continue
                 refusal, lost = refusal or error, None
             else:
                 lost = lost or frozenset()

@@ -65,7 +65,9 @@ class _Layout:
         self._waiting: list[Turn] = []
         """The user's turns that are put after the results of the open calls."""
         self._open_calls: dict[str, str] = {}
-        """The names of the calls that the template shows and that have no result yet, by their ids."""
+        """The names of the last calls that the template shows, by their ids."""
+        self._answered: set[str] = set()
+        """The ids of those that have a result."""
 
     def add(self, entry: _Entry, next_role: str | None) -> None:
         role = entry.message.role
@@ -124,7 +126,7 @@ class _Layout:
     def _end_results(self) -> None:
         self._turns += self._waiting
         self._waiting = []
-        self._open_calls = {}
+        self._open_calls, self._answered = {}, set()
 
     def _shows_late_system(self, entry: _Entry) -> bool:
         if entry.index in self._plan.as_text or self._plan.strict_turns:
@@ -145,7 +147,7 @@ class _Layout:
 
     def _add_result(self, entry: _Entry) -> None:
         message, traits, plan = entry.message, self._traits, self._plan
-        call_id = message.tool_call_id or next(iter(self._open_calls), None)
+        call_id = message.tool_call_id or next((i for i in self._open_calls if i not in self._answered), None)
         is_answer = call_id in self._open_calls
         as_text = plan.strict_turns or entry.index in plan.as_text or not traits.results
         if as_text or call_id is None or not (is_answer or traits.stray_results or not traits.calls):
@@ -157,8 +159,8 @@ class _Layout:
                 self._append(replace(self._turn(entry, "user"), content=text, name=None))
             return
         name = self._protect(message.name) if message.name is not None else self._open_calls.get(call_id, "")
-        turn = Turn("tool", entry.content, call_id=call_id, name=name, sources=(entry.index,))
-        self._turns.append(turn)
+        self._answered.add(call_id)
+        self._turns.append(Turn("tool", entry.content, call_id=call_id, name=name, sources=(entry.index,)))
 
     def _add_calls(self, entry: _Entry, next_role: str | None) -> None:
         traits, plan = self._traits, self._plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,6 +201,22 @@ def test_a_template_that_shows_nothing_loses_every_text_with_a_warning_or_an_err
         rendered(chat, messages, (), strict)
     with pytest.raises(TemplateError, match="never"):
         rendered(renderer("{{ raise_exception('never') }}"), messages, (), Warnings())
+
+
+def test_tools_that_the_template_cannot_show_are_explained_and_the_rest_stays_as_it_is() -> None:
+    source = composed(RULES["qwen-qwen2.5-7b-instruct"])
+    strict = "{% for t in tools or [] %}{{ t.function.parameters.properties.ToolArgument.type + '' }}{% endfor %}"
+    messages, warnings = Chat().messages("U C1 R1"), Warnings()
+    prompt = rendered(renderer(strict + source), messages, TOOLS, warnings)
+    assert "You may call" in prompt and "[call]" in prompt and not warnings
+
+
+def test_results_without_ids_answer_the_calls_in_order() -> None:
+    source = "{% for m in messages %}{{ m.tool_call_id or m.role }} {% for c in m.tool_calls or [] %}{{ c.id }}"
+    source += "{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{{ m.content }} {% endfor %}"
+    messages = [replace(m, tool_call_id=None) for m in Chat().messages("U C1+C2 R1 R2")]
+    prompt = rendered(renderer(source + "{# <tool_call> #}"), messages, (), Warnings())
+    assert "call_1 Result" in prompt and "call_2 Result" in prompt
 
 
 def test_a_text_that_the_template_changes_is_named() -> None:

@@ -193,6 +193,6 @@ test('errors are API call errors of their status, whole and streamed', async () 
   const url = process.env.OPENAI_BASE_URL;
   await refused({ prompt: 'word '.repeat(5000) }, 400, /maximum context length/);
   await refused({ providerOptions: { galago: { regex: '(' } } }, 400, /regular expression/);
-  await refused({ model: provider(url)('gpt-4o') }, 404, /gpt-4o/);
+  await refused({ model: provider(process.env.GALAGO_VECTORS_URL)('gpt-4o') }, 404, /gpt-4o/);
   await refused({ model: provider(url, { apiKey: 'wrong' })('builtin') }, 401, /key/i);
 });

@@ -178,7 +178,9 @@ test('errors are of the class of their status', async () => {
   await refused(ask({ messages: far }), OpenAI.BadRequestError, 400, 'invalid_media');
   const stranger = new OpenAI({ apiKey: 'wrong', maxRetries: 0 });
   await refused(stranger.models.list(), OpenAI.AuthenticationError, 401, 'invalid_api_key');
-  await refused(ask({ model: 'gpt-4o' }), OpenAI.NotFoundError, 404, 'model_not_found');
+  const strict = new OpenAI({ baseURL: process.env.GALAGO_VECTORS_URL, maxRetries: 0 });
+  const other = strict.chat.completions.create({ model: 'gpt-4o', messages: hi });
+  await refused(other, OpenAI.NotFoundError, 404, 'model_not_found');
   await refused(client.get('/chat/completions'), OpenAI.APIError, 405, 'method_not_allowed');
 });
 

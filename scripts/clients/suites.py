@@ -115,13 +115,16 @@ def run(command: list[str], settings: dict[str, str]) -> tuple[bool, str]:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[dict[str, str]]:
-    """Servers with the built-in model and a store, an embedding model, and a scripted one; yields their addresses."""
+    """Servers with the built-in model and a store, an embedding model, and a scripted one; yields their addresses.
+
+    The server of the embedding model is strict: it answers no requests for other models.
+    """
     vectors = bert.write(folder / "bert.gguf")
     script = HERE / "script.json"
     scripted = write_scripted_model(folder / "scripted.gguf", read_script(script))
     with (
         serving("--store", str(folder / "store"), GALAGO_API_KEY=KEY) as builtin_server,
-        serving("--model", str(vectors), "--name", "vectors", GALAGO_API_KEY=KEY) as vectors_server,
+        serving("--model", str(vectors), "--name", "vectors", "--strict", GALAGO_API_KEY=KEY) as vectors_server,
         serving("--model", str(scripted), GALAGO_API_KEY=KEY) as scripted_server,
     ):
         for server in (builtin_server, vectors_server, scripted_server):

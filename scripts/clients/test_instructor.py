@@ -15,7 +15,7 @@ import pytest
 from instructor import Mode
 from instructor.core.exceptions import IncompleteOutputException, InstructorRetryException
 
-from clients.shared import KEY, MODEL, PICTURE, SCRIPTED_CALLS, SCRIPTED_URL, URL, Shape
+from clients.shared import KEY, MODEL, PICTURE, SCRIPTED_CALLS, SCRIPTED_URL, URL, VECTORS_URL, Shape
 
 MODES = [Mode.TOOLS, Mode.TOOLS_STRICT, Mode.JSON_SCHEMA, Mode.RESPONSES_TOOLS, Mode.ANTHROPIC_TOOLS]
 """The modes in which the server enforces the schema. The others only explain it to the model."""
@@ -140,11 +140,14 @@ def test_a_picture_is_shown(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "status"),
-    [({"model": "gpt-4o"}, 404), ({"messages": [{"role": "user", "content": "word " * 5000}]}, 400)],
+    ("url", "options", "status"),
+    [
+        (VECTORS_URL, {"model": "gpt-4o"}, 404),
+        (URL, {"messages": [{"role": "user", "content": "word " * 5000}]}, 400),
+    ],
     ids=["another model", "too long"],
 )
-def test_errors_keep_their_status(mode: Mode, options: dict[str, Any], status: int) -> None:
+def test_errors_keep_their_status(mode: Mode, url: str, options: dict[str, Any], status: int) -> None:
     with pytest.raises((InstructorRetryException, openai.APIStatusError, anthropic.APIStatusError)) as refused:
-        client_of(mode).chat.completions.create(**{**NAMED, **options}, response_model=City, max_retries=1)
+        client_of(mode, url=url).chat.completions.create(**{**NAMED, **options}, response_model=City, max_retries=1)
     assert str(status) in str(refused.value)

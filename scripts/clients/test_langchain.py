@@ -172,7 +172,7 @@ def test_batches_are_answered(api: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words", "kind"),
     [
-        ({"model": "gpt-4o"}, "Hi", openai.NotFoundError),
+        ({"model": "gpt-4o", "url": VECTORS_URL}, "Hi", openai.NotFoundError),
         ({"key": "wrong"}, "Hi", openai.AuthenticationError),
         ({}, "word " * 5000, openai.BadRequestError),
         ({"extra_body": {"temperature": "hot"}}, "Hi", openai.BadRequestError),

@@ -11,7 +11,7 @@ import openai
 import pydantic
 import pytest
 
-from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape, encoded
+from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, VECTORS_URL, check_shape, encoded
 
 HI = [{"role": "user", "content": "Hi"}]
 SENSES: dict[str, list[dict[str, Any]]] = {
@@ -125,7 +125,7 @@ def test_the_asynchronous_calls_work(messages: list[dict[str, Any]]) -> None:
         ({"extra_body": {"temperature": "hot"}}, litellm.BadRequestError, 400),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, litellm.ContextWindowExceededError, 400),
         ({"api_key": "wrong"}, litellm.AuthenticationError, 401),
-        ({"model": "openai/gpt-4o"}, litellm.NotFoundError, 404),
+        ({"model": "openai/gpt-4o", "api_base": VECTORS_URL}, litellm.NotFoundError, 404),
         ({"extra_body": {"timeout": 0.001, "ignore_eos": True}}, litellm.Timeout, 504),
     ],
 )

@@ -161,7 +161,7 @@ def test_a_prompt_is_completed() -> None:
 @pytest.mark.parametrize(
     ("options", "words", "kind"),
     [
-        ({"model": "gpt-4o"}, "Hi", openai.NotFoundError),
+        ({"model": "gpt-4o", "url": VECTORS_URL}, "Hi", openai.NotFoundError),
         ({"key": "wrong"}, "Hi", openai.AuthenticationError),
         ({}, "word " * 5000, openai.BadRequestError),
     ],

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from llm.parts import ToolCallPart, ToolResultPart
 
-from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, check_shape
+from clients.shared import CITIES, KEY, MODEL, PICTURE, SCHEMA, SOUND, URL, VECTORS_URL, check_shape
 
 ENTRY = f"""\
 - model_id: galago
@@ -31,7 +31,7 @@ ENTRY = f"""\
   audio: true
 - model_id: elsewhere
   model_name: gpt-4o
-  api_base: {URL}
+  api_base: {VECTORS_URL}
   api_key_name: galago
 """
 SENSES: dict[str, tuple[str, Path | None]] = {

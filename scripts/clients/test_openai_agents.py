@@ -1,4 +1,4 @@
-"""OpenAI's Agents SDK with Galago behind its models for the chat and the Responses APIs."""
+"""OpenAI's Agents SDK with Galago behind its models for the chat and the Responses APIs, also over a WebSocket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from agents import (
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
+    OpenAIResponsesWSModel,
     Runner,
     SQLiteSession,
     function_tool,
     set_tracing_disabled,
 )
+from agents.models.openai_responses import ResponsesWebSocketError
+from websockets.exceptions import InvalidStatus
 
 from clients.shared import (
     FINAL_TEXT,
@@ -30,6 +33,7 @@ from clients.shared import (
     SCRIPTED_CALLS,
     SCRIPTED_URL,
     URL,
+    VECTORS_URL,
     Shape,
     check_script,
     encoded,
@@ -38,7 +42,11 @@ from clients.shared import (
 
 set_tracing_disabled(True)
 ASKED = "How warm is it?"
-MODELS = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}
+MODELS = {
+    "chat": OpenAIChatCompletionsModel,
+    "responses": OpenAIResponsesModel,
+    "responses over a WebSocket": OpenAIResponsesWSModel,
+}
 
 
 @pytest.fixture(params=MODELS)
@@ -161,13 +169,15 @@ def test_too_many_turns_end_an_agent(api: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words", "kind"),
     [
-        ({"name": "gpt-4o"}, "Hi", openai.NotFoundError),
+        ({"name": "gpt-4o", "url": VECTORS_URL}, "Hi", openai.NotFoundError),
         ({"key": "wrong"}, "Hi", openai.AuthenticationError),
         ({}, "word " * 5000, openai.BadRequestError),
     ],
     ids=["another model", "wrong key", "too long"],
 )
 def test_errors_are_of_the_class_of_their_status(api: str, options: dict[str, Any], words: str, kind: Any) -> None:
+    if api == "responses over a WebSocket":
+        kind = (ResponsesWebSocketError, InvalidStatus)
     with pytest.raises(kind):
         Runner.run_sync(Agent("A", model=model_of(api, **options)), words)
 

@@ -46,7 +46,7 @@ class Choice(pydantic.BaseModel):
 APIS = ("chat", "responses", "anthropic")
 
 
-def model_of(api: str, url: str, name: str = MODEL, key: str = KEY) -> Model:
+def model_of(api: str, url: str = URL, name: str = MODEL, key: str = KEY) -> Model:
     """A model behind one of the APIs. Each test makes its own, because the clients belong to one event loop."""
     if api == "anthropic":
         provider = AnthropicProvider(api_key=key, base_url=url.removesuffix("/v1"))
@@ -181,12 +181,12 @@ def test_a_usage_limit_ends_an_agent(api: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words", "status"),
-    [({"name": "gpt-4o"}, "Hi", 404), ({"key": "wrong"}, "Hi", 401), ({}, "word " * 5000, 400)],
+    [({"name": "gpt-4o", "url": VECTORS_URL}, "Hi", 404), ({"key": "wrong"}, "Hi", 401), ({}, "word " * 5000, 400)],
     ids=["another model", "wrong key", "too long"],
 )
 def test_errors_are_http_errors_of_their_status(api: str, options: dict[str, Any], words: str, status: int) -> None:
     with pytest.raises(ModelHTTPError) as refused:
-        Agent(model_of(api, URL, **options)).run_sync(words)
+        Agent(model_of(api, **options)).run_sync(words)
     assert refused.value.status_code == status
 
 

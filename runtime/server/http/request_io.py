@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import types
+import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -19,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ....models.errors import Cancelled, InvalidRequest, UnsupportedField
 from ...types.warnings import Warnings
-from . import json_errors, value_forms
+from . import json_errors
 from .warning_log import log_new
 
 T = TypeVar("T")
@@ -194,6 +196,8 @@ def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
 
 
 def _fitted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
+    from . import value_forms
+
     try:
         return msgspec.convert(value_forms.fit(raw, struct, "", warnings), struct)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -301,21 +305,50 @@ def _ignored_field(field: UndeclaredField, strict: bool) -> str:
 
 def _undeclared_fields(raw: object, kind: Any, path: str) -> Iterator[UndeclaredField]:
     if isinstance(raw, list):
-        item = value_forms.item_type(kind)
+        item = item_type(kind)
         for i, value in enumerate(raw) if item is not None else ():
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, item, f"{path}[{i}]")
     elif isinstance(raw, dict):
-        struct = value_forms.struct_for(raw, kind)
+        struct = struct_for(raw, kind)
         if struct is not None:
             yield from _undeclared_in(raw, struct, path)
 
 
 def _undeclared_in(raw: dict[str, Any], struct: type[Struct], path: str) -> Iterator[UndeclaredField]:
-    hints = value_forms.type_hints(struct)
+    hints = type_hints(struct)
     for name, value in raw.items():
         if name in hints:
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, hints[name], f"{path}.{name}" if path else name)
         elif name != struct.__struct_config__.tag_field:
             yield UndeclaredField(f"{path}.{name}" if path else name, struct, name, value)
+
+
+def struct_for(raw: dict[str, Any], kind: Any) -> type[Struct] | None:
+    """The struct of a union that the tag in `raw` names, or the only struct."""
+    for struct in _structs(kind):
+        config = struct.__struct_config__
+        if config.tag_field is None or raw.get(config.tag_field) == config.tag:
+            return struct
+    return None
+
+
+@cache
+def type_hints(struct: type[Struct]) -> dict[str, Any]:
+    return typing.get_type_hints(struct)
+
+
+@cache
+def item_type(kind: Any) -> Any:
+    """The type of a list's items, or `None` if `kind` is not a list."""
+    return next((typing.get_args(k)[0] for k in alternatives(kind) if typing.get_origin(k) is list), None)
+
+
+@cache
+def _structs(kind: Any) -> tuple[type[Struct], ...]:
+    return tuple(k for k in alternatives(kind) if isinstance(k, type) and issubclass(k, Struct))
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

@@ -1,4 +1,7 @@
-"""Brings values that clients write in another form, such as `8.0` or `"8"` for 8, into the form of a struct's field."""
+"""Brings values that clients write in another form, such as `8.0` or `"8"` for 8, into the form of a struct's field.
+
+Entered only if a request does not have the documented form.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ...types.warnings import Warnings
+from .request_io import alternatives, item_type, struct_for, type_hints
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,18})(\.\d{1,30})?([eE][+-]?\d{1,3})?")
 _FLAGS = {"true": True, "false": False}
@@ -85,29 +89,9 @@ def _number(text: str, whole: bool) -> int | float | None:
     return int(number) if whole else number
 
 
-def struct_for(raw: dict[str, Any], kind: Any) -> type[Struct] | None:
-    """The struct of a union that the tag in `raw` names, or the only struct."""
-    for struct in _structs(kind):
-        config = struct.__struct_config__
-        if config.tag_field is None or raw.get(config.tag_field) == config.tag:
-            return struct
-    return None
-
-
-@cache
-def type_hints(struct: type[Struct]) -> dict[str, Any]:
-    return typing.get_type_hints(struct)
-
-
 @cache
 def _required_fields(struct: type[Struct]) -> frozenset[str]:
     return frozenset(field.name for field in msgspec.structs.fields(struct) if field.required)
-
-
-@cache
-def item_type(kind: Any) -> Any:
-    """The type of a list's items, or `None` if `kind` is not a list."""
-    return next((typing.get_args(k)[0] for k in alternatives(kind) if typing.get_origin(k) is list), None)
 
 
 @cache
@@ -115,12 +99,3 @@ def _value_type(kind: Any) -> Any:
     """The type of a mapping's values, or `None` if `kind` is not a mapping with a type of its own."""
     value_type = next((typing.get_args(k)[1] for k in alternatives(kind) if typing.get_origin(k) is dict), None)
     return None if value_type is Any else value_type
-
-
-@cache
-def _structs(kind: Any) -> tuple[type[Struct], ...]:
-    return tuple(k for k in alternatives(kind) if isinstance(k, type) and issubclass(k, Struct))
-
-
-def alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)

@@ -45,6 +45,7 @@ SLOPPY: list[Any] = [
     {"enum": None, "type": "string"}, {"anyOf": []}, None, "string", 5, text(minLength="3"), text(maxLength=5.0), text(pattern="["), text(pattern=r"(?<=a+)b"), text(pattern=r"^(\w)\1$"), text(pattern="^a$", minLength=5),
     whole(minimum=5, maximum=3), {"$ref": "#/$defs/none"}, {"$ref": "https://example.com/a.json"}, {"$dynamicRef": "#x"}, {"type": "number", "minimum": 0, "exclusiveMinimum": True}, {"type": "array", "items": [TEXT]},
     {"type": "nonsense"}, {"type": "object", "required": "a"}, {"type": "object", "properties": {"a": 5}},
+    {"not": {"required": [{}]}}, {"oneOf": [{"properties": [1]}, {"required": [[]]}]}, {"if": {"enum": 5, "$ref": []}, "then": None}, {"type": "array", "contains": [1], "maxContains": "x"},
 ]  # fmt: skip
 """What people write although it is wrong, or what no program can enforce."""
 

@@ -98,6 +98,8 @@ class _Rewriter:
                     rules += extra
             except Omitted as omitted:
                 self._omissions.omit(keyword, place, str(omitted))
+            except (TypeError, ValueError, AttributeError, LookupError):
+                self._omissions.omit(keyword, place, "contains something that is not a JSON schema")
         checked = _modern_items(checked)
         rules += _digit_limits(checked) if "type" in checked else ()
         return checked | ({"allOf": [*checked.get("allOf", []), *rules]} if rules else {})

@@ -35,11 +35,13 @@ def in_javascript(command: str) -> str:
 
 @dataclass(frozen=True)
 class Setup:
-    """A configuration of Codex, the name of the model that it asks for, and how the model calls its tools."""
+    """A configuration of Codex, and how the model calls its tools.
+
+    With its default provider Codex asks for OpenAI's model, and the server answers with the one that it has.
+    """
 
     name: str
     config: str
-    model: str
     calls: Sequence[ScriptedAnswer]
     logs_in: bool = False
 
@@ -49,13 +51,11 @@ SETUPS = (
         "own provider, HTTP",
         'model = "scripted"\nmodel_provider = "galago"\n'
         '[model_providers.galago]\nname = "Galago"\nbase_url = "{url}/v1"\n',
-        "scripted",
         [call("exec_command", cmd=command) for command in COMMANDS],
     ),
     Setup(
         "default provider, WebSocket",
         'openai_base_url = "{url}/v1"\n',
-        "gpt-6.2-sol",
         [call("functions__exec", input=in_javascript(command)) for command in COMMANDS],
         logs_in=True,
     ),
@@ -93,7 +93,7 @@ def run(program: Path, setup: Setup, folder: Path) -> list[str]:
     (home / ".codex").mkdir(parents=True)
     project.mkdir()
     environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ} | {"HOME": str(home)}
-    arguments = ("--model", str(model), "--name", setup.model, "--context", "65536")
+    arguments = ("--model", str(model), "--context", "65536")
     with serving(*arguments) as server:
         server.wait_until_ready()
         (home / ".codex" / "config.toml").write_text(setup.config.format(url=server.url))

@@ -32,6 +32,9 @@ _ID_PREFIXES = {
 }
 NO_USAGE = schema.Usage(0, 0, 0, schema.InputDetails(0, 0, 0), schema.OutputDetails(0))
 """The usage of a response that no model computed."""
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_KEYS = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields that the response only repeats."""
 _API_FIELD_NAMES = {"json_schema": "text.format", "max_tokens": "max_output_tokens"}
 
 
@@ -43,8 +46,9 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
 
 def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """The request with its items and tools in the declared forms. Warns about those that cannot be used."""
+    raw = _renamed(raw)
     items, given = raw.get("input"), raw.get("tools")
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = {name: str(raw[name]) for name in _KEYS if raw.get(name) is not None}
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
@@ -53,6 +57,23 @@ def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         changed["tools"] = kept = None if given is None else tools.kept(given, warnings)
         changed["tool_choice"] = tools.choice(raw.get("tool_choice"), bool(kept), bool(given), warnings)
     return raw | changed
+
+
+def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
+    """The request with fields of the Chat Completions API under this API's names."""
+    renamed = {name: value for name, value in raw.items() if name not in _LIMITS and name != "response_format"}
+    limit = next((raw[name] for name in _LIMITS if raw.get(name) is not None), None)
+    if limit is not None and raw.get("max_output_tokens") is None:
+        renamed["max_output_tokens"] = limit
+    text = raw.get("text") if isinstance(raw.get("text"), dict) else {}
+    form = (text or {}).get("format") or raw.get("response_format")
+    if isinstance(form, dict):
+        nested = form.get("json_schema")
+        flat = {name: value for name, value in form.items() if name != "json_schema"}
+        renamed["text"] = {**(text or {}), "format": flat | (nested if isinstance(nested, dict) else {})}
+    elif raw.get("response_format") is not None:
+        renamed["response_format"] = raw["response_format"]
+    return renamed
 
 
 def all_tools(request: schema.ResponsesRequest, items: Sequence[Item | None]) -> list[Tool]:

@@ -83,7 +83,7 @@ class _Rewriter:
             )
         if str(kind).endswith("_output") and call_id:
             self._warn(kind, "shown to the model as outputs of function calls", path)
-            output = fields.get("output", fields.get("tools"))
+            output = fields["output"] if "output" in fields else _json(fields.get("tools"))
             return self._output({"type": "function_call_output", "call_id": call_id, "output": output}, path)
         self._warn(kind, "shown to the model as text", path)
         role = "assistant" if str(kind).endswith("_call") else "user"
@@ -140,6 +140,9 @@ class _Rewriter:
             return self._image(fields, path)
         if kind == "input_video" and isinstance(fields.get("video_url"), str):
             return {"type": "input_file", "file_data": fields["video_url"]}
+        if kind == "input_audio" and "input_audio" not in fields:
+            self._warnings.add_unless_strict("audio without data is passed over", path)
+            return None
         if kind in _KNOWN_PARTS:
             return fields
         self._warnings.add_unless_strict(

@@ -106,17 +106,9 @@ class _PartReader:
             )
             if kind_of(data) is not None:
                 return message_parts.file_part(data, source)
-            text = _as_text(data)
+            text = message_parts.text_file(data, file.filename)
             if text is not None:
-                return Text(f"[file {name}]\n{text}")
+                return text
             problem = f"it is {describe(data)}"
         self.warnings.add_unless_strict(f"the file {name} is not shown to the model: {problem}", path)
         return Text(f"[file {name}, which cannot be shown: {problem}]")
-
-
-def _as_text(data: bytes) -> str | None:
-    """The text of a text file."""
-    try:
-        return data.decode() if data and b"\0" not in data and not data.startswith(b"%PDF") else None
-    except UnicodeDecodeError:
-        return None

@@ -41,7 +41,7 @@ class JsonSchemaFormat(Struct, tag="json_schema"):
 class TextConfig(Struct):
     format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
 
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: str | None = None
 
 
 class ReasoningConfig(Struct):

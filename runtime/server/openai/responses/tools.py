@@ -30,6 +30,8 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
     """The tools that the caller runs: functions, also those in namespaces, and custom tools. Warns about the others."""
     tools: list[Any] = []
     for i, raw in enumerate(raw_tools):
+        if raw is None:
+            continue
         if not isinstance(raw, dict):
             tools.append(raw)  # which fails with the field's name
             continue

@@ -140,6 +140,14 @@ WARNED: dict[str, tuple[list[Any], str]] = {
         [{"role": "user", "content": [{"type": "input_file", "file_url": "https://a.example/b.pdf"}]}],
         "fetches no files",
     ),
+    "audio without data": (
+        [{"role": "user", "content": [{"type": "input_audio", "input_audio": None}]}, ASK], "without data",
+    ),
+    "a search for tools": (
+        [{"type": "tool_search_call", "call_id": "t", "execution": "client", "arguments": {"q": "MARK"}},
+         {"type": "tool_search_output", "call_id": "t", "tools": [{"type": "function", "name": "f"}]}],
+        "'tool_search_output' are shown to the model as outputs",
+    ),
     "a picture without data": (
         [{"role": "user", "content": [{"type": "input_image", "image_url": None}]}, ASK], "without data",
     ),
@@ -214,6 +222,15 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no limit of tokens": ({"max_output_tokens": -1}, NO_WARNING),
     "numbers in other forms": ({"max_output_tokens": 1.0, "top_logprobs": 0.0}, NO_WARNING),
+    "names of the Chat Completions API": (
+        {"max_output_tokens": None, "max_completion_tokens": 1, "response_format": {"type": "json_object"}}, NO_WARNING,
+    ),
+    "a form of the Chat Completions API": (
+        {"text": {"format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}}},
+        NO_WARNING,
+    ),
+    "keys that are numbers": ({"user": 5, "prompt_cache_key": 7}, NO_WARNING),
+    "null among the tools": ({"tools": [None, FUNCTION]}, NO_WARNING),
     "penalties": ({"presence_penalty": 0.5, "frequency_penalty": 0.5}, NO_WARNING),
     "an unknown field": ({"flux": 1}, "flux is unknown"),
 }  # fmt: skip
@@ -249,6 +266,7 @@ class LoadingService(ModelPool):
 
     generate: Any = _refuse
     model: Any = _refuse
+    model_for: Any = _refuse
 
 
 @functools.cache
@@ -397,3 +415,11 @@ def test_a_function_in_a_namespace_is_called_by_its_own_name(server: Server) -> 
 )
 def test_the_text_of_a_custom_call_is_read_even_if_it_was_cut_off(arguments: str, text: str) -> None:
     assert tool_forms.custom_input(arguments) == text
+
+
+def test_the_form_of_the_chat_completions_api_is_enforced(server: Server) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 5}}, "required": ["a"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for fields in ({"response_format": form}, {"text": {"format": form}}):
+        (message,) = answered(server, **fields, max_output_tokens=30).json()["output"]
+        assert json.loads(message["content"][0]["text"]) == {"a": 5}

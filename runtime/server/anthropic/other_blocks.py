@@ -46,9 +46,14 @@ def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warn
         return _text_block(block or "")
     if not isinstance(block, dict):
         return _text_block(json.dumps(block)) if types is RESULT_TYPES else block
-    kind = block.get("type") or ("text" if isinstance(block.get("text"), str) else None)
-    if kind in types and not _is_unreadable(block):
-        return _completed(block, str(kind), path, warnings)
+    if block.get("type") == "image_url":  # as in OpenAI's API
+        url = block.get("image_url")
+        url = url.get("url") if isinstance(url, dict) else url
+        block = {"type": "image", "source": {"type": "url", "url": url}}
+    default = "text" if isinstance(block.get("text"), str) else None
+    kind = str(block["type"]) if block.get("type") else default
+    if kind and kind in types and not _is_unreadable(block):
+        return _completed(block, kind, path, warnings)
     reader = _Reader()
     text = reader.read(block)
     if kind not in _READERS and not str(kind).endswith("_tool_result") and not (kind is None and types is RESULT_TYPES):
@@ -88,7 +93,7 @@ def _is_unreadable(block: Block) -> bool:
     kind = source.get("type") if isinstance(source, dict) else None
     match block.get("type"):
         case "image":
-            return kind == "file" or kind == "url" and not _is_data_uri(source)
+            return not (kind == "base64" or kind == "url" and _is_data_uri(source))
         case "document":
             return kind not in ("text", "content") and _plain_text(source) is None
         case "tool_use":

@@ -8,6 +8,7 @@ What is merely more than this server can do is left out with a warning; strict s
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ...types.warnings import Warnings
@@ -47,7 +48,7 @@ def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
         choice = adapted["tool_choice"] = {"type": {"required": "any"}.get(choice, choice)}
     if not left_out or not isinstance(choice, dict):
         return
-    is_left_out = choice.get("type") == "tool" and choice.get("name") in left_out
+    is_left_out = choice.get("type") == "tool" and str(choice.get("name")) in left_out
     if is_left_out or choice.get("type") == "any" and not adapted["tools"]:
         warnings.add_unless_strict("tool_choice asks for a tool that is left out; no call is required", "tool_choice")
         adapted["tool_choice"] = {"type": "auto"}
@@ -77,7 +78,9 @@ def _with_id(block: Any, default_id: str, open_ids: list[str]) -> Any:
     """The block with an id if it is a call, or with the id of a call if it is a result: the first that has none yet."""
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "tool_use":
-        block = block | {"id": block.get("id") or default_id, "input": block.get("input") or {}}
+        given = block.get("input") or {}
+        given = given if isinstance(given, dict | list | str) else json.dumps(given)
+        block = block | {"id": block.get("id") or default_id, "input": given}
         open_ids.append(str(block["id"]))
     elif kind == "tool_result":
         call_id = block.get("tool_use_id") or (open_ids[0] if open_ids else default_id)
@@ -90,8 +93,10 @@ def _with_id(block: Any, default_id: str, open_ids: list[str]) -> Any:
 def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
     thinking = adapted.get("thinking")
     if isinstance(thinking, bool):
-        adapted["thinking"] = {"type": "enabled" if thinking else "disabled"}
-    elif isinstance(thinking, dict) and thinking.get("type") not in _THINKING_TYPES:
+        thinking = "enabled" if thinking else "disabled"
+    if isinstance(thinking, str):
+        thinking = adapted["thinking"] = {"type": thinking}
+    if isinstance(thinking, dict) and thinking.get("type") not in _THINKING_TYPES:
         text = f"thinking.type {thinking.get('type')!r:.60} is not known here; the model thinks as it does by default"
         warnings.add_unless_strict(text, "thinking.type")
         adapted["thinking"] = None
@@ -108,6 +113,8 @@ def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
     stops = adapted.get("stop_sequences")
     if isinstance(stops, str):
         adapted["stop_sequences"] = [stops]
+    elif isinstance(stops, list):
+        adapted["stop_sequences"] = [stop for stop in stops if stop is not None]
 
 
 def _adapt_output_config(config: dict[str, Any], warnings: Warnings) -> dict[str, Any]:

@@ -48,12 +48,25 @@ def adapt_tools(tools: list[Any], warnings: Warnings) -> tuple[list[Any], set[st
     kept: list[Any] = []
     left_out: set[str] = set()
     for i, tool in enumerate(tools):
-        adapted = _adapt_tool(dict(tool), f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
+        tool = {} if tool is None else tool
+        adapted = _adapt_tool(_flat(tool), f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
         if adapted is None:
             left_out.add(str(tool.get("name") or tool.get("mcp_server_name") or tool.get("type")))
         else:
             kept.append(adapted)
     return kept, left_out
+
+
+def _flat(tool: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the tool, from OpenAI's forms of a function if it has one of these."""
+    function = tool.get("function")
+    flat = {**tool, **function} if isinstance(function, dict) else {**tool}
+    flat.pop("function", None)
+    if flat.get("type") == "function":
+        flat["type"] = "custom"
+    if "input_schema" not in flat and "parameters" in flat:
+        flat["input_schema"] = flat.pop("parameters")
+    return flat
 
 
 def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str, Any] | None:
@@ -78,7 +91,7 @@ def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str
     examples = tool.pop("input_examples", None)
     if isinstance(examples, list) and examples:
         shown = f"Examples of its input: {json.dumps(examples, ensure_ascii=False)}"
-        tool["description"] = "\n\n".join(filter(None, (tool.get("description"), shown)))
+        tool["description"] = "\n\n".join(str(part) for part in (tool.get("description"), shown) if part)
     return tool
 
 

@@ -25,6 +25,7 @@ _REQUEST_IGNORED: dict[str, object] = {
 _REQUEST_WARNED = {"context_management": ": a conversation is used as it is, or refused if it does not fit the context"}
 _OF_TOOLS: dict[str, object] = {
     "eager_input_streaming": ANY,
+    "max_characters": ANY,
     "defer_loading": False,
     "allowed_callers": ["direct"],
     "input_examples": [],

@@ -123,8 +123,12 @@ def _max_tokens(options: schema.Options | None, warnings: Warnings) -> int | Non
 
 
 def _json_schema(answer_format: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """The schema. A format may also be written as in OpenAI's API."""
     if isinstance(answer_format, dict):
-        return answer_format
+        kind, wrapped = answer_format.get("type"), answer_format.get("json_schema")
+        if kind == "json_schema" and isinstance(wrapped, dict) and isinstance(wrapped.get("schema"), dict):
+            return dict(wrapped["schema"])
+        return {"type": "object"} if kind == "json_object" else answer_format
     return {"type": "object"} if answer_format == "json" else None
 
 

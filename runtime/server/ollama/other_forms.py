@@ -40,8 +40,9 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         adapted["tools"] = _adapt_tools(raw["tools"], warnings)
     if isinstance(raw.get("options"), dict):
         adapted["options"] = _adapt_options(raw["options"], warnings)
-    if isinstance(raw.get("format"), str):
-        adapted["format"] = raw["format"].strip().lower()
+    elif raw.get("options") in ("", []):
+        adapted["options"] = None
+    adapted["format"] = _adapt_format(raw.get("format"))
     if "think" in raw:
         adapted["think"] = _adapt_think(raw["think"], warnings)
     return adapted
@@ -133,6 +134,7 @@ def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
     """The tools that are functions."""
     kept = []
     for i, tool in enumerate(tools):
+        tool = {} if tool is None else tool
         if not isinstance(tool, dict):
             kept.append(tool)
             continue
@@ -146,6 +148,13 @@ def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
             text = f"tools[{i}] has the type {tool.get('type')!r:.60} and no function with a name; it is left out"
             warnings.add_unless_strict(text, f"tools[{i}]")
     return kept
+
+
+def _adapt_format(answer_format: Any) -> Any:
+    if isinstance(answer_format, str):
+        name = answer_format.strip().lower()
+        return None if name in ("text", "none", "null") else name
+    return None if answer_format is False else answer_format
 
 
 def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
@@ -165,6 +174,10 @@ def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any
 
 
 def _adapt_think(think: Any, warnings: Warnings) -> Any:
+    if isinstance(think, int | float):
+        return bool(think)
+    if think == {}:
+        return None
     if not isinstance(think, str) or think in get_args(ReasoningEffort):
         return think
     if think.lower() not in _FLAGS:

@@ -15,6 +15,7 @@ from galago.runtime.server.anthropic import convert, schema
 
 TEXT_FILE = base64.b64encode(b"The sky is green.").decode()
 PNG = base64.b64encode((DATA / "picture-5.png").read_bytes()).decode()
+URI = f"data:image/png;base64,{PNG}"
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
 WEATHER = {"name": "get_weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
 HI = [{"role": "user", "content": "Hi"}]
@@ -244,6 +245,8 @@ CASES = [
         "cannot be read",
     ),
     Case("a picture by the assistant", told(PICTURE), told(text("[image]")), "cannot be shown in this place"),
+    Case("a picture of nothing", said({"type": "image"}), said(text("[image  was not fetched]")), "fetches nothing"),
+    Case("a picture of OpenAI's API", said({"type": "image_url", "image_url": {"url": URI}}), said(PICTURE)),
     Case("a block without a type", said({"text": "there"}), said(text("there"))),
     Case("a block of null", said(None), said()),
     Case("an empty block", said(text(""), {"type": "text", "text": None}), said()),

@@ -78,6 +78,12 @@ TOOLS = [
     ),
     Case("a required call without tools that are kept", tools(SEARCH, tool_choice={"type": "any"}), tools(), "no call"),
     Case("tools of null", {"tools": None}, {}),
+    Case("a tool of null", tools(None, WEATHER), tools(WEATHER), "tools[0] has no name"),
+    Case(
+        "a function of OpenAI's API",
+        tools({"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["input_schema"]}}),
+        tools(WEATHER),
+    ),
     Case(
         "a tool that is added in the conversation",
         {"messages": [HI[0], {"role": "system", "content": [CHANGE]}]},
@@ -125,6 +131,8 @@ SETTINGS = [
         {"thinking": {"type": "adaptive"}},
         "budget_tokens",
     ),
+    Case("thinking as a text", {"thinking": "disabled"}, {"thinking": {"type": "disabled"}}),
+    Case("null among the stop sequences", {"stop_sequences": [None, "END"]}),
     Case("thinking or not", {"thinking": False}, {"thinking": {"type": "disabled"}}),
     Case("no max_tokens", {"max_tokens": None}),
     Case("unlimited max_tokens", {"max_tokens": -1}),

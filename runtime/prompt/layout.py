@@ -102,15 +102,25 @@ class _Layout:
             turns.insert(0, Turn("system"))
             start = 1
         filler = Turn("user", "" if traits.empty_users and start < len(turns) else EMPTY_USER_TEXT)
-        if start == len(turns):
-            return turns if traits.lone_system_messages else [*turns, filler]
-        has_user = any(turn.role == "user" for turn in turns)
-        may_start = traits.greetings if has_user else traits.lone_assistants
-        if turns[start].role == "assistant" and (strict or not may_start):
+        first_role = turns[start].role if start < len(turns) else None
+        may_start = first_role == "user" or self._may_start(turns, first_role)
+        if not may_start:
             turns.insert(start, filler)
         if strict and turns[-1].role == "assistant" and not traits.final_assistants:
             turns.append(Turn("user", EMPTY_USER_TEXT))
         return turns
+
+    def _may_start(self, turns: Sequence[Turn], first_role: str | None) -> bool:
+        """Whether the template shows turns that do not begin with the user's; without a role, only a system message."""
+        traits = self._traits
+        if self._plan.tools_as_text is False and traits.tools_need_user:
+            return False
+        if first_role is None:
+            return traits.lone_system_messages
+        if first_role != "assistant":
+            return True
+        has_user = any(turn.role == "user" for turn in turns)
+        return not self._plan.strict_turns and (traits.greetings if has_user else traits.lone_assistants)
 
     def _turn(self, entry: _Entry, role: str) -> Turn:
         message, protect = entry.message, self._protect
@@ -228,7 +238,5 @@ def _one_call_each(entries: Sequence[_Entry], as_text: frozenset[int]) -> Iterat
 
 def _transcript(turns: Sequence[Turn]) -> Turn:
     """All turns as one of the user, each after its role."""
-    if len(turns) == 1:
-        return replace(turns[0], role="user")
     lines = [f"{turn.role.capitalize()}: {turn.content}" for turn in turns if turn.sources]
     return Turn("user", "\n\n".join(lines), sources=tuple(i for turn in turns for i in turn.sources))

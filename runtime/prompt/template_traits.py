@@ -95,6 +95,18 @@ class TemplateTraits:
         return lost is not None and TOOLS not in lost
 
     @cached_property
+    def tools_need_user(self) -> bool:
+        """With tools it takes the first message for the user's, whoever wrote it, as Llama 3's templates do."""
+        prompts = []
+        for first in ("user", "assistant"):
+            turns, _ = marked_turns(shape_of(_example(f"{first} user")).shapes)
+            try:
+                prompts.append(self.render(turns, (MARKED_TOOL,), False))
+            except TemplateError:
+                prompts.append(first)
+        return prompts[0] == prompts[1]
+
+    @cached_property
     def parallel_calls(self) -> bool:
         """A message may hold several calls."""
         return not self.calls or self.shows("user two-calls")

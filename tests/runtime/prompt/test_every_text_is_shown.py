@@ -85,7 +85,7 @@ SHAPES = {
     "a system message within a call": "U C1 S R1 A named",
     "a cut-off call": "U X1 R1 A says+X2 U",
 }
-LAST = {"assistant last": "U A", "a call first": "S C1 R1 U", "only an assistant": "A"}
+LAST = {"assistant last": "U A", "a call first": "S C1 R1 U", "only an assistant": "A", "only a result": "R1"}
 
 
 def renderer(source: str) -> ChatRenderer:
@@ -175,6 +175,9 @@ HOSTILE = {
     "only users are shown": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
     "systems are refused, calls fail": "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('x') }}"
     "{% endif %}{{ '' + m.content }}{% endfor %}{# <tool_call> #}",
+    "results are no questions": "{% set ns = namespace(asked=false) %}{% for m in messages %}{% if m.role == 'user' "
+    "and not m.content.startswith('<tool_response>') %}{% set ns.asked = true %}{% endif %}[{{ m.role }}]"
+    "{{ m.content }}{% endfor %}{% if not ns.asked %}{{ raise_exception('no question') }}{% endif %}",
     "nobody speaks twice": "{% for m in messages %}{% if not loop.first and m.role == messages[loop.index0 - 1].role %}"
     "{{ raise_exception('twice') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}",
 }
@@ -209,6 +212,17 @@ def test_tools_that_the_template_cannot_show_are_explained_and_the_rest_stays_as
     messages, warnings = Chat().messages("U C1 R1"), Warnings()
     prompt = rendered(renderer(strict + source), messages, TOOLS, warnings)
     assert "You may call" in prompt and "[call]" in prompt and not warnings
+
+
+def test_tools_do_not_make_a_greeting_the_users() -> None:
+    source = "{% set first = messages[0] if messages[0].role != 'system' else messages[1] %}"
+    source += "{% if tools %}[user]{{ tools | tojson }}{{ first.content }}{% endif %}"
+    source += "{% for m in messages if not (tools and m == first) %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    chat = renderer(source + "{# <tool_call> #}")
+    for words in ("A U", "S A U"):
+        prompt = rendered(chat, Chat().messages(words), TOOLS, Warnings())
+        assert "[assistant]Assistant" in prompt and "[user]User" in prompt
+    assert "Begin" not in rendered(chat, Chat().messages("A U"), (), Warnings())
 
 
 def test_results_without_ids_answer_the_calls_in_order() -> None:

@@ -208,9 +208,7 @@ def test_models_are_listed_shown_and_reported_as_running(llama: ollama.Client, s
 def test_an_empty_request_only_loads_the_model(llama: ollama.Client) -> None:
     assert llama.generate("builtin").done_reason == "load"
     assert chat(llama, []).done_reason == "load"
-    with pytest.raises(ollama.ResponseError) as missing:
-        llama.generate("nothing-like-it")
-    assert missing.value.status_code == 404
+    assert llama.generate("nothing-like-it").done_reason == "load"  # the only loaded model answers
 
 
 def test_options_that_are_set_at_load_get_a_warning(server: Server) -> None:
@@ -224,7 +222,6 @@ def test_options_that_are_set_at_load_get_a_warning(server: Server) -> None:
 @pytest.mark.parametrize(
     ("ask", "status", "words"),
     [
-        (lambda c: c.chat("nothing-like-it", ASKED), 404, "not loaded"),
         (lambda c: c.show("nothing-like-it"), 404, "no model"),
         (lambda c: c.pull("qwen3.5-0.8b"), 403, "--allow-pull"),
         (lambda c: list(c.pull("qwen3.5-0.8b", stream=True)), 403, "--allow-pull"),

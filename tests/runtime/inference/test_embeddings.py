@@ -259,7 +259,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input": "a", "dimensions": -(2**70)}, "dimensions"),
     ({"input": "a", "dimensions": "x"}, "dimensions"),
     ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
-    ({"input": "a", "truncate": True}, "truncate"),
 ]
 
 

@@ -19,7 +19,7 @@ PROJECTOR_SCRATCH_BYTES = 256 << 20
 """Working memory of a projector: an estimate, because libmtmd reports it only after loading."""
 
 BATCH_ROWS = 512  # rows in a step of llama.cpp (`BATCH` in runtime/llamacpp/context.py)
-DRAFT_ROWS = 8  # rows with logits for speculative decoding (`MOST` in runtime/speculative/acceptance.py)
+DRAFT_ROWS = 8  # rows with logits for speculative decoding (`MAX_DRAFT_TOKENS` in runtime/speculative/drafting.py)
 CONTEXT_STEP_TOKENS = 256  # llama.cpp rounds the context up to a multiple of this
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # llama.cpp keeps these on the CPU

@@ -1,4 +1,4 @@
-"""Warnings about a request: what it asked for and does not get."""
+"""Warnings about a request: what it asked for and does not get; in strict mode it is refused instead."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_run_says_that_an_answer_was_cut_off() -> None:
         (["builtin", "Hi", "--image", "none.png"], "there is no file none.png"),
         (["builtin", "Hi", "--image", __file__], "cannot be read as an image"),
         (["builtin", "Hi", "--temperature", "-1"], "temperature is -1"),
-        (["builtin", "Hi", "--max-tokens", "0"], "max_tokens is 0"),
+        (["builtin", "Hi", "--max-tokens", "-5"], "max_tokens is -5"),
         (["builtin", "Hi", "--ctx", "100000"], "trained for a context of 2048"),
         (["builtin", "Hi", "--threads", "0"], "threads"),
         (["builtin", "Hi", "--json-schema", __file__], "is not JSON"),

@@ -39,7 +39,9 @@ AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete mo
 Strict = Annotated[
     bool,
     typer.Option(
-        "--strict", help="refuse requests that would be answered with a warning, such as for unknown fields or models"
+        "--strict",
+        help="refuse, instead of answering with a warning, what would change the answer or leave something out, such "
+        "as unknown fields or models",
     ),
 ]
 

@@ -115,37 +115,53 @@ def _kind(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_kind(one) for one in schema["anyOf"]))
     if "enum" in schema:
-        return ", ".join("null" if value is None else f"`{value}`" for value in schema["enum"])
+        return ", ".join(_value(value) for value in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
     kind = schema.get("type", "any value")
     if kind == "array":
         return f"list of {_kind(schema.get('items', {}))}"
-    bounds = [str(schema[name]) for name in ("minimum", "maximum") if name in schema]
+    bounds = [schema[name] for name in ("minimum", "maximum") if name in schema]
+    if bounds == [-(2**63), 2**64 - 1]:
+        return "any 64-bit integer"
     return f"{kind} from {bounds[0]} to {bounds[1]}" if len(bounds) == 2 else str(kind)
+
+
+def _value(value: object) -> str:
+    """A value that an `enum` allows."""
+    if value == "":
+        return "empty text"
+    return "null" if value is None else f"`{value}`"
 
 
 def request_fields() -> str:
     """The fields of every request body."""
     described = _openapi()
     schemas = described["components"]["schemas"]
-    parts = ["# Request fields", "", _FIELDS_INTRODUCTION]
-    shown: set[str] = set()
+    routes_of: dict[str, list[str]] = {}
     for path, methods in described["paths"].items():
+        if f"/v1{path}" in described["paths"]:
+            continue
         for method, operation in methods.items():
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 name = _schema_name(content.get("schema")).strip("`")
-                if name not in schemas or name in shown:
-                    continue
-                shown.add(name)
-                parts += ["", f"## {name}", "", f"`{method.upper()} {path}`", "", *_fields(schemas[name])]
+                if name in schemas:
+                    routes_of.setdefault(name, []).append(f"{method.upper()} {path}")
+    parts = ["# Request fields", "", _FIELDS_INTRODUCTION]
+    for name, (route, *others) in routes_of.items():
+        same = f", as for {' and '.join(f'`{other}`' for other in others)}" if others else ""
+        parts += ["", f"## {route}", "", f"Body: `{name}`{same}.", "", *_fields(schemas[name])]
     return "\n".join(parts) + "\n"
 
 
 _FIELDS_INTRODUCTION = """\
-A field that is not listed is accepted and named in the answer's `warnings` and in the header `x-galago-warnings`; with
-`galago serve --strict` it is refused. A field marked "Not supported" would change the answer, so any value but those
-listed is refused."""
+[Options](options.md) says what the fields mean and gives their defaults. `GET /openapi.json` describes the types that
+the tables name, such as `StreamOptions`.
+
+A field that is not listed is accepted and named in the answer's `warnings` and in the header `x-galago-warnings`. A
+number out of its range is limited or ignored with a warning where its meaning is clear. `galago serve --strict` refuses
+both, and other values of a field that is accepted "with a warning unless" it has those listed. A field marked "Not
+supported" would change the answer, so any value but those listed is always refused."""
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[str]:

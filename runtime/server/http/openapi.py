@@ -237,16 +237,20 @@ def _add_other_fields(struct: type[msgspec.Struct], component: OpenApiSchema) ->
         values = [*fields.harmless_values(name)]
         properties[name] = {"enum": values, "description": "Not supported; other values are refused."}
     for name, value in fields.ignored.items():
-        but = (
-            ""
-            if value is ANY
-            else f", with a warning unless it is one of {encode_json(fields.harmless_values(name)).decode()}"
-        )
+        but = "" if value is ANY else f", with a warning unless {_alternatives_in_words(fields.harmless_values(name))}"
         properties[name] = {"description": f"Accepted without effect{but}."}
     for name in fields.warned:
         properties[name] = {"description": "Accepted without effect, with a warning."}
+    for name, documented in fields.read_as.items():
+        properties[name] = {"description": f"Another program's name: read as {documented}."}
     if properties:
         component["properties"] = component["properties"] | properties
+
+
+def _alternatives_in_words(values: Sequence[object]) -> str:
+    """Values in JSON, such as `null, -1 or 0`."""
+    *rest, last = ("empty text" if value == "" else encode_json(value).decode() for value in values)
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 def _add_required(struct: type[msgspec.Struct], component: OpenApiSchema) -> None:

@@ -55,14 +55,17 @@ GENERATION_FIELDS = OtherFields(
         "xtc_threshold": ANY,
     },
     warned={"keep_alive": STAYS_LOADED},
-    refused={
-        "bad_words": [],
-        "guided_choice": (),
-        "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "json_schema": (),
-        "structured_outputs": (),
+    refused={"bad_words": []},
+    read_as={
+        "guided_choice": "regex",
+        "guided_grammar": "grammar",
+        "guided_json": "response_format",
+        "guided_regex": "regex",
+        "json_schema": "response_format",
+        "max_new_tokens": "max_tokens",
+        "n_predict": "max_tokens",
+        "repetition_penalty": "repeat_penalty",
+        "structured_outputs": "response_format, regex or grammar",
     },
 )
 """Fields that OpenAI's clients, llama-server's and vLLM's send with any request for an answer."""

@@ -99,9 +99,11 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 def test_every_known_field_is_documented(document: dict[str, Any]) -> None:
     request = document["components"]["schemas"]["ChatRequest"]["properties"]
     fields = wire.ChatRequest.other_fields
-    assert set(request) == {*wire.ChatRequest.__struct_fields__, *fields.ignored, *fields.warned, *fields.refused}
-    assert request["guided_json"]["enum"] == [None]
-    assert "with a warning unless it is one of [null,false]" in request["store"]["description"]
+    other = {*fields.ignored, *fields.warned, *fields.refused, *fields.read_as}
+    assert set(request) == {*wire.ChatRequest.__struct_fields__, *other}
+    assert request["bad_words"]["enum"] == [None, []]
+    assert request["guided_json"] == {"description": "Another program's name: read as response_format."}
+    assert "with a warning unless null or false" in request["store"]["description"]
 
 
 @pytest.mark.parametrize("name", BOUNDS)

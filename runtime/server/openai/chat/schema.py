@@ -240,8 +240,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
             **GENERATION_FIELDS.ignored,
             "audio": (),
             "echo": False,
-            "function_call": ("none", "auto"),
-            "functions": [],
             "modalities": ["text"],
             "prediction": (),
             "store": False,
@@ -250,6 +248,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         },
         warned=GENERATION_FIELDS.warned,
         refused=GENERATION_FIELDS.refused,
+        read_as={**GENERATION_FIELDS.read_as, "function_call": "tool_choice", "functions": "tools"},
     )
 
 

@@ -58,7 +58,7 @@ def _description(plan: PullPlan) -> str:
         lines.append(f"  {units.format_bytes(present)} of it are already downloaded")
     licence = repository.licence or (entry.licence if entry else "")
     conditions = f"; {entry.conditions}" if entry and entry.conditions else ""
-    lines.append(f"  licence: {report.printable(licence) or 'not stated'}{conditions}")
+    lines.append(f"  license: {report.printable(licence) or 'not stated'}{conditions}")
     return "\n".join(lines)
 
 

@@ -37,14 +37,14 @@ def search(
         report.emit_json(rows)
         return
     if entries:
-        print(report.table(("model", "use", "size", "download", "licence"), [_cells(entry) for entry in entries]))
+        print(report.table(("model", "use", "size", "download", "license"), [_cells(entry) for entry in entries]))
         notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
         notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
         print("\n".join(["", *notes]), file=sys.stderr)
     for repository in repositories:
         gated = ", gated" if repository.gated else ""
         name, licence = report.printable(repository.name), report.printable(repository.licence)
-        print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no licence given'}{gated}")
+        print(f"hf:{name}  {repository.downloads} downloads, {licence or 'no license given'}{gated}")
     if not entries and not repositories:
         what = "fits into the free memory" if fits else f"matches {text!r}"
         print(f"no model of the catalog {what}; search the Hub with --hub" if not on_hub else "no models found")

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from ...models.registry.installed import InstalledModel
 
 
-_LABELS = {"how": "note", "catalogue": "catalog", "senses": "input", "quants": "quantizations", "from": "source"}
+_LABELS = {
+    "catalogue": "catalog",
+    "from": "source",
+    "how": "note",
+    "licence": "license",
+    "quants": "quantizations",
+    "senses": "input",
+}
 """How fields are printed, where their names in JSON are not plain enough."""
 
 

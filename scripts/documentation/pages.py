@@ -199,8 +199,8 @@ def error_table() -> str:
         "# Errors",
         "",
         "Every error that Galago raises on purpose is a `GalagoError` of `galago.models.errors`. Python raises it.",
-        "The command line prints its message and exits with status 1. The server answers with its status, in the shape",
-        "of the API that was asked.",
+        "The command line prints its message and exits with status 1. The server answers with its status, in the form",
+        "of the API that was called.",
         "",
         "| Class | HTTP status | Type | Code | When |",
         "|---|---|---|---|---|",
@@ -239,7 +239,8 @@ unenforced, and `warnings` name the tool, the keyword and the place; `galago ser
 - `uniqueItems` is enforced for booleans, and for up to four texts or integers of an `enum`.
 - `propertyNames` is enforced if it is an `enum`, a `pattern` or a length.
 - `minProperties` is enforced if so many properties are listed; without any, up to 1.
-- Keywords that are null are ignored with a warning. Types such as `int`, `STRING` and `any` are read as they are meant.
+- Keywords that are null are ignored with a warning. Types such as `int`, `STRING` and `any` are read as the types of
+  JSON Schema that they stand for.
 
 A tool-call format other than JSON has no means for some keywords. Then they are left unenforced, as above.
 

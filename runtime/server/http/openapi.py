@@ -239,10 +239,10 @@ def _add_other_fields(struct: type[msgspec.Struct], component: OpenApiSchema) ->
     for name, value in fields.ignored.items():
         but = "" if value is ANY else f", with a warning unless {_alternatives_in_words(fields.harmless_values(name))}"
         properties[name] = {"description": f"Accepted without effect{but}."}
+    for name, declared in fields.adapted.items():
+        properties[name] = {"description": f"Another program's name: read as {declared}."}
     for name in fields.warned:
         properties[name] = {"description": "Accepted without effect, with a warning."}
-    for name, documented in fields.read_as.items():
-        properties[name] = {"description": f"Another program's name: read as {documented}."}
     if properties:
         component["properties"] = component["properties"] | properties
 

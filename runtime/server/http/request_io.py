@@ -231,19 +231,19 @@ class OtherFields:
     - `warned` maps a field to the reason why it changes nothing in any answer: the warning stays one in strict mode.
     - `refused` maps a field to the values that ask for nothing, as `ignored` does; others are always refused, because
       an answer without them is not the one that was asked for.
-    - `read_as` maps another program's name of a field to the documented fields that the struct's `adapt` fills with it.
+    - `adapted` maps a field to the declared ones that the struct's `adapt` replaces it by.
     """
 
     ignored: Mapping[str, object] = field(default_factory=dict)
     warned: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, object] = field(default_factory=dict)
-    read_as: Mapping[str, str] = field(default_factory=dict)
+    adapted: Mapping[str, str] = field(default_factory=dict)
 
     def asks_for_nothing(self, name: str, value: object) -> bool:
         if self.ignored.get(name) is ANY:
             return True
-        known = {**self.ignored, **self.refused, **self.read_as}
-        return name in known and value in self.harmless_values(name)
+        known = name in self.ignored or name in self.warned or name in self.refused or name in self.adapted
+        return known and value in self.harmless_values(name)
 
     def harmless_values(self, name: str) -> tuple[object, ...]:
         """The values of a field that ask for nothing."""

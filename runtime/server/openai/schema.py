@@ -56,7 +56,7 @@ GENERATION_FIELDS = OtherFields(
     },
     warned={"keep_alive": STAYS_LOADED},
     refused={"bad_words": []},
-    read_as={
+    adapted={
         "guided_choice": "regex",
         "guided_grammar": "grammar",
         "guided_json": "response_format",

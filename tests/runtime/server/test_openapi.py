@@ -99,7 +99,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
 def test_every_known_field_is_documented(document: dict[str, Any]) -> None:
     request = document["components"]["schemas"]["ChatRequest"]["properties"]
     fields = wire.ChatRequest.other_fields
-    other = {*fields.ignored, *fields.warned, *fields.refused, *fields.read_as}
+    other = {*fields.ignored, *fields.warned, *fields.refused, *fields.adapted}
     assert set(request) == {*wire.ChatRequest.__struct_fields__, *other}
     assert request["bad_words"]["enum"] == [None, []]
     assert request["guided_json"] == {"description": "Another program's name: read as response_format."}

@@ -248,7 +248,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         },
         warned=GENERATION_FIELDS.warned,
         refused=GENERATION_FIELDS.refused,
-        read_as={**GENERATION_FIELDS.read_as, "function_call": "tool_choice", "functions": "tools"},
+        adapted={**GENERATION_FIELDS.adapted, "function_call": "tool_choice", "functions": "tools"},
     )
 
 

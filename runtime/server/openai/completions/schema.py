@@ -33,7 +33,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         ignored={name: values for name, values in GENERATION_FIELDS.ignored.items() if name != "best_of"},
         warned=GENERATION_FIELDS.warned,
         refused=GENERATION_FIELDS.refused,
-        read_as=GENERATION_FIELDS.read_as,
+        adapted=GENERATION_FIELDS.adapted,
     )
 
 

@@ -158,7 +158,7 @@ _FIELDS_INTRODUCTION = """\
 [Options](options.md) says what the fields mean and gives their defaults. `GET /openapi.json` describes the types that
 the tables name, such as `StreamOptions`.
 
-A field that is not listed is accepted and named in the answer's `warnings` and in the header `x-galago-warnings`. A
+A field that is not listed is ignored, and listed in the answer's `warnings` and the header `x-galago-warnings`. A
 number out of its range is limited or ignored with a warning where its meaning is clear. `galago serve --strict` refuses
 both, and other values of a field that is accepted "with a warning unless" it has those listed. A field marked "Not
 supported" would change the answer, so any value but those listed is always refused."""

@@ -204,7 +204,7 @@ def _read(cursor: _Cursor) -> GGUFHeader:
 def _read_version(cursor: _Cursor) -> int:
     start = cursor.peek(64)
     if not start.startswith(_MAGIC):
-        raise cursor.error(f"not a GGUF file; it looks like {_describe(start)}")
+        raise GGUFError(f"{cursor.path.name} is not a GGUF file; {_describe(start)}", str(cursor.path))
     cursor.skip(len(_MAGIC))
     version = cursor.number(4)
     if version and version & 0xFFFF == 0:
@@ -216,7 +216,8 @@ def _read_version(cursor: _Cursor) -> int:
 
 def _describe(start: bytes) -> str:
     names = (name for pattern, name in _LOOKS_LIKE if re.match(pattern, start, re.DOTALL))
-    return next(names, f"an unknown format: it begins with {start[:8].hex(' ')}")
+    name = next(names, None)
+    return f"it begins with {start[:8].hex(' ')}" if name is None else f"it looks like {name}"
 
 
 def _read_metadata(cursor: _Cursor, count: int) -> dict[str, MetadataValue]:

@@ -124,22 +124,21 @@ class Generator:
         adapters = self._adapter_scales(request)
         self._check_logit_bias(request.sampling)
         grammar: Grammar | None = None
-        noted: list[str] = []
+        warnings = Warnings(parts.warnings)
+        warnings.strict = request.strict
         if request.is_constrained:
-            noted = warnings_of_grammar = Warnings()
-            warnings_of_grammar.strict = request.strict
-            grammar = parts.constraints.grammar(request, warnings_of_grammar)
+            grammar = parts.constraints.grammar(request, warnings)
         prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else parts.constraints.gated(grammar, request, prompt.in_reasoning)
-        warnings = [*parts.warnings, *noted, *prompt.warnings]
+        warnings += prompt.warnings
         available = parts.context_length - prompt.cells
         max_tokens = available if request.max_tokens is None else min(request.max_tokens, available)
         if request.max_tokens is not None and request.max_tokens > available:
             warnings.append(f"max_tokens {request.max_tokens} was lowered to {available}, the rest of the context")
-        if request.ignore_eos and constraint is not None:
-            warnings.append("ignore_eos has no effect: the schema, grammar or tools determine where the answer ends")
-        if request.min_tokens and constraint is not None:
-            warnings.append("min_tokens has no effect: the schema, grammar or tools determine where the answer ends")
+        for name in ("ignore_eos", "min_tokens") if constraint is not None else ():
+            if getattr(request, name):
+                problem = f"{name} has no effect: the schema, grammar or tools determine where the answer ends"
+                warnings.add_unless_strict(problem, name)
         may_need_parsing = request.tools or parts.reasoning_tags is not None or parts.tool_format.parser is not None
         if request.completion is None and may_need_parsing:
             from ..output.parser import parser_spec
@@ -161,6 +160,7 @@ class Generator:
             request.continued_message is not None,
             request.template_variables,
             request.strict,
+            request.effort_field,
         )
 
     def _submit(
@@ -206,11 +206,9 @@ class Generator:
             return loaded
         missing = len(loaded) - len(request.lora)
         if missing < 0:
-            raise InvalidRequest(
-                f"lora names adapter {len(request.lora) - 1}, but this model was loaded with {len(loaded)} adapters, "
-                "counted from 0",
-                "lora",
-            )
+            last = f"the last one is adapter {len(loaded) - 1}" if loaded else "no adapter is loaded"
+            named = f"lora names adapter {len(request.lora) - 1}"
+            raise InvalidRequest(f"{named}, but {last}; load adapters with --lora", "lora")
         return request.lora + (0.0,) * missing
 
     def _check_logit_bias(self, sampling: Sampling) -> None:
@@ -259,6 +257,7 @@ class Generator:
             request.continued_message is not None,
             request.template_variables,
             request.strict,
+            request.effort_field,
         )
         preparation_seconds = time.perf_counter() - begin
         part_tokens = count_part_tokens(request.messages, prompt, prompts.count)

@@ -35,6 +35,8 @@ def read_media_file(path: Path, limits: MediaLimits) -> bytes:
         check_size(data, limits, str(path))
         return data
     except FileNotFoundError:
+        if str(path).startswith(("http:/", "https:/")):
+            raise MediaError(f"{path} is an address, and addresses are not fetched; give a file", str(path)) from None
         raise MediaError(f"there is no file {path}", str(path)) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise MediaError(f"{path} cannot be read: {error}", str(path)) from error

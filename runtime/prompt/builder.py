@@ -68,12 +68,13 @@ class PromptBuilder:
         continue_last: bool = False,
         template_variables: Mapping[str, Any] = MappingProxyType({}),
         strict: bool = False,
+        effort_field: str = "reasoning_effort",
     ) -> Prompt:
         """Builds the prompt of a chat, with its media decoded and counted but not encoded yet.
 
         `tools` are shown to the model. `template_variables` are set for the template if it has them. With
         `continue_last` the prompt ends with the text of the last message, which the model then continues. What the
-        prompt lacks is told in its warnings, or refused with `strict`.
+        prompt lacks is told in its warnings, or refused with `strict`. `effort_field` is what warnings call the effort.
         Raises `PromptTooLong` as early as possible, and `Cancelled` if `cancelled` returns `True` between two media.
         """
         warnings = Warnings()
@@ -86,7 +87,7 @@ class PromptBuilder:
         try:
             break_mark, media_mark = self._marks(messages, tools, template_variables)
             contents = self._contents(messages, break_mark, media_mark)
-            switches = self._switches(reasoning_effort, template_variables, break_mark, warnings)
+            switches = self._switches(reasoning_effort, effort_field, template_variables, break_mark, warnings)
 
             def protect(text: str) -> str:
                 return break_up(text, self.control_texts, break_mark)
@@ -164,9 +165,9 @@ class PromptBuilder:
         """
         if cells >= self._context_length:
             raise PromptTooLong(
-                f"this model's maximum context length is {self._context_length} tokens as it is loaded, one of them "
-                f"for an answer, and the prompt has {'' if exact else 'at least '}{cells}; shorten the messages or "
-                "load the model with a larger context",
+                f"this model's maximum context length is {self._context_length} tokens, one of them for the answer, "
+                f"and the prompt has {'' if exact else 'at least '}{cells}; shorten the messages or load the model "
+                "with a larger --context",
                 "messages",
             )
 
@@ -199,7 +200,12 @@ class PromptBuilder:
         return previous == "user"
 
     def _switches(
-        self, effort: ReasoningEffort | None, variables: Mapping[str, Any], break_mark: str, warnings: list[str]
+        self,
+        effort: ReasoningEffort | None,
+        effort_field: str,
+        variables: Mapping[str, Any],
+        break_mark: str,
+        warnings: Warnings,
     ) -> dict[str, Any]:
         """The variables that are set for the template in addition to messages and tools."""
         if effort is None and not variables:
@@ -209,9 +215,12 @@ class PromptBuilder:
         template = self._traits.template
         switches, has_switch = reasoning_switches(template, effort)
         if not has_switch and (effort != "none" or self._tags is not None):
-            warnings.append("reasoning_effort has no effect: this model's chat template has no switch for it")
+            problem = f"{effort_field} has no effect: this model's chat template has no switch for it"
+            warnings.add_unless_strict(problem, effort_field)
         own, unknown = known_variables(template, variables, lambda text: break_up(text, self.control_texts, break_mark))
-        warnings += [f"chat_template_kwargs: this model's chat template has no variable {name!r}" for name in unknown]
+        for name in unknown:
+            problem = f"chat_template_kwargs: this model's chat template has no variable {name[:80]!r}"
+            warnings.add_unless_strict(problem, "chat_template_kwargs")
         return switches | own
 
     def _contents(self, messages: Sequence[Message], break_mark: str, media_mark: str) -> list[str]:

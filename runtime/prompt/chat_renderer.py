@@ -141,7 +141,8 @@ class ChatRenderer:
                 "messages",
             )
         if any(m.reasoning for m in messages) and not self._traits.shows_reasoning:
-            warnings.append("the reasoning in the messages is left out: the model's chat template has no place for it")
+            problem = "the model's chat template has no place for the reasoning in the messages"
+            warnings.add_unless_strict(problem, "messages", instead="it is left out")
 
 
 def _next_plan(plan: Plan, turns: Sequence[Turn], lost: frozenset[int] | None) -> Plan | None:

@@ -98,7 +98,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
 async def _galago_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GalagoError)
-    return ERROR_RESPONSES.response(error, request.url.path)
+    return _error_response(error, request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -106,10 +106,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 405:
         message = f"{request.method} is not allowed for {path}; the Allow header lists the allowed methods"
-        response = ERROR_RESPONSES.response(MethodNotAllowed(message), path)
+        response = _error_response(MethodNotAllowed(message), request)
         response.headers.update(error.headers or {})
         return response
-    return ERROR_RESPONSES.response(NotFound(f"there is no {request.method} {path}; see /openapi.json"), path)
+    return _error_response(NotFound(f"there is no {request.method} {path}; see /openapi.json"), request)
+
+
+def _error_response(error: GalagoError, request: Request) -> Response:
+    return ERROR_RESPONSES.response(error, request.url.path, request.scope[REQUEST_ID])
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
@@ -117,6 +121,6 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
     request_id = request.scope[REQUEST_ID]
     log(f"request {request_id} failed with an unexpected error:")
     internal = GalagoError(f"internal error: {type(error).__name__}; the server's log has the details of {request_id}")
-    response = ERROR_RESPONSES.response(internal, request.url.path)
+    response = _error_response(internal, request)
     response.headers[REQUEST_ID] = request_id
     return response

@@ -73,8 +73,9 @@ class Request:
     `logprobs`: the log-probability of each token is reported, with this many of the most likely alternatives.
     `continue_final`: a final assistant message is continued.
     `allowed_tools`: the names of the tools that may be called, if not all. `parallel_tool_calls`: several calls may be
-    in one answer. `reasoning_effort`: `None` means the template's default. `template_variables` are set for the
-    template. `background`: lowest priority; the request is preempted while there is any other.
+    in one answer. `reasoning_effort`: `None` means the template's default; `effort_field` is the caller's name for it.
+    `template_variables` are set for the template. `background`: lowest priority; the request is preempted while there
+    is any other.
     `strict`: what cannot be done as asked is refused, instead of done as far as possible with a warning.
     """
 
@@ -92,6 +93,7 @@ class Request:
     allowed_tools: tuple[str, ...] | None = None
     parallel_tool_calls: bool = True
     reasoning_effort: ReasoningEffort | None = None
+    effort_field: str = "reasoning_effort"
     template_variables: dict[str, Any] = field(default_factory=dict)
     grammar: str | None = None
     regex: str | None = None
@@ -157,6 +159,8 @@ class Request:
             raise InvalidRequest("there is no message to answer", "messages")
         for name in ("max_tokens", "min_tokens", "timeout", "logprobs"):
             check_option(_REQUEST_NUMBERS[name], getattr(self, name))
+        if self.timeout == 0:
+            raise InvalidRequest("timeout is 0, which leaves no time for an answer; give more seconds", "timeout")
         for token in self.stop_token_ids:
             check_number("stop_token_ids", token, 0, MAX_INTEGER, whole=True)
         if self.wants_prompt_logprobs and self.logprobs is None:
@@ -261,7 +265,8 @@ def possible_number(option: OptionSpec, path: str, value: float, warnings: Warni
     minimum = option.minimum if option.name in _SAMPLING_NAMES else value
     nearest = min(max(value, minimum), option.maximum)
     if nearest != value:
-        warnings.add_unless_strict(f"{path} is {value}, which is not possible; {nearest} is used instead", path)
+        shown = f"{value:g}" if isinstance(value, float) else value
+        warnings.add_unless_strict(f"{path} is {shown}, out of range", path, instead=f"{nearest} is used")
     check_option(option, nearest, path)
     return nearest
 
@@ -293,7 +298,7 @@ def option_value(option: OptionSpec, given: Any, warnings: Warnings | None = Non
 
 def _without_empty(texts: tuple[str, ...], name: str, warnings: Warnings) -> tuple[str, ...]:
     if "" in texts:
-        warnings.add_unless_strict(f"{name} has an empty text, which is ignored", name)
+        warnings.add_unless_strict(f"{name} has an empty text", name, instead="it is ignored")
     return tuple(text for text in texts if text)
 
 
@@ -310,7 +315,8 @@ def _bias(token: int | str, bias: float, warnings: Warnings | None) -> float:
     possible = min(max(bias, -MAX_BIAS), MAX_BIAS)
     if warnings is None or possible == bias:
         return bias
-    warnings.add_unless_strict(f"logit_bias has {bias} for the token {token}; {possible} is used instead", "logit_bias")
+    problem = f"logit_bias has {bias} for the token {token}, out of range"
+    warnings.add_unless_strict(problem, "logit_bias", instead=f"{possible} is used")
     return possible
 
 

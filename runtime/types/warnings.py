@@ -13,9 +13,13 @@ class Warnings(list[str]):
 
     strict = False
 
-    def add_unless_strict(self, text: str, field: str | None = None) -> None:
-        """Adds a warning once. Raises `UnsupportedField`, which names the request's field, in strict mode."""
+    def add_unless_strict(self, problem: str, field: str | None = None, *, instead: str | None = None) -> None:
+        """Adds a warning once: the problem, and what is done instead.
+
+        In strict mode nothing is done instead: it raises `UnsupportedField`, which names the request's field.
+        """
         if self.strict:
-            raise UnsupportedField(f"{text}; this is refused in strict mode", field)
+            raise UnsupportedField(f"{problem}; --strict refuses it", field)
+        text = problem if instead is None else f"{problem}; {instead}"
         if text not in self:
             self.append(text)

@@ -295,20 +295,26 @@ OPEN: list[Schema] = [
 """Schemas without an upper bound: the model decides when to end, and a complete answer must be valid."""
 
 NOTED: list[tuple[Schema, str]] = [
-    (obj("a", a={"type": "string", "nullable": True}), "nullable at #/properties/a is ignored"),
+    (obj("a", a={"type": "string", "nullable": True}), "nullable at #/properties/a is not part of JSON Schema"),
     (text(format="phone"), "format at # is 'phone', which is not enforced"),
     (text(format="int64"), "format at # is 'int64', which is not enforced"),
     (whole(format="date"), "format at # is 'date', which is not enforced"),
-    (text(contentMediaType="text/html"), "contentMediaType at # is ignored"),
+    (
+        text(contentMediaType="text/html"),
+        "contentMediaType at # describes the text, which is not checked; it is ignored",
+    ),
     (text(contentEncoding="base32"), "contentEncoding at # is 'base32', which is not enforced"),
-    ({"type": "object", "properties": {"a": DIGIT}, "required": None}, "required at # is null, which is ignored"),
-    (array(None), "items at # is null, which is ignored"),
-    ({"type": "any", "enum": ["a", 1]}, "type at # is 'any', which is read as every type"),
-    ({"type": "int"}, "type at # is 'int', which is read as 'integer'"),
-    ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is read as 'string'"),
-    ({"oneOf": [TEXT, text(format="date")]}, "oneOf at # is narrowed"),
-    ({"oneOf": [INT, NUM]}, "oneOf at # is narrowed"),
-    ({"type": "integer", "minimun": 3}, "the unknown keyword 'minimun' at #"),
+    ({"type": "object", "properties": {"a": DIGIT}, "required": None}, "required at # is null; it is ignored"),
+    (array(None), "items at # is null; it is ignored"),
+    ({"type": "any", "enum": ["a", 1]}, "type at # is 'any', which is no type; it is read as every type"),
+    ({"type": "int"}, "type at # is 'int', which is no type; it is read as 'integer'"),
+    ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is no type; it is read as 'string'"),
+    (
+        {"oneOf": [TEXT, text(format="date")]},
+        "oneOf at # has alternatives that allow only what others do; it is narrowed",
+    ),
+    ({"oneOf": [INT, NUM]}, "oneOf at # has alternatives that allow only what others do; it is narrowed"),
+    ({"type": "integer", "minimun": 3}, "the keyword 'minimun' at #"),
 ]
 """Schemas that are enforced with a note, and how the note begins."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....models.errors import InvalidRequest
+from ....models.errors import InvalidRequest, UnsupportedField
 from ...types.messages import Tool
 from ...types.warnings import Warnings
 from ..tool_formats.notation import JSON_SPACING
@@ -113,6 +113,8 @@ class GrammarCompiler:
         try:
             omissions = Omissions(Warnings() if warnings is None else warnings)
             return self.compilable(enforceable(schema, omissions), omissions)
+        except UnsupportedField:
+            raise  # what strict servers refuse, and others can enforce in part
         except InvalidRequest as error:
             raise InvalidRequest(f"{_SCHEMA_REFUSED}: {error.message}", "json_schema") from error
         except RecursionError as error:

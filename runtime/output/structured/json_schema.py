@@ -115,9 +115,9 @@ class _Rewriter:
             if keyword not in KNOWN:
                 self._omissions.unknown(keyword, place)
             elif value is None and keyword not in ("const", "default"):
-                self._omissions.change(keyword, place, "is null, which is ignored")
+                self._omissions.change(keyword, place, "is null", "it is ignored")
             elif keyword in IGNORED:
-                self._omissions.change(keyword, place, f"is ignored: it {IGNORED[keyword]}")
+                self._omissions.change(keyword, place, IGNORED[keyword], "it is ignored")
             elif keyword in REFUSED:
                 self._omissions.omit(keyword, place, REFUSED[keyword])
             else:
@@ -153,7 +153,9 @@ class _Rewriter:
                 if not exclusive:
                     self._omissions.omit(keyword, place, _OVERLAP)
                 elif len(exclusive) < len(value):
-                    self._omissions.change(keyword, place, "is narrowed: some alternatives allow only what others do")
+                    self._omissions.change(
+                        keyword, place, "has alternatives that allow only what others do", "it is narrowed"
+                    )
                 return {}, [{"anyOf": self._schemas(exclusive or value, f"{place}/oneOf")}]
             case "patternProperties":
                 return self._pattern_properties(value, schema, place), []
@@ -185,12 +187,12 @@ class _Rewriter:
             lower = name.lower() if isinstance(name, str) else ""
             kind = lower if lower in TYPE_NAMES else TYPE_ALIASES.get(lower)
             if lower == "any":
-                self._omissions.change("type", place, "is 'any', which is read as every type")
+                self._omissions.change("type", place, "is 'any', which is no type", "it is read as every type")
                 return None
             if kind is None:
                 raise Omitted(f"is {str(value)[:60]!r}; the types are {', '.join(TYPE_NAMES)}")
             if kind != name:
-                self._omissions.change("type", place, f"is {name!r}, which is read as {kind!r}")
+                self._omissions.change("type", place, f"is {name!r}, which is no type", f"it is read as {kind!r}")
             kinds.append(kind)
         return kinds if isinstance(value, list) else kinds[0]
 
@@ -212,14 +214,11 @@ class _Rewriter:
             if may_add and inner in (True, {}):
                 continue
             try:
-                (one, *more) = _patterns(pattern)
+                name = _pattern_of_names(pattern)
             except Omitted as omitted:
-                self._omissions.omit("patternProperties", place, f"has the pattern {pattern[:60]!r}, which {omitted}")
+                self._omissions.omit("patternProperties", place, str(omitted))
                 continue
-            if more:
-                self._omissions.omit("patternProperties", place, f"has the pattern {pattern[:60]!r} with look-ahead")
-                continue
-            named[one] = self.schema(inner, f"{place}/patternProperties/{escaped(pattern)}")
+            named[name] = self.schema(inner, f"{place}/patternProperties/{escaped(pattern)}")
         return {"patternProperties": named} if named else {}
 
     def _rewritten(self, keyword: str, schema: JsonSchemaValue, place: str) -> Iterator[Any]:
@@ -293,6 +292,7 @@ class _Rewriter:
             named = {name: True for name in rules["enum"] if isinstance(name, str)}
             yield {"properties": named, "additionalProperties": False}
         elif rules.keys() == {"pattern"}:
+            _pattern_of_names(rules["pattern"])  # here, where the keyword is known that the schema has
             yield {"patternProperties": {rules["pattern"]: True}, "additionalProperties": False}
         else:
             raise Omitted("can be enforced only with a single enum or a single pattern, or with lengths")
@@ -338,6 +338,17 @@ def _patterns(pattern: str) -> list[str]:
     if rules is None:
         raise Omitted("contains look-around or a word boundary that cannot be enforced")
     return rules or [""]
+
+
+def _pattern_of_names(pattern: str) -> str:
+    """A pattern for llguidance that matches the same names. Raises `Omitted` if a single one cannot."""
+    try:
+        one, *more = _patterns(pattern)
+    except Omitted as omitted:
+        raise Omitted(f"has the pattern {pattern[:60]!r}, which {omitted}") from None
+    if more:
+        raise Omitted(f"has the pattern {pattern[:60]!r} with look-ahead")
+    return one
 
 
 def _digit_limits(schema: JsonSchemaValue) -> Iterator[JsonSchemaValue]:

@@ -32,15 +32,17 @@ class Omissions:
             raise InvalidRequest(f"{self._refusal}{where} {reason}", self._field)
         self.warnings.add_unless_strict(f"{self._subject}{where} is not enforced: it {reason}", self._field)
 
-    def change(self, keyword: str, place: str, change: str) -> None:
+    def change(self, keyword: str, place: str, problem: str, instead: str | None = None) -> None:
         """Notes that a keyword is enforced as something else, or that it is an annotation of unknown meaning."""
-        self.warnings.add_unless_strict(f"{self._subject}{keyword} at {place[:_MAX_PLACE_CHARS]} {change}", self._field)
+        text = f"{self._subject}{keyword} at {place[:_MAX_PLACE_CHARS]} {problem}"
+        self.warnings.add_unless_strict(text, self._field, instead=instead)
 
     def unknown(self, keyword: str, place: str) -> None:
         """Notes that a keyword is not one of JSON Schema, which allows any others."""
-        text = f"the unknown keyword {keyword[:80]!r} at {place[:_MAX_PLACE_CHARS]} of the JSON schema is ignored"
-        if self._subject + text not in self.warnings:
-            self.warnings.append(self._subject + text)
+        problem = (
+            f"{self._subject}the keyword {keyword[:80]!r} at {place[:_MAX_PLACE_CHARS]} of the JSON schema is unknown"
+        )
+        self.warnings.add_unless_strict(problem, self._field, instead="it is ignored")
 
 
 class Omitted(Exception):

@@ -14,7 +14,7 @@ from ....models.errors import InvalidRequest
 from ...types import model_info as runtime_info
 from ...types import request as values
 from ...types.events import Finished, Usage
-from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
+from ...types.messages import Image, Message, Part, Text, Tool, ToolCall
 from ...types.warnings import Warnings
 from ..openai.chat import message_parts
 from . import schema
@@ -35,7 +35,7 @@ def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Reque
     return values.Request(
         messages=(*_system(request.system, warnings), *messages(request.messages)),
         json_schema=output_format.schema if output_format else None,
-        reasoning_effort=_effort(request),
+        **_effort(request),
         **options,
         **_tool_arguments(request),
         strict=warnings.strict,
@@ -50,15 +50,15 @@ def _system(system: str | list[schema.TextBlock] | None, warnings: Warnings) -> 
     return (Message("system", parts),) if parts else ()
 
 
-def _effort(request: schema.CountRequest) -> ReasoningEffort | None:
-    """The effort that the last system message with one asks for, or else the request."""
+def _effort(request: schema.CountRequest) -> dict[str, Any]:
+    """The effort that the last system message with one asks for, or else the request, and the field that asks."""
     if isinstance(request.thinking, schema.ThinkingDisabled):
-        return "none"
+        return {"reasoning_effort": "none", "effort_field": "thinking"}
     configs = [one.output_config for one in request.messages if isinstance(one, schema.SystemMessage)]
     efforts = [config.effort for config in (request.output_config, *configs) if config and config.effort]
     if efforts:
-        return efforts[-1]
-    return None if request.thinking is None else "medium"
+        return {"reasoning_effort": efforts[-1], "effort_field": "output_config.effort"}
+    return {} if request.thinking is None else {"reasoning_effort": "medium", "effort_field": "thinking"}
 
 
 def _tool_arguments(request: schema.CountRequest) -> dict[str, Any]:

@@ -16,12 +16,12 @@ _TYPES = {
 }
 
 
-def error_response(error: GalagoError) -> ErrorResponse:
+def error_response(error: GalagoError, request_id: str | None = None) -> ErrorResponse:
     default = "invalid_request_error" if status(error) < 500 else "api_error"
     body = ErrorBody(_TYPES.get(status(error), default), message_with_field(error))
     if isinstance(error, UnsupportedField) and error.param == "thread":
         body.details = ErrorDetails(["thread"])
-    return ErrorResponse(body)
+    return ErrorResponse(body, request_id)
 
 
 ERRORS = ErrorFormat(ErrorResponse, error_response)

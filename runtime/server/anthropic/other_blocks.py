@@ -57,9 +57,9 @@ def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warn
     reader = _Reader()
     text = reader.read(block)
     if kind not in _READERS and not str(kind).endswith("_tool_result") and not (kind is None and types is RESULT_TYPES):
-        reader.losses.append(f"the type {kind!r:.60} is not known in this place; it is shown as text")
+        reader.losses.append(f"the type {kind!r:.60} is not known in this place")
     for loss in reader.losses:
-        warnings.add_unless_strict(f"{path}: {loss}", path)
+        warnings.add_unless_strict(f"{path}: {loss}", path, instead="the rest is shown as text")
     return _text_block(text)
 
 
@@ -197,7 +197,7 @@ class _Reader:
         return self.read(block.get("thinking"))
 
     def redacted_thinking(self, block: Block) -> str:
-        self._lose("only Anthropic can decrypt these thoughts; they are left out")
+        self._lose("only Anthropic can decrypt these thoughts")
         return ""
 
     def nothing(self, block: Block) -> str:

@@ -50,7 +50,8 @@ def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
         return
     is_left_out = choice.get("type") == "tool" and str(choice.get("name")) in left_out
     if is_left_out or choice.get("type") == "any" and not adapted["tools"]:
-        warnings.add_unless_strict("tool_choice asks for a tool that is left out; no call is required", "tool_choice")
+        problem = "tool_choice asks for a tool that is left out"
+        warnings.add_unless_strict(problem, "tool_choice", instead="no call is required")
         adapted["tool_choice"] = {"type": "auto"}
 
 
@@ -97,8 +98,8 @@ def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
     if isinstance(thinking, str):
         thinking = adapted["thinking"] = {"type": thinking}
     if isinstance(thinking, dict) and thinking.get("type") not in _THINKING_TYPES:
-        text = f"thinking.type {thinking.get('type')!r:.60} is not known here; the model thinks as it does by default"
-        warnings.add_unless_strict(text, "thinking.type")
+        text = f"thinking.type {thinking.get('type')!r:.60} is not known here; use {', '.join(_THINKING_TYPES)}"
+        warnings.add_unless_strict(text, "thinking.type", instead="the default is used")
         adapted["thinking"] = None
     elif isinstance(thinking, dict) and thinking.get("budget_tokens") is not None:
         text = "thinking.budget_tokens has no effect: thinking is limited by max_tokens"
@@ -120,8 +121,8 @@ def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
 def _adapt_output_config(config: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     effort, output_format = config.get("effort"), config.get("format")
     if effort is not None and effort not in EFFORTS:
-        text = f"output_config.effort {effort!r:.60} is not known here; use {', '.join(EFFORTS)}; it is ignored"
-        warnings.add_unless_strict(text, "output_config.effort")
+        text = f"output_config.effort {effort!r:.60} is not known here; use {', '.join(EFFORTS)}"
+        warnings.add_unless_strict(text, "output_config.effort", instead="it is ignored")
         config = config | {"effort": None}
     if isinstance(output_format, dict) and output_format.get("type") == "text":
         config = config | {"format": None}

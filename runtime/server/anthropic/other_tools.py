@@ -77,14 +77,14 @@ def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str
             if str(kind).startswith(prefix):
                 function = {"name": name, "description": description, "input_schema": schema}
                 return _adapt_tool({**function, **tool, "type": "custom"}, path, warnings)
-        text = f"{path} has the type {kind!r:.60}, which this server cannot run; it is left out"
-        warnings.add_unless_strict(text, path)
+        text = f"{path} has the type {kind!r:.60}, which this server cannot run"
+        warnings.add_unless_strict(text, path, instead="it is left out")
         return None
     if not tool.get("name"):
-        warnings.add_unless_strict(f"{path} has no name; it is left out", path)
+        warnings.add_unless_strict(f"{path} has no name", path, instead="it is left out")
         return None
     if tool.pop("defer_loading", None):
-        warnings.add_unless_strict("tools with defer_loading are shown to the model from the start", "tools")
+        warnings.add_unless_strict("defer_loading has no effect", "tools", instead="the tools are shown from the start")
     callers = tool.pop("allowed_callers", None)
     if isinstance(callers, list) and callers and "direct" not in callers:
         warnings.add_unless_strict(f"{path}.allowed_callers has no effect: the model calls all tools directly", path)

@@ -20,9 +20,9 @@ _REQUEST_IGNORED: dict[str, object] = {
     "mcp_servers": [],
     "container": (),
     "fallbacks": ([],),
+    "context_management": ({}, {"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     **_CACHE,
 }
-_REQUEST_WARNED = {"context_management": ": a conversation is used as it is, or refused if it does not fit the context"}
 _OF_TOOLS: dict[str, object] = {
     "eager_input_streaming": ANY,
     "max_characters": ANY,
@@ -201,7 +201,7 @@ class CountRequest(Struct):
         "thinking.type": "enabled, adaptive or disabled",
         "format.type": "json_schema",
     }
-    other_fields = OtherFields(ignored=_REQUEST_IGNORED, warned=_REQUEST_WARNED)
+    other_fields = OtherFields(ignored=_REQUEST_IGNORED)
 
 
 class MessagesRequest(CountRequest):
@@ -214,11 +214,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = None
     stream: bool | None = None
 
-    other_fields = OtherFields(
-        ignored=_REQUEST_IGNORED,
-        warned=_REQUEST_WARNED,
-        refused={"thread": ()},
-    )
+    other_fields = OtherFields(ignored=_REQUEST_IGNORED, refused={"thread": ()})
 
 
 class OutputDetails(Struct):
@@ -317,7 +313,7 @@ class ErrorBody(Struct):
 
 class ErrorResponse(Struct, tag="error"):
     error: ErrorBody
-    request_id: None = None
+    request_id: str | None = None
 
 
 class TokenCount(Struct):

@@ -67,10 +67,13 @@ def message_with_field(error: errors.GalagoError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFormat:
-    """A dialect's error body: its struct, for the OpenAPI document, and the function that fills it."""
+    """A dialect's error body: its struct, for the OpenAPI document, and the function that fills it.
+
+    The function gets the error and the request's id.
+    """
 
     struct: type[Struct]
-    write: Callable[[errors.GalagoError], Struct]
+    write: Callable[[errors.GalagoError, str | None], Struct]
 
 
 class ErrorResponses:
@@ -84,7 +87,7 @@ class ErrorResponses:
         matches = (form for prefix, form in self._by_prefix.items() if path.startswith(prefix))
         return next(matches, self._default)
 
-    def response(self, error: errors.GalagoError, path: str) -> Response:
+    def response(self, error: errors.GalagoError, path: str, request_id: str | None = None) -> Response:
         headers = {}
         if status(error) == 503:
             headers["retry-after"] = "1"
@@ -92,5 +95,5 @@ class ErrorResponses:
             headers["x-should-retry"] = "false"  # a retry, which OpenAI's clients do by default, would take as long
         if isinstance(error, errors.Unauthorized):
             headers["www-authenticate"] = "Bearer"
-        body = encode_json(self.format(path).write(error))
+        body = encode_json(self.format(path).write(error, request_id))
         return Response(body, status(error), headers, "application/json")

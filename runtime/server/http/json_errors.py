@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ....models.errors import InvalidRequest
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-_INVALID_TAG = re.compile(r"Invalid value '(.*)'")
 _MAX_NAME = 80
 
 
@@ -22,7 +18,10 @@ def invalid_json(body: bytes, error: Exception) -> InvalidRequest:
     field, problem = _unreadable_field(body)
     if field is not None:
         return InvalidRequest(f"{field[:_MAX_NAME]} {problem}", field[:_MAX_NAME])
-    return InvalidRequest(f"the body is not valid JSON: {error}")
+    if not body.strip():
+        return InvalidRequest("the body is empty; send a JSON object")
+    problem = "it ends too early" if "truncated" in str(error) else str(error)
+    return InvalidRequest(f"the body is not valid JSON: {problem}")
 
 
 def _unreadable_field(body: bytes) -> tuple[str | None, str]:
@@ -50,20 +49,3 @@ def _problem(value: Any) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a valid JSON number: NaN, infinite or too large"
     return None
-
-
-def invalid_fields(message: str, accepted_values: Mapping[str, str]) -> InvalidRequest:
-    """The error for JSON that does not fit its struct: msgspec's message, with the field's path as the API names it.
-
-    `accepted_values` lists the supported values of tagged fields by the end of their paths.
-    """
-    where, missing = _PATH.search(message), _MISSING.search(message)
-    path = [where[1]] if where else []
-    path += [missing[1]] if missing else []
-    param = ".".join(path) or None
-    text = message[: where.start()] if where else message
-    if param and (invalid := _INVALID_TAG.fullmatch(text)):
-        accepted = next((values for ending, values in accepted_values.items() if param.endswith(ending)), None)
-        if accepted:
-            return InvalidRequest(f"{param}: {invalid[1]!r} is not supported; use {accepted}", param)
-    return InvalidRequest(f"{param}: {text}" if param else text, param)

@@ -196,12 +196,12 @@ def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
 
 
 def _fitted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
-    from . import value_forms
+    from . import field_errors, value_forms
 
     try:
         return msgspec.convert(value_forms.fit(raw, struct, "", warnings), struct)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise json_errors.invalid_fields(str(error), getattr(struct, "accepted_values", {})) from error
+        raise field_errors.invalid_field(str(error), raw, struct) from error
 
 
 def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:
@@ -302,7 +302,7 @@ def _ignored_field(field: UndeclaredField, strict: bool) -> str:
         raise UnsupportedField(f"{path} is not supported here; remove it from the request", path)
     kind = "not supported here" if name in fields.ignored else "unknown"
     if strict:
-        raise UnsupportedField(f"the field {path} is {kind}, and this server is strict; remove it", path)
+        raise UnsupportedField(f"the field {path} is {kind}; --strict refuses it", path)
     return f"the field {path} is {kind} and was ignored"
 
 

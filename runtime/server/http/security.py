@@ -52,7 +52,7 @@ class Guard:
             self._check(scope["path"], Headers(scope=scope))
             await self._app(scope, self._limited(receive), send)
         except GalagoError as error:
-            await self._error_responses.response(error, scope["path"])(scope, receive, send)
+            await self._error_responses.response(error, scope["path"], scope[REQUEST_ID])(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")

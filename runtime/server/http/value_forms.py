@@ -75,7 +75,9 @@ def _fit_scalar(raw: str | int, kind: Any, path: str, warnings: Warnings) -> obj
         value = None
     if value is not raw:
         text = "null" if value is None else str(value).lower()
-        warnings.add_unless_strict(f"{path} is {raw!r:.{_MAX_SHOWN}} and was read as {text}", path)
+        expected = "true or false" if isinstance(value, bool) else "null" if value is None else "a number"
+        given = f"the text {raw!r:.{_MAX_SHOWN}}" if isinstance(raw, str) else raw
+        warnings.add_unless_strict(f"{path} is {given}, not {expected}", path, instead=f"it was read as {text}")
     return value
 
 

@@ -21,4 +21,4 @@ def log_new(warnings: Iterable[str]) -> None:
         if len(_logged) > _MAX_REMEMBERED:
             del _logged[next(iter(_logged))]
         printable = "".join(c if c.isprintable() else "?" for c in text[:_MAX_CHARACTERS])
-        log(f"a request was answered with a warning, logged once: {printable}")
+        log(f"warning (logged once): {printable}")

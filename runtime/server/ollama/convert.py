@@ -107,6 +107,7 @@ def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Req
         json_schema=_json_schema(request.format),
         tools=tuple(_tool(tool.function) for tool in tools),
         reasoning_effort=_effort(request.think),
+        effort_field="think",
         logprobs=_top_logprobs(request, warnings),
         strict=warnings.strict,
     )
@@ -146,12 +147,12 @@ def _top_logprobs(request: schema.AnswerRequest, warnings: Warnings) -> int | No
     return count if request.logprobs else None
 
 
-def context_warnings(request: schema.AnswerRequest, context_length: int) -> list[str]:
-    """A warning for a client that wants a larger context than the one the model was loaded with."""
+def check_context(request: schema.AnswerRequest, context_length: int, warnings: Warnings) -> None:
+    """Warns a client that wants a larger context than the one the model was loaded with."""
     num_ctx = request.options.num_ctx if request.options else None
-    if num_ctx is None or num_ctx <= context_length:
-        return []
-    return [
-        f"options.num_ctx is {num_ctx}, but the model was loaded with a context of {context_length} tokens; "
-        "set it with `galago serve --context N`"
-    ]
+    if num_ctx is not None and num_ctx > context_length:
+        warnings.add_unless_strict(
+            f"options.num_ctx is {num_ctx}, but the model was loaded with a context of {context_length} tokens; "
+            "set it with `galago serve --context`",
+            "options.num_ctx",
+        )

@@ -11,4 +11,4 @@ def error_response(error: GalagoError) -> ErrorResponse:
     return ErrorResponse(message_with_field(error))
 
 
-ERRORS = ErrorFormat(ErrorResponse, error_response)
+ERRORS = ErrorFormat(ErrorResponse, lambda error, _request_id: error_response(error))

@@ -29,6 +29,10 @@ _LOAD_OPTIONS = (
 )  # fmt: skip
 
 
+_SERVE_OPTIONS = {"num_thread": "--threads", "num_gpu": "--gpu-layers", "f16_kv": "--kv-type"}
+"""The options of `galago serve` that stand for some of these."""
+
+
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request to `/api/chat` or `/api/generate`. What is wrong in any form is left as it is."""
     adapted = dict(raw)
@@ -54,7 +58,7 @@ def adapt_embedding(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     if raw.get("input") is None:
         adapted["input"] = adapted.pop("prompt", None) or []
     if isinstance(adapted["input"], list) and None in adapted["input"]:
-        warnings.add_unless_strict("input has null, which is left out", "input")
+        warnings.add_unless_strict("input has null", "input", instead="it is left out")
         adapted["input"] = [text for text in adapted["input"] if text is not None]
     if raw.get("dimensions") == 0:
         adapted["dimensions"] = None
@@ -92,7 +96,8 @@ def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, l
         elif isinstance(text, str):
             texts.append(text)
         elif part is not None:
-            warnings.add_unless_strict(f"{path}.content[{i}] is no text; it is shown as JSON", f"{path}.content[{i}]")
+            where = f"{path}.content[{i}]"
+            warnings.add_unless_strict(f"{where} is neither a text nor an image", where, instead="it is shown as JSON")
             texts.append(json.dumps(part, ensure_ascii=False))
     return "\n".join(texts), images
 
@@ -106,12 +111,10 @@ def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
     kept = []
     for i, image in enumerate(images):
         if image in (None, ""):
-            warnings.add_unless_strict(f"{path} has an empty image, which is left out", f"{path}[{i}]")
+            warnings.add_unless_strict(f"{path} has an empty image", f"{path}[{i}]", instead="it is left out")
         elif isinstance(image, str) and image.lstrip()[:8].lower().startswith(("http://", "https://")):
-            text = (
-                f"{path}[{i}] is an address, and this server fetches nothing; send the image in base64; it is left out"
-            )
-            warnings.add_unless_strict(text, f"{path}[{i}]")
+            text = f"{path}[{i}] is an address, and this server fetches nothing; send the image in base64"
+            warnings.add_unless_strict(text, f"{path}[{i}]", instead="it is left out")
         else:
             kept.append(image)
     return kept
@@ -145,8 +148,8 @@ def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
         if isinstance(function, dict) and function.get("name"):
             kept.append(tool | {"type": "function", "function": function})
         else:
-            text = f"tools[{i}] has the type {tool.get('type')!r:.60} and no function with a name; it is left out"
-            warnings.add_unless_strict(text, f"tools[{i}]")
+            text = f"tools[{i}] has the type {tool.get('type')!r:.60} and no function with a name"
+            warnings.add_unless_strict(text, f"tools[{i}]", instead="it is left out")
     return kept
 
 
@@ -161,16 +164,24 @@ def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any
     """The options without those that have no effect, which two warnings name together."""
     samplers = [name for name, off in _UNUSED_SAMPLERS.items() if options.get(name) not in (None, *off)]
     if samplers:
-        text = f"options.{', options.'.join(samplers)}: this server does not have these samplers; they are ignored"
-        warnings.add_unless_strict(text, f"options.{samplers[0]}")
-    at_load = [name for name in _LOAD_OPTIONS if options.get(name) is not None]
-    if at_load:
-        text = f"options.{', options.'.join(at_load)}: set when the model is loaded, by options of `galago serve`"
-        warnings.append(text)
+        text = f"options.{', options.'.join(samplers)}: this server does not have these samplers"
+        warnings.add_unless_strict(text, f"options.{samplers[0]}", instead="they are ignored")
+    _warn_of_load_options([name for name in _LOAD_OPTIONS if options.get(name) is not None], warnings)
     adapted = {name: value for name, value in options.items() if name not in (*_UNUSED_SAMPLERS, *_LOAD_OPTIONS)}
     if isinstance(options.get("stop"), list):
         adapted["stop"] = [text for text in options["stop"] if text is not None]
     return adapted
+
+
+def _warn_of_load_options(names: list[str], warnings: Warnings) -> None:
+    """One warning for all options that can be set only when the model is loaded."""
+    if not names:
+        return
+    problem = f"options.{', options.'.join(names)} {'has' if len(names) == 1 else 'have'} no effect"
+    for name in names:
+        if name in _SERVE_OPTIONS:
+            problem += f"; set {'it' if len(names) == 1 else name} with `galago serve {_SERVE_OPTIONS[name]}`"
+    warnings.add_unless_strict(problem, f"options.{names[0]}")
 
 
 def _adapt_think(think: Any, warnings: Warnings) -> Any:
@@ -181,5 +192,5 @@ def _adapt_think(think: Any, warnings: Warnings) -> Any:
     if not isinstance(think, str) or think in get_args(ReasoningEffort):
         return think
     if think.lower() not in _FLAGS:
-        warnings.add_unless_strict(f"think {think!r:.60} is not known here; the model thinks as by default", "think")
+        warnings.add_unless_strict(f"think {think!r:.60} is not known here", "think", instead="the default is used")
     return _FLAGS.get(think.lower())

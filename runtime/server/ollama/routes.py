@@ -182,7 +182,7 @@ class Ollama(Resource):
     ) -> _Prepared:
         request, warnings = request_io.parse_body(body, kind, self.strict)
         model = self.service.model(self.service.model_for(convert.model_name(request.model), warnings))
-        warnings += convert.context_warnings(request, model.context_length)
+        convert.check_context(request, model.context_length, warnings)
         choices = None
         if not convert.is_empty(request):
             generate = partial(self.service.generate, model.id)

@@ -12,7 +12,6 @@ from . import other_forms
 
 _KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
 _STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
-_SET_AT_LOAD = ": it is set when the model is loaded"
 _NOT_SHORTENED = ": a prompt that is too long is refused"
 _HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
 _NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
@@ -140,7 +139,7 @@ class EmbedRequest(Struct, kw_only=True):
 
     other_fields = OtherFields(
         ignored=_KEEP_FOREVER | {"encoding_format": "float", "options": {}, "truncate": False},
-        warned=_STAYS_LOADED | {"options": _SET_AT_LOAD, "truncate": ": a text that is too long is refused"},
+        warned=_STAYS_LOADED | {"truncate": ": a text that is too long is refused"},
     )
 
 
@@ -150,9 +149,7 @@ class OldEmbedRequest(Struct, kw_only=True):
     model: str | None = None
     prompt: str
 
-    other_fields = OtherFields(
-        ignored=_KEEP_FOREVER | {"options": {}}, warned=_STAYS_LOADED | {"options": _SET_AT_LOAD}
-    )
+    other_fields = OtherFields(ignored=_KEEP_FOREVER | {"options": {}}, warned=_STAYS_LOADED)
 
 
 class ModelRequest(Struct):

@@ -11,4 +11,4 @@ def error_response(error: GalagoError) -> ErrorResponse:
     return ErrorResponse(ErrorBody(error.message, TABLE[type(error)][1], error.param, code(error)))
 
 
-ERRORS = ErrorFormat(ErrorResponse, error_response)
+ERRORS = ErrorFormat(ErrorResponse, lambda error, _request_id: error_response(error))

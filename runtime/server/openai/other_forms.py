@@ -39,7 +39,8 @@ def settings(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         if value is None:
             continue
         if raw.get(name) not in (None, value):
-            warnings.add_unless_strict(f"{alias} and {name} have the same meaning; {name} is used", alias)
+            problem = f"{alias} and {name} have the same meaning and different values"
+            warnings.add_unless_strict(problem, alias, instead=f"{name} is used")
         else:
             raw[name] = value
     if isinstance(raw.get("logit_bias"), list):
@@ -111,6 +112,7 @@ def _answer_format(given: Any, warnings: Warnings) -> Any:
     elif "schema" not in inner and _KEYWORDS & inner.keys():
         inner = {"schema": inner}
     if inner.get("schema") is None:
-        warnings.add_unless_strict("response_format has no schema; the answer is any JSON object", "response_format")
+        problem = "response_format has no schema"
+        warnings.add_unless_strict(problem, "response_format", instead="the answer is any JSON object")
         return {"type": "json_object"}
     return {"type": kind, "json_schema": inner}

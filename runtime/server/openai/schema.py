@@ -16,6 +16,7 @@ FINGERPRINT = f"galago-{metadata.version('galago')}-llama-cpp-python-{metadata.v
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 
+ONLY_SAVES_TIME = ": it would only save time"
 STAYS_LOADED = ": the model stays loaded as long as the server runs"
 
 GENERATION_FIELDS = OtherFields(

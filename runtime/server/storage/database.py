@@ -32,7 +32,7 @@ class Database:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
             self._connection = _open_exclusively(self._path)
         except sqlite3.OperationalError as error:
-            reason = "another server is using it" if "locked" in str(error) else str(error)
+            reason = "a server is using it; stop that server first" if "locked" in str(error) else str(error)
             raise ConfigError(f"the store {self._path} cannot be used: {reason}", "store") from error
         except (OSError, sqlite3.DatabaseError) as error:
             raise ConfigError(f"the store {self._path} cannot be used: {error}", "store") from error

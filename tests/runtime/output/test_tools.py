@@ -159,7 +159,7 @@ def test_a_call_and_its_result_can_be_sent_back(client: openai.OpenAI) -> None:
     thought = message.model_dump() | {"reasoning_content": "Hm.", "refusal": None, "annotations": [], "audio": None}
     answer = ask(client, messages=[*ASKED, thought, result])
     (warning,) = (answer.model_extra or {})["warnings"]
-    assert "the reasoning in the messages is left out" in warning
+    assert "no place for the reasoning in the messages; it is left out" in warning
 
 
 class GetWeather(pydantic.BaseModel):

@@ -97,7 +97,7 @@ def test_every_shape_is_answered_with_all_its_texts(strict: Server, messages: li
 def test_what_would_be_lost_is_refused_in_strict_mode_and_named_otherwise(strict: Server, server: Server) -> None:
     named = {"messages": [{**USER, "name": "Ann"}], "max_tokens": 1}
     refusal = strict.post(named)
-    assert refusal.status_code == 400 and "strict mode" in refusal.json()["error"]["message"], refusal.text
+    assert refusal.status_code == 400 and "--strict refuses it" in refusal.json()["error"]["message"], refusal.text
     assert "Ann" in server.post(named).json()["warnings"][0]
 
 

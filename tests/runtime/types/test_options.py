@@ -44,7 +44,7 @@ PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
 
 def test_the_table_has_exactly_the_fields_of_the_values() -> None:
     assert [option.field_name for option in SAMPLING] == [field.name for field in dataclasses.fields(Sampling)]
-    others = {"messages", "sampling", "completion", "background", "allowed_tools", "strict"}
+    others = {"messages", "sampling", "completion", "background", "allowed_tools", "effort_field", "strict"}
     fields = {field.name: field for field in dataclasses.fields(Request) if field.name not in others}
     assert {option.field_name for option in REQUEST} == set(fields)
     settings = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
@@ -88,7 +88,7 @@ def test_a_warning_or_an_error_has_the_dialect_s_name_of_the_field() -> None:
     asked = ollama.ChatRequest(model="m", options=ollama.Options(min_p=2))
     warnings = Warnings()
     assert sampling_from(asked, "ollama", warnings) == Sampling(min_p=1)
-    assert warnings == ["options.min_p is 2, which is not possible; 1 is used instead"]
+    assert warnings == ["options.min_p is 2, out of range; 1 is used"]
     strict = Warnings()
     strict.strict = True
     with pytest.raises(InvalidRequest, match=r"^options\.min_p is 2") as error:

@@ -73,14 +73,15 @@ def _max_tokens(chat: schema.ChatRequest, warnings: Warnings) -> int | None:
         limit for name, one in limits.items() if (limit := values.max_tokens_from(one, name, warnings)) is not None
     ]
     if len(set(given)) > 1:
-        warnings.add_unless_strict("max_tokens and max_completion_tokens differ; the smaller one is used", "max_tokens")
+        problem = "max_tokens and max_completion_tokens differ"
+        warnings.add_unless_strict(problem, "max_tokens", instead="the smaller one is used")
     return min(given, default=None)
 
 
 def generation_arguments(request: GenerationRequest, dialect: Dialect, warnings: Warnings) -> dict[str, Any]:
     """The arguments of `Request` that all requests for an answer share."""
     if request.n == 0:
-        warnings.add_unless_strict("n is 0; one answer is given", "n")
+        warnings.add_unless_strict("n is 0", "n", instead="one answer is given")
     return {
         "sampling": values.sampling_from(request, dialect, warnings),
         "json_schema": _json_schema(request.response_format),

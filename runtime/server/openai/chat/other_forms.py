@@ -20,7 +20,8 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     raw = other_forms.settings(raw, warnings)
     count = raw.get("logprobs")
     if isinstance(count, int) and not isinstance(count, bool):
-        warnings.add_unless_strict(f"logprobs is {count}; it was read as logprobs: true with top_logprobs", "logprobs")
+        read = f"it was read as true, with top_logprobs: {count}"
+        warnings.add_unless_strict(f"logprobs is {count}, not true or false", "logprobs", instead=read)
         raw |= {"logprobs": True, "top_logprobs": count}
     _replace_functions(raw, warnings)
     if isinstance(raw.get("tools"), list):
@@ -37,7 +38,8 @@ def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:
     """Replaces `functions` and `function_call`, which OpenAI had before tools."""
     functions, choice = raw.pop("functions", None), raw.pop("function_call", None)
     if functions and isinstance(functions, list) and not raw.get("tools"):
-        warnings.add_unless_strict("functions is the old form of tools; calls are answered as tool_calls", "functions")
+        problem = "functions is the old form of tools"
+        warnings.add_unless_strict(problem, "functions", instead="calls are answered as tool_calls")
         raw["tools"] = [{"type": "function", "function": function} for function in functions]
         if choice is not None and raw.get("tool_choice") is None:
             raw["tool_choice"] = choice
@@ -46,7 +48,7 @@ def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:
 def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
     """The tool in the documented form, or `None` for one that is no function and is left out."""
     if tool is None:
-        warnings.add_unless_strict(f"{path} is null and is left out", path)
+        warnings.add_unless_strict(f"{path} is null", path, instead="it is left out")
     if not isinstance(tool, dict):
         return tool
     kind, function = tool.get("type"), tool.get("function")
@@ -59,9 +61,8 @@ def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
     if isinstance(function, dict) and kind in (None, "function"):
         return {**tool, "type": "function", "function": _with_parameters(function)}
     if isinstance(kind, str) and kind != "function":
-        warnings.add_unless_strict(
-            f"{path} has the type {kind!r:.60}, which only its own service can run; it is left out", path
-        )
+        problem = f"{path} has the type {kind!r:.60}, which only its own service can run"
+        warnings.add_unless_strict(problem, path, instead="it is left out")
         return None
     return tool
 

@@ -48,7 +48,7 @@ def _content(message: dict[str, Any], path: str, warnings: Warnings) -> Any:
     content, role = message.get("content"), message.get("role")
     if content is None:
         if role not in ("assistant", "tool"):
-            warnings.add_unless_strict(f"{path} is missing; the message is empty", path)
+            warnings.add_unless_strict(f"{path} is missing", path, instead="the message is empty")
         return None if role == "assistant" else ""
     if isinstance(content, dict) and is_known_part(content):
         content = [content]
@@ -84,7 +84,7 @@ def _call(call: Any, default_id: str, path: str, index: int, warnings: Warnings)
     if not isinstance(function, dict):
         if "type" in call and call["type"] != "function":
             where = f"{path}.tool_calls[{index}]"
-            warnings.add_unless_strict(f"{where} is no call of a function and is left out", where)
+            warnings.add_unless_strict(f"{where} is not a call of a function", where, instead="it is left out")
             return None
         return call
     arguments = function.get("arguments")

@@ -59,13 +59,14 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
     if not isinstance(kind, str):
         return part
     if text is not None:
-        warnings.add_unless_strict(f"{path} has the type {kind!r:.60}; its text is used as plain text", path)
+        problem = f"{path} has the type {kind!r:.60}, which is not supported here"
+        warnings.add_unless_strict(problem, path, instead="its text is used")
         return text_part(text)
     return _left_out(f"{path} has the type {kind!r:.60}, which is not supported here", path, warnings)
 
 
 def _left_out(reason: str, path: str, warnings: Warnings) -> dict[str, Any]:
-    warnings.add_unless_strict(f"{reason}; it is left out", path)
+    warnings.add_unless_strict(reason, path, instead="it is left out")
     return text_part("")
 
 

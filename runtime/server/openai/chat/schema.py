@@ -11,7 +11,7 @@ from ....types.messages import TOOL_NAME
 from ....types.request import MAX_TOOLS
 from ....types.warnings import Warnings
 from ...http.request_io import ANY, OtherFields
-from ..schema import FINGERPRINT, GENERATION_FIELDS, GenerationRequest, Timings, Usage
+from ..schema import FINGERPRINT, GENERATION_FIELDS, ONLY_SAVES_TIME, GenerationRequest, Timings, Usage
 
 _ToolName = Annotated[str, Meta(extra_json_schema={"pattern": f"^{TOOL_NAME.pattern}$"})]
 """For the OpenAPI document; `types/request.py` checks it."""
@@ -241,12 +241,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
             "audio": (),
             "echo": False,
             "modalities": ["text"],
-            "prediction": (),
             "store": False,
             "verbosity": "medium",
             "web_search_options": (),
         },
-        warned=GENERATION_FIELDS.warned,
+        warned={**GENERATION_FIELDS.warned, "prediction": ONLY_SAVES_TIME},
         refused=GENERATION_FIELDS.refused,
         adapted={**GENERATION_FIELDS.adapted, "function_call": "tool_choice", "functions": "tools"},
     )

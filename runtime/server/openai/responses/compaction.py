@@ -19,7 +19,7 @@ MAX_TEXT_CHARACTERS = 32_000
 """Of all items together."""
 _MAX_ITEM_CHARACTERS = 2000
 _MAX_USER_CHARACTERS = 300
-"""Of a user's message, which also stays an item of its own."""
+"""Of a user's message, which the client may keep."""
 _MAX_ENCODED_CHARACTERS = 8 * MAX_TEXT_CHARACTERS
 _VERSION = 1
 _HEADING = "Earlier in this conversation, in short:"
@@ -30,9 +30,23 @@ class _Content(Struct):
     text: str
 
 
-def encoded(items: Sequence[schema.Item | None]) -> str:
-    """What the items say, as the content of a compaction item."""
-    lines = [line for item in items if item is not None and (line := _line(item))]
+def is_kept(item: schema.Item | None) -> bool:
+    """Whether an item stays beside a compaction: a message of the system, the developer or the user."""
+    return isinstance(item, schema.Message) and item.role != "assistant"
+
+
+def encoded(items: Sequence[schema.Item | None], *, beside_kept: bool = False) -> str:
+    """What the items say, as the content of a compaction item.
+
+    With `beside_kept` the kept messages are before it, in their order, so that it only says where each of them was.
+    """
+    lines, kept = [], 0
+    for item in items:
+        if beside_kept and isinstance(item, schema.Message) and is_kept(item):
+            kept += 1
+            lines.append(f"{item.role}: [message {kept} above]")
+        elif item is not None and (line := _line(item)):
+            lines.append(line)
     text = _shortened("\n".join(lines), MAX_TEXT_CHARACTERS)
     return base64.b64encode(msgspec.json.encode(_Content(_VERSION, text))).decode()
 

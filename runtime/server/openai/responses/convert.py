@@ -14,7 +14,7 @@ from ....types.messages import Message, Text
 from ....types.model_info import ModelInfo
 from ....types.warnings import Warnings
 from ..chat.message_parts import ReadFile
-from . import input_items, item_schema, schema, tools
+from . import compaction, input_items, item_schema, schema, tools
 from .item_messages import messages
 from .item_schema import Item, Tool
 
@@ -104,8 +104,8 @@ def check_calls(history: Sequence[Item | None], given: Sequence[Item | None]) ->
 
 def kept_messages(items: Sequence[Item | None], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
     """The messages that a compaction leaves as they are, with ids."""
-    kept = [item for item in items if isinstance(item, item_schema.Message) and item.role != "assistant"]
-    messages = stored_items([msgspec.to_builtins(message) for message in kept], new_id)
+    kept = [msgspec.to_builtins(item) for item in items if compaction.is_kept(item)]
+    messages = stored_items(kept, new_id)
     for message in messages:
         message["content"] = [_shown_part(part) for part in message["content"]]
     return messages
@@ -159,9 +159,7 @@ def to_request(
     """
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
     if request.truncation == "auto":
-        warnings.add_unless_strict(
-            "truncation has no effect here: a conversation that is too long is refused", "truncation"
-        )
+        warnings.append("truncation has no effect here: a conversation that is too long is refused")
     if request.text and request.text.verbosity not in (None, "medium"):
         warnings.add_unless_strict("text.verbosity has no effect here", "text.verbosity")
     return values.Request(
@@ -173,6 +171,7 @@ def to_request(
         sampling=values.sampling_from(request, "responses", warnings),
         json_schema=_json_schema(request.text),
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
+        effort_field="reasoning.effort",
         **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request, warnings)},
         continue_final=False,
         **_tool_arguments(request, kept_tools, warnings),

@@ -72,7 +72,8 @@ class _Rewriter:
         """An item of a kind that belongs to another service."""
         call_id = fields.get("call_id") or fields.get("id")
         if kind == "item_reference":
-            self._warn(kind, "passed over: this server has not stored the items that they refer to", path)
+            problem = "input items of the type 'item_reference' refer to items that this server has not stored"
+            self._warnings.add_unless_strict(problem, path, instead="they are left out")
             return None
         if kind in _CALLS and call_id:
             self._warn(kind, "shown to the model as function calls", path)
@@ -141,13 +142,12 @@ class _Rewriter:
         if kind == "input_video" and isinstance(fields.get("video_url"), str):
             return {"type": "input_file", "file_data": fields["video_url"]}
         if kind == "input_audio" and "input_audio" not in fields:
-            self._warnings.add_unless_strict("audio without data is passed over", path)
+            self._warnings.add_unless_strict(f"{path} is audio without data", path, instead="it is left out")
             return None
         if kind in _KNOWN_PARTS:
             return fields
-        self._warnings.add_unless_strict(
-            f"content parts of the type {str(kind)[:60]!r} are shown to the model as text", path
-        )
+        problem = f"content parts of the type {str(kind)[:60]!r} are not supported here"
+        self._warnings.add_unless_strict(problem, path, instead="they are shown to the model as text")
         return _text_part(_as_text(fields, kind))
 
     def _image(self, fields: JsonObject, path: str) -> JsonObject | None:
@@ -155,7 +155,7 @@ class _Rewriter:
         url, detail = (url.get("url"), url.get("detail")) if isinstance(url, dict) else (url, fields.get("detail"))
         given = {"image_url": url, "file_id": fields.get("file_id"), "detail": detail}
         if url is None and given["file_id"] is None:
-            self._warnings.add_unless_strict("an image without data is passed over", path)
+            self._warnings.add_unless_strict(f"{path} is an image without data", path, instead="it is left out")
             return None
         return {"type": "input_image"} | {name: value for name, value in given.items() if value is not None}
 
@@ -166,14 +166,15 @@ class _Rewriter:
         content = [{"type": "reasoning_text", "text": text} for text in texts if isinstance(text, str)]
         if not content and "encrypted_content" in fields:
             self._warnings.add_unless_strict(
-                "encrypted reasoning is passed over: only the service that wrote it can decrypt it", path
+                "only the service that wrote encrypted reasoning can decrypt it", path, instead="it is left out"
             )
         return fields | {"content": content}
 
     def _compaction(self, fields: JsonObject, path: str) -> JsonObject | None:
         content = fields.get("encrypted_content")
         if compaction.text_of(content) is None:
-            self._warn(fields["type"], "passed over: only the service that wrote them can read them", path)
+            problem = f"only the service that wrote input items of the type {fields['type']!r} can read them"
+            self._warnings.add_unless_strict(problem, path, instead="they are left out")
             return None
         return {"type": "compaction", "encrypted_content": content}
 

@@ -217,19 +217,19 @@ class Runs:
         self.running.pop(response.id, None)
 
     def compact(self, raw: dict[str, Any]) -> tuple[schema.CompactedResponse, Warnings]:
-        """The conversation with everything but system, developer and user messages in one compaction item."""
+        """The messages of system, developer and user as they are, and one compaction item for all other items."""
         raw, warnings = self._rewritten(raw)
         request = request_io.convert_object(raw, schema.CompactRequest, warnings)
         self._service.model_for(request.model, warnings)
         items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
         if not items:
             raise InvalidRequest("there is nothing to compact; give input or previous_response_id", "input")
-        output = [*convert.kept_messages(items, new_id), _compaction_item(items)]
+        output = [*convert.kept_messages(items, new_id), _compaction_item(items, beside_kept=True)]
         compacted = schema.CompactedResponse(
             id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=output, usage=convert.NO_USAGE
         )
         return compacted, warnings
 
 
-def _compaction_item(items: Sequence[Item | None]) -> item_schema.CompactionItem:
-    return item_schema.CompactionItem(new_id("cmp"), compaction.encoded(items))
+def _compaction_item(items: Sequence[Item | None], *, beside_kept: bool = False) -> item_schema.CompactionItem:
+    return item_schema.CompactionItem(new_id("cmp"), compaction.encoded(items, beside_kept=beside_kept))

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 from ...http.request_io import ANY, OtherFields
+from ..schema import ONLY_SAVES_TIME
 from .item_schema import Item, OutputItem, Tool
 
 ResponseStatus: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -97,7 +98,7 @@ class ResponsesRequest(Struct, kw_only=True):
             "context_management": [],
             "moderation": (),
         },
-        warned={"prediction": ": it would only save time"},
+        warned={"prediction": ONLY_SAVES_TIME},
         refused={"conversation": (), "prompt": ()},
     )
 

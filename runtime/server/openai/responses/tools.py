@@ -45,10 +45,8 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
         elif kind in ("function", "custom"):
             tools.append({"type": "function"} | fields)
         else:
-            warnings.add_unless_strict(
-                f"the tool {str(kind)[:60]!r} is left out: it runs at another service, not in the caller's program",
-                f"tools[{i}]",
-            )
+            problem = f"the tool {str(kind)[:60]!r} runs at another service, not in the caller's program"
+            warnings.add_unless_strict(problem, f"tools[{i}]", instead="it is left out")
     return tools
 
 
@@ -92,7 +90,7 @@ def _named(raw: Any) -> Any:
 
 
 def _auto(problem: str, warnings: Warnings) -> str:
-    warnings.add_unless_strict(f"tool_choice {problem}; the model may answer without a call", "tool_choice")
+    warnings.add_unless_strict(f"tool_choice {problem}", "tool_choice", instead="no call is required")
     return "auto"
 
 
@@ -120,7 +118,7 @@ def for_model(tool: schema.Tool, warnings: Warnings) -> Tool:
     description = tool.description or ""
     if (tool.format or {}).get("type") == "grammar":
         warnings.add_unless_strict(
-            f"the grammar of the custom tool {name!r} is shown to the model, but not enforced", "tools"
+            f"the grammar of the custom tool {name!r} is not enforced", "tools", instead="the model is shown it"
         )
         description += f"\n\nThe input must match this grammar:\n{(tool.format or {}).get('definition')}"
     return Tool(name, description or None, _INPUT)

@@ -160,7 +160,8 @@ def _create_message(message: Any) -> dict[str, Any] | None:
     if kind in _SILENT:
         return None
     if kind != "response.create":
-        raise InvalidRequest(f"the message has the type {kind!r:.60}; only response.create is answered here", "type")
+        has = "no type" if kind is None else f"the type {kind!r:.60}"
+        raise InvalidRequest(f"the message has {has}; only response.create is answered here", "type")
     if raw.get("background"):
         raise UnsupportedField("background is not supported over a WebSocket; leave it out", "background")
     if raw.get("stream_id") is not None:

@@ -227,7 +227,7 @@ CASES = [
         "thoughts without a signature",
         told({"type": "thinking", "thinking": "Hm."}, text("Hi")),
         told({"type": "thinking", "thinking": "Hm.", "signature": "s"}, text("Hi")),
-        "no place for it",
+        "no place for the reasoning",
         True,
     ),
     Case(

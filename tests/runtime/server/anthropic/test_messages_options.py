@@ -109,7 +109,6 @@ SETTINGS = [
         {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
         None,
         "context_management",
-        True,
     ),
     Case("an output format of old", {"output_format": FORMAT}, {"output_config": {"format": FORMAT}}),
     Case("an output format of null", {"output_config": {"format": None, "effort": None}}),

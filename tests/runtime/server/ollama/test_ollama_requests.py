@@ -59,8 +59,8 @@ def used(*, role: str = "tool", function: Any = None, **result: Any) -> dict[str
 
 CASES = [
     Case("all options of the manual", {"options": MANUAL}, None, "options.repeat_last_n, options.typical_p"),
-    Case("options that are set at load", options(num_gpu=1, low_vram=True, f16_kv=True), None, "num_gpu", True),
-    Case("memory locked", options(use_mlock=True, vocab_only=False), None, "vocab_only", True),
+    Case("options that are set at load", options(num_gpu=1, low_vram=True, f16_kv=True), None, "--gpu-layers`"),
+    Case("memory locked", options(use_mlock=True, vocab_only=False), None, "vocab_only"),
     Case("mirostat", options(mirostat=2, mirostat_tau=5.0, mirostat_eta=0.1), None, "options.mirostat"),
     Case("mirostat switched off", options(mirostat=0, typical_p=1.0, tfs_z=1.0, repeat_last_n=64)),
     Case("a tail-free sampler", options(tfs_z=0.5), None, "options.tfs_z"),

@@ -82,7 +82,7 @@ PATCHED = [
     message("assistant", "Done.", phase="final_answer"),
     message("user", "Thanks. And now?"),
 ]  # fmt: skip
-LEFT_OUT = "'web_search' is left out"
+LEFT_OUT = "'web_search' runs at another service"
 SUMMARY = "reasoning.summary has no effect"
 
 
@@ -141,12 +141,12 @@ def agents_framework(ask: Ask) -> set[str]:
 FLOWS: dict[str, tuple[Callable[[Ask], set[str]], set[str]]] = {
     "codex over HTTP": (codex_over_http, {LEFT_OUT, SUMMARY, "'web_search_call' are shown"}),
     "codex without streams": (codex_without_streams, {LEFT_OUT, SUMMARY}),
-    "copilot": (copilot, {"encrypted reasoning is passed over", SUMMARY}),
+    "copilot": (copilot, {"can decrypt it; it is left out", SUMMARY}),
     "agents framework": (
         agents_framework,
         {
-            "'file_search' is left out",
-            "'mcp' is left out",
+            "'file_search' runs at another service",
+            "'mcp' runs at another service",
             "'file_search_call' are shown",
             "'file_search_call.results'",
         },

@@ -189,7 +189,7 @@ def test_a_file_that_is_not_a_database_is_not_changed(tmp_path: Path) -> None:
 
 def test_two_servers_cannot_share_a_folder(tmp_path: Path) -> None:
     first = Database(tmp_path / "store")
-    with pytest.raises(ConfigError, match="another server is using it"):
+    with pytest.raises(ConfigError, match="a server is using it; stop that server first"):
         Database(tmp_path / "store")
     first.close()
     Database(tmp_path / "store").close()
@@ -245,7 +245,7 @@ def test_the_store_command_shows_and_deletes_the_store(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     database = Database(folder)
     FileStore(database).add([b"x" * 2**20], "one", "vision")
-    assert "another server is using it" in command("status", str(folder)).stderr
+    assert "a server is using it; stop that server first" in command("status", str(folder)).stderr
     database.close()
     assert command("status", str(folder)).stdout == "files: 1\ntotal: 1.0 MiB\n"
     assert command("clear", str(folder)).returncode == 0

@@ -170,7 +170,7 @@ SHOWN: list[tuple[str, list[dict[str, Any]], list[str], str | None]] = [
     ("a custom call", [ASK, called({"id": "call_1", "type": "custom", "custom": {"name": "sh", "input": "ALPHA"}}),
                        result()], ["sh", "ALPHA", "BETA"], None),
     ("another call", [ASK, called({"id": "call_1", "type": "computer", "action": {}}), result()], ["BETA"],
-     "messages[1].tool_calls[0] is no call"),
+     "messages[1].tool_calls[0] is not a call"),
     ("a call of the old form", [ASK, called(function_call=function()) | {"tool_calls": None},
                                 {"role": "function", "name": "search", "content": "BETA"}], ["ALPHA", "BETA"], None),
     ("a call as at Anthropic", [ASK, {"role": "assistant", "content": [

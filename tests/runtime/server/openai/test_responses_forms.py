@@ -119,10 +119,10 @@ WARNED: dict[str, tuple[list[Any], str]] = {
         [{"type": "image_generation_call", "id": "ig", "status": "completed", "result": "iVBOR" * 1000}],
         "'image_generation_call' are shown to the model as text",
     ),
-    "a reference": ([{"type": "item_reference", "id": "msg_1"}], "'item_reference' are passed over"),
-    "a reference without a type": ([{"id": "msg_1"}], "'item_reference' are passed over"),
+    "a reference": ([{"type": "item_reference", "id": "msg_1"}], "'item_reference' refer to items that"),
+    "a reference without a type": ([{"id": "msg_1"}], "'item_reference' refer to items that"),
     "another service's compaction": (
-        [{"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAABp"}], "'compaction' are passed over",
+        [{"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAABp"}], "'compaction' can read",
     ),
     "reasoning that is encrypted": (
         [{"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "gAAAA"}, ASK], "can decrypt it",
@@ -130,7 +130,7 @@ WARNED: dict[str, tuple[list[Any], str]] = {
     "an unknown item": ([{"type": "tap_dance", "steps": "MARK"}], "'tap_dance' are shown to the model as text"),
     "an unknown part": (
         [{"role": "user", "content": [{"type": "smell", "of": "MARK"}]}],
-        "parts of the type 'smell' are shown to the model as text",
+        "parts of the type 'smell' are not supported here; they are shown to the model as text",
     ),
     "a PDF": (
         [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf", "file_data": PDF}]}],
@@ -157,7 +157,7 @@ WARNED: dict[str, tuple[list[Any], str]] = {
 FUNCTION: dict[str, Any] = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
 NO_WARNING = ""
 TOOLS: dict[str, tuple[dict[str, Any], str]] = {
-    kind: ({"tools": [FUNCTION, {"type": kind}]}, f"the tool {kind!r} is left out")
+    kind: ({"tools": [FUNCTION, {"type": kind}]}, f"the tool {kind!r} runs at another service")
     for kind in (
         "web_search", "web_search_preview", "web_search_preview_2025_03_11", "local_shell", "shell", "apply_patch",
         "image_generation", "mcp", "file_search", "code_interpreter", "computer_use_preview", "computer",
@@ -235,7 +235,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown field": ({"flux": 1}, "flux is unknown"),
 }  # fmt: skip
 
-CHANGES_NO_ANSWER = ("a reasoning summary", "a prediction")
+CHANGES_NO_ANSWER = ("a reasoning summary", "a prediction", "automatic truncation")
 """Settings whose warnings stay warnings in strict mode."""
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -563,6 +563,7 @@ def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     for path, words in [
         (tmp_path, "directory"),
         (tmp_path / "missing.png", "there is no file"),
+        (Path("https://x.example/a.png"), "is an address, and addresses are not fetched"),
         (tmp_path / "a\0b", "cannot be read"),
         (tmp_path / ("x" * 5000), "cannot be read"),
     ]:

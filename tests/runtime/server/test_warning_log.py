@@ -15,7 +15,7 @@ def test_a_warning_is_logged_once_in_printable_characters(
         warning_log.log_new(["the field x\x1b[2J is unknown and was ignored", "other"])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert "the field x?[2J is unknown" in lines[0]
+    assert "warning (logged once): the field x?[2J is unknown" in lines[0]
 
 
 def test_only_a_limited_number_of_warnings_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,8 @@ def test_a_conversation_is_compacted_and_continued(server: Server) -> None:
     kept = compaction.text_of(output[-1]["encrypted_content"])
     assert kept and all(text in kept for text in ("Understood.", "call of f", '{"a": 1}', "result-7", "[...]"))
     assert len(kept) < 4000
+    texts = [part["text"] for item in output[:-1] for part in item["content"] if "text" in part]
+    assert texts and not any(text in kept for text in texts) and "user: [message 2 above]" in kept
     go_on = [*output, {"role": "user", "content": "What is the code word?"}]
     response = server.post({"input": go_on} | LIMIT, "/v1/responses").json()
     check(response, RESPONSE)

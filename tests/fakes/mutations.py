@@ -106,7 +106,8 @@ def main(header: Path, folder: Path, count: int) -> None:
             read_header(paths[number] if number < len(paths) else path)
             outcomes["read"] += 1
         except GGUFError as error:
-            outcomes["refused" if " (at byte " in error.message else "refused without a place"] += 1
+            has_place = " (at byte " in error.message or " is not a GGUF file" in error.message
+            outcomes["refused" if has_place else "refused without a place"] += 1
         except Exception as error:
             outcomes[type(error).__name__] += 1
         slowest = max(slowest, time.process_time() - begin)

@@ -30,8 +30,7 @@ _VIDEO = (
     (rb"\x1a\x45\xdf\xa3", "a WebM or Matroska file (convert its audio to WAV or MP3)"),
     (rb"RIFF....AVI ", "an AVI video"),
 )
-_UNSUPPORTED = (
-    (rb"$", "an empty file"),
+_UNSUPPORTED_MEDIA = (
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image (convert it to JPEG or PNG)"),
     (rb"....ftypavi", "an AVIF image (convert it to JPEG or PNG)"),
     (rb"....ftypM4A", "an M4A audio file (AAC; convert it to WAV or MP3)"),
@@ -39,6 +38,9 @@ _UNSUPPORTED = (
     (rb"#!AMR", "an AMR audio file (convert it to WAV or MP3)"),
     (rb"\xff\x0a|....JXL ", "a JPEG XL image (convert it to JPEG or PNG)"),
     (rb"8BPS", "a Photoshop file (convert it to JPEG or PNG)"),
+)
+_OTHER = (
+    (rb"$", "an empty file"),
     (rb"%PDF", "a PDF document (convert its pages to PNG)"),
     (rb"PK\x03\x04", "a zip archive"),
     (rb"\x1f\x8b", "a gzip archive"),
@@ -57,6 +59,11 @@ def kind_of(data: bytes) -> FileKind | None:
     return next((kind for kind, table in tables.items() if _find(table, data)), None)
 
 
+def is_medium(data: bytes) -> bool:
+    """Whether these bytes are a picture, sound or video, even of a format that cannot be read."""
+    return kind_of(data) is not None or _find(_UNSUPPORTED_MEDIA, data) is not None
+
+
 def container_of(video: bytes) -> str:
     """FFmpeg's name for the container of a video."""
     containers = zip(("mov", "matroska", "avi"), _VIDEO, strict=True)
@@ -65,7 +72,7 @@ def container_of(video: bytes) -> str:
 
 def describe(data: bytes) -> str:
     """The format that the bytes look like, with advice: "a HEIC image (convert it to JPEG or PNG)"."""
-    known = _find((*_IMAGES, *_AUDIO, *_VIDEO, *_UNSUPPORTED), data)
+    known = _find((*_IMAGES, *_AUDIO, *_VIDEO, *_UNSUPPORTED_MEDIA, *_OTHER), data)
     return known or f"a file that starts with the bytes {data[:8].hex(' ')}"
 
 

@@ -139,6 +139,7 @@ _CLASSES: tuple[type, ...] = (
     events.ParserSpec,
     *(events.ReasoningDelta, events.ToolCallStart, events.ToolCallArguments),
     *(messages.Message, messages.Text, messages.Image, messages.Audio, messages.Video, messages.Frame),
+    messages.Unreadable,
     *(messages.Tool, messages.ToolCall),
     *(request.Request, request.Sampling, request.CompletionPrompt),
     *(tasks.Embed, tasks.Vectors, tasks.Rerank, tasks.Scores, tasks.Tokenize, tasks.Detokenize, tasks.TokenPieces),

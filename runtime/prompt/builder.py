@@ -83,7 +83,7 @@ class PromptBuilder:
             messages = [self._media_parts().with_frames(message, warnings, cancelled) for message in messages]
         if continue_last and len(messages) == 1:
             messages = [Message("user", (Text(""),)), *messages]  # the assistant speaks first
-        media = [part for message in messages for part in message.parts if not isinstance(part, Text)]
+        media = _media(messages)
         try:
             break_mark, media_mark = self._marks(messages, tools, template_variables)
             contents = self._contents(messages, break_mark, media_mark)
@@ -133,13 +133,16 @@ class PromptBuilder:
     def _tokenized(
         self,
         texts: list[str],
-        media: list[Any],
+        media: list[tuple[Any, bool]],
         rendered_chars: int,
         break_mark: str,
-        warnings: list[str],
+        warnings: Warnings,
         cancelled: Callable[[], bool],
     ) -> tuple[list[Item], tuple[int, ...]]:
-        """The items of texts with media between them, and the cells of each medium. Checks the length as it goes."""
+        """The items of texts with media between them, and the cells of each medium. Checks the length as it goes.
+
+        `media` are pairs: a part, and whether it is in the question.
+        """
         if rendered_chars > LONG_TEXT_CHARS:
             self._check_length(rendered_chars // self._weights.longest_piece + len(media), exact=False)
         tokens = [self._tokens(text, break_mark) for text in texts]
@@ -147,10 +150,12 @@ class PromptBuilder:
         self._check_length(cells + len(media), exact=not media)
         items: list[Item] = [*tokens[0]]
         media_cells = []
-        for i, part in enumerate(media):
+        for i, (part, in_question) in enumerate(media):
             if cancelled():
                 raise Cancelled("the client is no longer waiting for this answer")
-            spans = self._media_parts().items(part, warnings)
+            spans: Sequence[Item] | str = self._media_parts().items_or_text(part, in_question, warnings)
+            if isinstance(spans, str):
+                spans = self._tokens(break_up(spans, self.control_texts, break_mark), break_mark)
             media_cells.append(count_cells(spans))
             cells += media_cells[-1]
             remaining = len(media) - i - 1
@@ -255,6 +260,12 @@ class PromptBuilder:
         if len(free) < 2:
             raise InvalidRequest("the messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF", "messages")
         return free[0], free[1]
+
+
+def _media(messages: Sequence[Message]) -> list[tuple[Any, bool]]:
+    """The parts that are no text, and whether each is in the question: the last message of a user."""
+    question = next((m for m in reversed(messages) if m.role == "user"), None)
+    return [(part, m is question) for m in messages for part in m.parts if not isinstance(part, Text)]
 
 
 def break_up(text: str, control_texts: re.Pattern[str] | None, mark: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,8 +15,13 @@ from ..media.audio import decode_audio
 from ..media.image import DecodedImage, decode_image
 from ..media.limits import MediaLimits
 from ..media.video import decode_video
-from ..types.messages import Audio, Frame, Image, Message, Part, Video
+from ..types.messages import Audio, Frame, Image, Message, Part, Unreadable, Video
 from ..types.prompt import Item
+from ..types.warnings import Warnings
+
+_NAMES: dict[type, str] = {Image: "picture", Frame: "picture", Audio: "sound", Video: "video"}
+MAX_REASON_CHARACTERS = 200
+"""Of why a part cannot be read, as the model is told it."""
 
 
 class MediaParts:
@@ -29,21 +34,40 @@ class MediaParts:
 
     def with_frames(self, message: Message, warnings: list[str], cancelled: Callable[[], bool]) -> Message:
         """The message with each video replaced by frames, each after its time as text."""
-        parts: list[Part] = []
+        shown: list[Part] = []
         for part in message.parts:
-            if not isinstance(part, Video):
-                parts.append(part)
-                continue
-            self._check_vision(part)
-            if cancelled():
-                raise Cancelled("the client is no longer waiting for this answer")
-            with _errors_name_source(part), self._decoding:
-                video = decode_video(part, self._limits)
-            warnings += [f"{part.source}: {note}" for note in video.notes]
-            parts += video.parts
-        return replace(message, parts=tuple(parts))
+            try:
+                shown += self._frames(part, warnings, cancelled) if isinstance(part, Video) else [part]
+            except InvalidRequest as error:
+                shown.append(Unreadable(_NAMES[Video], error))
+        return replace(message, parts=tuple(shown))
 
-    def items(self, part: Image | Audio | Frame, warnings: list[str]) -> list[Item]:
+    def _frames(self, video: Video, warnings: list[str], cancelled: Callable[[], bool]) -> Sequence[Part]:
+        self._check_vision(video)
+        if cancelled():
+            raise Cancelled("the client is no longer waiting for this answer")
+        with _errors_name_source(video), self._decoding:
+            decoded = decode_video(video, self._limits)
+        warnings += [f"{video.source}: {note}" for note in decoded.notes]
+        return decoded.parts
+
+    def items_or_text(
+        self, part: Image | Audio | Frame | Unreadable, in_question: bool, warnings: Warnings
+    ) -> list[Item] | str:
+        """The prompt items of one part, or the text that is shown in its place if it cannot be read.
+
+        Raises the error if the question needs it: an answer without it would not be an answer to the question.
+        """
+        if not isinstance(part, Unreadable):
+            try:
+                return self._items(part, warnings)
+            except InvalidRequest as error:
+                part = Unreadable(_NAMES[type(part)], error)
+        if in_question and part.required:
+            raise part.error
+        return _text_in_place(part, warnings)
+
+    def _items(self, part: Image | Audio | Frame, warnings: list[str]) -> list[Item]:
         """Decodes one part and splits it into the prompt items that the projector makes of it."""
         if isinstance(part, Image | Frame):
             projector = self._check_vision(part)
@@ -66,6 +90,15 @@ class MediaParts:
         if self._projector is None or not self._projector.audio:
             raise UnsupportedModality(_cannot("hear audio", self._projector), part.source)
         return self._projector
+
+
+def _text_in_place(part: Unreadable, warnings: Warnings) -> str:
+    """The text that the model is shown instead of a part. Adds a warning, which names the part's field."""
+    field = part.source
+    reason = part.error.message.partition(";")[0].removeprefix(f"{field}:").replace(field, "it").strip()
+    reason = reason[:MAX_REASON_CHARACTERS]
+    warnings.add_unless_strict(f"{field}: the {part.name} is not shown to the model: {reason}", field)
+    return f"[{part.name} that could not be read: {reason}]"
 
 
 def _image_of(frame: Frame) -> DecodedImage:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ...models.errors import InvalidRequest
+from ...models.errors import GalagoError, InvalidRequest
 
 Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -69,7 +69,25 @@ class Frame:
     source: str = "frame"
 
 
-Part: TypeAlias = Text | Image | Audio | Video | Frame
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A picture, sound, video or file that cannot be shown to the model, called `name`, and the error that says why.
+
+    In the question, the last message of a user, it is refused with the error if it is `required`. Elsewhere the model
+    is shown a text in its place.
+    """
+
+    name: str
+    error: GalagoError
+    required: bool = True
+
+    @property
+    def source(self) -> str:
+        """The field or file that it came from."""
+        return self.error.param or self.name
+
+
+Part: TypeAlias = Text | Image | Audio | Video | Frame | Unreadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,12 +157,22 @@ def _block_parts(block: Any, path: str) -> tuple[Part, ...]:
         case schema.DocumentBlock(source=schema.ContentSource(content=content), title=title, context=context):
             heading = _parts("\n".join(filter(None, (title, context))), path)
             return (*heading, *_parts(content, f"{path}.source.content"))
-        case schema.ImageBlock(source=schema.URLSource(url=url)):
-            return (Image(message_parts.from_data_uri(url, f"{path}.source.url"), f"{path}.source.url"),)
-        case schema.ImageBlock(source=schema.Base64Source(data=data)):
-            path = f"{path}.source.data"
-            return (Image(message_parts.from_data_uri_or_base64(data, path), path),)
+        case schema.ImageBlock(source=source):
+            return (message_parts.readable("picture", path, lambda: _image(source, f"{path}.source")),)
     raise InvalidRequest(f"{path} has a type that is not supported here", path)
+
+
+def _image(source: schema.Base64Source | schema.URLSource | schema.FileSource, path: str) -> Part:
+    """The picture. Other media are read too, by their first bytes: a tool's result has no other block for them."""
+    match source:
+        case schema.URLSource(url=url):
+            path, data = f"{path}.url", message_parts.from_data_uri(url, f"{path}.url")
+        case schema.Base64Source(data=text):
+            path, data = f"{path}.data", message_parts.from_data_uri_or_base64(text, f"{path}.data")
+        case _:
+            path = f"{path}.file_id"
+            raise InvalidRequest(f"{path}: this server has no such file; send the picture in base64", path)
+    return message_parts.medium_part(data, path) or Image(data, path)
 
 
 def usage(used: Usage) -> schema.Usage:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ...types.warnings import Warnings
+from ..http.media_forms import medium_of
 
 Block: TypeAlias = dict[str, Any]
 
@@ -49,7 +50,9 @@ def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warn
     if block.get("type") == "image_url":  # as in OpenAI's API
         url = block.get("image_url")
         url = url.get("url") if isinstance(url, dict) else url
-        block = {"type": "image", "source": {"type": "url", "url": url}}
+        block = _image_at(url)
+    elif not isinstance(block.get("source"), dict) and (medium := medium_of(block)) and medium.kind != "file":
+        block = _image_at(medium.uri)
     default = "text" if isinstance(block.get("text"), str) else None
     kind = str(block["type"]) if block.get("type") else default
     if kind and kind in types and not _is_unreadable(block):
@@ -61,6 +64,11 @@ def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warn
     for loss in reader.losses:
         warnings.add_unless_strict(f"{path}: {loss}", path, instead="the rest is shown as text")
     return _text_block(text)
+
+
+def _image_at(url: object) -> Block:
+    """A block with a picture. Sounds and videos are written so too: the schema has no block of their own for them."""
+    return {"type": "image", "source": {"type": "url", "url": url}}
 
 
 def _text_block(text: str) -> Block:
@@ -88,21 +96,17 @@ def _document_source(source: Block, path: str, warnings: Warnings) -> Block:
 
 
 def _is_unreadable(block: Block) -> bool:
-    """Whether this is a picture or a document that the request does not hold, a PDF file, or a call without a name."""
+    """Whether this is a picture without a source, a document that the request does not hold, or a nameless call."""
     source = block.get("source")
     kind = source.get("type") if isinstance(source, dict) else None
     match block.get("type"):
         case "image":
-            return not (kind == "base64" or kind == "url" and _is_data_uri(source))
+            return kind not in ("base64", "url", "file")
         case "document":
             return kind not in ("text", "content") and _plain_text(source) is None
         case "tool_use":
             return not isinstance(block.get("name"), str)
     return False
-
-
-def _is_data_uri(source: Any) -> bool:
-    return str(source.get("url")).lstrip()[:5].lower() == "data:"
 
 
 def _plain_text(source: Any) -> Block | None:

@@ -42,9 +42,15 @@ class Base64Source(Struct, tag="base64"):
 
 
 class URLSource(Struct, tag="url"):
-    """A data URI: this server fetches nothing."""
+    """A data URI: this server fetches nothing. Other pictures are refused in the question, and else only named."""
 
-    url: Annotated[str, Meta(pattern=r"^\s*[dD][aA][tT][aA]:")]
+    url: str
+
+
+class FileSource(Struct, tag="file"):
+    """An uploaded file, which this server does not have: handled as a picture at an address is."""
+
+    file_id: str
 
 
 class PlainTextSource(Struct, tag="text"):
@@ -59,7 +65,7 @@ class TextBlock(Struct, tag="text"):
 
 
 class ImageBlock(Struct, tag="image"):
-    source: Base64Source | URLSource
+    source: Base64Source | URLSource | FileSource
 
     other_fields = OtherFields(ignored=_CACHE)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 from ....models.errors import InvalidRequest
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_NAME = 80
 
 
@@ -27,12 +25,12 @@ def invalid_json(body: bytes, error: Exception) -> InvalidRequest:
 def _unreadable_field(body: bytes) -> tuple[str | None, str]:
     """The top-level field that msgspec rejects although Python's `json` reads it, and the problem with it.
 
-    Such a field holds NaN, an infinity, a number out of range, or a lone surrogate in a string.
+    Such a field holds NaN, an infinity, or a number out of range.
     """
     try:
         raw = json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 300 else math.inf)
         for name, value in raw.items() if isinstance(raw, dict) else ():
-            if (problem := _problem(name) or _problem(value)) is not None:
+            if (problem := _problem(value)) is not None:
                 return name.encode("utf-8", "replace").decode(), problem
     except (ValueError, RecursionError):
         pass
@@ -41,11 +39,9 @@ def _unreadable_field(body: bytes) -> tuple[str | None, str]:
 
 def _problem(value: Any) -> str | None:
     if isinstance(value, dict):
-        return next(filter(None, (_problem(inner) for pair in value.items() for inner in pair)), None)
+        return next(filter(None, map(_problem, value.values())), None)
     if isinstance(value, list):
         return next(filter(None, map(_problem, value)), None)
-    if isinstance(value, str) and _LONE_SURROGATE.search(value):
-        return "contains a lone surrogate (half of a surrogate pair), which is not a valid character"
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a valid JSON number: NaN, infinite or too large"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import types
 import typing
@@ -31,6 +32,11 @@ Cancellation: TypeAlias = Callable[[], bool]
 encode_json = msgspec.json.Encoder().encode
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""An escape in JSON; `lone` matches half of a surrogate pair without the other half."""
 _MAX_HEADER_CHARACTERS = 4000
 """Of the header with warnings: some clients read no header of more than 8 KiB."""
 
@@ -157,16 +163,31 @@ def warning_headers(warnings: list[str]) -> dict[str, str]:
     return {"x-galago-warnings": json.dumps(shown)}
 
 
-def decode_object(body: bytes) -> dict[str, Any]:
+def decode_object(body: bytes, warnings: Warnings) -> dict[str, Any]:
     """The JSON object in a request's body."""
     try:
-        raw = msgspec.json.decode(body.removeprefix(_UTF8_BOM))
+        raw = _decoded(body.removeprefix(_UTF8_BOM), warnings)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply to be read") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise json_errors.invalid_json(body, error) from error
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object")
+    return raw
+
+
+def _decoded(body: bytes, warnings: Warnings) -> Any:
+    """The JSON value in a body. Halves of surrogate pairs, where a text was cut inside a character, are replaced."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        repaired = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape["lone"] else escape[0], body)
+        if repaired == body:
+            raise
+    raw = msgspec.json.decode(repaired)
+    warnings.add_unless_strict(
+        "a text has half of a surrogate pair, which is no character", instead="U+FFFD stands in its place"
+    )
     return raw
 
 
@@ -207,7 +228,7 @@ def _fitted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
 def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:
     """The request in a body, and warnings about its fields."""
     warnings = no_warnings(strict)
-    return convert_object(decode_object(body), struct, warnings), warnings
+    return convert_object(decode_object(body, warnings), struct, warnings), warnings
 
 
 def no_warnings(strict: bool) -> Warnings:

@@ -11,7 +11,7 @@ from ...types import request as values
 from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
 from ...types.options import MAX_TOP_LOGPROBS
 from ...types.warnings import Warnings
-from ..openai.chat.message_parts import from_data_uri_or_base64
+from ..openai.chat.message_parts import from_data_uri_or_base64, medium_part, readable
 from . import schema
 
 ChatOrGenerateRequest: TypeAlias = schema.ChatRequest | schema.GenerateRequest
@@ -89,10 +89,18 @@ def _tool_call(call: schema.PastToolCall, default_id: str) -> ToolCall:
 
 def _parts(text: str | None, images: Sequence[str] | None, path: str) -> tuple[Part, ...]:
     """Images come before the text, as in Ollama."""
-    image_parts = [
-        Image(from_data_uri_or_base64(data, f"{path}[{i}]"), f"{path}[{i}]") for i, data in enumerate(images or ())
-    ]
+    image_parts = [_image(data, f"{path}[{i}]") for i, data in enumerate(images or ())]
     return (*image_parts, *([Text(text)] if text else ()))
+
+
+def _image(text: str, path: str) -> Part:
+    """The picture; or a sound or a video, by its first bytes: messages have no other field for them."""
+
+    def read() -> Part:
+        data = from_data_uri_or_base64(text, path)
+        return medium_part(data, path) or Image(data, path)
+
+    return readable("picture", path, read)
 
 
 def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Request:

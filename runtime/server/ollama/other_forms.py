@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from ...types.messages import ReasoningEffort
 from ...types.warnings import Warnings
+from ..http.media_forms import medium_of
 
 _ROLES = {"developer": "system", "function": "tool", "model": "assistant"}
 _FLAGS = {"true": True, "false": False, "": None, "on": True, "off": False}
@@ -91,7 +92,10 @@ def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, l
     for i, part in enumerate(parts):
         image = part.get("image_url") if isinstance(part, dict) else None
         text = part.get("text") if isinstance(part, dict) else part
-        if image is not None:
+        medium = medium_of(part) if isinstance(part, dict) else None
+        if medium is not None and medium.kind != "file":
+            images.append(medium.uri)
+        elif image is not None:
             images.append(image.get("url") if isinstance(image, dict) else image)
         elif isinstance(text, str):
             texts.append(text)
@@ -103,7 +107,7 @@ def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, l
 
 
 def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
-    """The images without null and empty ones, and without addresses, which this server does not fetch."""
+    """The images without null and empty ones."""
     if isinstance(images, str):
         images = [images]
     if not isinstance(images, list):
@@ -112,9 +116,6 @@ def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
     for i, image in enumerate(images):
         if image in (None, ""):
             warnings.add_unless_strict(f"{path} has an empty image", f"{path}[{i}]", instead="it is left out")
-        elif isinstance(image, str) and image.lstrip()[:8].lower().startswith(("http://", "https://")):
-            text = f"{path}[{i}] is an address, and this server fetches nothing; send the image in base64"
-            warnings.add_unless_strict(text, f"{path}[{i}]", instead="it is left out")
         else:
             kept.append(image)
     return kept

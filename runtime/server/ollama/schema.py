@@ -16,8 +16,8 @@ _NOT_SHORTENED = ": a prompt that is too long is refused"
 _HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
 _NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
 
-ImageData: TypeAlias = Annotated[str, Meta(min_length=1, pattern=r"^(?!\s*[hH][tT][tT][pP]s?:)")]
-"""A file in base64 or a data URI, but no address."""
+ImageData: TypeAlias = Annotated[str, Meta(min_length=1)]
+"""A file in base64 or a data URI. An address is refused in the question, and elsewhere only named to the model."""
 
 
 class Options(Struct):

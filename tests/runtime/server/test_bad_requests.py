@@ -233,14 +233,10 @@ def test_a_body_that_is_not_a_json_object_is_refused(server: Server, body: bytes
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-HALF = b'"a \\ud83d b"'
 UNREAD: list[tuple[str, bytes]] = [
-    ("messages", b'{"messages": [{"role": "user", "content": ' + HALF + b"}]}"),
-    ("stop", b'{"messages": [], "stop": [' + HALF + b"]}"),
     ("seed", b'{"messages": [], "seed": ' + b"9" * 5000 + b"}"),
     ("metadata", b'{"messages": [], "metadata": {"x": [-' + b"9" * 5000 + b"]}}"),
     ("metadata", b'{"messages": [], "metadata": {"x": NaN}}'),
-    ("a ?", b'{"a \\ud83d": 1}'),
 ]
 
 

@@ -33,7 +33,8 @@ def parse_lines(data: bytes, endpoint: str) -> tuple[list[LineRequest], list[Lin
 
 
 def _parse_line(text: bytes, endpoint: str, custom_ids: set[str]) -> LineRequest:
-    line = convert_object(decode_object(text), LineRequest, Warnings())
+    warnings = Warnings()
+    line = convert_object(decode_object(text, warnings), LineRequest, warnings)
     if line.url != endpoint:
         raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")
     if line.custom_id in custom_ids:

@@ -6,18 +6,28 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from .....models.errors import InvalidRequest, MediaError
-from ....media.sniff import describe, kind_of
+from .....models.errors import InvalidRequest, MediaError, NotFound
+from ....media.sniff import describe, is_medium, kind_of
 from ....types import messages
-from ....types.messages import Audio, Image, Part, Text
+from ....types.messages import Audio, Image, Part, Text, Unreadable
 from . import schema
 
 _DATA_URI = re.compile(r'\s*data:(?:[^",]|"[^"]{0,999}"){0,999},', re.IGNORECASE)
 _BASE64 = re.compile(r";\s*base64\s*,$", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _WHITESPACE, _URL_SAFE = b" \t\r\n\f", bytes.maketrans(b"-_", b"+/")
+
+MAX_NAME_CHARACTERS = 200
+_NAMES: dict[type, str] = {
+    schema.ImagePart: "picture",
+    schema.AudioPart: "sound",
+    schema.VideoPart: "video",
+    schema.FilePart: "file",
+}
 
 ReadFile: TypeAlias = Callable[[str, str], bytes]
 """Returns the bytes of an uploaded file, given its id and the field that names it."""
@@ -25,7 +35,21 @@ DecodeMedia: TypeAlias = Callable[[str, str], bytes]
 """Returns the bytes that a field holds as text, given the text and the field's path."""
 
 
+def readable(name: str, path: str, read: Callable[[], Part]) -> Part:
+    """The part that `read` returns, or one that says why it cannot be read: its place decides what becomes of it."""
+    try:
+        return read()
+    except (InvalidRequest, NotFound) as error:
+        error.param = error.param or path
+        return Unreadable(name, error)
+
+
 def to_part(part: schema.TextPart | schema.RefusalPart | schema.MediaPart, path: str, read_file: ReadFile) -> Part:
+    name = _NAMES.get(type(part), "")
+    return readable(name, path, lambda: _read_part(part, path, read_file))
+
+
+def _read_part(part: schema.TextPart | schema.RefusalPart | schema.MediaPart, path: str, read_file: ReadFile) -> Part:
     match part:
         case schema.TextPart(text=text):
             return Text(text)
@@ -44,9 +68,7 @@ def to_part(part: schema.TextPart | schema.RefusalPart | schema.MediaPart, path:
             data = media_bytes(video.data, video.file_id, path, "data", from_data_uri_or_base64, read_file)
             return messages.Video(*data, frames)
         case schema.FilePart(file=file):
-            path = f"{path}.file"
-            data = media_bytes(file.file_data, file.file_id, path, "file_data", from_data_uri_or_base64, read_file)
-            return text_file(data[0], file.filename) or file_part(*data)
+            return file_part(file.file_data, file.file_id, f"{path}.file", file.filename, read_file)
 
 
 def audio_part(audio: schema.InputAudio, path: str, read_file: ReadFile) -> Audio:
@@ -66,18 +88,17 @@ def media_bytes(
     return decode(text, f"{path}.{field}"), f"{path}.{field}"
 
 
-def text_file(data: bytes, name: str | None) -> Text | None:
-    """The text of a text file with the file's name, or `None` for other files."""
-    if not data or b"\0" in data or data.startswith(b"%PDF") or kind_of(data) is not None:
-        return None
-    try:
-        return Text(f"[file {name or 'without a name'}]\n{data.decode()}")
-    except UnicodeDecodeError:
-        return None
+def file_part(text: str | None, file_id: str | None, path: str, filename: str | None, read_file: ReadFile) -> Part:
+    """An image, audio or video part, by the first bytes of the file, the text of a text file, or the file's name."""
+    name = f"file {(filename or file_id or 'without a name')[:MAX_NAME_CHARACTERS]}"
+    if text is not None and _is_address(text):
+        return unfetched_file(name, f"{path}.file_data")
+    data, source = media_bytes(text, file_id, path, "file_data", from_data_uri_or_base64, read_file)
+    return medium_part(data, source) or _text_file(data, name) or _other_file(data, source, name)
 
 
-def file_part(data: bytes, source: str) -> Part:
-    """An image, audio or video part, by the first bytes of the file. Raises `MediaError` for other files."""
+def medium_part(data: bytes, source: str) -> Part | None:
+    """An image, audio or video part, by the first bytes of the file; `None` for other files."""
     match kind_of(data):
         case "image":
             return Image(data, source)
@@ -85,7 +106,29 @@ def file_part(data: bytes, source: str) -> Part:
             return Audio(data, source)
         case "video":
             return messages.Video(data, source)
-    raise MediaError(f"{source} is {describe(data)}; only image, audio and video files are supported", source)
+    return None
+
+
+def unfetched_file(name: str, source: str) -> Unreadable:
+    return Unreadable(name, MediaError("this server fetches no files; send its data", source), required=False)
+
+
+def _text_file(data: bytes, name: str) -> Text | None:
+    if data and b"\0" not in data and not data.startswith(b"%PDF"):
+        with suppress(UnicodeDecodeError):
+            return Text(f"[{name}]\n{data.decode()}")
+    return None
+
+
+def _other_file(data: bytes, source: str, name: str) -> Unreadable:
+    """A file that is named to the model, or refused in the question if it is a medium."""
+    problem = f"it is {describe(data)}; only image, audio, video and text files can be shown to a model"
+    return Unreadable(name, MediaError(problem, source), required=is_medium(data))
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is a URI other than a data URI."""
+    return _SCHEME.match(text) is not None and text.lstrip()[:5].lower() != "data:"
 
 
 def from_data_uri(url: str, source: str) -> bytes:
@@ -117,4 +160,4 @@ def from_base64(data: str | bytes, source: str) -> bytes:
 
 
 def from_data_uri_or_base64(data: str, source: str) -> bytes:
-    return from_data_uri(data, source) if data[:5].lower() == "data:" else from_base64(data, source)
+    return from_data_uri(data, source) if _SCHEME.match(data) else from_base64(data, source)

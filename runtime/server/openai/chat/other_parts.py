@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....types.warnings import Warnings
+from ...http.media_forms import TYPES, medium_of
 
 _DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "file"))
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
@@ -24,7 +25,9 @@ def adapt_parts(parts: list[Any], message: dict[str, Any], path: str, warnings: 
 
 def is_known_part(value: Any) -> bool:
     kind = value.get("type") if isinstance(value, dict) else None
-    return isinstance(kind, str) and (kind in _TEXTS or kind in _MEDIA)
+    return isinstance(kind, str) and (
+        kind in _TEXTS or kind in _MEDIA or kind in TYPES and medium_of(value) is not None
+    )
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -53,6 +56,8 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
             return {**part, "type": kind}
     if kind in _TEXTS:
         return _text(part, text, path, warnings)
+    if kind in TYPES and (adapted := media_part(part)) is not None:
+        return _with_cache_control(part, adapted)
     adapt_media = _MEDIA.get(kind) if isinstance(kind, str) else None
     if adapt_media is not None:
         return adapt_media({**part, "type": kind}) or _left_out(f"{path} is a part without data", path, warnings)
@@ -63,6 +68,20 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
         warnings.add_unless_strict(problem, path, instead="its text is used")
         return text_part(text)
     return _left_out(f"{path} has the type {kind!r:.60}, which is not supported here", path, warnings)
+
+
+def media_part(part: dict[str, Any]) -> dict[str, Any] | None:
+    """The documented form of a medium in the forms of MCP and frameworks; `None` for other parts."""
+    medium = medium_of(part)
+    match medium:
+        case None:
+            return None
+        case ("image", uri, _):
+            return {"type": "image_url", "image_url": {"url": uri}}
+        case ("audio" | "video" as kind, uri, _):
+            return {"type": f"input_{kind}", f"input_{kind}": {"data": uri}}
+    file = {"file_data": medium.uri, "filename": medium.name}
+    return {"type": "file", "file": {name: value for name, value in file.items() if value is not None}}
 
 
 def _left_out(reason: str, path: str, warnings: Warnings) -> dict[str, Any]:

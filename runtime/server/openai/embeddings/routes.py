@@ -42,9 +42,9 @@ class Embeddings(Resource):
         return await request_io.answer_on_thread(request, self._embed)
 
     def _embed(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EmbeddingList, list[str]]:
-        raw = request_io.decode_object(body)
-        _refuse_media(raw.get("input"))
         warnings = request_io.no_warnings(self.strict)
+        raw = request_io.decode_object(body, warnings)
+        _refuse_media(raw.get("input"))
         request = request_io.convert_object(raw, schema.EmbeddingRequest, warnings)
         request.model = self.service.model_for(request.model, warnings)
         texts = prompts(request.input, "input")

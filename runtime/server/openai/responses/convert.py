@@ -165,8 +165,8 @@ def to_request(
     return values.Request(
         messages=(
             *system,
-            *messages(history, "previous", read_file, warnings),
-            *messages(given_items(request.input), "input", read_file, warnings),
+            *messages(history, "previous", read_file),
+            *messages(given_items(request.input), "input", read_file),
         ),
         sampling=values.sampling_from(request, "responses", warnings),
         json_schema=_json_schema(request.text),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....types.warnings import Warnings
+from ...http import media_forms
 from . import compaction, tools
 from .tools import JsonObject
 
@@ -109,7 +110,12 @@ class _Rewriter:
 
     def _result(self, output: Any, path: str) -> str | list[JsonObject | None]:
         """The output of a call: a text, or parts. Other JSON is shown as it is."""
-        if isinstance(output, dict) and output.get("type") in (*_KNOWN_PARTS, *_IMAGE_PARTS, *_TEXT_PARTS):
+        if isinstance(output, dict) and output.get("type") in (
+            *_KNOWN_PARTS,
+            *_IMAGE_PARTS,
+            *_TEXT_PARTS,
+            *media_forms.TYPES,
+        ):
             output = [output]
         if isinstance(output, dict) and isinstance(output.get("content"), str | list):
             output = output["content"]
@@ -134,6 +140,8 @@ class _Rewriter:
         kind = fields.get("type") or ("text" if "text" in fields else "image_url" if "image_url" in fields else None)
         if kind in _TEXT_PARTS:
             return _text_part(fields.get("text", ""))
+        if (medium := media_forms.medium_of(fields)) is not None:
+            return _media_part(medium)
         if kind in ("input_text", "output_text"):
             fields = {name: value for name, value in fields.items() if name not in ("annotations", "logprobs")}
             return fields | _text_part(fields.get("text", "")) | {"type": kind}
@@ -192,6 +200,15 @@ def _tool_message(fields: JsonObject) -> JsonObject:
     """A tool's message of the Chat Completions API as an output."""
     output, call_id = fields.get("content"), fields.get("tool_call_id")
     return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+def _media_part(medium: media_forms.Medium) -> JsonObject:
+    match medium.kind:
+        case "image":
+            return {"type": "input_image", "image_url": medium.uri}
+        case "audio":
+            return {"type": "input_audio", "input_audio": {"data": medium.uri}}
+    return {"type": "input_file", "file_data": medium.uri} | ({"filename": medium.name} if medium.name else {})
 
 
 def _text_part(text: Any) -> JsonObject:

@@ -6,22 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from ....media.sniff import describe, kind_of
 from ....types.messages import Image, Message, Part, Text, ToolCall
-from ....types.warnings import Warnings
 from ..chat import message_parts
 from ..chat.message_parts import ReadFile
 from . import compaction, tools
 from . import item_schema as schema
 
-MAX_NAME_CHARACTERS = 200
 
-
-def messages(
-    items: Sequence[schema.Item | None], path: str, read_file: ReadFile, warnings: Warnings
-) -> tuple[Message, ...]:
+def messages(items: Sequence[schema.Item | None], path: str, read_file: ReadFile) -> tuple[Message, ...]:
     """The items as messages. Consecutive reasoning, text and tool calls form one assistant's message."""
-    return tuple(chain.from_iterable(_turns(items, path, _PartReader(read_file, warnings))))
+    return tuple(chain.from_iterable(_turns(items, path, _PartReader(read_file))))
 
 
 def _turns(items: Sequence[schema.Item | None], path: str, reader: _PartReader) -> Iterator[tuple[Message, ...]]:
@@ -74,7 +68,6 @@ class _PartReader:
     """Reads the parts of messages, with the bytes of their media."""
 
     read_file: ReadFile
-    warnings: Warnings
 
     def parts(self, content: str | Sequence[schema.InputPart | None], path: str) -> tuple[Part, ...]:
         if isinstance(content, str):
@@ -83,32 +76,26 @@ class _PartReader:
 
     def _part(self, part: schema.InputPart, path: str) -> Part:
         match part:
-            case schema.InputImage(url, file_id):
-                decode = message_parts.from_data_uri
-                return Image(*message_parts.media_bytes(url, file_id, path, "image_url", decode, self.read_file))
+            case schema.InputImage():
+                return message_parts.readable("picture", path, lambda: self._image(part, path))
             case schema.AudioPart(audio):
-                return message_parts.audio_part(audio, path, self.read_file)
+                return message_parts.readable(
+                    "sound", path, lambda: message_parts.audio_part(audio, path, self.read_file)
+                )
             case schema.InputFile():
-                return self._file(part, path)
+                return message_parts.readable("file", path, lambda: self._file(part, path))
             case schema.Refusal(text):
                 return Text(text)
         return Text(part.text)
 
+    def _image(self, image: schema.InputImage, path: str) -> Part:
+        decode = message_parts.from_data_uri
+        return Image(
+            *message_parts.media_bytes(image.image_url, image.file_id, path, "image_url", decode, self.read_file)
+        )
+
     def _file(self, file: schema.InputFile, path: str) -> Part:
-        """An image, audio or video file, the text of a text file, or else the file's name."""
-        name = (file.filename or file.file_url or file.file_id or "without a name")[:MAX_NAME_CHARACTERS]
         if file.file_data is None and file.file_id is None:
-            problem = "this server fetches no files"
-        else:
-            decode = message_parts.from_data_uri_or_base64
-            data, source = message_parts.media_bytes(
-                file.file_data, file.file_id, path, "file_data", decode, self.read_file
-            )
-            if kind_of(data) is not None:
-                return message_parts.file_part(data, source)
-            text = message_parts.text_file(data, file.filename)
-            if text is not None:
-                return text
-            problem = f"it is {describe(data)}"
-        self.warnings.add_unless_strict(f"the file {name} is not shown to the model: {problem}", path)
-        return Text(f"[file {name}, which cannot be shown: {problem}]")
+            name = file.filename or file.file_url or "without a name"
+            return message_parts.unfetched_file(f"file {name[: message_parts.MAX_NAME_CHARACTERS]}", path)
+        return message_parts.file_part(file.file_data, file.file_id, path, file.filename, self.read_file)

@@ -113,13 +113,13 @@ class Responses(Resource):
         return request_io.json_response(run.response, headers)
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> Run:
-        return self._runs.prepare(self._runs.parse(request_io.decode_object(body)), disconnected)
+        return self._runs.prepare(self._runs.parse(*self._runs.decode(body)), disconnected)
 
     async def count(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._count)
 
     def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
-        parsed = self._runs.parse(request_io.decode_object(body))
+        parsed = self._runs.parse(*self._runs.decode(body))
         self._runs.store_for(parsed)
         self._runs.continue_conversation(parsed)
         task = Estimate(self._runs.runtime_request(parsed), predict_seconds=False)
@@ -133,7 +133,7 @@ class Responses(Resource):
     def _compact(
         self, body: bytes, disconnected: request_io.Cancellation
     ) -> tuple[schema.CompactedResponse, list[str]]:
-        return self._runs.compact(request_io.decode_object(body))
+        return self._runs.compact(*self._runs.decode(body))
 
     async def retrieve(self, request: Request) -> Response:
         if request.query_params.get("stream") == "true":

@@ -102,18 +102,16 @@ class Runs:
         self.store = None if context.database is None else ResponseStore(context.database)
         self.running: dict[str, Run] = {}
 
-    def parse(self, raw: dict[str, Any]) -> ParsedRequest:
+    def decode(self, body: bytes) -> tuple[dict[str, Any], Warnings]:
+        """The JSON object in a body, and the warnings about it, which `parse` and `compact` add to."""
+        warnings = request_io.no_warnings(self._context.config.strict)
+        return request_io.decode_object(body, warnings), warnings
+
+    def parse(self, raw: dict[str, Any], warnings: Warnings) -> ParsedRequest:
         compacts = convert.asks_for_compaction(raw)
-        raw, warnings = self._rewritten(raw)
+        raw = _rewritten(raw, warnings)
         request = request_io.convert_object(raw, schema.ResponsesRequest, warnings)
         return ParsedRequest(raw, request, warnings, compacts)
-
-    def _rewritten(self, raw: dict[str, Any]) -> tuple[dict[str, Any], Warnings]:
-        warnings = request_io.no_warnings(self._context.config.strict)
-        try:
-            return convert.rewritten(raw, warnings), warnings
-        except RecursionError:
-            raise InvalidRequest("the body is nested too deeply to be read") from None
 
     def runtime_request(self, parsed: ParsedRequest) -> Request:
         """The runtime's request. Errors name the API's fields."""
@@ -216,9 +214,9 @@ class Runs:
             run.store.update(response.id, response.status, request_io.encode_json(response))
         self.running.pop(response.id, None)
 
-    def compact(self, raw: dict[str, Any]) -> tuple[schema.CompactedResponse, Warnings]:
+    def compact(self, raw: dict[str, Any], warnings: Warnings) -> tuple[schema.CompactedResponse, Warnings]:
         """The messages of system, developer and user as they are, and one compaction item for all other items."""
-        raw, warnings = self._rewritten(raw)
+        raw = _rewritten(raw, warnings)
         request = request_io.convert_object(raw, schema.CompactRequest, warnings)
         self._service.model_for(request.model, warnings)
         items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
@@ -229,6 +227,13 @@ class Runs:
             id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=output, usage=convert.NO_USAGE
         )
         return compacted, warnings
+
+
+def _rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    try:
+        return convert.rewritten(raw, warnings)
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply to be read") from None
 
 
 def _compaction_item(items: Sequence[Item | None], *, beside_kept: bool = False) -> item_schema.CompactionItem:

@@ -17,6 +17,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
+from ....types.warnings import Warnings
 from ...http import errors, request_io
 from ...http.warning_log import log_new
 from ..errors import error_response
@@ -61,7 +62,7 @@ class _Connection:
         self._socket = socket
         self._runs = runs
         self._activity = activity
-        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_WAITING)
+        self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
         self._last: tuple[str, list[Item | None]] | None = None
         """Id and conversation of the last response."""
@@ -86,9 +87,12 @@ class _Connection:
                 if message["type"] == "websocket.disconnect":
                     return
                 try:
-                    raw = _create_message(message)
-                    if raw is not None:
-                        self._messages.put_nowait(raw)
+                    text = message.get("text")
+                    body = message.get("bytes") or b"" if text is None else text.encode()
+                    raw, warnings = self._runs.decode(body)
+                    create = _create_request(raw)
+                    if create is not None:
+                        self._messages.put_nowait((create, warnings))
                 except asyncio.QueueFull:
                     problem = f"{MAX_WAITING} requests are waiting on this connection already; wait for an answer"
                     await self._send(_error_event(InvalidRequest(problem)))
@@ -98,17 +102,17 @@ class _Connection:
     async def _answer_all(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                raw = await self._messages.get()
+                raw, warnings = await self._messages.get()
                 self._activity.begin()
                 try:
-                    await self._answer(raw)
+                    await self._answer(raw, warnings)
                 finally:
                     self._activity.end()
 
-    async def _answer(self, raw: dict[str, Any]) -> None:
+    async def _answer(self, raw: dict[str, Any], warnings: Warnings) -> None:
         continues_last = self._last is not None and raw.get(_PREVIOUS_FIELD) == self._last[0]
         try:
-            run = await self._prepared(raw)
+            run = await self._prepared(raw, warnings)
         except GalagoError as error:
             if continues_last:
                 self._last = None
@@ -128,18 +132,18 @@ class _Connection:
         finally:
             self._runs.end(run)
 
-    async def _prepared(self, raw: dict[str, Any]) -> Run:
+    async def _prepared(self, raw: dict[str, Any], warnings: Warnings) -> Run:
         """The response in progress. If the client leaves meanwhile, it is ended as soon as it is there."""
-        working = asyncio.ensure_future(asyncio.to_thread(self._prepare, raw))
+        working = asyncio.ensure_future(asyncio.to_thread(self._prepare, raw, warnings))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             working.add_done_callback(self._end)
             raise
 
-    def _prepare(self, raw: dict[str, Any]) -> Run:
+    def _prepare(self, raw: dict[str, Any], warnings: Warnings) -> Run:
         last = self._last
-        parsed = self._runs.parse({name: value for name, value in raw.items() if name != "generate"})
+        parsed = self._runs.parse({name: value for name, value in raw.items() if name != "generate"}, warnings)
         continues_last = last is not None and parsed.request.previous_response_id == last[0]
         history = last[1] if last is not None and continues_last else None
         return self._runs.prepare(parsed, self._closed.is_set, history, answers=raw.get("generate") is not False)
@@ -152,10 +156,8 @@ class _Connection:
         await self._socket.send_text(request_io.encode_json(event).decode())
 
 
-def _create_message(message: Any) -> dict[str, Any] | None:
+def _create_request(raw: dict[str, Any]) -> dict[str, Any] | None:
     """The request in a message; `None` if it asks for nothing."""
-    text = message.get("text")
-    raw = request_io.decode_object(message.get("bytes") or b"" if text is None else text.encode())
     kind = raw.pop("type", None)
     if kind in _SILENT:
         return None

@@ -105,18 +105,6 @@ CASES = [
         "citations",
     ),
     Case(
-        "a picture at an address",
-        said({"type": "image", "source": AT_AN_ADDRESS}),
-        said(text("[image https://example.com/a was not fetched]")),
-        "fetches nothing",
-    ),
-    Case(
-        "an uploaded picture",
-        said({"type": "image", "source": {"type": "file", "file_id": "file_1"}}),
-        said(text("[image file_1 was not fetched]")),
-        "fetches nothing",
-    ),
-    Case(
         "a picture as a data URI",
         said({"type": "image", "source": {"type": "url", "url": f"data:image/png;base64,{PNG}"}}),
         said(PICTURE),

@@ -116,9 +116,9 @@ def test_only_file_ids_can_be_downloaded(storing: Server, path: str) -> None:
     assert httpx.get(f"{storing.url}{path}").status_code == 404
 
 
-def test_a_file_that_is_not_media_is_refused(api: openai.OpenAI) -> None:
-    file_id = api.files.create(file=b"%PDF-1.7 ...", purpose="user_data").id
-    with pytest.raises(openai.BadRequestError, match="a PDF document") as refused:
+def test_a_picture_of_a_format_that_cannot_be_read_is_refused(api: openai.OpenAI) -> None:
+    file_id = api.files.create(file=b"8BPS\0\1", purpose="user_data").id
+    with pytest.raises(openai.BadRequestError, match="a Photoshop file") as refused:
         answer(api, {"type": "file", "file": {"file_id": file_id}}, "What is this?")
     assert refused.value.param == "messages[0].content[0].file.file_id"
 

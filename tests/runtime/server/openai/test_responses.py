@@ -402,7 +402,7 @@ def test_reasoning_text_and_calls_form_one_message() -> None:
     )
     items = convert.to_items(raw["input"])
     calls = (ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}"))
-    assert messages(items, "input", no_files, Warnings()) == (
+    assert messages(items, "input", no_files) == (
         Message("user", (Text("Hi"),)),
         Message("assistant", (Text("Let me see."),), tool_calls=calls, reasoning="Hm"),
         Message("tool", (Text("1"),), tool_call_id="a"),
@@ -454,5 +454,5 @@ def test_the_client_assembles_a_stream_to_the_whole_response(pieces: list[Any], 
     calls = [item for item in last.response.output if item.type == "function_call"]
     assert [call.arguments for call in calls] == ['{"n": 1}'] * pieces.count("call")
     items = input_items.rewritten([item.model_dump() for item in last.response.output], "input", Warnings())
-    sent_back = messages(convert.to_items(items), "input", no_files, Warnings())
+    sent_back = messages(convert.to_items(items), "input", no_files)
     assert sum(len(message.tool_calls) for message in sent_back) == len(calls)

@@ -27,7 +27,6 @@ ASK: dict[str, Any] = {"role": "user", "content": "Opposite of big?"}
 CALL: dict[str, Any] = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 RESULT: dict[str, Any] = {"type": "function_call_output", "call_id": "c", "output": "MARK"}
 PICTURE = data_uri(DATA / "picture-5.png")
-PDF = "data:application/pdf;base64,JVBERi0xLjQK"
 OURS = compaction.encoded([item_schema.Message("assistant", "MARK")])
 
 SHOWN: dict[str, list[Any]] = {
@@ -131,14 +130,6 @@ WARNED: dict[str, tuple[list[Any], str]] = {
     "an unknown part": (
         [{"role": "user", "content": [{"type": "smell", "of": "MARK"}]}],
         "parts of the type 'smell' are not supported here; they are shown to the model as text",
-    ),
-    "a PDF": (
-        [{"role": "user", "content": [{"type": "input_file", "filename": "a.pdf", "file_data": PDF}]}],
-        "the file a.pdf is not shown to the model: it is a PDF document",
-    ),
-    "a file elsewhere": (
-        [{"role": "user", "content": [{"type": "input_file", "file_url": "https://a.example/b.pdf"}]}],
-        "fetches no files",
     ),
     "audio without data": (
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": None}]}, ASK], "without data",
@@ -293,7 +284,7 @@ def shown(items: list[Any]) -> tuple[str, Warnings]:
     """All that the model is shown of the items, and the warnings."""
     warnings = Warnings()
     raw = convert.rewritten({"input": items}, warnings)
-    read = messages(convert.to_items(raw["input"]), "input", lambda name, field: b"", warnings)
+    read = messages(convert.to_items(raw["input"]), "input", lambda name, field: b"")
     pieces = [part.text if isinstance(part, Text) else "" for message in read for part in message.parts]
     pieces += [call.arguments for message in read for call in message.tool_calls]
     pieces += [message.reasoning or "" for message in read]
@@ -367,7 +358,7 @@ def test_a_picture_in_an_output_reaches_the_model(server: Server) -> None:
     output = [{"type": "input_image", "image_url": PICTURE}]
     answer = answered(server, input=[ASK, CALL, RESULT | {"output": output}])
     assert answer.json()["usage"]["input_tokens_details"]["image_tokens"] == 16
-    read = messages(convert.to_items([RESULT | {"output": output}]), "input", lambda name, field: b"", Warnings())
+    read = messages(convert.to_items([RESULT | {"output": output}]), "input", lambda name, field: b"")
     assert isinstance(read[0], Message) and isinstance(read[0].parts[0], Image)
 
 

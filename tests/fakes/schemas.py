@@ -295,7 +295,6 @@ OPEN: list[Schema] = [
 """Schemas without an upper bound: the model decides when to end, and a complete answer must be valid."""
 
 NOTED: list[tuple[Schema, str]] = [
-    (obj("a", a={"type": "string", "nullable": True}), "nullable at #/properties/a is not part of JSON Schema"),
     (text(format="phone"), "format at # is 'phone', which is not enforced"),
     (text(format="int64"), "format at # is 'int64', which is not enforced"),
     (whole(format="date"), "format at # is 'date', which is not enforced"),
@@ -314,7 +313,7 @@ NOTED: list[tuple[Schema, str]] = [
         "oneOf at # has alternatives that allow only what others do; it is narrowed",
     ),
     ({"oneOf": [INT, NUM]}, "oneOf at # has alternatives that allow only what others do; it is narrowed"),
-    ({"type": "integer", "minimun": 3}, "the keyword 'minimun' at #"),
+    ({"type": "integer", "ordering": 3}, "the keyword 'ordering' at #"),
 ]
 """Schemas that are enforced with a note, and how the note begins."""
 
@@ -364,8 +363,11 @@ REFUSED: dict[str, list[Schema]] = {
     "Items": [array(DIGIT, minItems=3, maxItems=1), array(DIGIT, minItems=-1)],
     "Length": [text(minLength=4, maxLength=2), text(minLength=-1)],
     "the schema": [array("string"), {"properties": {"a": 5}}],
-    "nothing matches": [{"$ref": "#"}],
-    "nsatisfiable": [False, {"enum": []}, {"anyOf": []}, whole(const="x"), {"allOf": [False]}],
+    "leads back to itself": [{"$ref": "#"}, obj("a", a={"$ref": "#"})],
+    "is an empty list": [{"oneOf": []}, {"anyOf": []}, obj(a={"enum": []})],
+    "write 'minimum'": [whole(minimun=3)],
+    "write 'minLength'": [text(min_length=3)],
+    "nsatisfiable": [False, whole(const="x"), {"allOf": [False]}],
 }
 """Words of the error message -> schemas that are rejected."""
 

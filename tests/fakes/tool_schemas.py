@@ -15,7 +15,7 @@ CONSTRUCTS: list[Any] = [
     text(pattern=r"\bok\b"), text(pattern="^(?=.*[0-9]).{3,}$"), text(pattern="^v[0-9]+$", maxLength=5), text(minLength=2, maxLength=5), text(format="date-time"),
     text(format="uri"), text(format="url"), text(format="uri-reference"), text(format="json-pointer"), text(format="regex"), text(format="phone"), text(format="int64"),
     text(contentEncoding="base64"), text(contentMediaType="text/html"), {"type": ["string", "null"]}, text(enum=["x", "y"]), {"type": "string", "enum": ["x", None]},
-    text(nullable=True), text(**{"not": {"const": "x"}}), {"const": "only"}, text(enum=[f"value {i}" for i in range(300)]),
+    text(deprecated=True), text(**{"not": {"const": "x"}}), {"const": "only"}, text(enum=[f"value {i}" for i in range(300)]),
     # numbers
     *(whole(format=f) for f in ("uint", "uint8", "uint32", "uint64", "int16", "int32")), whole(minimum=0, maximum=2**64 - 1), number(minimum=-1.7976931348623157e308),
     number(exclusiveMinimum=0, exclusiveMaximum=1), whole(multipleOf=5, minimum=0), {"enum": [1, 2.5, "a", None]},
@@ -63,3 +63,36 @@ ARGUMENTS: list[Any] = [
 def with_property(schema: Any) -> dict[str, Any]:
     """The schema of a tool's arguments that requires `a`."""
     return {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def with_definitions(**definitions: Any) -> dict[str, Any]:
+    """The schema of arguments that require an `A`."""
+    return obj("a", a=ref("A")) | {"$defs": definitions}
+
+
+ENDLESS: list[tuple[dict[str, Any], str]] = [
+    (with_definitions(A=obj("b", b=ref("B")), B=obj("a", a=ref("A"))), "B/properties/a"),
+    (with_definitions(A=ref("B"), B=ref("A")), "A"),
+    (with_definitions(A={"allOf": [ref("A")]}), "A/allOf/0"),
+    (with_definitions(A=obj("b", b=ref("A"))) | {"required": []}, "A/properties/b"),
+    (with_definitions(A=array(ref("A"), minItems=1)), "A/items"),
+    (with_definitions(A={"type": "array", "prefixItems": [SHORT, ref("A")], "minItems": 2}), "A/prefixItems/1"),
+    (
+        with_definitions(A={"type": "object", "additionalProperties": ref("A"), "minProperties": 1}),
+        "A/additionalProperties",
+    ),
+    (
+        with_definitions(
+            A=obj("b", closed=False, b={"allOf": [ref("F"), ref("A")]}), F=obj("q", closed=False, q=SHORT)
+        ),
+        "A/properties/b/allOf/1",
+    ),
+    (with_definitions(A={"allOf": [ref("N"), {"required": ["n"]}]}, N=obj(closed=False, n=ref("A"))), "N/properties/n"),
+    (with_definitions(A=obj(n={"allOf": [ref("A"), {"required": ["n"]}]})), "A/properties/n/allOf/0"),
+    (with_definitions(A={"anyOf": [obj("x", x=ref("A")), obj("y", y=ref("A"))]}), "A/anyOf/0/properties/x"),
+]
+"""Schemas without a value somewhere, and the place of the reference that is left out."""

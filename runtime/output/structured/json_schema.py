@@ -34,8 +34,11 @@ from .keywords import (
     TYPE_NAMES,
     JsonSchemaValue,
     expected_shape,
+    meant_keyword,
 )
+from .nullable import with_null
 from .omissions import Omissions, Omitted
+from .recursion import without_endless
 from .references import References, escaped
 
 _NINE_DECIMALS = {"multipleOf": 1e-9}
@@ -57,11 +60,14 @@ def enforceable(schema: JsonSchemaValue | bool, omissions: Omissions | None = No
 
     By default the first omission raises `InvalidRequest`. All references are to `$defs`, and only those used are there.
     """
-    rewriter = _Rewriter(schema, omissions or Omissions(Warnings()))
+    omissions = omissions or Omissions(Warnings())
+    schema = with_null(schema)
+    rewriter = _Rewriter(schema, omissions)
     checked = rewriter.schema(schema, "#")
     if isinstance(checked, bool):
         return {} if checked else {"enum": []}
     definitions = rewriter.definitions
+    without_endless(checked, definitions, rewriter.places, omissions)
     return {**checked, "$defs": definitions} if definitions else checked
 
 
@@ -78,6 +84,11 @@ class _Rewriter:
         self._references = References(root)
         self._names: dict[str, str] = {}
         self.definitions: dict[str, Any] = {}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where each definition was in the schema."""
+        return {name: place for place, name in self._names.items()}
 
     def schema(self, schema: Any, place: str) -> Any:
         if isinstance(schema, bool):
@@ -113,7 +124,10 @@ class _Rewriter:
             if any(value is one or (value == one and type(value) is type(one)) for one in NO_EFFECT.get(keyword, ())):
                 continue
             if keyword not in KNOWN:
-                self._omissions.unknown(keyword, place)
+                if (meant := meant_keyword(keyword)) is not None:
+                    self._omissions.omit(keyword[:80], place, f"is not a keyword of JSON Schema; write {meant!r}")
+                else:
+                    self._omissions.unknown(keyword, place)
             elif value is None and keyword not in ("const", "default"):
                 self._omissions.change(keyword, place, "is null", "it is ignored")
             elif keyword in IGNORED:
@@ -148,6 +162,10 @@ class _Rewriter:
                 return min_properties(value, schema)
             case "maxProperties":
                 return max_properties(value, schema)
+            case "anyOf" | "oneOf" if not value:
+                raise Omitted("is an empty list, which nothing satisfies; list at least one schema, or leave it out")
+            case "enum" if not value:
+                raise Omitted("is an empty list, which nothing satisfies; list at least one value, or leave it out")
             case "oneOf":
                 exclusive = opposites.separated(value, self._references.resolve)
                 if not exclusive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -35,23 +36,36 @@ HELPERS = frozenset("then else minContains maxContains".split())
 """Keywords that mean something only beside one of `REWRITTEN`."""
 
 IGNORED = {
-    "nullable": 'is not part of JSON Schema; write "type": ["string", "null"] with the type you need',
     "contentMediaType": "describes the text, which is not checked",
     "contentSchema": "describes the text, which is not checked",
 }
 """Keywords without effect by the standard, although their authors may expect one."""
 
+NULLABLE = "nullable"
+"""OpenAPI's keyword for a value that may also be null. Read before the others, see `nullable.py`."""
+
 REFUSED = dict.fromkeys(("$dynamicRef", "$recursiveRef"), "cannot be enforced during generation") | {
     "x-guidance": "would change how the schema is enforced"
 }
 
-KNOWN = {*NESTED, *_PLAIN, *ANNOTATIONS, *REWRITTEN, *HELPERS, *IGNORED, *REFUSED}
+KNOWN = {*NESTED, *_PLAIN, *ANNOTATIONS, *REWRITTEN, *HELPERS, *IGNORED, *REFUSED, NULLABLE}
 CONSTRAINING = {*NESTED, *_PLAIN}
 """The keywords that a rewritten schema may have, besides annotations and `$defs`."""
 
+_MEANT = {keyword.lower(): keyword for keyword in sorted({*CONSTRAINING, *REWRITTEN, *HELPERS} - {"$ref"})}
+_MEANT_SIMILARITY = 0.85
+
+
+def meant_keyword(unknown: str) -> str | None:
+    """The constraining keyword that was probably meant by an unknown one, such as `minLength` by `min_length`."""
+    letters = unknown.lower().replace("_", "").replace("-", "")
+    close = difflib.get_close_matches(letters, _MEANT, 1, _MEANT_SIMILARITY)
+    return _MEANT[close[0]] if close else None
+
+
 NO_EFFECT: dict[str, tuple[object, ...]] = {
     "uniqueItems": (False,),
-    "nullable": (False,),
+    NULLABLE: (False,),
     "unevaluatedItems": (True, {}),
     "unevaluatedProperties": (True, {}),
     "propertyNames": (True, {}),
@@ -129,7 +143,7 @@ def keyword_groups() -> dict[str, list[str]]:
     """Every known keyword and format by what becomes of it, for the reference page."""
     partly = {"oneOf", "patternProperties", "minProperties", "propertyNames", *(REWRITTEN - {"dependentRequired"})}
     return {
-        "enforced": sorted({*NESTED, *_PLAIN, "dependentRequired"} - partly),
+        "enforced": sorted({*NESTED, *_PLAIN, NULLABLE, "dependentRequired"} - partly),
         "enforced in part": sorted({*partly, *HELPERS}),
         "annotations": sorted(ANNOTATIONS),
         "ignored": sorted(IGNORED),
@@ -161,6 +175,7 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     **dict.fromkeys((*_COUNTS, "minContains", "maxContains"), (_is_count, "a whole number of at least 0")),
     **dict.fromkeys(("pattern", "format", "$ref"), (lambda v: isinstance(v, str), "a text")),
+    NULLABLE: (lambda v: isinstance(v, bool), "true or false"),
     "required": (_are_texts, "a list of names"),
     "enum": (lambda v: isinstance(v, list), "a list of values"),
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), (_is_schema_list, "a list of schemas")),

@@ -145,7 +145,7 @@ def _arguments_schema(tool: Tool, omissions: Omissions) -> dict[str, Any]:
         if str(kinds).lower() not in ("object", "dict", "none"):
             omissions.omit("type", "#", f"is {str(kinds)[:40]!r}, but arguments are always an object")
             return ANY_OBJECT
-    schema = {**schema, "type": "object"}
+    schema = {**schema, "type": "object", "nullable": False}
     if _OPEN_OBJECT_KEYWORDS & {keyword for keyword, value in schema.items() if value is not None}:
         return schema
     properties = schema.get("properties") or {}

@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from ...types.warnings import Warnings
+from ..http import tool_forms
 from . import other_blocks, other_tools
 
 _THINKING_TYPES = ("enabled", "adaptive", "disabled")
@@ -37,7 +38,7 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
 
 def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
     given = adapted.get("tools")
-    given = [] if given is None else given
+    given = [] if given is None else tool_forms.listed(given, warnings)
     if not isinstance(given, list):
         return
     if isinstance(adapted.get("messages"), list):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ...types.warnings import Warnings
+from ..http import tool_forms
 
 _COMMAND = {"type": "string", "description": "The command to run."}
 _PATH = {"type": "string", "description": "The path of the file or folder."}
@@ -48,8 +49,11 @@ def adapt_tools(tools: list[Any], warnings: Warnings) -> tuple[list[Any], set[st
     kept: list[Any] = []
     left_out: set[str] = set()
     for i, tool in enumerate(tools):
-        tool = {} if tool is None else tool
-        adapted = _adapt_tool(_flat(tool), f"tools[{i}]", warnings) if isinstance(tool, dict) else tool
+        path = f"tools[{i}]"
+        if not isinstance(tool, dict):
+            tool_forms.leave_out(tool, path, warnings)
+            continue
+        adapted = _adapt_tool(_flat(tool), path, warnings)
         if adapted is None:
             left_out.add(str(tool.get("name") or tool.get("mcp_server_name") or tool.get("type")))
         else:
@@ -80,9 +84,10 @@ def _adapt_tool(tool: dict[str, Any], path: str, warnings: Warnings) -> dict[str
         text = f"{path} has the type {kind!r:.60}, which this server cannot run"
         warnings.add_unless_strict(text, path, instead="it is left out")
         return None
-    if not tool.get("name"):
-        warnings.add_unless_strict(f"{path} has no name", path, instead="it is left out")
+    if not tool_forms.has_name(tool):
+        tool_forms.leave_out(tool, path, warnings)
         return None
+    tool = tool_forms.read(tool, "input_schema", path, warnings)
     if tool.pop("defer_loading", None):
         warnings.add_unless_strict("defer_loading has no effect", "tools", instead="the tools are shown from the start")
     callers = tool.pop("allowed_callers", None)

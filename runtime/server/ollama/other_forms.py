@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from ...types.messages import ReasoningEffort
 from ...types.warnings import Warnings
+from ..http import tool_forms
 from ..http.media_forms import medium_of
 
 _ROLES = {"developer": "system", "function": "tool", "model": "assistant"}
@@ -41,8 +42,9 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         adapted["messages"] = [_adapt_message(m, f"messages[{i}]", warnings) for i, m in enumerate(raw["messages"])]
     if "images" in raw:
         adapted["images"] = _adapt_images(raw["images"], "images", warnings)
-    if isinstance(raw.get("tools"), list):
-        adapted["tools"] = _adapt_tools(raw["tools"], warnings)
+    tools = tool_forms.listed(raw.get("tools"), warnings)
+    if isinstance(tools, list):
+        adapted["tools"] = _adapt_tools(tools, warnings)
     if isinstance(raw.get("options"), dict):
         adapted["options"] = _adapt_options(raw["options"], warnings)
     elif raw.get("options") in ("", []):
@@ -138,19 +140,16 @@ def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
     """The tools that are functions."""
     kept = []
     for i, tool in enumerate(tools):
-        tool = {} if tool is None else tool
-        if not isinstance(tool, dict):
-            kept.append(tool)
-            continue
-        function = tool.get("function")
-        if function is None and "name" in tool and tool.get("type") in (None, "function"):
+        path = f"tools[{i}]"
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if function is None and tool_forms.has_name(tool) and tool.get("type") in (None, "function"):
             function = tool
             tool = {"function": function}
-        if isinstance(function, dict) and function.get("name"):
+        if tool_forms.has_name(function):
+            function = tool_forms.read(function, "parameters", f"{path}.function", warnings)
             kept.append(tool | {"type": "function", "function": function})
         else:
-            text = f"tools[{i}] has the type {tool.get('type')!r:.60} and no function with a name"
-            warnings.add_unless_strict(text, f"tools[{i}]", instead="it is left out")
+            tool_forms.leave_out(tool, path, warnings)
     return kept
 
 

@@ -104,9 +104,9 @@ def test_a_refusal_names_the_place(model: LocalModel) -> None:
 
 
 def test_unknown_keywords_cause_warnings_except_x_ones(model: LocalModel) -> None:
-    schema: Any = {"type": "integer", "minimun": 3, "x-order": 1, "maximum": 9, "minimum": 0}
+    schema: Any = {"type": "integer", "ordering": 3, "x-order": 1, "maximum": 9, "minimum": 0}
     (warning,) = model.chat("x", json_schema=schema).warnings
-    assert "'minimun' at #" in warning
+    assert "'ordering' at #" in warning
 
 
 def test_property_names_may_look_like_keywords(model: LocalModel) -> None:

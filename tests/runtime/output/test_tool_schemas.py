@@ -11,7 +11,7 @@ import pytest
 
 from fakes.schemas import check_valid
 from fakes.server import Server
-from fakes.tool_schemas import ARGUMENTS, CONSTRUCTS, REFUSED_IN_ANSWERS, SLOPPY, with_property
+from fakes.tool_schemas import ARGUMENTS, CONSTRUCTS, ENDLESS, REFUSED_IN_ANSWERS, SLOPPY, with_property
 from galago.models.errors import InvalidRequest
 from galago.models.registry.resolve import resolve
 from galago.runtime.llamacpp.weights import Weights
@@ -120,6 +120,18 @@ def test_calls_satisfy_what_is_enforced(
         if not warnings and schema and seed < len(SCHEMAS) - len(SLOPPY):
             check_valid(arguments, schema)
     assert finished > 0.7 * len(SCHEMAS)
+
+
+@pytest.mark.parametrize("tool_format", SAMPLED, ids=[f.name for f in SAMPLED])
+def test_calls_continue_in_spite_of_an_endless_schema(
+    weights: Weights, constraints: dict[str, AnswerConstraints], tool_format: ToolFormat
+) -> None:
+    loop = {"anyOf": [{"$ref": "#/properties/a"}]}
+    for given in (*(given for given, _ in ENDLESS), with_property(loop), with_property({"oneOf": []})):
+        warnings = Warnings()
+        grammar = constraints[tool_format.name].grammar(request(Tool("f", None, given)), warnings)
+        assert grammar is not None and warnings
+        sample(weights, grammar, 1, most_tokens=40)
 
 
 def test_sixty_and_more_constructs_are_accepted_in_answers_and_enforced(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....types.warnings import Warnings
+from ...http import tool_forms
 from .. import other_forms
 from . import other_messages
 
@@ -24,6 +25,8 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         warnings.add_unless_strict(f"logprobs is {count}, not true or false", "logprobs", instead=read)
         raw |= {"logprobs": True, "top_logprobs": count}
     _replace_functions(raw, warnings)
+    if "tools" in raw:
+        raw["tools"] = tool_forms.listed(raw["tools"], warnings)
     if isinstance(raw.get("tools"), list):
         adapted = (_tool(tool, f"tools[{i}]", warnings) for i, tool in enumerate(raw["tools"]))
         raw["tools"] = [tool for tool in adapted if tool is not None]
@@ -46,30 +49,29 @@ def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:
 
 
 def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
-    """The tool in the documented form, or `None` for one that is no function and is left out."""
+    """The tool in the documented form, or `None` for one that declares no function and is left out."""
     if tool is None:
         warnings.add_unless_strict(f"{path} is null", path, instead="it is left out")
+        return None
     if not isinstance(tool, dict):
-        return tool
+        tool_forms.leave_out(tool, path, warnings)
+        return None
     kind, function = tool.get("type"), tool.get("function")
     if function is None and isinstance(tool.get("name"), str) and kind in (None, "function", "custom"):
         function = {name: tool[name] for name in _FUNCTION_FIELDS if name in tool}
         if "parameters" not in function and "input_schema" in tool:
             function["parameters"] = tool["input_schema"]
         if kind != "custom" or function.get("parameters") is not None:
-            return {"type": "function", "function": _with_parameters(function)}
-    if isinstance(function, dict) and kind in (None, "function"):
-        return {**tool, "type": "function", "function": _with_parameters(function)}
+            return {"type": "function", "function": tool_forms.read(function, "parameters", path, warnings)}
+    if tool_forms.has_name(function) and kind in (None, "function"):
+        function = tool_forms.read(function, "parameters", f"{path}.function", warnings)
+        return {**tool, "type": "function", "function": function}
     if isinstance(kind, str) and kind != "function":
         problem = f"{path} has the type {kind!r:.60}, which only its own service can run"
         warnings.add_unless_strict(problem, path, instead="it is left out")
-        return None
-    return tool
-
-
-def _with_parameters(function: dict[str, Any]) -> dict[str, Any]:
-    """PHP writes an empty object as a list."""
-    return function | {"parameters": {}} if function.get("parameters") == [] else function
+    else:
+        tool_forms.leave_out(tool, path, warnings)
+    return None
 
 
 def _choice(choice: Any, tools: Any) -> Any:

@@ -13,6 +13,7 @@ from ....types.events import Usage
 from ....types.messages import Message, Text
 from ....types.model_info import ModelInfo
 from ....types.warnings import Warnings
+from ...http import tool_forms
 from ..chat.message_parts import ReadFile
 from . import compaction, input_items, item_schema, schema, tools
 from .item_messages import messages
@@ -47,7 +48,7 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
 def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """The request with its items and tools in the declared forms. Warns about those that cannot be used."""
     raw = _renamed(raw)
-    items, given = raw.get("input"), raw.get("tools")
+    items, given = raw.get("input"), tool_forms.listed(raw.get("tools"), warnings)
     changed: dict[str, Any] = {name: str(raw[name]) for name in _KEYS if raw.get(name) is not None}
     if isinstance(items, dict):
         items = [items]

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from ....types.messages import Tool
 from ....types.warnings import Warnings
+from ...http import tool_forms
 from . import item_schema as schema
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -30,23 +31,27 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
     """The tools that the caller runs: functions, also those in namespaces, and custom tools. Warns about the others."""
     tools: list[Any] = []
     for i, raw in enumerate(raw_tools):
+        path = f"tools[{i}]"
         if raw is None:
             continue
         if not isinstance(raw, dict):
-            tools.append(raw)  # which fails with the field's name
+            tool_forms.leave_out(raw, path, warnings)
             continue
         fields = {name: value for name, value in raw.items() if value is not None}
         kind = fields.get("type", "function")
         if kind == "namespace" and isinstance(fields.get("tools"), list):
             inner = kept([tool for tool in fields["tools"] if isinstance(tool, dict)], warnings)
             tools += [tool | {"namespace": fields.get("name", "")} for tool in inner]
-        elif kind == "function" and isinstance(fields.get("function"), dict):  # as the Chat Completions API writes it
-            tools.append({"type": "function"} | fields["function"])
         elif kind in ("function", "custom"):
-            tools.append({"type": "function"} | fields)
+            nested = fields.get("function") if kind == "function" else None  # as the Chat Completions API writes it
+            function = {"type": kind} | (nested if isinstance(nested, dict) else fields)
+            if tool_forms.has_name(function):
+                tools.append(tool_forms.read(function, "parameters", path, warnings))
+            else:
+                tool_forms.leave_out(raw, path, warnings)
         else:
             problem = f"the tool {str(kind)[:60]!r} runs at another service, not in the caller's program"
-            warnings.add_unless_strict(problem, f"tools[{i}]", instead="it is left out")
+            warnings.add_unless_strict(problem, path, instead="it is left out")
     return tools
 
 

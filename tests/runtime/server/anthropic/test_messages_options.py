@@ -55,7 +55,7 @@ TOOLS = [
         tools(CLIENT_TOOL | {"input_schema": BASH_SCHEMA}),
     ),
     Case("a tool without a schema", tools({"name": "get_time"}), tools({"name": "get_time", "input_schema": None})),
-    Case("a tool without a name", tools({"input_schema": {}}, WEATHER), tools(WEATHER), "tools[0] has no name"),
+    Case("a tool without a name", tools({"input_schema": {}}, WEATHER), tools(WEATHER), "tools[0]"),
     Case("a description of null", tools(WEATHER | {"description": None, "type": None}), tools(WEATHER)),
     Case("a tool to load later", tools(WEATHER | {"defer_loading": True}), tools(WEATHER), "defer_loading"),
     Case("a tool that is there at once", tools(WEATHER | {"defer_loading": False}), tools(WEATHER)),
@@ -78,7 +78,7 @@ TOOLS = [
     ),
     Case("a required call without tools that are kept", tools(SEARCH, tool_choice={"type": "any"}), tools(), "no call"),
     Case("tools of null", {"tools": None}, {}),
-    Case("a tool of null", tools(None, WEATHER), tools(WEATHER), "tools[0] has no name"),
+    Case("a tool of null", tools(None, WEATHER), tools(WEATHER), "tools[0]"),
     Case(
         "a function of OpenAI's API",
         tools({"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["input_schema"]}}),

@@ -6,7 +6,7 @@ Works on decoded JSON of any shape. Entered only if a request does not have the 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 
 from ....models.errors import InvalidRequest
 from ...types.warnings import Warnings
@@ -42,7 +42,7 @@ def leave_out(tool: Any, path: str, warnings: Warnings) -> None:
     warnings.add_unless_strict(f"{path} {reason} and no function with a name", path, instead="it is left out")
 
 
-def has_name(function: Any) -> bool:
+def has_name(function: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(function, dict) and isinstance(function.get("name"), str) and bool(function["name"])
 
 

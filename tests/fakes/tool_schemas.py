@@ -71,7 +71,7 @@ def ref(name: str) -> dict[str, Any]:
 
 def with_definitions(**definitions: Any) -> dict[str, Any]:
     """The schema of arguments that require an `A`."""
-    return obj("a", a=ref("A")) | {"$defs": definitions}
+    return {**obj("a", a=ref("A")), "$defs": definitions}
 
 
 ENDLESS: list[tuple[dict[str, Any], str]] = [

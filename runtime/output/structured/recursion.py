@@ -14,7 +14,7 @@ _MAX_STEPS = 5000
 _MAX_DEPTH = 60
 """Schemas that are larger or deeper are taken to have a value."""
 
-Key: TypeAlias = Any
+SchemaKey: TypeAlias = Any
 
 _ONLY_ITSELF = "leads back to itself and says nothing else, so nothing satisfies it; remove it"
 _ENDLESS = "leads back to itself through required values only, so no value of it ends; let one be optional or null"
@@ -116,7 +116,7 @@ class _Search:
 
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
-        self._with_value: set[Key] = set()
+        self._with_value: set[SchemaKey] = set()
         self._circle: list[Any] = []
         self._steps = 0
 
@@ -136,7 +136,7 @@ class _Search:
         finally:
             reference["$ref"] = target
 
-    def _has_value(self, schema: Any, path: list[tuple[Key, Any]]) -> bool:
+    def _has_value(self, schema: Any, path: list[tuple[SchemaKey, Any]]) -> bool:
         """Whether a schema has a value; `path` leads to it."""
         if not isinstance(schema, dict):
             return schema is not False
@@ -160,7 +160,7 @@ class _Search:
             return True
         return False
 
-    def _branch_has_value(self, branch: dict[str, Any], path: list[tuple[Key, Any]]) -> bool:
+    def _branch_has_value(self, branch: dict[str, Any], path: list[tuple[SchemaKey, Any]]) -> bool:
         kinds = branch.get("types", TYPE_NAMES)
         if "enum" in branch or any(kind not in ("object", "array") for kind in kinds):
             return True
@@ -190,7 +190,7 @@ def _has_array(branch: dict[str, Any], has_value: Callable[[Any], bool]) -> bool
     return all(map(has_value, first)) and (len(first) >= least or has_value(branch.get("items", True)))
 
 
-def _key(schema: Any) -> Key:
+def _key(schema: Any) -> SchemaKey:
     """What identifies a schema. The parts do if `branches` has put it together from two schemas of one property."""
     parts = schema.get("allOf") if isinstance(schema, dict) and schema.keys() == {"allOf"} else None
     return id(schema) if parts is None else tuple(map(_key, parts))

@@ -27,7 +27,7 @@ class Medium(NamedTuple):
 def medium_of(part: dict[str, Any]) -> Medium | None:
     """The medium that a part is, if it has one of these forms."""
     kind = part.get("type")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         return None
     if kind == "resource" and isinstance(part.get("resource"), dict):
         part = part["resource"]

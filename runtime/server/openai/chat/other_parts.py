@@ -44,6 +44,8 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
     kind = part.get("type")
     if kind is None:
         kind = next((name for name in part if name in _DOCUMENTED), None)
+    if not isinstance(kind, str):
+        return part
     text = next((part[name] for name in _TEXT_FIELDS if isinstance(part.get(name), str)), None)
     if message.get("role") == "assistant":
         if kind in _THOUGHTS and text is not None:
@@ -56,13 +58,11 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
             return {**part, "type": kind}
     if kind in _TEXTS:
         return _text(part, text, path, warnings)
-    if kind in TYPES and (adapted := media_part(part)) is not None:
+    if (adapted := media_part(part)) is not None:
         return _with_cache_control(part, adapted)
-    adapt_media = _MEDIA.get(kind) if isinstance(kind, str) else None
+    adapt_media = _MEDIA.get(kind)
     if adapt_media is not None:
         return adapt_media({**part, "type": kind}) or _left_out(f"{path} is a part without data", path, warnings)
-    if not isinstance(kind, str):
-        return part
     if text is not None:
         problem = f"{path} has the type {kind!r:.60}, which is not supported here"
         warnings.add_unless_strict(problem, path, instead="its text is used")

@@ -200,7 +200,7 @@ def test_a_template_that_shows_nothing_loses_every_text_with_a_warning_or_an_err
     assert any("tools" in warning for warning in warnings)
     strict = Warnings()
     strict.strict = True
-    with pytest.raises(UnsupportedField, match="strict mode"):
+    with pytest.raises(UnsupportedField, match="--strict refuses it"):
         rendered(chat, messages, (), strict)
     with pytest.raises(TemplateError, match="never"):
         rendered(renderer("{{ raise_exception('never') }}"), messages, (), Warnings())

@@ -49,11 +49,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, str | None]] = {
         CHAT, schema(frobnicate=1), "the keyword 'frobnicate' at #/properties/a of the JSON schema is unknown",
         "it is ignored",
     ),
-    "a keyword without effect": (
-        CHAT, schema(nullable=True),
-        'nullable at #/properties/a is not part of JSON Schema; write "type": ["string", "null"] with',
-        "it is ignored",
-    ),
     "a larger context": (
         GENERATE, {"options": {"num_ctx": 10**6}}, "options.num_ctx is 1000000, but the model was loaded with", None,
     ),

@@ -75,7 +75,7 @@ LOADED = [
     used("toolu_3", "ToolSearch", query="select:WebSearch"),
     result("toolu_3", [{"type": "tool_reference", "tool_name": "WebSearch"}], text("Tool loaded.", **CACHED)),
 ]
-USUAL = {"billing", "context_management has no effect", "thinking.display has no effect", "defer_loading"}
+USUAL = {"billing", "thinking.display has no effect", "defer_loading"}
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
 TITLE = {
     "type": "object",
@@ -178,9 +178,12 @@ FLOWS: dict[str, tuple[Callable[[Ask], set[str]], set[str]]] = {
     "later conversation": (later_conversation, USUAL),
     "editor": (editor, {*USUAL, "safeguards is unknown"}),
     "title": (title, {"billing"}),
-    "search": (search, {"billing", "context_management has no effect", "'web_search_20250305'"}),
+    "search": (search, {"billing", "'web_search_20250305'"}),
     "compaction": (compaction, USUAL),
-    "older releases": (older_releases, {*USUAL - {"thinking.display has no effect"}, "thinking.budget_tokens"}),
+    "older releases": (
+        older_releases,
+        {*USUAL - {"thinking.display has no effect"}, "thinking.budget_tokens", "context_management is not supported"},
+    ),
     "counts": (counts, set()),
 }
 

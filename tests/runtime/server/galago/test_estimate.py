@@ -140,7 +140,7 @@ def test_memory_grows_with_the_tokens(planner: Server) -> None:
         ({}, "messages"),
         ({"messages": []}, "messages"),
         (chat("a", n=33), "n"),
-        (chat("a", tools=[TOOL, TOOL]), "tools"),
+        (chat("a", tool_choice="required"), "tool_choice"),
         (chat([image_part(DATA / "sound-1.wav")]), "messages[0].content[0].image_url.url"),
     ],
 )

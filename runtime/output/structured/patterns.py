@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _LOOKS = re.compile(r"\(\?<?[=!]|\\[bB]")
 """Look-around and word boundaries. An escaped backslash before one only costs an attempt to rewrite it."""
@@ -204,36 +205,28 @@ def _leading_look(pattern: str) -> tuple[str, str, str] | None:
     return None if end is None else (pattern[2], pattern[3:end], pattern[end + 1 :])
 
 
-def _group_end(pattern: str) -> int | None:
+def _structure(pattern: str) -> Iterator[tuple[int, str, int]]:
+    """Each parenthesis and `|` outside escapes and classes: its place, itself, and the depth of groups after it."""
     depth, at = 0, 0
     while at < len(pattern):
         if pattern[at] == "\\":
             at += 1
         elif pattern[at] == "[" and (match := _ATOM.match(pattern, at)):
             at = match.end() - 1
-        elif pattern[at] in "()":
-            depth += 1 if pattern[at] == "(" else -1
-            if depth == 0:
-                return at
+        elif pattern[at] in "()|":
+            depth += {"(": 1, ")": -1, "|": 0}[pattern[at]]
+            yield at, pattern[at], depth
         at += 1
-    return None
+
+
+def _group_end(pattern: str) -> int | None:
+    return next((at for at, sign, depth in _structure(pattern) if sign != "|" and depth == 0), None)
 
 
 def _alternatives(pattern: str) -> list[str]:
     """The branches of a pattern, split at each `|` outside groups and classes."""
-    parts, depth, at, start = [], 0, 0, 0
-    while at < len(pattern):
-        if pattern[at] == "\\":
-            at += 1
-        elif pattern[at] == "[" and (match := _ATOM.match(pattern, at)):
-            at = match.end() - 1
-        elif pattern[at] in "()":
-            depth += 1 if pattern[at] == "(" else -1
-        elif pattern[at] == "|" and depth == 0:
-            parts.append(pattern[start:at])
-            start = at + 1
-        at += 1
-    return [*parts, pattern[start:]]
+    bars = [at for at, sign, depth in _structure(pattern) if sign == "|" and depth == 0]
+    return [pattern[start + 1 : end] for start, end in zip([-1, *bars], [*bars, len(pattern)], strict=True)]
 
 
 def _spread(pattern: str) -> list[str]:

@@ -8,7 +8,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,14 @@ def private_bytes() -> int:
     return int(psutil.Process().memory_full_info().uss)
 
 
+def bytes_measured_in_a_child(measure: Callable[[], None]) -> tuple[int, ...]:
+    """What `measure`, a function of this module, prints. Other tests' threads free memory here while it measures."""
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); import test_loading_memory as m; m.{measure.__name__}()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return tuple(map(int, done.stdout.split()))
+
+
 def resident(path: Path) -> int:
     return sum(m.rss for m in psutil.Process().memory_maps() if m.path == str(path))
 
@@ -60,11 +68,7 @@ def test_repacked_weights_are_held_once(tmp_path: Path) -> None:
 
 
 def test_a_context_takes_memory_as_it_fills_up() -> None:
-    """Runs in a child process: here, the context could reuse memory that other tests have freed."""
-    here = str(Path(__file__).parent)
-    code = f"import sys; sys.path.insert(0, {here!r}); import test_loading_memory; test_loading_memory.fill()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    empty, full = map(int, done.stdout.split())
+    empty, full = bytes_measured_in_a_child(fill)
     assert empty < KEYS_AND_VALUES / 2 < KEYS_AND_VALUES < full
 
 
@@ -106,8 +110,14 @@ def test_a_worker_holds_no_memory_for_unused_context(tmp_path: Path) -> None:
         assert psutil.Process(worker._worker._process.pid).memory_full_info().uss < LONG // CELLS * KEYS_AND_VALUES / 2
 
 
-def test_nonzero_memory_is_kept(seed: int = 3) -> None:
-    rng = random.Random(seed)
+def test_nonzero_memory_is_kept() -> None:
+    filled, left = bytes_measured_in_a_child(write_among_zeros)
+    assert left < filled / 4
+
+
+def write_among_zeros() -> None:
+    """Prints how many bytes a large allocation takes before and after its zeros are released; checks its content."""
+    rng = random.Random(3)
     allocate = ctypes.CDLL(None).aligned_alloc
     allocate.restype = ctypes.c_void_p
     size, before = 64 * MIB + 64, private_bytes()
@@ -118,9 +128,8 @@ def test_nonzero_memory_is_kept(seed: int = 3) -> None:
         for place in places:
             ctypes.c_ubyte.from_address(address + place).value = 1 + place % 255
         filled = private_bytes() - before
-    left = private_bytes() - before
+    print(filled, private_bytes() - before)
     found = ctypes.string_at(address, size)
-    assert left < filled / 4
     assert found.count(0) == size - len(set(places))
     assert all(found[place] == 1 + place % 255 for place in places)
     ctypes.CDLL(None).free(ctypes.c_void_p(address))

@@ -6,6 +6,7 @@ import os
 
 VARIABLES = {
     "GALAGO_API_KEY": "The key that clients of `galago serve` must send; `--api-key` shows in process lists",
+    "GALAGO_LIMIT_NAME": "A limit; [Limits](limits.md) lists them with their names",
     "GALAGO_NATIVE_LOG": "`1` shows llama.cpp's own log on standard error",
     "HF_HOME": "Where the Hugging Face cache is (read by huggingface-hub)",
     "HF_TOKEN": "Your Hugging Face token, for gated and private repositories (read by huggingface-hub)",
@@ -25,6 +26,15 @@ VARIABLES = {
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
+
+
+def limit_from_environment(variable: str) -> str | None:
+    return os.environ.get(variable)
+
+
+def set_limit_in_environment(variable: str, text: str) -> None:
+    """Sets a limit for this process and the children that it starts from now on."""
+    os.environ[variable] = text
 
 
 def wants_native_log() -> bool:

@@ -36,6 +36,10 @@ StoreDir = Annotated[
 ]
 AllowPull = Annotated[bool, typer.Option("--allow-pull", help="let clients download models from the Hub")]
 AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete models")]
+LimitValue = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="change a limit, such as body_bytes=128MiB; may be repeated", metavar="NAME=VALUE"),
+]
 Strict = Annotated[
     bool,
     typer.Option(
@@ -62,11 +66,15 @@ def serve(
     allow_pull: AllowPull = False,
     allow_rm: AllowRm = False,
     strict: Strict = False,
+    limit: LimitValue = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
     from ..config import ModelConfig, ServerConfig
     from ..environment import api_key_from_environment
+    from ..types.limits import check_limits, set_limits
 
+    set_limits(limit or ())
+    check_limits()
     config = ServerConfig(
         host=host,
         port=port,

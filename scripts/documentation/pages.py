@@ -23,6 +23,7 @@ from galago.runtime.server.app import ERROR_RESPONSES, build
 from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint, document
 from galago.runtime.types import load_options, options
+from galago.runtime.types.limits import LIMITS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("models", "runtime", "quantize")
@@ -38,6 +39,7 @@ def generated() -> dict[str, str]:
         "options": option_tables,
         "schema-keywords": schema_keywords,
         "environment": environment,
+        "limits": limits,
         "errors": error_table,
     }
     texts = {f"docs/reference/{name}.md": _NOTE + page() for name, page in pages.items()}
@@ -256,6 +258,26 @@ def environment() -> str:
     """Every environment variable that matters."""
     lines = ["# Environment variables", "", "| Variable | Meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items()]
+    return "\n".join(lines) + "\n"
+
+
+def limits() -> str:
+    """Every limit with its default, and the error beyond it."""
+    lines = [
+        "# Limits",
+        "",
+        "What one request, client or file may use. `galago serve --limit NAME=VALUE` changes a limit; so does the",
+        "variable, also for `galago run`, `galago chat` and the Python library. Bytes may be written as `64MiB` or",
+        "`64MB`. The [options](options.md) of a request have ranges of their own.",
+        "",
+        "| Name | What it limits | Default | Variable | Error | HTTP status |",
+        "|---|---|---|---|---|---|",
+    ]
+    for limit in LIMITS:
+        default = limit.format(limit.default)
+        status = TABLE[limit.error][0]
+        name, variable, error = f"`{limit.name}`", f"`{limit.variable}`", f"`{limit.error.__name__}`"
+        lines.append(f"| {name} | {limit.help} | {default} | {variable} | {error} | {status} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,118 @@
+"""The limits on what one request, client or file may use, in one table.
+
+`galago serve --limit NAME=VALUE` or the variable `GALAGO_LIMIT_NAME` changes one, also in the library and in child
+processes. `docs/reference/limits.md` is made of the table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ...models.errors import (
+    ConfigError,
+    GalagoError,
+    InvalidRequest,
+    MediaError,
+    NotReady,
+    RequestTooLarge,
+    TemplateError,
+)
+from ..environment import limit_from_environment, set_limit_in_environment
+
+Unit: TypeAlias = Literal["bytes", "seconds", "count"]
+"""Bytes may be written as `64MiB` or `64MB`."""
+
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit. `help` is a phrase without a full stop; `error` is raised by what exceeds it."""
+
+    name: str
+    default: int
+    unit: Unit
+    help: str
+    error: type[GalagoError]
+
+    @property
+    def variable(self) -> str:
+        return f"GALAGO_LIMIT_{self.name.upper()}"
+
+    def parse(self, text: str) -> int:
+        """Reads a value such as "200", "64MiB" or "1.5 GB". Raises `ConfigError`."""
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?) ?(|[kmg]i?)b?", text.strip().lower())
+        if not match or (match[2] and self.unit != "bytes"):
+            example = "64MiB" if self.unit == "bytes" else str(self.default)
+            raise ConfigError(f"the limit {self.name} is {text!r}; use a number such as {example}", "limit")
+        return math.ceil(float(match[1]) * _FACTORS[match[2]])
+
+    def format(self, value: int) -> str:
+        """Formats a value for people."""
+        if self.unit == "seconds":
+            return f"{value} s"
+        for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if self.unit == "bytes" and value >= factor:
+                return f"{value / factor:.4g} {unit}"
+        return f"{value:,}" + (" bytes" if self.unit == "bytes" else "")
+
+
+LIMITS = (
+    Limit("body_bytes", 64 << 20, "bytes", "size of a request's body", RequestTooLarge),
+    Limit("parts", 1000, "count", "pictures, sounds, films and files in a request", RequestTooLarge),
+    Limit("held_bytes", 256 << 20, "bytes", "media that a request holds, stored files included", RequestTooLarge),
+    Limit("prompt_characters", 64_000_000, "count", "characters of a request's messages", RequestTooLarge),
+    Limit("media_bytes", 64 << 20, "bytes", "size of one encoded picture, sound or film", MediaError),
+    Limit("media_pixels", 64_000_000, "count", "pixels of a picture", MediaError),
+    Limit("audio_seconds", 600, "seconds", "length of a sound", MediaError),
+    Limit("decoding_seconds", 10, "seconds", "time to decode one picture or sound", MediaError),
+    Limit("schema_bytes", 2 << 20, "bytes", "size of one JSON schema or grammar", InvalidRequest),
+    Limit("schema_depth", 64, "count", "depth to which a JSON schema or grammar nests and refers", InvalidRequest),
+    Limit("grammar_seconds", 5, "seconds", "time to compile one grammar", InvalidRequest),
+    Limit("grammar_memory", 1 << 30, "bytes", "memory to compile one grammar", InvalidRequest),
+    Limit("template_characters", 512 << 10, "count", "characters of a chat template", TemplateError),
+    Limit("template_seconds", 5, "seconds", "time to render a chat template", TemplateError),
+    Limit("template_memory", 512 << 20, "bytes", "memory to render a chat template", TemplateError),
+    Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTooLarge),
+    Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTooLarge),
+    Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),
+    Limit("connections", 512, "count", "open connections", NotReady),
+    Limit("client_requests", 256, "count", "requests that one client may have waiting or running", NotReady),
+)  # fmt: skip
+"""Every limit. A test at each limit, and one past it, is in `tests/runtime/test_limits.py`."""
+
+_BY_NAME = {limit.name: limit for limit in LIMITS}
+
+
+def limit(name: str) -> int:
+    """Returns the value of a limit that holds in this process. Raises `ConfigError` if its variable is malformed."""
+    found = _BY_NAME[name]
+    text = limit_from_environment(found.variable)
+    return found.default if text is None else found.parse(text)
+
+
+def set_limits(assignments: Iterable[str]) -> None:
+    """Sets limits, each given as "NAME=VALUE", in this process and its children. Raises `ConfigError`."""
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        if name not in _BY_NAME:
+            raise ConfigError(f"there is no limit {name!r}; use one of {', '.join(_BY_NAME)}", "limit")
+        _BY_NAME[name].parse(text)
+        set_limit_in_environment(_BY_NAME[name].variable, text)
+
+
+def check_limits() -> None:
+    """Raises `ConfigError` if a variable of a limit is malformed."""
+    for one in LIMITS:
+        limit(one.name)
+
+
+def limit_error(name: str, what: str, param: str | None = None) -> GalagoError:
+    """Returns the error that says what exceeds a limit, such as "the picture is too large", and how to raise it."""
+    found = _BY_NAME[name]
+    shown = found.format(limit(name))
+    return found.error(f"{what}; the limit is {shown} (change it with --limit {name}=VALUE)", param)

@@ -1,0 +1,1 @@
+"""Fuzzing of the code that reads untrusted bytes; `scripts/fuzz` runs it."""

@@ -1,0 +1,1 @@
+"""The fuzz targets. Each module defines a `TARGET`."""

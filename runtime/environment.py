@@ -6,7 +6,6 @@ import os
 
 VARIABLES = {
     "GALAGO_API_KEY": "The key that clients of `galago serve` must send; `--api-key` shows in process lists",
-    "GALAGO_LIMIT_NAME": "A limit; [Limits](limits.md) lists them with their names",
     "GALAGO_NATIVE_LOG": "`1` shows llama.cpp's own log on standard error",
     "HF_HOME": "Where the Hugging Face cache is (read by huggingface-hub)",
     "HF_TOKEN": "Your Hugging Face token, for gated and private repositories (read by huggingface-hub)",
@@ -21,20 +20,26 @@ VARIABLES = {
     "XDG_CONFIG_HOME": "Where Galago reads your catalog on Linux (default: `~/.config`)",
     "XDG_DATA_HOME": "Where Galago keeps the list of imported models on Linux (default: `~/.local/share`)",
 }
-"""The variables that matter to users, with what they do. `docs/reference/environment.md` is made of them."""
+"""The variables that matter to users, with what they do. `docs/reference/environment.md` is made of them. The variables
+of limits are in `docs/reference/limits.md`."""
 
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
 
 
-def limit_from_environment(variable: str) -> str | None:
-    return os.environ.get(variable)
+def limit_from_environment(name: str) -> str | None:
+    """Returns the value of a limit's variable; `runtime/types/limits.py` has the names."""
+    return os.environ.get(limit_variable(name))
 
 
-def set_limit_in_environment(variable: str, text: str) -> None:
+def set_limit_in_environment(name: str, text: str) -> None:
     """Sets a limit for this process and the children that it starts from now on."""
-    os.environ[variable] = text
+    os.environ[limit_variable(name)] = text
+
+
+def limit_variable(name: str) -> str:
+    return f"GALAGO_LIMIT_{name.upper()}"
 
 
 def wants_native_log() -> bool:

@@ -21,12 +21,12 @@ from ...models.errors import (
     RequestTooLarge,
     TemplateError,
 )
-from ..environment import limit_from_environment, set_limit_in_environment
+from ..environment import limit_from_environment, limit_variable, set_limit_in_environment
 
 Unit: TypeAlias = Literal["bytes", "seconds", "count"]
 """Bytes may be written as `64MiB` or `64MB`."""
 
-_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Limit:
 
     @property
     def variable(self) -> str:
-        return f"GALAGO_LIMIT_{self.name.upper()}"
+        return limit_variable(self.name)
 
     def parse(self, text: str) -> int:
         """Reads a value such as "200", "64MiB" or "1.5 GB". Raises `ConfigError`."""
@@ -49,7 +49,7 @@ class Limit:
         if not match or (match[2] and self.unit != "bytes"):
             example = "64MiB" if self.unit == "bytes" else str(self.default)
             raise ConfigError(f"the limit {self.name} is {text!r}; use a number such as {example}", "limit")
-        return math.ceil(float(match[1]) * _FACTORS[match[2]])
+        return math.ceil(float(match[1]) * _MULTIPLES[match[2]])
 
     def format(self, value: int) -> str:
         """Formats a value for people."""
@@ -90,9 +90,9 @@ _BY_NAME = {limit.name: limit for limit in LIMITS}
 
 def limit(name: str) -> int:
     """Returns the value of a limit that holds in this process. Raises `ConfigError` if its variable is malformed."""
-    found = _BY_NAME[name]
-    text = limit_from_environment(found.variable)
-    return found.default if text is None else found.parse(text)
+    row = _BY_NAME[name]
+    text = limit_from_environment(name)
+    return row.default if text is None else row.parse(text)
 
 
 def set_limits(assignments: Iterable[str]) -> None:
@@ -102,7 +102,7 @@ def set_limits(assignments: Iterable[str]) -> None:
         if name not in _BY_NAME:
             raise ConfigError(f"there is no limit {name!r}; use one of {', '.join(_BY_NAME)}", "limit")
         _BY_NAME[name].parse(text)
-        set_limit_in_environment(_BY_NAME[name].variable, text)
+        set_limit_in_environment(name, text)
 
 
 def check_limits() -> None:
@@ -113,6 +113,6 @@ def check_limits() -> None:
 
 def limit_error(name: str, what: str, param: str | None = None) -> GalagoError:
     """Returns the error that says what exceeds a limit, such as "the picture is too large", and how to raise it."""
-    found = _BY_NAME[name]
-    shown = found.format(limit(name))
-    return found.error(f"{what}; the limit is {shown} (change it with --limit {name}=VALUE)", param)
+    row = _BY_NAME[name]
+    shown = row.format(limit(name))
+    return row.error(f"{what}; the limit is {shown} (change it with --limit {name}=VALUE)", param)

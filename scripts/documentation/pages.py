@@ -258,6 +258,7 @@ def environment() -> str:
     """Every environment variable that matters."""
     lines = ["# Environment variables", "", "| Variable | Meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items()]
+    lines += ["", "[Limits](limits.md) lists the variables of limits."]
     return "\n".join(lines) + "\n"
 
 

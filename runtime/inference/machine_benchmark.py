@@ -57,7 +57,7 @@ def run(types: Collection[str], threads: int) -> MachineBenchmark:
 
 
 def _benchmark(row: Any) -> MachineBenchmark | None:
-    """Returns `None` if the row is no benchmark."""
+    """Returns `None` if the row is not a benchmark."""
     try:
         types = {name: WeightTypeSpeed(**rate) for name, rate in row["types"].items()}
         return MachineBenchmark(**(row | {"types": types}))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..worker.supervisor import WorkerSupervisor
     from .resident import ResidentModel
 
-_NAMES_OF_DEFAULT = (None, "", "default")
+_NAME_OF_DEFAULT = "default"
+_LATEST = ":latest"
 
 
 class ModelPool:
@@ -37,6 +38,8 @@ class ModelPool:
         self._aliases = tuple(aliases)
         self._any_model = any_model
         self._models = {model.id: model for model in models}
+        plain_names = dict.fromkeys(map(_plain, (_NAME_OF_DEFAULT, *aliases)), self.default)
+        self._plain_names = plain_names | {_plain(model.id): model for model in reversed(models)}
 
     def begin(self) -> None:
         """Loads the models in the background."""
@@ -124,16 +127,22 @@ class ModelPool:
 
     def _find(self, name: str | None) -> ResidentModel | None:
         """Returns the model that a name means, in any spelling."""
-        if name is not None and (model := self._models.get(name)) is not None:
-            return model
-        if name in _NAMES_OF_DEFAULT or name in self._aliases:
+        if not name:
             return self.default
-        model = next((model for model in self._models.values() if name and refers_to(name, model.files)), None)
+        model = self._models.get(name) or self._plain_names.get(_plain(name))
+        if model is None:
+            untagged = name.removesuffix(_LATEST)
+            model = next((model for model in self._models.values() if refers_to(untagged, model.files)), None)
         return self.default if model is None and self._any_model else model
 
     def _answers_unknown(self, name: str) -> bool:
         """Whether the default model answers to a name that means no model: if it is the only one loaded."""
         return len(self._models) == 1 and self.default.loaded is not None and not installed.exists(name)
+
+
+def _plain(name: str) -> str:
+    """The name as it is compared with others: without case, and without the tag that Ollama's clients add."""
+    return name.casefold().removesuffix(_LATEST)
 
 
 def _describe(model: InstalledModel) -> ModelInfo:

@@ -155,16 +155,16 @@ _TUPLE, _ERROR, _PATH, _JSON = range(-4, 0)
 
 
 def encode(value: object) -> bytes:
-    """Returns a value as bytes. Raises `InvalidRequest` if a JSON schema in it is no JSON."""
+    """Returns a value as bytes. Raises `InvalidRequest` if a JSON schema in it is not JSON."""
     return msgpack.encode(_pack(value))
 
 
 def decode(data: bytes) -> Any:
-    """Returns the value that was encoded. Raises `ValueError` if the bytes are no message."""
+    """Returns the value that was encoded. Raises `ValueError` if the bytes are not a message."""
     try:
         return _unpack(msgpack.decode(data))
     except (TypeError, LookupError, GalagoError) as error:
-        raise ValueError(f"these bytes are no message: {error}") from error
+        raise ValueError(f"these bytes are not a message: {error}") from error
 
 
 def _pack(value: Any) -> Any:

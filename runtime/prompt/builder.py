@@ -263,7 +263,7 @@ class PromptBuilder:
 
 
 def _media(messages: Sequence[Message]) -> list[tuple[Any, bool]]:
-    """The parts that are no text, and whether each is in the question: the last message of a user."""
+    """The parts that are not text, and whether each is in the question: the last message of a user."""
     question = next((m for m in reversed(messages) if m.role == "user"), None)
     return [(part, m is question) for m in messages for part in m.parts if not isinstance(part, Text)]
 

@@ -205,7 +205,7 @@ class _Layout:
 
 
 def _protected_calls(calls: Sequence[ToolCall], protect: Protect) -> tuple[ToolCall, ...] | None:
-    """The calls with their texts protected; `None` if the arguments of one are no JSON object."""
+    """The calls with their texts protected; `None` if the arguments of one are not a JSON object."""
     protected_calls = []
     for call in calls:
         arguments = call.arguments_object

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from ...models.errors import UnsupportedField
 
 
@@ -9,9 +12,11 @@ class Warnings(list[str]):
     """What a request asked for and does not get, a sentence each. With `strict` the request is refused instead.
 
     `append` is for what changes nothing that the caller could want: it stays a warning in strict mode.
+    `caller_fields` maps fields to the names by which the caller gave them, if those are others, for errors.
     """
 
     strict = False
+    caller_fields: Mapping[str, str] = MappingProxyType({})
 
     def add_unless_strict(self, problem: str, field: str | None = None, *, instead: str | None = None) -> None:
         """Adds a warning once: the problem, and what is done instead.

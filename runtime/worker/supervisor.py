@@ -210,7 +210,7 @@ class WorkerClient:
         except TimeoutError:
             complaint = f"gave no sign of life for {self._hang_limit:g} s and "
         except ValueError:
-            complaint = "sent bytes that are no message and "
+            complaint = "sent bytes that are not a message and "
         except (EOFError, OSError):
             pass
         if complaint:

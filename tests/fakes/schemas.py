@@ -305,9 +305,9 @@ NOTED: list[tuple[Schema, str]] = [
     (text(contentEncoding="base32"), "contentEncoding at # is 'base32', which is not enforced"),
     ({"type": "object", "properties": {"a": DIGIT}, "required": None}, "required at # is null; it is ignored"),
     (array(None), "items at # is null; it is ignored"),
-    ({"type": "any", "enum": ["a", 1]}, "type at # is 'any', which is no type; it is read as every type"),
-    ({"type": "int"}, "type at # is 'int', which is no type; it is read as 'integer'"),
-    ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is no type; it is read as 'string'"),
+    ({"type": "any", "enum": ["a", 1]}, "type at # is 'any', which is not a type; it is read as every type"),
+    ({"type": "int"}, "type at # is 'int', which is not a type; it is read as 'integer'"),
+    ({"type": "STRING", "maxLength": 3}, "type at # is 'STRING', which is not a type; it is read as 'string'"),
     (
         {"oneOf": [TEXT, text(format="date")]},
         "oneOf at # has alternatives that allow only what others do; it is narrowed",

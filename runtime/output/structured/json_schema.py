@@ -205,12 +205,12 @@ class _Rewriter:
             lower = name.lower() if isinstance(name, str) else ""
             kind = lower if lower in TYPE_NAMES else TYPE_ALIASES.get(lower)
             if lower == "any":
-                self._omissions.change("type", place, "is 'any', which is no type", "it is read as every type")
+                self._omissions.change("type", place, "is 'any', which is not a type", "it is read as every type")
                 return None
             if kind is None:
                 raise Omitted(f"is {str(value)[:60]!r}; the types are {', '.join(TYPE_NAMES)}")
             if kind != name:
-                self._omissions.change("type", place, f"is {name!r}, which is no type", f"it is read as {kind!r}")
+                self._omissions.change("type", place, f"is {name!r}, which is not a type", f"it is read as {kind!r}")
             kinds.append(kind)
         return kinds if isinstance(value, list) else kinds[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 _BY_NAME = frozenset(
     ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies", "dependentRequired")
 )
-"""Keywords with schemas by name. Their names are no keywords."""
+"""Keywords with schemas by name. Their names are not keywords."""
 _VALUES = frozenset(("enum", "const", "default", "example", "examples"))
 _RESTRICTING_NULL = frozenset(("const", "allOf", "anyOf", "oneOf", "$ref", "not", "if"))
 """Keywords beside which a further type does not suffice to allow null."""

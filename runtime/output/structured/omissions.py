@@ -13,7 +13,7 @@ class Omissions:
     """Collects as warnings what of a schema is not enforced.
 
     With `complete`, everything must be enforced: the first omission raises `InvalidRequest` with the request's `field`.
-    `tool`: the name of the tool that the schema belongs to, if it is no answer's.
+    `tool`: the name of the tool that the schema belongs to, if it is not an answer's.
     """
 
     def __init__(

@@ -63,13 +63,13 @@ class Messages(Resource):
     async def create(self, request: Request) -> Response:
         body = await request_io.read_body(request)
         prepared = await request_io.run_on_thread(request, partial(self._prepare, body), _Prepared.close)
-        headers = request_io.warning_headers(prepared.warnings)
         message_id = f"msg_{uuid.uuid4().hex}"
         encoder = MessageEncoder(message_id, prepared.model, prepared.warnings, prepared.prompt_only)
         if prepared.streamed:
+            headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response([prepared.choices], encoder, events.NAMED_SSE, headers)
         (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
-        return request_io.json_response(encoder.message(answer), headers)
+        return request_io.answer_response(encoder.message(answer))
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.MessagesRequest, self.strict)

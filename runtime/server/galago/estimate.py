@@ -36,7 +36,7 @@ class Estimates(Resource):
     def _plan(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EstimateResponse, list[str]]:
         chat, warnings = request_io.parse_body(body, ChatRequest, self.strict)
         chat.model = self.service.model_for(chat.model, warnings)
-        with convert.api_field_names():
+        with convert.api_field_names(warnings):
             count = convert.choice_count(chat)
             task = Estimate(convert.to_request(chat, self.context.read_file, warnings))
             estimate = self.service.run_task(chat.model, task, disconnected)

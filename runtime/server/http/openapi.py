@@ -35,7 +35,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _MODULE = re.compile(r"galago\.runtime\.server\.(?:openai\.(?:chat\.)?)?((?:\w+\.)*)\w*schema\.")
 """The prefix that msgspec gives to types of equal names; what is left of it is the package, such as `anthropic.`."""
 _HEADERS = {
-    "x-galago-warnings": "A JSON list of warnings about the request's fields; absent if there are none",
+    "x-galago-warnings": "A JSON list of the warnings, if there are any; that of a stream has only those about fields",
     "retry-after": "Seconds to wait before the request is sent again",
 }
 

@@ -140,15 +140,23 @@ async def answer_on_thread(
     """Runs `work` on the body, on a thread; responds with the struct and the warnings that it returns."""
     body = await read_body(request)
     answer, warnings = await run_on_thread(request, partial(work, body))
-    return json_response(answer, warning_headers(warnings))
+    return answer_response(answer, warnings)
+
+
+def answer_response(answer: Struct, warnings: Sequence[str] = ()) -> Response:
+    """The response with a whole answer. A header lists its `warnings`, or those given if it has none."""
+    return json_response(answer, warning_headers(getattr(answer, "warnings", None) or warnings))
 
 
 def json_response(answer: Struct, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode_json(answer), headers=headers, media_type="application/json")
 
 
-def warning_headers(warnings: list[str]) -> dict[str, str]:
-    """The warnings about a request's fields as a header, for clients that do not look at the body's `warnings`."""
+def warning_headers(warnings: Sequence[str]) -> dict[str, str]:
+    """The warnings as a header, for clients that do not look at the body's `warnings`.
+
+    A stream's header is sent before the model's process has seen the request: its warnings are only in the body.
+    """
     if not warnings:
         return {}
     log_new(warnings)
@@ -186,7 +194,7 @@ def _decoded(body: bytes, warnings: Warnings) -> Any:
             raise
     raw = msgspec.json.decode(repaired)
     warnings.add_unless_strict(
-        "a text has half of a surrogate pair, which is no character", instead="U+FFFD stands in its place"
+        "a text has half of a surrogate pair, which is not a character", instead="U+FFFD stands in its place"
     )
     return raw
 
@@ -345,7 +353,7 @@ def _undeclared_in(raw: dict[str, Any], struct: type[Struct], path: str) -> Iter
         if name in hints:
             if isinstance(value, list | dict):
                 yield from _undeclared_fields(value, hints[name], f"{path}.{name}" if path else name)
-        elif name != struct.__struct_config__.tag_field:
+        elif value is not None and name != struct.__struct_config__.tag_field:
             yield UndeclaredField(f"{path}.{name}" if path else name, struct, name, value)
 
 

@@ -66,7 +66,7 @@ def _description(given: Any, path: str, warnings: Warnings) -> str | None:
 
 
 def _schema(given: Any, path: str, is_strict: bool, warnings: Warnings) -> dict[str, Any] | None:
-    """The schema of a tool's arguments. What is no schema allows everything, if the tool is not strict."""
+    """The schema of a tool's arguments. What is not a schema allows everything, if the tool is not strict."""
     if given is None or isinstance(given, dict):
         return given
     if given == []:  # PHP writes an empty object as a list
@@ -81,7 +81,7 @@ def _schema(given: Any, path: str, is_strict: bool, warnings: Warnings) -> dict[
     if decoded is None or isinstance(decoded, dict):
         warnings.add_unless_strict(f"{path} is a text, not an object", path, instead="the JSON in it is read")
         return decoded
-    problem = f"{path} is {_shown(given)}, which is no JSON schema"
+    problem = f"{path} is {_shown(given)}, which is not a JSON schema"
     if is_strict:
         raise InvalidRequest(f"{problem}; a strict tool needs an object", path)
     warnings.add_unless_strict(problem, path, instead="any arguments are allowed")

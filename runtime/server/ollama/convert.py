@@ -17,11 +17,6 @@ from . import schema
 ChatOrGenerateRequest: TypeAlias = schema.ChatRequest | schema.GenerateRequest
 
 
-def model_name(name: str | None) -> str:
-    """The name without `:latest`, which Ollama's clients add to names without a tag."""
-    return (name or "").removesuffix(":latest")
-
-
 def messages(request: ChatOrGenerateRequest) -> tuple[Message, ...]:
     """Empty if the client only wants the model to be loaded, or gives a prompt without a chat template."""
     if isinstance(request, schema.ChatRequest):

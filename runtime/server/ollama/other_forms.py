@@ -124,7 +124,7 @@ def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
 
 
 def _adapt_call(call: Any) -> Any:
-    """The call with its arguments as an object, unless they are a text that is no JSON."""
+    """The call with its arguments as an object, unless they are a text that is not JSON."""
     if not isinstance(call, dict):
         return call
     function = call.get("function")

@@ -30,7 +30,7 @@ from ...types.options import MAX_INTEGER, bounds
 from ...types.tasks import Embed
 from ..http import events, request_io
 from ..http.openapi import LINES, Endpoint, RouteDescription, Streamed
-from ..http.request_io import json_response
+from ..http.request_io import answer_response, json_response
 from ..resource import Resource, ServerContext
 from . import convert, manage, models, schema
 from .errors import error_response
@@ -130,7 +130,7 @@ class Ollama(Resource):
     ) -> tuple[schema.Embeddings | schema.Embedding, list[str]]:
         began = time.perf_counter()
         request, warnings = request_io.parse_body(body, kind, self.strict)
-        model = self.service.model_for(convert.model_name(request.model), warnings)
+        model = self.service.model_for(request.model, warnings)
         if isinstance(request, schema.OldEmbedRequest):
             vectors = self.service.run_task(model, Embed((request.prompt,)), disconnected)
             return schema.Embedding(vectors.rows()[0]), warnings
@@ -163,25 +163,25 @@ class Ollama(Resource):
         name = parsed.model or parsed.name
         if not name:
             raise InvalidRequest("model is missing; give the name of a model", "model")
-        return convert.model_name(name), parsed.stream is not False, request_io.warning_headers(warnings)
+        return name.removesuffix(":latest"), parsed.stream is not False, request_io.warning_headers(warnings)
 
     async def answer(self, kind: type[convert.ChatOrGenerateRequest], request: Request) -> Response:
         body = await request_io.read_body(request)
         prepared = await request_io.run_on_thread(request, partial(self._prepare, kind, body), _Prepared.close)
-        headers = request_io.warning_headers(prepared.warnings)
         encoder = LineEncoder(prepared.model, prepared.is_chat, prepared.warnings, _now)
         if prepared.choices is None:
-            return json_response(encoder.loaded(), headers)
+            return answer_response(encoder.loaded())
         if prepared.streamed:
+            headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response([prepared.choices], encoder, events.NDJSON, headers)
         (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
-        return json_response(encoder.whole(answer), headers)
+        return answer_response(encoder.whole(answer))
 
     def _prepare(
         self, kind: type[convert.ChatOrGenerateRequest], body: bytes, disconnected: request_io.Cancellation
     ) -> _Prepared:
         request, warnings = request_io.parse_body(body, kind, self.strict)
-        model = self.service.model(self.service.model_for(convert.model_name(request.model), warnings))
+        model = self.service.model(self.service.model_for(request.model, warnings))
         convert.check_context(request, model.context_length, warnings)
         choices = None
         if not convert.is_empty(request):

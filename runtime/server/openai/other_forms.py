@@ -47,7 +47,7 @@ def settings(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         raw["logit_bias"] = _biases(raw["logit_bias"])
     if "response_format" in raw:
         raw["response_format"] = _answer_format(raw["response_format"], warnings)
-    _set_guided_form(raw)
+    warnings.caller_fields = _set_guided_form(raw)
     return raw
 
 
@@ -58,8 +58,12 @@ def _biases(pairs: list[Any]) -> Any:
     return {str(token): -100 if bias is False else bias for token, bias in pairs}
 
 
-def _set_guided_form(raw: dict[str, Any]) -> None:
-    """Replaces the fields that determine the answer's form by `response_format`, `regex` or `grammar`."""
+def _set_guided_form(raw: dict[str, Any]) -> dict[str, str]:
+    """Replaces the fields that determine the answer's form by `response_format`, `regex` or `grammar`.
+
+    Returns the replaced field of each.
+    """
+    replaced = {}
     outputs = raw.pop("structured_outputs", None)
     forms = {name: value for name, value in outputs.items() if value} if isinstance(outputs, dict) else {}
     fields = dict.fromkeys(forms, "structured_outputs")
@@ -71,7 +75,8 @@ def _set_guided_form(raw: dict[str, Any]) -> None:
         target, form = _form(name, value, fields[name])
         if raw.get(target) is not None:
             raise InvalidRequest(f"{fields[name]} and {target} exclude each other; give only one of them", fields[name])
-        raw[target] = form
+        raw[target], replaced[target] = form, fields[name]
+    return replaced
 
 
 def _form(name: str, value: Any, field: str) -> tuple[str, Any]:

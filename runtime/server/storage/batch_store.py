@@ -46,7 +46,7 @@ class BatchStore:
 
     def add(self, batch: Batch, lines: Sequence[LineRequest], output_expires_after: ExpiresAfter | None) -> None:
         encode = msgspec.json.encode
-        rows = ((batch.id, i, line.custom_id, encode(line.body)) for i, line in enumerate(lines))
+        rows = ((batch.id, i, line.custom_id, line.encoded_body) for i, line in enumerate(lines))
         with self._database.transaction() as connection:
             keep_seconds = output_expires_after.seconds if output_expires_after else None
             row = (batch.id, batch.status == "in_progress", keep_seconds, encode(batch))

@@ -49,9 +49,15 @@ def test_every_api_answers_to_names_that_it_does_not_know(server: Server, strict
     assert strict_server.post(BODIES[path] | {"model": "gpt-4o-mini"}, path).status_code == 404
 
 
-@pytest.mark.parametrize("name", [None, "", "default", "builtin", "friend", "second/friend"])
+OWN = (
+    None, "", "default", "builtin", "friend", "second/friend", "builtin:latest", "Builtin", "BUILTIN:Latest",
+    "friend:latest", "Second/Friend",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("path", BODIES)
-def test_every_api_answers_to_no_name_and_to_its_own_names_without_a_warning(
+def test_every_api_answers_to_no_name_and_to_its_own_names_in_any_spelling_without_a_warning(
     strict_server: Server, path: str, name: str | None
 ) -> None:
     answer = strict_server.post(BODIES[path] | {"model": name}, path)
@@ -68,5 +74,6 @@ def test_aliases_are_listed_by_every_api(strict_server: Server) -> None:
     assert [model["id"] for model in anthropic["data"]] == names
     assert [model["name"] for model in httpx.get(f"{url}/api/tags").json()["models"]] == names
     assert httpx.get(f"{url}/v1/models/second/friend").json()["id"] == "second/friend"
+    assert httpx.get(f"{url}/v1/models/builtin:latest").json()["id"] == "builtin"
     assert strict_server.post({"model": "friend"}, "/api/show").status_code == 200
     assert httpx.get(f"{url}/v1/models/stranger").status_code == 404

@@ -107,6 +107,13 @@ def test_other_methods_and_hosts_are_refused_in_the_format_of_the_api(server: Se
     assert foreign.status_code == 403 and "evil.example" in error_of(path, foreign.json())
 
 
+def test_unknown_fields_of_null_cause_no_warning(strict_server: Server) -> None:
+    for path, body in SHORT.items():
+        if path not in ("/api/pull", "/api/embed", "/api/embeddings"):
+            answer = strict_server.post(body | {"colour": None, "audio": None}, path)
+            assert answer.status_code == 200 and "x-galago-warnings" not in answer.headers, answer.text
+
+
 def test_strict_servers_refuse_unknown_fields_of_every_api(strict_server: Server) -> None:
     for path, body in SHORT.items():
         if path not in ("/api/pull", "/api/embed", "/api/embeddings"):

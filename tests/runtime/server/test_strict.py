@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def test_what_would_change_the_answer_is_refused_by_strict_servers_and_warned_of
 ) -> None:
     answer = server.post(BODIES[path] | fields, path)
     assert answer.status_code == 200, answer.text
+    assert json.loads(answer.headers["x-galago-warnings"]) == answer.json()["warnings"]
     (warning,) = (text for text in answer.json()["warnings"] if problem in text)
     assert instead is None or instead in warning
     refused = strict_server.post(BODIES[path] | fields, path)

@@ -105,7 +105,7 @@ def test_what_stands_for_a_list_of_tools_is_read_with_a_warning(path: str, given
 def test_a_strict_tool_needs_a_schema(path: str) -> None:
     tool = function(path, "schema", "any")
     (tool.get("function") or tool)["strict"] = True
-    with pytest.raises(GalagoError, match="no JSON schema; a strict tool needs an object"):
+    with pytest.raises(GalagoError, match="not a JSON schema; a strict tool needs an object"):
         adapted(path, [tool])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .....models.errors import InvalidRequest
 from ....types.warnings import Warnings
 from ...http.request_io import convert_object, decode_object
@@ -35,6 +37,8 @@ def parse_lines(data: bytes, endpoint: str) -> tuple[list[LineRequest], list[Lin
 def _parse_line(text: bytes, endpoint: str, custom_ids: set[str]) -> LineRequest:
     warnings = Warnings()
     line = convert_object(decode_object(text, warnings), LineRequest, warnings)
+    if warnings:  # keeps what was replaced in a text, so that the line's answer will have the warnings about it
+        line.body = json.loads(text)["body"]
     if line.url != endpoint:
         raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")
     if line.custom_id in custom_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,6 +34,11 @@ class LineRequest(Struct, forbid_unknown_fields=True):
     method: Literal["POST"]
     url: str
     body: dict[str, Any]
+
+    @property
+    def encoded_body(self) -> bytes:
+        """The body as JSON, in which halves of surrogate pairs are as in the file."""
+        return json.dumps(self.body).encode()
 
 
 class LineError(Struct):

@@ -96,12 +96,14 @@ def in_background(request: values.Request) -> values.Request:
 
 
 @contextlib.contextmanager
-def api_field_names() -> Iterator[None]:
-    """Within it, errors about a field of the runtime's request name the API's field."""
+def api_field_names(warnings: Warnings | None = None) -> Iterator[None]:
+    """Within it, errors about a field of the runtime's request name the API's field, or the one that was given."""
     try:
         yield
     except GalagoError as error:
         with_api_field_name(error)
+        if warnings is not None:
+            error.param = warnings.caller_fields.get(error.param or "", error.param)
         raise
 
 

@@ -78,19 +78,18 @@ class Chat(Resource):
         # on a thread, because converting the request and preparing its prompt may take seconds
         prepared = await request_io.run_on_thread(request, partial(self._prepare, body, background), _Prepared.close)
         chat, model, warnings, choices = prepared
-        headers = request_io.warning_headers(warnings)
         completion_id, now = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         encoder = convert.ChatEncoder(completion_id, now, model, chat, warnings)
         if chat.stream:
-            return events.stream_response([choices], encoder, events.SSE, headers)
+            return events.stream_response([choices], encoder, events.SSE, request_io.warning_headers(warnings))
         with convert.api_field_names():
             answers = await request_io.unless_disconnected(request, events.collect([choices]))
-        return request_io.json_response(encoder.completion(answers), headers)
+        return request_io.answer_response(encoder.completion(answers))
 
     def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
         chat, warnings = request_io.parse_body(body, schema.ChatRequest, self.strict)
         chat.model = self.service.model_for(chat.model, warnings)
-        with convert.api_field_names():
+        with convert.api_field_names(warnings):
             count = convert.choice_count(chat)
             request = convert.to_request(chat, self.context.read_file, warnings)
             if background:

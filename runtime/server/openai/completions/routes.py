@@ -52,7 +52,6 @@ class Completions(Resource):
     async def _complete(self, request: Request, background: bool) -> Response:
         body = await request_io.read_body(request)
         prepared = await request_io.run_on_thread(request, partial(self._prepare, body, background), _Prepared.close)
-        headers = request_io.warning_headers(prepared.warnings)
         encoder = convert.CompletionEncoder(
             f"cmpl-{uuid.uuid4().hex}",
             int(time.time()),
@@ -63,10 +62,11 @@ class Completions(Resource):
             prepared.warnings,
         )
         if prepared.request.stream:
+            headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response(prepared.choices, encoder, events.SSE, headers)
         with api_field_names():
             answers = await request_io.unless_disconnected(request, events.collect(prepared.choices))
-        return request_io.json_response(encoder.completion(answers), headers)
+        return request_io.answer_response(encoder.completion(answers))
 
     def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.CompletionRequest, self.strict)
@@ -74,7 +74,7 @@ class Completions(Resource):
         prompts = convert.prompts(request.prompt, "prompt")
         prepared = _Prepared(request, request.model, warnings, [], [])
         try:
-            with api_field_names():
+            with api_field_names(warnings):
                 count = convert.choices_per_prompt(request, len(prompts))
                 requests = [convert.to_request(request, prompt, warnings) for prompt in prompts]
                 if background:

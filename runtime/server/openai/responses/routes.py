@@ -98,9 +98,8 @@ class Responses(Resource):
     async def create(self, request: Request) -> Response:
         body = await request_io.read_body(request)
         run = await request_io.run_on_thread(request, partial(self._prepare, body), self._runs.end)
-        headers = request_io.warning_headers(run.warnings)
         if run.request.stream:
-            end = partial(self._runs.end, run)
+            end, headers = partial(self._runs.end, run), request_io.warning_headers(run.warnings)
             return events.ChunkResponse(run.chunks(), run.encoder.fail, events.NAMED_SSE, headers, end)
         if run.request.background:
             task = asyncio.create_task(self._runs.answer(run))
@@ -110,7 +109,7 @@ class Responses(Resource):
             await request_io.unless_disconnected(request, self._runs.answer(run))
             if run.error is not None:
                 raise run.error
-        return request_io.json_response(run.response, headers)
+        return request_io.answer_response(run.response, run.warnings)
 
     def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> Run:
         return self._runs.prepare(self._runs.parse(*self._runs.decode(body)), disconnected)

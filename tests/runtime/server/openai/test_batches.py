@@ -118,6 +118,14 @@ def test_a_batch_with_media_is_answered_line_by_line(api: openai.OpenAI) -> None
     assert done.id in [listed.id for listed in api.batches.list()]
 
 
+def test_an_answer_in_a_batch_warns_of_a_character_that_was_cut(api: openai.OpenAI) -> None:
+    cut = json.dumps(line("a", chat_body("Hi \ud83d", max_tokens=1))).encode()
+    file = api.files.create(file=("lines.jsonl", cut), purpose="batch")
+    batch = api.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    (result,) = results(api, wait(api, batch.id, has_ended).output_file_id)
+    assert "half of a surrogate pair" in result["response"]["body"]["warnings"][0]
+
+
 def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, storing: Server) -> None:
     body = chat_body([image_part(DATA / "picture-5.png"), text_part("Count the shapes.")], cache=False)
     done = wait(api, start(api, [line("a", body)]).id, has_ended)

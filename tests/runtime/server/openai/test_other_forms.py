@@ -285,6 +285,23 @@ def test_the_form_of_the_answer_is_enforced_however_it_is_asked_for(
         assert [warning is not None and warning in one for one in warnings] == [True] * (warning is not None)
 
 
+BROKEN: dict[str, dict[str, Any]] = {
+    "guided_grammar": {"guided_grammar": "start: other"},
+    "guided_regex": {"guided_regex": "[a"},
+    "guided_json": {"guided_json": {"type": "nonsense"}},
+    "json_schema": {"json_schema": {"type": "nonsense"}},
+    "structured_outputs": {"structured_outputs": {"grammar": "start: other"}},
+    "grammar": {"grammar": "start: other"},
+}
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_an_error_of_a_form_names_the_field_that_asked_for_it(server: Server, field: str) -> None:
+    for path, prompt in (("/v1/chat/completions", {"messages": [ASK]}), ("/v1/completions", {"prompt": "a"})):
+        refused = server.post(prompt | BROKEN[field], path)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, field)
+
+
 def test_two_forms_of_the_answer_exclude_each_other(server: Server) -> None:
     both = {"response_format": {"type": "json_object"}, "guided_json": {"const": 7}}
     refused = server.post({"messages": [ASK]} | both)

@@ -1,30 +1,29 @@
 """A JSON file that several threads and processes read and update, and that damage cannot break.
 
-Writes go to a unique temporary file in the same folder, which then replaces the old one, so that a reader sees the old
-or the new content and never a part of it. Updates run under a lock file, so that none is lost.
+It is replaced as a whole and updated under a lock, see `kept_file`. It holds a checksum of its content, so that damage
+which is still JSON is detected too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
-import stat
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from . import kept_file
+from .log import log_once
 
 Content = TypeVar("Content")
 
 LOCK_NAME = ".json.lock"
 """One lock file serves all JSON files of a folder."""
 LOCK_TIMEOUT_SECONDS = 10.0
-MAX_BYTES = 256 << 20
-_STALE_SECONDS = 3600.0  # a temporary file this old belongs to a process that was killed
 
+_MIDDLE, _END = b'", "content":\n', b"\n}\n"
 _WRONG_CONTENT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 _unwritten: dict[Path, list[Callable[[Any], Any]]] = {}
@@ -72,7 +71,8 @@ class JsonFile(Generic[Content]):
                 self._lock(stack)
                 pending = self._pending()
                 content = change(self._apply(pending))
-                self._write(json.dumps(self._serialize(content), indent=1 if self._durable else None).encode())
+                text = json.dumps(self._serialize(content), indent=1 if self._durable else None)
+                self._write(seal(text.encode()))
         except OSError:
             if self._durable:
                 raise
@@ -96,68 +96,50 @@ class JsonFile(Generic[Content]):
 
     def _load(self) -> Content:
         try:
-            return self._parse(json.loads(self._read_bytes()))
+            return self._parse(json.loads(unseal(kept_file.read_file(self.path))))
         except FileNotFoundError:
             return self._empty()
-        except OSError:
+        except OSError as error:
             if self._durable:
                 raise
-            return self._empty()
+            log_once(f"{self.path} cannot be read and was ignored: {error.strerror}")
         except _WRONG_CONTENT as error:
             if self._durable:
                 raise ValueError(f"{self.path} is damaged") from error
-            return self._empty()
-
-    def _read_bytes(self) -> bytes:
-        if not stat.S_ISREG(self.path.stat().st_mode):  # opening a pipe would wait for a writer
-            raise OSError(None, "not a regular file", str(self.path))
-        with self.path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"{self.path} is larger than {MAX_BYTES} bytes")
-        return data
+            log_once(f"{self.path} was ignored: it is damaged, or of another version of Galago")
+        return self._empty()
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
         """Takes the folder's lock until `stack` closes.
 
-        If the file system has no locks, or a stopped process holds the lock, a cache continues without it. Then two
-        concurrent updates may lose one of them, but the file stays intact.
+        If a stopped process holds the lock, a cache continues without it. Then two concurrent updates may lose one of
+        them, but the file stays intact.
         """
-        import filelock  # here, because a worker reads such files at its start and never writes one
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path.parent / LOCK_NAME, timeout=LOCK_TIMEOUT_SECONDS)
+        lock = kept_file.locked(
+            self.path.parent / LOCK_NAME, f"another program writes {self.path}", timeout_seconds=LOCK_TIMEOUT_SECONDS
+        )
         try:
             stack.enter_context(lock)
-        except (OSError, NotImplementedError) as error:
-            if self._durable and isinstance(error, OSError):
+        except TimeoutError:
+            if self._durable:
                 raise
 
     def _write(self, data: bytes) -> None:
-        self._delete_stale()
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self._temporary_prefix, suffix=".tmp")
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-                if self._durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        kept_file.delete_abandoned(self.path.parent)
+        with kept_file.replacing(self.path, self._durable) as file:
+            file.write(data)
 
-    def _delete_stale(self) -> None:
-        """Deletes temporary files that killed processes left."""
-        for path in self._temporaries():
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - _STALE_SECONDS:
-                    path.unlink()
 
-    def _temporaries(self) -> Iterator[Path]:
-        return (path for path in self.path.parent.glob(".*.tmp") if path.name.startswith(self._temporary_prefix))
+def seal(content: bytes) -> bytes:
+    """Wraps JSON in an object with its checksum."""
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+    return b'{"checksum": "' + digest + _MIDDLE + content + _END
 
-    @property
-    def _temporary_prefix(self) -> str:
-        return f".{self.path.name}."
+
+def unseal(data: bytes) -> bytes:
+    """Returns the JSON that `seal` was given. Raises `ValueError` if a byte has changed."""
+    content = data[len(seal(b"")) - len(_END) : -len(_END)]
+    if data != seal(content):
+        raise ValueError("the checksum is wrong")
+    return content

@@ -1,14 +1,10 @@
-"""Tells the user, on standard error, what nobody asked for: a restart, a decision, a file that was ignored."""
+"""What the runtime logs: lines, and failures that it recovered from."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
+from ..models.log import log
 
-
-def log(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # standard error may be closed
-        print(f"galago: {line}", file=sys.stderr, flush=True)
+__all__ = ["RecoveredErrors", "log"]
 
 
 class RecoveredErrors:

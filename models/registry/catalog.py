@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..kept_file import read_file
+from ..log import log_once
 from ..paths import user_catalog_path
 
 TASKS = ("chat", "transcription", "speech", "embedding")
@@ -72,20 +74,28 @@ class CatalogEntry:
 def entries(user_path: Path | None = None) -> tuple[CatalogEntry, ...]:
     """Returns all models in the order of the files. Entries of the user's file come first and replace shipped ones.
 
-    Raises `ConfigError` with the file and row that are wrong.
+    If the user's file has a mistake, logs it and returns the shipped entries.
     """
     shipped = _read(
         resources.files(__package__).joinpath("catalog.toml").read_bytes(), "catalog.toml", user_defined=False
     )
-    path = user_path or user_catalog_path()
     try:
-        own = _read(path.read_bytes(), str(path), user_defined=True)
-    except FileNotFoundError:
+        own = read_user_catalog(user_path or user_catalog_path())
+    except ConfigError as error:
+        log_once(f"your own catalog was ignored: {error.message}")
         return shipped
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", str(path)) from error
     names = {entry.name for entry in own}
     return (*own, *(entry for entry in shipped if entry.name not in names))
+
+
+def read_user_catalog(path: Path) -> tuple[CatalogEntry, ...]:
+    """Raises `ConfigError` with the file and row that are wrong."""
+    try:
+        return _read(read_file(path), str(path), user_defined=True)
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", str(path)) from error
 
 
 def find(name: str) -> CatalogEntry | None:

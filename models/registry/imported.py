@@ -19,6 +19,8 @@ from ..fingerprint import fingerprint
 from ..gguf.reader import read_header
 from ..hub.cache import write_error
 from ..json_file import JsonFile
+from ..kept_file import read_file
+from ..log import log_once
 from ..paths import data_folder
 from . import catalog, pairing
 from .name import BUILTIN
@@ -117,24 +119,30 @@ def remove(name: str) -> bool:
 
 
 def read_list() -> list[ImportedModel]:
-    """Returns the imported models. Raises `ConfigError` if the list is damaged."""
+    """Returns the imported models: none, after a line in the log, if the list cannot be read."""
     file = _file()
     try:
         return file.read()
     except OSError as error:
-        raise ConfigError(f"{file.path} cannot be read: {error.strerror}", "import") from error
-    except ValueError as error:
-        raise ConfigError(
-            f"the list of imported models, {file.path}, is damaged; delete it, and import the models again", "import"
-        ) from error
+        log_once(f"the list of imported models was ignored, because {file.path} cannot be read: {error.strerror}")
+    except ValueError:
+        log_once(f"the list of imported models was ignored: {_damaged(file.path)}")
+    return []
 
 
 def _update(change: Callable[[list[ImportedModel]], list[ImportedModel]]) -> list[ImportedModel]:
+    """Raises `ConfigError` if the list is damaged or cannot be written, and does not overwrite it."""
     file = _file()
     try:
         return file.update(change)
     except OSError as error:
         raise write_error(file.path, error) from error
+    except ValueError as error:
+        raise ConfigError(f"the list of imported models cannot be changed: {_damaged(file.path)}", "import") from error
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged; delete it, and import the models again"
 
 
 def _file() -> JsonFile[list[ImportedModel]]:
@@ -200,12 +208,10 @@ def _models_in_folder(folder: Path, names: Sequence[str], top: Path) -> Iterator
 def _models_in_ollama(place: Path) -> Iterator[ImportedModel]:
     """Yields the models in Ollama's folder. A manifest lists the blobs of weights and projector."""
     for path in sorted((place / "manifests").rglob("*")):
-        if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
-            continue
         try:
-            layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
+            layers = json.loads(read_file(path, _MAX_MANIFEST_BYTES))["layers"]
             blobs = {layer["mediaType"].rpartition(".")[2]: _blob_path(place, layer["digest"]) for layer in layers}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not a manifest, or of an unknown kind
         weights, projector = blobs.get("model"), blobs.get("projector")
         if weights is not None and weights.is_file():

@@ -40,6 +40,7 @@ from ...models import sensors
 from ...models.device import this_machine
 from ...models.errors import ConfigError, EngineCrashed, ModelError
 from ...models.fingerprint import fingerprint
+from ...models.log import log_once
 from ...runtime.config import default_threads
 from ...runtime.process.spawn import RunningChild
 from ...runtime.python_api import load
@@ -187,17 +188,22 @@ def _open_log(plan: EvaluationPlan, kind: str, variant: ModelVariant) -> RecordL
 def _score_passages(plan: EvaluationPlan, variant: ModelVariant, progress: ProgressEstimator) -> list[Record]:
     """Returns a record of every passage whose modality the baseline and the variant support."""
     log = _open_log(plan, FIDELITY, variant)
+    baseline, rows = plan.variants[0], plan.work_folder / "baseline.rows"
+    if variant is baseline and not fidelity_job.is_intact(rows, log.records):
+        log_once(f"{rows} is damaged; the baseline is measured again")
+        log.delete()
+        rows.unlink(missing_ok=True)
+        log = _open_log(plan, FIDELITY, variant)
     if log.complete:
         progress.skip(FIDELITY)
         return log.records
-    baseline = plan.variants[0]
     job = FidelityJob(
         str(variant.model.path),
         str(variant.projector.path if variant.projector else ""),
         tuple(map(str, plan.questions)),
         tuple(map(str, plan.texts)),
         plan.limit,
-        str(plan.work_folder / "baseline.rows"),
+        str(rows),
         "" if variant is baseline else str(_log_path(plan, FIDELITY, baseline)),
         str(_log_path(plan, FIDELITY, variant)),
         plan.threads,

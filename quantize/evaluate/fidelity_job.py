@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ...models import units
 from ...models.errors import ConfigError, GalagoError, InvalidRequest, ModelError
 from ...models.files import ModelFiles
+from ...models.kept_file import open_file
 from ...models.registry.resolve import resolve
 from ...runtime.cache.disk_cache import DiskCache
 from ...runtime.config import default_threads
@@ -256,11 +257,15 @@ class _BaselineScorer:
 
     def score(self, name: str, window: TokenWindow) -> Record:
         nll: list[float] = []
+        start, digest = self._file.tell(), hashlib.blake2b(digest_size=16)
         for logp in map(log_probs, self._reader.logits(window)):
-            self._file.write(pack(logp).tobytes())
+            packed = pack(logp).tobytes()
+            self._file.write(packed)
+            digest.update(packed)
             nll += _nll(logp, window.targets[len(nll) :])
         self._file.flush()
-        return {"rows": window.rows, "nll": nll}
+        size = self._file.tell() - start
+        return {"rows": window.rows, "nll": nll, "bytes": size, "digest": digest.hexdigest()}
 
 
 class _VariantScorer:
@@ -294,6 +299,23 @@ class _VariantScorer:
             same += (base.argmax(axis=1) == logp.argmax(axis=1)).astype(int).tolist()
             nll += _nll(logp, window.targets[len(nll) :])
         return {"rows": window.rows, "kl": kl, "same": same, "nll": nll}
+
+
+def is_intact(rows: Path, records: Sequence[Record]) -> bool:
+    """Whether the baseline's probabilities in `rows` are those that its records describe."""
+    try:
+        with open_file(rows) as file:
+            return all(_next_digest(file, record["bytes"]) == record["digest"] for record in records)
+    except (OSError, KeyError):
+        return not records
+
+
+def _next_digest(file: BinaryIO, size_bytes: int) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    while size_bytes and (data := file.read(min(size_bytes, _COMPARED_BYTES))):
+        digest.update(data)
+        size_bytes -= len(data)
+    return digest.hexdigest()
 
 
 def _nll(logp: LogProbs, targets: Sequence[int]) -> list[float]:

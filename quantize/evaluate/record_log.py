@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from ...models.errors import ConfigError
+from ...models.kept_file import locked, open_file
+from ...models.log import log_once
 
 Record = dict[str, Any]
-_END = b"null\n"
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Locks a folder against other processes. Raises `ConfigError` if one of them holds it."""
+    """Locks a folder against other processes, and waits while one of them holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / "lock", timeout=0):
-            yield
-    except filelock.Timeout:
-        raise ConfigError("the same evaluation is already running; wait for it to finish, or stop it") from None
+    with locked(folder / "lock", "another program measures the same variants on the same questions"):
+        yield
 
 
 class RecordLog:
-    """The records of a file, and those appended to it. A line that was cut off is ignored.
+    """The records of a file, and those appended to it. Each line begins with a checksum.
 
-    `complete` says that `finish` was called, so no record is missing. Raises `ConfigError` if the file is damaged.
+    A line that was cut off is ignored, as are a damaged line and all that follow it, because records have an order.
+    `complete` says that `finish` was called, so no record is missing.
     """
 
     def __init__(self, path: Path) -> None:
-        data = path.read_bytes() if path.exists() else b""
-        lines = [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
-        try:
-            values = [json.loads(line) for line in lines]
-        except ValueError:
-            raise ConfigError(f"{path} is damaged; delete it to measure again") from None
-        self.complete = values[-1:] == [None]
-        self.records: list[Record] = [value for value in values if value is not None]
         self._path = path
-        self._size_bytes = sum(map(len, lines))
+        self._size_bytes = 0
+        self.complete = False
+        self.records: list[Record] = []
+        for line in self._read().split(b"\n")[:-1]:
+            try:
+                record = _decode(line)
+            except ValueError:
+                log_once(f"measurements in {path} are damaged, or of another version of Galago; they are made again")
+                break
+            self._size_bytes += len(line) + 1
+            self.complete = record is None
+            self.records += [] if record is None else [record]
 
     def append(self, record: Record) -> None:
         self.extend([record])
@@ -51,19 +52,56 @@ class RecordLog:
     def extend(self, records: Iterable[Record]) -> None:
         new = list(records)
         self.records += new
-        self._write(b"".join(json.dumps(record).encode() + b"\n" for record in new))
+        self._write(b"".join(map(_encode, new)))
 
     def finish(self) -> None:
         self.complete = True
-        self._write(_END)
+        self._write(_encode(None))
 
     def delete(self) -> None:
         self._path.unlink(missing_ok=True)
 
+    def _read(self) -> bytes:
+        try:
+            with open_file(self._path) as file:
+                return file.read()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            log_once(f"{self._path} cannot be read and was ignored: {error.strerror}")
+            return b""
+
     def _write(self, data: bytes) -> None:
-        self._path.touch()
-        with self._path.open("r+b") as file:
-            file.seek(self._size_bytes)
-            file.truncate()
-            file.write(data)
+        """Raises `ConfigError` if the disk is full, or the file cannot be written for another reason."""
+        try:
+            if not self._path.is_file():  # absent, or a pipe or link in its place
+                self._path.unlink(missing_ok=True)
+            self._path.touch()
+            with self._path.open("r+b") as file:
+                file.seek(self._size_bytes)
+                file.truncate()
+                file.write(data)
+        except OSError as error:
+            raise ConfigError(
+                f"measurements cannot be saved in {self._path}: {error.strerror}. Those saved before are kept: free "
+                "some space there, and run the same command again to resume"
+            ) from error
         self._size_bytes += len(data)
+
+
+def _encode(record: Record | None) -> bytes:
+    text = json.dumps(record).encode()
+    return _checksum(text) + b" " + text + b"\n"
+
+
+def _decode(line: bytes) -> Record | None:
+    """Raises `ValueError` if a byte of the line has changed."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != _checksum(text):
+        raise ValueError("the checksum is wrong")
+    record: Record | None = json.loads(text)
+    return record
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=8).hexdigest().encode()

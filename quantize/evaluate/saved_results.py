@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,15 @@ def save(results: EvaluationResults) -> None:
 
 
 def _file(path: Path) -> JsonFile[EvaluationResults]:
-    return JsonFile(path, lambda value: value, dict)
+    return JsonFile(path, _parse, dict)
+
+
+def _parse(results: Any) -> EvaluationResults:
+    """Raises an error for results that `find_latest` and `describe` could not read."""
+    for variant in results["variants"]:
+        describe({"made": str(results["made"]), "variant": variant, "recommended": results["recommended"]})
+        str(variant["key"])
+    return dict(results)
 
 
 def find_latest(model: Path, projector: Path | None) -> dict[str, Any] | None:
@@ -47,11 +54,10 @@ def find_latest(model: Path, projector: Path | None) -> dict[str, Any] | None:
         return None
     key = pair_fingerprint(model, projector)
     for path in folder().glob("*.json"):
-        with contextlib.suppress(KeyError, TypeError):  # of another version, or damaged
-            results = _file(path).read()
-            for variant in results["variants"]:
-                if variant["key"] == key and (latest is None or results["made"] > latest["made"]):
-                    latest = {"made": results["made"], "variant": variant, "recommended": results["recommended"]}
+        results = _file(path).read()  # empty if it is damaged or of another version
+        for variant in results.get("variants", ()):
+            if variant["key"] == key and (latest is None or str(results["made"]) > latest["made"]):
+                latest = {"made": str(results["made"]), "variant": variant, "recommended": results["recommended"]}
     return latest
 
 

@@ -6,6 +6,7 @@ The results are kept in the cache folder, for each processor, number of threads 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from importlib import util
@@ -59,10 +60,18 @@ def run(types: Collection[str], threads: int) -> MachineBenchmark:
 def _benchmark(row: Any) -> MachineBenchmark | None:
     """Returns `None` if the row is not a benchmark."""
     try:
-        types = {name: WeightTypeSpeed(**rate) for name, rate in row["types"].items()}
-        return MachineBenchmark(**(row | {"types": types}))
-    except (TypeError, KeyError, AttributeError):
+        types = {str(name): WeightTypeSpeed(**_numbers(rate)) for name, rate in row["types"].items()}
+        rest = {name: value for name, value in row.items() if name != "types"}
+        return MachineBenchmark(**_numbers(rest), types=types)
+    except (TypeError, ValueError, KeyError, AttributeError):
         return None
+
+
+def _numbers(row: Any) -> dict[str, Any]:
+    """Raises `ValueError` if a value is not a finite number."""
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in row.values()):
+        raise ValueError("not a number")
+    return dict(row)
 
 
 def _key(threads: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,29 @@ def test_user_entries_come_first_and_replace_shipped_ones(tmp_path: Path) -> Non
     ],
 )
 def test_a_mistake_names_file_and_row(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_text(text)
     with pytest.raises(ConfigError, match=words) as caught:
-        own(tmp_path, text)
+        catalog.read_user_catalog(path)
     assert "catalog.toml" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["mistake", "zeros", "pipe", "folder", "loop"])
+def test_an_unusable_catalog_of_the_user_is_ignored_and_logged_once(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "catalog.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path.write_bytes(b"[[model]" if kind == "mistake" else bytes(1000))
+    for _ in range(2):
+        assert len(catalog.entries(path)) >= 15
+    assert capsys.readouterr().err.count("your own catalog was ignored") == 1
 
 
 def test_similar_names_are_found() -> None:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galago.models.errors import ConfigError, GGUFError, NotFound
-from galago.models.registry import imported, installed
+from galago.models.json_file import seal
+from galago.models.registry import catalog, imported, installed
 from galago.models.registry.imported import ImportedModel
 from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
@@ -123,16 +124,19 @@ def test_files_that_are_not_models_are_rejected(tmp_path: Path) -> None:
     assert imported.read_list() == []
 
 
-def test_a_damaged_list_is_reported_and_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["[", "{}x", '[{"name": 3}]', "[1]", "3"])
+def test_a_damaged_list_is_ignored_with_a_line_in_the_log_and_not_overwritten(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     imported.add([ImportedModel("a", (WEIGHTS,), None, "here")])
     path = tmp_path / "data/galago/imported.json"
-    for text in ("[", "{}x", '[{"name": 3}]', "[1]", "3"):
-        path.write_text(text)
-        with pytest.raises(ConfigError, match="is damaged; delete it"):
-            imported.read_list()
+    for data in (text.encode(), seal(text.encode())):
+        path.write_bytes(data)
+        assert imported.read_list() == [] and catalog.find("gemma3-4b")
         with pytest.raises(ConfigError, match="is damaged; delete it"):
             imported.add([ImportedModel("b", (WEIGHTS,), None, "here")])
-        assert path.read_text() == text
+        assert path.read_bytes() == data
+    assert capsys.readouterr().err.count("is damaged; delete it") == 1
 
 
 JSON = st.recursive(

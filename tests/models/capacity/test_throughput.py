@@ -23,6 +23,7 @@ from galago.models.capacity.throughput import (
 from galago.models.errors import EngineError
 from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
+from galago.models.json_file import seal, unseal
 from galago.models.registry.catalog import CatalogEntry, CatalogQuant, entries
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference import machine_benchmark
@@ -119,12 +120,14 @@ def test_this_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path
         and found.types["Q8_0"].bytes_per_second > 1e8
         and found.types["Q8_0"].products_per_second > 1e8
     )
-    [(key, row)] = json.loads(machine_benchmark._benchmarks().path.read_text()).items()
+    path = machine_benchmark._benchmarks().path
+    [(key, row)] = json.loads(unseal(path.read_bytes())).items()
     row["types"]["F16"] = {"bytes_per_second": 3.0, "products_per_second": 4.0, "output_seconds": 0.0}
-    machine_benchmark._benchmarks().path.write_text(json.dumps({key: row}))
+    path.write_bytes(seal(json.dumps({key: row}).encode()))
     assert asdict(machine_benchmark.measured(["Q8_0", "F16"])) == row  # nothing was measured again
-    for damaged in ("{", '["no"]', json.dumps({key: {"types": 3}})):
-        machine_benchmark._benchmarks().path.write_text(damaged)
+    text_for_number = {**row, "layer_seconds": "1"}
+    for damaged in ("{", '["no"]', json.dumps({key: {"types": 3}}), json.dumps({key: text_for_number})):
+        path.write_bytes(seal(damaged.encode()))
         assert machine_benchmark._benchmark(machine_benchmark._benchmarks().read().get(key)) is None
 
 

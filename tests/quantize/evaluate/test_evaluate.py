@@ -16,7 +16,6 @@ from galago.models.registry.resolve import builtin_folder
 from galago.quantize.evaluate import passages, runtime_cost, saved_results
 from galago.quantize.evaluate.evaluation import EvaluationPlan, _measure_costs, measure_quality
 from galago.quantize.evaluate.progress_estimate import ProgressEstimator
-from galago.quantize.evaluate.record_log import exclusive
 from galago.quantize.evaluate.report.page import render
 from galago.quantize.evaluate.variant_grid import ModelVariant, VariantFile, variant_grid
 from galago.runtime.cache.disk_cache import entries
@@ -173,13 +172,6 @@ def test_rounds_alternate_and_the_best_counts() -> None:
 
     runtime_cost.alternate_rounds(pair, 3, measure)
     assert "".join(order) == "ABBAAB"
-
-
-def test_two_processes_cannot_write_the_same_records(tmp_path: Path) -> None:
-    with exclusive(tmp_path), pytest.raises(ConfigError, match="already running"), exclusive(tmp_path):
-        pass
-    with exclusive(tmp_path):
-        pass
 
 
 def test_the_largest_pair_of_a_grid_comes_first(tmp_path: Path) -> None:

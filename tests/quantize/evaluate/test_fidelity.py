@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -150,8 +149,9 @@ def test_an_interrupted_run_resumes(job: FidelityJob) -> None:
     whole, rows = RecordLog(Path(job.records)).records, Path(job.rows).read_bytes()
     lines = Path(job.records).read_bytes().splitlines(keepends=True)
     again = replace(job, rows=job.rows + "-again", records=job.records + "-again")
-    marked = [json.dumps(record | {"kept": True}).encode() + b"\n" for record in whole[:3]]
-    Path(again.records).write_bytes(b"".join(marked) + lines[3][:20])
+    RecordLog(Path(again.records)).extend(record | {"kept": True} for record in whole[:3])
+    with Path(again.records).open("ab") as file:
+        file.write(lines[3][:20])
     kept = sum(record["rows"] for record in whole[:3]) * (len(rows) // sum(record["rows"] for record in whole))
     Path(again.rows).write_bytes(rows[: kept + 77])
     assert ["kept" in record for record in score(again)] == [True] * 3 + [False] * (len(whole) - 3)

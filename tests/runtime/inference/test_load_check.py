@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from galago.models.errors import ModelError
+from galago.models.json_file import unseal
 from galago.models.registry.resolve import resolve
 from galago.runtime.inference import load_check
 from galago.runtime.process import spawn
@@ -48,11 +49,11 @@ def test_a_file_that_passed_is_remembered_by_its_hash(tmp_path: Path, own_cache:
     for name in ("model.gguf", "copy.gguf"):
         (tmp_path / name).write_bytes(data)
         load_check.check_loading(resolve(tmp_path / name))
-        assert len(json.loads(own_cache.read_text())) == 1
+        assert len(json.loads(unseal(own_cache.read_bytes()))) == 1
     at = data.index(b"galago-builtin")
     (tmp_path / "model.gguf").write_bytes(data[:at] + b"Galago-builtin" + data[at + 14 :])
     load_check.check_loading(resolve(tmp_path / "model.gguf"))
-    assert len(json.loads(own_cache.read_text())) == 2
+    assert len(json.loads(unseal(own_cache.read_bytes()))) == 2
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no such limit")
@@ -66,7 +67,7 @@ def test_a_damaged_list_is_replaced(tmp_path: Path, own_cache: Path) -> None:
     own_cache.parent.mkdir()
     own_cache.write_text("{")
     load_check.check_loading(resolve(BUILTIN.weights))
-    assert len(json.loads(own_cache.read_text())) == 1
+    assert len(json.loads(unseal(own_cache.read_bytes()))) == 1
 
 
 def test_the_builtin_model_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from galago.models.errors import EngineError
+from galago.models.json_file import seal, unseal
 from galago.runtime.llamacpp.devices import describe_build
 from galago.runtime.pool import llama_build
 from galago.runtime.pool.llama_build import installed_build
@@ -58,7 +59,7 @@ def test_a_build_without_gpu_backends_is_asked_once(monkeypatch: pytest.MonkeyPa
     assert child.starts == 1
     monkeypatch.setattr(llama_build, "_key", lambda: "another build")
     installed_build()
-    assert child.starts == 2 and list(json.loads(cache.read_text())) == ["another build"]
+    assert child.starts == 2 and list(json.loads(unseal(cache.read_bytes()))) == ["another build"]
 
 
 def test_a_build_with_gpu_backends_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +70,11 @@ def test_a_build_with_gpu_backends_is_asked_each_time(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"x": {}}', '{"x": {"features": 1, "gpu_backends": [], "gpus": []}}'])
 def test_a_damaged_file_is_replaced(monkeypatch: pytest.MonkeyPatch, cache: Path, content: str) -> None:
-    cache.write_text(content)
+    cache.write_bytes(seal(content.encode()))
     monkeypatch.setattr(llama_build, "_key", lambda: "x")
     answer_with(monkeypatch, ChildResult(0, json.dumps(CPU).encode()))
     assert installed_build().features == {"AVX2"}
-    assert json.loads(cache.read_text()) == {"x": CPU}
+    assert json.loads(unseal(cache.read_bytes())) == {"x": CPU}
 
 
 @pytest.mark.parametrize(

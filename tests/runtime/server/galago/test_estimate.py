@@ -18,6 +18,7 @@ from galago.models.capacity.throughput import (
     matrix_types,
     token_costs,
 )
+from galago.models.json_file import seal
 from galago.models.registry.resolve import resolve
 from galago.runtime import LocalModel, load
 from galago.runtime.inference import machine_benchmark
@@ -30,7 +31,7 @@ def settle(folder: Path) -> str:
     """Has this machine measured already, for models on one thread."""
     file = folder / "galago" / "benchmark.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({machine_benchmark._key(1): asdict(MACHINE)}))
+    file.write_bytes(seal(json.dumps({machine_benchmark._key(1): asdict(MACHINE)}).encode()))
     return str(folder)
 
 

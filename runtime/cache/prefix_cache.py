@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -41,7 +41,7 @@ class PrefixCache:
         self._whole_only = whole_only
         self._in_memory: list[CachedPrefix] = []
         self._disk = disk
-        self._on_disk = [] if disk is None else [_from_metadata(e.metadata, e.path) for e in disk.entries("state")]
+        self._on_disk = [] if disk is None else list(_stored_prefixes(disk))
 
     @property
     def is_persistent(self) -> bool:
@@ -66,7 +66,7 @@ class PrefixCache:
         for old in [p for p in self._on_disk if self._replaces(prefix, p.items, p.adapters)]:
             assert old.path is not None
             self._on_disk.remove(old)
-            old.path.unlink(missing_ok=True)
+            self._disk.delete(old.path)
         metadata = {"items": [_to_json(item) for item in prefix.items], "adapters": prefix.adapters}
         name = blake2b(json.dumps(metadata).encode()).hexdigest()
         self._disk.put("state", name, metadata, prefix.data)
@@ -114,6 +114,14 @@ def _to_json(item: Item) -> Any:
     return item if isinstance(item, int) else [item.kind, item.cells, item.positions, item.digest.hex()]
 
 
+def _stored_prefixes(disk: DiskCache) -> Iterator[CachedPrefix]:
+    for entry in disk.entries("state"):
+        try:
+            yield _from_metadata(entry.metadata, entry.path)
+        except (KeyError, ValueError, TypeError):
+            disk.warn(f"{entry.path} is of another version of Galago and was ignored")
+
+
 def _from_metadata(metadata: dict[str, Any], path: Path) -> CachedPrefix:
     items: list[Item] = []
     for item in metadata["items"]:
@@ -121,5 +129,5 @@ def _from_metadata(metadata: dict[str, Any], path: Path) -> CachedPrefix:
             kind, cells, positions, digest = item
             items.append(MediaSpan(kind, cells, positions, bytes.fromhex(digest), RELEASED_PAYLOAD))
         else:
-            items.append(item)
+            items.append(int(item))
     return CachedPrefix(items, tuple(metadata["adapters"]), path=path)

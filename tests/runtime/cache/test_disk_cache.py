@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,7 @@ from galago.models.errors import ConfigError
 from galago.models.registry.resolve import builtin_folder
 from galago.runtime import load
 from galago.runtime.cache.disk_cache import MAX_AGE_DAYS, DiskCache, clear, entries, trim
+from galago.runtime.cache.prefix_cache import PrefixCache
 
 STORY = "Sam has a red ball in the park. Where is the ball? Who has the ball? What color is it?"
 
@@ -50,27 +55,103 @@ def test_only_the_owner_can_read_the_folder(folder: Path) -> None:
         open_cache(folder)
 
 
-@pytest.mark.parametrize("at", [0, 16, 22, 60, -40, -1])
-def test_a_damaged_file_is_ignored_with_a_warning(folder: Path, at: int) -> None:
-    path = put(folder, "a", b"d" * 100)
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0xFF
-    path.write_bytes(content)
-    warnings: list[str] = []
-    cache = open_cache(folder, warnings=warnings)
-    list(cache.entries("state"))
-    assert cache.read(path) is None
-    assert any(path.name in line for line in warnings) or at in (16, 22)
-
-
-def test_a_truncated_file_is_ignored(folder: Path) -> None:
-    path = put(folder, "a", b"d" * 100)
+def test_a_changed_bit_anywhere_is_detected_with_a_warning(folder: Path) -> None:
+    path = put(folder, "a", b"data")
     whole = path.read_bytes()
-    for size in (0, 5, 18, 30, len(whole) - 1):
-        path.write_bytes(whole[:size])
-        cache = open_cache(folder)
-        list(cache.entries("state"))
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        warnings: list[str] = []
+        cache = open_cache(folder, warnings=warnings)
         assert cache.read(path) is None
+        assert [entry.metadata["items"] for entry in cache.entries("state")] in ([], [[1]])
+        assert len(warnings) == 1 and path.name in warnings[0]
+        PrefixCache(0, cache)
+        cache.close()
+
+
+def test_a_truncated_or_empty_file_is_ignored(folder: Path) -> None:
+    path = put(folder, "a", b"data")
+    whole = path.read_bytes()
+    for data in [whole[:size] for size in range(len(whole))] + [bytes(len(whole))]:
+        path.write_bytes(data)
+        cache = open_cache(folder)
+        PrefixCache(0, cache)
+        assert cache.read(path) is None
+        cache.close()
+
+
+def test_a_file_under_the_name_of_another_is_ignored(folder: Path) -> None:
+    one, other = put(folder, "a"), put(folder, "b", b"other")
+    other.replace(one)
+    assert open_cache(folder).read(one) is None and not list(open_cache(folder).entries("state"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "missing target"])
+def test_what_is_no_file_is_ignored_with_one_warning(folder: Path, kind: str) -> None:
+    path, warnings = put(folder, "a"), list[str]()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else folder / "nothing")
+    cache = open_cache(folder, warnings=warnings)
+    PrefixCache(0, cache)
+    assert cache.read(path) is None and cache.read(path) is None
+    assert len(warnings) == (0 if kind == "missing target" else 1)
+    assert put(folder, "a") == path
+    assert (open_cache(folder).read(path) == b"data") == (kind != "folder")
+
+
+def test_an_entry_of_another_shape_is_skipped(folder: Path) -> None:
+    shapes: list[Any] = [{}, {"items": 3, "adapters": []}, {"items": [["image"]], "adapters": []},
+                         {"items": [["image", 1, 1, "not hex"]], "adapters": []}, {"items": [None], "adapters": []},
+                         {"items": [1], "adapters": 3}]  # fmt: skip
+    cache, warnings = open_cache(folder), list[str]()
+    for i, shape in enumerate(shapes):
+        cache.put("state", str(i), shape, b"data")
+    cache.close()
+    assert PrefixCache(0, open_cache(folder, warnings=warnings)).find([1], ()) == (None, 0)
+    assert len(warnings) == len(shapes)
+
+
+def test_a_folder_that_cannot_be_changed_is_used_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, warnings = [put(folder, name) for name in "ab"], list[str]()
+
+    def read_only(*_given: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "utime", "replace", "link"):  # root may write anywhere, so permissions prove nothing
+        monkeypatch.setattr(f"os.{name}", read_only)
+    trim(folder, 0)
+    cache = DiskCache(folder, "k", 1, warnings.append)
+    assert [cache.read(path) for path in paths] == [b"data", b"data"]
+    cache._limit = 1000
+    for name in "cd":
+        cache.put("state", name, {}, b"data")
+    cache.close()
+    assert len(warnings) == 1 and "could not be written: Read-only" in warnings[0]
+    with pytest.raises(ConfigError, match="cannot be deleted: Read-only"):
+        clear(folder)
+
+
+def test_nothing_is_left_by_a_process_killed_while_it_writes(folder: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from galago.runtime.cache import disk_cache
+cache = disk_cache.DiskCache(Path(sys.argv[1]), ["k"], 1 << 30, print)
+os.replace = lambda *paths: os.kill(os.getpid(), 9)
+cache.put("state", "a", {}, b"what a person wrote")
+cache.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    assert done.returncode == -9
+    left = list(folder.iterdir())
+    assert len(left) <= 1  # the complete file, between its two names
+    (folder / ".abc.part").write_text("what a person wrote to Galago 0.1")
+    assert clear(folder) == len(left) + 1 and not list(folder.iterdir())
 
 
 def test_the_oldest_files_beyond_the_limit_and_all_beyond_the_age_are_deleted(folder: Path) -> None:

@@ -332,7 +332,7 @@ class FaultyDiskCache(DiskCache):
         self._faults.check("disk cache")
         super().put(kind, name, metadata, data)
 
-    def read(self, path: Path) -> bytes | None:
+    def read(self, path: Path) -> bytes | memoryview | None:
         self._faults.check("disk cache")
         return super().read(path)
 

@@ -23,6 +23,27 @@ VARIABLES = {
 """The variables that matter to users, with what they do. `docs/reference/environment.md` is made of them. The variables
 of limits are in `docs/reference/limits.md`."""
 
+_CHILD_NAMES = frozenset(
+    # where things are, and the language
+    "PATH HOME USERPROFILE TMPDIR TEMP TMP LANG LANGUAGE TZ "
+    "XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME XDG_CONFIG_DIRS XDG_DATA_DIRS APPDATA LOCALAPPDATA PROGRAMDATA "
+    "HF_HOME HF_HUB_CACHE HUGGINGFACE_HUB_CACHE HF_HUB_OFFLINE "
+    # what Windows programs need to start
+    "SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT NUMBER_OF_PROCESSORS "
+    # libraries and GPU drivers
+    "LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH DYLD_FALLBACK_LIBRARY_PATH DYLD_INSERT_LIBRARIES LLAMA_CPP_LIB_PATH "
+    "GLIBC_TUNABLES NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES GPU_DEVICE_ORDINAL VK_DRIVER_FILES "
+    "VK_ADD_DRIVER_FILES VK_ICD_FILENAMES VK_LAYER_PATH "
+    # our own
+    "GALAGO_NATIVE_LOG".split()
+)
+_CHILD_PREFIXES = tuple(
+    "LC_ PYTHON OMP_ GOMP_ KMP_ OPENBLAS_ MKL_ MALLOC_ GGML_ CUDA_ HIP_ HSA_ ROCM_ ROCR_ VK_LOADER_ RADV_ SYCL_ "
+    "ONEAPI_ ZE_ MTL_ GALAGO_LIMIT_ GALAGO_TEST_".split()
+)
+"""The variables that a child gets, if they are set. No others: they may hold keys and tokens, and a child that opens
+untrusted files may be taken over."""
+
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
@@ -56,6 +77,15 @@ def prepare_native_environment() -> None:
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 
 
+def program_environment() -> dict[str, str]:
+    """Returns the environment for any child: what of this process's own is on the list."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _CHILD_NAMES or name.upper().startswith(_CHILD_PREFIXES)
+    }
+
+
 def worker_environment() -> dict[str, str]:
     """Returns the environment for a child that only runs llama.cpp. Variables that the user has set win.
 
@@ -69,7 +99,7 @@ def worker_environment() -> dict[str, str]:
     """
     heap = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
     spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-    return {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"} | heap | spin | dict(os.environ)
+    return {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1"} | heap | spin | program_environment()
 
 
 def cpu_environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ from ...runtime.llamacpp.devices import gpus
 from ...runtime.llamacpp.library import build_info
 from ...runtime.llamacpp.projector import MediaChunk, Projector, embedded_by, encode_first
 from ...runtime.llamacpp.weights import Weights
+from ...runtime.process.limits import limit_this_process
 from ...runtime.process.spawn import python_command
 from ...runtime.types.messages import Message
 from ...runtime.types.prompt import BatchToken, Item, MediaSpan
@@ -341,6 +342,7 @@ def command(job: FidelityJob) -> list[str]:
 
 
 if __name__ == "__main__":
+    limit_this_process()
     fields = json.loads(sys.argv[1])
     try:
         run(FidelityJob(**(fields | {"questions": tuple(fields["questions"]), "texts": tuple(fields["texts"])})))

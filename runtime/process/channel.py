@@ -1,28 +1,35 @@
 """Carries messages between a worker and the process that started it: the connection, and the bytes on it.
 
-Every array in the bytes begins with the number of its class. Decoding therefore makes values of the classes listed here
-and nothing else, whoever wrote the bytes.
+A worker may be taken over by a hostile model, so its end is not trusted. The length of what it writes is checked before
+memory is taken, and msgspec decodes only what the type of a message allows. Anything else is an `UnexpectedMessage`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
+import sys
 import threading
+import time
 from collections import deque
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from msgspec import Raw, msgpack
+from msgspec import Meta, MsgspecError, Raw, Struct, defstruct, msgpack
+from msgspec.structs import astuple
 
 from ...models import errors
-from ...models.errors import GalagoError, InvalidRequest
-from ...models.files import AdapterFile
-from ..config import ModelConfig
-from ..types import events, messages, model_info, placement, request, tasks
-from . import messages as protocol
+from ...models.errors import GalagoError, InvalidRequest, RequestTooLarge
+from ..types.events import Timings
+from ..types.limits import limit, limit_error
+from ..types.model_info import Stats
+from .messages import FromWorker, Heartbeat, LoadProgress, ToWorker, UnexpectedMessage
 from .spawn import PipeEnd
 
 COALESCE_SECONDS = 0.012
@@ -30,25 +37,49 @@ COALESCE_SECONDS = 0.012
 two processes and the client, on the cores that compute the next token: one write per token costs a small model a tenth
 of its speed."""
 
+MAX_REQUEST_BYTES = (1 << 31) - 64
+"""The largest message to a worker: the length of a write is a signed number of four bytes."""
+
+_MAX_MESSAGES = 4096
+"""Messages in one write."""
+
+_HEADER_BYTES = 4
+"""Before each write: its length, as `multiprocessing.connection.Connection` writes it."""
+
+_LIST_BYTES = 5
+"""Begin the list of messages in a write."""
+
+_READ_BYTES = 1 << 16
 _POLLS = 10
 
 
 class Channel:
-    """Any thread sends, one thread receives. `send` writes from the calling thread."""
+    """The end of the process that started a worker. Any thread sends, one thread receives.
+
+    `send` writes from the calling thread.
+    """
+
+    _receives: Any = FromWorker
 
     def __init__(self, connection: PipeEnd) -> None:
         self._connection = connection
+        self._decoder = _decoder(list[self._receives])  # type: ignore[name-defined]
+        self._max_received_bytes = limit("result_bytes")
+        self._received = bytearray()
         self._outbox: deque[bytes] = deque()
         self._writing = threading.Lock()
 
-    def send(self, message: object) -> None:
+    def send(self, message: ToWorker) -> None:
         """Writes a message. Blocks while the other side does not read; does nothing if it is gone."""
-        self._outbox.append(encode(message))
+        data = encode(message)
+        if len(data) > MAX_REQUEST_BYTES - _LIST_BYTES:
+            raise RequestTooLarge("the request takes more than 2 GiB; send less")
+        self._outbox.append(data)
         with self._writing:
             self._flush()
         self._flush_unless_writing()
 
-    def post(self, message: object) -> None:
+    def post(self, message: ToWorker) -> None:
         """Sends a small message without waiting: a thread that is writing now also writes this message."""
         self._outbox.append(encode(message))
         self._flush_unless_writing()
@@ -56,20 +87,56 @@ class Channel:
     def receive(self, timeout_seconds: float | None = None) -> list[Any]:
         """Returns the messages of one write.
 
-        Raises `EOFError` or `OSError` if the other side is gone, `ValueError` if it sends no messages, and
-        `TimeoutError` if nothing arrives in time.
+        Raises `EOFError` or `OSError` if the other side is gone, `UnexpectedMessage` if it sends anything but messages
+        that it may send, and `TimeoutError` if nothing arrives in time, or a write does not end in time.
         """
-        # Several short polls, because time in which this process is stopped (Ctrl-Z) must hardly count.
-        if timeout_seconds is not None and not any(
-            self._connection.poll(timeout_seconds / _POLLS) for _ in range(_POLLS)
-        ):
-            raise TimeoutError
-        return [decode(data) for data in msgpack.decode(self._connection.recv_bytes(), type=list[Raw])]
+        messages: list[Any] = _decoded(self._decoder, self._receive_bytes(timeout_seconds))
+        return messages
 
     def close(self) -> None:
         """Closes the connection once a write that is under way has ended. It does end if the other side is gone."""
         with self._writing:
             self._connection.close()
+
+    def _receive_bytes(self, timeout_seconds: float | None) -> bytes | bytearray:
+        """Reads one write. Memory grows with what arrives, not with the length that is announced."""
+        if sys.platform == "win32":  # the pipe keeps each write together
+            self._wait(timeout_seconds, inf)
+            return self._connection.recv_bytes(self._max_received_bytes)
+        received = self._received
+        deadline = inf
+        while (end := self._end_of_write()) is None:
+            if received and deadline == inf and timeout_seconds is not None:
+                deadline = time.monotonic() + timeout_seconds
+            self._wait(timeout_seconds, deadline)
+            chunk = os.read(self._connection.fileno(), _READ_BYTES)
+            if not chunk:
+                raise EOFError
+            received += chunk
+        data = received[_HEADER_BYTES:end]
+        del received[:end]
+        return data
+
+    def _end_of_write(self) -> int | None:
+        """Where the first write in the received bytes ends, `None` if it is incomplete."""
+        if len(self._received) < _HEADER_BYTES:
+            return None
+        length = int.from_bytes(self._received[:_HEADER_BYTES], "big", signed=True)
+        if not 0 < length <= self._max_received_bytes:
+            announced = f"{length} bytes" if length >= 0 else "more than 2 GiB"
+            raise UnexpectedMessage(f"a message of {announced}; {self._max_received_bytes} are allowed")
+        end = _HEADER_BYTES + length
+        return end if len(self._received) >= end else None
+
+    def _wait(self, timeout_seconds: float | None, deadline: float) -> None:
+        """Waits for bytes. Several short polls, because time in which this process is stopped (Ctrl-Z) must hardly
+        count."""
+        if timeout_seconds is None:
+            return
+        late = time.monotonic() > deadline
+        polls = (self._connection.poll(0 if late else timeout_seconds / _POLLS) for _ in range(_POLLS))
+        if not any(polls):
+            raise TimeoutError
 
     def _flush_unless_writing(self) -> None:
         while self._outbox and self._writing.acquire(blocking=False):
@@ -82,13 +149,13 @@ class Channel:
         batch = []
         while self._outbox:
             batch.append(self._outbox.popleft())
-        if batch:
-            self._write(batch)
+        self._write(batch, MAX_REQUEST_BYTES)
 
-    def _write(self, batch: list[bytes]) -> bool:
-        """Writes messages together. Returns whether the other side is there."""
+    def _write(self, messages: Iterable[bytes], max_bytes: int) -> bool:
+        """Writes messages, together as far as the other side accepts. Returns whether the other side is there."""
         try:
-            self._connection.send_bytes(msgpack.encode([Raw(data) for data in batch]))
+            for batch in _batches(messages, max_bytes):
+                self._connection.send_bytes(msgpack.encode([Raw(data) for data in batch]))
         except OSError:
             return False
         return True
@@ -97,16 +164,30 @@ class Channel:
 class BufferedChannel(Channel):
     """The worker's end: `send` never blocks, so that the engine does not wait for a slow reader. A thread writes."""
 
+    _receives = ToWorker
+
     def __init__(self, connection: PipeEnd) -> None:
         super().__init__(connection)
+        self._max_sent_bytes = self._max_received_bytes
+        self._max_received_bytes = MAX_REQUEST_BYTES
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._urgent = threading.Event()
         self._writer = threading.Thread(target=self._run, name="galago-writer", daemon=True)
         self._writer.start()
 
-    def send(self, message: object, urgent: bool = True) -> None:
-        """Queues a message. One that is not `urgent` is held back for `COALESCE_SECONDS`."""
-        self._queue.put(encode(message))
+    def encode(self, message: FromWorker) -> bytes:
+        """Returns a message's bytes for `send_encoded`. Raises an error if they are more than the parent accepts."""
+        data = encode(message)
+        if len(data) > self._max_sent_bytes - _LIST_BYTES:
+            raise limit_error("result_bytes", f"the result of this request takes {len(data)} bytes")
+        return data
+
+    def send(self, message: Any, urgent: bool = True) -> None:
+        self.send_encoded(self.encode(message), urgent)
+
+    def send_encoded(self, data: bytes, urgent: bool = True) -> None:
+        """Queues an encoded message. One that is not `urgent` is held back for `COALESCE_SECONDS`."""
+        self._queue.put(data)
         if urgent:
             self._urgent.set()
 
@@ -126,32 +207,61 @@ class BufferedChannel(Channel):
             while not self._queue.empty():
                 batch.append(self._queue.get())
             last = None in batch
-            if not self._write([data for data in batch if data is not None]):
+            if not self._write((data for data in batch if data is not None), self._max_sent_bytes):
                 return
             del batch  # it may hold images, and the next message may be hours away
 
 
-_CLASSES: tuple[type, ...] = (
-    *(protocol.Load, protocol.Generate, protocol.RunTask, protocol.Cancel, protocol.Shutdown),
-    *(protocol.Heartbeat, protocol.LoadProgress, protocol.ModelLoaded, protocol.LoadFailed),
-    *(protocol.Accepted, protocol.Refused, protocol.EventMessage, protocol.TaskDone),
-    *(events.Started, events.Delta, events.TokenLogprob, events.Finished, events.Usage, events.Timings, events.Failed),
-    events.ParserSpec,
-    *(events.ReasoningDelta, events.ToolCallStart, events.ToolCallArguments),
-    *(messages.Message, messages.Text, messages.Image, messages.Audio, messages.Video, messages.Frame),
-    messages.Unreadable,
-    *(messages.Tool, messages.ToolCall),
-    *(request.Request, request.Sampling, request.CompletionPrompt),
-    *(tasks.Embed, tasks.Vectors, tasks.Rerank, tasks.Scores, tasks.Tokenize, tasks.Detokenize, tasks.TokenPieces),
-    *(tasks.Estimate, tasks.RequestEstimate, tasks.PartTokens),
-    *(model_info.ModelInfo, model_info.Stats, AdapterFile, ModelConfig, placement.Placement),
-)
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _CLASSES}
-_NUMBERS = {kind: number for number, kind in enumerate(_CLASSES)}
+def _batches(messages: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    room = max_bytes - _LIST_BYTES
+    for data in messages:
+        if batch and (len(data) > room or len(batch) == _MAX_MESSAGES):
+            yield batch
+            batch, room = [], max_bytes - _LIST_BYTES
+        batch.append(data)
+        room -= len(data)
+    if batch:
+        yield batch
+
+
+# The bytes of a message: an array of its class's name and its fields. Other values are arrays of this kind too.
+
+
+class _PathText(Struct, array_like=True, tag="Path", forbid_unknown_fields=True):
+    path: bytes
+
+    def value(self) -> Path:
+        return Path(os.fsdecode(self.path))
+
+
+class _JsonText(Struct, array_like=True, tag="JSON", forbid_unknown_fields=True):
+    """A JSON schema: its integers may be larger than msgpack's."""
+
+    text: str
+
+    def value(self) -> Any:
+        return json.loads(self.text)
+
+
+class _ErrorText(Struct, array_like=True, tag="Error", forbid_unknown_fields=True):
+    name: str
+    message: str
+    param: str | None
+
+    def value(self) -> GalagoError:
+        return _ERRORS[self.name](self.message, self.param)
+
+
 _ERRORS = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, GalagoError)
 }
-_TUPLE, _ERROR, _PATH, _JSON = range(-4, 0)
+_SUBSTITUTES: dict[Any, type[Struct]] = {Path: _PathText, GalagoError: _ErrorText}
+_FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
+_WITH_FINITE_NUMBERS = (Heartbeat, LoadProgress, Stats, Timings)
+"""Classes whose numbers the parent computes with. A NaN in them would switch off what notices a worker that hangs."""
+
+_makers: dict[type, Callable[[Any], Any]] = {kind: kind.value for kind in (_PathText, _JsonText, _ErrorText)}
 
 
 def encode(value: object) -> bytes:
@@ -159,45 +269,101 @@ def encode(value: object) -> bytes:
     return msgpack.encode(_pack(value))
 
 
-def decode(data: bytes) -> Any:
-    """Returns the value that was encoded. Raises `ValueError` if the bytes are not a message."""
+def decode(data: bytes, kind: Any) -> Any:
+    """Returns the value that was encoded, which must be of this type. Raises `UnexpectedMessage` for other bytes."""
+    return _decoded(_decoder(kind), data)
+
+
+def _decoded(decoder: msgpack.Decoder[Any], data: bytes | bytearray) -> Any:
     try:
-        return _unpack(msgpack.decode(data))
-    except (TypeError, LookupError, GalagoError) as error:
-        raise ValueError(f"these bytes are not a message: {error}") from error
+        return _value(decoder.decode(data))
+    except (MsgspecError, ValueError, TypeError, LookupError, RecursionError, GalagoError) as error:
+        raise UnexpectedMessage(f"bytes that are not a message of its kind ({error})") from error
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgpack.Decoder[Any]:
+    return msgpack.Decoder(_wire_type(kind))
+
+
+def _wire_type(kind: Any, number: Any = float) -> Any:
+    """The type that msgspec decodes for a type in a message; `number` stands for `float`."""
+    parts = tuple(part if part is Ellipsis else _wire_type(part, number) for part in get_args(kind))
+    origin = get_origin(kind)
+    if kind is float:
+        return number
+    if origin is dict:
+        return _JsonText
+    if origin is list:
+        return Annotated[list[parts], Meta(min_length=1, max_length=_MAX_MESSAGES)]  # type: ignore[valid-type]
+    if origin is tuple:
+        return tuple[parts]  # type: ignore[valid-type]
+    if origin in (Union, UnionType):
+        return Union[parts]  # noqa: UP007
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _struct(kind)
+    return _SUBSTITUTES.get(kind, kind)
+
+
+@functools.cache
+def _struct(kind: Any) -> type[Struct]:
+    """The struct that msgspec decodes in place of a dataclass."""
+    number = _FINITE if kind in _WITH_FINITE_NUMBERS else float
+    hints = get_type_hints(kind)
+    types = {field.name: _wire_type(hints[field.name], number) for field in fields(kind)}
+    struct = defstruct(
+        kind.__name__, types.items(), array_like=True, tag=kind.__name__, forbid_unknown_fields=True, gc=False
+    )
+    if any(map(_has_struct, types.values())):
+        _makers[struct] = lambda decoded: kind(*map(_value, astuple(decoded)))
+    else:
+        _makers[struct] = lambda decoded: kind(*astuple(decoded))
+    return struct
+
+
+def _has_struct(wire_type: Any) -> bool:
+    return (isinstance(wire_type, type) and issubclass(wire_type, Struct)) or any(map(_has_struct, get_args(wire_type)))
+
+
+def _value(decoded: Any) -> Any:
+    """The value that a decoded struct stands for, also within lists and tuples."""
+    kind = type(decoded)
+    if kind is tuple or kind is list:
+        return kind(map(_value, decoded))
+    make = _makers.get(kind)
+    return decoded if make is None else make(decoded)
 
 
 def _pack(value: Any) -> Any:
-    kind = type(value)
-    if kind in _NUMBERS:
-        return [_NUMBERS[kind], *[_pack(getattr(value, name)) for name in _FIELDS[kind]]]
-    if kind is str:  # a lone surrogate becomes a question mark, as the tokenizer would make it
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    kind: Any = type(value)
+    packer = _packer(kind)
+    return value if packer is None else packer(value)
+
+
+@functools.cache
+def _packer(kind: type) -> Callable[[Any], Any] | None:
+    """What makes arrays of the values of a class, `None` if msgspec encodes them as they are."""
+    if is_dataclass(kind):
+        names = tuple(field.name for field in fields(kind))
+        return lambda value: [kind.__name__, *[_pack(getattr(value, name)) for name in names]]
+    if kind is str:
+        return _valid_text
     if kind is tuple:
-        return [_TUPLE, *map(_pack, value)]
-    if isinstance(value, GalagoError):
-        return [_ERROR, kind.__name__, _pack(value.message), _pack(value.param)]
-    if isinstance(value, Path):
-        return [_PATH, os.fsencode(value)]
-    if isinstance(value, dict | list):
-        try:
-            return [_JSON, json.dumps(value)]  # JSON's integers may be larger than msgpack's
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidRequest(f"the JSON schema cannot be enforced: {error}", "json_schema") from error
-    return value
+        return lambda value: [*map(_pack, value)]
+    if issubclass(kind, GalagoError):
+        return lambda value: ["Error", kind.__name__, _pack(value.message), _pack(value.param)]
+    if issubclass(kind, Path):
+        return lambda value: ["Path", os.fsencode(value)]
+    return _json if kind in (dict, list) else None
 
 
-def _unpack(packed: Any) -> Any:
-    if not isinstance(packed, list):
-        return packed
-    number, *parts = packed
-    if number == _TUPLE:
-        return tuple(map(_unpack, parts))
-    if number == _ERROR:
-        name, message, param = parts
-        return _ERRORS[name](message, param)
-    if number == _PATH:
-        return Path(os.fsdecode(parts[0]))
-    if number == _JSON:
-        return json.loads(parts[0])
-    return _CLASSES[number](*map(_unpack, parts))
+def _valid_text(text: str) -> str:
+    """The text with a question mark for each lone surrogate, as the tokenizer would make it."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _json(value: Any) -> list[str]:
+    try:
+        return ["JSON", json.dumps(value)]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the JSON schema cannot be enforced: {error}", "json_schema") from error

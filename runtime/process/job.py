@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ...models import errors
 from ...models.errors import EngineCrashed, GalagoError
+from .limits import limit_this_process
 from .spawn import RunningChild, python_command
 
 JobArrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -98,6 +99,7 @@ def _reply_pipe() -> Iterator[Callable[[str, Any], None]]:
 
 
 def main(module: str) -> None:
+    limit_this_process()
     with _reply_pipe() as reply:
         try:
             work = importlib.import_module(module).work

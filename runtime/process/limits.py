@@ -1,4 +1,4 @@
-"""Limits what the process that calls it may use. Programs that open untrusted files call it first."""
+"""Limits what the process that calls it may use. Child processes that open other people's files call it first."""
 
 from __future__ import annotations
 
@@ -8,19 +8,35 @@ _KILL_AFTER_SECONDS = 5  # between SIGXCPU, which a program may catch, and SIGKI
 
 
 def limit_this_process(
-    *, data_bytes: int | None = None, address_bytes: int | None = None, cpu_seconds: int | None = None
+    *,
+    data_bytes: int | None = None,
+    address_bytes: int | None = None,
+    cpu_seconds: int | None = None,
+    file_bytes: int | None = None,
+    open_files: int | None = None,
 ) -> None:
-    """Bounds memory and processor time, and turns core dumps off. Does nothing where the system has no such limits.
+    """Bounds what is given, and turns core dumps off. Does nothing where the system has no such limits.
 
-    `data_bytes` counts what is allocated; `address_bytes` also counts mapped files and reserved addresses.
+    `data_bytes` counts what is allocated; `address_bytes` also counts mapped files and reserved addresses. `file_bytes`
+    is the size up to which files can be written.
     """
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows; macOS for memory
+    with contextlib.suppress(ImportError):  # Windows
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if cpu_seconds is not None:
-            resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + _KILL_AFTER_SECONDS))
-        if data_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
-        if address_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (address_bytes, address_bytes))
+        _lower(resource.RLIMIT_CORE, 0)
+        _lower(resource.RLIMIT_CPU, cpu_seconds, _KILL_AFTER_SECONDS)
+        _lower(resource.RLIMIT_DATA, data_bytes)
+        _lower(resource.RLIMIT_AS, address_bytes)
+        _lower(resource.RLIMIT_FSIZE, file_bytes)
+        _lower(resource.RLIMIT_NOFILE, open_files)
+
+
+def _lower(kind: int, value: int | None, room: int = 0) -> None:
+    """Sets a limit, with `room` up to the one that cannot be raised again, unless a lower one holds already."""
+    import resource
+
+    if value is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # macOS for memory
+        soft, hard = (limit if limit != resource.RLIM_INFINITY else value + room for limit in resource.getrlimit(kind))
+        resource.setrlimit(kind, (min(value, soft), min(value + room, hard)))

@@ -1,17 +1,29 @@
-"""What a worker and the process that started it say to each other. Only values; `channel` turns them into bytes."""
+"""What a worker and the process that started it say to each other. Only values; `channel` turns them into bytes.
+
+Whoever receives a message gets values of exactly these types, whatever the other side wrote.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ...models.errors import GalagoError
-from ...models.files import AdapterFile
+from ...models.files import AdapterFile, ModelFiles
 from ..config import ModelConfig
-from ..types.events import Event
+from ..types.events import Delta, Failed, Finished, Started
 from ..types.model_info import ModelInfo, Stats
-from ..types.placement import Placement
+from ..types.placement import LoadPlan, Placement
+from ..types.request import Request
+from ..types.tasks import Detokenize, Embed, Estimate, RequestEstimate, Rerank, Scores, Tokenize, TokenPieces, Vectors
+
+Content: TypeAlias = Request | Embed | Rerank | Tokenize | Detokenize | Estimate
+"""What `Generate` and `RunTask` carry, encoded."""
+
+
+class UnexpectedMessage(ValueError):
+    """The other side sent what it may not send. The text is an object of "it sent"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,12 @@ class Load:
     draft: Path | None
     config: ModelConfig
     placement: Placement
+
+    @classmethod
+    def of(cls, files: ModelFiles, plan: LoadPlan) -> Load:
+        draft = files.draft.weights if files.draft else None
+        places = (files.weights, files.projector, files.trusted, files.adapters, draft)
+        return cls(files.id, *places, plan.config, plan.placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,37 +107,44 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """From the worker: the request's prompt is ready, and events will follow."""
+class AboutRequest:
+    """From the worker: about the request or task with this number."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """From the worker: the request or task has failed, and nothing more will be said about it."""
+class Accepted(AboutRequest):
+    """The request's prompt is ready, and events will follow."""
 
-    number: int
+
+@dataclass(frozen=True, slots=True)
+class Refused(AboutRequest):
+    """The request or task has failed, and nothing more will be said about it."""
+
     error: GalagoError
 
 
 @dataclass(frozen=True, slots=True)
-class EventMessage:
-    """From the worker: the next event of an answer."""
+class EventMessage(AboutRequest):
+    """The next event of an answer, not parsed yet. The last is `Finished` or `Failed`."""
 
-    number: int
-    event: Event
+    event: Started | Delta | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
-class TaskDone:
-    """From the worker: a task's result."""
+class TaskDone(AboutRequest):
+    """The result of a task, and the last message about it."""
 
-    number: int
-    result: Any
+    result: Vectors | Scores | TokenPieces | RequestEstimate
 
 
 ToWorker: TypeAlias = Load | Generate | RunTask | Cancel | Shutdown
 FromWorker: TypeAlias = (
     Heartbeat | LoadProgress | ModelLoaded | LoadFailed | Accepted | Refused | EventMessage | TaskDone
 )
+
+
+def unexpected(message: object) -> UnexpectedMessage:
+    """Returns the error for a message, or an event, that may not come now."""
+    return UnexpectedMessage(f"{type(message).__name__} at the wrong time")

@@ -17,7 +17,7 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import IO, Any, TypeAlias
 
-from ..environment import cpu_environment, wants_native_log, worker_environment
+from ..environment import cpu_environment, program_environment, wants_native_log, worker_environment
 
 PipeEnd: TypeAlias = "Connection[Any, Any]"
 """One end of the connection between a worker and the process that started it."""
@@ -103,12 +103,12 @@ def run_module(
 
 
 def run_program(command: Sequence[str]) -> ChildResult:
-    """Runs another program to its end, in this process's own environment."""
-    return _run(command, None, None, None)
+    """Runs another program to its end."""
+    return _run(command, None, program_environment(), None)
 
 
 def _run(
-    command: Sequence[str], stdin: bytes | None, environment: dict[str, str] | None, timeout_seconds: float | None
+    command: Sequence[str], stdin: bytes | None, environment: dict[str, str], timeout_seconds: float | None
 ) -> ChildResult:
     given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from ...models.errors import (
     ConfigError,
+    EngineError,
     GalagoError,
     InvalidRequest,
     MediaError,
@@ -77,6 +78,7 @@ LIMITS = (
     Limit("template_characters", 512 << 10, "count", "characters of a chat template", TemplateError),
     Limit("template_seconds", 5, "seconds", "time to render a chat template", TemplateError),
     Limit("template_memory", 512 << 20, "bytes", "memory to render a chat template", TemplateError),
+    Limit("result_bytes", 64 << 20, "bytes", "size of one result, such as the tokens of a text", EngineError),
     Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTooLarge),
     Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTooLarge),
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),

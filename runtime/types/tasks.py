@@ -12,6 +12,8 @@ from .request import Request, check_number
 R = TypeVar("R")
 TokenIds: TypeAlias = tuple[int, ...]
 
+_FLOAT_BYTES = 4
+
 MAX_INPUTS = 2048
 """Texts in one task, as in OpenAI's API."""
 
@@ -20,6 +22,10 @@ class Task(Generic[R]):
     """A task whose result is an `R`."""
 
     __slots__ = ()
+
+    def is_answered_by(self, result: object) -> bool:
+        """Whether the result is one of this task: of its kind, and with a part for each part of the task."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class Embed(Task[Vectors]):
         check_count("input", len(self.texts))
         check_number("dimensions", self.dimensions, 1, 2**31 - 1, whole=True)
 
+    def is_answered_by(self, result: object) -> bool:
+        return isinstance(result, Vectors) and len(result.data) == _FLOAT_BYTES * result.width * len(self.texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -68,6 +77,9 @@ class Rerank(Task[Scores]):
 
     def __post_init__(self) -> None:
         check_count("documents", len(self.documents))
+
+    def is_answered_by(self, result: object) -> bool:
+        return isinstance(result, Scores) and len(result.scores) == len(self.documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +106,18 @@ class Tokenize(Task[TokenPieces]):
     add_special: bool = False
     parse_special: bool = True
 
+    def is_answered_by(self, result: object) -> bool:
+        return isinstance(result, TokenPieces) and len(result.ids) == len(result.pieces)
+
 
 @dataclass(frozen=True, slots=True)
 class Detokenize(Task[TokenPieces]):
     """Converts token ids to text, control tokens to their names."""
 
     tokens: TokenIds
+
+    def is_answered_by(self, result: object) -> bool:
+        return isinstance(result, TokenPieces) and len(result.ids) == len(result.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +163,9 @@ class Estimate(Task[RequestEstimate]):
 
     request: Request
     predict_seconds: bool = True
+
+    def is_answered_by(self, result: object) -> bool:
+        return isinstance(result, RequestEstimate)
 
 
 def check_count(name: str, count: int) -> None:

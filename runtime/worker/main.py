@@ -25,7 +25,9 @@ from ..process.channel import BufferedChannel, decode
 from ..process.messages import (
     Accepted,
     Cancel,
+    Content,
     EventMessage,
+    FromWorker,
     Generate,
     Heartbeat,
     Load,
@@ -38,9 +40,11 @@ from ..process.messages import (
     TaskDone,
     ToWorker,
 )
+from ..process.limits import limit_this_process
 from ..process.spawn import inherited_connection
-from ..types.events import Event, Failed, Finished, Started
+from ..types.events import Delta, Event, Failed, Finished, Started
 from ..types.model_info import Stats
+from ..types.request import Request
 
 if TYPE_CHECKING:
     from ..inference.loader import LoadedModel
@@ -49,6 +53,13 @@ PREPARATION_THREADS = 32
 """Requests that are prepared at once. A running answer needs no thread."""
 
 HEARTBEAT_SECONDS = 1.0
+
+MAX_OPEN_FILES = 4096
+MIN_FILE_BYTES = 1 << 30
+"""Of the largest file that a worker may write, if its disk cache needs less: its log may be a file too."""
+
+WORK_BYTES = 8 << 30
+"""How much a worker may allocate for its requests, besides what it holds once its model is loaded and its cache."""
 
 LoadFunction: TypeAlias = "Callable[[Load, Callable[[float], None]], LoadedModel]"
 
@@ -77,6 +88,7 @@ class ModelWorker:
         self._threads = ThreadPoolExecutor(PREPARATION_THREADS, "galago-prepare")
         self._model: LoadedModel | None = None
         self._requests: dict[int, ActiveRequest] = {}
+        self._sending = threading.Lock()
 
     def import_ahead(self) -> None:
         """Starts to import what `Load` needs. An import that fails will fail there again."""
@@ -91,8 +103,7 @@ class ModelWorker:
                 self._submit(self._generate, number, request, self._register(number))
             case RunTask(number, task):
                 self._submit(self._run_task, number, task, self._register(number))
-            case Cancel(number) if number in self._requests:
-                self._requests[number].cancel()
+            case Cancel(number):
                 self._refuse(number, Cancelled("the caller has left"))
             case Shutdown():
                 self._close()
@@ -122,8 +133,10 @@ class ModelWorker:
         self._channel.send(Heartbeat(stats, time.process_time()))
 
     def _load(self, load: Load) -> None:
+        limit_this_process(file_bytes=max(MIN_FILE_BYTES, load.config.cache_disk_mib << 20))
         try:
             self._model = self._load_model(load, lambda fraction: self._channel.send(LoadProgress(fraction)))
+            _limit_memory(load)
             self._channel.send(ModelLoaded(self._model.info))
             self._send_heartbeat()
         except Exception as error:
@@ -132,35 +145,49 @@ class ModelWorker:
     def _generate(self, number: int, data: bytes, request: ActiveRequest) -> None:
         try:
             assert self._model is not None
-            request.stream = stream = self._model.generate(decode(data), request.cancelled.is_set)
+            request.stream = stream = self._model.generate(decode(data, Request), request.cancelled.is_set)
         except Exception as error:
             self._refuse(number, _as_galago_error(error))
             return
         if request.cancelled.is_set():  # after `generate` asked last, and before it returned the stream
             stream.close()
-        self._channel.send(Accepted(number))
+        self._say(number, Accepted(number))
         stream.forward(lambda event: self._send_event(number, event, request))
 
     def _run_task(self, number: int, data: bytes, request: ActiveRequest) -> None:
         try:
             assert self._model is not None
-            result = self._model.run_task(decode(data), request.cancelled.is_set)
+            result = self._model.run_task(decode(data, Content), request.cancelled.is_set)
         except Exception as error:
             self._refuse(number, _as_galago_error(error))
-            return
-        self._requests.pop(number, None)
-        self._channel.send(TaskDone(number, result))
+        else:
+            self._say(number, TaskDone(number, result), last=True)
 
     def _send_event(self, number: int, event: Event, request: ActiveRequest) -> None:
         ended = isinstance(event, Finished | Failed)
-        if ended:
-            self._requests.pop(number, None)
-        self._channel.send(EventMessage(number, event), urgent=ended or not request.has_output)
+        assert isinstance(event, Started | Delta | Finished | Failed), "the engine does not parse"
+        self._say(number, EventMessage(number, event), last=ended, urgent=ended or not request.has_output)
         request.has_output = not isinstance(event, Started)
 
     def _refuse(self, number: int, error: GalagoError) -> None:
-        self._requests.pop(number, None)
-        self._channel.send(Refused(number, error))
+        request = self._requests.get(number)
+        self._say(number, Refused(number, error), last=True)
+        if request is not None:
+            request.cancel()
+
+    def _say(self, number: int, message: FromWorker, *, last: bool = False, urgent: bool = True) -> None:
+        """Sends a message about a request, unless its last one was sent: the parent kills a worker that goes on."""
+        try:
+            data = self._channel.encode(message)
+        except GalagoError as error:
+            self._refuse(number, error)
+            return
+        with self._sending:
+            if number not in self._requests:
+                return
+            if last:
+                del self._requests[number]
+            self._channel.send_encoded(data, urgent)
 
 
 def load_model(load: Load, progress: Callable[[float], None]) -> LoadedModel:
@@ -172,6 +199,15 @@ def load_model(load: Load, progress: Callable[[float], None]) -> LoadedModel:
     files = ModelFiles(load.name, load.weights, header, load.projector, load.trusted, load.adapters, draft)
     with zero_pages_released():
         return open_model(files, load.config, load.placement, progress)
+
+
+def _limit_memory(load: Load) -> None:
+    """Bounds what is allocated from now on. Not with GPUs, whose drivers reserve addresses as they like."""
+    import psutil
+
+    held_bytes = getattr(psutil.Process().memory_info(), "data", None)
+    if held_bytes is not None and load.placement.gpu_layers == 0 and not load.placement.projector:
+        limit_this_process(data_bytes=held_bytes + (load.config.cache_mib << 20) + WORK_BYTES)
 
 
 def _as_galago_error(error: Exception) -> GalagoError:
@@ -200,6 +236,7 @@ def _exit_on_thread_error(error: threading.ExceptHookArgs) -> None:
 
 
 def main(handle: int, load: LoadFunction = load_model) -> None:
+    limit_this_process(open_files=MAX_OPEN_FILES)
     threading.excepthook = _exit_on_thread_error
     channel = BufferedChannel(inherited_connection(handle))
     worker = ModelWorker(channel, load)

@@ -1,6 +1,7 @@
 """The parent's side of a worker: a model in a child process, which is started again when it dies or hangs.
 
-A request that was alone in two crashes is refused from then on.
+What a worker says is checked: one that says anything unexpected is killed, which counts as a crash. A request that was
+alone in two crashes is refused from then on.
 """
 
 from __future__ import annotations
@@ -18,25 +19,10 @@ from ...models.errors import Cancelled, EngineCrashed, EngineError, GalagoError,
 from ...models.files import ModelFiles
 from ..inference.stream import Stream
 from ..log import log
+from ..process import messages
 from ..process.channel import Channel, encode
-from ..process.messages import (
-    Accepted,
-    Cancel,
-    EventMessage,
-    FromWorker,
-    Generate,
-    Heartbeat,
-    Load,
-    LoadFailed,
-    LoadProgress,
-    ModelLoaded,
-    Refused,
-    RunTask,
-    Shutdown,
-    TaskDone,
-)
 from ..process.spawn import WorkerProcess
-from ..types.events import Failed, Finished
+from ..types.events import Delta, Event, Failed, Finished, Started
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import LoadPlan
 from ..types.request import Request
@@ -60,16 +46,59 @@ SLOW_STEP_FACTOR = 10
 
 _BUSY_SHARE = 0.1  # of one core, for a step that is taken to compute
 
+MAX_CHARACTERS_PER_TOKEN = 4096
+"""The average over an answer; a worker that sends more text is killed."""
+
+MAX_REPORTS_PER_SECOND = 1000
+"""Heartbeats and reports of progress that a worker may send, on average since its start."""
+
 
 class PendingCall:
-    """A request or task that the worker was given. `digest` identifies its content."""
+    """A request or task that the worker was given, and what it has said about it. `digest` identifies the content."""
 
-    def __init__(self, digest: bytes) -> None:
+    def __init__(self, content: Request | Task[Any], digest: bytes, context_length: int) -> None:
         self.digest = digest
         self.stream = Stream()
         self.answered = threading.Event()
         self.result: Any = None
         self.error: GalagoError | None = None
+        self._task = content if isinstance(content, Task) else None
+        self._started = False
+        asked = None if isinstance(content, Task) else content.max_tokens
+        self._tokens_left = context_length if asked is None else min(asked, context_length)
+        self._characters_left = MAX_CHARACTERS_PER_TOKEN * self._tokens_left
+
+    def take(self, message: messages.AboutRequest, on_finished: Callable[[PendingCall], None]) -> bool:
+        """Passes on a message. Returns whether it was the last. Raises `UnexpectedMessage` if it may not come now."""
+        match message:
+            case messages.EventMessage(event=event) if self._task is None and self.answered.is_set():
+                self._check(event)
+                if isinstance(event, Finished):
+                    on_finished(self)
+                self.stream.put(event)
+                return isinstance(event, Finished | Failed)
+            case messages.Accepted() if self._task is None and not self.answered.is_set():
+                self.answered.set()
+                return False
+            case messages.TaskDone(result=result) if self._task is not None and self._task.is_answered_by(result):
+                on_finished(self)
+                self.result = result
+                self.answered.set()
+                return True
+            case messages.Refused(error=error):
+                self.fail(error)
+                return True
+        raise messages.unexpected(message)
+
+    def _check(self, event: Event) -> None:
+        if isinstance(event, Started) == self._started and not isinstance(event, Failed):
+            raise messages.unexpected(event)
+        self._started = True
+        if isinstance(event, Delta):
+            self._tokens_left -= event.tokens
+            self._characters_left -= len(event.text)
+            if event.tokens < 1 or self._tokens_left < 0 or self._characters_left < 0:
+                raise messages.UnexpectedMessage("more text than was asked for")
 
     def fail(self, error: GalagoError) -> None:
         self.error = error
@@ -85,7 +114,7 @@ class StepWatch:
         self._step = -1
         self._cpu_seconds_at_begin = 0.0
 
-    def exceeded_seconds(self, heartbeat: Heartbeat) -> float | None:
+    def exceeded_seconds(self, heartbeat: messages.Heartbeat) -> float | None:
         """Returns the limit that the current step has exceeded, if it has."""
         stats = heartbeat.stats
         if stats.steps != self._step:
@@ -109,72 +138,77 @@ class WorkerClient:
         self._channel = Channel(self._process.connection)
         self._incoming = self._messages()
         self._numbers = itertools.count()
+        self._context_length = 0
         self._calls: dict[int, PendingCall] = {}
         self._calls_lock = threading.Lock()
         self._ended = False
+        self._reports = 0
+        self._began = time.monotonic()
+        self._complaint = ""
+        """Why the worker must be killed, as the beginning of `ending`."""
         self.stats = Stats()
         """The worker's last report."""
         self.ending = ""
         """How the process ended, as the rest of a sentence about it."""
 
-    def load(self, load: Load, progress: Callable[[float], None] | None) -> ModelInfo:
+    def load(self, load: messages.Load, progress: Callable[[float], None]) -> ModelInfo:
         """Has the worker load a model, and waits for it. Raises the error that prevented it."""
         self._hang_limit = load.config.hang_limit
         self._channel.send(load)
         for message in self._incoming:
             match message:
-                case LoadProgress(fraction) if progress is not None:
+                case messages.LoadProgress(fraction):
                     progress(fraction)
-                case ModelLoaded(info):
+                case messages.ModelLoaded(info):
+                    self._context_length = info.context_length
                     return info
-                case LoadFailed(error):
+                case messages.LoadFailed(error):
                     raise error
+                case messages.AboutRequest():
+                    self._reject(messages.unexpected(message))
         raise EngineCrashed(f"the process that loads {self._name} {self.ending}; run `galago doctor` to find out why")
 
     def listen(self, on_finished: Callable[[PendingCall], None]) -> list[PendingCall]:
         """Passes on the worker's messages until it ends. Returns the calls that are still open then."""
         for message in self._incoming:
-            match message:
-                case EventMessage(number, event) if number in self._calls:
-                    call = self._calls[number]
-                    if isinstance(event, Finished | Failed):
-                        del self._calls[number]
-                    if isinstance(event, Finished):
-                        on_finished(call)
-                    call.stream.put(event)
-                case Accepted(number) if number in self._calls:
-                    self._calls[number].answered.set()
-                case TaskDone(number, result) if number in self._calls:
-                    call = self._calls.pop(number)
-                    call.result = result
-                    on_finished(call)
-                    call.answered.set()
-                case Refused(number, error) if number in self._calls:
-                    self._calls.pop(number).fail(error)
+            try:
+                self._pass_on(message, on_finished)
+            except messages.UnexpectedMessage as error:
+                self._reject(error)
         with self._calls_lock:
             self._ended = True
         self._channel.close()
         return list(self._calls.values())
 
+    def _pass_on(self, message: messages.FromWorker, on_finished: Callable[[PendingCall], None]) -> None:
+        """Passes a message on to the call that it is about."""
+        if isinstance(message, messages.Heartbeat):
+            return
+        if not isinstance(message, messages.AboutRequest) or message.number not in self._calls:
+            raise messages.unexpected(message)
+        if self._calls[message.number].take(message, on_finished):
+            del self._calls[message.number]
+
     def call(
-        self, kind: type[Generate] | type[RunTask], content: bytes, digest: bytes, cancelled: Callable[[], bool]
+        self, content: Request | Task[Any], data: bytes, digest: bytes, cancelled: Callable[[], bool]
     ) -> PendingCall | None:
-        """Sends a request or task; waits until the request is accepted or the task is done.
+        """Sends a request or task; waits until the request is accepted or the task is done. `data` is its encoding.
 
         Returns `None` if the worker ended before it took the call. Raises the worker's error, and `Cancelled` when
         `cancelled` returns true.
         """
-        call = PendingCall(digest)
+        call = PendingCall(content, digest, self._context_length)
         with self._calls_lock:
             if self._ended:
                 return None
             number = next(self._numbers)
             self._calls[number] = call
-        self._channel.send(kind(number, content))
-        call.stream.on_close(lambda: self._channel.post(Cancel(number)))
+        self._channel.send((messages.Generate if isinstance(content, Request) else messages.RunTask)(number, data))
+        call.stream.on_close(lambda: self._channel.post(messages.Cancel(number)))
         try:
             while not call.answered.wait(_POLL_SECONDS):
-                _raise_if(cancelled)
+                if cancelled():
+                    raise Cancelled("the caller has left")
         except BaseException:
             call.stream.close()
             raise
@@ -183,8 +217,7 @@ class WorkerClient:
         return call
 
     def shut_down(self) -> None:
-        """Asks the worker to end its requests and to exit."""
-        self._channel.post(Shutdown())
+        self._channel.post(messages.Shutdown())
 
     def kill(self) -> None:
         self._process.kill()
@@ -195,27 +228,37 @@ class WorkerClient:
         self._process.reap()
         self._channel.close()
 
-    def _messages(self) -> Iterator[FromWorker]:
-        """Yields the worker's messages until it ends, then waits for its exit. Kills a worker that hangs."""
-        complaint = ""
+    def _reject(self, what: object) -> None:
+        self._complaint = f"sent {what} and "
+
+    def _messages(self) -> Iterator[messages.FromWorker]:
+        """Yields the worker's messages until it ends or hangs or was rejected, then waits for its exit."""
         watch = StepWatch(self._hang_limit)
         try:
-            while not complaint:
+            while not self._complaint:
                 for message in self._channel.receive(self._hang_limit):
-                    if isinstance(message, Heartbeat):
-                        self.stats = message.stats
-                        if (exceeded := watch.exceeded_seconds(message)) is not None:
-                            complaint = f"was stuck in one step for more than {exceeded:g} s and "
-                    yield message
+                    if isinstance(message, messages.Heartbeat | messages.LoadProgress):
+                        self._note_report(message, watch)
+                    if not self._complaint:
+                        yield message
         except TimeoutError:
-            complaint = f"gave no sign of life for {self._hang_limit:g} s and "
-        except ValueError:
-            complaint = "sent bytes that are not a message and "
+            self._complaint = f"gave no sign of life for {self._hang_limit:g} s and "
         except (EOFError, OSError):
             pass
-        if complaint:
+        except Exception as error:  # whatever it is, the requests of this worker must end
+            self._reject(error if isinstance(error, messages.UnexpectedMessage) else repr(error))
+        if self._complaint:
             self._process.kill()
-        self.ending = complaint + self._process.reap()
+        self.ending = self._complaint + self._process.reap()
+
+    def _note_report(self, message: messages.Heartbeat | messages.LoadProgress, watch: StepWatch) -> None:
+        self._reports += 1
+        if self._reports > MAX_REPORTS_PER_SECOND * (1 + time.monotonic() - self._began):
+            self._reject("too many reports")
+        if isinstance(message, messages.Heartbeat):
+            self.stats = message.stats
+            if (exceeded := watch.exceeded_seconds(message)) is not None:
+                self._complaint = f"was stuck in one step for more than {exceeded:g} s and "
 
 
 class WorkerSupervisor:
@@ -232,38 +275,22 @@ class WorkerSupervisor:
         progress: Callable[[float], None] | None = None,
         process: WorkerProcess | None = None,
     ) -> None:
-        self._name = files.id
         self._files = files
         self._plan = plan
-        self._progress = progress
+        self._progress = progress or (lambda _fraction: None)
         self._changed = threading.Condition()
         self._closed = False
         self._crashes = self._restarts = 0
         self._crashes_by_request: Counter[bytes] = Counter()
         self._worker = WorkerClient(files.id, process)
         try:
-            self.info = self._load()
+            self.info = self._worker.load(messages.Load.of(files, plan()), self._progress)
         except BaseException:
             self._worker.discard()
             raise
         self._ready = True
         self._thread = threading.Thread(target=self._run, name="galago-worker", daemon=True)
         self._thread.start()
-
-    def _load(self) -> ModelInfo:
-        """Plans the model while the worker imports, then has it loaded."""
-        files, plan = self._files, self._plan()
-        load = Load(
-            name=files.id,
-            weights=files.weights,
-            projector=files.projector,
-            trusted=files.trusted,
-            adapters=files.adapters,
-            draft=files.draft.weights if files.draft else None,
-            config=plan.config,
-            placement=plan.placement,
-        )
-        return self._worker.load(load, self._progress)
 
     @property
     def ready(self) -> bool:
@@ -275,15 +302,12 @@ class WorkerSupervisor:
         return replace(self._worker.stats, restarts=self._restarts)
 
     def generate(self, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Stream:
-        """Starts an answer, as `Generator.generate` does.
-
-        Waits for a worker that is being restarted, and raises `NotReady` if that takes too long.
-        """
-        return self._call(Generate, request, cancelled).stream
+        """Starts an answer, as `Generator.generate` does. Raises `NotReady` if a restart takes too long."""
+        return self._call(request, cancelled).stream
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """Runs a task, as `Generator.run_task` does. Waits for a restart as `generate` does."""
-        result: R = self._call(RunTask, task, cancelled).result
+        result: R = self._call(task, cancelled).result
         return result
 
     def close(self) -> None:
@@ -296,9 +320,7 @@ class WorkerSupervisor:
         self._worker.kill()
         self._thread.join()
 
-    def _call(
-        self, kind: type[Generate] | type[RunTask], content: Request | Task[Any], cancelled: Callable[[], bool]
-    ) -> PendingCall:
+    def _call(self, content: Request | Task[Any], cancelled: Callable[[], bool]) -> PendingCall:
         data = encode(content)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         deadline = time.monotonic() + RESTART_WAIT_SECONDS
@@ -307,7 +329,7 @@ class WorkerSupervisor:
             worker = self._wait_for_worker(cancelled, deadline)
             if self._crashes_by_request[digest] >= MAX_CRASHES_PER_REQUEST:
                 raise InvalidRequest("this request has crashed the model's process twice, so it is refused now")
-            call = worker.call(kind, data, digest, cancelled)
+            call = worker.call(content, data, digest, cancelled)
         return call
 
     def _wait_for_worker(self, cancelled: Callable[[], bool], deadline: float) -> WorkerClient:
@@ -315,7 +337,8 @@ class WorkerSupervisor:
             while not self._ready or self._closed:
                 if self._closed:
                     raise EngineError("the model is closed")
-                _raise_if(cancelled)
+                if cancelled():
+                    raise Cancelled("the caller has left")
                 if time.monotonic() > deadline:
                     raise NotReady("the model's process is being restarted; try again in a moment")
                 self._changed.wait(_POLL_SECONDS)
@@ -330,8 +353,9 @@ class WorkerSupervisor:
                 closed = self._closed
             if not closed:
                 self._record_crash(calls)
+            crash = f"the model's process {self._worker.ending}; it is being restarted, so try again in a moment"
             for call in calls:
-                call.fail(EngineError("the model was closed") if closed else self._crash_error())
+                call.fail(EngineError("the model was closed") if closed else EngineCrashed(crash))
             if not self._restart():
                 return
 
@@ -344,14 +368,8 @@ class WorkerSupervisor:
             self._crashes_by_request[calls[0].digest] += 1
         self._crashes += 1
         self._restarts += 1
-        delay = restart_delay(self._crashes)
-        when = f"in {delay:g} s" if delay else "now"
-        log(f"the worker of {self._name} {self._worker.ending}; restarting it {when}")
-
-    def _crash_error(self) -> EngineCrashed:
-        return EngineCrashed(
-            f"the model's process {self._worker.ending}; it is being restarted, so try again in a moment"
-        )
+        when = f"in {delay:g} s" if (delay := restart_delay(self._crashes)) else "now"
+        log(f"the worker of {self._files.id} {self._worker.ending}; restarting it {when}")
 
     def _restart(self) -> bool:
         """Returns `True` when a worker is ready again, `False` after `close`."""
@@ -363,13 +381,13 @@ class WorkerSupervisor:
                 with self._changed:
                     if self._closed:
                         return False
-                    self._worker = WorkerClient(self._name)
-                self.info = self._load()
+                    self._worker = WorkerClient(self._files.id)
+                self.info = self._worker.load(messages.Load.of(self._files, self._plan()), self._progress)
             except Exception as error:
                 self._worker.discard()
                 self._crashes += 1
                 if not self._closed:
-                    log(f"the worker of {self._name} cannot load its model: {error}")
+                    log(f"the worker of {self._files.id} cannot load its model: {error}")
             else:
                 with self._changed:
                     self._ready = True
@@ -380,8 +398,3 @@ class WorkerSupervisor:
 def restart_delay(crashes: int) -> float:
     """Returns the seconds before the next start, after that many crashes without a finished request in between."""
     return 0.0 if crashes < 3 else min(2.0 ** (crashes - 3), MAX_RESTART_DELAY_SECONDS)
-
-
-def _raise_if(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled("the caller has left")

@@ -76,7 +76,12 @@ def trace() -> Trace:
 @contextmanager
 def _server(folder: Path) -> Iterator[int]:
     path = os.pathsep.join(filter(None, [str(HOOK), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "TRACE_ROOT": str(ROOT), "TRACE_DIR": str(folder)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "GALAGO_TEST_TRACE_ROOT": str(ROOT),
+        "GALAGO_TEST_TRACE_DIR": str(folder),
+    }
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--threads", "2", "--port", "0"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
         try:

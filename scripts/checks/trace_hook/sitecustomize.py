@@ -1,8 +1,8 @@
 """Records which project functions run, in every Python process started with this folder on PYTHONPATH.
 
-`scripts/check request_trace` sets two variables: `TRACE_ROOT` is the checkout, `TRACE_DIR` a folder. A process records
-while the first byte of `TRACE_DIR/armed` is 1 and writes each first entry of (thread, file, function) as a JSON line to
-`TRACE_DIR/PID.jsonl`.
+`scripts/check request_trace` sets two variables: `GALAGO_TEST_TRACE_ROOT` is the checkout, `GALAGO_TEST_TRACE_DIR` a
+folder. A process records while the first byte of `armed` in that folder is 1 and writes each first entry of (thread,
+file, function) as a JSON line to `PID.jsonl` there.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ def _install(root: str, folder: Path) -> None:
     sys.setprofile(record)
 
 
-if "TRACE_DIR" in os.environ:
-    _install(os.environ["TRACE_ROOT"], Path(os.environ["TRACE_DIR"]))
+if "GALAGO_TEST_TRACE_DIR" in os.environ:
+    _install(os.environ["GALAGO_TEST_TRACE_ROOT"], Path(os.environ["GALAGO_TEST_TRACE_DIR"]))

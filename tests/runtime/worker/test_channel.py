@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from galago.models import errors
+from galago.models.errors import GalagoError
+from galago.models.files import AdapterFile
+from galago.runtime.config import ModelConfig
 from galago.runtime.process import channel
-from galago.runtime.process.channel import BufferedChannel, Channel
-from galago.runtime.process.messages import Cancel, Heartbeat, LoadProgress, RunTask
-from galago.runtime.types.model_info import Stats
+from galago.runtime.process.channel import BufferedChannel, Channel, decode, encode
+from galago.runtime.process.messages import (
+    Accepted,
+    Cancel,
+    Content,
+    EventMessage,
+    FromWorker,
+    Heartbeat,
+    Load,
+    LoadProgress,
+    ModelLoaded,
+    RunTask,
+    TaskDone,
+    ToWorker,
+)
+from galago.runtime.types import tasks
+from galago.runtime.types.events import Delta, Failed, Finished, ParserSpec, Started, Timings, TokenLogprob, Usage
+from galago.runtime.types.messages import Audio, Frame, Image, Message, Text, Tool, ToolCall, Unreadable, Video
+from galago.runtime.types.model_info import ModelInfo, Stats
+from galago.runtime.types.placement import Placement
+from galago.runtime.types.request import CompletionPrompt, Request, Sampling
 
 
 @pytest.fixture
@@ -58,7 +85,7 @@ def test_a_message_is_not_held_back_for_long(ends: tuple[BufferedChannel, Channe
 
 def test_a_posted_message_is_written_by_the_thread_that_writes_now() -> None:
     here, there = multiprocessing.Pipe()
-    large, small = Channel(here), Channel(there)
+    large, small = Channel(here), BufferedChannel(there)
     sending = threading.Thread(target=large.send, args=(RunTask(0, bytes(8 << 20)),))
     sending.start()  # blocks, because nobody reads
     while not large._writing.locked():
@@ -79,3 +106,125 @@ def test_sending_to_a_side_that_is_gone_does_nothing() -> None:
     channel.send(Cancel(0))
     channel.post(Cancel(0))
     channel.close()
+
+
+PARTS = (Image(b"\x89PNG"), Audio(b"RIFF"), Video(b"\0", frames=3), Frame(bytes(3), 1, 1), Text("Sei kurz, 你好."))
+USER = Message("user", PARTS, "Ada")
+CALLS = Message("assistant", (), tool_calls=(ToolCall("c", "f", "{}"),), reasoning="so")
+SCHEMA: Any = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request((USER,), Sampling(0.5, 0.9, 40, 0.1, -(2**63)), 7, ("a", "b")),
+        Request((USER, CALLS, USER), json_schema=SCHEMA, lora=(0.5, 1), timeout=1.5, cache=False),
+        Request((USER,), json_schema=False, tool_choice="none", template_variables={"a": [1]}, stop_token_ids=(1, 2)),
+        Request((USER,), tools=(Tool("f", "d", {"type": "object"}, True), Tool("g")), allowed_tools=("f",)),
+        Request(
+            (USER,), Sampling(repeat_penalty=1.1, logit_bias=((5, -1.0), (6, 2))), grammar='start: "é"', logprobs=3
+        ),
+        Request((), completion=CompletionPrompt((1, 2, 3), "after")),
+        Request((), completion=CompletionPrompt("text")),
+        tasks.Embed(("a", (1, 2)), 3),
+        tasks.Rerank("q", ("a", "b")),
+        tasks.Tokenize("text", True),
+        tasks.Tokenize(Request((USER,))),
+        tasks.Detokenize((1, 2)),
+        tasks.Estimate(Request((USER,)), False),
+    ],
+)
+def test_requests_survive_encoding(request_: Any) -> None:
+    assert decode(encode(request_), Content) == request_
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Started(
+            3, ("warned",), (), ParserSpec("hermes", (Tool("f", None, {"type": "object"}),), ("<a>", "</a>"), True)
+        ),
+        Delta("é", 2, (TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0))),
+        Finished("length", Usage(1, 2, 3), Timings(0.5, 1, 2.5), "stop"),
+    ],
+)
+def test_events_survive_encoding(message: Any) -> None:
+    assert decode(encode(EventMessage(5, message)), FromWorker) == EventMessage(5, message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Load(
+            "n", Path("/a"), None, True, (AdapterFile(Path("b"), 0.5),), Path("c"), ModelConfig(), Placement(3, (1, 2))
+        ),
+        RunTask(3, b"\0\xff"),
+    ],
+)
+def test_orders_survive_encoding(message: Any) -> None:
+    assert decode(encode(message), ToWorker) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Accepted(2**40),
+        ModelLoaded(ModelInfo("m", "d", 1, 2, 3, True, False, 4, ("w",), "rerank", Sampling(0.5))),
+        TaskDone(1, tasks.Vectors(b"\0" * 8, 2, 5)),
+        TaskDone(1, tasks.Scores((0.5, -1.0), 5)),
+        TaskDone(1, tasks.TokenPieces((1, 2), (b"a", b"\xff"))),
+        TaskDone(1, tasks.RequestEstimate((tasks.PartTokens(0, 1, "image", 4),), 1, 2, 3, 4, 5, 6, None, 0.5, 7)),
+    ],
+)
+def test_answers_survive_encoding(message: Any) -> None:
+    assert decode(encode(message), FromWorker) == message
+
+
+def test_the_first_logprob_of_a_prompt_is_nan() -> None:
+    first = EventMessage(0, Started(1, (), (TokenLogprob(b"a", nan),)))
+    assert isnan(decode(encode(first), FromWorker).event.prompt_logprobs[0].logprob)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in vars(errors).items() if isinstance(kind, type)))
+def test_errors_survive_encoding(name: str) -> None:
+    kind: type[GalagoError] = getattr(errors, name)
+    read = decode(encode(EventMessage(0, Failed(kind("why", "where")))), FromWorker).event.error
+    assert (type(read), read.message, read.param) == (kind, "why", "where")
+
+
+def test_an_unreadable_part_survives_encoding() -> None:
+    part = Unreadable("a file", errors.MediaError("why", "where"))
+    read = decode(encode(Request((Message("user", (part,)),))), Content).messages[0].parts[0]
+    assert (read.name, read.source, type(read.error), read.error.message) == (
+        "a file",
+        "where",
+        errors.MediaError,
+        "why",
+    )
+
+
+def test_what_utf_8_cannot_hold_survives_as_far_as_possible() -> None:
+    assert decode(encode(EventMessage(0, Delta("a\ud800b"))), FromWorker).event.text == "a?b"
+    load = Load("n", Path(os.fsdecode(b"/a/\xff")), None, True, (), None, ModelConfig(), Placement())
+    assert decode(encode(load), ToWorker) == load
+
+
+REQUEST = Request((Message("user", (Text("x"),)),))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", encode(REQUEST)[:-1], encode(Text("a")), encode(replace(REQUEST)) + b"\0"]
+)
+def test_other_bytes_are_no_request(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a message"):
+        decode(data, Content)
+
+
+def test_many_messages_arrive_in_several_writes_and_in_order(ends: tuple[BufferedChannel, Channel]) -> None:
+    here, there = ends
+    for number in range(10_000):
+        here.send(Accepted(number), urgent=False)
+    received: list[Accepted] = []
+    while len(received) < 10_000:
+        received += there.receive(30)
+    assert [message.number for message in received] == [*range(10_000)]

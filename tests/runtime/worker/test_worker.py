@@ -40,9 +40,8 @@ from galago.runtime.config import ModelConfig
 from galago.runtime.inference.stream import Stream
 from galago.runtime.pool.pool import ModelPool
 from galago.runtime.pool.resident import ResidentModel
-from galago.runtime.process.channel import decode, encode
 from galago.runtime.process.spawn import WorkerProcess
-from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, TokenLogprob
+from galago.runtime.types.events import Delta, Event, Failed, Finished, Started
 from galago.runtime.types.messages import Audio, Image, Message, Text
 from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request, Sampling
@@ -164,32 +163,6 @@ def test_an_error_arrives_as_it_was_raised(calm: WorkerSupervisor, model: LocalM
 
 def test_the_model_info_is_the_same(calm: WorkerSupervisor, model: LocalModel) -> None:
     assert calm.info == model.info
-
-
-def test_messages_survive_encoding() -> None:
-    schema: Any = {"enum": [[0, 1], {"a": None}, 2**80, 0.5, "\ud800", True]}
-    sampling = Sampling(0.5, 0.9, 40, 0.1, -(2**63))
-    system, user = Message("system", (Text("Sei kurz, 你好."),)), Message("user", (PICTURE, SOUND, Text("")), "Ada")
-    request = Request((system, user), sampling, 7, ("a", "b"), True, json_schema=schema)
-    assert decode(encode(request)) == request
-    sampling = replace(sampling, frequency_penalty=0.5, repeat_penalty=1.1, logit_bias=((5, -1.0), (6, 2)))
-    request = Request((user,), sampling, grammar='start: "é"', logprobs=3, continue_final=False)
-    assert decode(encode(request)) == request
-    told = Delta(
-        "é", logprobs=(TokenLogprob(b"\xc3", -0.1, ((b"\xc3", -0.1), (b"", -2.0))), TokenLogprob(b"\xa9", -9.0))
-    )
-    assert decode(encode(told)) == told
-    for kind in {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, GalagoError)}:
-        read = decode(encode(Failed(kind("why", "where")))).error
-        assert (type(read), read.message, read.param) == (kind, "why", "where")
-    assert decode(encode(Text("a\ud800b"))) == Text("a?b")
-    assert decode(encode(Path(os.fsdecode(b"/a/\xff")))) == Path(os.fsdecode(b"/a/\xff"))
-
-
-@pytest.mark.parametrize("data", [b"", b"\xc1", encode(SHORT)[:-1], b"\x91\xcc\xff", b"\x92\x00\x00", b"\x91\xa1a"])
-def test_other_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError):
-        decode(data)
 
 
 def test_a_schema_that_is_not_json_is_refused(calm: WorkerSupervisor) -> None:
@@ -419,6 +392,35 @@ def test_the_workers_environment_keeps_what_the_user_has_set() -> None:
 
 def test_a_worker_gets_that_environment(calm: WorkerSupervisor) -> None:
     assert process(calm).environ()["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", "1000")
+
+
+def test_a_worker_gets_no_variables_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = "HF_TOKEN GALAGO_API_KEY OPENAI_API_KEY AWS_SECRET_ACCESS_KEY NVIDIA_API_KEY HTTPS_PROXY SSH_AUTH_SOCK A"
+    for name in secrets.split():
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("GALAGO_LIMIT_PARTS", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    started = WorkerProcess()
+    try:
+        found = psutil.Process(started.pid).environ()
+    finally:
+        started.kill()
+        started.reap()
+        started.connection.close()
+    assert "secret" not in found.values() and not set(found) & set(secrets.split())
+    assert found["GALAGO_LIMIT_PARTS"] == "7" and found["CUDA_VISIBLE_DEVICES"] == "0"
+    assert found["PATH"] == os.environ["PATH"] and found["HOME"] == os.environ["HOME"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads another process's limits")
+def test_a_worker_is_limited(calm: WorkerSupervisor) -> None:
+    limits = {
+        name: process(calm).rlimit(getattr(psutil, f"RLIMIT_{name}")) for name in ("CORE", "NOFILE", "FSIZE", "DATA")
+    }
+    assert limits["CORE"] == (0, 0)
+    assert max(limits["NOFILE"]) <= 4096
+    assert max(limits["FSIZE"]) == 4096 << 20
+    assert 8 << 30 < max(limits["DATA"]) < 10 << 30
 
 
 def test_a_service_is_not_ready_between_a_crash_and_the_restart() -> None:

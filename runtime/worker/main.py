@@ -22,6 +22,7 @@ from ...models.gguf.reader import read_header
 from ..inference.stream import Stream
 from ..log import log
 from ..process.channel import BufferedChannel, decode
+from ..process.limits import limit_this_process
 from ..process.messages import (
     Accepted,
     Cancel,
@@ -40,7 +41,6 @@ from ..process.messages import (
     TaskDone,
     ToWorker,
 )
-from ..process.limits import limit_this_process
 from ..process.spawn import inherited_connection
 from ..types.events import Delta, Event, Failed, Finished, Started
 from ..types.model_info import Stats

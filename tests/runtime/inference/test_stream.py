@@ -12,7 +12,6 @@ import pytest
 from galago.models.errors import EngineError
 from galago.runtime.inference.stream import Stream
 from galago.runtime.output.parser import EventParser
-from galago.runtime.process.channel import decode, encode
 from galago.runtime.types.events import (
     Delta,
     Event,
@@ -176,10 +175,6 @@ def test_a_forwarded_stream_is_not_parsed() -> None:
     for event in raw:
         stream.put(event)
     assert got == raw
-
-
-def test_what_the_parser_needs_crosses_a_process_boundary() -> None:
-    assert decode(encode(Started(1, parsing=SPEC))) == Started(1, parsing=SPEC)
 
 
 def test_a_stream_of_plain_text_enters_no_parser(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from fakes.waiting import wait_until
 from galago.models.errors import EngineCrashed, EngineError, GalagoError
 from galago.models.registry.resolve import resolve
 from galago.runtime.config import ModelConfig
-from galago.runtime.process.channel import BufferedChannel, Channel, decode, encode
+from galago.runtime.process.channel import Channel, decode, encode
 from galago.runtime.process.messages import (
     Accepted,
     Cancel,
@@ -364,15 +364,3 @@ def test_a_message_that_arrives_byte_by_byte_has_to_end_in_time() -> None:
     thread.join()
     there.close()
     channel.close()
-
-
-def test_a_result_beyond_the_limit_is_refused_by_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GALAGO_LIMIT_RESULT_BYTES", "1000")
-    here, there = multiprocessing.Pipe()
-    channel = BufferedChannel(here)
-    fits = TaskDone(0, Vectors(bytes(900), 1, 1))
-    assert channel.encode(fits)
-    with pytest.raises(EngineError, match="result_bytes"):
-        channel.encode(TaskDone(0, Vectors(bytes(1000), 1, 1)))
-    channel.close()
-    there.close()

@@ -6,6 +6,7 @@ import uuid
 from functools import partial
 from typing import NamedTuple
 
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -85,7 +86,9 @@ class Messages(Resource):
         request, warnings = request_io.parse_body(body, schema.CountRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)
         task = Estimate(convert.to_request(request, warnings), predict_seconds=False)
-        return schema.TokenCount(self.service.run_task(request.model, task, disconnected).prompt_tokens), warnings
+        estimate = self.service.run_task(request.model, task, disconnected)
+        warnings += estimate.warnings
+        return schema.TokenCount(estimate.prompt_tokens, warnings or UNSET), warnings
 
 
 class _Prepared(NamedTuple):

@@ -324,6 +324,7 @@ class ErrorResponse(Struct, tag="error"):
 
 class TokenCount(Struct):
     input_tokens: int
+    warnings: list[str] | UnsetType = UNSET
 
 
 class ModelInfo(Struct):

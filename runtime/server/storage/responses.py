@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from ....models.errors import InvalidRequest
 from .database import Connection, Database
@@ -18,7 +23,23 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, previous TEXT, status TEXT NOT NULL, input BLOB NOT NULL, response BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS response_items (
+    response TEXT NOT NULL REFERENCES responses (id), item TEXT NOT NULL, PRIMARY KEY (response, item)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS response_items_by_item ON response_items (item);
 """
+_FIND_ITEM = """
+SELECT id, input, responses.response FROM responses JOIN response_items ON response_items.response = id
+WHERE item = ? ORDER BY responses.rowid DESC LIMIT 1
+"""
+
+
+class _Item(Struct):
+    id: Any = None
+
+
+class _Output(Struct):
+    output: list[_Item]
 
 
 class ResponseStore:
@@ -29,18 +50,21 @@ class ResponseStore:
         database.create_tables(_TABLE)
         with database.transaction() as connection:
             _fail_unfinished(connection)
+            _add_missing_items(connection)
 
     def add(self, response_id: str, previous_id: str | None, items: bytes, response: bytes) -> None:
         """Adds a response that is in progress."""
         row = (response_id, previous_id, "in_progress", items, response)
         with self._database.transaction() as connection:
             connection.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?)", row)
+            _add_items(connection, response_id, msgspec.json.decode(items, type=list[_Item]))
 
     def update(self, response_id: str, status: str, response: bytes) -> None:
         """Stores how a response ended, unless it has been deleted."""
         row = (status, response, response_id)
         with self._database.transaction() as connection:
-            connection.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", row)
+            if connection.execute("UPDATE responses SET status = ?, response = ? WHERE id = ?", row).rowcount:
+                _add_items(connection, response_id, msgspec.json.decode(response, type=_Output).output)
 
     def get(self, response_id: str) -> bytes | None:
         with self._database.transaction() as connection:
@@ -55,7 +79,23 @@ class ResponseStore:
     def delete(self, response_id: str) -> bool:
         """Returns whether there was such a response. Its bytes are overwritten."""
         with self._database.transaction() as connection:
+            connection.execute("DELETE FROM response_items WHERE response = ?", (response_id,))
             return connection.execute("DELETE FROM responses WHERE id = ?", (response_id,)).rowcount > 0
+
+    def items(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The items of input and output with these ids, as they are stored; of several with one id, the newest."""
+        found: dict[str, dict[str, Any]] = {}
+        decoded: dict[str, dict[str, dict[str, Any]]] = {}
+        for item_id in ids:
+            with self._database.transaction() as connection:
+                row = connection.execute(_FIND_ITEM, (item_id,)).fetchone()
+            if row is None:
+                continue
+            if row["id"] not in decoded:
+                items = [*msgspec.json.decode(row["input"]), *msgspec.json.decode(row["response"])["output"]]
+                decoded[row["id"]] = {item["id"]: item for item in items if isinstance(item.get("id"), str)}
+            found[item_id] = decoded[row["id"]][item_id]
+        return found
 
     def conversation(self, last_id: str) -> list[tuple[bytes, bytes]]:
         """The input items and responses up to and including a response, oldest first. Raises `InvalidRequest`."""
@@ -77,6 +117,19 @@ class ResponseStore:
             turns.append((row["input"], row["response"]))
             current = row["previous"]
         return turns[::-1]
+
+
+def _add_items(connection: Connection, response_id: str, items: Sequence[_Item]) -> None:
+    rows = [(response_id, item.id) for item in items if isinstance(item.id, str)]
+    connection.executemany("INSERT OR IGNORE INTO response_items VALUES (?, ?)", rows)
+
+
+def _add_missing_items(connection: Connection) -> None:
+    """Adds the items of responses that an earlier version stored."""
+    query = "SELECT id, input, response FROM responses WHERE id NOT IN (SELECT response FROM response_items)"
+    for row in connection.execute(query).fetchall():
+        _add_items(connection, row["id"], msgspec.json.decode(row["input"], type=list[_Item]))
+        _add_items(connection, row["id"], msgspec.json.decode(row["response"], type=_Output).output)
 
 
 def _fail_unfinished(connection: Connection) -> None:

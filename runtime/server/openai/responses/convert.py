@@ -31,11 +31,20 @@ _ID_PREFIXES = {
     "compaction": "cmp",
     "additional_tools": "at",
 }
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "reasoning": {"summary": []},
+    "additional_tools": {"role": "developer"},
+    "input_image": {"detail": "auto"},
+    "output_text": {"annotations": [], "logprobs": []},
+}
+"""Fields that are shown of items and parts even if the client has left them out."""
 NO_USAGE = schema.Usage(0, 0, 0, schema.InputDetails(0, 0, 0), schema.OutputDetails(0))
 """The usage of a response that no model computed."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _KEYS = ("user", "safety_identifier", "prompt_cache_key")
 """Fields that the response only repeats."""
+_MAX_PLACES = 5
+"""Items that a warning names."""
 _API_FIELD_NAMES = {"json_schema": "text.format", "max_tokens": "max_output_tokens"}
 
 
@@ -45,14 +54,22 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
     return error
 
 
-def rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    """The request with its items and tools in the declared forms. Warns about those that cannot be used."""
+def rewritten(
+    raw: dict[str, Any], warnings: Warnings, stored: input_items.FindStored = lambda _ids: {}
+) -> dict[str, Any]:
+    """The request with its items and tools in the declared forms. Warns about those that cannot be used.
+
+    `stored` finds the items that references name, by their ids.
+    """
     raw = _renamed(raw)
     items, given = raw.get("input"), tool_forms.listed(raw.get("tools"), warnings)
     changed: dict[str, Any] = {name: str(raw[name]) for name in _KEYS if raw.get(name) is not None}
+    if isinstance(raw.get("metadata"), dict):
+        changed["metadata"] = {name: input_items.text_or_json(value) for name, value in raw["metadata"].items()}
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
+        items = input_items.with_stored_items(items, stored)
         changed["input"] = input_items.rewritten(items, "input", warnings)
     if given is None or isinstance(given, list):
         changed["tools"] = kept = None if given is None else tools.kept(given, warnings)
@@ -90,35 +107,26 @@ def asks_for_compaction(raw: dict[str, Any]) -> bool:
     return isinstance(last, dict) and last.get("type") == "compaction_trigger"
 
 
-def check_calls(history: Sequence[Item | None], given: Sequence[Item | None]) -> None:
-    """Checks that the outputs in a conversation's new items answer calls in the conversation."""
+def warn_about_outputs_without_calls(
+    history: Sequence[Item | None], given: Sequence[Item | None], warnings: Warnings
+) -> None:
+    """Warns if outputs in a conversation's new items answer calls that are not in the conversation."""
     calls = (item_schema.FunctionCall, item_schema.CustomToolCall)
     outputs = (item_schema.FunctionCallOutput, item_schema.CustomToolCallOutput)
     call_ids = {item.call_id for item in (*history, *given) if isinstance(item, calls)}
-    for i, item in enumerate(given):
-        if isinstance(item, outputs) and item.call_id not in call_ids:
-            raise InvalidRequest(
-                f"input[{i}] answers the call {item.call_id!r:.80}, which is not in the conversation",
-                f"input[{i}].call_id",
-            )
+    alone = [i for i, item in enumerate(given) if isinstance(item, outputs) and item.call_id not in call_ids]
+    if alone:
+        places = ", ".join(f"input[{i}]" for i in alone[:_MAX_PLACES]) + (", ..." if alone[_MAX_PLACES:] else "")
+        warnings.append(f"the calls that {places} answers are not in the conversation; the model sees only the outputs")
 
 
 def kept_messages(items: Sequence[Item | None], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
     """The messages that a compaction leaves as they are, with ids."""
-    kept = [msgspec.to_builtins(item) for item in items if compaction.is_kept(item)]
-    messages = stored_items(kept, new_id)
-    for message in messages:
-        message["content"] = [_shown_part(part) for part in message["content"]]
-    return messages
-
-
-def _shown_part(part: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in part.items() if value is not None}
-    return {"detail": "auto"} | given if part["type"] == "input_image" else given
+    return stored_items([msgspec.to_builtins(item) for item in items if compaction.is_kept(item)], new_id)
 
 
 def stored_items(items: str | list[Any] | None, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
-    """The input as it is stored and shown: items with ids, and messages with their texts in parts.
+    """The input as it is stored and shown: items with ids and all fields, and messages with their texts in parts.
 
     `new_id` returns an id with a prefix.
     """
@@ -129,17 +137,17 @@ def stored_items(items: str | list[Any] | None, new_id: Callable[[str], str]) ->
 
 def _stored_item(item: dict[str, Any], new_id: Callable[[str], str]) -> dict[str, Any]:
     kind, content = item["type"], item.get("content")
-    stored = {"id": new_id(_ID_PREFIXES[kind]), "status": "completed"} | item
-    if kind != "message":
-        return stored
-    if isinstance(content, str):
-        text = {"text": content}
-        content = [
-            {"type": "output_text", **text, "annotations": []}
-            if item["role"] == "assistant"
-            else {"type": "input_text", **text}
-        ]
-    return stored | {"content": [part for part in content or () if part is not None]}
+    stored = {"id": new_id(_ID_PREFIXES[kind]), "status": "completed"} | _REQUIRED.get(kind, {}) | item
+    if kind == "message" and isinstance(content, str):
+        content = [{"type": "output_text" if item["role"] == "assistant" else "input_text", "text": content}]
+    for field, parts in (("content", content), ("output", item.get("output"))):
+        if isinstance(parts, list):
+            stored[field] = [_stored_part(part) for part in parts if part is not None]
+    return stored
+
+
+def _stored_part(part: dict[str, Any]) -> dict[str, Any]:
+    return _REQUIRED.get(part["type"], {}) | {name: value for name, value in part.items() if value is not None}
 
 
 def to_items(items: Sequence[Any]) -> list[Item | None]:

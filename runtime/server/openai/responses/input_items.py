@@ -6,14 +6,16 @@ Items that only another service can run or read are shown to the model as text, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from ....types.warnings import Warnings
 from ...http import media_forms
 from . import compaction, tools
 from .tools import JsonObject
 
+FindStored: TypeAlias = Callable[[Sequence[str]], Mapping[str, JsonObject]]
+"""Returns stored items by their ids; those that are not stored are missing."""
 MAX_SHOWN_CHARACTERS = 4000
 """Of an item or a part that is shown as text."""
 _MAX_VALUE_CHARACTERS = 1000
@@ -32,6 +34,17 @@ def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonO
     """The items in the declared forms, one for each; `None` for an item that is passed over."""
     rewriter = _Rewriter(path, warnings)
     return [rewriter.item(item, f"{path}[{i}]", i) for i, item in enumerate(items)]
+
+
+def with_stored_items(items: Sequence[Any], stored: FindStored) -> Sequence[Any]:
+    """The items, each reference replaced by the stored item that it names, if there is one."""
+    ids = {i: item["id"] for i, item in enumerate(items) if _is_reference(item)}
+    found = stored(list(dict.fromkeys(ids.values()))) if ids else {}
+    return [found.get(ids[i], item) if i in ids else item for i, item in enumerate(items)] if found else items
+
+
+def _is_reference(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("id"), str) and _kind(item) == "item_reference"
 
 
 class _Rewriter:
@@ -99,8 +112,7 @@ class _Rewriter:
         self._unanswered.append(call_id)
         field = "input" if fields["type"] == "custom_tool_call" else "arguments"
         given = fields.get(field, "")
-        text = given if isinstance(given, str) else _json(given)
-        return fields | {"call_id": call_id, "name": fields.get("name") or "function", field: text}
+        return fields | {"call_id": call_id, "name": fields.get("name") or "function", field: text_or_json(given)}
 
     def _output(self, fields: JsonObject, path: str) -> JsonObject:
         call_id = fields.get("call_id") or (self._unanswered[0] if self._unanswered else "")
@@ -212,7 +224,7 @@ def _media_part(medium: media_forms.Medium) -> JsonObject:
 
 
 def _text_part(text: Any) -> JsonObject:
-    return {"type": "input_text", "text": text if isinstance(text, str) else _json(text)}
+    return {"type": "input_text", "text": text_or_json(text)}
 
 
 def _as_text(fields: JsonObject, kind: Any) -> str:
@@ -230,6 +242,12 @@ def _shortened(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _shortened(item) for name, item in value.items()}
     return value
+
+
+def text_or_json(value: Any) -> str:
+    """A text as it is, and any other value as JSON."""
+    """A text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else _json(value)
 
 
 def _json(value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
@@ -123,8 +124,9 @@ class Responses(Resource):
         self._runs.continue_conversation(parsed)
         task = Estimate(self._runs.runtime_request(parsed), predict_seconds=False)
         model = self.service.model_for(parsed.request.model, parsed.warnings)
-        count = self.service.run_task(model, task, disconnected).prompt_tokens
-        return schema.TokenCount(count), parsed.warnings
+        estimate = self.service.run_task(model, task, disconnected)
+        parsed.warnings += estimate.warnings
+        return schema.TokenCount(estimate.prompt_tokens, parsed.warnings or UNSET), parsed.warnings
 
     async def compact(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._compact)

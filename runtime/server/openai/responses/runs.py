@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from .....models.errors import GalagoError, InvalidRequest
 from ....types.request import Request
@@ -109,7 +110,7 @@ class Runs:
 
     def parse(self, raw: dict[str, Any], warnings: Warnings) -> ParsedRequest:
         compacts = convert.asks_for_compaction(raw)
-        raw = _rewritten(raw, warnings)
+        raw = self._rewritten(raw, warnings)
         request = request_io.convert_object(raw, schema.ResponsesRequest, warnings)
         return ParsedRequest(raw, request, warnings, compacts)
 
@@ -127,8 +128,8 @@ class Runs:
         """Lets the request continue a stored conversation, or the one in `history`."""
         previous_id = parsed.request.previous_response_id
         parsed.history = self.history(previous_id) if history is None else list(history)
-        if previous_id is not None:
-            convert.check_calls(parsed.history, convert.given_items(parsed.request.input))
+        given = convert.given_items(parsed.request.input)
+        convert.warn_about_outputs_without_calls(parsed.history, given, parsed.warnings)
 
     def prepare(
         self,
@@ -216,7 +217,7 @@ class Runs:
 
     def compact(self, raw: dict[str, Any], warnings: Warnings) -> tuple[schema.CompactedResponse, Warnings]:
         """The messages of system, developer and user as they are, and one compaction item for all other items."""
-        raw = _rewritten(raw, warnings)
+        raw = self._rewritten(raw, warnings)
         request = request_io.convert_object(raw, schema.CompactRequest, warnings)
         self._service.model_for(request.model, warnings)
         items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
@@ -224,16 +225,21 @@ class Runs:
             raise InvalidRequest("there is nothing to compact; give input or previous_response_id", "input")
         output = [*convert.kept_messages(items, new_id), _compaction_item(items, beside_kept=True)]
         compacted = schema.CompactedResponse(
-            id=f"resp_{uuid.uuid4().hex}", created_at=int(time.time()), output=output, usage=convert.NO_USAGE
+            id=f"resp_{uuid.uuid4().hex}",
+            created_at=int(time.time()),
+            output=output,
+            usage=convert.NO_USAGE,
+            warnings=warnings or UNSET,
         )
         return compacted, warnings
 
-
-def _rewritten(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    try:
-        return convert.rewritten(raw, warnings)
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply to be read") from None
+    def _rewritten(self, raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+        try:
+            if self.store is None:
+                return convert.rewritten(raw, warnings)
+            return convert.rewritten(raw, warnings, self.store.items)
+        except RecursionError:
+            raise InvalidRequest("the body is nested too deeply to be read") from None
 
 
 def _compaction_item(items: Sequence[Item | None], *, beside_kept: bool = False) -> item_schema.CompactionItem:

@@ -208,11 +208,13 @@ class CompactedResponse(Struct, kw_only=True):
     created_at: int
     output: list[Any]
     usage: Usage
+    warnings: list[str] | UnsetType = UNSET
     object: str = "response.compaction"
 
 
 class TokenCount(Struct):
     input_tokens: int
+    warnings: list[str] | UnsetType = UNSET
     object: str = "response.input_tokens"
 
 

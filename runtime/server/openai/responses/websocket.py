@@ -1,8 +1,9 @@
 """Responses over a WebSocket: `GET /v1/responses`, upgraded.
 
 A client sends `response.create` messages, which have the fields of `POST /v1/responses`, and gets the events of each
-answer as text messages. Answers are made one after the other. The connection remembers the conversation of its last
-response, so that `previous_response_id` continues it without a store. Closing the connection stops the answer.
+answer as text messages. Answers are made one after the other. The connection remembers the conversation of the last
+response that did not fail, so that `previous_response_id` continues it without a store, also after an error. Closing
+the connection stops the answer.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class _Connection:
         self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
         self._last: tuple[str, list[Item | None]] | None = None
-        """Id and conversation of the last response."""
+        """Id and conversation of the last response that did not fail."""
 
     async def serve(self) -> None:
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._answer_all())]
@@ -110,16 +111,12 @@ class _Connection:
                     self._activity.end()
 
     async def _answer(self, raw: dict[str, Any], warnings: Warnings) -> None:
-        continues_last = self._last is not None and raw.get(_PREVIOUS_FIELD) == self._last[0]
         try:
             run = await self._prepared(raw, warnings)
         except GalagoError as error:
-            if continues_last:
-                self._last = None
             await self._send(_error_event(error))
             return
         log_new(run.warnings)
-        self._last = None
         try:
             async with contextlib.aclosing(run.chunks()) as chunks:
                 async for chunk in chunks:

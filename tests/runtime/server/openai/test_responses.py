@@ -364,8 +364,8 @@ def no_files(name: str, field: str) -> bytes:
 def test_deleted_responses_leave_no_bytes(tmp_path: Path) -> None:
     finished = Database(tmp_path / "store")
     store = ResponseStore(finished)
-    store.add("resp_1", None, b'["a secret of mine"]', b"{}")
-    store.update("resp_1", "completed", b'{"status": "completed", "output": ["a secret of mine"]}')
+    store.add("resp_1", None, b'[{"id": "a secret of mine"}]', b"{}")
+    store.update("resp_1", "completed", b'{"status": "completed", "output": [{"id": "a secret of mine"}]}')
     assert store.delete("resp_1") and not store.delete("resp_1")
     store.update("resp_1", "completed", b"{}")
     assert store.get("resp_1") is None
@@ -375,13 +375,13 @@ def test_deleted_responses_leave_no_bytes(tmp_path: Path) -> None:
 
 def test_only_finished_responses_can_be_continued(tmp_path: Path) -> None:
     store = ResponseStore(Database(tmp_path / "store"))
-    store.add("a", None, b"[1]", b"{}")
+    store.add("a", None, b'[{"id": "1"}]', b"{}")
     with pytest.raises(InvalidRequest, match="in_progress"):
         store.conversation("a")
-    store.update("a", "completed", b"[2]")
-    store.add("b", "a", b"[3]", b"{}")
-    store.update("b", "incomplete", b"[4]")
-    assert store.conversation("b") == [(b"[1]", b"[2]"), (b"[3]", b"[4]")]
+    store.update("a", "completed", b'{"output": []}')
+    store.add("b", "a", b"[]", b"{}")
+    store.update("b", "incomplete", b'{"output": [{"id": "2"}]}')
+    assert store.conversation("b") == [(b'[{"id": "1"}]', b'{"output": []}'), (b"[]", b'{"output": [{"id": "2"}]}')]
 
 
 def test_reasoning_text_and_calls_form_one_message() -> None:

@@ -109,14 +109,6 @@ def test_another_connection_does_not_know_the_conversation(server: Server) -> No
         assert ask(socket, **QUESTION)["output"]
 
 
-def test_a_continuation_that_fails_ends_the_conversation(server: Server) -> None:
-    orphan = {"type": "function_call_output", "call_id": "call_x", "output": "1"}
-    with connected(server) as socket:
-        first = ask(socket, **QUESTION)["id"]
-        assert code(socket, input=[orphan], previous_response_id=first)[0] == 400
-        assert code(socket, **QUESTION, previous_response_id=first) == (400, "previous_response_not_found")
-
-
 def test_a_request_that_is_refused_leaves_the_conversation(server: Server) -> None:
     with connected(server) as socket:
         first = ask(socket, **QUESTION)["id"]

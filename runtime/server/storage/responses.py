@@ -84,7 +84,7 @@ class ResponseStore:
 
     def items(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """The items of input and output with these ids, as they are stored; of several with one id, the newest."""
-        found: dict[str, dict[str, Any]] = {}
+        items_by_id: dict[str, dict[str, Any]] = {}
         decoded: dict[str, dict[str, dict[str, Any]]] = {}
         for item_id in ids:
             with self._database.transaction() as connection:
@@ -94,8 +94,8 @@ class ResponseStore:
             if row["id"] not in decoded:
                 items = [*msgspec.json.decode(row["input"]), *msgspec.json.decode(row["response"])["output"]]
                 decoded[row["id"]] = {item["id"]: item for item in items if isinstance(item.get("id"), str)}
-            found[item_id] = decoded[row["id"]][item_id]
-        return found
+            items_by_id[item_id] = decoded[row["id"]][item_id]
+        return items_by_id
 
     def conversation(self, last_id: str) -> list[tuple[bytes, bytes]]:
         """The input items and responses up to and including a response, oldest first. Raises `InvalidRequest`."""

@@ -39,8 +39,10 @@ def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonO
 def with_stored_items(items: Sequence[Any], stored: FindStored) -> Sequence[Any]:
     """The items, each reference replaced by the stored item that it names, if there is one."""
     ids = {i: item["id"] for i, item in enumerate(items) if _is_reference(item)}
-    found = stored(list(dict.fromkeys(ids.values()))) if ids else {}
-    return [found.get(ids[i], item) if i in ids else item for i, item in enumerate(items)] if found else items
+    if not ids:
+        return items
+    stored_items = stored(list(dict.fromkeys(ids.values())))
+    return [stored_items.get(ids[i], item) if i in ids else item for i, item in enumerate(items)]
 
 
 def _is_reference(item: Any) -> bool:

@@ -165,7 +165,7 @@ def test_a_conversation_over_a_websocket_goes_on_after_an_error(storing: Server)
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}]},
         {"input": "word " * 20000},
     ]
-    bodies = [{"input": "Hi"}, {"input": [ORPHAN], "continues": True}]
+    bodies: list[Json] = [{"input": "Hi"}, {"input": [ORPHAN], "continues": True}]
     for body in refused:
         bodies += [body | {"continues": True}, {"input": "Go on.", "continues": True}]
     kinds = [event["type"] for event in socket_answers(storing, *bodies)]

@@ -9,7 +9,8 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     │   ├── MediaError            an image, video or sound that cannot be read or exceeds a limit
     │   ├── UnsupportedModality   the model takes no images or no audio
     │   ├── PromptTooLong         the prompt does not fit into the context
-    │   └── TemplateError         the model's chat template rejects the messages
+    │   └── TemplateError         the model's chat template cannot be rendered within its limits
+    │       └── TemplateRefusal   the model's chat template rejects the messages
     ├── Forbidden                 the Host or Origin header is not allowed
     ├── Unauthorized              the API key is missing or wrong
     ├── NotFound                  no such model, file, route or stored object
@@ -59,6 +60,10 @@ class PromptTooLong(InvalidRequest):
 
 
 class TemplateError(InvalidRequest):
+    """The model's chat template cannot be rendered within its limits. Use another with `--chat-template`."""
+
+
+class TemplateRefusal(TemplateError):
     """The model's chat template rejects the messages, such as two user turns in a row. Rearrange the messages."""
 
 

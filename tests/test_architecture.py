@@ -52,7 +52,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "transformers": "quantize/convert/hf_reference.py",
     "peft": "quantize/convert/hf_reference.py",
     "llguidance": "runtime/output/structured/grammar.py",
-    "jinja2": "runtime/prompt/template.py",
+    "jinja2": "runtime/prompt/template_renderer.py",
     "huggingface_hub": "models/hub/client.py",
     "httpx2": "models/hub/client.py",
     "filelock": ("models/hub/cache.py", "models/kept_file.py"),

@@ -40,13 +40,10 @@ class PrefixCache:
         """Bytes per cell of the prefix that was added last."""
         self._whole_only = whole_only
         self._in_memory: list[CachedPrefix] = []
+        self.is_persistent = disk is not None
+        """Whether prefixes are also written to disk."""
         self._disk = disk
         self._on_disk = [] if disk is None else list(_stored_prefixes(disk))
-
-    @property
-    def is_persistent(self) -> bool:
-        """Whether prefixes are also written to disk."""
-        return self._disk is not None
 
     def add(self, prefix: CachedPrefix) -> None:
         """Keeps a prefix in memory if it fits, and drops those that it makes useless."""

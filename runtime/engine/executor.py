@@ -45,6 +45,8 @@ class KVCache:
 
     def find(self, items: Items[Item], adapters: tuple[float, ...]) -> tuple[CachedPrefix | None, int]:
         """The saved prefix to restore for these items, and how many of them it holds."""
+        if not self._prefixes.size and not self._prefixes.is_persistent:
+            return None, 0
         try:
             return self._prefixes.find(items, adapters)
         except BaseException as error:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..prompt.completion import CompletionPrompts
     from ..prompt.template import ChatTemplate
 
-_TEXT_SIDE = ("galago.runtime.prompt.template", "galago.runtime.prompt.builder", "galago.runtime.output.constraints")
+_TEXT_SIDE = ("galago.runtime.prompt.builder", "galago.runtime.output.constraints")
 _MEDIA = "galago.runtime.prompt.media_parts"
 """Modules that are imported while the weights are loaded."""
 
@@ -90,6 +90,8 @@ class Assembly:
         slots = self.slots = config.slots or DEFAULT_SLOTS
         threads = config.threads or default_threads()
         with ThreadPoolExecutor(1) as background:  # llama.cpp loads without holding Python's lock
+            background.submit(_start_renderer)
+            self._closers.append(_close_renderers)
             for module in _TEXT_SIDE if files.projector is None else (*_TEXT_SIDE, _MEDIA):
                 background.submit(importlib.import_module, module)
             weights = self.weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
@@ -218,6 +220,19 @@ class Assembly:
         except InvalidRequest as error:
             self.warnings.append(f"the model's file recommends invalid sampling settings, which are ignored: {error}")
             return Sampling(0.0)
+
+
+def _start_renderer() -> None:
+    """Starts the process that renders chat templates, so that it is ready when the weights are loaded."""
+    from ..prompt.template import RENDERERS
+
+    RENDERERS.start()
+
+
+def _close_renderers() -> None:
+    from ..prompt.template import RENDERERS
+
+    RENDERERS.close()
 
 
 def prompt_builder(

@@ -14,11 +14,13 @@ def limit_this_process(
     cpu_seconds: int | None = None,
     file_bytes: int | None = None,
     open_files: int | None = None,
+    processes: int | None = None,
 ) -> None:
     """Bounds what is given, and turns core dumps off. Does nothing where the system has no such limits.
 
     `data_bytes` counts what is allocated; `address_bytes` also counts mapped files and reserved addresses. `file_bytes`
-    is the size up to which files can be written.
+    is the size up to which files can be written. `processes` is how many the user may have, threads included, when this
+    one starts another.
     """
     with contextlib.suppress(ImportError):  # Windows
         import resource
@@ -29,6 +31,7 @@ def limit_this_process(
         _lower(resource.RLIMIT_AS, address_bytes)
         _lower(resource.RLIMIT_FSIZE, file_bytes)
         _lower(resource.RLIMIT_NOFILE, open_files)
+        _lower(resource.RLIMIT_NPROC, processes)
 
 
 def _lower(kind: int, value: int | None, room: int = 0) -> None:

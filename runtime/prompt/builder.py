@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, TemplateError
+from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, TemplateError, TemplateRefusal
 from ..output.tool_formats.tool_format import template_tool
 from ..types.messages import Message, ReasoningEffort, Text, Tool, Video
 from ..types.prompt import Item, MediaSpan, Prompt, count_cells
@@ -93,9 +93,10 @@ class PromptBuilder:
                 return break_up(text, self.control_texts, break_mark)
 
             end = len(messages) - continue_last
-            rendered = "" if tools else self._plain(messages[:end], contents[:end], switches)
-            if not rendered:
-                rendered = self._renderer.render(messages[:end], contents[:end], tools, protect, switches, warnings)
+            with self._traits.template.one_request():
+                rendered = "" if tools else self._plain(messages[:end], contents[:end], switches)
+                if not rendered:
+                    rendered = self._renderer.render(messages[:end], contents[:end], tools, protect, switches, warnings)
         except RecursionError:
             raise InvalidRequest("the tools or their arguments are nested too deeply", "messages") from None
         if continue_last:
@@ -183,7 +184,7 @@ class PromptBuilder:
         plain = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
         try:
             rendered = self._traits.template.render(plain, **switches)
-        except TemplateError:
+        except TemplateRefusal:
             return ""
         return rendered if all(text.strip() in rendered for text in contents) else ""
 

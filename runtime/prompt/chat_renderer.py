@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ...models.errors import TemplateError
+from ...models.errors import TemplateRefusal
 from ..types.messages import Message, Tool
 from .chat_shape import is_shown, shape_of
 from .layout import Plan, lay_out
@@ -55,7 +55,7 @@ class ChatRenderer:
     ) -> str:
         """The prompt as text. `contents` are the messages' protected contents; `switches` are set for the template.
 
-        Raises `TemplateError` if the template refuses even a single message of the user.
+        Raises `TemplateRefusal` if the template refuses even a single message of the user.
         """
         tools = [protected_tool(tool, protect) for tool in tools]
         attempt, refusal = self._best_attempt(messages, contents, tools, protect, switches)
@@ -76,11 +76,11 @@ class ChatRenderer:
         tools: Sequence[Tool],
         protect: Protect,
         switches: Mapping[str, Any],
-    ) -> tuple[_Attempt, TemplateError | None]:
+    ) -> tuple[_Attempt, TemplateRefusal | None]:
         """The first attempt that lacks nothing, or the one that lacks least; and why the template refused the first."""
         plan: Plan | None = Plan(not self._traits.tools if tools else None)
         best: _Attempt | None = None
-        refusal: TemplateError | None = None
+        refusal: TemplateRefusal | None = None
         tried = 0
         while plan is not None and tried < _MAX_PLANS:
             tried += 1
@@ -88,7 +88,7 @@ class ChatRenderer:
             lost = self._traits.lost(shape_of(turns), plan.tools_as_text)
             try:
                 rendered = self._traits.render(turns, tools, plan.tools_as_text is True, switches)
-            except TemplateError as error:
+            except TemplateRefusal as error:
                 if lost is not None and plan.tools_as_text is False:  # it takes such a chat, but not these tools
                     plan = replace(plan, tools_as_text=True)
                     continue
@@ -108,7 +108,7 @@ class ChatRenderer:
     def _warn(
         self,
         attempt: _Attempt,
-        refusal: TemplateError | None,
+        refusal: TemplateRefusal | None,
         messages: Sequence[Message],
         contents: Sequence[str],
         warnings: Warnings,

@@ -1,161 +1,204 @@
-"""Renders a model's own chat template, which is untrusted code, in a sandbox with limits. Knows no tokens.
+"""Renders a model's own chat template, which is untrusted code, in child processes with limits. Knows no tokens.
 
-A Jinja sandbox keeps a template away from Python's internals (CVE-2024-34359 was caused by the lack of one). It does
-not stop endless loops or unlimited output; the limits here do.
+`template_renderer` is the program of the children. A rendering that exceeds a limit ends its child and no other
+rendering, since each has a child of its own while it lasts.
 """
 
 from __future__ import annotations
 
+import atexit
+import base64
+import contextlib
 import json
-import re
-import sys
-from collections.abc import Callable, Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from datetime import datetime
-from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ...models.errors import ModelError, TemplateError
-
-MAX_SOURCE_CHARS = 512 * 1024
-MAX_OUTPUT_CHARS = 64 * 1024 * 1024
-MAX_FIELD_WIDTH = 9999
-MAX_LINES_RUN = 2_000_000
-"""Lines of compiled template code that one rendering may run, about a second. Real templates run a few per message."""
+from ...models.errors import ModelError, TemplateError, TemplateRefusal
+from ..process.spawn import EXIT_GRACE_SECONDS, WorkerProcess, python_command
+from ..types.limits import limit, limit_error
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 """Variables that a request cannot set."""
 
+MAX_RENDERERS = 8
+_MAX_IDLE = 2
+
+_START_SECONDS = 60.0
+"""A child that has not started after this time never will."""
+
+_WAIT_BEFORE_START_SECONDS = 0.05
+"""How long a rendering waits for a child that is in use, before another is started. Most take less than a tenth."""
+
+_QUICK_SECONDS = 0.5
+"""A rendering that takes longer gets a lower priority, and its memory is looked at."""
+
+_POLL_SECONDS = 0.05
+
+_WAITING_SECONDS = 6.0
+"""A rendering may take this much longer than its processor time, because other processes use the processor too."""
+
+_MIN_SECONDS = 0.25
+"""Processor time that a template gets however often it was stopped: hundreds of times what a real one needs."""
+
+_COMPILING_FACTOR = 4
+"""A template may take this many times longer to compile than to render: about 20 ms per 1000 characters."""
+
 TemplateMessage = dict[str, Any]
-_FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError)
 
 
-class _CodeGenerator(CodeGenerator):
-    """Jinja's compiler, except that `~` calls the environment like the other operators, so that it can be limited."""
+class Renderer:
+    """A child process that renders one template at a time, of whatever model."""
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.join((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
+    def __init__(self) -> None:
+        self._max_memory = limit("template_memory")
+        self._max_polls = int((limit("template_seconds") + _WAITING_SECONDS) / _POLL_SECONDS)
+        self._process = WorkerProcess(python_command("galago.runtime.prompt.template_renderer", self._max_memory))
+        self._started = False
+        self._code = b""
+        self.usable = True
+        """Whether it waits for a request, as quick to answer it as a new one would be."""
 
+    def ask(self, request: bytes, code: bytes) -> tuple[str, Any, float]:
+        """Returns the kind of the reply, the result and the seconds used. Raises `TemplateError` at a limit.
 
-class _Generation(Extension):
-    """Ignores `{% generation %}`, with which templates mark the model's own text for training."""
+        `code` is what to render, empty if the request is to compile a template. Raises another error if the process
+        has died for another reason, or answers nonsense.
+        """
+        self.usable = False
+        connection = self._process.connection
+        try:
+            if not self._started and connection.poll(_START_SECONDS):
+                self._started = connection.recv_bytes() == b"ready"
+            if code != self._code:
+                connection.send_bytes(code)
+                self._code = code
+            connection.send_bytes(request)
+            quick = connection.poll(_QUICK_SECONDS)
+            if not quick:
+                self._watch()
+            kind, result, seconds = json.loads(connection.recv_bytes(self._max_memory))
+        except (EOFError, OSError, ValueError, TypeError):
+            if self._process.wait(EXIT_GRACE_SECONDS) == -getattr(signal, "SIGPROF", 0) != 0:
+                raise _out_of_time() from None
+            raise
+        if kind == "memory":
+            raise _out_of_memory()
+        self.usable = quick
+        return kind, result, seconds
 
-    tags = {"generation"}
+    def _watch(self) -> None:
+        """Waits for the reply of a slow rendering."""
+        import psutil
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        with contextlib.suppress(psutil.Error):  # the process has ended
+            process = psutil.Process(self._process.pid)
+            process.nice(getattr(psutil, "IDLE_PRIORITY_CLASS", 19))
+            for _ in range(self._max_polls):  # not the clock: time in which this process is stopped must hardly count
+                if self._process.connection.poll(_POLL_SECONDS):
+                    return
+                if process.memory_info().rss > self._max_memory:
+                    raise _out_of_memory()
+            raise _out_of_time()
 
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with limits on every operation that can multiply the size of its input."""
-
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
-    code_generator_class = _CodeGenerator
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or (operator == "%" and isinstance(left, str)):
-            raise TemplateError(f"the model's chat template uses the operator {operator}, which is not allowed")
-        if operator == "+":
-            _check_size(_size(left) + _size(right))
-        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check_size(MAX_OUTPUT_CHARS if left.bit_length() + right.bit_length() > 128 else 0)
-        elif operator == "*":
-            _check_size(_size(left) * max(0, right) if isinstance(right, int) else left * _size(right))
-        return super().call_binop(context, operator, left, right)
-
-    def join(self, parts: Sequence[Any]) -> str:
-        texts = [str(part) for part in parts]
-        _check_size(sum(map(len, texts)))
-        return "".join(texts)
-
-    def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = getattr(function, "__wrapped__", function)
-        owner = getattr(bound, "__self__", None)
-        if isinstance(owner, str):
-            _check_text_call(bound.__name__, owner, *args, *kwargs.values())
-        return super().call(context, function, *args, **kwargs)
-
-
-def _size(value: object) -> int:
-    """The size in characters. An item of a list counts as 64 characters, for the memory that it takes."""
-    return len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list | tuple) else 0
-
-
-def _check_size(size: int) -> None:
-    if size >= MAX_OUTPUT_CHARS:
-        raise TemplateError(f"the model's chat template builds a value of more than {MAX_OUTPUT_CHARS} characters")
-
-
-def _check_text_call(name: str, text: str, *arguments: Any) -> None:
-    """Refuses calls that would make a text far larger than real templates need: widths, replacing and joining."""
-    pattern = (text,) if name == "format" else ()
-    for argument in (*pattern, *arguments):
-        if isinstance(argument, int) and argument > MAX_FIELD_WIDTH:
-            raise TemplateError("the model's chat template uses an unreasonable field width")
-        if name in ("format", "format_map") and isinstance(argument, str) and re.search(r"\d{5,}", argument):
-            raise TemplateError("the model's chat template uses an unreasonable field width")
-    if name == "replace" and len(arguments) >= 2:
-        _check_size(len(text) + (text.count(str(arguments[0]))) * len(str(arguments[1])))
-    if name == "join" and arguments and isinstance(arguments[0], list | tuple):
-        _check_size(sum(len(str(item)) + len(text) for item in arguments[0]))
+    def close(self) -> None:
+        self._process.kill()
+        self._process.reap()
+        self._process.connection.close()
 
 
-def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter with the same checks as the string method of that name."""
+class RendererPool:
+    """The renderers of this process. They are started when needed; a few that have nothing to do are kept."""
 
-    def checked(value: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_text_call(name, str(value) if isinstance(value, str) else "", *args, *kwargs.values())
-        return function(value, *args, **kwargs)
+    def __init__(self) -> None:
+        self._reset()
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):  # two processes must not talk with the same child
+            os.register_at_fork(after_in_child=self._reset)
 
-    return checked
+    def _reset(self) -> None:
+        self._idle: list[Renderer] = []
+        self._busy = 0
+        self._changed = threading.Condition()
+
+    def start(self) -> None:
+        """Starts a renderer unless one is idle, so that the first rendering need not wait for it."""
+        if not self._idle:
+            self._idle.append(Renderer())
+
+    def close(self) -> None:
+        """Ends the renderers that are idle."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for renderer in idle:
+            renderer.close()
+
+    @contextlib.contextmanager
+    def renderer(self) -> Iterator[Renderer]:
+        """Lends a renderer that nobody else uses meanwhile."""
+        with self._changed:
+            if self._busy:
+                self._changed.wait_for(lambda: self._idle, _WAIT_BEFORE_START_SECONDS)
+            self._changed.wait_for(lambda: self._idle or self._busy < MAX_RENDERERS)
+            self._busy += 1
+            renderer = self._idle.pop() if self._idle else None
+        try:
+            renderer = renderer or Renderer()
+            yield renderer
+        finally:
+            self._take_back(renderer)
+
+    def _take_back(self, renderer: Renderer | None) -> None:
+        """Keeps a renderer for others. One that cannot be used again is replaced before anyone needs it."""
+        next_in_turn = len(self._idle)
+        if renderer is not None and not renderer.usable:
+            next_in_turn = 0  # those that have started are used first
+            renderer.close()
+            with contextlib.suppress(OSError):
+                renderer = Renderer()
+        with self._changed:
+            self._busy -= 1
+            if renderer is not None and renderer.usable and len(self._idle) < _MAX_IDLE:
+                self._idle.insert(next_in_turn, renderer)
+                renderer = None
+            self._changed.notify()
+        if renderer is not None:
+            renderer.close()
+
+
+RENDERERS = RendererPool()
 
 
 class ChatTemplate:
     """A compiled chat template. `bos` and `eos` are the texts of the model's begin and end tokens."""
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
-        if len(source) > MAX_SOURCE_CHARS:
-            raise ModelError(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are accepted")
-        environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        for name in ("batch", "center", "indent", "slice", "truncate", "wordwrap"):
-            environment.filters[name] = _limited(name, environment.filters[name])
-        environment.globals.pop("lipsum")
-        environment.filters["format"] = _format
-        environment.filters["join"] = _join
-        environment.filters["replace"] = _replace
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        try:
-            parsed = environment.parse(source)
-            self.variables = meta.find_undeclared_variables(parsed) - set(environment.globals)
-            self._template = environment.from_string(parsed)
-        except (jinja2.TemplateError, RecursionError, MemoryError) as error:
-            raise ModelError(f"the model's chat template cannot be compiled: {error}") from error
+        if len(source) > limit("template_characters"):
+            raise limit_error("template_characters", f"the model's chat template has {len(source)} characters")
         self.source = source
+        self._seconds_per_request = max(float(limit("template_seconds")), _MIN_SECONDS)
+        self._request = threading.local()
+        self._code = b""
+        variables, code = self._ask("compile", self._seconds_per_request * _COMPILING_FACTOR, source)
+        self.variables = frozenset(variables)
+        self._code = base64.b64decode(code)
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._no_tools: list[dict[str, Any]] | None = None
-        self._refusal: TemplateError | None = None
+        self._refusal: TemplateRefusal | None = None
         self._wants_parts = False
-        self._wants_parts = self._needs_typed_content()
+        with self.one_request():
+            self._wants_parts = self._needs_typed_content()
 
     def render(
         self, messages: list[TemplateMessage], *, tools: list[dict[str, Any]] | None = None, **switches: Any
     ) -> str:
         """Renders the prompt for messages with a `role` and a string `content`, ready for an answer.
 
-        `switches` set variables of the template; `variables` names those that it reads.
+        `switches` set variables of the template; `variables` names those that it reads. Raises `TemplateRefusal` if
+        the template cannot render these messages, and another `TemplateError` if it exceeds a limit.
         """
         if self._wants_parts:
             messages = [
@@ -163,6 +206,15 @@ class ChatTemplate:
                 for m in messages
             ]
         return self._run(messages, tools or self._no_tools, switches)
+
+    @contextlib.contextmanager
+    def one_request(self) -> Iterator[None]:
+        """All renderings of this thread in the `with` block share the time that is otherwise allowed for each."""
+        self._request.seconds_left = self._seconds_per_request
+        try:
+            yield
+        finally:
+            del self._request.seconds_left
 
     def _needs_typed_content(self) -> bool:
         """Whether the template ignores string content and requires a list of typed parts.
@@ -174,7 +226,7 @@ class ChatTemplate:
         for no_tools in choices:
             try:
                 rendered = self._run([{"role": "user", "content": probe}], no_tools, {})
-            except TemplateError as error:
+            except TemplateRefusal as error:
                 self._refusal = self._refusal or error
                 continue
             self._refusal = None
@@ -187,12 +239,12 @@ class ChatTemplate:
         if self._refusal is not None:
             try:
                 self.render([{"role": "system", "content": "Hi"}, {"role": "user", "content": "Hi"}])
-            except TemplateError:
+            except TemplateRefusal:
                 raise self._refusal from None
 
     def _older_variables(self, tools: list[dict[str, Any]] | None) -> dict[str, str]:
         """Variables without which FireFunction's template fails: the tools as JSON text, and the time."""
-        functions = _tojson([tool["function"] for tool in tools or ()])
+        functions = json.dumps([tool["function"] for tool in tools or ()], ensure_ascii=False)
         values = {"functions": functions, "datetime": datetime.now().strftime("%Y-%m-%d %H:%M")}
         return {name: value for name, value in values.items() if name in self.variables}
 
@@ -201,67 +253,41 @@ class ChatTemplate:
     ) -> str:
         values = {**self._older_variables(tools), **switches, **self._constants}
         values |= {"messages": messages, "tools": tools, "add_generation_prompt": True}
-        previous = sys.gettrace()
-        sys.settrace(_line_budget())
+        seconds_left = getattr(self._request, "seconds_left", self._seconds_per_request)
+        rendered: str = self._ask("render", seconds_left, values)
+        return rendered
+
+    def _ask(self, task: Literal["compile", "render"], seconds: float, given: Any) -> Any:
+        """Has a renderer do something. A template that was stopped gets less time in future."""
+        request = json.dumps([task, seconds, given], ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
-            pieces, length = [], 0
-            for piece in self._template.generate(**values):
-                length += len(piece)
-                if length > MAX_OUTPUT_CHARS:
-                    raise TemplateError(f"the model's chat template wrote more than {MAX_OUTPUT_CHARS} characters")
-                pieces.append(piece)
-            return "".join(pieces)
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"the model's chat template refuses these messages: {error}") from error
-        except _FAILURES as error:
-            raise TemplateError(f"the model's chat template fails on these messages: {error}") from error
-        finally:
-            sys.settrace(previous)
+            if seconds <= 0:
+                raise _out_of_time()
+            kind, result, seconds_used = _reply(request, self._code)
+        except TemplateError:
+            self._seconds_per_request = max(self._seconds_per_request / 2, _MIN_SECONDS)
+            raise
+        if hasattr(self._request, "seconds_left"):
+            self._request.seconds_left -= seconds_used
+        if kind == "invalid":
+            raise ModelError(f"the model's chat template cannot be compiled: {result}")
+        if kind != "ok":
+            raise TemplateRefusal(f"the model's chat template {kind} these messages: {result}")
+        return result
 
 
-def _line_budget() -> Any:
-    """A trace function that stops a long rendering. It counts lines, so that the limit is the same on every machine."""
-    lines_left = MAX_LINES_RUN
-
-    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal lines_left
-        if event == "line":
-            lines_left -= 1
-            if lines_left < 0:
-                raise TemplateError("the model's chat template runs too long; it may loop endlessly")
-        return trace
-
-    return trace
+def _reply(request: bytes, code: bytes) -> tuple[str, Any, float]:
+    for _ in range(2):  # a child may also end for a reason outside, such as a lack of memory
+        with contextlib.suppress(EOFError, OSError, ValueError, TypeError), RENDERERS.renderer() as renderer:
+            return renderer.ask(request, code)
+    raise TemplateError("the process that renders the model's chat template has ended unexpectedly; try again")
 
 
-def _format(pattern: str, *args: Any, **kwargs: Any) -> str:
-    _check_text_call("format", str(pattern), *args, *kwargs.values())
-    return str(pattern) % (kwargs or args)
+def _out_of_time() -> Exception:
+    problem = "the model's chat template runs too long, perhaps for ever; give another with --chat-template"
+    return limit_error("template_seconds", problem)
 
 
-def _join(values: Any, d: str = "", attribute: str | None = None) -> str:
-    """Jinja's filter, with the same parameter names."""
-    items = [str(value if attribute is None else value[attribute]) for value in values]
-    _check_size(sum(map(len, items)) + len(d) * len(items))
-    return d.join(items)
-
-
-def _replace(text: Any, old: str, new: str, count: int | None = None) -> str:
-    _check_text_call("replace", str(text), old, new)
-    return str(text).replace(old, new, -1 if count is None else count)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As transformers defines it for chat templates: non-ASCII text stays readable and HTML is not escaped."""
-    _check_text_call("tojson", "", indent)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
+def _out_of_memory() -> Exception:
+    problem = "the model's chat template needs too much memory; give another with --chat-template"
+    return limit_error("template_memory", problem)

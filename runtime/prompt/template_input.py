@@ -8,7 +8,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
-from ...models.errors import TemplateError
+from ...models.errors import TemplateRefusal
 from ..output.tool_formats.tool_format import ToolFormat, template_tool
 from ..types.messages import Tool, ToolCall
 from .template import ChatTemplate, TemplateMessage
@@ -115,7 +115,7 @@ def calling_message(arguments: object, content: str | None) -> dict[str, Any]:
 def rendered(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
     try:
         return template.render(messages)
-    except TemplateError:
+    except TemplateRefusal:
         return ""
 
 

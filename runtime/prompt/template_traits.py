@@ -7,7 +7,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from ...models.errors import TemplateError
+from ...models.errors import TemplateRefusal
 from ..output.tool_formats.tool_format import ToolFormat
 from ..types.messages import Tool, ToolCall
 from .chat_shape import MARKED_TOOL, TOOL_MARKS, ChatShape, TurnShape, marked_turns, shape_of
@@ -60,7 +60,7 @@ class TemplateTraits:
         tools = () if tools_as_text is None else (MARKED_TOOL,)
         try:
             text = self.render(turns, tools, tools_as_text is True)
-        except TemplateError:
+        except TemplateRefusal:
             return None
         lost = {m.turn for m in marks if m.part not in ("reasoning", "name") and m.text not in text}
         if tools and not all(mark in text for mark in TOOL_MARKS):
@@ -74,7 +74,7 @@ class TemplateTraits:
         tools_as_text: bool,
         switches: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
-        """Renders the template; with `tools_as_text` a message explains the tools. Raises `TemplateError`."""
+        """Renders the template; with `tools_as_text` a message explains the tools. Raises `TemplateRefusal`."""
         messages = self._input.messages(turns)
         if not tools:
             return self.template.render(messages, **switches)
@@ -102,7 +102,7 @@ class TemplateTraits:
             turns, _ = marked_turns(shape_of(_example(f"{first} user")).shapes)
             try:
                 prompts.append(self.render(turns, (MARKED_TOOL,), False))
-            except TemplateError:
+            except TemplateRefusal:
                 prompts.append(first)
         return prompts[0] == prompts[1]
 

@@ -76,7 +76,7 @@ LIMITS = (
     Limit("grammar_seconds", 5, "seconds", "time to compile one grammar", InvalidRequest),
     Limit("grammar_memory", 1 << 30, "bytes", "memory to compile one grammar", InvalidRequest),
     Limit("template_characters", 512 << 10, "count", "characters of a chat template", TemplateError),
-    Limit("template_seconds", 5, "seconds", "time to render a chat template", TemplateError),
+    Limit("template_seconds", 2, "seconds", "processor time to render the chat template for a request", TemplateError),
     Limit("template_memory", 512 << 20, "bytes", "memory to render a chat template", TemplateError),
     Limit("result_bytes", 64 << 20, "bytes", "size of one result, such as the tokens of a text", EngineError),
     Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTooLarge),

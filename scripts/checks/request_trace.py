@@ -3,7 +3,7 @@
     scripts/check request_trace [--json]
 
 A plain streamed chat is sent to `galago serve` with the built-in model, once to warm up and once with every project
-function recorded by `sys.setprofile` in both processes. The number of threads is fixed: when the thread tuner changes
+function recorded by `sys.setprofile` in all processes. The number of threads is fixed: when the thread tuner changes
 it, llama.cpp logs that, and its log callback is in `llamacpp/library.py`.
 
 Prints the files in order of first entry and the hand-overs between threads. `docs/architecture.md` shows this trace;
@@ -31,6 +31,9 @@ HOOK = Path(__file__).parent / "trace_hook"
 
 BACKGROUND_THREADS = ("galago-heartbeat", "galago-beat")
 """Threads that run on their own schedule, whether or not there is a request."""
+
+_PROCESSES = {"server": "/server/", "worker": "/worker/", "renderer": "/template_renderer.py"}
+"""Processes by a part of the name of a file that only they run."""
 
 
 @dataclass
@@ -115,11 +118,11 @@ def _set(armed: Path, value: int) -> None:
 def _read(folder: Path) -> Trace:
     processes: list[tuple[float, ProcessTrace]] = []
     for path in folder.glob("*.jsonl"):
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text("utf-8").rstrip("\0").splitlines()]
         rows = sorted((row for row in rows if row["thread"] not in BACKGROUND_THREADS), key=lambda row: row["time"])
         if not rows:
             continue
-        found = ProcessTrace("server" if any("/server/" in row["file"] for row in rows) else "worker")
+        found = ProcessTrace(next(name for name, part in _PROCESSES.items() if any(part in r["file"] for r in rows)))
         for row in rows:
             if row["thread"] not in found.threads:
                 found.threads.append(row["thread"])

@@ -24,6 +24,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.UnsupportedModality: (400, _INVALID, "unsupported_modality"),
     errors.PromptTooLong: (400, _INVALID, "context_length_exceeded"),
     errors.TemplateError: (400, _INVALID, "chat_template_error"),
+    errors.TemplateRefusal: (400, _INVALID, "chat_template_error"),
     errors.Forbidden: (403, "permission_error", "forbidden"),
     errors.Unauthorized: (401, "authentication_error", "invalid_api_key"),
     errors.NotFound: (404, _INVALID, "not_found"),

@@ -1,8 +1,7 @@
-"""Chat templates are untrusted code: they render within limits or are refused."""
+"""What chat templates render, and what they cannot reach. Their limits are in `test_template_limits.py`."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -53,11 +52,6 @@ def test_a_template_that_does_not_compile_is_a_model_error() -> None:
         ChatTemplate("{% for m in messages %}")
 
 
-def test_a_huge_template_is_refused() -> None:
-    with pytest.raises(ModelError, match="at most"):
-        ChatTemplate("x" * (1 << 20))
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -87,50 +81,13 @@ def test_a_template_cannot_change_the_messages() -> None:
     assert messages == HELLO
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}",
-        "{{ range(10 ** 9) | list }}",
-        "{{ 'x' * 10000000000 }}",
-        "{{ 10000000000 * 'x' }}",
-        "{{ [1] * 10000000000 }}",
-        "{{ 9 ** 9 ** 9 }}",
-        "{{ 'x'.ljust(10000000000) }}",
-        "{{ '{:>10000000000}'.format('x') }}",
-        "{{ '%10000000000d' % 1 }}",
-        "{{ '%10000000000d' | format(1) }}",
-        "{{ 'x' | center(10000000000) }}",
-        "{{ 'x\ny' | indent(10000000000) }}",
-        "{% for a in range(99999) %}{% for b in range(99) %}{{ 'xxxxxxxxxx' * 9999 }}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=9) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(30) %}{% set ns.x = ns.x|replace('a', 'aaaa') %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(30) %}{% set ns.x = ns.x.replace('a', 'aaaa') %}{% endfor %}",
-        "{% set x = 'a' * 9999 * 9999 * 20 %}{{ x }}",
-        "{% set x = 'a' * 9999 %}{{ range(99999) | map('string') | join(x) }}",
-        "{% set x = 'a' * 9999 %}{{ x.join(['b'] * 99999) }}",
-        "{{ messages | tojson(indent=99999999999) }}",
-        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    ],
-)
-def test_a_template_cannot_run_or_grow_without_limit(source: str) -> None:
-    started = time.process_time()
-    with pytest.raises((TemplateError, ModelError)):
-        ChatTemplate(source).render(HELLO)
-    assert time.process_time() - started < 20
-
-
 def test_ordinary_arithmetic_and_repetition_are_allowed() -> None:
     assert ChatTemplate("{{ 'a' ~ 1 ~ none ~ ['b','c']|join('-') ~ 'xx'|replace('x','y') }}").render(HELLO) == (
         "a1Noneb-cyy"
     )
     source = "{{ '-' * 20 }}{{ 7 % 2 }}{{ 3 * 4 }}{{ 'a' | indent(2) }}{{ '%s!' | format(messages[0].content) }}"
     assert ChatTemplate(source).render(HELLO) == "-" * 20 + "112ahello!"
+    assert ChatTemplate("{{ '%d%%' % 2 ** 3 }}").render(HELLO) == "8%"
 
 
 def test_tojson_keeps_text_readable() -> None:
@@ -145,7 +102,7 @@ def test_tojson_accepts_the_arguments_that_transformers_does() -> None:
     assert ChatTemplate("{{ [1] | tojson(indent=2) }}").render(HELLO) == "[\n  1\n]"
 
 
-def test_limited_filters_keep_jinjas_parameters() -> None:
+def test_filters_have_jinjas_parameters() -> None:
     source = "{{ ['a', 'b'] | join(d='-') }}{{ messages | join(attribute='role') }}"
     assert ChatTemplate(source).render(HELLO) == "a-buser"
     assert ChatTemplate("{{ 'xx' | replace('x', 'y', count=1) }}").render(HELLO) == "yx"

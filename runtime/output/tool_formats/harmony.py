@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...types.events import Delta, OutputDelta, ReasoningDelta
 from ...types.messages import TOOL_NAME_CHARS, Tool
@@ -19,12 +20,8 @@ from .tool_format import COMMON_RULES, Speller, ToolFormat, literal
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _BODY_END = re.compile("|".join(map(re.escape, (*_ENDS, _START, _CHANNEL))))
-_HEADER = re.compile(
-    rf"\s*(?:<\|start\|>\s*assistant)?(?:\s*to=(?P<first_recipient>{TOOL_NAME_CHARS}+))?"
-    rf"\s*(?:<\|channel\|>\s*(?P<channel>analysis|commentary|final))?(?:\s*to=(?P<recipient>{TOOL_NAME_CHARS}+))?"
-    r"\s*(?:<\|constrain\|>)?\s*(?:json|code)?\s*<\|message\|>"
-)
-_HEADER_STARTS = (_START, _CHANNEL, _MESSAGE, "to=", *_ENDS)
+_CHANNELS = ("analysis", "commentary", "final")
+_NAME = re.compile(f"{TOOL_NAME_CHARS}+")
 _MAX_HEADER_CHARS = 200
 
 
@@ -78,6 +75,65 @@ def _reasoning_rules(spell: Speller) -> tuple[str, ...]:
     )
 
 
+class _Incomplete(Exception):
+    """The text that follows decides what this text is."""
+
+
+class _Header(NamedTuple):
+    end: int
+    channel: str | None
+    recipient: str | None
+
+
+class _HeaderReader:
+    """Reads a header from the start of a text, with any whitespace between its words.
+
+    Each method raises `_Incomplete` if the text ends before it is certain what it begins with. So the result for a text
+    holds for everything that starts with it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def header(self) -> _Header | None:
+        """Returns the header, or `None` if the text starts with none."""
+        if self._takes(_START) and not self._takes("assistant"):
+            return None
+        first_recipient = self._recipient()
+        channel = None
+        if self._takes(_CHANNEL):
+            channel = next((name for name in _CHANNELS if self._takes(name)), None)
+            if channel is None:
+                return None
+        recipient = self._recipient()
+        self._takes(_CONSTRAIN)
+        if not self._takes("json"):
+            self._takes("code")
+        if not self._takes(_MESSAGE):
+            return None
+        return _Header(self._at, channel, first_recipient or recipient)
+
+    def _takes(self, word: str) -> bool:
+        rest = self._text[self._at :].lstrip()
+        if rest.startswith(word):
+            self._at = len(self._text) - len(rest) + len(word)
+            return True
+        if word.startswith(rest):
+            raise _Incomplete
+        return False
+
+    def _recipient(self) -> str | None:
+        if not self._takes("to="):
+            return None
+        name = _NAME.match(self._text, self._at)
+        end = self._at if name is None else name.end()
+        if end == len(self._text):
+            raise _Incomplete
+        self._at = end
+        return name and name[0]
+
+
 class HarmonyParser(TextParser):
     """Parses message by message. Text without a header, and messages to unknown recipients, are released verbatim."""
 
@@ -91,35 +147,51 @@ class HarmonyParser(TextParser):
     ) -> None:
         super().__init__(tool_format, tools)
         self._has_text = self._has_reasoning = False
+        self._body = self._text
         self._step = self._text if continues_message else self._header
 
     def _header(self, parsed: list[OutputDelta]) -> bool:
-        header = _HEADER.match(self._held[:_MAX_HEADER_CHARS])
-        if header is None:
-            return self._no_header(parsed)
-        body = self._held[header.end() :]
-        recipient = header["first_recipient"] or header["recipient"]
-        if recipient is not None:
-            return self._message_to(parsed, recipient.removeprefix("functions."), header.end())
-        if header["channel"] == "analysis":
-            return self._go(self._reasoning, "\n\n" + body.lstrip() if self._has_reasoning else body)
-        return self._go(self._text, "\n\n" + body.lstrip() if self._has_text else body)
-
-    def _no_header(self, parsed: list[OutputDelta]) -> bool:
         text = self._held.lstrip()
         for end in _ENDS:
             if text.startswith(end):
                 return self._go(self._header, text[len(end) :])
-        may_be_header = any(text.startswith(start) or start.startswith(text) for start in _HEADER_STARTS)
-        if may_be_header and not self._final and len(self._held) < _MAX_HEADER_CHARS:
-            return False
+        try:
+            if any(end.startswith(text) for end in _ENDS):
+                raise _Incomplete
+            header = _HeaderReader(text).header()
+        except _Incomplete:
+            if len(text) < _MAX_HEADER_CHARS:
+                return self._final and self._cut_header(text)
+            header = None
+        if header is None or header.end > _MAX_HEADER_CHARS:
+            return self._no_header(parsed, text)
+        body = text[header.end :]
+        if header.recipient is not None:
+            return self._message_to(parsed, header.recipient.removeprefix("functions."), len(self._held) - len(body))
+        reasons = header.channel == "analysis"
+        self._body = self._reasoning if reasons else self._text
+        is_first = not (self._has_reasoning if reasons else self._has_text)
+        return self._go(self._body if is_first else self._body_start, body)
+
+    def _cut_header(self, text: str) -> bool:
+        """At the end of the answer: drops a header that is cut off. It may have been a call's."""
+        if _BODY_END.match(text) is None:
+            return bool(text) and self._go(self._text)
+        self._held, self._in_call = "", True
+        return False
+
+    def _no_header(self, parsed: list[OutputDelta], text: str) -> bool:
+        """Releases a marker that starts no header as text, and what follows it."""
         marker = _BODY_END.match(text)
-        if marker and self._final:
-            self._held, self._in_call = "", True
-            return False
-        if marker:
-            self._release_text(parsed, self._held[: len(self._held) - len(text) + marker.end()])
-        return bool(self._held) and self._go(self._text, text[marker.end() :] if marker else None)
+        if marker is None:
+            return self._go(self._text)
+        self._release_text(parsed, self._held[: len(self._held) - len(text) + marker.end()])
+        return self._go(self._text, text[marker.end() :])
+
+    def _body_start(self, parsed: list[OutputDelta]) -> bool:
+        """Whitespace before the body of a further message, which an empty line separates from the one before."""
+        self._held = self._held.lstrip()
+        return bool(self._held) and self._go(self._body, "\n\n" + self._held)
 
     def _message_to(self, parsed: list[OutputDelta], name: str, header_end: int) -> bool:
         body = self._held[header_end:].lstrip()

@@ -250,6 +250,15 @@ HARMONIES = [
         "",
         [],
     ),
+    ("a<|end|><|channel|>final<|message|>\n \nb", "a\n\nb", "", []),
+    ("a<|channel|>final<|message|> \n", "a", "", []),
+    ("<|channel|>analysis<|message|>a<|end|><|channel|>analysis<|message|> \nb", "", "a\n\nb", []),
+    ("json<|message|>hi", "hi", "", []),
+    ("<|end|>code<|message|>hi", "hi", "", []),
+    ("javascript", "javascript", "", []),
+    ("<|constrain|>json<|message|><|channel|>final<|message|>hi", "hi", "", []),
+    (" " * 250 + "<|channel|>final<|message|>hi", "hi", "", []),
+    ("to=" + "x" * 300 + "<|message|>{}", "to=" + "x" * 300 + "<|message|>{}", "", []),
 ]
 
 

@@ -122,10 +122,11 @@ class Generator:
         arrived = time.perf_counter()
         parts = self._assembly
         adapters = self._adapter_scales(request)
-        self._check_logit_bias(request.sampling)
         grammar: Grammar | None = None
         warnings = Warnings(parts.warnings)
         warnings.strict = request.strict
+        if request.sampling.logit_bias:
+            request = replace(request, sampling=_known_biases(request.sampling, self._weights.vocab_size, warnings))
         if request.is_constrained:
             grammar = parts.constraints.grammar(request, warnings)
         prompt = self._prompt(request, cancelled)
@@ -211,14 +212,6 @@ class Generator:
             raise InvalidRequest(f"{named}, but {last}; load adapters with --lora", "lora")
         return request.lora + (0.0,) * missing
 
-    def _check_logit_bias(self, sampling: Sampling) -> None:
-        size = self._weights.vocab_size
-        for token, _ in sampling.logit_bias:
-            if token >= size:
-                raise InvalidRequest(
-                    f"logit_bias names token {token}; this model's last token is {size - 1}", "logit_bias"
-                )
-
     def _run_task(self, task: Task[Any], cancelled: Callable[[], bool]) -> object:
         match task:
             case Tokenize(Request() as request):
@@ -288,6 +281,16 @@ class Generator:
             warnings=tuple(self._assembly.warnings),
             sampling=self._assembly.default_sampling,
         )
+
+
+def _known_biases(sampling: Sampling, vocab_size: int, warnings: Warnings) -> Sampling:
+    """The settings without biases on tokens that the model does not have."""
+    unknown = [token for token, _ in sampling.logit_bias if token >= vocab_size]
+    if not unknown:
+        return sampling
+    problem = f"logit_bias names token {unknown[0]}, but this model's last token is {vocab_size - 1}"
+    warnings.add_unless_strict(problem, "logit_bias", instead="it is ignored")
+    return replace(sampling, logit_bias=tuple(pair for pair in sampling.logit_bias if pair[0] < vocab_size))
 
 
 def _filled(sampling: Sampling, defaults: Sampling) -> Sampling:

@@ -216,9 +216,12 @@ class PromptBuilder:
         """The variables that are set for the template in addition to messages and tools."""
         if effort is None and not variables:
             return {}
-        from .template_variables import known_variables, reasoning_switches
+        from .template_variables import known_variables, other_switch, reasoning_switches
 
         template = self._traits.template
+        if effort is None and (switch := other_switch(template, variables)) is not None:
+            effort, effort_field = "medium" if variables[switch] else "none", f"chat_template_kwargs.{switch}"
+            variables = {name: value for name, value in variables.items() if name != switch}
         switches, has_switch = reasoning_switches(template, effort)
         if not has_switch and (effort != "none" or self._tags is not None):
             problem = f"{effort_field} has no effect: this model's chat template has no switch for it"

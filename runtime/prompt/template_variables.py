@@ -31,6 +31,12 @@ def known_variables(
     return known, [name for name in given if name not in known]
 
 
+def other_switch(template: ChatTemplate, variables: Mapping[str, Any]) -> str | None:
+    """A variable by which other templates switch reasoning and that this one does not have, if it is given."""
+    given = (name for name in _REASONING_SWITCHES if isinstance(variables.get(name), bool))
+    return next((name for name in given if name not in template.variables), None)
+
+
 def reasoning_switches(template: ChatTemplate, effort: ReasoningEffort | None) -> tuple[dict[str, Any], bool]:
     """The template's variables that set the reasoning effort, and whether it has any."""
     if effort is None:

@@ -124,18 +124,19 @@ SAMPLING = (
     OptionSpec(
         "top_k", "integer", "sample from this many of the most likely tokens; 0 means all",
         unset="the model's, else 0", minimum=0, maximum=MAX_INTEGER, flags=("--top-k",), metavar="N",
-        wire={**_openai("top_k"), "anthropic": ("top_k",), "ollama": ("options.top_k",)},
+        wire={**_openai("top_k"), "responses": ("top_k",), "anthropic": ("top_k",), "ollama": ("options.top_k",)},
         gguf="top_k", checkpoint="top_k", other_values={-1: 0},
     ),
     OptionSpec(
         "min_p", "number", "drop tokens less likely than this fraction of the most likely one",
         unset="the model's, else 0", minimum=0, maximum=1, flags=("--min-p",), metavar="X",
-        wire={**_openai("min_p"), "ollama": ("options.min_p",)}, gguf="min_p", checkpoint="min_p",
+        wire={**_openai("min_p"), "responses": ("min_p",), "ollama": ("options.min_p",)},
+        gguf="min_p", checkpoint="min_p",
     ),
     OptionSpec(
         "seed", "integer", "make a sampled answer repeatable",
         unset="a new one for each answer", minimum=-(2**63), maximum=2**64 - 1, flags=("--seed",), metavar="N",
-        wire={**_openai("seed"), "ollama": ("options.seed",)}, other_values={-1: None},
+        wire={**_openai("seed"), "responses": ("seed",), "ollama": ("options.seed",)}, other_values={-1: None},
     ),
     OptionSpec(
         "frequency_penalty", "number", "lower a token's logit by this much for each time it was generated",
@@ -182,7 +183,7 @@ REQUEST = (
     OptionSpec(
         "stop", "texts", "end the answer before this text; may be repeated", default=(),
         flags=("--stop",), metavar="TEXT",
-        wire={**_openai("stop"), "anthropic": ("stop_sequences",), "ollama": ("options.stop",)},
+        wire={**_openai("stop"), "responses": ("stop",), "anthropic": ("stop_sequences",), "ollama": ("options.stop",)},
     ),
     OptionSpec(
         "stop_token_ids", "token_ids", "end the answer before any of these tokens", default=(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -258,17 +258,19 @@ def _read(fields: Iterable[_WireField], source: object, warnings: Warnings) -> d
 def possible_number(option: OptionSpec, path: str, value: float, warnings: Warnings) -> Any:
     """The number that a client means by `value` in the field `path`, or `None` for the default.
 
-    Raises an error for a number that is too small to mean anything, such as a limit of -5 tokens.
+    A number that is out of range is replaced by the nearest one, or by the default if it is too small to mean
+    anything, such as a limit of -5 tokens.
     """
     if value in option.other_values:
         return option.other_values[value]
-    minimum = option.minimum if option.name in _SAMPLING_NAMES else value
-    nearest = min(max(value, minimum), option.maximum)
-    if nearest != value:
-        shown = f"{value:g}" if isinstance(value, float) else value
-        warnings.add_unless_strict(f"{path} is {shown}, out of range", path, instead=f"{nearest} is used")
-    check_option(option, nearest, path)
-    return nearest
+    nearest = min(max(value, option.minimum), option.maximum)
+    if nearest == value:
+        return value
+    shown = f"{value:g}" if isinstance(value, float) else value
+    means_nothing = value < option.minimum and option.name not in _SAMPLING_NAMES
+    instead = "it is ignored" if means_nothing else f"{nearest} is used"
+    warnings.add_unless_strict(f"{path} is {shown}, out of range", path, instead=instead)
+    return None if means_nothing else nearest
 
 
 def max_tokens_from(value: int | None, path: str, warnings: Warnings) -> int | None:
@@ -292,8 +294,19 @@ def option_value(option: OptionSpec, given: Any, warnings: Warnings | None = Non
         case "token_ids":
             return tuple(given or ())
         case "token_biases":
-            return tuple((_token_id(token), _bias(token, bias, warnings)) for token, bias in (given or {}).items())
+            return _biases(given or {}, warnings)
     return given
+
+
+def _biases(given: Mapping[int | str, float], warnings: Warnings | None) -> tuple[tuple[int, float], ...]:
+    biases = [(_token_id(token), _bias(token, bias, warnings)) for token, bias in given.items()]
+    unknown = next((token for token, (number, _) in zip(given, biases, strict=True) if number is None), None)
+    if unknown is not None:
+        problem = f"logit_bias: {str(unknown)[:80]!r} is not a token id"
+        if warnings is None:
+            raise InvalidRequest(problem, "logit_bias")
+        warnings.add_unless_strict(problem, "logit_bias", instead="what is not a token id is ignored")
+    return tuple((number, bias) for number, bias in biases if number is not None)
 
 
 def _without_empty(texts: tuple[str, ...], name: str, warnings: Warnings) -> tuple[str, ...]:
@@ -302,13 +315,11 @@ def _without_empty(texts: tuple[str, ...], name: str, warnings: Warnings) -> tup
     return tuple(text for text in texts if text)
 
 
-def _token_id(given: int | str) -> int:
-    """JSON has token ids as strings."""
+def _token_id(given: int | str) -> int | None:
+    """The token's id, which JSON has as a text; `None` if it is not one."""
     if not isinstance(given, str):
         return given
-    if not (given.isascii() and given.isdecimal() and len(given) < 10):
-        raise InvalidRequest(f"logit_bias: {given[:80]!r} is not a token id", "logit_bias")
-    return int(given)
+    return int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else None
 
 
 def _bias(token: int | str, bias: float, warnings: Warnings | None) -> float:

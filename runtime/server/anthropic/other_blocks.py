@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from ...types.warnings import Warnings
 from ..http.media_forms import medium_of
+from ..http.text_forms import as_text
 
 Block: TypeAlias = dict[str, Any]
 
@@ -39,14 +40,14 @@ def adapt_content(content: object, types: frozenset[str], path: str, warnings: W
         return [_adapt_block(block, types, f"{path}[{i}]", warnings) for i, block in enumerate(content)]
     if types is RESULT_TYPES and not isinstance(content, str):
         return json.dumps(content)
-    return content
+    return as_text(content, path, warnings)
 
 
 def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warnings) -> object:
     if block is None or isinstance(block, str):
         return _text_block(block or "")
     if not isinstance(block, dict):
-        return _text_block(json.dumps(block)) if types is RESULT_TYPES else block
+        return _text_block(json.dumps(block) if types is RESULT_TYPES else as_text(block, path, warnings))
     if block.get("type") == "image_url":  # as in OpenAI's API
         url = block.get("image_url")
         url = url.get("url") if isinstance(url, dict) else url
@@ -79,7 +80,7 @@ def _completed(block: Block, kind: str, path: str, warnings: Warnings) -> Block:
     """A block that the schema has, with what clients leave out or write as null."""
     completed = block | {"type": kind}
     if kind in ("text", "thinking"):
-        completed[kind] = "" if block.get(kind) is None else block[kind]
+        completed[kind] = "" if block.get(kind) is None else as_text(block[kind], f"{path}.{kind}", warnings)
     elif kind == "tool_result":
         content_path = f"{path}.content"
         completed["content"] = adapt_content(block.get("content"), RESULT_TYPES, content_path, warnings)

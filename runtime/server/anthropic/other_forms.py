@@ -8,15 +8,16 @@ What is merely more than this server can do is left out with a warning; strict s
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from ...types.warnings import Warnings
-from ..http import tool_forms
+from ..http import effort_forms, message_forms, tool_forms
 from . import other_blocks, other_tools
 
 _THINKING_TYPES = ("enabled", "adaptive", "disabled")
-EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_ROLES = ("user", "assistant", "system")
 _TYPES_BY_ROLE = {
     "system": other_blocks.SYSTEM_TYPES,
     "user": other_blocks.USER_TYPES,
@@ -27,6 +28,7 @@ _TYPES_BY_ROLE = {
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request without what the schema does not have. What is wrong in any form is left as it is."""
     adapted = dict(raw)
+    adapted["messages"] = message_forms.listed(raw.get("messages"), _ROLES, warnings)
     _adapt_tools(adapted, warnings)
     if raw.get("system") is not None:
         adapted["system"] = other_blocks.adapt_content(raw["system"], other_blocks.SYSTEM_TYPES, "system", warnings)
@@ -37,13 +39,12 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
 
 
 def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
-    given = adapted.get("tools")
-    given = [] if given is None else tool_forms.listed(given, warnings)
-    if not isinstance(given, list):
-        return
+    given = tool_forms.listed(adapted.get("tools"), warnings) or []
     if isinstance(adapted.get("messages"), list):
         given, adapted["messages"] = other_tools.change_tools(given, adapted["messages"])
     adapted["tools"], left_out = other_tools.adapt_tools(given, warnings)
+    if adapted.get("tool_choice") is not None:
+        adapted["tool_choice"] = tool_forms.choice(adapted["tool_choice"], warnings)
     choice = adapted.get("tool_choice")
     if isinstance(choice, str):
         choice = adapted["tool_choice"] = {"type": {"required": "any"}.get(choice, choice)}
@@ -56,24 +57,43 @@ def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
         adapted["tool_choice"] = {"type": "auto"}
 
 
-def _adapt_messages(messages: list[Any], warnings: Warnings) -> list[Any]:
+def _adapt_messages(messages: list[dict[str, Any]], warnings: Warnings) -> list[Any]:
     adapted = []
     open_ids: list[str] = []  # of calls without a result so far
     for i, message in enumerate(messages):
-        if not isinstance(message, dict):
-            adapted.append(message)
-            continue
-        role = "system" if message.get("role") == "developer" else message.get("role")
-        types = _TYPES_BY_ROLE.get(str(role))
-        content = message.get("content")
-        if types is not None:
-            content = other_blocks.adapt_content(content, types, f"messages[{i}].content", warnings)
+        message = _as_blocks(message, f"messages[{i}]", warnings)
+        content = message["content"]
         if isinstance(content, list):
             content = [_with_id(block, f"toolu_{i}_{j}", open_ids) for j, block in enumerate(content)]
         if isinstance(config := message.get("output_config"), dict):
-            message = message | {"output_config": _adapt_output_config(config, warnings)}
-        adapted.append(message | {"role": role, "content": content})
+            message = message | {"output_config": _adapt_output_config(config)}
+        adapted.append(message | {"content": content})
     return adapted
+
+
+def _as_blocks(message: dict[str, Any], path: str, warnings: Warnings) -> dict[str, Any]:
+    """The message with blocks that the schema has. Calls and results may be written as in OpenAI's API."""
+    role, content = message["role"], message.get("content")
+    if role == "tool":
+        result = {"type": "tool_result", "tool_use_id": message.get("tool_call_id"), "content": content}
+        role, content = "user", [result]
+        message = {name: value for name, value in message.items() if name not in ("tool_call_id", "name")}
+    content = other_blocks.adapt_content(content, _TYPES_BY_ROLE[role], f"{path}.content", warnings)
+    calls = message_forms.calls(message, path, warnings) if role == "assistant" else []
+    if calls:
+        blocks = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
+        content = [*blocks, *map(_call_block, calls)]
+    if role == "assistant":
+        message = {name: value for name, value in message.items() if name not in ("tool_calls", "function_call")}
+    return message | {"role": role, "content": content}
+
+
+def _call_block(call: message_forms.CallForm) -> dict[str, Any]:
+    given = call.arguments
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):
+            given = json.loads(given)
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
 
 
 def _with_id(block: Any, default_id: str, open_ids: list[str]) -> Any:
@@ -94,15 +114,13 @@ def _with_id(block: Any, default_id: str, open_ids: list[str]) -> Any:
 
 def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
     thinking = adapted.get("thinking")
-    if isinstance(thinking, bool):
-        thinking = "enabled" if thinking else "disabled"
-    if isinstance(thinking, str):
-        thinking = adapted["thinking"] = {"type": thinking}
-    if isinstance(thinking, dict) and thinking.get("type") not in _THINKING_TYPES:
-        text = f"thinking.type {thinking.get('type')!r:.60} is not known here; use {', '.join(_THINKING_TYPES)}"
-        warnings.add_unless_strict(text, "thinking.type", instead="the default is used")
-        adapted["thinking"] = None
-    elif isinstance(thinking, dict) and thinking.get("budget_tokens") is not None:
+    is_known = isinstance(thinking, dict) and thinking.get("type") in _THINKING_TYPES
+    if not is_known and isinstance(switch := effort_forms.effort_or_switch(thinking), bool):
+        thinking = {"type": "enabled" if switch else "disabled"}
+    elif isinstance(thinking, str):
+        thinking = {"type": thinking}
+    adapted["thinking"] = thinking
+    if isinstance(thinking, dict) and thinking.get("budget_tokens") is not None:
         text = "thinking.budget_tokens has no effect: thinking is limited by max_tokens"
         warnings.add_unless_strict(text, "thinking.budget_tokens")
         adapted["thinking"] = {name: value for name, value in thinking.items() if name != "budget_tokens"}
@@ -111,7 +129,9 @@ def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
     if output_format is not None and (config is None or isinstance(config, dict)):
         config = {"format": output_format} | (config or {})
     if isinstance(config, dict):
-        adapted["output_config"] = _adapt_output_config(config, warnings)
+        adapted["output_config"] = config = _adapt_output_config(config)
+        if config.get("effort") == "none":
+            adapted |= {"thinking": {"type": "disabled"}, "output_config": config | {"effort": None}}
     stops = adapted.get("stop_sequences")
     if isinstance(stops, str):
         adapted["stop_sequences"] = [stops]
@@ -119,12 +139,9 @@ def _adapt_settings(adapted: dict[str, Any], warnings: Warnings) -> None:
         adapted["stop_sequences"] = [stop for stop in stops if stop is not None]
 
 
-def _adapt_output_config(config: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    effort, output_format = config.get("effort"), config.get("format")
-    if effort is not None and effort not in EFFORTS:
-        text = f"output_config.effort {effort!r:.60} is not known here; use {', '.join(EFFORTS)}"
-        warnings.add_unless_strict(text, "output_config.effort", instead="it is ignored")
-        config = config | {"effort": None}
+def _adapt_output_config(config: dict[str, Any]) -> dict[str, Any]:
+    effort, output_format = effort_forms.effort(config.get("effort")), config.get("format")
+    config = config | {"effort": "low" if effort == "minimal" else effort}
     if isinstance(output_format, dict) and output_format.get("type") == "text":
         config = config | {"format": None}
     return config

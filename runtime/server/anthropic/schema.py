@@ -123,6 +123,7 @@ class OutputConfig(Struct):
     effort: Effort | None = None
     format: JSONFormat | None = None
 
+    settings = frozenset({"effort"})
     other_fields = OtherFields(ignored={"task_budget": ()})
 
 
@@ -207,6 +208,7 @@ class CountRequest(Struct):
         "thinking.type": "enabled, adaptive or disabled",
         "format.type": "json_schema",
     }
+    settings = frozenset({"thinking"})
     other_fields = OtherFields(ignored=_REQUEST_IGNORED)
 
 
@@ -220,6 +222,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = None
     stream: bool | None = None
 
+    settings = CountRequest.settings | {"max_tokens", "stop_sequences", "temperature", "top_p", "top_k"}
     other_fields = OtherFields(ignored=_REQUEST_IGNORED, refused={"thread": ()})
 
 

@@ -203,16 +203,22 @@ def convert_object(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> 
     """The object as a struct; an error names the field at fault. Adds warnings about fields that are not used as given.
 
     A struct's `adapt(raw, warnings)`, if it has one, first returns the object in the form that the struct documents:
-    other programs' clients send other forms of it. A struct's `accepted_values`, if it has them, list the supported
+    other programs' clients send other forms of it. A struct's `settings`, if it has them, are fields whose values are
+    ignored with a warning if they fit in no form. A struct's `accepted_values`, if it has them, list the supported
     values of tagged fields for error messages.
     """
     adapt: Callable[[dict[str, Any], Warnings], dict[str, Any]] | None = getattr(struct, "adapt", None)
     converted, unused = _converted(raw, struct), _unused_fields(raw, struct)
     if adapt is not None and (converted is None or unused):
-        raw = adapt(raw, warnings)
+        try:
+            raw = adapt(raw, warnings)
+        except RecursionError:
+            raise InvalidRequest("the body is nested too deeply to be read") from None
         converted, unused = _converted(raw, struct), _unused_fields(raw, struct)
     if converted is None:
-        converted = _fitted(raw, struct, warnings)
+        from .value_forms import converted_as_meant
+
+        converted = converted_as_meant(raw, struct, warnings)
     _add_unused(unused, warnings)
     return converted
 
@@ -222,15 +228,6 @@ def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
         return msgspec.convert(raw, struct)
     except (msgspec.ValidationError, RecursionError):
         return None
-
-
-def _fitted(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
-    from . import field_errors, value_forms
-
-    try:
-        return msgspec.convert(value_forms.fit(raw, struct, "", warnings), struct)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise field_errors.invalid_field(str(error), raw, struct) from error
 
 
 def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:

@@ -12,23 +12,50 @@ from ....models.errors import InvalidRequest
 from ...types.warnings import Warnings
 
 _ANY_OBJECT = {"type": "object", "additionalProperties": True}
-_MEMBERS = ("type", "name", "function")
-"""An object with one of these in the place of a list of tools is a tool itself."""
+_MODES = ("auto", "none", "required", "any")
+_SCHEMA_FIELDS = ("parameters", "input_schema", "inputSchema")
 
 
-def listed(tools: Any, warnings: Warnings) -> Any:
-    """The list of tools, if there is something else in its place that stands for one; what does not is kept."""
-    if tools in ({}, "") or tools is False:
-        warnings.add_unless_strict(
-            f"tools is {_shown(tools)}, not a list", "tools", instead="it is read as an empty list"
-        )
-        return []
-    if isinstance(tools, dict) and any(member in tools for member in _MEMBERS):
-        warnings.add_unless_strict(
-            "tools is an object, not a list", "tools", instead="it is read as a list with one tool"
-        )
-        return [tools]
-    return tools
+def listed(tools: Any, warnings: Warnings) -> list[Any] | None:
+    """The list of tools, whatever stands in its place."""
+    if tools is None or isinstance(tools, list):
+        return tools
+    problem = f"tools is {_shown(tools)}, not a list"
+    decoded = _decoded(tools) if isinstance(tools, str) else tools
+    if isinstance(decoded, list):
+        warnings.add_unless_strict(problem, "tools", instead="the JSON in it is read")
+        return decoded
+    if isinstance(decoded, dict) and _is_tool(decoded):
+        warnings.add_unless_strict(problem, "tools", instead="it is read as a list with one tool")
+        return [decoded]
+    if isinstance(decoded, dict) and decoded and all(isinstance(one, dict) for one in decoded.values()):
+        warnings.add_unless_strict(problem, "tools", instead="it is read as functions by their names")
+        return [{"type": "function", "function": _named(name, one)} for name, one in decoded.items()]
+    warnings.add_unless_strict(problem, "tools", instead="no tool can be called")
+    return []
+
+
+def _is_tool(given: dict[str, Any]) -> bool:
+    return isinstance(given.get("type"), str) or isinstance(given.get("name"), str) or "function" in given
+
+
+def _named(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A function that is given under its name: as a function, a tool or the schema of its arguments."""
+    function = given["function"] if isinstance(given.get("function"), dict) else given
+    if "$ref" in function or "properties" in function or function.get("type") == "object":
+        function = {"parameters": function}
+    schema = next((function[field] for field in _SCHEMA_FIELDS if field in function), None)
+    others = {field: value for field, value in function.items() if field not in (*_SCHEMA_FIELDS, "type")}
+    return others | {"name": name, "parameters": schema}
+
+
+def choice(given: Any, warnings: Warnings) -> Any:
+    """A `tool_choice`, or `None` for one that chooses nothing."""
+    if given not in ({}, [], "", "default") and not isinstance(given, bool | int | float):
+        return given.strip().lower() if isinstance(given, str) and given.strip().lower() in _MODES else given
+    problem = f"tool_choice is {_shown(given)}, which chooses nothing"
+    warnings.add_unless_strict(problem, "tool_choice", instead="the model decides")
+    return None
 
 
 def leave_out(tool: Any, path: str, warnings: Warnings) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from ....models.errors import InvalidRequest
 from ...types import request as values
 from ...types.messages import Image, Message, Part, ReasoningEffort, Text, Tool, ToolCall
-from ...types.options import MAX_TOP_LOGPROBS
 from ...types.warnings import Warnings
 from ..openai.chat.message_parts import from_data_uri_or_base64, medium_part, readable
 from . import schema
@@ -42,11 +41,10 @@ def _completion_prompt(request: ChatOrGenerateRequest) -> values.CompletionPromp
         return None
     if not (request.prompt or request.suffix):
         return None
-    for name in ("system", "images"):
-        if getattr(request, name):
-            raise InvalidRequest(
-                f"{name} needs a chat template, but raw and suffix use none; leave {name} or them out", name
-            )
+    if request.images:
+        raise InvalidRequest(
+            "images need a chat template, but raw and suffix use none; leave images or them out", "images"
+        )
     return values.CompletionPrompt(request.prompt or "", request.suffix or None)
 
 
@@ -101,17 +99,20 @@ def _image(text: str, path: str) -> Part:
 def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Request:
     """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
     tools = request.tools or () if isinstance(request, schema.ChatRequest) else ()
+    if isinstance(request, schema.GenerateRequest) and request.system and _has_no_template(request):
+        problem = "system has no place, because raw and suffix use no chat template; write it into prompt"
+        warnings.add_unless_strict(problem, "system", instead="it is left out")
+    fields = values.request_fields_from(request, "ollama", warnings, skip=("max_tokens",))
     return values.Request(
         messages=messages(request),
         completion=_completion_prompt(request),
         sampling=values.sampling_from(request, "ollama", warnings),
-        **values.request_fields_from(request, "ollama", warnings, skip=("max_tokens", "logprobs")),
+        **fields | {"logprobs": _top_logprobs(request, fields["logprobs"], warnings)},
         max_tokens=_max_tokens(request.options, warnings),
         json_schema=_json_schema(request.format),
         tools=tuple(_tool(tool.function) for tool in tools),
         reasoning_effort=_effort(request.think),
         effort_field="think",
-        logprobs=_top_logprobs(request, warnings),
         strict=warnings.strict,
     )
 
@@ -142,12 +143,10 @@ def _effort(think: bool | str | None) -> ReasoningEffort | None:
     return think  # type: ignore[return-value]
 
 
-def _top_logprobs(request: schema.AnswerRequest, warnings: Warnings) -> int | None:
-    count = request.top_logprobs or 0
-    values.check_number("top_logprobs", count, 0, MAX_TOP_LOGPROBS, whole=True)
+def _top_logprobs(request: schema.AnswerRequest, count: int | None, warnings: Warnings) -> int | None:
     if count and not request.logprobs:
         warnings.add_unless_strict("top_logprobs has no effect without logprobs: true", "top_logprobs")
-    return count if request.logprobs else None
+    return count or 0 if request.logprobs else None
 
 
 def check_context(request: schema.AnswerRequest, context_length: int, warnings: Warnings) -> None:

@@ -8,16 +8,16 @@ effect is left out with a warning; strict servers refuse what would change the a
 
 from __future__ import annotations
 
+import base64
 import json
-from typing import Any, get_args
+from typing import Any
 
-from ...types.messages import ReasoningEffort
 from ...types.warnings import Warnings
-from ..http import tool_forms
+from ..http import effort_forms, message_forms, tool_forms
 from ..http.media_forms import medium_of
+from ..http.text_forms import as_text
 
-_ROLES = {"developer": "system", "function": "tool", "model": "assistant"}
-_FLAGS = {"true": True, "false": False, "": None, "on": True, "off": False}
+_ROLES = ("system", "user", "assistant", "tool")
 _UNUSED_SAMPLERS: dict[str, tuple[object, ...]] = {
     "mirostat": (0,),
     "repeat_last_n": (64,),
@@ -25,6 +25,20 @@ _UNUSED_SAMPLERS: dict[str, tuple[object, ...]] = {
     "typical_p": (1,),
 }
 """Options of samplers that there are none of here, with the values that switch them off."""
+OPTIONS_OF_OTHERS = {
+    "max_tokens": "num_predict",
+    "max_completion_tokens": "num_predict",
+    "repetition_penalty": "repeat_penalty",
+}
+"""Names of OpenAI's API and of vLLM for some options."""
+TOP_LEVEL_OPTIONS = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "stop", "num_predict", "num_ctx", "repeat_penalty",
+    "presence_penalty", "frequency_penalty", *OPTIONS_OF_OTHERS,
+)  # fmt: skip
+"""Fields that belong into `options` and that clients of OpenAI's API write next to it."""
+_IMAGE_FIELDS = ("data", "image_url", "url", "source", "image")
+"""Where objects hold an image."""
+_MAX_NESTED = 5
 _LOAD_OPTIONS = (
     "embedding_only", "f16_kv", "logits_all", "low_vram", "main_gpu", "num_batch", "num_gpu", "num_gqa", "num_keep",
     "num_thread", "numa", "rope_frequency_base", "rope_frequency_scale", "use_mlock", "use_mmap", "vocab_only",
@@ -38,20 +52,25 @@ _SERVE_OPTIONS = {"num_thread": "--threads", "num_gpu": "--gpu-layers", "f16_kv"
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a request to `/api/chat` or `/api/generate`. What is wrong in any form is left as it is."""
     adapted = dict(raw)
-    if isinstance(raw.get("messages"), list):
-        adapted["messages"] = [_adapt_message(m, f"messages[{i}]", warnings) for i, m in enumerate(raw["messages"])]
+    messages = message_forms.listed(raw.get("messages"), _ROLES, warnings)
+    if isinstance(messages, list):
+        adapted["messages"] = [_adapt_message(one, f"messages[{i}]", warnings) for i, one in enumerate(messages)]
+    for name in ("prompt", "system", "suffix"):
+        if raw.get(name):
+            adapted[name] = as_text(raw[name], name, warnings)
     if "images" in raw:
         adapted["images"] = _adapt_images(raw["images"], "images", warnings)
-    tools = tool_forms.listed(raw.get("tools"), warnings)
-    if isinstance(tools, list):
+    if (tools := tool_forms.listed(raw.get("tools"), warnings)) is not None:
         adapted["tools"] = _adapt_tools(tools, warnings)
-    if isinstance(raw.get("options"), dict):
-        adapted["options"] = _adapt_options(raw["options"], warnings)
-    elif raw.get("options") in ("", []):
-        adapted["options"] = None
-    adapted["format"] = _adapt_format(raw.get("format"))
-    if "think" in raw:
-        adapted["think"] = _adapt_think(raw["think"], warnings)
+    options = raw.get("options")
+    if not isinstance(options, dict) and options not in (None, "", []):
+        problem = f"options is {json.dumps(options)[:60]}, not an object"
+        warnings.add_unless_strict(problem, "options", instead="it is ignored")
+    beside = {name: adapted.pop(name, None) for name in TOP_LEVEL_OPTIONS}
+    options = _with_others(beside, options if isinstance(options, dict) else {}, warnings)
+    adapted["options"] = _adapt_options(options, warnings)
+    adapted["format"] = _adapt_format(raw.get("format"), warnings)
+    adapted["think"] = effort_forms.effort_or_switch(raw.get("think"))
     return adapted
 
 
@@ -68,23 +87,22 @@ def adapt_embedding(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     return adapted
 
 
-def _adapt_message(message: Any, path: str, warnings: Warnings) -> Any:
-    if not isinstance(message, dict):
-        return message
-    adapted = message | {"role": _ROLES.get(str(message.get("role")), message.get("role"))}
+def _adapt_message(message: dict[str, Any], path: str, warnings: Warnings) -> dict[str, Any]:
+    adapted = dict(message)
     content, images = message.get("content"), message.get("images")
     if isinstance(content, list | dict):
         content, more_images = _read_parts(content if isinstance(content, list) else [content], path, warnings)
         adapted["content"] = content
         images = [*(images if isinstance(images, list) else []), *more_images]
+    elif content is not None:
+        adapted["content"] = as_text(content, f"{path}.content", warnings)
     adapted["images"] = _adapt_images(images, f"{path}.images", warnings)
     if adapted["role"] == "tool" and not message.get("tool_name"):
         adapted["tool_name"] = message.get("name")
-    adapted.pop("name", None)
-    calls = message.get("tool_calls")
-    if isinstance(calls, list):
-        adapted["tool_calls"] = [_adapt_call(call) for call in calls]
-    return adapted
+    if message.get("tool_call_id") is not None:
+        adapted["tool_call_id"] = str(message["tool_call_id"])
+    adapted["tool_calls"] = [_adapt_call(call) for call in message_forms.calls(message, path, warnings)]
+    return {name: value for name, value in adapted.items() if name not in ("name", "function_call")}
 
 
 def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, list[Any]]:
@@ -102,38 +120,56 @@ def _read_parts(parts: list[Any], path: str, warnings: Warnings) -> tuple[str, l
         elif isinstance(text, str):
             texts.append(text)
         elif part is not None:
-            where = f"{path}.content[{i}]"
-            warnings.add_unless_strict(f"{where} is neither a text nor an image", where, instead="it is shown as JSON")
-            texts.append(json.dumps(part, ensure_ascii=False))
+            texts.append(as_text(part, f"{path}.content[{i}]", warnings))
     return "\n".join(texts), images
 
 
 def _adapt_images(images: Any, path: str, warnings: Warnings) -> Any:
-    """The images without null and empty ones."""
-    if isinstance(images, str):
+    """The images in base64 or as URIs, without null and empty ones."""
+    if images is not None and not isinstance(images, list) or _is_bytes(images):
         images = [images]
     if not isinstance(images, list):
         return images
     kept = []
     for i, image in enumerate(images):
-        if image in (None, ""):
+        data = _image_data(image)
+        if data in (None, ""):
             warnings.add_unless_strict(f"{path} has an empty image", f"{path}[{i}]", instead="it is left out")
+        elif isinstance(data, str):
+            kept.append(data)
         else:
-            kept.append(image)
+            warnings.add_unless_strict(f"{path}[{i}] is not an image", f"{path}[{i}]", instead="it is left out")
     return kept
 
 
-def _adapt_call(call: Any) -> Any:
+def _image_data(image: Any) -> Any:
+    """An image as base64 or a URI, if it is given as bytes, as an object that holds it, or as a part of another API."""
+    for _ in range(_MAX_NESTED):
+        if _is_bytes(image):
+            return base64.b64encode(bytes(image)).decode()
+        if not isinstance(image, dict):
+            break
+        if all(name.isdecimal() for name in image):  # an array of bytes in JavaScript
+            image = list(image.values())
+        elif (medium := medium_of(image)) is not None:
+            image = medium.uri
+        else:
+            image = next((image[name] for name in _IMAGE_FIELDS if name in image), False)
+    return image
+
+
+def _is_bytes(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int and 0 <= one <= 255 for one in value)
+
+
+def _adapt_call(call: message_forms.CallForm) -> dict[str, Any]:
     """The call with its arguments as an object, unless they are a text that is not JSON."""
-    if not isinstance(call, dict):
-        return call
-    function = call.get("function")
-    if function is None and "name" in call:
-        function = {name: call[name] for name in ("name", "arguments") if name in call}
-        call = {name: value for name, value in call.items() if name not in function}
-    if isinstance(function, dict) and not function.get("arguments"):
-        function = function | {"arguments": {}}
-    return call | {"function": function}
+    arguments = call.arguments if isinstance(call.arguments, dict | list | str) and call.arguments else {}
+    return {
+        **call.fields,
+        "id": call.id,
+        "function": {**call.function_fields, "name": call.name, "arguments": arguments},
+    }
 
 
 def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
@@ -153,11 +189,34 @@ def _adapt_tools(tools: list[Any], warnings: Warnings) -> list[Any]:
     return kept
 
 
-def _adapt_format(answer_format: Any) -> Any:
-    if isinstance(answer_format, str):
-        name = answer_format.strip().lower()
-        return None if name in ("text", "none", "null") else name
-    return None if answer_format is False else answer_format
+def _adapt_format(answer_format: Any, warnings: Warnings) -> Any:
+    if answer_format in ([], False):
+        return None
+    if not isinstance(answer_format, str):
+        return answer_format
+    try:
+        schema = json.loads(answer_format)
+    except (ValueError, RecursionError):
+        schema = None
+    if isinstance(schema, dict):
+        warnings.add_unless_strict("format is a text, not an object", "format", instead="the JSON in it is read")
+        return schema
+    name = answer_format.strip().lower()
+    return None if name in ("text", "none", "null") else {"json_object": "json"}.get(name, name)
+
+
+def _with_others(given: dict[str, Any], options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    """The options with those that are given next to them, or under the names of other APIs."""
+    merged = {name: value for name, value in options.items() if name not in OPTIONS_OF_OTHERS}
+    others = given | {name: options[name] for name in OPTIONS_OF_OTHERS if name in options}
+    for field, value in others.items():
+        name = OPTIONS_OF_OTHERS.get(field, field)
+        if value is not None and merged.get(name) not in (None, value):
+            problem = f"{field} and options.{name} have the same meaning and different values"
+            warnings.add_unless_strict(problem, field, instead=f"options.{name} is used")
+        elif value is not None:
+            merged[name] = value
+    return merged
 
 
 def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
@@ -182,15 +241,3 @@ def _warn_of_load_options(names: list[str], warnings: Warnings) -> None:
         if name in _SERVE_OPTIONS:
             problem += f"; set {'it' if len(names) == 1 else name} with `galago serve {_SERVE_OPTIONS[name]}`"
     warnings.add_unless_strict(problem, f"options.{names[0]}")
-
-
-def _adapt_think(think: Any, warnings: Warnings) -> Any:
-    if isinstance(think, int | float):
-        return bool(think)
-    if think == {}:
-        return None
-    if not isinstance(think, str) or think in get_args(ReasoningEffort):
-        return think
-    if think.lower() not in _FLAGS:
-        warnings.add_unless_strict(f"think {think!r:.60} is not known here", "think", instead="the default is used")
-    return _FLAGS.get(think.lower())

@@ -14,6 +14,9 @@ _KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
 _STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
 _NOT_SHORTENED = ": a prompt that is too long is refused"
 _HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
+_TOP_LEVEL = {
+    name: f"options.{other_forms.OPTIONS_OF_OTHERS.get(name, name)}" for name in other_forms.TOP_LEVEL_OPTIONS
+}
 _NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
 
 ImageData: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -35,8 +38,13 @@ class Options(Struct):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
 
+    settings = frozenset(
+        "num_ctx num_predict temperature top_p top_k min_p seed stop repeat_penalty presence_penalty "
+        "frequency_penalty".split()
+    )
     other_fields = OtherFields(
-        ignored={"draft_num_predict": ANY, "mirostat_eta": ANY, "mirostat_tau": ANY, "penalize_newline": ANY}
+        ignored={"draft_num_predict": ANY, "mirostat_eta": ANY, "mirostat_tau": ANY, "penalize_newline": ANY},
+        adapted=other_forms.OPTIONS_OF_OTHERS,
     )
 
 
@@ -102,6 +110,8 @@ class AnswerRequest(Struct, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
+    settings = frozenset({"think", "logprobs", "top_logprobs"})
+
 
 class ChatRequest(AnswerRequest, kw_only=True):
     """`POST /api/chat`"""
@@ -109,7 +119,7 @@ class ChatRequest(AnswerRequest, kw_only=True):
     messages: list[Message] | None = None
     tools: list[Tool] | None = None
 
-    other_fields = OtherFields(ignored=_HARMLESS, warned=_NO_EFFECT)
+    other_fields = OtherFields(ignored=_HARMLESS, warned=_NO_EFFECT, adapted=_TOP_LEVEL)
 
 
 class GenerateRequest(AnswerRequest, kw_only=True):
@@ -125,6 +135,7 @@ class GenerateRequest(AnswerRequest, kw_only=True):
         ignored=_HARMLESS | {"context": ([],), "template": ""},
         warned=_NO_EFFECT,
         refused={"height": 0, "steps": 0, "width": 0},
+        adapted=_TOP_LEVEL,
     )
 
 

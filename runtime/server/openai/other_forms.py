@@ -27,6 +27,7 @@ _GUIDED = {
     "json_schema": "json",
 }
 """Fields of vLLM and llama-server that determine the answer's form, with their names in vLLM's `structured_outputs`."""
+_NO_FORMAT = ("", "auto", "default", "none", "null")
 _KEYWORDS = frozenset(("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "$defs", "enum", "const", "items"))
 """Members by which an object without `schema` is a schema itself."""
 
@@ -98,12 +99,22 @@ def _form(name: str, value: Any, field: str) -> tuple[str, Any]:
     raise InvalidRequest(f"{field}: {name} has no form that is supported here", field)
 
 
+def _asks_for_no_format(given: Any) -> bool:
+    kind = given.get("type") if isinstance(given, dict) else given
+    return isinstance(kind, str) and kind.strip().lower() in _NO_FORMAT
+
+
 def _answer_format(given: Any, warnings: Warnings) -> Any:
+    if given is False or given in ("", []) or _asks_for_no_format(given):
+        shown = json.dumps(given, ensure_ascii=False)
+        warnings.add_unless_strict(f"response_format is {shown:.60}", "response_format", instead="the answer is text")
+        return None
     if isinstance(given, str):
         given = {"type": given}
     if not isinstance(given, dict):
         return given
     kind = given.get("type", "json_schema" if "json_schema" in given else None)
+    kind = kind.strip().lower() if isinstance(kind, str) else kind
     schema = given.get("schema", given.get("value"))
     if kind == "json":
         kind, given = ("json_schema", {"schema": schema}) if schema is not None else ("json_object", given)

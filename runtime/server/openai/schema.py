@@ -131,6 +131,10 @@ class GenerationRequest(Struct, kw_only=True):
     stream_options: StreamOptions | None = None
 
     accepted_values = {"response_format.type": "text, json_object or json_schema"}
+    settings = frozenset(
+        "max_tokens min_tokens temperature top_p top_k min_p seed stop stop_token_ids ignore_eos cache timeout n "
+        "frequency_penalty presence_penalty repeat_penalty logit_bias stream_options".split()
+    )
 
 
 class PromptDetails(Struct):

@@ -19,7 +19,7 @@ from galago.runtime.prompt.builder import PromptBuilder
 from galago.runtime.prompt.chat_renderer import ChatRenderer
 from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.prompt.template_traits import TemplateTraits
-from galago.runtime.prompt.template_variables import known_variables, reasoning_switches
+from galago.runtime.prompt.template_variables import known_variables, other_switch, reasoning_switches
 from galago.runtime.types.messages import Message, ReasoningEffort, Role, Text, Tool, ToolCall
 from galago.runtime.types.prompt import Prompt
 from galago.runtime.types.warnings import Warnings
@@ -182,6 +182,13 @@ def test_known_template_variables_are_set_and_unknown_ones_reported() -> None:
 def test_a_prompt_without_tools_does_not_mention_tools() -> None:
     for template in (templates.HERMES, templates.PLAIN):
         assert rendered(template, CHAT[:1], ()) == "<|im_start|>user\nWeather?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_switch_of_other_templates_is_one_that_this_template_has_not_got() -> None:
+    template = ChatTemplate("{{ thinking }}")
+    assert other_switch(template, {"enable_thinking": False, "x": 1}) == "enable_thinking"
+    assert other_switch(template, {"thinking": False}) is None
+    assert other_switch(template, {"enable_thinking": "no"}) is None
 
 
 @pytest.mark.parametrize(

@@ -73,11 +73,7 @@ NOT_A_PICTURE = base64.b64encode(b"hello, I am text").decode()
 CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("no messages", {}, "messages"),
     ("empty messages", {"messages": []}, "messages"),
-    ("messages of a wrong type", {"messages": "Hi"}, "messages"),
-    ("a message of a wrong type", {"messages": ["Hi"]}, "messages[0]"),
-    ("no role", {"messages": [{"content": "Hi"}]}, "messages[0].role"),
-    ("unknown role", {"messages": [{"role": "wizard", "content": "Hi"}]}, "messages[0].role"),
-    ("content of a wrong type", {"messages": user(5)}, "messages[0].content"),
+    ("messages of a wrong type", {"messages": 5}, "messages"),
     (
         "video without data",
         {"messages": user([{"type": "input_video", "input_video": {}}])},
@@ -111,15 +107,8 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("empty sound", {"messages": user(sound(""))}, "messages[0].content[0].input_audio.data"),
     ("sound without samples", {"messages": user(sound(wav(0)))}, "messages[0].content[0].input_audio.data"),
     ("sound of one sample", {"messages": user(sound(wav(1)))}, "messages[0].content[0].input_audio.data"),
-    ("a negative limit", {"messages": HI, "max_tokens": -5}, "max_tokens"),
-    ("max_tokens in words", {"messages": HI, "max_tokens": "many"}, "max_tokens"),
-    ("temperature in words", {"messages": HI, "temperature": "hot"}, "temperature"),
-    ("fraction of a top_k", {"messages": HI, "top_k": 1.5}, "top_k"),
-    ("seed in words", {"messages": HI, "seed": "x"}, "seed"),
-    ("stop of a wrong type", {"messages": HI, "stop": 5}, "stop"),
     ("too many stop strings", {"messages": HI, "stop": [f"x{i}" for i in range(300)]}, "stop"),
-    ("stream in words", {"messages": HI, "stream": "yes"}, "stream"),
-    ("ignore_eos in words", {"messages": HI, "ignore_eos": "yes"}, "ignore_eos"),
+    ("stream in words", {"messages": HI, "stream": "perhaps"}, "stream"),
     ("prompt longer than the context", {"messages": user("word " * 5000)}, "messages"),
     (
         "a schema that cannot be enforced",
@@ -141,11 +130,8 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
     ("a choice that is none", {"messages": HI, "tools": [TOOL], "tool_choice": "maybe"}, "tool_choice"),
     ("a required call without tools", {"messages": HI, "tool_choice": "required"}, "tool_choice"),
     ("a choice of no tool", {"messages": HI, "tools": [TOOL], "tool_choice": chosen("g")}, "tool_choice"),
-    ("an unknown effort", {"messages": HI, "reasoning_effort": "huge"}, "reasoning_effort"),
     ("a call too deep", {"messages": [*HI, {"role": "assistant", "tool_calls": [call(DEEP)]}]}, "messages"),
     ("very many answers", {"messages": HI, "n": 2**63}, "n"),
-    ("a bias on no token", {"messages": HI, "logit_bias": {"hello": 1}}, "logit_bias"),
-    ("a bias on a token there is not", {"messages": HI, "logit_bias": {"100000000": 1}}, "logit_bias"),
     ("a grammar beside a schema", {"messages": HI, "grammar": 'start: "a"', "regex": "a"}, "regex"),
     ("a grammar with an error", {"messages": HI, "grammar": "start: other"}, "grammar"),
     ("a grammar in GBNF", {"messages": HI, "grammar": 'root ::= "a"'}, "grammar"),
@@ -160,11 +146,6 @@ CASES: list[tuple[str, dict[str, Any], str | None]] = [
         "add_generation_prompt",
     ),
     ("a beginning that the grammar forbids", {"messages": [*HI, SAID], "regex": "[0-9]+"}, "messages"),
-    (
-        "a call without a function",
-        {"messages": [*HI, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
-        "messages[1].tool_calls[0].function",
-    ),
 ]
 
 
@@ -200,18 +181,20 @@ def test_every_number_has_bounds() -> None:
 
 
 @pytest.mark.parametrize("field", sorted(BOUNDS))
-def test_what_is_no_number_is_refused_with_its_field(server: Server, field: str) -> None:
+def test_what_is_not_a_number_is_refused_with_its_field(server: Server, strict_server: Server, field: str) -> None:
+    """If it is JSON, only by a strict server: others ignore it with a warning."""
     for number in ("NaN", "-Infinity", "1e999", '"one"', "true", "[1]", "{}"):
         body = f'{{"messages": {json.dumps(HI)}, "logprobs": true, "{field}": {number}}}'
-        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
-        assert answer.status_code == 400, (number, answer.text)
-        assert answer.json()["error"]["param"] == field, (number, answer.text)
+        for one in (server, strict_server) if number in ("NaN", "-Infinity", "1e999") else (strict_server,):
+            answer = httpx.post(f"{one.url}/v1/chat/completions", content=body)
+            assert answer.status_code == 400, (number, answer.text)
+            assert answer.json()["error"]["param"] == field, (number, answer.text)
 
 
-def test_a_bias_that_is_not_a_number_is_refused_with_its_field(server: Server) -> None:
+def test_a_bias_that_is_not_a_number_is_refused_with_its_field(strict_server: Server) -> None:
     for bias in ("NaN", '"x"', "[]"):
         body = f'{{"messages": {json.dumps(HI)}, "logit_bias": {{"5": {bias}}}}}'
-        answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+        answer = httpx.post(f"{strict_server.url}/v1/chat/completions", content=body)
         assert answer.status_code == 400
         assert answer.json()["error"]["param"].startswith("logit_bias"), answer.text
 

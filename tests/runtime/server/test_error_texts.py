@@ -13,25 +13,26 @@ HI: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"
 
 TEXTS: dict[str, tuple[str, Any, str]] = {
-    "messages as a text": (CHAT, {"messages": "Hi"}, "messages is a text; it must be a list of messages"),
+    "messages as a number": (CHAT, {"messages": 5}, "messages is a number; it must be a list of messages"),
+    "messages as a text": (CHAT, {"messages": "Hi"}, "messages is a text, not a list"),
     "no messages": (CHAT, {}, "messages is missing"),
-    "a message as a number": (CHAT, {"messages": [5]}, "messages[0] is a number; it must be an object"),
+    "a message as a number": (CHAT, {"messages": [5]}, "messages[0] is not an object"),
     "no role": (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role is missing"),
     "an unknown role": (
         CHAT, {"messages": [{"role": "x", "content": "a"}]},
-        "messages[0].role is 'x'; use system, developer, user, assistant or tool",
+        "messages[0].role is 'x', not system, developer, user, assistant or tool",
     ),
     "content as a number": (
         CHAT, {"messages": [{"role": "user", "content": 5}]},
-        "messages[0].content is a number; it must be a text or a list",
+        "messages[0].content is 5, not a text",
     ),
     "a temperature in words": (
         CHAT, {"messages": HI, "temperature": "hot"}, "temperature is 'hot'; it must be a number from 0 to 100",
     ),
     "a fraction of a top_k": (
-        CHAT, {"messages": HI, "top_k": 1.5}, "top_k is 1.5; it must be a whole number of at least 0",
+        CHAT, {"messages": HI, "top_k": 1.5}, "top_k is 1.5, not a whole number",
     ),
-    "a flag in words": (CHAT, {"messages": HI, "stream": "yes"}, "stream is 'yes'; it must be true or false"),
+    "a flag in words": (CHAT, {"messages": HI, "stream": "so"}, "stream is 'so'; it must be true or false"),
     "a bias in words": (CHAT, {"messages": HI, "logit_bias": {"5": "x"}}, "logit_bias: each value must be a number"),
     "a token below 0": (
         CHAT, {"messages": HI, "stop_token_ids": [-1]}, "stop_token_ids[0] is -1; it must be a number of at least 0",
@@ -48,6 +49,7 @@ TEXTS: dict[str, tuple[str, Any, str]] = {
         "/api/chat", {"messages": HI, "format": "xml"}, "format is 'xml'; use an object or json",
     ),
     "input as a number": ("/v1/responses", {"input": 5}, "input is a number; it must be a text or a list"),
+    "no choice": ("/v1/messages", {"messages": HI, "tool_choice": {}}, "tool_choice is {}, which chooses nothing"),
     "no time": (CHAT, {"messages": HI, "timeout": 0}, "timeout is 0, which leaves no time for an answer"),
     "an adapter that is not loaded": (
         CHAT, {"messages": HI, "lora": [{"id": 0, "scale": 1}]},
@@ -73,8 +75,8 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("path", "body", "text"), TEXTS.values(), ids=TEXTS)
-def test_an_error_says_what_is_wrong_and_what_to_do(server: Server, path: str, body: Any, text: str) -> None:
-    answer = server.post(body, path)
+def test_an_error_says_what_is_wrong_and_what_to_do(strict_server: Server, path: str, body: Any, text: str) -> None:
+    answer = strict_server.post(body, path)
     error = answer.json()["error"]
     message = error if isinstance(error, str) else error["message"]
     assert answer.status_code == 400 and message.startswith(text), message

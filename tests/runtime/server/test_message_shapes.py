@@ -121,7 +121,7 @@ def test_a_name_that_the_template_does_not_use_causes_a_warning(server: Server) 
 
 
 def test_unknown_template_variables_cause_a_warning_and_reserved_ones_an_error(server: Server) -> None:
-    answer = server.ask("Hi", chat_template_kwargs={"enable_thinking": False}, max_tokens=1).json()
-    assert "'enable_thinking'" in answer["warnings"][0]
+    answer = server.ask("Hi", chat_template_kwargs={"colour": False}, max_tokens=1).json()
+    assert "'colour'" in answer["warnings"][0]
     refused = server.ask("Hi", chat_template_kwargs={"messages": []})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "chat_template_kwargs")

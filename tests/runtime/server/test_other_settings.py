@@ -17,6 +17,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/chat": {"model": "builtin", "messages": HI, "stream": False, "options": {"num_predict": 2}},
 }
 OPENAI = ("/v1/chat/completions", "/v1/completions")
+TOOLS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+WITH_STOP = (*OPENAI, "/v1/responses", "/api/chat")
 ALL = tuple(BODIES)
 LIMITS = {"/v1/responses": "max_output_tokens", "/api/chat": "num_predict"}
 """The name of `max_tokens` where it has another one."""
@@ -84,6 +86,81 @@ CASES: list[tuple[str, Any, tuple[str, ...], str | None]] = [
     ("top_logprobs", 2, OPENAI[:1], "top_logprobs has no effect"),
     ("max_completion_tokens", 1, OPENAI[:1], "the smaller one is used"),
     ("max_completion_tokens", -1, OPENAI[:1], None),
+    ("max_tokens", 2.5, ALL, "2 is used"),
+    ("max_tokens", 0.5, ALL, "1 is used"),
+    ("max_tokens", -5, ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"), "it is ignored"),
+    ("max_tokens", True, ALL, "it is ignored"),
+    ("max_tokens", [2], ALL, "it is ignored"),
+    ("min_tokens", -1, OPENAI, "it is ignored"),
+    ("temperature", True, ALL, "temperature is true; it must be a number"),
+    ("temperature", "hot", ALL, "it is ignored"),
+    ("top_p", {}, ALL, "it is ignored"),
+    ("top_k", 40.5, ALL, "40 is used"),
+    ("top_k", "many", ALL, "it is ignored"),
+    ("seed", 0.5, WITH_STOP, "1 is used"),
+    ("seed", -1.5, WITH_STOP, "-1 is used"),
+    ("seed", 42, ("/v1/responses",), None),
+    ("top_k", 40, ("/v1/responses",), None),
+    ("min_p", 0.1, ("/v1/responses",), None),
+    ("stop", "x", ("/v1/responses",), None),
+    ("stop", [None], (*OPENAI, "/v1/responses"), "stop[0] is null; it must be a text; it is ignored"),
+    ("stop", ["x", None, True], (*OPENAI, "/v1/responses"), "it is ignored"),
+    ("stop", 5, WITH_STOP, "it is read as one"),
+    ("stop", [5, "x"], WITH_STOP, "it is read as one"),
+    ("stop", {"a": 1}, WITH_STOP, "it is ignored"),
+    ("stop_sequences", 5, ("/v1/messages",), "it is read as one"),
+    ("stop_sequences", [True, "x"], ("/v1/messages",), "it is ignored"),
+    ("stop_token_ids", 5, OPENAI, "it is read as one"),
+    ("stop_token_ids", [-1, "x", 5], OPENAI, "it is ignored"),
+    ("n", -1, OPENAI, "n is -1"),
+    ("n", 1.5, OPENAI, "1 is used"),
+    ("n", "one", OPENAI, "it is ignored"),
+    ("stream", "no", ALL, "read as false"),
+    ("logit_bias", {"100000000": 1}, OPENAI, "logit_bias names token 100000000"),
+    ("logit_bias", {"99999999999": 1, "5": 1}, OPENAI, "is not a token id"),
+    ("logit_bias", {"hello": 1}, OPENAI, "is not a token id"),
+    ("logit_bias", {"-5": 1}, OPENAI, "is not a token id"),
+    ("logit_bias", {"5": "x", "6": 1}, OPENAI, "it is ignored"),
+    ("logit_bias", "x", OPENAI, "it is ignored"),
+    ("logprobs", "x", OPENAI, "it is ignored"),
+    ("timeout", "x", OPENAI, "it is ignored"),
+    ("response_format", "", OPENAI, "the answer is text"),
+    ("response_format", [], OPENAI, "the answer is text"),
+    ("response_format", False, OPENAI, "the answer is text"),
+    ("response_format", "auto", OPENAI, "the answer is text"),
+    ("response_format", {"type": ""}, OPENAI, "the answer is text"),
+    ("response_format", {"type": "TEXT"}, OPENAI, None),
+    ("stream_options", {"include_usage": "x"}, OPENAI, "it is ignored"),
+    ("parallel_tool_calls", "x", ("/v1/chat/completions", "/v1/responses"), "it is ignored"),
+    ("modalities", ["audio"], OPENAI[:1], "modalities is not supported"),
+    ("grammar", False, OPENAI, "it is read as null"),
+    ("regex", [], OPENAI, "it is read as null"),
+    ("lora", {}, OPENAI, "it is read as null"),
+    ("stop", False, WITH_STOP, "it is read as null"),
+    ("stream", [], ALL[:4], "it is read as null"),
+    ("output_config", "", ("/v1/messages",), "it is read as null"),
+    ("text", [], ("/v1/responses",), "it is read as null"),
+    ("top_logprobs", -1, ("/v1/responses",), "it is ignored"),
+    ("top_logprobs", 25, ("/v1/responses",), "20 is used"),
+    ("tools", "auto", TOOLS, "tools is"),
+    ("tools", 5, TOOLS, "tools is 5, not a list"),
+    ("tool_choice", "", TOOLS, "the model decides"),
+    ("tool_choice", {}, TOOLS, "the model decides"),
+    ("tool_choice", False, TOOLS, "the model decides"),
+    ("tool_choice", "Auto", TOOLS, None),
+    ("include", "text", ("/v1/responses",), "include is"),
+    ("include", 5, ("/v1/responses",), "it is ignored"),
+    ("truncation", "x", ("/v1/responses",), "truncation is 'x'"),
+    ("metadata", "x", ("/v1/responses",), "it is ignored"),
+    ("instructions", ["Be ", "brief."], ("/v1/responses",), "instructions is"),
+    (
+        "instructions",
+        [{"type": "message", "content": [{"type": "input_text", "text": "x"}]}],
+        ("/v1/responses",),
+        "instructions is",
+    ),
+    ("instructions", {"text": "x"}, ("/v1/responses",), "instructions is"),
+    ("instructions", 5, ("/v1/responses",), "instructions is"),
 ]
 
 
@@ -118,6 +195,76 @@ def test_a_setting_is_taken_as_meant_or_ignored_with_a_warning_that_strict_mode_
         else:
             assert any(warning in text for text in warnings), (path, warnings)
             assert warning in CHANGES_NO_ANSWER or strict.status_code == 400, (path, strict.text)
+
+
+EFFORTS: list[tuple[Any, str | None]] = [
+    # the value, part of the warning
+    ("", "it is ignored"),
+    ("default", "it is ignored"),
+    ("auto", "it is ignored"),
+    ("heroic", "it is ignored"),
+    (5, "it is ignored"),
+    ([], "it is ignored"),
+    ("None", None),
+    ("off", None),
+    (False, None),
+    ("high", "has no effect"),
+    ("High", "has no effect"),
+    (True, "has no effect"),
+]
+EFFORT_FIELDS: dict[str, list[str]] = {
+    "/v1/chat/completions": ["reasoning_effort", "reasoning.effort", "think", "thinking.type", "enable_thinking"],
+    "/v1/responses": ["reasoning.effort"],
+    "/v1/messages": ["output_config.effort", "thinking.type", "thinking"],
+    "/api/chat": ["think"],
+}
+
+
+def nested(field: str, value: Any) -> dict[str, Any]:
+    name, _, inner = field.partition(".")
+    return {name: nested(inner, value) if inner else value}
+
+
+@pytest.mark.parametrize("path", EFFORT_FIELDS)
+@pytest.mark.parametrize(("effort", "warning"), EFFORTS, ids=[str(effort) for effort, _ in EFFORTS])
+def test_an_effort_in_other_words_is_mapped_or_ignored_with_a_warning(
+    server: Server, strict_server: Server, path: str, effort: Any, warning: str | None
+) -> None:
+    """The built-in model cannot reason: only no effort at all has the effect that it asks for."""
+    for field in EFFORT_FIELDS[path]:
+        body = BODIES[path] | nested(field, effort)
+        answer, strict = server.post(body, path), strict_server.post(body, path)
+        assert answer.status_code == 200, (field, answer.text)
+        warnings = answer.json().get("warnings", [])
+        if warning is None:
+            assert (warnings, strict.status_code) == ([], 200), (field, warnings)
+        else:
+            assert len(warnings) == 1 and strict.status_code == 400, (field, warnings)
+
+
+TEMPLATE_SWITCHES: list[tuple[str, Any, str | None]] = [
+    ("enable_thinking", False, None),
+    ("thinking", False, None),
+    ("enable_thinking", True, "chat_template_kwargs.enable_thinking has no effect"),
+    ("thinking", True, "chat_template_kwargs.thinking has no effect"),
+    ("enable_thinking", "x", "no variable 'enable_thinking'"),
+    ("colour", True, "no variable 'colour'"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "warning"), TEMPLATE_SWITCHES)
+def test_a_variable_that_switches_reasoning_in_other_templates_is_an_effort(
+    server: Server, variable: str, value: Any, warning: str | None
+) -> None:
+    warnings = server.ask("Hi", chat_template_kwargs={variable: value}, max_tokens=1).json().get("warnings", [])
+    assert [warning is not None and warning in text for text in warnings] == [True] * (warning is not None)
+
+
+def test_two_switches_of_reasoning_that_differ_cause_a_warning(server: Server) -> None:
+    answer = server.ask("Hi", reasoning_effort="none", think=True, thinking={"type": "enabled", "budget_tokens": 9})
+    warnings = answer.json()["warnings"]
+    assert "reasoning_effort and think have the same meaning" in warnings[0]
+    assert "thinking.budget_tokens has no effect" in warnings[2]
 
 
 def test_logprobs_beyond_the_limit_are_lowered(server: Server) -> None:

@@ -69,7 +69,19 @@ LISTS: list[tuple[Any, list[str]]] = [
     ({}, []),
     ("", []),
     (False, []),
+    (True, []),
+    (5, []),
+    ("auto", []),
+    ("none", []),
+    ("[", []),
+    ({"f": 5}, []),
     ({"type": "function", "function": {"name": "f"}}, ["f"]),
+    ('{"type": "function", "function": {"name": "f"}}', ["f"]),
+    ('[{"type": "function", "function": {"name": "f"}}]', ["f"]),
+    ({"f": {"description": "d", "parameters": SCHEMA}, "g": {"input_schema": SCHEMA}}, ["f", "g"]),
+    ({"f": SCHEMA}, ["f"]),
+    ({"f": {"type": "function", "function": {"name": "x", "parameters": SCHEMA}}}, ["f"]),
+    ({"f": {}}, ["f"]),
 ]
 
 
@@ -99,6 +111,15 @@ def test_what_stands_for_a_list_of_tools_is_read_with_a_warning(path: str, given
     tools, warnings = adapted(path, given)
     assert [tool["name"] for tool in tools] == names
     assert len(warnings) == 1 and warnings[0].startswith("tools is ")
+    with pytest.raises(GalagoError):
+        adapted(path, given, strict=True)
+
+
+@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("given", [{"parameters": SCHEMA}, SCHEMA, {"function": {"name": "x", "parameters": SCHEMA}}])
+def test_a_function_under_its_name_keeps_its_schema(path: str, given: Any) -> None:
+    (tool,) = adapted(path, {"f": given})[0]
+    assert tool["name"] == "f" and tool["input_schema" if path == "/v1/messages" else "parameters"] == SCHEMA
 
 
 @pytest.mark.parametrize("path", APIS)

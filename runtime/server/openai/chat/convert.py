@@ -57,6 +57,7 @@ def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile, warn
     return values.Request(
         messages=messages(chat.messages, read_file),
         reasoning_effort=chat.reasoning_effort,
+        effort_field=warnings.caller_fields.get("reasoning_effort", "reasoning_effort"),
         template_variables=chat.chat_template_kwargs or {},
         **shared
         | {"max_tokens": _max_tokens(chat, warnings), "logprobs": _top_logprobs(chat, shared["logprobs"], warnings)},
@@ -80,8 +81,8 @@ def _max_tokens(chat: schema.ChatRequest, warnings: Warnings) -> int | None:
 
 def generation_arguments(request: GenerationRequest, dialect: Dialect, warnings: Warnings) -> dict[str, Any]:
     """The arguments of `Request` that all requests for an answer share."""
-    if request.n == 0:
-        warnings.add_unless_strict("n is 0", "n", instead="one answer is given")
+    if request.n is not None and request.n < 1:
+        warnings.add_unless_strict(f"n is {request.n}", "n", instead="one answer is given")
     return {
         "sampling": values.sampling_from(request, dialect, warnings),
         "json_schema": _json_schema(request.response_format),
@@ -113,7 +114,7 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
 
 
 def choice_count(request: GenerationRequest) -> int:
-    count = request.n or 1
+    count = max(request.n or 1, 1)
     values.check_number("n", count, *BOUNDS["n"], whole=True)
     return count
 

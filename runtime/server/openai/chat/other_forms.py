@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....types.warnings import Warnings
-from ...http import tool_forms
+from ...http import effort_forms, tool_forms
 from .. import other_forms
 from . import other_messages
 
@@ -19,22 +19,41 @@ _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
     """A copy of a chat request in the documented form. Adds warnings about what is left out or replaced."""
     raw = other_forms.settings(raw, warnings)
+    _set_effort(raw, warnings)
     count = raw.get("logprobs")
     if isinstance(count, int) and not isinstance(count, bool):
         read = f"it was read as true, with top_logprobs: {count}"
         warnings.add_unless_strict(f"logprobs is {count}, not true or false", "logprobs", instead=read)
         raw |= {"logprobs": True, "top_logprobs": count}
     _replace_functions(raw, warnings)
-    if "tools" in raw:
-        raw["tools"] = tool_forms.listed(raw["tools"], warnings)
-    if isinstance(raw.get("tools"), list):
-        adapted = (_tool(tool, f"tools[{i}]", warnings) for i, tool in enumerate(raw["tools"]))
+    if (tools := tool_forms.listed(raw.get("tools"), warnings)) is not None:
+        adapted = (_tool(tool, f"tools[{i}]", warnings) for i, tool in enumerate(tools))
         raw["tools"] = [tool for tool in adapted if tool is not None]
-    if "tool_choice" in raw:
-        raw["tool_choice"] = _choice(raw["tool_choice"], raw.get("tools"))
-    if isinstance(raw.get("messages"), list):
+    if raw.get("tool_choice") is not None:
+        raw["tool_choice"] = _choice(tool_forms.choice(raw["tool_choice"], warnings), raw.get("tools"))
+    if raw.get("messages") is not None:
         raw["messages"] = other_messages.adapt(raw["messages"], warnings)
     return raw
+
+
+def _set_effort(raw: dict[str, Any], warnings: Warnings) -> None:
+    """Replaces the fields by which other programs switch reasoning by `reasoning_effort`."""
+    given = {name: raw.pop(name, None) for name in ("reasoning_effort", *effort_forms.REASONING_FIELDS)}
+    efforts = {name: effort_forms.effort(value) for name, value in given.items() if value is not None}
+    if not efforts:
+        return
+    field, effort = next(iter(efforts.items()))
+    for name, other in efforts.items():
+        if other != effort:
+            problem = f"{field} and {name} have the same meaning and different values"
+            warnings.add_unless_strict(problem, name, instead=f"{field} is used")
+        value = given[name]
+        for budget in ("budget_tokens", "max_tokens") if isinstance(value, dict) else ():
+            if value.get(budget) is not None:
+                problem = f"{name}.{budget} has no effect: reasoning is limited by max_tokens"
+                warnings.add_unless_strict(problem, f"{name}.{budget}")
+    raw["reasoning_effort"] = effort
+    warnings.caller_fields = {**warnings.caller_fields, "reasoning_effort": field}
 
 
 def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:
@@ -77,7 +96,7 @@ def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
 def _choice(choice: Any, tools: Any) -> Any:
     if isinstance(choice, str):
         names = [tool["function"].get("name") for tool in tools or () if isinstance(tool, dict) and "function" in tool]
-        return _named(choice) if choice in names else _MODES.get(choice, choice) or None
+        return _named(choice) if choice in names else _MODES.get(choice, choice)
     if not isinstance(choice, dict):
         return choice
     kind, name = choice.get("type"), choice.get("name")

@@ -10,35 +10,37 @@ import json
 from typing import Any
 
 from ....types.warnings import Warnings
+from ...http import message_forms
+from ...http.text_forms import as_text
 from .other_parts import adapt_parts, is_known_part, text_part
 
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
-def adapt(messages: list[Any], warnings: Warnings) -> list[Any]:
+
+def adapt(messages: Any, warnings: Warnings) -> Any:
     """A copy of the messages in the documented form. Calls without an id get one, and results without one the id of
     the first call that has no result yet."""
+    messages = message_forms.listed(messages, _ROLES, warnings)
+    if not isinstance(messages, list):
+        return messages
     open_calls: list[dict[str, Any]] = []
-    adapted = []
-    for i, message in enumerate(messages):
-        if isinstance(message, dict):
-            message = _message({**message}, f"messages[{i}]", i, open_calls, warnings)
-        adapted.append(message)
-    return adapted
+    return [_message(message, f"messages[{i}]", i, open_calls, warnings) for i, message in enumerate(messages)]
 
 
 def _message(
     message: dict[str, Any], path: str, index: int, open_calls: list[dict[str, Any]], warnings: Warnings
 ) -> dict[str, Any]:
-    if message.get("role") == "function":
-        message["role"] = "tool"
-    role = message.get("role")
+    role = message["role"]
     if not isinstance(message.get("name", ""), str):
         del message["name"]
     message["content"] = _content(message, f"{path}.content", warnings)
     if role == "assistant":
-        _set_calls(message, path, index, warnings)
+        calls = message_forms.calls(message, path, warnings)
+        message["tool_calls"] = [_call(call, f"call_{index}_{i}") for i, call in enumerate(calls)]
+        message.pop("function_call", None)
         _set_refusal(message)
         _set_reasoning(message)
-        open_calls += message.get("tool_calls") or ()
+        open_calls += message["tool_calls"]
     elif role == "tool":
         message["tool_call_id"] = _call_id(message, index, open_calls)
     return message
@@ -54,7 +56,9 @@ def _content(message: dict[str, Any], path: str, warnings: Warnings) -> Any:
         content = [content]
     if role == "tool" and not isinstance(content, str) and not _are_parts(content):
         return json.dumps(content, ensure_ascii=False)
-    return adapt_parts(content, message, path, warnings) if isinstance(content, list) else content
+    if isinstance(content, list):
+        return adapt_parts(content, message, path, warnings)
+    return as_text(content, path, warnings)
 
 
 def _are_parts(content: Any) -> bool:
@@ -62,59 +66,25 @@ def _are_parts(content: Any) -> bool:
     return isinstance(content, list) and (not content or any(map(is_known_part, content)))
 
 
-def _set_calls(message: dict[str, Any], path: str, index: int, warnings: Warnings) -> None:
-    calls, old = message.get("tool_calls"), message.pop("function_call", None)
-    if not calls and isinstance(old, dict):
-        calls = [{"function": old}]
-    if isinstance(calls, list):
-        named = (_call(call, f"call_{index}_{i}", path, i, warnings) for i, call in enumerate(calls))
-        message["tool_calls"] = [call for call in named if call is not None]
-
-
-def _call(call: Any, default_id: str, path: str, index: int, warnings: Warnings) -> Any:
-    """The call in the documented form, or `None` for one without a name, which is left out."""
-    if not isinstance(call, dict):
-        return call
-    function = call.get("function")
-    custom = call.get("custom")
-    if not isinstance(function, dict) and isinstance(custom, dict):
-        function = {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}
-    elif not isinstance(function, dict) and "name" in call:
-        function = {"name": call["name"], "arguments": call.get("arguments", call.get("args", call.get("input")))}
-    if not isinstance(function, dict):
-        if "type" in call and call["type"] != "function":
-            where = f"{path}.tool_calls[{index}]"
-            warnings.add_unless_strict(f"{where} is not a call of a function", where, instead="it is left out")
-            return None
-        return call
-    arguments = function.get("arguments")
-    if arguments is None:
-        arguments = ""
-    elif not isinstance(arguments, str):
+def _call(call: message_forms.CallForm, default_id: str) -> dict[str, Any]:
+    arguments = "" if call.arguments is None else call.arguments
+    if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    call_id = call.get("id")
-    known = {"index": call.get("index")} | {name: value for name, value in call.items() if name not in _CALL_FIELDS}
-    return known | {
-        "id": default_id if call_id in (None, "") else str(call_id),
-        "type": "function",
-        "function": {**function, "arguments": arguments},
-    }
-
-
-_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "name", "arguments", "args", "input"))
+    function = {**call.function_fields, "name": call.name, "arguments": arguments}
+    return {**call.fields, "id": call.id or default_id, "type": "function", "function": function}
 
 
 def _call_id(message: dict[str, Any], index: int, open_calls: list[dict[str, Any]]) -> str:
     """The id of the call that a tool's message answers, which is then no longer open."""
     given, name = message.get("tool_call_id"), message.get("name")
-    calls = [call for call in open_calls if isinstance(call, dict) and isinstance(call.get("function"), dict)]
     if given in (None, ""):
-        matching = [call for call in calls if call["function"].get("name") == name] or calls
+        matching = [call for call in open_calls if call["function"]["name"] == name] or open_calls
     else:
-        matching = [call for call in calls if call.get("id") == str(given)]
+        matching = [call for call in open_calls if call["id"] == str(given)]
     if matching:
-        open_calls.remove(matching[0])
-        return str(matching[0]["id"])
+        call = matching[0]
+        open_calls.remove(call)
+        return str(call["id"])
     return f"call_{index}" if given in (None, "") else str(given)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ....types.warnings import Warnings
 from ...http.media_forms import TYPES, medium_of
+from ...http.text_forms import as_text
 
 _DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "file"))
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
@@ -39,13 +40,11 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
         return text_part(part)
     if part is None:
         return _left_out(f"{path} is null", path, warnings)
-    if not isinstance(part, dict):
-        return part
-    kind = part.get("type")
-    if kind is None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict) and kind is None:
         kind = next((name for name in part if name in _DOCUMENTED), None)
-    if not isinstance(kind, str):
-        return part
+    if not isinstance(part, dict) or not isinstance(kind, str):
+        return text_part(as_text(part, path, warnings))
     text = next((part[name] for name in _TEXT_FIELDS if isinstance(part.get(name), str)), None)
     if message.get("role") == "assistant":
         if kind in _THOUGHTS and text is not None:
@@ -91,9 +90,10 @@ def _left_out(reason: str, path: str, warnings: Warnings) -> dict[str, Any]:
 
 def _text(part: dict[str, Any], text: str | None, path: str, warnings: Warnings) -> dict[str, Any]:
     if text is None:
-        if any(part.get(name) is not None for name in _TEXT_FIELDS):
-            return {**part, "type": "text"}
-        return _left_out(f"{path} has no text", path, warnings)
+        given = next((part[name] for name in _TEXT_FIELDS if part.get(name) is not None), None)
+        if given is None:
+            return _left_out(f"{path} has no text", path, warnings)
+        text = as_text(given, f"{path}.text", warnings)
     others = {name: value for name, value in part.items() if name not in _TEXT_FIELDS}
     others.pop("annotations", None)
     return {**others, "type": "text", "text": text}

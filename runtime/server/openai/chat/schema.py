@@ -10,6 +10,7 @@ from ....types.events import FinishReason
 from ....types.messages import TOOL_NAME
 from ....types.request import MAX_TOOLS
 from ....types.warnings import Warnings
+from ...http.effort_forms import REASONING_FIELDS
 from ...http.request_io import ANY, OtherFields
 from ..schema import FINGERPRINT, GENERATION_FIELDS, ONLY_SAVES_TIME, GenerationRequest, Timings, Usage
 
@@ -235,6 +236,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
     accepted_values = (
         ACCEPTED_VALUES | GenerationRequest.accepted_values | {"tool_choice.type": "function or allowed_tools"}
     )
+    settings = GenerationRequest.settings | frozenset(
+        "max_completion_tokens parallel_tool_calls reasoning_effort chat_template_kwargs logprobs top_logprobs "
+        "continue_final_message add_generation_prompt".split()
+    )
     other_fields = OtherFields(
         ignored={
             **GENERATION_FIELDS.ignored,
@@ -247,7 +252,12 @@ class ChatRequest(GenerationRequest, kw_only=True):
         },
         warned={**GENERATION_FIELDS.warned, "prediction": ONLY_SAVES_TIME},
         refused=GENERATION_FIELDS.refused,
-        adapted={**GENERATION_FIELDS.adapted, "function_call": "tool_choice", "functions": "tools"},
+        adapted={
+            **GENERATION_FIELDS.adapted,
+            "function_call": "tool_choice",
+            "functions": "tools",
+            **dict.fromkeys(REASONING_FIELDS, "reasoning_effort"),
+        },
     )
 
 

@@ -22,13 +22,17 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @staticmethod
     def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+        from ...http.text_forms import as_text
         from .. import other_forms
 
         raw = other_forms.settings(raw, warnings)
+        if raw.get("prompt") and not isinstance(raw["prompt"], list):
+            raw["prompt"] = as_text(raw["prompt"], "prompt", warnings)
         if isinstance(raw.get("logprobs"), bool):
             raw["logprobs"] = 0 if raw["logprobs"] else None
         return raw
 
+    settings = GenerationRequest.settings | {"echo", "logprobs", "best_of"}
     other_fields = OtherFields(
         ignored={name: values for name, values in GENERATION_FIELDS.ignored.items() if name != "best_of"},
         warned=GENERATION_FIELDS.warned,

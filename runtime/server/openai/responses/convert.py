@@ -13,7 +13,7 @@ from ....types.events import Usage
 from ....types.messages import Message, Text
 from ....types.model_info import ModelInfo
 from ....types.warnings import Warnings
-from ...http import tool_forms
+from ...http import effort_forms, text_forms, tool_forms
 from ..chat.message_parts import ReadFile
 from . import compaction, input_items, item_schema, schema, tools
 from .item_messages import messages
@@ -66,6 +66,12 @@ def rewritten(
     changed: dict[str, Any] = {name: str(raw[name]) for name in _KEYS if raw.get(name) is not None}
     if isinstance(raw.get("metadata"), dict):
         changed["metadata"] = {name: input_items.text_or_json(value) for name, value in raw["metadata"].items()}
+    reasoning = raw.get("reasoning")
+    if reasoning is not None:
+        effort = effort_forms.effort(reasoning.get("effort") if isinstance(reasoning, dict) else reasoning)
+        changed["reasoning"] = (reasoning if isinstance(reasoning, dict) else {}) | {"effort": effort}
+    if raw.get("instructions"):
+        changed["instructions"] = text_forms.as_text(raw["instructions"], "instructions", warnings)
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
@@ -171,6 +177,7 @@ def to_request(
         warnings.append("truncation has no effect here: a conversation that is too long is refused")
     if request.text and request.text.verbosity not in (None, "medium"):
         warnings.add_unless_strict("text.verbosity has no effect here", "text.verbosity")
+    fields = values.request_fields_from(request, "responses", warnings)
     return values.Request(
         messages=(
             *system,
@@ -181,7 +188,7 @@ def to_request(
         json_schema=_json_schema(request.text),
         reasoning_effort=request.reasoning.effort if request.reasoning else None,
         effort_field="reasoning.effort",
-        **values.request_fields_from(request, "responses", warnings) | {"logprobs": _top_logprobs(request, warnings)},
+        **fields | {"logprobs": _top_logprobs(request, fields["logprobs"], warnings)},
         continue_final=False,
         **_tool_arguments(request, kept_tools, warnings),
         strict=warnings.strict,
@@ -199,13 +206,12 @@ def _json_schema(text: schema.TextConfig | None) -> dict[str, Any] | bool | None
     return {"type": "object"} if isinstance(text_format, schema.JsonObjectFormat) else None
 
 
-def _top_logprobs(request: schema.ResponsesRequest, warnings: Warnings) -> int | None:
+def _top_logprobs(request: schema.ResponsesRequest, count: int | None, warnings: Warnings) -> int | None:
     """The number of alternatives for each token; `None` for no log-probabilities at all."""
     for name in request.include or ():
         if name not in (_LOGPROBS, _ENCRYPTED_REASONING):
             warnings.add_unless_strict(f"include: {name[:80]!r} has no effect here", "include")
-    wanted = request.top_logprobs or _LOGPROBS in (request.include or ())
-    return (request.top_logprobs or 0) if wanted else None
+    return count or 0 if count or _LOGPROBS in (request.include or ()) else None
 
 
 def _tool_arguments(request: schema.ResponsesRequest, kept_tools: Sequence[Tool], warnings: Warnings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ....types.warnings import Warnings
-from ...http import media_forms
+from ...http import media_forms, message_forms, text_forms
 from . import compaction, tools
 from .tools import JsonObject
 
@@ -19,6 +19,7 @@ FindStored: TypeAlias = Callable[[Sequence[str]], Mapping[str, JsonObject]]
 MAX_SHOWN_CHARACTERS = 4000
 """Of an item or a part that is shown as text."""
 _MAX_VALUE_CHARACTERS = 1000
+_ROLES = ("user", "system", "developer", "assistant", "tool")
 _TEXT_PARTS = ("text", "summary_text", "reasoning_text")
 _IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
 _KNOWN_PARTS = ("input_text", "output_text", "refusal", "input_audio", "input_file")
@@ -63,11 +64,13 @@ class _Rewriter:
         if isinstance(raw, str):
             return {"type": "message", "role": "user", "content": raw}
         if not isinstance(raw, dict):
-            raw = {"type": "message", "role": "user", "content": raw}  # which fails with the field's name
+            raw = {"type": "message", "role": "user", "content": raw}
         fields = {name: value for name, value in raw.items() if value is not None}
         kind = fields["type"] = _kind(fields)
-        if kind == "message" and fields.get("role") in ("tool", "function"):
-            kind, fields = "function_call_output", _tool_message(fields)
+        if kind == "message":
+            fields["role"] = message_forms.nearest_role(fields, _ROLES, path, self._warnings)
+            if fields["role"] == "tool":
+                kind, fields = "function_call_output", _tool_message(fields)
         match kind:
             case "message":
                 return fields | {"content": self._content(fields.get("content"), f"{path}.content")}
@@ -142,7 +145,9 @@ class _Rewriter:
     def _content(self, content: Any, path: str) -> Any:
         if isinstance(content, dict):
             content = [content]
-        return self._parts(content, path) if isinstance(content, list) else content or ""
+        if isinstance(content, list):
+            return self._parts(content, path)
+        return "" if content is None else text_forms.as_text(content, path, self._warnings)
 
     def _parts(self, parts: list[Any], path: str) -> list[JsonObject | None]:
         return [self._part(part, f"{path}[{i}]") for i, part in enumerate(parts)]

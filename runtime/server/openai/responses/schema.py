@@ -44,6 +44,8 @@ class TextConfig(Struct):
 
     verbosity: str | None = None
 
+    settings = frozenset({"verbosity"})
+
 
 class ReasoningConfig(Struct):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -68,6 +70,10 @@ class ResponsesRequest(Struct, kw_only=True):
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     top_logprobs: int | None = None
@@ -88,6 +94,10 @@ class ResponsesRequest(Struct, kw_only=True):
         "format.type": "text, json_object or json_schema",
         "tool_choice.type": "function or allowed_tools",
     }
+    settings = frozenset(
+        "parallel_tool_calls reasoning include max_output_tokens temperature top_p top_k min_p seed stop "
+        "presence_penalty frequency_penalty top_logprobs metadata truncation max_tool_calls".split()
+    )
     other_fields = OtherFields(
         ignored={
             "client_metadata": ANY,

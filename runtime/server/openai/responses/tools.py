@@ -57,7 +57,7 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
 
 def choice(raw: Any, any_kept: bool, any_given: bool, warnings: Warnings) -> Any:
     """The `tool_choice` among the tools that were kept; `auto`, with a warning, if it asks for one that was not."""
-    if raw == "any":
+    if raw is not None and (raw := tool_forms.choice(raw, warnings)) == "any":
         raw = "required"
     if raw == "required" and any_given and not any_kept:
         return _auto("requires a call, but all tools were left out", warnings)

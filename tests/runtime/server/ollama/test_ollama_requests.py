@@ -15,6 +15,11 @@ from galago.runtime.server.ollama import convert, schema
 
 PNG = base64.b64encode((DATA / "picture-5.png").read_bytes()).decode()
 URI = f"data:image/png;base64,{PNG}"
+BYTES = list(base64.b64decode(PNG))
+NUMBERED = {str(i): byte for i, byte in enumerate(BYTES)}
+BUFFER = {"type": "Buffer", "data": BYTES}
+PART = {"type": "image_url", "image_url": {"url": URI}}
+SOURCE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
 SHORT = {"num_predict": 1}
 HI = {"role": "user", "content": "Hi"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -80,6 +85,17 @@ CASES = [
     Case("no format at all", {"format": False}),
     Case("a format of OpenAI's API", {"format": {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}}),
     Case("any object, as OpenAI's API asks for it", {"format": {"type": "json_object"}}),
+    Case("a format of nothing", {"format": []}),
+    Case("a schema as a text", {"format": '{"type": "object"}'}, {"format": {"type": "object"}}, "the JSON in it"),
+    Case("any object in words", {"format": "json_object"}, {"format": "json"}),
+    Case("a temperature next to the options", {"temperature": 0.5, "max_tokens": 1, "stop": ["x"], "seed": None}),
+    Case("a limit of OpenAI's API", {"options": {"max_tokens": 1, "repetition_penalty": 1.1}}),
+    Case("two limits", {"max_tokens": 2}, None, "max_tokens and options.num_predict"),
+    Case("a temperature in words next to the options", {"temperature": "hot"}, None, "options.temperature is 'hot'"),
+    Case("options that are none", {"options": 5, "num_predict": 1}, None, "options is 5"),
+    Case("a true temperature", options(temperature=True), None, "options.temperature is true"),
+    Case("a stop string that is a number", options(stop=[5]), None, "options.stop[0] is 5"),
+    Case("likely tokens beyond the limit", {"logprobs": True, "top_logprobs": 25}, None, "20 is used"),
     Case("options of nothing", {"options": None, "keep_alive": None}),
     Case("a tool of null", {"tools": [None, WEATHER]}, {"tools": [WEATHER]}, "tools[0]"),
     Case("thinking as a number", {"think": 0}),
@@ -97,6 +113,14 @@ CASES = [
     Case("a picture of null", told(HI | {"images": [None]}), told(HI), "empty image"),
     Case("pictures of null", told(HI | {"images": None}), told(HI)),
     Case("a picture as a data URI", told(HI | {"images": [URI]}), told(HI | {"images": [PNG]})),
+    Case("a picture as bytes", told(HI | {"images": [BYTES]}), told(HI | {"images": [PNG]})),
+    Case("a picture as bytes that is no list", told(HI | {"images": BYTES}), told(HI | {"images": [PNG]})),
+    Case("a picture as numbered bytes", told(HI | {"images": [NUMBERED]}), told(HI | {"images": [PNG]})),
+    Case("a picture as a buffer", told(HI | {"images": [BUFFER]}), told(HI | {"images": [PNG]})),
+    Case("a picture as a part", told(HI | {"images": [PART]}), told(HI | {"images": [PNG]})),
+    Case("a picture as a part of Anthropic's API", told(HI | {"images": [SOURCE]}), told(HI | {"images": [PNG]})),
+    Case("a picture as an object", told(HI | {"images": [{"data": PNG}]}), told(HI | {"images": [PNG]})),
+    Case("a picture that is none", told(HI | {"images": [True]}), told(HI), "images[0] is not an image"),
     Case("a picture that is no list", told(HI | {"images": PNG}), told(HI | {"images": [PNG]})),
     Case(
         "content as parts",
@@ -141,6 +165,12 @@ PROMPTS = [
     Case("no template", {"template": "", "system": "", "context": [], "suffix": "", "raw": False}),
     Case("tokens of an earlier answer", {"context": [1, 2, 3]}, None, "context"),
     Case("a system message", {"system": "Be brief."}, {"system": "Be brief.", "raw": False}),
+    Case("a system message without a template", {"system": "x", "raw": True}, {"raw": True}, "system has no place"),
+    Case("a system message in parts", {"system": [{"type": "text", "text": "x"}]}, {"system": "x"}, "system is"),
+    Case("a system message of nothing", {"system": False}, None, "system is false"),
+    Case("a prompt that is a number", {"prompt": 5}, {"prompt": "5"}, "prompt is 5"),
+    Case("pictures as bytes", {"images": [BYTES]}, {"images": [PNG]}),
+    Case("a temperature next to the options", {"temperature": 0.5, "max_tokens": 1}),
     Case("null for everything", {"template": None, "system": None, "context": None, "suffix": None, "raw": None}),
     Case("no options", {"options": None}),
     Case("pictures of null", {"images": [None]}, None, "empty image"),

@@ -137,14 +137,14 @@ def test_a_batch_answer_equals_that_of_a_chat(api: openai.OpenAI, storing: Serve
 
 def test_an_error_in_a_line_is_reported_for_that_line(api: openai.OpenAI) -> None:
     missing = chat_body([{"type": "file", "file": {"file_id": "file-0"}}])
-    bodies = [chat_body("Hi", temperature="hot"), chat_body("Opposite of big?"), missing, {}]
+    bodies = [chat_body("Hi", regex="[a"), chat_body("Opposite of big?"), missing, {}]
     done = wait(api, start(api, [line(str(i), body) for i, body in enumerate(bodies)]).id, has_ended)
     assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("completed", 1, 3)
     assert [answer["custom_id"] for answer in results(api, done.output_file_id)] == ["1"]
     faults = {fault["custom_id"]: fault["response"] for fault in results(api, done.error_file_id)}
     assert {name: fault["status_code"] for name, fault in faults.items()} == {"0": 400, "2": 404, "3": 400}
     params = {name: fault["body"]["error"]["param"] for name, fault in faults.items()}
-    assert params == {"0": "temperature", "2": "messages[0].content[0].file.file_id", "3": "messages"}
+    assert params == {"0": "regex", "2": "messages[0].content[0].file.file_id", "3": "messages"}
 
 
 def test_a_file_with_an_invalid_line_fails_and_names_it(api: openai.OpenAI) -> None:

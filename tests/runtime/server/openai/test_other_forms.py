@@ -103,7 +103,6 @@ CHOICES: list[tuple[Any, str | None]] = [
     ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "search"}]}, "search"),
     ({"type": "none"}, None),
     ("none", None),
-    ("", None),
 ]
 
 

@@ -223,7 +223,6 @@ def test_a_truncated_answer_is_incomplete(client: openai.OpenAI) -> None:
         ({"input": []}, "messages"),
         ({"input": user({"type": "input_image", "image_url": "https://a.b/c"})}, "input[0].content[0].image_url"),
         ({"input": user({"type": "input_image", "file_id": "f"})}, "input[0].content[0].file_id"),
-        ({"max_output_tokens": -5}, "max_output_tokens"),
         ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format"),
         ({"conversation": "c"}, "conversation"),
         ({"background": True}, "background"),

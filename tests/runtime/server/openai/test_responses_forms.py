@@ -238,7 +238,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a.example/b.png"}]}]},
         "input[0].content[0].image_url",
     ),
-    "a role that does not exist": ({"input": [{"role": "king", "content": "Hi"}]}, "input[0].role"),
     "a required call without tools": ({"tool_choice": "required"}, "tool_choice"),
     "a function that does not exist": (
         {"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice",

@@ -15,6 +15,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +36,7 @@ _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXE
 _WRITE_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Opens a regular file for reading. Raises `OSError` for any other; opening a pipe could wait for ever."""
     handle = os.open(path, _READ_FLAGS)
     try:
@@ -164,6 +165,18 @@ def locked(
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_beside(file: Path, busy: str) -> Iterator[None]:
+    """Holds a lock file next to a user's `file`, and deletes it at the end."""
+    lock = file.with_name(f".{file.name[:40]}.lock")
+    with locked(lock, busy):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # who waits for the deleted file notices, and takes a new one
+                lock.unlink()
 
 
 def _without_lock(path: Path, error: Exception) -> None:

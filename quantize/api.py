@@ -23,6 +23,7 @@ from .calibrate.calibration import CHUNK_TOKENS, CalibrationData
 from .calibrate.imatrix import ImportanceMatrix
 from .evaluate import evaluation, saved_results
 from .evaluate.evaluation import EvaluationPlan
+from .output_file import check_target, output_file
 from .progress import Progress, no_progress
 from .search import latency, mixture, sensitivity
 from .search.divergence import HELD_OUT_EVERY
@@ -32,7 +33,7 @@ from .variants import layer_pruning, schemes, variant
 from .variants.layer_pruning import DroppedLayer
 from .variants.schemes import Scheme
 from .variants.source import SourceModel, check_not_quantized, open_source, projector_of
-from .variants.variant import Recipe, VariantPlan, check_target
+from .variants.variant import Recipe, VariantPlan
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress display of a step, which is given by name."""
@@ -62,13 +63,14 @@ class CalibrationRequest:
 def calibrate(request: CalibrationRequest, stage: Stage = no_stage) -> ImportanceMatrix:
     """Collects an importance matrix and writes it. An interrupted run is resumed."""
     source = open_source(request.model)
-    check_target(source, request.output, request.force)
+    check_target(request.output, request.force, source.parts)
     projector = request.mmproj or projector_of(request.model)
     data = calibration.select_data(source, projector, request.data, request.chunk_tokens, request.max_segments)
     part = request.output.with_name(f"{request.output.name}.part")
     matrix = _collect(data, part, stage)
-    imatrix.write(request.output, matrix)
-    part.unlink(missing_ok=True)
+    with output_file(request.output, request.force) as unfinished:
+        imatrix.write(unfinished, matrix)
+    calibration.discard(part)
     return matrix
 
 
@@ -120,7 +122,7 @@ def quantize(
     """Writes a variant. `on_dropped` is told which layers are dropped before anything is written."""
     scheme = _requested_scheme(request)
     source = open_source(request.model)
-    check_target(source, request.output, request.force)
+    check_target(request.output, request.force, source.parts)
     check_not_quantized(source, request.requantize)
     data = _calibration_data(source, request)
     part = request.output.with_name(f"{request.output.name}.imatrix.part")
@@ -134,7 +136,7 @@ def quantize(
             plan = variant.plan(source, Recipe(scheme, matrix=matrix), request.requantize)
         with stage(f"quantizing {plan.source.path.name}") as progress:
             variant.write(plan, request.output, request.force, progress)
-    part.unlink(missing_ok=True)
+    calibration.discard(part)
     return QuantizationResult(plan, request.output, result, dropped)
 
 

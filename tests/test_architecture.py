@@ -55,7 +55,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "jinja2": "runtime/prompt/template_renderer.py",
     "huggingface_hub": "models/hub/client.py",
     "httpx2": "models/hub/client.py",
-    "filelock": ("models/hub/cache.py", "models/kept_file.py"),
+    "filelock": "models/kept_file.py",
     "platformdirs": "models/paths.py",
     "PIL": "runtime/media/image.py",
     "soundfile": "runtime/media/audio.py",

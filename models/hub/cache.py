@@ -21,11 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from ..errors import ConfigError, HubError
+from ..kept_file import TEMPORARY_SUFFIX, delete_abandoned, locked, read_file, temporary_path
 
-PARTIAL_SUFFIX = ".galago-part"
+PARTIAL_SUFFIX = TEMPORARY_SUFFIX
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -81,7 +80,7 @@ class HubCache:
     def commit(self, repository: str, revision: str) -> str | None:
         """Returns the commit of a branch, tag or abbreviated commit id, if the cache has it."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            text = (self.folder(repository) / "refs" / checked_name(revision)).read_text("ascii").strip()
+            text = read_file(self.folder(repository) / "refs" / checked_name(revision)).decode("ascii").strip()
             return text if _COMMIT.fullmatch(text) else None
         names = [path.name for path in (self.folder(repository) / "snapshots").glob("*")]
         known = [name for name in names if _COMMIT.fullmatch(name) and name.startswith(revision)]
@@ -93,7 +92,8 @@ class HubCache:
     def file_names(self, repository: str, commit: str) -> list[str]:
         """Returns the names of the files of a commit, without broken links."""
         folder = self.snapshot(repository, commit)
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != TEMPORARY_SUFFIX)
+        return sorted(path.relative_to(folder).as_posix() for path in files)
 
     def blob_path(self, repository: str, etag: str) -> Path:
         return self.folder(repository) / "blobs" / checked_etag(etag)
@@ -114,15 +114,12 @@ class HubCache:
         """
         blob = self.blob_path(repository, etag)
         self._make_folder(blob.parent)
-        lock = self._lock(repository, etag)
-        while not lock.is_locked:
-            while_waiting()
-            with contextlib.suppress(filelock.Timeout):
-                lock.acquire(timeout=0.5)
-        try:
-            yield blob.with_name(etag + PARTIAL_SUFFIX)
-        finally:
-            lock.release()
+        partial = blob.with_name(etag + PARTIAL_SUFFIX)
+        busy = f"another program downloads a file of {repository}"
+        with locked(self._lock_path(repository, etag), busy, while_waiting):
+            if os.path.lexists(partial) and not stat.S_ISREG(partial.lstat().st_mode):
+                partial.unlink()  # a link or pipe in its place
+            yield partial
 
     def add_to_snapshot(self, repository: str, commit: str, name: str, etag: str) -> Path:
         """Links a blob under its name in a commit, or copies it if the disk has no links."""
@@ -131,16 +128,15 @@ class HubCache:
         blob = self.blob_path(repository, etag)
         if not blob.exists():
             return link  # already a plain file in the snapshot, because the disk has no links
-        temporary = link.with_name(f".{link.name[:200]}.{os.getpid()}{PARTIAL_SUFFIX}")
-        temporary.unlink(missing_ok=True)
-        try:
-            temporary.symlink_to(os.path.relpath(blob, link.parent))
-        except OSError:
+        with self._replacement(link) as temporary:
+            temporary.unlink()
             try:
-                os.link(blob, temporary)
+                temporary.symlink_to(os.path.relpath(blob, link.parent))
             except OSError:
-                shutil.copyfile(blob, temporary)
-        temporary.replace(link)
+                try:
+                    os.link(blob, temporary)
+                except OSError:
+                    shutil.copyfile(blob, temporary)
         return link
 
     def set_revision(self, repository: str, revision: str, commit: str) -> None:
@@ -149,9 +145,19 @@ class HubCache:
             return
         path = self.folder(repository) / "refs" / checked_name(revision)
         self._make_folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-        temporary.write_text(checked_commit(commit))
-        temporary.replace(path)
+        with self._replacement(path) as temporary:
+            temporary.write_text(checked_commit(commit))
+
+    @contextlib.contextmanager
+    def _replacement(self, path: Path) -> Iterator[Path]:
+        """Yields the path of a file that replaces `path` at the end. Raises `ConfigError` if it cannot be written."""
+        try:
+            delete_abandoned(path.parent)
+            with temporary_path(path) as temporary:
+                yield temporary
+                temporary.replace(path)
+        except OSError as error:
+            raise write_error(self.root, error) from error
 
     def remove(self, repository: str, commit: str, names: Iterable[str]) -> int:
         """Deletes files of a commit, and the blobs that nothing else links to. Returns the bytes freed."""
@@ -170,12 +176,13 @@ class HubCache:
         for blob in sorted((folder / "blobs").glob("*")):
             etag = blob.name.removesuffix(PARTIAL_SUFFIX)
             if _ETAG.fullmatch(etag) and etag not in self._linked(repository):
-                with contextlib.suppress(filelock.Timeout), self._lock(repository, etag, timeout=0):
+                unused = locked(self._lock_path(repository, etag), "", timeout_seconds=0)
+                with contextlib.suppress(TimeoutError), unused:
                     if etag not in self._linked(repository):  # another process may have linked it meanwhile
                         freed += _delete_file(blob)
         remaining = {path.name for path in (folder / "snapshots").glob("*")}
         for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
-            if ref.read_text("ascii", "replace").strip() not in remaining:
+            if read_file(ref).decode("ascii", "replace").strip() not in remaining:
                 ref.unlink()
         if not remaining:
             for part in ("refs", "snapshots", "blobs"):
@@ -186,10 +193,10 @@ class HubCache:
         links = (self.folder(repository) / "snapshots").rglob("*")
         return {os.readlink(path).replace("\\", "/").rsplit("/", 1)[-1] for path in links if path.is_symlink()}
 
-    def _lock(self, repository: str, etag: str, timeout: float = -1) -> filelock.BaseFileLock:
+    def _lock_path(self, repository: str, etag: str) -> Path:
         locks = self.root / ".locks" / self.folder(repository).name
         self._make_folder(locks)
-        return filelock.FileLock(locks / f"{etag}.lock", mode=0o664, timeout=timeout)
+        return locks / f"{etag}.lock"
 
     def _make_folder(self, folder: Path) -> None:
         """Creates a folder of the cache level by level. Rejects links, which could lead out of the cache."""

@@ -6,19 +6,21 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ConfigError, GalagoError, ModelError
 from ...models.fingerprint import fingerprint
 from ...models.gguf.reader import read_header
+from ...models.kept_file import locked_beside
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
 from ..progress import Progress, no_progress
 from ..variants.source import SourceModel
 from . import imatrix, samples
-from .collect_job import DONE, KEY
+from .collect_job import CHECKSUM, DONE, KEY
 from .imatrix import ImportanceMatrix
 
 CHUNK_TOKENS = 512
@@ -92,7 +94,8 @@ def _has_gguf_magic(path: Path) -> bool:
 def collect(data: CalibrationData, part: Path, progress: Progress = no_progress) -> ImportanceMatrix:
     """Returns the importance matrix. The state is saved in `part`, from which a run on the same data resumes.
 
-    Raises `ConfigError` for unusable data, and `ModelError` or `EngineError` if the model cannot read it.
+    Waits while another program uses `part`. Raises `ConfigError` for unusable data, and `ModelError` or `EngineError`
+    if the model cannot read it.
     """
     matrices = [imatrix.read(path) for path in data.matrices]
     if data.files or data.builtin:
@@ -101,8 +104,19 @@ def collect(data: CalibrationData, part: Path, progress: Progress = no_progress)
                 "a projector cannot be calibrated alone: calibrate its model, and give the projector with --mmproj",
                 "model",
             )
-        matrices.append(_collect(data, part, progress))
+        with _locked(part):
+            matrices.append(_collect(data, part, progress))
     return imatrix.merge(matrices)
+
+
+def discard(part: Path) -> None:
+    """Deletes the saved state of `collect`."""
+    with _locked(part):
+        part.unlink(missing_ok=True)
+
+
+def _locked(part: Path) -> AbstractContextManager[None]:
+    return locked_beside(part, f"another program calibrates, and saves its state in {part}")
 
 
 def _collect(data: CalibrationData, part: Path, progress: Progress) -> ImportanceMatrix:
@@ -137,10 +151,10 @@ def _collect(data: CalibrationData, part: Path, progress: Progress) -> Importanc
 
 
 def _done_segments(part: Path, key: str) -> int:
-    """Returns how many segments an earlier run has read into `part`."""
-    with contextlib.suppress(GalagoError):
+    """Returns how many segments an earlier run has read into `part`: none if it is damaged or of other data."""
+    with contextlib.suppress(GalagoError, ValueError, OSError):
         header = read_header(part)
-        if header.get(KEY) == key:
-            done = header.get(DONE)
+        done = header.get(DONE)
+        if header.get(KEY) == key and header.get(CHECKSUM) == imatrix.read(part).checksum(done, key):
             return done if isinstance(done, int) else 0
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
+from ...models.kept_file import temporary_path
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
 from ...runtime.llamacpp.programs.load_check import cap
 from ...runtime.process.job import JobArrays, Report
@@ -22,7 +23,7 @@ _OUTPUT = "output.weight"
 """A table that the input shares is left to llama.cpp: what GPTQ gains for the output it loses for the input."""
 _MAX_PRODUCTS = 64 << 20
 """Products of inputs to sum: 256 MB, or more if the model has more columns than that is enough for."""
-DONE, KEY = "galago.calibrate.done", "galago.calibrate.key"
+DONE, KEY, CHECKSUM = "galago.calibrate.done", "galago.calibrate.key", "galago.calibrate.checksum"
 
 
 def work(job: CalibrationJob, _arrays: JobArrays, report: Report) -> int:
@@ -64,7 +65,9 @@ def _save(collector: ImatrixCollector, before: ImportanceMatrix | None, done: in
     matrix = ImportanceMatrix(entries, job.datasets, done - job.done_segments, job.chunk_tokens)
     if before is not None:
         matrix = imatrix.merge([before, matrix])
-    imatrix.write(job.part, matrix, {DONE: done, KEY: job.key})
+    with temporary_path(job.part) as part:
+        imatrix.write(part, matrix, {DONE: done, KEY: job.key, CHECKSUM: matrix.checksum(done, job.key)})
+        part.replace(job.part)
 
 
 def _columns(path: Path, with_output: bool) -> dict[str, int]:

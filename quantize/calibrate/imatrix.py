@@ -80,6 +80,14 @@ class ImportanceMatrix:
         """Returns means and moments in one dictionary, for a child process; `split_arrays` separates them again."""
         return self.means() | {_MOMENTS_PREFIX + name: moments for name, moments in self.moments().items()}
 
+    def checksum(self, *facts: object) -> str:
+        """Returns a checksum of everything in the matrix, and of `facts`."""
+        digest = hashlib.sha256(repr((self.datasets, self.chunks, self.chunk_size, *facts)).encode())
+        for name, entry in sorted(self.entries.items()):
+            for array in (entry.sums, entry.counts, entry.products):
+                digest.update(f"\0{name}\0".encode() + (b"" if array is None else array.astype("<f4").tobytes()))
+        return digest.hexdigest()
+
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of everything that affects the quantized weights."""
@@ -170,9 +178,8 @@ def _read_values(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
 
 
 def write(path: Path, matrix: ImportanceMatrix, metadata: Mapping[str, str | int] | None = None) -> None:
-    """Writes the file atomically, with additional metadata."""
-    part = path.with_name(f"{path.name}.new")
-    writer = gguf.GGUFWriter(str(part), "")
+    """Writes the file, with additional metadata."""
+    writer = gguf.GGUFWriter(str(path), "")
     writer.kv_data[0].clear()  # an importance matrix has no general.architecture
     writer.add_type("imatrix")
     writer.add_array("imatrix.datasets", list(matrix.datasets))
@@ -189,4 +196,3 @@ def write(path: Path, matrix: ImportanceMatrix, metadata: Mapping[str, str | int
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    part.replace(path)

@@ -1,12 +1,10 @@
-"""Converts a checkpoint to a GGUF file. The file is written under a temporary name, tested, and then renamed."""
+"""Converts a checkpoint to a GGUF file, which is tested before it gets its name."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
 from ...models.gguf.reader import read_header
+from ..output_file import check_target, output_file
 from ..progress import Progress
 from .architectures import read_content
 from .checkpoint import Checkpoint, open_checkpoint
@@ -65,7 +64,7 @@ def convert_checkpoint(
         **extra_metadata,
         **provenance(checkpoint.files, partial(progress, "hashing")),
     }
-    with temporary_target(target, force) as part:
+    with output_file(target, force) as part:
         write(
             part, content.architecture, all_metadata, content.tensors, float_type, lambda f: progress("converting", f)
         )
@@ -101,16 +100,6 @@ def _pooling(checkpoint: Checkpoint, content: GGUFContent) -> dict[str, GGUFValu
     return {f"{content.architecture}.pooling_type": number} if number is not None else {}
 
 
-def check_target(target: Path, force: bool) -> None:
-    """Raises `ConfigError` if `target` cannot be written, or exists and may not be replaced."""
-    if not target.parent.is_dir():
-        raise ConfigError(f"there is no folder {target.parent} for {target.name}", "output")
-    if target.is_dir():
-        raise ConfigError(f"{target} is a folder; give a file name", "output")
-    if target.exists() and not force:
-        raise ConfigError(f"{target} already exists; use --force to replace it", "output")
-
-
 def check_disk_space(target: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(target.parent).free
     if free_bytes < needed_bytes:
@@ -119,23 +108,6 @@ def check_disk_space(target: Path, needed_bytes: int) -> None:
             f"{target.parent}",
             "output",
         )
-
-
-@contextlib.contextmanager
-def temporary_target(target: Path, force: bool) -> Iterator[Path]:
-    """Yields a path next to the target to write to. It is renamed to the target on success, and deleted otherwise.
-
-    A file left by a killed run has the same name; the next run replaces it.
-    """
-    part = target.with_name(f".{target.name}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        check_target(target, force)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> dict[str, GGUFValue]:

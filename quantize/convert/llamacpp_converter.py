@@ -7,15 +7,16 @@ Its output is checked and published like any other converted file.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
 from ...models.gguf.reader import read_header
+from ...models.kept_file import temporary_folder
 from ...runtime.process import spawn
+from ..output_file import check_target, output_file
 from ..progress import Progress
 from .checkpoint import no_weights_error
-from .conversion import ConversionResult, check_target, temporary_target
+from .conversion import ConversionResult
 from .gguf_writer import FloatType
 from .lora import is_adapter
 from .selftest import SelftestResult
@@ -51,11 +52,11 @@ def convert_with_llamacpp(
     command += ["--outtype", float_type.label, *(["--mmproj"] if projector else [])]
     command += ["--base", str(base.resolve())] if base and converter.name == ADAPTER_CONVERTER else []
     progress("converting", 0.0)
-    with temporary_target(target, force) as part, tempfile.TemporaryDirectory(".part", ".", target.parent) as place:
-        command += ["--outfile", str((Path(place) / "made.gguf").resolve())]
+    with output_file(target, force) as part, temporary_folder(target.with_name("converter")) as folder_for_converter:
+        command += ["--outfile", str((folder_for_converter / "made.gguf").resolve())]
         done = spawn.run_program(command)
         _check(done, converter.name)
-        written = list(Path(place).glob("*.gguf"))  # the converter prefixes a projector's name with mmproj-
+        written = list(folder_for_converter.glob("*.gguf"))  # the converter prefixes a projector's name with mmproj-
         if len(written) != 1:
             raise ModelError(f"{converter.name} reported no error but wrote {len(written)} files", "converter")
         written[0].replace(part)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
+from ..output_file import check_target, output_file
 from ..progress import Progress
 from .architectures import DECODER_TENSORS, decoder_shapes, family, llama, qwen2, qwen3, read_attention_shape
 from .checkpoint import JSONConfig, architecture, no_weights_error, read_config, read_json
-from .conversion import ConversionResult, check_disk_space, check_target, provenance, temporary_target
+from .conversion import ConversionResult, check_disk_space, provenance
 from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved
 from .gguf_writer import FloatType, padded_bytes, write
 from .safetensors import StoredTensor, quoted
@@ -72,7 +73,7 @@ def convert_adapter(
         **provenance((weights,), partial(progress, "hashing")),
     }
     name = _ARCHITECTURES[model_family]
-    with temporary_target(target, force) as part:
+    with output_file(target, force) as part:
         write(part, name, metadata, tensors, float_type, partial(progress, "converting"))
         read_header(part)
     progress("testing", 1.0)

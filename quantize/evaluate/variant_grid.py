@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ConfigError
 from ...models.fingerprint import fingerprint, pair_fingerprint
+from ...models.json_file import JsonFile
+from ...models.kept_file import open_file
 from ...models.registry.name import BUILTIN
 from ...models.registry.resolve import builtin_folder, resolve
 from ..progress import Progress, no_progress
@@ -109,9 +112,10 @@ def _is_scheme(name: str) -> bool:
 
 
 def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress: Progress = no_progress) -> Path:
-    """Returns `source` quantized as `scheme` without calibration. Reuses an existing file. Raises `GalagoError`."""
+    """Returns `source` quantized as `scheme` without calibration. Reuses an intact file. Raises `GalagoError`."""
     target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
-    if target.exists():
+    digests: JsonFile[dict[str, str]] = JsonFile(folder / "digests.json", dict, dict)
+    if target.exists() and _digest(target) == digests.read().get(target.name):
         return target
     if scheme.needs_calibration:
         raise ConfigError(
@@ -121,4 +125,16 @@ def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress:
     opened = open_source(str(source))
     plan = variant.plan(opened, variant.Recipe(scheme), requantize=True)
     step = f"quantizing {source.name} as {scheme.name}"
-    return variant.write(plan, target, progress=lambda _tensor, fraction: progress(step, fraction))
+    variant.write(plan, target, force=True, progress=lambda _tensor, fraction: progress(step, fraction))
+    digest = _digest(target)
+    digests.update(lambda known: {**known, target.name: digest})
+    return target
+
+
+def _digest(path: Path) -> str:
+    """Returns "" for what cannot be read."""
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -6,14 +6,12 @@ complete new file or the old one.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import math
 import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +27,7 @@ from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..calibrate.imatrix import ImportanceMatrix
 from ..jobs import QuantizationJob
+from ..output_file import check_target, output_file
 from ..progress import Progress, no_progress
 from .schemes import BLOCKS, TYPE_NUMBERS, Scheme
 from .source import SourceModel, check_not_quantized, padded_bytes, sha256, typed_nbytes
@@ -160,15 +159,13 @@ def _check_matrix(source: SourceModel, matrix: ImportanceMatrix) -> None:
 
 
 def write(plan: VariantPlan, out: Path, force: bool = False, progress: Progress = no_progress) -> Path:
-    """Writes and checks the planned file. Returns its path.
+    """Writes and checks the planned file. Returns its path. Waits while another program writes the same file.
 
     Raises `ConfigError` if `out` cannot be written or the disk is too full, and `ModelError` if llama.cpp fails. An
     existing file then stays as it is.
     """
-    source = plan.source.original
-    check_target(source, out, force)
-    part = out.with_name(f"{out.name}.part")
-    with _locked(part):
+    check_target(out, True, plan.source.original.parts)
+    with output_file(out, force) as part:
         free = shutil.disk_usage(part.parent).free
         if plan.size > free:
             raise ConfigError(
@@ -178,38 +175,7 @@ def write(plan: VariantPlan, out: Path, force: bool = False, progress: Progress 
             )
         _quantize(plan.source, _with_provenance(plan), part, False, progress)
         _check_written(plan, read_header(part))
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        check_target(source, out, force)
-        part.replace(out)
     return out
-
-
-def check_target(source: SourceModel, out: Path, force: bool) -> None:
-    """Raises `ConfigError` if the file cannot be written to `out`."""
-    if out.exists():
-        if any(out.samefile(part) for part in source.parts):
-            raise ConfigError(f"{out} is the model itself; give another file", "output")
-        if not out.is_file():
-            raise ConfigError(f"{out} is not a file", "output")
-        if not force:
-            raise ConfigError(f"{out} already exists; use --force to replace it", "output")
-    if not out.parent.is_dir():
-        raise ConfigError(f"there is no folder {out.parent}", "output")
-
-
-@contextlib.contextmanager
-def _locked(part: Path) -> Iterator[None]:
-    """Locks the unfinished file against other runs, and deletes it at the end if it still exists."""
-    with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"another program is writing {part}", "output") from None
-        try:
-            yield
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _quantize(

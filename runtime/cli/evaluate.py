@@ -116,15 +116,28 @@ def _write(
     from ...quantize.evaluate.report import page, tables
 
     if json_file is not None and str(json_file) != "-":
-        json_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        _write_text(json_file, json.dumps(results, indent=1) + "\n")
     if html is not None:
-        html.write_text(page.render(results, plan.selected_questions), encoding="utf-8")
+        _write_text(html, page.render(results, plan.selected_questions))
     if markdown is not None:
-        markdown.write_text(tables.markdown(results), encoding="utf-8")
+        _write_text(markdown, tables.markdown(results))
     if str(json_file) == "-":
         print(json.dumps(results, indent=1))
     else:
         _print(results)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole; writes into what is no regular file, such as a pipe."""
+    from ...models.kept_file import temporary_path
+
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")
+        return
+    with temporary_path(target) as part:
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -490,15 +490,50 @@ def test_links_out_of_the_cache_are_not_written_through(
     assert not list(outside.rglob("*"))
 
 
-def test_a_partial_file_that_is_a_link_is_not_followed(local: LocalHub, store: HubCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["link", "loop", "pipe"])
+def test_what_is_no_file_in_place_of_a_partial_file_is_replaced(
+    local: LocalHub, store: HubCache, tmp_path: Path, kind: str
+) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     part = store.blob_path(REPO, digest(TEXT)).with_name(digest(TEXT) + PARTIAL_SUFFIX)
     part.parent.mkdir(parents=True)
-    part.symlink_to(victim)
-    with pytest.raises(GalagoError):
-        pulled()
-    assert victim.read_bytes() == b"mine" and not store.commit(REPO, "main")
+    if kind == "pipe":
+        os.mkfifo(part)
+    else:
+        part.symlink_to(victim if kind == "link" else part)
+    assert pulled()
+    assert victim.read_bytes() == b"mine" and store.commit(REPO, "main")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "zeros", "empty"])
+def test_an_unreadable_revision_is_as_good_as_none(local: LocalHub, store: HubCache, kind: str) -> None:
+    pulled()
+    ref = store.folder(REPO) / "refs" / "main"
+    ref.unlink()
+    if kind == "pipe":
+        os.mkfifo(ref)
+    elif kind == "folder":
+        ref.mkdir()
+    elif kind == "loop":
+        ref.symlink_to(ref)
+    else:
+        ref.write_bytes(bytes(40) if kind == "zeros" else b"")
+    assert store.commit(REPO, "main") is None and len(store.commits(REPO)) == 1
+
+
+def test_the_second_of_two_equal_pulls_waits_for_the_first(
+    local: LocalHub, store: HubCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = list[object]()
+    second = threading.Thread(target=lambda: results.append(pulled()))
+    with store.partial_file(REPO, digest(TEXT), lambda: None):
+        second.start()
+        said = ""
+        while "another program downloads a file of" not in said:
+            said += capsys.readouterr().err
+    second.join()
+    assert len(results) == 1 and store.commit(REPO, "main")
 
 
 # Selection of files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -92,6 +93,30 @@ def test_a_calibration_resumes_only_on_the_same_data(tmp_path: Path, text: Path)
     text.write_text(WORDS.upper() * 20, encoding="utf-8")
     calibration.collect(data, part, lambda step, _share: reported.append(step))
     assert reported == ["1 of 2", "2 of 2"]
+
+
+def test_a_damaged_state_is_not_resumed(tmp_path: Path, text: Path) -> None:
+    source = open_source(str(TEXT))
+    data, part = calibration.select_data(source, None, [text], chunk_tokens=64, max_segments=1), tmp_path / "part"
+    calibration.collect(data, part)
+    whole = part.read_bytes()
+    assert calibration._done_segments(part, data.key) == 1
+    changed = list(range(0, len(whole), len(whole) // 40))
+    for at in changed:
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        resumed = calibration._done_segments(part, data.key)
+        assert not resumed or same(imatrix.read(part), whole, tmp_path / "whole")  # a byte of padding, or of a name
+    for size in (0, 30, len(whole) // 2, len(whole) - 100):
+        part.write_bytes(whole[:size])
+        assert not calibration._done_segments(part, data.key)
+    part.unlink()
+    os.mkfifo(part)
+    assert not calibration._done_segments(part, data.key)
+
+
+def same(matrix: imatrix.ImportanceMatrix, content: bytes, path: Path) -> bool:
+    path.write_bytes(content)
+    return matrix.checksum() == imatrix.read(path).checksum()
 
 
 def test_images_and_audio_calibrate_the_model_and_its_projector(tmp_path: Path) -> None:

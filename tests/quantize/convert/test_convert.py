@@ -17,6 +17,7 @@ import pytest
 from fakes import checkpoints
 from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.reader import read_header
+from galago.models.kept_file import TEMPORARY_SUFFIX
 from galago.quantize.convert import pretokenizers
 from galago.quantize.convert.conversion import ConversionResult, convert_checkpoint
 from galago.quantize.convert.gguf_content import OutputTensor
@@ -313,8 +314,8 @@ def test_the_command_converts_and_replaces_a_file_only_with_force(tmp_path: Path
     assert tensors(target)["blk.0.attn_q.weight"].tensor_type.name == "F16"
 
 
-def test_a_file_left_by_a_killed_run_is_replaced(tmp_path: Path) -> None:
+def test_a_file_left_by_a_killed_run_is_deleted(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c")
-    (tmp_path / ".made.gguf.part").write_bytes(b"left by a killed run")
+    (tmp_path / f".made.gguf.x{TEMPORARY_SUFFIX}").write_bytes(b"left by a killed run")
     run(tmp_path / "c")
     assert {path.name for path in tmp_path.iterdir()} == {"c", "made.gguf"}

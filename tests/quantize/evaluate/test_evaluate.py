@@ -17,7 +17,8 @@ from galago.quantize.evaluate import passages, runtime_cost, saved_results
 from galago.quantize.evaluate.evaluation import EvaluationPlan, _measure_costs, measure_quality
 from galago.quantize.evaluate.progress_estimate import ProgressEstimator
 from galago.quantize.evaluate.report.page import render
-from galago.quantize.evaluate.variant_grid import ModelVariant, VariantFile, variant_grid
+from galago.quantize.evaluate.variant_grid import ModelVariant, VariantFile, quantized_file, variant_grid
+from galago.quantize.variants.schemes import find
 from galago.runtime.cache.disk_cache import entries
 from galago.runtime.cli.main import main
 from galago.runtime.types.messages import Audio, Image
@@ -182,6 +183,14 @@ def test_the_largest_pair_of_a_grid_comes_first(tmp_path: Path) -> None:
     alone = variant_grid(str(MODEL), None, [], [], tmp_path)
     assert [(c.name, c.projector) for c in alone] == [("text-Q8_0", None)]
     assert EvaluationPlan(alone, [], tmp_path).steps == {"fidelity": 1, "tasks": 1, "cost": 3}
+
+
+def test_a_damaged_variant_is_quantized_again(tmp_path: Path) -> None:
+    path = quantized_file(MODEL, find("Q4_0"), tmp_path)
+    whole, made = path.read_bytes(), path.stat().st_ino
+    assert quantized_file(MODEL, find("Q4_0"), tmp_path).stat().st_ino == made
+    path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    assert quantized_file(MODEL, find("Q4_0"), tmp_path).read_bytes() == whole
 
 
 def test_files_with_the_same_name_get_unique_names(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
     scripts/check attacks [NAME...] [--seconds S] [--list]
 
-`galago serve` runs the built-in model. The neighbour asks a question with a known answer every 50 ms. Beside it, one
-attack after another runs for a few seconds, each in a process of its own, since some take much memory. The attacks are
-functions in the modules of `attack_inputs/`.
+`galago serve` runs the built-in model, with a chat template that goes off at certain words. The neighbour asks a
+question with a known answer every 50 ms. Beside it, one attack after another runs for a few seconds, each in a process
+of its own, since some take much memory. The attacks are functions in the modules of `attack_inputs/`.
 
 Exits with 1 if the neighbour gets a wrong answer, loses one or waits too long, if the API process holds too much
 memory, or if the API process or the worker is restarted.
@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from fakes.hostile_templates import sleeping_bombs
+from galago.models.registry.resolve import resolve
 
 from .attack_inputs import names
 from .attack_inputs.target import Target
@@ -104,8 +107,10 @@ class Server:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    log = folder / "server.log"
+    log, template = folder / "server.log", folder / "template.jinja"
+    template.write_text(sleeping_bombs(resolve("builtin").header.chat_template or ""), "utf-8")
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", "--store", folder / "store"]
+    command += ["--chat-template", template]
     with log.open("w") as output:
         words = [str(word) for word in command]
         process = psutil.Popen(words, stdout=output, stderr=output, cwd=ROOT, preexec_fn=_limit_memory)

@@ -25,11 +25,13 @@ class Target:
     - `inputs`: the strategy that generates input.
     - `check`: reads one input. It returns if the input is read or refused as documented, and raises otherwise.
     - `seeds`: inputs that once went wrong. Each is checked first, in every run.
+    - `suite_inputs`: how many generated inputs the test suite checks.
     """
 
     inputs: SearchStrategy[Any]
     check: Callable[[Any], None]
     seeds: tuple[Any, ...] = ()
+    suite_inputs: int = 100
 
 
 def names() -> list[str]:
@@ -62,13 +64,13 @@ def run_for(name: str, seconds: float, before: Callable[[Any], None] = lambda _:
     return count
 
 
-def run_count(name: str, inputs: int) -> None:
+def run_in_suite(name: str) -> None:
     """Checks the seeds and the same number of generated inputs in every run."""
     target = load(name)
     for value in target.seeds:
         target.check(value)
     settings(
-        max_examples=inputs,
+        max_examples=target.suite_inputs,
         deadline=None,
         database=None,
         derandomize=True,

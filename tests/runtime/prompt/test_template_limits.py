@@ -74,13 +74,12 @@ def test_memory_stays_within_the_limit() -> None:
         "try: ChatTemplate(sys.argv[1])\n"
         "except Exception as error: print(error)\n"
         "RENDERERS.close()\n"
-        "used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF)]\n"
-        "print(*used)"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code, bomb("doubled list")], capture_output=True, text=True)
-    error, sizes = done.stdout.splitlines()
+    error, kibibytes = done.stdout.splitlines()
     assert "needs too much memory" in error
-    assert all(int(kib) << 10 < MEMORY + (40 << 20) for kib in sizes.split()), sizes
+    assert int(kibibytes) << 10 < MEMORY + (32 << 20)  # with the files that are mapped
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not show the limits of a process")

@@ -15,7 +15,8 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     ├── Unauthorized              the API key is missing or wrong
     ├── NotFound                  no such model, file, route or stored object
     ├── MethodNotAllowed          the route exists, but not with this method
-    ├── RequestTooLarge           the request body exceeds the limit
+    ├── RequestTooLarge           the request, its body or the files that it names exceed a limit
+    ├── RequestTimeout            the rest of the request did not arrive in time
     ├── NotReady                  the model is still loading, or the queue is full
     ├── Cancelled                 the caller disconnected before the answer was complete
     ├── ModelError                a model file that cannot be used
@@ -84,7 +85,11 @@ class MethodNotAllowed(GalagoError):
 
 
 class RequestTooLarge(GalagoError):
-    """The request body exceeds the limit. Send less, or raise the limit."""
+    """The request, its body or the files that it names exceed a limit. Send less, or raise the limit."""
+
+
+class RequestTimeout(GalagoError):
+    """The rest of the request did not arrive in time. Send it again."""
 
 
 class NotReady(GalagoError):

@@ -99,7 +99,6 @@ class ServerConfig:
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     strict: bool = False
-    max_body_bytes: int = 64 * 1024 * 1024
     allow_pull: bool = False
     allow_rm: bool = False
     store: Path | None = None

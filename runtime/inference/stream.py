@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ...models.errors import EngineError
-from ..types.events import Event, Failed, Finished, Sink, Started
+from ..types.events import Delta, Event, Failed, Finished, Sink, Started
 
 if TYPE_CHECKING:
     import asyncio
 
     from ..output.parser import EventParser
+
+
+MAX_UNREAD_TOKENS = 1 << 16
+"""Tokens and log-probabilities that wait for the reader. An answer that nobody reads must not fill the memory."""
 
 
 class Stream:
@@ -30,19 +34,45 @@ class Stream:
         self._cancel: Callable[[], None] | None = None
         self._sink: Sink | None = None
         self._parser: EventParser | None = None
+        self._on_end: Callable[[], object] | None = None
+        self._unread_tokens = 0
+        self._is_complete = False
         self._ended = False
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Adds an event. Called by the engine, or by the thread that receives a worker's messages."""
+        """Adds an event. Called by the engine, or by the thread that receives a worker's messages.
+
+        An answer of which too much is unread is cancelled, and ends with an error.
+        """
         with self._arrived:
+            if self._is_complete:
+                return
+            self._unread_tokens += _token_count(event)
+            too_many = self._unread_tokens > MAX_UNREAD_TOKENS and self._sink is None
+            if too_many:
+                self._events.clear()
+                event = Failed(EngineError("the answer was stopped because it was not read; read it faster"))
             self._events.append(event)
+            self._is_complete = isinstance(event, Finished | Failed)
             if self._sink is not None:
                 self._sink(self._take())
             self._arrived.notify()
-            wake = self._wake
+            wake, on_end = self._wake, self._on_end if self._is_complete else None
+        if too_many and self._cancel is not None:
+            self._cancel()
         if wake is not None:
             wake()
+        if on_end is not None:
+            on_end()
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Sets the function to call once the last event was put or the reader has left, perhaps more than once."""
+        with self._arrived:
+            self._on_end = callback
+            has_ended = self._is_complete or self._closed
+        if has_ended:
+            callback()
 
     def forward(self, sink: Sink) -> None:
         """Passes every event to `sink` unparsed, on the thread that puts it. Replaces the reader."""
@@ -65,11 +95,13 @@ class Stream:
             cancel = None if self._ended or self._closed else self._cancel
             self._closed = True
             self._arrived.notify()
-            wake = self._wake
+            wake, on_end = self._wake, self._on_end
         if wake is not None:
             wake()
         if cancel is not None:
             cancel()
+        if on_end is not None:
+            on_end()
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -114,6 +146,7 @@ class Stream:
 
     def _take(self) -> Event:
         event = self._events.popleft()
+        self._unread_tokens -= _token_count(event)
         self._ended = isinstance(event, Finished | Failed)
         return event
 
@@ -131,6 +164,11 @@ class Stream:
             self.close()
             self._ended = True
             return [Failed(EngineError(f"the answer could not be parsed: {error!r}"))]
+
+
+def _token_count(event: Event) -> int:
+    """How much of the memory an event takes, in tokens and log-probabilities."""
+    return 1 + sum(1 + len(one.top_logprobs) for one in event.logprobs) if isinstance(event, Delta) else 1
 
 
 def _needs_parser(event: Event) -> bool:

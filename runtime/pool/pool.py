@@ -14,7 +14,7 @@ from ...models.registry.resolve import builtin_model, refers_to
 from ..inference.stream import Stream
 from ..service import never
 from ..types.model_info import ModelInfo, Stats
-from ..types.request import Request
+from ..types.request import Request, RequestLimits
 from ..types.tasks import R, Task
 from ..types.warnings import Warnings
 
@@ -35,6 +35,7 @@ class ModelPool:
 
     def __init__(self, *models: ResidentModel, aliases: Sequence[str] = (), any_model: bool = False) -> None:
         self.default = models[0]
+        self._limits = RequestLimits()
         self._aliases = tuple(aliases)
         self._any_model = any_model
         self._models = {model.id: model for model in models}
@@ -79,9 +80,11 @@ class ModelPool:
         return [(model.id, loaded.stats()) for model in self._models.values() if (loaded := model.loaded) is not None]
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = never) -> Stream:
+        self._limits.check(request)
         return self._loaded(model).generate(request, cancelled)
 
     def run_task(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R:
+        task.check(self._limits)
         return self._loaded(model).run_task(task, cancelled)
 
     def files(self, model: str | None) -> InstalledModel:

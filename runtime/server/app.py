@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +18,7 @@ from ...models.errors import GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..log import log
 from ..service import Service
+from ..types.limits import limit
 from .anthropic import errors as anthropic_errors
 from .anthropic import routes as anthropic
 from .galago.estimate import Estimates
@@ -24,7 +27,6 @@ from .galago.metrics import Metrics
 from .galago.tokenize import Tokenization
 from .http import openapi
 from .http.errors import ErrorResponses
-from .http.request_io import ActivityMiddleware
 from .http.security import REQUEST_ID, Guard
 from .ollama import errors as ollama_errors
 from .ollama import routes as ollama
@@ -79,6 +81,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            threads = ThreadPoolExecutor(limit("connections"), "galago-request")  # one for each request in progress
+            asyncio.get_running_loop().set_default_executor(threads)
             if database is not None:
                 stack.callback(database.close)
             for one in [*unversioned, *versioned]:
@@ -88,8 +92,13 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(Guard, config=config, error_responses=ERROR_RESPONSES),
-            Middleware(ActivityMiddleware, activity=context.activity),
+            Middleware(
+                Guard,
+                config=config,
+                error_responses=ERROR_RESPONSES,
+                budget=context.budget,
+                running=context.running,
+            ),
         ],
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unexpected_error},

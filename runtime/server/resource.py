@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
-from ...models.errors import InvalidRequest
+from ...models.errors import InvalidRequest, RequestTooLarge
 from ..config import ServerConfig
 from ..service import Service
 from .http.openapi import Endpoint
-from .http.request_io import Activity
+from .http.request_context import CURRENT, MemoryBudget
 from .storage.database import STORE_OPTION, Database
 from .storage.file_store import FileStore
 
@@ -27,13 +27,17 @@ RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What the endpoints of one application share. `database` and `files` exist if the user has named a folder."""
+    """What the endpoints of one application share. `database` and `files` exist if the user has named a folder.
+
+    `running` collects the requests that are computed, other than those of batches.
+    """
 
     service: Service
     config: ServerConfig
     database: Database | None = None
     files: FileStore | None = None
-    activity: Activity = field(default_factory=Activity)
+    budget: MemoryBudget = field(default_factory=MemoryBudget)
+    running: set[object] = field(default_factory=set)
 
     def file_store(self, field: str) -> FileStore:
         """Raises `InvalidRequest`, which names the request's field, if the server stores no files."""
@@ -42,8 +46,18 @@ class ServerContext:
         return self.files
 
     def read_file(self, file_id: str, field: str) -> bytes:
-        """The bytes of an uploaded file that a request refers to in a field."""
-        return self.file_store(field).read(file_id, field)
+        """The bytes of an uploaded file that the current request refers to in a field.
+
+        Raises `RequestTooLarge` if the files that the request refers to are too large together.
+        """
+        context, store = CURRENT.get(), self.file_store(field)
+        if context is None:
+            raise RuntimeError("a file is read outside of a request")
+        try:
+            return self.budget.read_file(context, file_id, lambda: store.open(file_id, field))
+        except RequestTooLarge as error:
+            error.param = field
+            raise
 
 
 class Resource:

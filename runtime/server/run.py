@@ -13,6 +13,7 @@ import uvicorn
 from ...models.errors import ConfigError
 from ..config import ServerConfig
 from ..service import Service
+from ..types.limits import limit
 from .app import build
 
 SHUTDOWN_SECONDS = 3
@@ -31,7 +32,7 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        ws_max_size=config.max_body_bytes,
+        ws_max_size=limit("body_bytes"),
         ws_per_message_deflate=False,
     )
     server = _Server(settings, service)

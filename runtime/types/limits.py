@@ -19,6 +19,7 @@ from ...models.errors import (
     InvalidRequest,
     MediaError,
     NotReady,
+    RequestTimeout,
     RequestTooLarge,
     TemplateError,
 )
@@ -64,8 +65,10 @@ class Limit:
 
 LIMITS = (
     Limit("body_bytes", 64 << 20, "bytes", "size of a request's body", RequestTooLarge),
+    Limit("json_values", 500_000, "count", "commas and opening brackets in a request's body", RequestTooLarge),
     Limit("parts", 1000, "count", "pictures, sounds, films and files in a request", RequestTooLarge),
-    Limit("held_bytes", 256 << 20, "bytes", "media that a request holds, stored files included", RequestTooLarge),
+    Limit("held_bytes", 64 << 20, "bytes", "media and stored files in a request", RequestTooLarge),
+    Limit("total_held_bytes", 136 << 20, "bytes", "bodies and files that all requests together hold", NotReady),
     Limit("prompt_characters", 64_000_000, "count", "characters of a request's messages", RequestTooLarge),
     Limit("media_bytes", 64 << 20, "bytes", "size of one encoded picture, sound or film", MediaError),
     Limit("media_pixels", 64_000_000, "count", "pixels of a picture", MediaError),
@@ -79,8 +82,8 @@ LIMITS = (
     Limit("template_seconds", 2, "seconds", "processor time to render the chat template for a request", TemplateError),
     Limit("template_memory", 512 << 20, "bytes", "memory to render a chat template", TemplateError),
     Limit("result_bytes", 64 << 20, "bytes", "size of one result, such as the tokens of a text", EngineError),
-    Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTooLarge),
-    Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTooLarge),
+    Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTimeout),
+    Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTimeout),
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),
     Limit("connections", 512, "count", "open connections", NotReady),
     Limit("client_requests", 256, "count", "requests that one client may have waiting or running", NotReady),

@@ -32,6 +32,10 @@ class Image:
     data: bytes
     source: str = "image"
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
 
 @dataclass(frozen=True, slots=True)
 class Audio:
@@ -39,6 +43,10 @@ class Audio:
 
     data: bytes
     source: str = "audio"
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
 
 
 DEFAULT_VIDEO_FRAMES = 8
@@ -52,6 +60,10 @@ class Video:
     data: bytes
     source: str = "video"
     frames: int = DEFAULT_VIDEO_FRAMES
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
 
     def __post_init__(self) -> None:
         if type(self.frames) is not int or not 1 <= self.frames <= MAX_VIDEO_FRAMES:
@@ -67,6 +79,10 @@ class Frame:
     width: int
     height: int
     source: str = "frame"
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,10 @@ class Unreadable:
     def source(self) -> str:
         """The field or file that it came from."""
         return self.error.param or self.name
+
+    @property
+    def size_bytes(self) -> int:
+        return 0
 
 
 Part: TypeAlias = Text | Image | Audio | Video | Frame | Unreadable

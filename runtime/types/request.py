@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ...models.errors import GalagoError, InvalidRequest
-from .messages import TOOL_NAME, Message, ReasoningEffort, Tool
+from .limits import limit, limit_error
+from .messages import TOOL_NAME, Message, ReasoningEffort, Text, Tool
 from .options import MAX_INTEGER, MAX_STOPS, REQUEST, SAMPLING, Dialect, OptionSpec, wire_fields
 from .warnings import Warnings
 
@@ -350,3 +351,34 @@ _REQUEST_FIELDS = {
     dialect: _fields((option for option in REQUEST if option.kind != "object"), dialect)
     for dialect in get_args(Dialect)
 }
+
+
+class RequestLimits:
+    """What one request may hold, read from the table of limits when this is created."""
+
+    def __init__(self) -> None:
+        self._characters = limit("prompt_characters")
+        self._parts = limit("parts")
+        self._bytes = limit("held_bytes")
+
+    def check(self, request: Request) -> None:
+        """Raises `RequestTooLarge` for too many characters, parts or bytes of media."""
+        characters = parts = size_bytes = 0
+        for message in request.messages:
+            characters += len(message.reasoning or "") + sum(len(call.arguments) for call in message.tool_calls)
+            for part in message.parts:
+                if isinstance(part, Text):
+                    characters += len(part.text)
+                else:
+                    parts += 1
+                    size_bytes += part.size_bytes
+        prompt = None if request.completion is None else request.completion.prompt
+        self.check_characters(characters + (len(prompt) if isinstance(prompt, str) else 0), "messages")
+        if parts > self._parts:
+            raise limit_error("parts", f"the request has {parts} pictures, sounds, films and files", "messages")
+        if size_bytes > self._bytes:
+            raise limit_error("held_bytes", f"the media of the request have {size_bytes:,} bytes", "messages")
+
+    def check_characters(self, characters: int, field: str) -> None:
+        if characters > self._characters:
+            raise limit_error("prompt_characters", f"the texts of the request have {characters:,} characters", field)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from ...models.errors import InvalidRequest
-from .request import Request, check_number
+from .request import Request, RequestLimits, check_number
 
 R = TypeVar("R")
 TokenIds: TypeAlias = tuple[int, ...]
@@ -26,6 +26,9 @@ class Task(Generic[R]):
     def is_answered_by(self, result: object) -> bool:
         """Whether the result is one of this task: of its kind, and with a part for each part of the task."""
         raise NotImplementedError
+
+    def check(self, limits: RequestLimits) -> None:
+        """Raises `RequestTooLarge` if the task is too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class Embed(Task[Vectors]):
     def is_answered_by(self, result: object) -> bool:
         return isinstance(result, Vectors) and len(result.data) == _FLOAT_BYTES * result.width * len(self.texts)
 
+    def check(self, limits: RequestLimits) -> None:
+        limits.check_characters(sum(len(text) for text in self.texts), "input")
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -80,6 +86,9 @@ class Rerank(Task[Scores]):
 
     def is_answered_by(self, result: object) -> bool:
         return isinstance(result, Scores) and len(result.scores) == len(self.documents)
+
+    def check(self, limits: RequestLimits) -> None:
+        limits.check_characters(len(self.query) + sum(map(len, self.documents)), "documents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,12 @@ class Tokenize(Task[TokenPieces]):
 
     def is_answered_by(self, result: object) -> bool:
         return isinstance(result, TokenPieces) and len(result.ids) == len(result.pieces)
+
+    def check(self, limits: RequestLimits) -> None:
+        if isinstance(self.text, Request):
+            limits.check(self.text)
+        else:
+            limits.check_characters(len(self.text), "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +181,9 @@ class Estimate(Task[RequestEstimate]):
 
     def is_answered_by(self, result: object) -> bool:
         return isinstance(result, RequestEstimate)
+
+    def check(self, limits: RequestLimits) -> None:
+        limits.check(self.request)
 
 
 def check_count(name: str, count: int) -> None:

@@ -72,7 +72,7 @@ class Messages(Resource):
         (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
         return request_io.answer_response(encoder.message(answer))
 
-    def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> _Prepared:
+    def _prepare(self, body: bytearray, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.MessagesRequest, self.strict)
         model = self.service.model_for(request.model, warnings)
         generate = partial(self.service.generate, model)
@@ -82,7 +82,7 @@ class Messages(Resource):
     async def count_tokens(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._count)
 
-    def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
+    def _count(self, body: bytearray, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         request, warnings = request_io.parse_body(body, schema.CountRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)
         task = Estimate(convert.to_request(request, warnings), predict_seconds=False)

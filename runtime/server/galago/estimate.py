@@ -33,7 +33,9 @@ class Estimates(Resource):
     async def plan(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._plan)
 
-    def _plan(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EstimateResponse, list[str]]:
+    def _plan(
+        self, body: bytearray, disconnected: request_io.Cancellation
+    ) -> tuple[schema.EstimateResponse, list[str]]:
         chat, warnings = request_io.parse_body(body, ChatRequest, self.strict)
         chat.model = self.service.model_for(chat.model, warnings)
         with convert.api_field_names(warnings):

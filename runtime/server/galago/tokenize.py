@@ -50,7 +50,7 @@ class Tokenization(Resource):
     async def detokenize(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._detokenize)
 
-    def _tokenize(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenList, list[str]]:
+    def _tokenize(self, body: bytearray, disconnected: request_io.Cancellation) -> tuple[schema.TokenList, list[str]]:
         request, warnings = request_io.parse_body(body, schema.TokenizeRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)
         text = _text_or_chat(request, self.context.read_file, warnings)
@@ -62,7 +62,7 @@ class Tokenization(Resource):
         return schema.TokenList(tokens, len(answer.ids), warnings or UNSET), warnings
 
     def _detokenize(
-        self, body: bytes, disconnected: request_io.Cancellation
+        self, body: bytearray, disconnected: request_io.Cancellation
     ) -> tuple[schema.DetokenizedText, list[str]]:
         request, warnings = request_io.parse_body(body, schema.DetokenizeRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)

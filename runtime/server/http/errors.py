@@ -30,6 +30,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.NotFound: (404, _INVALID, "not_found"),
     errors.MethodNotAllowed: (405, _INVALID, "method_not_allowed"),
     errors.RequestTooLarge: (413, _INVALID, "request_too_large"),
+    errors.RequestTimeout: (408, _INVALID, "request_timeout"),
     errors.NotReady: (503, _SERVER, "not_ready"),
     errors.Cancelled: (499, _INVALID, "client_closed_request"),  # only for logs, with nginx's status
     errors.ModelError: (500, _SERVER, "model_error"),

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -23,6 +24,7 @@ from ....models.errors import EngineError, GalagoError
 from ...inference.stream import Stream
 from ...types.events import Event, Failed, Finished, OutputDelta, Started, TokenLogprob
 from ...types.request import Request
+from .request_context import CURRENT
 from .request_io import encode_json
 from .warning_log import log_new
 
@@ -237,11 +239,15 @@ class Choices:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._generate = generate
-        self._request = request
+        self._request = request if count > 1 else None  # it holds the media
         self.count = count
         self._created_at = time.perf_counter()
         self._closed = threading.Event()
-        self._streams = [generate(request, cancelled)]
+        context = CURRENT.get()
+        self._running = None if context is None or request.background else context.running
+        if context is not None and count > 1:
+            context.is_kept = True
+        self._streams = [self._begin(request, cancelled)]
 
     async def events(self) -> AsyncGenerator[IndexedEvent, None]:
         """Ends when every answer has finished or one has failed, and then closes all of them."""
@@ -283,15 +289,24 @@ class Choices:
         except GalagoError as error:
             queue.put_nowait((index, Failed(error)))
 
+    def _begin(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
+        """Starts an answer. It counts as computed until its last event is there, whether or not it is read."""
+        one = self._generate(request, cancelled)
+        if self._running is not None:
+            self._running.add(one)
+            one.on_end(partial(self._running.discard, one))
+        return one
+
     def _start(self, index: int, delay_seconds: float) -> Stream:
         """Starts a further answer, this long after the first. `close` may be called meanwhile."""
         request = self._request
+        assert request is not None
         seed = request.sampling.seed
         if seed is not None:
             seed = (seed + index + 2**63) % 2**64 - 2**63
         timeout = None if request.timeout is None else max(request.timeout - delay_seconds, 0.0)
         request = replace(request, sampling=replace(request.sampling, seed=seed), timeout=timeout)
-        one = self._generate(request, self._closed.is_set)
+        one = self._begin(request, self._closed.is_set)
         self._streams.append(one)
         if self._closed.is_set():
             one.close()

@@ -11,7 +11,7 @@ from ....models.errors import InvalidRequest
 _MAX_NAME = 80
 
 
-def invalid_json(body: bytes, error: Exception) -> InvalidRequest:
+def invalid_json(body: bytes | bytearray, error: Exception) -> InvalidRequest:
     """The error for a body that msgspec does not read as JSON."""
     field, problem = _unreadable_field(body)
     if field is not None:
@@ -22,7 +22,7 @@ def invalid_json(body: bytes, error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the body is not valid JSON: {problem}")
 
 
-def _unreadable_field(body: bytes) -> tuple[str | None, str]:
+def _unreadable_field(body: bytes | bytearray) -> tuple[str | None, str]:
     """The top-level field that msgspec rejects although Python's `json` reads it, and the problem with it.
 
     Such a field holds NaN, an infinity, or a number out of range.

@@ -1,4 +1,4 @@
-"""Reads requests and runs their work: the body, its fields, worker threads, clients that leave, and activity."""
+"""Reads requests and runs their work: the body, its fields, worker threads, and clients that leave."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ import msgspec
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ....models.errors import Cancelled, InvalidRequest, UnsupportedField
+from ...types.limits import limit_error
 from ...types.warnings import Warnings
 from . import json_errors
+from .request_context import CURRENT, UNCOUNTED_BYTES
 from .warning_log import log_new
 
 T = TypeVar("T")
@@ -37,59 +38,28 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 """An escape in JSON; `lone` matches half of a surrogate pair without the other half."""
+_UNCOUNTED_VALUES, _VALUE_BYTES = 10_000, 100
 _MAX_HEADER_CHARACTERS = 4000
 """Of the header with warnings: some clients read no header of more than 8 KiB."""
 
 
-class Activity:
-    """Counts the requests in progress, for work that waits until there are none."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def begin(self) -> None:
-        self._count += 1
-        self._idle.clear()
-
-    def end(self) -> None:
-        self._count -= 1
-        if not self._count:
-            self._idle.set()
-
-    async def wait_until_idle(self) -> None:
-        await self._idle.wait()
-
-
-class ActivityMiddleware:
-    """ASGI middleware that counts a request from its first byte to the last byte of its response."""
-
-    def __init__(self, app: ASGIApp, activity: Activity) -> None:
-        self._app = app
-        self._activity = activity
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        self._activity.begin()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._activity.end()
-
-
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytearray:
+    """The whole body. `decode_object` empties it."""
     encoding = request.headers.get("content-encoding", "")
     if encoding.strip().lower() not in ("", "identity"):
         raise InvalidRequest(
             f"the content encoding {encoding!r} is not supported; send the body uncompressed", "Content-Encoding"
         )
+    body, context, counted_bytes = bytearray(), CURRENT.get(), 0
     try:
-        return await request.body()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > UNCOUNTED_BYTES and context is not None:
+                await context.budget.add_body(context, len(body) - counted_bytes)
+                counted_bytes = len(body)
     except ClientDisconnect:
         raise Cancelled("the client disconnected while it sent the request") from None
+    return body
 
 
 async def run_on_thread(
@@ -101,12 +71,32 @@ async def run_on_thread(
     """
     disconnected = threading.Event()
     working = asyncio.ensure_future(asyncio.to_thread(work, disconnected.is_set))
+    count(working)
     try:
         return await unless_disconnected(request, asyncio.shield(working))
     except (asyncio.CancelledError, Cancelled):
         disconnected.set()
         working.add_done_callback(lambda done: _undo(done, undo))
         raise
+
+
+def count(working: asyncio.Future[Any]) -> None:
+    """Counts the current request as computed until the work is done. Then what it holds is released, unless kept."""
+    context = CURRENT.get()
+    if context is None:
+        return
+
+    def done(_working: asyncio.Future[Any]) -> None:
+        context.threads -= 1
+        if context.running is not None:
+            context.running.discard(working)
+        if context.held_bytes and not context.threads and (context.has_ended or not context.is_kept):
+            context.budget.release(context)
+
+    context.threads += 1
+    if context.running is not None:
+        context.running.add(working)
+    working.add_done_callback(done)
 
 
 def _undo(done: asyncio.Future[T], undo: Callable[[T], None]) -> None:
@@ -135,7 +125,7 @@ async def _disconnected(request: Request) -> None:
 
 
 async def answer_on_thread(
-    request: Request, work: Callable[[bytes, Cancellation], tuple[Struct, list[str]]]
+    request: Request, work: Callable[[bytearray, Cancellation], tuple[Struct, list[str]]]
 ) -> Response:
     """Runs `work` on the body, on a thread; responds with the struct and the warnings that it returns."""
     body = await read_body(request)
@@ -171,25 +161,44 @@ def warning_headers(warnings: Sequence[str]) -> dict[str, str]:
     return {"x-galago-warnings": json.dumps(shown)}
 
 
-def decode_object(body: bytes, warnings: Warnings) -> dict[str, Any]:
-    """The JSON object in a request's body."""
+def decode_object(body: bytes | bytearray, warnings: Warnings) -> dict[str, Any]:
+    """The JSON object in a request's body. A `bytearray` is emptied: its memory is needed for the values."""
+    _count_values(body)
     try:
-        raw = _decoded(body.removeprefix(_UTF8_BOM), warnings)
+        raw = _decoded(body[len(_UTF8_BOM) :] if body.startswith(_UTF8_BOM) else body, warnings)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply to be read") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise json_errors.invalid_json(body, error) from error
+    if isinstance(body, bytearray):
+        body.clear()
     if not isinstance(raw, dict):
         raise InvalidRequest("the body must be a JSON object")
     return raw
 
 
-def _decoded(body: bytes, warnings: Warnings) -> Any:
+def _count_values(body: bytes | bytearray) -> None:
+    """Refuses JSON of too many values, which take much more memory than in the body. Those of long ones are counted.
+
+    Commas and brackets in texts count as well: more than that many are in no text that a model could read.
+    """
+    if (context := CURRENT.get()) is not None:
+        count = body.count(b",") + body.count(b"[") + body.count(b"{")
+        if count > context.budget.max_values:
+            raise limit_error("json_values", f"the body has {count:,} commas and opening brackets")
+        if count > _UNCOUNTED_VALUES:
+            context.budget.add(context, count * _VALUE_BYTES)
+
+
+def _decoded(body: bytes | bytearray, warnings: Warnings) -> Any:
     """The JSON value in a body. Halves of surrogate pairs, where a text was cut inside a character, are replaced."""
     try:
         return msgspec.json.decode(body)
     except msgspec.DecodeError:
-        repaired = _ESCAPE.sub(lambda escape: b"\\ufffd" if escape["lone"] else escape[0], body)
+        repaired = bytearray(body)
+        for escape in _ESCAPE.finditer(body):
+            if escape["lone"]:
+                repaired[escape.start() : escape.end()] = b"\\ufffd"
         if repaired == body:
             raise
     raw = msgspec.json.decode(repaired)
@@ -230,7 +239,7 @@ def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
         return None
 
 
-def parse_body(body: bytes, struct: type[T], strict: bool) -> tuple[T, Warnings]:
+def parse_body(body: bytearray, struct: type[T], strict: bool) -> tuple[T, Warnings]:
     """The request in a body, and warnings about its fields."""
     warnings = no_warnings(strict)
     return convert_object(decode_object(body, warnings), struct, warnings), warnings

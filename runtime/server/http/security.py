@@ -1,4 +1,5 @@
-"""Guards every route: checks the Host and Origin headers, the API key and the body's size, and names each response.
+"""Guards every route: checks the Host and Origin headers, the API key, the body's size and pace, and the number of
+requests; names each response.
 
 The Host check stops DNS rebinding, in which a web page makes a browser send requests to loopback under the page's own
 host name (CVE-2024-28224 was the lack of such a check). The Origin check stops other web pages from sending requests
@@ -7,17 +8,21 @@ with the user's browser.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import uuid
+from collections import Counter
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ....models.errors import Forbidden, GalagoError, RequestTooLarge, Unauthorized
+from ....models.errors import Forbidden, GalagoError, Unauthorized
 from ...config import ServerConfig, is_loopback
+from ...types.limits import limit, limit_error
 from .errors import ErrorResponses
+from .request_context import CURRENT, MemoryBudget, RequestContext
 
 REQUEST_ID = "x-request-id"
 """The header that OpenAI's clients show as the request id of an answer or an error."""
@@ -31,16 +36,31 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """ASGI middleware. Refuses a request before its body is read, and a body once it exceeds the limit."""
+    """ASGI middleware. Refuses a request before its body is read, and a body once it exceeds the limit or stops.
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, error_responses: ErrorResponses) -> None:
+    Each request gets a context with the `budget`, and with `running`, the requests that are computed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        error_responses: ErrorResponses,
+        budget: MemoryBudget,
+        running: set[object],
+    ) -> None:
         self._app = app
         self._error_responses = error_responses
+        self._budget = budget
+        self._running = running
+        self._requests_by_client: Counter[str] = Counter()
         self._host = config.host
         self._allowed_hosts = config.allowed_hosts
         self._only_loopback = config.loopback
         self._api_key = config.api_key
-        self._max_body_bytes = config.max_body_bytes
+        self._max_body_bytes = limit("body_bytes")
+        self._max_client_requests = limit("client_requests")
+        self._body_seconds = limit("body_seconds")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -48,11 +68,22 @@ class Guard:
             return
         scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
         send = _with_request_id(scope[REQUEST_ID], send)
+        context = RequestContext(self._budget, self._running)
+        CURRENT.set(context)
+        client = (scope.get("client") or ("",))[0]
         try:
             self._check(scope["path"], Headers(scope=scope))
-            await self._app(scope, self._limited(receive), send)
+            limited = self._limited(receive, client, context) if scope["type"] == "http" else receive
+            await self._app(scope, limited, send)
         except GalagoError as error:
             await self._error_responses.response(error, scope["path"], scope[REQUEST_ID])(scope, receive, send)
+        finally:
+            if context.is_complete:
+                self._requests_by_client[client] -= 1
+                if not self._requests_by_client[client]:
+                    del self._requests_by_client[client]
+            if context.held_bytes:
+                self._budget.end(context)
 
     def _check(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -89,21 +120,33 @@ class Guard:
                 "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             )
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, client: str, context: RequestContext) -> Receive:
+        """Receives a body within the limits. The request counts as one of its client's once all of it has come."""
         received_bytes = 0
 
         async def limited() -> Message:
             nonlocal received_bytes
-            message = await receive()
+            if context.is_complete:
+                return await receive()
+            try:
+                async with asyncio.timeout(self._body_seconds):
+                    message = await receive()
+            except TimeoutError:
+                raise limit_error("body_seconds", "the request's body did not arrive in time") from None
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._max_body_bytes:
                 raise self._too_large()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                context.is_complete = True
+                self._requests_by_client[client] += 1
+                if self._requests_by_client[client] > self._max_client_requests:
+                    raise limit_error("client_requests", "this client has too many requests in progress")
             return message
 
         return limited
 
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"the request body is larger than the limit of {self._max_body_bytes} bytes; send less")
+    def _too_large(self) -> GalagoError:
+        return limit_error("body_bytes", "the request's body is too large")
 
 
 def _with_request_id(request_id: str, send: Send) -> Send:

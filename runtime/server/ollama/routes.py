@@ -126,7 +126,7 @@ class Ollama(Resource):
         return await request_io.answer_on_thread(request, partial(self._embed, kind))
 
     def _embed(
-        self, kind: type[EmbedRequest], body: bytes, disconnected: request_io.Cancellation
+        self, kind: type[EmbedRequest], body: bytearray, disconnected: request_io.Cancellation
     ) -> tuple[schema.Embeddings | schema.Embedding, list[str]]:
         began = time.perf_counter()
         request, warnings = request_io.parse_body(body, kind, self.strict)
@@ -178,7 +178,7 @@ class Ollama(Resource):
         return answer_response(encoder.whole(answer))
 
     def _prepare(
-        self, kind: type[convert.ChatOrGenerateRequest], body: bytes, disconnected: request_io.Cancellation
+        self, kind: type[convert.ChatOrGenerateRequest], body: bytearray, disconnected: request_io.Cancellation
     ) -> _Prepared:
         request, warnings = request_io.parse_body(body, kind, self.strict)
         model = self.service.model(self.service.model_for(request.model, warnings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class BatchStore:
         self._files = files
         self._database.create_tables(_TABLES)
 
-    def add(self, batch: Batch, lines: Sequence[LineRequest], output_expires_after: ExpiresAfter | None) -> None:
+    def add(self, batch: Batch, lines: Iterable[LineRequest], output_expires_after: ExpiresAfter | None) -> None:
         encode = msgspec.json.encode
         rows = ((batch.id, i, line.custom_id, line.encoded_body) for i, line in enumerate(lines))
         with self._database.transaction() as connection:
@@ -104,22 +104,19 @@ class BatchStore:
     def end(self, batch: Batch, status: Status) -> None:
         """Ends a batch: writes its output files, in which each line has one answer, and deletes the lines."""
         now = int(time.time())
-        query = "SELECT custom_id, good, result FROM batch_lines WHERE batch = ? ORDER BY number"
         with self._database.transaction() as connection:
             row = connection.execute("SELECT keep FROM batches WHERE id = ?", (batch.id,)).fetchone()
             keep_seconds = row["keep"]
             batch = _batch(connection, batch.id)
-            rows = connection.execute(query, (batch.id,)).fetchall()
-        outputs = [row["result"] for row in rows if row["good"]]
-        errors = [row["result"] or _unanswered_result(row["custom_id"], status) for row in rows if not row["good"]]
-        batch.request_counts = RequestCounts(len(rows), len(outputs), len(errors))
+        total, good = batch.request_counts.total, batch.request_counts.completed
+        batch.request_counts = RequestCounts(total, good, total - good)
         batch.status, batch.finalizing_at = status, now
         setattr(batch, f"{status}_at", now)
         expires_at = None if keep_seconds is None else now + keep_seconds
         files = []
-        for field, results in (("output", outputs), ("error", errors)):
-            if results:
-                lines = (result + b"\n" for result in results)
+        for field, count in (("output", good), ("error", total - good)):
+            if count:
+                lines = self._results(batch.id, status, good=field == "output")
                 file = self._files.write(lines, f"{batch.id}_{field}.jsonl", "batch_output", expires_at)
                 setattr(batch, f"{field}_file_id", file.id)
                 files.append(file)
@@ -128,6 +125,19 @@ class BatchStore:
                 insert(connection, file)
             _save(connection, batch)
             connection.execute("DELETE FROM batch_lines WHERE batch = ?", (batch.id,))
+
+    def _results(self, batch_id: str, status: Status, good: bool) -> Iterator[bytes]:
+        """The lines of an output file or of an error file. One at a time is in memory."""
+        columns, where = "number, custom_id, result", "batch = ? AND coalesce(good, 0) = ? AND number > ?"
+        query = f"SELECT {columns} FROM batch_lines WHERE {where} ORDER BY number LIMIT 1"
+        number = -1
+        while True:
+            with self._database.transaction() as connection:
+                row = connection.execute(query, (batch_id, good, number)).fetchone()
+            if row is None:
+                return
+            number = row["number"]
+            yield (row["result"] or _unanswered_result(row["custom_id"], status)) + b"\n"
 
 
 def _unanswered_result(custom_id: str, status: Status) -> bytes:

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from ....models.errors import ConfigError, NotFound, RequestTooLarge
 from ..http import pagination
@@ -26,15 +27,14 @@ CREATE TABLE IF NOT EXISTS files (
 
 
 class FileStore:
-    """A file exists as long as its row does. Files without a row, which a killed server left behind, are deleted."""
+    """A file exists while its row and its bytes do. What is left of others is deleted: of those that a killed server
+    was writing, and of those that were deleted when the disk was full, so that their rows had to stay."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self._folder = database.files_folder
         database.create_tables(_TABLE)
-        self.delete_expired()
-        with database.transaction() as connection:
-            ids = {row["id"] for row in connection.execute("SELECT id FROM files")}
+        ids = self.delete_expired()
         for path in self._folder.glob("file-*"):
             if path.name not in ids:
                 path.unlink()
@@ -77,13 +77,14 @@ class FileStore:
         with self.database.transaction() as connection:
             row = connection.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
         now = int(time.time())
-        if row is None or (row["expires_at"] or now) < now:
+        if row is None or (row["expires_at"] or now) < now or not self.path(file_id).exists():
             raise _not_found(file_id, field)
         return FileObject(*row)
 
-    def read(self, file_id: str, field: str) -> bytes:
+    def open(self, file_id: str, field: str) -> BinaryIO:
+        """Opens the bytes of a file. Raises `NotFound`, as `get` does."""
         try:
-            return self.path(self.get(file_id, field).id).read_bytes()
+            return self.path(self.get(file_id, field).id).open("rb")
         except FileNotFoundError:  # deleted meanwhile
             raise _not_found(file_id, field) from None
 
@@ -105,16 +106,22 @@ class FileStore:
 
     def delete(self, file_id: str) -> None:
         self.get(file_id)
-        with self.database.transaction() as connection:
-            connection.execute("DELETE FROM files WHERE id = ?", (file_id,))
-        self._unlink([file_id])
+        self._delete([file_id])
 
-    def delete_expired(self) -> None:
+    def delete_expired(self) -> set[str]:
+        """Deletes files that have expired, and rows without bytes. Returns the ids of the files that are left."""
         now = int(time.time())
         with self.database.transaction() as connection:
-            expired = [row["id"] for row in connection.execute("SELECT id FROM files WHERE expires_at < ?", (now,))]
-            connection.execute("DELETE FROM files WHERE expires_at < ?", (now,))
-        self._unlink(expired)
+            expires_at = dict(connection.execute("SELECT id, expires_at FROM files").fetchall())
+        left = {name for name, end in expires_at.items() if (end or now) >= now and self.path(name).exists()}
+        self._delete([name for name in expires_at if name not in left])
+        return left
+
+    def _delete(self, file_ids: Sequence[str]) -> None:
+        """Deletes the bytes first: this makes room even on a full disk, where the rows may have to stay."""
+        self._unlink(file_ids)
+        with contextlib.suppress(ConfigError), self.database.transaction() as connection:
+            connection.executemany("DELETE FROM files WHERE id = ?", [(file_id,) for file_id in file_ids])
 
     def _unlink(self, file_ids: Sequence[str]) -> None:
         for file_id in file_ids:

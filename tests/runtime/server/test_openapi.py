@@ -24,6 +24,7 @@ from galago.runtime.server.http.errors import TABLE
 from galago.runtime.server.http.openapi import Endpoint
 from galago.runtime.server.openai.chat import schema as wire
 from galago.runtime.server.openai.chat.convert import BOUNDS
+from galago.runtime.types.limits import limit
 
 CHAT = "/v1/chat/completions"
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -211,7 +212,7 @@ def test_authentication_errors_match_the_document(document: dict[str, Any]) -> N
 
 
 def test_the_error_of_a_too_large_body_is_documented(document: dict[str, Any]) -> None:
-    answer = response_for(GalagoError("x"), "POST", CHAT, json={"x": "x" * ServerConfig().max_body_bytes})
+    answer = response_for(GalagoError("x"), "POST", CHAT, json={"x": "x" * limit("body_bytes")})
     assert answer.status_code == 413
     check(document, CHAT, "post", answer)
 

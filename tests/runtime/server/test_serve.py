@@ -110,9 +110,10 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server) -> N
         assert b" 413 " in connection.recv(4096).split(b"\r\n")[0]
 
 
-def test_a_body_that_grows_over_the_limit_is_refused() -> None:
+def test_a_body_that_grows_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GALAGO_LIMIT_BODY_BYTES", "1000")
     service = ModelPool(ResidentModel(resolve("builtin"), ModelConfig()))
-    with in_process(service, ServerConfig(max_body_bytes=1000)) as url:
+    with in_process(service, ServerConfig()) as url:
 
         def chunks() -> Iterator[bytes]:
             for _ in range(20):

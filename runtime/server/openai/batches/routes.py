@@ -17,13 +17,14 @@ from .....models.errors import ConfigError, InvalidRequest, NotFound
 from ...http import pagination, request_io
 from ...http.errors import ErrorResponses
 from ...http.openapi import Endpoint, RouteDescription
+from ...http.request_context import CURRENT
 from ...resource import RequestFunction, Resource, ServerContext
 from ...storage.batch_store import BatchStore
 from ...storage.database import STORE_OPTION
 from ...storage.file_store import FileStore
-from .lines import parse_lines
+from .lines import check_lines, parse_lines
 from .runner import BatchRunner
-from .schema import Batch, BatchList, BatchRequest, LineErrors, RequestCounts
+from .schema import Batch, BatchList, BatchRequest, LineError, LineErrors, RequestCounts
 
 _WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -67,7 +68,7 @@ class Batches(Resource):
         self._optional: _BatchServices | None = None
         if context.files is not None:
             batches = BatchStore(context.files)
-            runner = BatchRunner(batches, endpoints, context.activity, context.service, error_responses)
+            runner = BatchRunner(batches, endpoints, context, error_responses)
             self._optional = _BatchServices(context.files, batches, runner)
 
     def routes(self, prefix: str) -> list[Endpoint]:
@@ -95,7 +96,7 @@ class Batches(Resource):
             self._services().runner.wake()
         return request_io.json_response(batch)
 
-    def _create(self, body: bytes) -> Batch:
+    def _create(self, body: bytearray) -> Batch:
         services = self._services()
         request = request_io.parse_body(body, BatchRequest, self.strict)[0]
         if request.endpoint not in self._endpoints:
@@ -104,24 +105,15 @@ class Batches(Resource):
         if len(request.metadata or {}) > _MAX_METADATA:
             raise InvalidRequest(f"metadata has more than {_MAX_METADATA} entries", "metadata")
         window_seconds = _window_seconds(request.completion_window)
-        data = services.files.read(request.input_file_id, "input_file_id")
-        lines, errors = parse_lines(data, request.endpoint)
-        now = int(time.time())
-        batch = Batch(
-            id=f"batch_{uuid.uuid4().hex}",
-            endpoint=request.endpoint,
-            input_file_id=request.input_file_id,
-            completion_window=request.completion_window,
-            status="failed" if errors else "in_progress",
-            created_at=now,
-            expires_at=now + window_seconds,
-            request_counts=RequestCounts(0 if errors else len(lines)),
-            errors=LineErrors(errors) if errors else None,
-            in_progress_at=None if errors else now,
-            failed_at=now if errors else None,
-            metadata=request.metadata,
-        )
-        services.batches.add(batch, () if errors else lines, request.output_expires_after)
+        if (context := CURRENT.get()) is not None:
+            size_bytes = services.files.get(request.input_file_id, "input_file_id").bytes
+            self.context.budget.add(context, size_bytes)  # a single line may have almost all of them
+        with services.files.open(request.input_file_id, "input_file_id") as file:
+            count, errors = check_lines(file, request.endpoint)
+            file.seek(0)
+            batch = _new_batch(request, window_seconds, count, errors)
+            lines = () if errors else parse_lines(file, request.endpoint)
+            services.batches.add(batch, lines, request.output_expires_after)
         return batch
 
     async def list(self, request: Request) -> Response:
@@ -144,6 +136,24 @@ class Batches(Resource):
         if self._optional is None:
             raise InvalidRequest(f"this server stores no batches; start it with `{STORE_OPTION}`", "batch")
         return self._optional
+
+
+def _new_batch(request: BatchRequest, window_seconds: int, count: int, errors: list[LineError]) -> Batch:
+    now = int(time.time())
+    return Batch(
+        id=f"batch_{uuid.uuid4().hex}",
+        endpoint=request.endpoint,
+        input_file_id=request.input_file_id,
+        completion_window=request.completion_window,
+        status="failed" if errors else "in_progress",
+        created_at=now,
+        expires_at=now + window_seconds,
+        request_counts=RequestCounts(0 if errors else count),
+        errors=LineErrors(errors) if errors else None,
+        in_progress_at=None if errors else now,
+        failed_at=now if errors else None,
+        metadata=request.metadata,
+    )
 
 
 def _window_seconds(window: str) -> int:

@@ -1,4 +1,4 @@
-"""Answers the lines of batches, one batch after another, while no other requests are in progress."""
+"""Answers the lines of batches, one batch after another, while no other requests are computed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from starlette.types import Message
 
 from .....models.errors import EngineCrashed, GalagoError, NotReady
 from ....log import log
-from ....service import Service
 from ...http.errors import ErrorResponses, code
-from ...http.request_io import Activity
-from ...resource import RequestFunction
+from ...resource import RequestFunction, ServerContext
 from ...storage.batch_store import BatchLine, BatchStore, new_request_id
 from .schema import Batch, LineResponse, LineResult, Status
 
 _MAX_ATTEMPTS = 3
 _PAUSE_SECONDS = 10
 """After an unexpected error."""
-_POLL_SECONDS = 0.2
-"""Between two checks whether the model is ready."""
+_POLL_SECONDS = 0.05
+"""Between two checks whether the model is ready and idle."""
 
 
 class BatchRunner:
-    """Sends as many lines at once as the service has slots.
+    """Sends as many lines at once as the service has slots, while no other requests are computed.
 
     A line that was in progress when the model's process crashed is retried alone at the end of its batch, so that the
     line that causes the crash is identified. A line that was in progress when the server was killed has no answer; the
@@ -40,14 +38,14 @@ class BatchRunner:
         self,
         batches: BatchStore,
         endpoints: Mapping[str, RequestFunction],
-        activity: Activity,
-        service: Service,
+        context: ServerContext,
         error_responses: ErrorResponses,
     ) -> None:
         self._batches = batches
         self._endpoints = endpoints
-        self._activity = activity
-        self._service = service
+        self._budget = context.budget
+        self._running = context.running
+        self._service = context.service
         self._error_responses = error_responses
         self._new_batch = asyncio.Event()
         self._cancelled: set[str] = set()
@@ -101,9 +99,12 @@ class BatchRunner:
         crashed: deque[int] = deque()
         await self._wait_until_idle()
         slots = sum(stats.slots for _, stats in self._service.stats())
-        async with asyncio.TaskGroup() as group:
-            for _ in range(max(slots, 1)):
-                group.create_task(self._answer_waiting(batch, waiting, crashed))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(max(slots, 1)):
+                    group.create_task(self._answer_waiting(batch, waiting, crashed))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the others are alike, such as that of a full disk
         attempts = 1
         while crashed:
             attempts += 1
@@ -132,7 +133,8 @@ class BatchRunner:
         while True:
             await self._wait_until_idle()
             try:
-                return await endpoint(_request(batch.endpoint, line.body)), None
+                with self._budget.request():
+                    return await endpoint(_request(batch.endpoint, line.body)), None
             except GalagoError as known:
                 error = known
             except Exception as unexpected:
@@ -142,10 +144,9 @@ class BatchRunner:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _wait_until_idle(self) -> None:
-        """Returns when the model is ready and no other requests are in progress."""
-        while not self._service.ready:
+        """Returns when the model is ready and no other requests are computed."""
+        while self._running or not self._service.ready:
             await asyncio.sleep(_POLL_SECONDS)
-        await self._activity.wait_until_idle()
 
 
 def _request(path: str, body: bytes) -> Request:

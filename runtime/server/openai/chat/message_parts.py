@@ -21,6 +21,8 @@ _BASE64 = re.compile(r";\s*base64\s*,$", re.IGNORECASE)
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _WHITESPACE, _URL_SAFE = b" \t\r\n\f", bytes.maketrans(b"-_", b"+/")
 
+_PIECE_CHARACTERS = 1 << 16
+
 MAX_NAME_CHARACTERS = 200
 _NAMES: dict[type, str] = {
     schema.ImagePart: "picture",
@@ -142,8 +144,20 @@ def from_data_uri(url: str, source: str) -> bytes:
         )
     data = url[head.end() :]
     if _BASE64.search(head[0]) is None:
-        return unquote_to_bytes(data)
-    return from_base64(unquote_to_bytes(data) if "%" in data else data, source)
+        return _unquoted(data)
+    return from_base64(_unquoted(data) if "%" in data else data, source)
+
+
+def _unquoted(text: str) -> bytes:
+    """The bytes of a percent-encoded text, piece by piece: `unquote_to_bytes` takes fifty times a text's memory."""
+    decoded, start = bytearray(), 0
+    while start < len(text):
+        end = start + _PIECE_CHARACTERS
+        cut = text.find("%", end - 2, end)  # an escape that goes on in the next piece
+        end = end if cut < 0 else cut
+        decoded += unquote_to_bytes(text[start:end])
+        start = end
+    return bytes(decoded)
 
 
 def from_base64(data: str | bytes, source: str) -> bytes:
@@ -151,6 +165,10 @@ def from_base64(data: str | bytes, source: str) -> bytes:
 
     Accepts both alphabets of RFC 4648, whitespace anywhere, and missing padding.
     """
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)  # without a copy of the text
+    except (binascii.Error, ValueError):
+        pass
     try:
         encoded = data.encode("ascii") if isinstance(data, str) else data
         encoded = encoded.translate(_URL_SAFE, _WHITESPACE)

@@ -86,12 +86,13 @@ class Chat(Resource):
             answers = await request_io.unless_disconnected(request, events.collect([choices]))
         return request_io.answer_response(encoder.completion(answers))
 
-    def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
+    def _prepare(self, body: bytearray, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
         chat, warnings = request_io.parse_body(body, schema.ChatRequest, self.strict)
         chat.model = self.service.model_for(chat.model, warnings)
         with convert.api_field_names(warnings):
             count = convert.choice_count(chat)
             request = convert.to_request(chat, self.context.read_file, warnings)
+            chat.messages = []  # their media would stay in memory while the answer is streamed
             if background:
                 request = convert.in_background(request)
                 warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []

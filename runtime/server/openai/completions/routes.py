@@ -18,6 +18,7 @@ from ....types.tasks import Detokenize
 from ....types.warnings import Warnings
 from ...http import events, request_io
 from ...http.openapi import Endpoint, RouteDescription, Streamed
+from ...http.request_context import keep
 from ...resource import RequestFunction, Resource
 from ..chat.convert import BOUNDS, api_field_names, in_background
 from . import convert, schema
@@ -68,7 +69,8 @@ class Completions(Resource):
             answers = await request_io.unless_disconnected(request, events.collect(prepared.choices))
         return request_io.answer_response(encoder.completion(answers))
 
-    def _prepare(self, body: bytes, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
+    def _prepare(self, body: bytearray, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
+        keep()
         request, warnings = request_io.parse_body(body, schema.CompletionRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)
         prompts = convert.prompts(request.prompt, "prompt")

@@ -41,7 +41,7 @@ class Embeddings(Resource):
     async def embed(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._embed)
 
-    def _embed(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.EmbeddingList, list[str]]:
+    def _embed(self, body: bytearray, disconnected: request_io.Cancellation) -> tuple[schema.EmbeddingList, list[str]]:
         warnings = request_io.no_warnings(self.strict)
         raw = request_io.decode_object(body, warnings)
         _refuse_media(raw.get("input"))

@@ -31,7 +31,9 @@ class Reranking(Resource):
     async def rerank(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._rerank)
 
-    def _rerank(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.RerankResponse, list[str]]:
+    def _rerank(
+        self, body: bytearray, disconnected: request_io.Cancellation
+    ) -> tuple[schema.RerankResponse, list[str]]:
         request, warnings = request_io.parse_body(body, schema.RerankRequest, self.strict)
         request.model = self.service.model_for(request.model, warnings)
         check_number("top_n", request.top_n, 1, 2**31 - 1, whole=True)

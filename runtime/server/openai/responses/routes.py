@@ -18,6 +18,7 @@ from ....types.options import bounds
 from ....types.tasks import Estimate
 from ...http import events, pagination, request_io
 from ...http.openapi import Endpoint, RouteDescription, Streamed
+from ...http.request_context import keep
 from ...resource import Resource, ServerContext
 from . import schema
 from .runs import Run, Runs
@@ -88,7 +89,7 @@ class Responses(Resource):
         ]
 
     def sockets(self, prefix: str) -> list[WebSocketRoute]:
-        return [ResponsesSocket(f"{prefix}/responses", self._runs, self.context.activity)]
+        return [ResponsesSocket(f"{prefix}/responses", self._runs, self.context)]
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -112,13 +113,14 @@ class Responses(Resource):
                 raise run.error
         return request_io.answer_response(run.response, run.warnings)
 
-    def _prepare(self, body: bytes, disconnected: request_io.Cancellation) -> Run:
+    def _prepare(self, body: bytearray, disconnected: request_io.Cancellation) -> Run:
+        keep()  # the items of the response
         return self._runs.prepare(self._runs.parse(*self._runs.decode(body)), disconnected)
 
     async def count(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._count)
 
-    def _count(self, body: bytes, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
+    def _count(self, body: bytearray, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         parsed = self._runs.parse(*self._runs.decode(body))
         self._runs.store_for(parsed)
         self._runs.continue_conversation(parsed)
@@ -132,7 +134,7 @@ class Responses(Resource):
         return await request_io.answer_on_thread(request, self._compact)
 
     def _compact(
-        self, body: bytes, disconnected: request_io.Cancellation
+        self, body: bytearray, disconnected: request_io.Cancellation
     ) -> tuple[schema.CompactedResponse, list[str]]:
         return self._runs.compact(*self._runs.decode(body))
 

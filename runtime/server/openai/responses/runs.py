@@ -103,7 +103,7 @@ class Runs:
         self.store = None if context.database is None else ResponseStore(context.database)
         self.running: dict[str, Run] = {}
 
-    def decode(self, body: bytes) -> tuple[dict[str, Any], Warnings]:
+    def decode(self, body: bytearray) -> tuple[dict[str, Any], Warnings]:
         """The JSON object in a body, and the warnings about it, which `parse` and `compact` add to."""
         warnings = request_io.no_warnings(self._context.config.strict)
         return request_io.decode_object(body, warnings), warnings

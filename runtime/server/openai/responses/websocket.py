@@ -21,6 +21,7 @@ from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
 from ....types.warnings import Warnings
 from ...http import errors, request_io
 from ...http.warning_log import log_new
+from ...resource import ServerContext
 from ..errors import error_response
 from ..schema import ErrorBody
 from . import convert
@@ -46,23 +47,23 @@ class ErrorEvent(Struct, tag="error"):
 class ResponsesSocket(WebSocketRoute):
     """The route of the connections."""
 
-    def __init__(self, path: str, runs: Runs, activity: request_io.Activity) -> None:
+    def __init__(self, path: str, runs: Runs, context: ServerContext) -> None:
         super().__init__(path, self._serve)
         self._runs = runs
-        self._activity = activity
+        self._context = context
 
     async def _serve(self, socket: WebSocket) -> None:
         await socket.accept()
-        await _Connection(socket, self._runs, self._activity).serve()
+        await _Connection(socket, self._runs, self._context).serve()
 
 
 class _Connection:
     """One client: one task reads its messages, another answers them in order."""
 
-    def __init__(self, socket: WebSocket, runs: Runs, activity: request_io.Activity) -> None:
+    def __init__(self, socket: WebSocket, runs: Runs, context: ServerContext) -> None:
         self._socket = socket
         self._runs = runs
-        self._activity = activity
+        self._context = context
         self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
         self._last: tuple[str, list[Item | None]] | None = None
@@ -89,7 +90,7 @@ class _Connection:
                     return
                 try:
                     text = message.get("text")
-                    body = message.get("bytes") or b"" if text is None else text.encode()
+                    body = bytearray(message.get("bytes") or b"" if text is None else text.encode())
                     raw, warnings = self._runs.decode(body)
                     create = _create_request(raw)
                     if create is not None:
@@ -104,11 +105,8 @@ class _Connection:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
                 raw, warnings = await self._messages.get()
-                self._activity.begin()
-                try:
+                with self._context.budget.request(self._context.running):
                     await self._answer(raw, warnings)
-                finally:
-                    self._activity.end()
 
     async def _answer(self, raw: dict[str, Any], warnings: Warnings) -> None:
         try:
@@ -132,6 +130,7 @@ class _Connection:
     async def _prepared(self, raw: dict[str, Any], warnings: Warnings) -> Run:
         """The response in progress. If the client leaves meanwhile, it is ended as soon as it is there."""
         working = asyncio.ensure_future(asyncio.to_thread(self._prepare, raw, warnings))
+        request_io.count(working)
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
-from galago.runtime.server.openai.batches.lines import MAX_ERRORS, parse_lines
+from galago.runtime.server.openai.batches.lines import MAX_ERRORS, check_lines
 from galago.runtime.server.openai.batches.schema import Batch, LineRequest, LineResponse, LineResult, RequestCounts
 from galago.runtime.server.storage.batch_store import BatchStore
 from galago.runtime.server.storage.database import Database
@@ -290,16 +290,16 @@ def test_a_line_keeps_its_first_answer(tmp_path: Path) -> None:
     done = batches.get("batch_1")
     assert (done.status, done.request_counts, batches.next_open()) == ("expired", RequestCounts(3, 1, 2), None)
     assert done.output_file_id and done.error_file_id
-    (first,) = files.read(done.output_file_id, "x").splitlines()
+    (first,) = files.path(done.output_file_id).read_bytes().splitlines()
     assert json.loads(first)["response"]["request_id"] == "r3"
-    rest = [json.loads(text) for text in files.read(done.error_file_id, "x").splitlines()]
+    rest = [json.loads(text) for text in files.path(done.error_file_id).read_bytes().splitlines()]
     assert [fault["custom_id"] for fault in rest] == ["1", "2"]
     assert rest[1]["error"]["code"] == "batch_expired"
 
 
 def test_parsing_stops_after_the_maximum_of_errors() -> None:
-    lines, errors = parse_lines(b"[]\n" * 100_000, CHAT)
-    assert not lines and len(errors) == MAX_ERRORS
+    count, errors = check_lines([b"[]\n"] * 100_000, CHAT)
+    assert not count and len(errors) == MAX_ERRORS
 
 
 def test_a_batch_has_the_format_of_openais_api(storing: Server, api: openai.OpenAI) -> None:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from fakes.server import Server, serving
-from galago.runtime.config import ServerConfig
+from galago.runtime.types.limits import limit
 
 KEY = "secret"
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
@@ -209,6 +209,6 @@ def test_other_paths_take_no_connections(server: Server) -> None:
 def test_a_message_that_is_too_large_closes_the_connection(keyed: Server) -> None:
     with connected(keyed) as socket:
         with pytest.raises(ConnectionClosed) as closed:
-            socket.send("x" * (ServerConfig().max_body_bytes + 1))
+            socket.send("x" * (limit("body_bytes") + 1))
             socket.recv(timeout=30)
         assert closed.value.rcvd is None or closed.value.rcvd.code == 1009

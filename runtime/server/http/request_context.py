@@ -1,0 +1,141 @@
+"""What the server knows about a request that it works on, and the memory that all requests together may hold.
+
+A context variable carries a `RequestContext` from the guard, a batch or a WebSocket to the threads that prepare the
+request. A short request without files enters no function of this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from ....models.errors import NotReady
+from ...types.limits import limit, limit_error
+
+UNCOUNTED_BYTES = 64 << 10
+"""Of a body: short requests never wait for long ones."""
+
+COPIES = 2
+"""Of a body while its JSON is decoded, and of a file while it is sent to the model's process."""
+
+MAX_WAIT_SECONDS = 10.0
+"""That a request waits until others are prepared."""
+
+_POLL_SECONDS = 0.05
+
+
+class MemoryBudget:
+    """The bytes that all requests of a server hold. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.max_values = limit("json_values")
+        self._max_total = limit("total_held_bytes")
+        self._max_files = limit("held_bytes")
+        self._total = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def request(self, running: set[object] | None = None) -> Iterator[RequestContext]:
+        """Within it, this thread or task works on a request. What it holds is released at the end."""
+        context = RequestContext(self, running)
+        token = CURRENT.set(context)
+        try:
+            yield context
+        finally:
+            CURRENT.reset(token)
+            self.end(context)
+
+    async def add_body(self, context: RequestContext, size_bytes: int) -> None:
+        """Counts bytes of a body when there is room. Raises `NotReady` if there is none in time."""
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
+        while not self._add(context, COPIES * size_bytes, deadline):
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def add(self, context: RequestContext, size_bytes: int) -> None:
+        """Counts bytes on a thread, as `add_body` does."""
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
+        while not self._add(context, COPIES * size_bytes, deadline):
+            time.sleep(_POLL_SECONDS)
+
+    def read_file(self, context: RequestContext, name: str, open_file: Callable[[], BinaryIO]) -> bytes:
+        """Reads a stored file when there is room, and only once for each request.
+
+        Raises `RequestTooLarge` if the request names too many bytes, and `NotReady` if there is no room in time.
+        """
+        data = context.files.get(name)
+        if data is not None:
+            self._check_named(context, len(data))
+            return data
+        with open_file() as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            self._check_named(context, size_bytes)
+            self.add(context, size_bytes)
+            data = context.files[name] = file.read(size_bytes)
+        return data
+
+    def _check_named(self, context: RequestContext, size_bytes: int) -> None:
+        context.named_bytes += size_bytes
+        if context.named_bytes > self._max_files:
+            raise limit_error("held_bytes", f"the files that the request names have {context.named_bytes:,} bytes")
+
+    def end(self, context: RequestContext) -> None:
+        """Releases what a request holds, or has it released when no thread prepares it any more."""
+        context.has_ended = True
+        if not context.threads:
+            self.release(context)
+
+    def release(self, context: RequestContext) -> None:
+        """Called when a request holds nothing large any more. May be called more than once."""
+        with self._lock:
+            self._total -= context.held_bytes
+            context.held_bytes = 0
+        context.files.clear()
+
+    def _add(self, context: RequestContext, size_bytes: int, deadline: float) -> bool:
+        """Counts bytes if there is room, or if no other request holds any."""
+        with self._lock:
+            if self._total + size_bytes <= self._max_total or self._total == context.held_bytes:
+                self._total += size_bytes
+                context.held_bytes += size_bytes
+                return True
+        if time.monotonic() > deadline:
+            raise NotReady("other requests hold as much memory as all together may; try again in a moment")
+        return False
+
+
+class RequestContext(Struct, eq=False):
+    """One request. `running` collects the requests that are computed, other than those of batches."""
+
+    budget: MemoryBudget
+    running: set[object] | None = None
+    is_complete: bool = False
+    """Whether all of its body has come."""
+    held_bytes: int = 0
+    """What the budget has counted."""
+    named_bytes: int = 0
+    """Of the stored files that the request names, each time that it names one."""
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
+    threads: int = 0
+    """That prepare the request, perhaps after its client has left."""
+    is_kept: bool = False
+    """Whether what it holds is needed until its end, and not only until it is prepared."""
+    has_ended: bool = False
+
+
+CURRENT: ContextVar[RequestContext | None] = ContextVar("CURRENT", default=None)
+"""The request that this thread or task works on."""
+
+
+def keep() -> None:
+    """Says that what the current request holds is needed until its end."""
+    if (context := CURRENT.get()) is not None:
+        context.is_kept = True

@@ -88,7 +88,8 @@ LIMITS = (
     Limit("connections", 512, "count", "open connections", NotReady),
     Limit("client_requests", 256, "count", "requests that one client may have waiting or running", NotReady),
 )  # fmt: skip
-"""Every limit. A test at each limit, and one past it, is in `tests/runtime/test_limits.py`."""
+"""Every limit. A test at each limit, and one past it, is in `tests/runtime/test_limits.py`, or in a file like it in a
+subfolder."""
 
 _BY_NAME = {limit.name: limit for limit in LIMITS}
 

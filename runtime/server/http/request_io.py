@@ -239,7 +239,7 @@ def _converted(raw: dict[str, Any], struct: type[T]) -> T | None:
         return None
 
 
-def parse_body(body: bytearray, struct: type[T], strict: bool) -> tuple[T, Warnings]:
+def parse_body(body: bytes | bytearray, struct: type[T], strict: bool) -> tuple[T, Warnings]:
     """The request in a body, and warnings about its fields."""
     warnings = no_warnings(strict)
     return convert_object(decode_object(body, warnings), struct, warnings), warnings

@@ -106,6 +106,7 @@ class Assembly:
             self.engine = self._start_engine(config, slots, threads, adapters, draft_model, store)
             self._closers.append(self.engine.close)
             text_side.result()
+            self._closers.append(self.constraints.close)
 
     def _assemble_text_side(self, header: GGUFHeader, chosen_source: str | None, limits: MediaLimits | None) -> None:
         """Makes what renders prompts and constrains answers."""

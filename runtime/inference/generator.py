@@ -128,7 +128,7 @@ class Generator:
         if request.sampling.logit_bias:
             request = replace(request, sampling=_known_biases(request.sampling, self._weights.vocab_size, warnings))
         if request.is_constrained:
-            grammar = parts.constraints.grammar(request, warnings)
+            grammar = parts.constraints.grammar(request, warnings, cancelled)
         prompt = self._prompt(request, cancelled)
         constraint = None if grammar is None else parts.constraints.gated(grammar, request, prompt.in_reasoning)
         warnings += prompt.warnings

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+from typing import Any
 
 import pytest
 
-from galago.models.errors import EngineError, TemplateError
+from galago.models.errors import EngineError, InvalidRequest, TemplateError
+from galago.runtime.output.grammar_order import GrammarOrder
+from galago.runtime.output.grammar_process import GrammarProcesses, TrialFailed, describe_model
+from galago.runtime.output.tool_formats.hermes import HERMES
 from galago.runtime.process.channel import BufferedChannel, encode
 from galago.runtime.process.messages import TaskDone
 from galago.runtime.prompt.template import RENDERERS, ChatTemplate
+from galago.runtime.types.messages import Message, Text
+from galago.runtime.types.request import Request
 from galago.runtime.types.tasks import Vectors
 
 # result_bytes
@@ -53,3 +59,62 @@ def test_a_template_may_use_what_its_limits_allow(
     with pytest.raises(TemplateError, match=name):
         ChatTemplate(exceeds).render([], n=1)
     RENDERERS.close()
+
+
+# schema_bytes, schema_depth, grammar_characters
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    return schema
+
+
+def order(**form: Any) -> GrammarOrder:
+    return GrammarOrder.of(Request((Message("user", (Text("x"),)),), **form))
+
+
+@pytest.mark.parametrize(
+    ("name", "at_limit", "beyond"),
+    [
+        ("schema_bytes", {"json_schema": {"title": "x" * 87}}, {"json_schema": {"title": "x" * 88}}),
+        ("schema_depth", {"json_schema": _nested(100)}, {"json_schema": _nested(101)}),
+        ("grammar_characters", {"grammar": "start: " + "x" * 93}, {"grammar": "start: " + "x" * 94}),
+        ("grammar_characters", {"regex": "x" * 100}, {"regex": "x" * 101}),
+    ],
+)
+def test_schemas_and_grammars_have_a_size_and_a_depth(
+    monkeypatch: pytest.MonkeyPatch, name: str, at_limit: dict[str, Any], beyond: dict[str, Any]
+) -> None:
+    monkeypatch.setenv(f"GALAGO_LIMIT_{name.upper()}", "100")
+    order(**at_limit).check_size()
+    with pytest.raises(InvalidRequest, match=f"--limit {name}=") as caught:
+        order(**beyond).check_size()
+    assert caught.value.param == next(iter(beyond))
+
+
+# grammar_seconds, grammar_memory
+
+
+_SLOW: dict[str, Any] = {"allOf": [{"type": "string", "pattern": f"^(a|b)*a(a|b){{{i}}}$"} for i in range(60)]}
+_LARGE = "start: " + " | ".join(f'"word {i}"' for i in range(10000))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "form"),
+    [("grammar_seconds", "1", {"json_schema": _SLOW}), ("grammar_memory", "150MiB", {"grammar": _LARGE})],
+)
+def test_a_grammar_has_limited_time_and_memory(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, form: dict[str, Any]
+) -> None:
+    monkeypatch.setenv(f"GALAGO_LIMIT_{name.upper()}", value)
+    tokens = [bytes([i]) for i in range(256)] + [b"\xff<end>"]
+    processes = GrammarProcesses(lambda: describe_model(tokens, [256], HERMES.name, {}))
+    usual, beyond = order(regex="a+").to_json(), order(**form).to_json()
+    assert usual and beyond
+    with pytest.raises(TrialFailed) as caught:
+        processes.write(beyond, lambda: False)
+    assert f"--limit {name}=" in caught.value.error("grammar").message
+    assert processes.write(usual, lambda: False)[1] == "regex"
+    processes.close()

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ....models.errors import InvalidRequest, UnsupportedField
+from ....models.errors import Cancelled, InvalidRequest, ModelError, UnsupportedField
+from ...log import log
+from ...types.limits import limit, limit_error
 from ...types.messages import Tool
 from ...types.warnings import Warnings
 from ..tool_formats.notation import JSON_SPACING
 from .json_schema import enforceable
+from .large_stack import on_large_stack
 from .omissions import Omissions
+from .patterns import is_simple
 from .repair import repaired
 
-_GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
+_GBNF = re.compile(r"^[ \t]*[\w-]+[ \t]*::=", re.MULTILINE)
 _MAX_REASON_CHARS = 300
+
+_LEXER_FUEL = 100_000
+_MAX_LEXER_FUEL = 1_000_000
+"""llguidance's measure for the size of all regular expressions. Each byte of a grammar may add one: real grammars need
+less, and repetitions of repetitions many times more. Their masks would take seconds each."""
+_STEP_LIMITS = {"step_lexer_fuel": 50_000, "step_max_items": 10_000, "verbose_errors": False}
+"""A quarter and a fifth of llguidance's defaults: a mask takes at most about 0.1 s."""
+
+_SECONDS_AHEAD = 1.0
+_SECONDS_PER_TOKEN = 0.02
+"""Processor time that an answer's masks may take: for each token, and in advance. Typical masks take 0.1 ms."""
+
+_MAX_TOKEN_BYTES = 1023
+"""llguidance has no place for longer tokens. Grammars never write them."""
+
+_TOKENS_AT_ONCE = 256
+_CANNOT_CONTINUE = "the answer cannot continue because of its grammar: "
 _SCHEMA_REFUSED = "the JSON schema cannot be enforced"
 _EXPLANATIONS = {
     "integer range": "minimum or maximum is outside the range that can be enforced for integers",
@@ -34,26 +56,31 @@ _LOGIT_OFFSETS = np.where(_ALLOWED_BITS, 0, -np.inf).astype(np.float32)
 
 
 class Grammar:
-    """The state of one answer within a grammar; a `Constraint` for the sampler.
+    """The state of one answer within a grammar; a `Constraint` for the sampler. `text` is the grammar for llguidance.
 
-    Raises `InvalidRequest` naming the request's `field` if the grammar is too complex for llguidance, whose limits keep
-    a step below about 0.1 s.
+    A grammar that becomes too complex or too slow raises `InvalidRequest` naming the request's `field`. With
+    `optional` it constrains the answer no more from then on.
     """
 
-    def __init__(self, matcher: Any, tokenizer: Any, vocab_size: int, field: str) -> None:
+    def __init__(self, text: str, matcher: Any, tokenizer: Any, vocab_size: int, field: str) -> None:
+        self.text = text
+        self.field = field
+        self.optional = False
+        self.tools: tuple[Tool, ...] = ()
+        """The tools that the answer may call, with their schemas as the grammar enforces them."""
         self._matcher = matcher
         self._tokenizer = tokenizer
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)
         self._offsets = np.empty((self._bits.nbytes, 8), np.float32)
         self._vocab_size = vocab_size
-        self._field = field
-        self.tools: tuple[Tool, ...] = ()
-        """The tools that the answer may call, with their schemas as the grammar enforces them."""
+        self._seconds_left = _SECONDS_AHEAD
+        self._is_off = False
 
     def copy(self) -> Grammar:
         """The same grammar in the same state, for another answer. Takes far less time than to compile it again."""
-        copied = Grammar(self._matcher.deep_copy(), self._tokenizer, self._vocab_size, self._field)
-        copied.tools = self.tools
+        matcher = self._matcher.deep_copy()
+        copied = Grammar(self.text, matcher, self._tokenizer, self._vocab_size, self.field)
+        copied.tools, copied.optional = self.tools, self.optional
         return copied
 
     def mask(self, logits: NDArray[np.float32]) -> None:
@@ -62,41 +89,88 @@ class Grammar:
         With 128,000 tokens this takes 0.03 ms, and llguidance another 0.02 to 0.05 ms. Indexing by a boolean mask took
         0.5 ms.
         """
+        if self._is_off:
+            return
+        begin = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._seconds_left += _SECONDS_PER_TOKEN - (time.thread_time() - begin)
         if self._matcher.is_error():
-            raise self._too_complex()
-        np.take(_LOGIT_OFFSETS, self._bits.view(np.uint8), axis=0, out=self._offsets, mode="clip")
-        logits += self._offsets.ravel()[: self._vocab_size]
+            self._give_up(f"it is too complex: {_reason(self._matcher.get_error())}")
+        elif self._seconds_left < 0:
+            self._give_up("it takes too much time; use simpler rules with fewer alternatives and repetitions")
+        else:
+            np.take(_LOGIT_OFFSETS, self._bits.view(np.uint8), axis=0, out=self._offsets, mode="clip")
+            logits += self._offsets.ravel()[: self._vocab_size]
 
     def accept(self, token: int) -> None:
         """Advances by the chosen token."""
+        if self._is_off:
+            return
+        begin = time.thread_time()
         if not self._matcher.consume_token(token):
-            raise self._too_complex()
+            self._give_up(f"it is too complex: {_reason(self._matcher.get_error())}")
+        self._seconds_left -= time.thread_time() - begin
 
     @property
     def ended(self) -> bool:
         """Whether nothing can follow the accepted tokens."""
-        return bool(self._matcher.is_stopped())
+        return not self._is_off and bool(self._matcher.is_stopped())
 
-    def begin(self, text: str) -> None:
+    def begin(self, text: str, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Advances by the text that the answer continues. Raises `InvalidRequest` if no valid answer starts with it."""
         tokens = self._tokenizer.tokenize_str(text)
-        if self._matcher.try_consume_tokens(tokens) < len(tokens):
-            raise InvalidRequest("no allowed answer starts with the text of the last assistant message", "messages")
+        begin = time.thread_time()
+        for at in range(0, len(tokens), _TOKENS_AT_ONCE):
+            some = tokens[at : at + _TOKENS_AT_ONCE]
+            if cancelled():
+                raise Cancelled("the caller has left")
+            if self._matcher.try_consume_tokens(some) < len(some):
+                raise InvalidRequest("no allowed answer starts with the text of the last assistant message", "messages")
+            if time.thread_time() - begin > limit("grammar_seconds"):
+                what = "it takes too long to check the last assistant message against the grammar"
+                raise limit_error("grammar_seconds", what, self.field)
 
-    def _too_complex(self) -> InvalidRequest:
-        reason = _reason(self._matcher.get_error())
-        return InvalidRequest(f"the answer cannot continue because its grammar is too complex: {reason}", self._field)
+    def try_tokens(self, count: int) -> str | None:
+        """Writes up to this many tokens of some answer, for a trial. Returns why it cannot go on, or `None`."""
+        choice = np.random.default_rng(0)
+        logits = np.zeros(self._vocab_size, np.float32)
+        try:
+            for _ in range(count):
+                if self._matcher.is_stopped():
+                    break
+                logits[:] = 0
+                self.mask(logits)
+                allowed = np.flatnonzero(logits == 0)
+                if not len(allowed):
+                    break
+                self.accept(int(choice.choice(allowed)))
+        except InvalidRequest as error:
+            return error.message.removeprefix(_CANNOT_CONTINUE)
+        return None
+
+    def _give_up(self, problem: str) -> None:
+        if not self.optional:
+            raise InvalidRequest(_CANNOT_CONTINUE + problem, self.field)
+        self._is_off = True
+        log(f"the rest of an answer is free text, because of its tools' grammar: {problem}")
 
 
 class GrammarCompiler:
-    """Compiles grammars for one vocabulary, which is read when the first grammar is compiled."""
+    """Compiles grammars for one vocabulary, which is read when the first grammar is compiled.
+
+    With `tokens_to_try`, a grammar compiles only if it can also write some answer's first tokens.
+    """
 
     def __init__(
-        self, vocabulary: Callable[[], tuple[list[bytes], list[int]]], pointers: Callable[[], tuple[int, int]]
+        self,
+        vocabulary: Callable[[], tuple[list[bytes], list[int]]],
+        pointers: Callable[[], tuple[int, int]],
+        tokens_to_try: int = 0,
     ) -> None:
         self._vocabulary = vocabulary
         self._pointers = pointers
+        self._tokens_to_try = tokens_to_try
+        self._text_errors: dict[str, str | None] = {}
         self._tokenizer: Any = None
         self._vocab_size = 0
 
@@ -106,7 +180,7 @@ class GrammarCompiler:
         Raises `InvalidRequest` naming what cannot be enforced: a schema is enforced completely or refused.
         """
         enforced = self.answer_schema(schema, warnings)
-        return self._compile(_json_grammar(enforced), _SCHEMA_REFUSED, "json_schema")
+        return self.compile(_json_grammar(enforced), _SCHEMA_REFUSED, "json_schema")
 
     def answer_schema(self, schema: dict[str, Any] | bool, warnings: Warnings | None = None) -> dict[str, Any]:
         """The schema of an answer in a form that compiles. Raises `InvalidRequest` if it cannot be enforced."""
@@ -124,19 +198,36 @@ class GrammarCompiler:
         """A rewritten schema without the parts that cannot be compiled. Says in `omissions` which those are."""
         return schema if self._json_error(schema) is None else repaired(schema, self._json_error, omissions)
 
+    @property
+    def tries_tokens(self) -> bool:
+        return self._tokens_to_try > 0
+
     def _json_error(self, schema: Any) -> str | None:
         """Why a rewritten schema cannot be compiled, or `None` if it can."""
         try:
-            self._compile(_json_grammar(schema), "", "json_schema")
+            self.compile(_json_grammar(schema), "", "json_schema")
         except InvalidRequest as error:
             return error.message.removeprefix(": ")
+        if self._tokens_to_try:  # an answer that is tried need not come to each text
+            errors = (self._text_error(json.dumps(text)) for text in _texts_with_patterns(schema))
+            return next((error for error in errors if error is not None), None)
         return None
+
+    def _text_error(self, schema: str) -> str | None:
+        if schema not in self._text_errors:
+            error = None
+            try:
+                self.compile(_json_grammar(json.loads(schema)), "", "json_schema")
+            except InvalidRequest as refused:
+                error = refused.message.removeprefix(": ")
+            self._text_errors[schema] = error
+        return self._text_errors[schema]
 
     def regex(self, pattern: str) -> Grammar:
         """A grammar for text that the regular expression matches completely, in the syntax of Rust's regex crate."""
         from llguidance import LLMatcher
 
-        return self._compile(LLMatcher.grammar_from_regex(pattern), "the regular expression cannot be used", "regex")
+        return self.compile(LLMatcher.grammar_from_regex(pattern), "the regular expression cannot be used", "regex")
 
     def lark(self, text: str) -> Grammar:
         """A grammar in llguidance's dialect of Lark. The rule `start` matches a whole answer."""
@@ -148,19 +239,36 @@ class GrammarCompiler:
                 'colon and the first one is start, for example  start: "yes" | "no"',
                 "grammar",
             )
-        return self._compile(LLMatcher.grammar_from_lark(text), "the grammar cannot be used", "grammar")
+        return self.compile(LLMatcher.grammar_from_lark(text), "the grammar cannot be used", "grammar")
 
-    def _compile(self, grammar: str, refusal: str, field: str) -> Grammar:
+    def compile(self, grammar: str, refusal: str, field: str) -> Grammar:
         """Compiles a grammar. Raises `InvalidRequest` naming the field, also if the grammar matches nothing."""
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         tokenizer = self._load_tokenizer()
-        matcher = LLMatcher(tokenizer, grammar, log_level=0)
-        if not matcher.is_error():
-            matcher.compute_bitmask()
+        fuel = min(_LEXER_FUEL + len(grammar), _MAX_LEXER_FUEL)
+        limits = LLParserLimits(initial_lexer_fuel=fuel, **_STEP_LIMITS)
+
+        def compile_grammar() -> Any:
+            matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+            if not matcher.is_error():
+                matcher.compute_bitmask()
+            return matcher
+
+        try:
+            matcher = on_large_stack(compile_grammar, len(grammar))
+        except RuntimeError as error:
+            raise _refused(refusal, str(error), field) from error
+        except MemoryError as error:
+            if self._tokens_to_try:
+                raise  # the limit of this process is the user's
+            raise _refused(refusal, str(error), field) from error
         if matcher.is_error() and not matcher.is_accepting():
             raise _refused(refusal, matcher.get_error(), field)
-        return Grammar(matcher, tokenizer, self._vocab_size, field)
+        compiled = Grammar(grammar, matcher, tokenizer, self._vocab_size, field)
+        if self._tokens_to_try and (problem := compiled.copy().try_tokens(self._tokens_to_try)) is not None:
+            raise _refused(refusal, problem, field)
+        return compiled
 
     def calls(self, text: str) -> Grammar:
         """A grammar of answers that call tools, as a tool format writes it."""
@@ -170,18 +278,25 @@ class GrammarCompiler:
             grammar = LLMatcher.grammar_from_lark(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(_reason(str(error)), "tools") from error
-        return self._compile(grammar, "no call of these tools is possible", "tools")
+        return self.compile(grammar, "no call of these tools is possible", "tools")
 
     def _load_tokenizer(self) -> Any:
         from llguidance import LLTokenizer
 
         if self._tokenizer is None:
             tokens, end = self._vocabulary()
+            tokens = [token if len(token) <= _MAX_TOKEN_BYTES else b"" for token in tokens]
             vocab, tokenize = self._pointers()
             self._vocab_size = len(tokens)
-            self._tokenizer = LLTokenizer.from_llamacpp(
-                tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
-            )
+            try:
+                self._tokenizer = on_large_stack(
+                    lambda: LLTokenizer.from_llamacpp(
+                        tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=end, slices=None
+                    )
+                )
+            except (RuntimeError, ValueError, OverflowError) as error:
+                problem = "the model's vocabulary cannot be used with grammars, schemas and tools"
+                raise ModelError(f"{problem}: {_reason(str(error))}") from error
         return self._tokenizer
 
 
@@ -192,6 +307,20 @@ def _json_grammar(schema: Any) -> str:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_SPACING))
     except (TypeError, ValueError) as error:
         raise _refused(_SCHEMA_REFUSED, str(error), "json_schema") from error
+
+
+def _texts_with_patterns(schema: Any) -> Iterator[dict[str, Any]]:
+    """What the patterns in a schema that are not simple say about texts, each with the limits of its length."""
+    pending = [schema]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("pattern"), str) and not is_simple(value):
+                lengths = {name: value[name] for name in ("pattern", "minLength", "maxLength") if name in value}
+                yield {"type": "string", **lengths}
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
 
 
 def _refused(what: str, text: str, field: str) -> InvalidRequest:
@@ -207,6 +336,8 @@ def _refused(what: str, text: str, field: str) -> InvalidRequest:
 def _reason(text: str) -> str:
     """One line of llguidance's message, which may contain a dump of the regular expression or of the parser's state."""
     first, *rest = text.split("\n")
+    if first.startswith("panic"):
+        return "it is too deep or too large for llguidance"
     detail = next((line.removeprefix("error: ") for line in rest if line.startswith("error: ")), None)
     if detail is not None:
         return f"{first.rstrip(':')}: {detail}"

@@ -284,7 +284,7 @@ class _Rewriter:
         properties = schema.get("properties", {})
         closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
         possible = [name for name in names if properties.get(name, not closed) is not False]
-        for name in names:
+        for name in names if len(possible) < len(names) else ():
             if name not in possible:
                 self._omissions.omit("required", place, f"names {name[:80]!r}, which the schema does not allow")
         return possible

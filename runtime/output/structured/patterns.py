@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 _LOOKS = re.compile(r"\(\?<?[=!]|\\[bB]")
 """Look-around and word boundaries. An escaped backslash before one only costs an attempt to rewrite it."""
@@ -14,8 +15,20 @@ _ASCII_CLASSES = {"d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Za-z_]", "W": "[^0-9A
 _OPPOSITE_ESCAPES = dict(zip("dDwWsS", "DdWwSs", strict=True))
 _WORD_ATOM = re.compile(r"\\[wd]|\w|\[(?:\\[wd]|\w-\w|\w)+\]", re.ASCII)
 _ANYTHING = "[\\s\\S]*"
+_REPEATS_MUCH = re.compile(r"\)[*+{]|\{\d*,?\d{3}")
+_MAX_SIMPLE_CHARS = 100
 _MAX_EXCLUDED_CHARS = 12
 """The longest text whose absence is written as a regular expression: its size grows with the square."""
+
+
+def is_simple(schema: dict[str, Any]) -> bool:
+    """Whether a schema's pattern is short, repeats no groups, and is all that it says about texts."""
+    return (
+        len(schema["pattern"]) <= _MAX_SIMPLE_CHARS
+        and not _REPEATS_MUCH.search(schema["pattern"])
+        and not _LOOKS.search(schema["pattern"])
+        and not schema.keys() & {"minLength", "maxLength", "format", "enum", "const", "allOf", "anyOf", "$ref"}
+    )
 
 
 def without_looks(pattern: str) -> list[str] | None:

@@ -12,10 +12,14 @@ _SWITCHES = {
 }  # fmt: skip
 
 
+_MEMBERS = ("effort", "enabled", "type")
+"""Where an object says whether to reason, and how long."""
+
+
 def effort_or_switch(given: Any) -> Any:
     """An effort by its name, or whether to reason at all; what means neither is left as it is."""
     if isinstance(given, dict):
-        members = [given[name] for name in ("effort", "enabled", "type") if given.get(name) is not None]
+        members = [given[name] for name in _MEMBERS if given.get(name) is not None]
         return effort_or_switch(members[0]) if members and not isinstance(members[0], dict) else given
     if isinstance(given, str):
         word = given.strip().lower()
@@ -27,3 +31,9 @@ def effort(given: Any) -> Any:
     """An effort by its name; reasoning without one is of medium effort."""
     read = effort_or_switch(given)
     return {True: "medium", False: "none"}[read] if isinstance(read, bool) else read
+
+
+def other_members(given: Any) -> list[str]:
+    """The members of an object that ask for more than an effort, such as a budget of tokens."""
+    members = given.items() if isinstance(given, dict) else ()
+    return [name for name, value in members if name not in _MEMBERS and value is not None and value is not False]

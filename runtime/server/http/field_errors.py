@@ -45,7 +45,10 @@ def invalid_field(message: str, raw: dict[str, Any], struct: type) -> InvalidReq
     value, kind = _at(path, raw, struct)
     if _WRONG_VALUE.match(text):
         return InvalidRequest(f"{path} is {_shown(value)}; use {_accepted(path, kind, struct)}", path)
-    if wrong := _WRONG_TYPE.match(text):
+    wrong = _WRONG_TYPE.match(text)
+    if wrong and any(typing.get_origin(one) is typing.Literal for one in alternatives(kind)):
+        return InvalidRequest(f"{path} is {_shown(value)}; use {_accepted(path, kind, struct)}", path)
+    if wrong:
         names = wrong[1].split(" | ")
         expected = _expected(path.rpartition(".")[2], names)
         if "[...]" in path:  # msgspec does not say which member it is

@@ -65,7 +65,8 @@ def nearest_role(message: dict[str, Any], roles: Sequence[str], path: str, warni
         problem = f"{path}.role is {shown:.60}, not {', '.join(roles[:-1])} or {roles[-1]}"
         if given is None:
             problem = f"{path}.role is missing"
-        warnings.add_unless_strict(problem, f"{path}.role", instead=f"{role} is used")
+        instead = f"{role} is used" if role in roles else "it is read as a tool's result"
+        warnings.add_unless_strict(problem, f"{path}.role", instead=instead)
     return role
 
 

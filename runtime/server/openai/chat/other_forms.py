@@ -47,11 +47,8 @@ def _set_effort(raw: dict[str, Any], warnings: Warnings) -> None:
         if other != effort:
             problem = f"{field} and {name} have the same meaning and different values"
             warnings.add_unless_strict(problem, name, instead=f"{field} is used")
-        value = given[name]
-        for budget in ("budget_tokens", "max_tokens") if isinstance(value, dict) else ():
-            if value.get(budget) is not None:
-                problem = f"{name}.{budget} has no effect: reasoning is limited by max_tokens"
-                warnings.add_unless_strict(problem, f"{name}.{budget}")
+        for member in effort_forms.other_members(given[name]):
+            warnings.add_unless_strict(f"{name}.{member} has no effect here", f"{name}.{member}")
     raw["reasoning_effort"] = effort
     warnings.caller_fields = {**warnings.caller_fields, "reasoning_effort": field}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .gguf.header import GGUFHeader
+from .registry.pairing import sibling_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,21 @@ class ModelFiles:
     trusted: bool = False
     adapters: tuple[AdapterFile, ...] = ()
     draft: ModelFiles | None = None
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """All files of the weights."""
+        return weight_parts(self.weights)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files that are loaded, those of the draft model too."""
+        projector = (self.projector,) if self.projector else ()
+        draft = self.draft.paths if self.draft else ()
+        return (*self.parts, *projector, *(adapter.path for adapter in self.adapters), *draft)
+
+
+def weight_parts(weights: Path) -> tuple[Path, ...]:
+    """Returns the files of a split model in order, or the one file of any other."""
+    names = [path.name for path in weights.parent.iterdir()]
+    return tuple(map(weights.with_name, sibling_parts(weights.name, names)))

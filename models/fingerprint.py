@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+
+from .regular_file import open_regular
 
 _BLOCKS = 64
 _BLOCK_BYTES = 1 << 16
@@ -15,9 +18,9 @@ def fingerprint(path: Path) -> str:
     Detects another model and any ordinary damage, because models of the same shape differ in every block of weights.
     Does not detect single bytes changed on purpose between the blocks.
     """
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
         for i in range(_BLOCKS):
             file.seek((size - _BLOCK_BYTES) * i // (_BLOCKS - 1) if size > _BLOCK_BYTES else 0)
             digest.update(file.read(_BLOCK_BYTES))

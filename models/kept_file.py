@@ -15,11 +15,11 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from .log import log, log_once
+from .regular_file import open_regular
 
 try:
     import fcntl
@@ -36,21 +36,9 @@ _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXE
 _WRITE_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
-def open_file(path: Path) -> BufferedReader:
-    """Opens a regular file for reading. Raises `OSError` for any other; opening a pipe could wait for ever."""
-    handle = os.open(path, _READ_FLAGS)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
-
-
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
     """Returns the content of a regular file. Raises `OSError` for any other, and for a larger one."""
-    with open_file(path) as file:
+    with open_regular(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", str(path))

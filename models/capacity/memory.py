@@ -147,23 +147,24 @@ def plan_context(
     def fits(choice: ContextPlan) -> bool:
         return choice.footprint.needed <= budget
 
-    steps = [trained] if context is None else [context]
-    if context is None:
-        steps = [*range(MIN_CONTEXT_TOKENS, trained, gpu_offload.CONTEXT_STEP_TOKENS), trained]
-    low, high = 0, len(steps)
+    shorter = range(MIN_CONTEXT_TOKENS, trained, gpu_offload.CONTEXT_STEP_TOKENS) if context is None else range(0)
+    longest = context or trained
+    if fits(at(longest)):
+        return at(longest)
+    low, high = 0, len(shorter)
     while low < high:
         middle = (low + high) // 2
-        if fits(at(steps[middle])):
+        if fits(at(shorter[middle])):
             low = middle + 1
         else:
             high = middle
-    return at(steps[low - 1]) if low else None
+    return at(shorter[low - 1]) if low else None
 
 
 def check_header(header: GGUFHeader) -> None:
     """Raises `ModelError` if the header lacks a key that every estimate needs."""
     keys = ("block_count", "embedding_length", "attention.head_count")
-    missing = [f"{header.architecture}.{key}" for key in keys if header.get(f"{header.architecture}.{key}") is None]
+    missing = [f"{header.architecture:.40}.{key}" for key in keys if header.get(f"{header.architecture}.{key}") is None]
     if missing and gpu_offload.recurrent_state_bytes(header) == 0:
         raise ModelError(f"{header.path.name} lacks {', '.join(missing)}, so its memory cannot be estimated", "model")
 

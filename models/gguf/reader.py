@@ -8,11 +8,9 @@ file is read in blocks instead of mapped, because a mapped file that shrinks kil
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import math
 import re
-import stat
 import struct
 import sys
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import GGUFError
+from ..regular_file import open_regular
 from .header import GGML_TYPES, ArrayInfo, GGUFHeader, MetadataValue, Scalar, TensorInfo, is_int
 
 MAX_HEADER_BYTES = 256 << 20  # a vocabulary of 262,000 tokens needs about 20 MiB
@@ -62,24 +61,10 @@ def read_header(path: Path) -> GGUFHeader:
     content of the file, not by the sizes it claims.
     """
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise _error(path, "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _read(_Cursor(file, path))
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror or error}") from error
-
-
-def header_digest(header: GGUFHeader) -> str:
-    """Returns the SHA-256 of a file's header and size, which decide how its weights are read."""
-    digest = hashlib.sha256(str(header.file_size).encode())
-    left = header.data_offset
-    with header.path.open("rb") as file:
-        while left > 0 and (block := file.read(min(left, _BLOCK))):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
 
 
 def read_leading_metadata(start: bytes, path: Path) -> dict[str, MetadataValue]:

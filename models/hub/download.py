@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from .. import units
 from ..errors import ConfigError, HubError
+from ..regular_file import open_regular
 from . import client
 from .cache import PARTIAL_SUFFIX, HubCache, checked_commit, checked_etag, checked_name, write_error
 from .client import HubFile, HubRepository, TransientHubError
@@ -69,7 +70,7 @@ def missing_files(repository: HubRepository, files: Sequence[HubFile], cache: Hu
 
 def file_digest(path: Path, etag: str, progress: Callable[[int], None] = lambda _: None) -> str:
     """Returns the digest of a file in the form of `etag`: a SHA-256, or a git blob id if `etag` has 40 digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = _new_digest(etag, os.fstat(file.fileno()).st_size)
         _hash_to_end(digest, file, progress)
     return digest.hexdigest()

@@ -16,6 +16,7 @@ from ..gguf.reader import read_header, read_leading_metadata
 from ..registry import installed, pairing
 from ..registry.installed import InstalledModel
 from ..registry.name import ModelRef
+from ..regular_file import open_regular
 from . import client, download
 from .cache import HubCache
 from .client import HubFile, HubRepository
@@ -92,7 +93,7 @@ def _read_leading_header(repository: HubRepository, file: HubFile, cache: HubCac
     """Reads the keys at the start of a file in the cache or on the Hub, as a header without tensors."""
     blob = cache.blob_path(repository.name, file.etag)
     if blob.is_file() and blob.stat().st_size == file.size:
-        with blob.open("rb") as opened:
+        with open_regular(blob) as opened:
             data = opened.read(_LEADING_BYTES)
     else:
         data = client.fetch_start(repository, file.name, min(_LEADING_BYTES, file.size))

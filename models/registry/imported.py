@@ -90,8 +90,8 @@ def add(models: Sequence[ImportedModel]) -> list[ImportedModel]:
 
 
 def _with_fingerprints(model: ImportedModel) -> ImportedModel:
-    header = read_header(model.weights[0])
-    pairing.check_parts(header, [str(path) for path in model.weights])
+    header, *_ = [read_header(path) for path in model.paths]
+    pairing.check_parts(header, model.weights)
     quant = model.quant or pairing.dominant_type(header)
     return replace(model, quant=quant, fingerprints=tuple(map(fingerprint, model.paths)))
 

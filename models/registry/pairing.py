@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import ModelError, NotFound
-from ..gguf.header import GGML_TYPES, GGUFHeader, MetadataValue, is_int
+from ..gguf.header import GGUFHeader, MetadataValue, is_int
 
 PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
 """Quantizations by preference, if neither the user nor the catalog names one."""
@@ -153,13 +153,13 @@ def matching_names(model: Mapping[str, MetadataValue], projector: Mapping[str, M
 
 def dominant_type(header: GGUFHeader) -> str:
     """Returns the type of most bytes in a file, in lower case. Stands in for a quantization that the name lacks."""
-    sizes: dict[int, int] = {}
+    sizes: dict[str, int] = {}
     for tensor in header.tensors:
-        sizes[tensor.type] = sizes.get(tensor.type, 0) + (tensor.nbytes or 0)
-    return GGML_TYPES[max(sizes, key=lambda kind: sizes[kind])][0].lower() if sizes else ""
+        sizes[tensor.type_name] = sizes.get(tensor.type_name, 0) + (tensor.nbytes or 0)
+    return max(sizes, key=lambda name: sizes[name]).lower() if sizes else ""
 
 
-def check_parts(header: GGUFHeader, parts: Sequence[str]) -> None:
+def check_parts(header: GGUFHeader, parts: Sequence[object]) -> None:
     """Raises `ModelError` if a file is part of a split model of which other parts are missing."""
     count = header.get("split.count", 0)
     if is_int(count) and count > 1 and len(parts) != count:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..errors import ConfigError, GalagoError, ModelError, NotFound
-from ..files import AdapterFile, ModelFiles
+from ..files import AdapterFile, ModelFiles, weight_parts
 from ..gguf.header import GGUFHeader
 from ..gguf.reader import read_header
 from . import installed, pairing
@@ -42,7 +42,10 @@ def resolve(
         raise ModelError(
             f"{weights.name} is a projector, not a model: name the model, and pass the projector as --mmproj", "model"
         )
-    pairing.check_parts(header, pairing.sibling_parts(weights.name, [path.name for path in weights.parent.iterdir()]))
+    parts = weight_parts(weights)
+    pairing.check_parts(header, parts)
+    for part in parts[1:]:
+        read_header(part)
     if projector_path is not None:
         _check_projector(projector_path, header)
     if name == "":

@@ -14,6 +14,7 @@ from ...models.errors import ConfigError, GalagoError, ModelError
 from ...models.fingerprint import fingerprint
 from ...models.gguf.reader import read_header
 from ...models.kept_file import locked_beside
+from ...models.regular_file import open_regular
 from ...runtime.config import default_threads
 from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
@@ -87,7 +88,7 @@ def select_data(
 
 
 def _has_gguf_magic(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"GGUF"
 
 

@@ -11,7 +11,7 @@ from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
 from ...models.kept_file import temporary_path
 from ...runtime.llamacpp.imatrix_collector import ImatrixCollector
-from ...runtime.llamacpp.programs.load_check import cap
+from ...runtime.llamacpp.memory import limit_memory
 from ...runtime.process.job import JobArrays, Report
 from ..jobs import CalibrationJob
 from . import imatrix, samples
@@ -31,7 +31,7 @@ def work(job: CalibrationJob, _arrays: JobArrays, report: Report) -> int:
 
     Reports `[done, count]` after each segment. Returns the total number of segments.
     """
-    cap([job.file_bytes])
+    limit_memory([job.file_bytes])
     columns = _columns(job.model, job.products) | (_columns(job.projector, job.products) if job.projector else {})
     collector = ImatrixCollector(columns, _MAX_PRODUCTS if job.products else 0)
     before = imatrix.read(job.part) if job.done_segments else None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ...models.errors import ModelError
 from ...models.gguf.header import GGUFHeader, TensorInfo, is_int
 from ...models.gguf.reader import read_header
+from ...models.regular_file import open_regular
 
 _SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
 _F32 = 0
@@ -174,7 +175,8 @@ def _read_products(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32
 def _read_values(header: GGUFHeader, tensor: TensorInfo) -> NDArray[np.float32]:
     if tensor.type != _F32 or not tensor.nbytes:
         raise ModelError(f"{header.path.name}: {tensor.name} is {tensor.type_name}, not F32", "calibration")
-    return np.fromfile(header.path, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)
+    with open_regular(header.path) as file:
+        return np.fromfile(file, np.dtype("<f4"), tensor.nbytes // 4, offset=header.data_offset + tensor.offset)
 
 
 def write(path: Path, matrix: ImportanceMatrix, metadata: Mapping[str, str | int] | None = None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...models.errors import ConfigError, GalagoError
+from ...models.regular_file import open_regular
 from ...runtime.types.messages import Audio, Image, Message, Part, Text
 from ..evaluate import questions
 
@@ -55,16 +56,21 @@ def builtin_text() -> str:
 def digest(files: Sequence[Path]) -> str:
     """Returns the SHA-256 of the files, without media in other files."""
     total = hashlib.sha256()
-    for content in (path.read_bytes() for path in files) if files else [builtin_text().encode()]:
+    for content in map(_bytes, files) if files else [builtin_text().encode()]:
         total.update(hashlib.sha256(content).digest())
     return total.hexdigest()
+
+
+def _bytes(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _read(path: Path) -> list[Sample]:
     if path.suffix == ".zip":
         return [_from_question(question) for question in questions.read(path)]
     try:
-        text = path.read_bytes().decode()
+        text = _bytes(path).decode()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}", "data") from None
     except UnicodeDecodeError as error:
@@ -100,5 +106,5 @@ def _part(part: dict[str, str], folder: Path) -> Part:
         return Text(part["text"])
     if kind not in ("image", "audio"):
         raise ConfigError(f"the type {kind} is not supported; use text, image or audio")
-    data = (folder / part["file"]).read_bytes()
+    data = _bytes(folder / part["file"])
     return Image(data, part["file"]) if kind == "image" else Audio(data, part["file"])

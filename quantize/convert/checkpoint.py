@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
+from ...models.regular_file import read_text
 from .safetensors import StoredTensor, file_error, quoted, read_header
 
 MAX_JSON_BYTES = 256 << 20  # tokenizers of 262,000 tokens take 35 MB
@@ -150,7 +151,7 @@ def read_json(path: Path) -> JSONConfig:
             return JSONConfig(path, {})
         if path.stat().st_size > MAX_JSON_BYTES:
             raise file_error(path, f"is larger than {MAX_JSON_BYTES >> 20} MiB")
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
     except OSError as error:
         raise file_error(path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

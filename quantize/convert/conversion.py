@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
 from ...models.gguf.reader import read_header
+from ...models.regular_file import open_regular
 from ..output_file import check_target, output_file
 from ..progress import Progress
 from .architectures import read_content
@@ -115,7 +116,7 @@ def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> di
     total_bytes, done, lines = sum(path.stat().st_size for path in files) or 1, 0, []
     for path in files:
         digest = hashlib.sha256()
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 22):
                 digest.update(block)
                 done += len(block)

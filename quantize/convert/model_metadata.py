@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...models.regular_file import read_text
 from ...runtime.types.options import SAMPLING
 from .checkpoint import Checkpoint, JSONConfig
 from .gguf_content import GGUFValue
@@ -108,7 +109,7 @@ def _template(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
     if path.is_file():
         if path.stat().st_size > MAX_TEMPLATE_BYTES:
             raise checkpoint.config.error(f"{path.name} is larger than {MAX_TEMPLATE_BYTES >> 10} KiB")
-        return {"tokenizer.chat_template": path.read_text(encoding="utf-8", errors="replace")}
+        return {"tokenizer.chat_template": read_text(path, "replace")}
     entry = checkpoint.read("tokenizer_config.json").get("chat_template")
     entry = entry or checkpoint.read("chat_template.json").get("chat_template")
     named = {t.get("name"): t.get("template") for t in entry if isinstance(t, dict)} if isinstance(entry, list) else {}
@@ -140,7 +141,7 @@ def read_pooling(checkpoint: Checkpoint) -> int | None:
     """
     path = checkpoint.folder / "modules.json"
     try:
-        modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        modules = json.loads(read_text(path)) if path.is_file() else []
         paths = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise file_error(path, "is not a list of modules with type and path") from None

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import ModelError
+from ...models.regular_file import open_regular
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 MAX_TENSORS = 1 << 16
@@ -57,7 +58,7 @@ class StoredTensor:
                 self.path, f"{quoted(self.name)} is stored as {self.dtype}; only F32, F16 and BF16 can be converted"
             )
         row_bytes = math.prod(self.shape[1:]) * _ITEM_BYTES[self.dtype]
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset + begin * row_bytes)
             data = file.read((end - begin) * row_bytes)
         if len(data) != (end - begin) * row_bytes:
@@ -76,7 +77,7 @@ class StoredTensor:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """Returns a file's tensors by name. Raises `ModelError` if the file is damaged or not a safetensors file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file_bytes = file.seek(0, 2)
             file.seek(0)
             start = file.read(8)

@@ -16,14 +16,14 @@ import numpy as np
 
 from ...models.errors import GalagoError
 from ...runtime.llamacpp.lora import LoraAdapter
-from ...runtime.llamacpp.programs.load_check import cap
+from ...runtime.llamacpp.memory import limit_memory
 from ...runtime.llamacpp.reference import compute
 from ...runtime.llamacpp.weights import Weights
 
 
 def main(model: str, *adapters: str) -> None:
     request = json.load(sys.stdin)
-    cap(Path(path).stat().st_size for path in (model, *adapters))
+    limit_memory(Path(path).stat().st_size for path in (model, *adapters))
     weights = Weights(Path(model), gpu_layers=0)
     loaded = [LoraAdapter(Path(path), weights) for path in adapters]
     tokens = [weights.tokenize(text, parse_special=True, add_special=True) for text in request["texts"]]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ModelError
+from ...models.regular_file import open_regular
 from .safetensors import file_error
 
 MAX_BYTES = 64 << 20
@@ -41,9 +42,11 @@ class SentencePieceModel:
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """Reads the vocabulary of a tokenizer.model. Raises `ModelError` if it is damaged or another kind of file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with open_regular(path) as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise file_error(path, f"is larger than {MAX_BYTES >> 20} MiB")
-        return _read(path.read_bytes())
+        return _read(data)
     except OSError as error:
         raise file_error(path, f"cannot be read: {error.strerror or error}") from error
     except (ValueError, IndexError, struct.error) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
+from ...models.regular_file import read_text
 from .checkpoint import Checkpoint, JSONConfig
 from .gguf_content import GGUFValue
 from .pretokenizers import identify
@@ -256,7 +257,7 @@ def _word_piece(tokens: list[str], types: list[int], lowercase: bool, strip_acce
 def _from_vocab_txt(checkpoint: Checkpoint, path: Path, size: int) -> Vocabulary:
     """Reads vocab.txt, which has one token per line and BERT's control tokens in brackets."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path).split("\n")
     except (OSError, ValueError) as error:
         raise ModelError(f"{path.name}: cannot be read: {error}", str(path)) from None
     ids = {line.rstrip("\r"): i for i, line in enumerate(lines) if line.rstrip("\r")}

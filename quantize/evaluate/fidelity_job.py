@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from ...models import units
 from ...models.errors import ConfigError, GalagoError, InvalidRequest, ModelError
 from ...models.files import ModelFiles
-from ...models.kept_file import open_file
 from ...models.registry.resolve import resolve
+from ...models.regular_file import open_regular
 from ...runtime.cache.disk_cache import DiskCache
 from ...runtime.config import default_threads
 from ...runtime.engine.tuning import ThreadTuner
@@ -305,7 +305,7 @@ class _VariantScorer:
 def is_intact(rows: Path, records: Sequence[Record]) -> bool:
     """Whether the baseline's probabilities in `rows` are those that its records describe."""
     try:
-        with open_file(rows) as file:
+        with open_regular(rows) as file:
             return all(_next_digest(file, record["bytes"]) == record["digest"] for record in records)
     except (OSError, KeyError):
         return not records

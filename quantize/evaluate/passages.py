@@ -5,22 +5,21 @@ A passage says what the model reads and which answer follows. Nothing here runs 
 
 from __future__ import annotations
 
-import io
-import struct
-import wave
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ...models.errors import ConfigError
+from ...runtime.media.blank import gray_image, silence
 from ...runtime.types.messages import Audio, Image, Message, Part
 from .question_loaders import read
 from .questions import Question
 
 Modality: TypeAlias = Literal["text", "image", "audio", "both"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "audio", "both")
+
+GRAY_IMAGE, SILENCE = gray_image(), silence()
 
 MEDIA_GAIN_QUESTIONS = 50
 """Questions of each group that are also asked with blank media. What media contribute varies widely by question."""
@@ -96,30 +95,6 @@ def _blank(part: Part) -> Part:
     if isinstance(part, Image):
         return GRAY_IMAGE
     return SILENCE if isinstance(part, Audio) else part
-
-
-def _gray_png(side: int) -> bytes:
-    """Encodes a gray square (PNG specification, third edition: 8 bits of gray, no filter)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = (b"\0" + b"\x80" * side) * side
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def _silent_wav(seconds: int, rate: int = 16000) -> bytes:
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(bytes(2 * rate * seconds))
-    return out.getvalue()
-
-
-GRAY_IMAGE, SILENCE = Image(_gray_png(256), "gray image"), Audio(_silent_wav(2), "silence")
 
 
 def collect_passages(sets: Sequence[Path], texts: Sequence[Path], limit: int) -> list[Passage]:

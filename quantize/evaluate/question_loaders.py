@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import string
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import Any
 
 from ...models.errors import ConfigError, GalagoError
 from ...models.fingerprint import fingerprint
+from ...models.regular_file import open_regular, read_text
 from ...runtime.python_api import read_media
 from ...runtime.types.messages import Message, Part, Text
 from . import questions
@@ -74,7 +76,7 @@ def _read_file(file: Path, files: list[Path]) -> Iterator[Question]:
 
 
 def _read_lines(file: Path) -> Iterator[Question]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             try:
                 yield _question(file, json.loads(line))
@@ -127,7 +129,7 @@ def _read_media(file: Path, kind: Any, name: str) -> Part:
 
 
 def _read_mmlu(file: Path) -> Iterator[Question]:
-    with file.open(encoding="utf-8", newline="") as lines:
+    with io.TextIOWrapper(open_regular(file), "utf-8", newline="") as lines:
         for number, row in enumerate(csv.reader(lines), 1):
             if len(row) != 6 or row[5].strip() not in tuple(LETTERS[:4]):
                 raise ConfigError(f"{file}, line {number}: expected a question, four choices and a letter")
@@ -172,7 +174,7 @@ def _trailing_number(stem: str) -> int:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_text(file))
     except (ValueError, RecursionError):
         raise ConfigError(f"{file} is not JSON", "questions") from None
     return value if isinstance(value, dict) else {}
@@ -180,7 +182,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_transcripts(file: Path) -> Iterator[Question]:
     sounds = {path.stem: path for path in sorted(file.parent.iterdir()) if path.suffix.lower() in _AUDIO_SUFFIXES}
-    for line in filter(str.strip, file.read_text(encoding="utf-8").splitlines()):
+    for line in filter(str.strip, read_text(file).splitlines()):
         name, _, words = line.partition(" ")
         if name not in sounds:
             raise ConfigError(f"{file}: there is no sound file {name}", "questions")

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import ConfigError
-from ...models.kept_file import locked, open_file
+from ...models.kept_file import locked
 from ...models.log import log_once
+from ...models.regular_file import open_regular
 
 Record = dict[str, Any]
 
@@ -63,7 +64,7 @@ class RecordLog:
 
     def _read(self) -> bytes:
         try:
-            with open_file(self._path) as file:
+            with open_regular(self._path) as file:
                 return file.read()
         except FileNotFoundError:
             return b""

@@ -10,9 +10,9 @@ from pathlib import Path
 from ...models.errors import ConfigError
 from ...models.fingerprint import fingerprint, pair_fingerprint
 from ...models.json_file import JsonFile
-from ...models.kept_file import open_file
 from ...models.registry.name import BUILTIN
 from ...models.registry.resolve import builtin_folder, resolve
+from ...models.regular_file import open_regular
 from ..progress import Progress, no_progress
 from ..variants import schemes, variant
 from ..variants.source import open_source
@@ -134,7 +134,7 @@ def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress:
 def _digest(path: Path) -> str:
     """Returns "" for what cannot be read."""
     try:
-        with open_file(path) as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""

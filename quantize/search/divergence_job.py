@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import ConfigError
 from ...runtime.cache.encoder_cache import EncoderCache
-from ...runtime.llamacpp.programs.load_check import cap
+from ...runtime.llamacpp.memory import limit_memory
 from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import JobArrays, Report
 from ...runtime.types.messages import Audio, Image
@@ -38,7 +38,7 @@ def work(job: DivergenceJob, arrays: JobArrays, report: Report) -> None:
     source, projector = job.source, job.projector
     vary_projector = job.varied == "projector"
     baseline = job.folder / "baseline.f32"
-    cap([job.file_bytes])
+    limit_memory([job.file_bytes])
     cache = EncoderCache(_EMBEDDINGS_BYTES)
     with SampleReader(source, projector, job.chunk_tokens, job.threads, embeddings=cache) as reader:
         all_segments = reader.segments(samples.read(job.files))[: job.max_segments]

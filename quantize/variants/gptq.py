@@ -19,9 +19,9 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
+from ...models.files import weight_parts
 from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
-from ...models.registry.pairing import sibling_parts
 from .block_layout import LAYOUTS, BlockLayout, FloatArray
 from .schemes import BLOCKS
 
@@ -45,8 +45,8 @@ def round_with_gptq(
     Tensors without moments, or whose type has no known layout, stay unchanged. `started` is called with each tensor's
     name before it is rounded.
     """
-    files = map(source.with_name, sibling_parts(source.name, [path.name for path in source.parent.iterdir()]))
-    originals = {tensor.name: (header, tensor) for header in map(read_header, files) for tensor in header.tensors}
+    headers = map(read_header, weight_parts(source))
+    originals = {tensor.name: (header, tensor) for header in headers for tensor in header.tensors}
     header = read_header(target)
     with ThreadPoolExecutor(threads) as pool:
         for tensor in header.tensors:

@@ -8,7 +8,7 @@ from ...models.errors import GGUFError, ModelError
 from ...models.gguf.header import GGUFHeader
 from ...models.gguf.reader import read_header
 from ...runtime.llamacpp.ggml import is_valid
-from ...runtime.llamacpp.programs.load_check import cap
+from ...runtime.llamacpp.memory import limit_memory
 from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import JobArrays, Report
 from ..calibrate import imatrix
@@ -22,7 +22,7 @@ def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[s
     Reports `[number, count, name]` when a tensor begins. Returns the names of all tensors in the order of the file,
     each with its new type, or `None` if it keeps its own. With `dry_run` nothing is written.
     """
-    cap(())
+    limit_memory(())
     means, moments = imatrix.split_arrays(arrays)
     tensors: list[list[str | None]] = []
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ModelError
+from ...models.files import weight_parts
 from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
 from ...models.registry.name import BUILTIN
-from ...models.registry.pairing import check_parts, sibling_parts
+from ...models.registry.pairing import check_parts
 from ...models.registry.resolve import builtin_folder, resolve
+from ...models.regular_file import open_regular
 from .schemes import BLOCKS
 
 _ALIGNMENT_BYTES = 32
@@ -66,9 +68,9 @@ def open_source(model: str) -> SourceModel:
     header = read_header(path)
     if not header.tensors:
         raise ModelError(f"{path.name} contains no weights", "model")
-    parts = sibling_parts(path.name, [other.name for other in path.parent.iterdir()])
+    parts = weight_parts(path)
     check_parts(header, parts)
-    headers = [read_header(path.with_name(name)) for name in parts]
+    headers = [read_header(part) for part in parts]
     tensors = tuple(tensor for each in headers for tensor in each.tensors)
     unknown = next((tensor for tensor in tensors if tensor.nbytes is None), None)
     if unknown is not None:
@@ -110,7 +112,7 @@ def sha256(source: SourceModel) -> str:
     """Returns the SHA-256 of a file, or of its parts one after another."""
     total = hashlib.sha256()
     for path in source.parts:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest()

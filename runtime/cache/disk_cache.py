@@ -22,6 +22,7 @@ from typing import Any
 
 from ...models import kept_file
 from ...models.errors import ConfigError
+from ...models.regular_file import open_regular
 
 SUFFIX = ".galago-cache"
 _MAGIC = b"GALAGO-CACHE-2\n"
@@ -94,7 +95,7 @@ class DiskCache:
     def read(self, path: Path) -> bytes | memoryview | None:
         """The data of a file; `None` if it is missing, damaged (with a warning) or of another model."""
         try:
-            with kept_file.open_file(path) as file:
+            with open_regular(path) as file:
                 content = memoryview(file.read())
         except FileNotFoundError:
             return None
@@ -156,7 +157,7 @@ def entries(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Itera
     """Every readable cache file in a folder, of any model."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
-            with kept_file.open_file(path) as file:
+            with open_regular(path) as file:
                 start = file.read(_FIXED_BYTES)
                 metadata, _ = _parse_header(path.name, start, file.read(_header_size(start)))
                 status = os.fstat(file.fileno())

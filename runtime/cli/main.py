@@ -93,8 +93,9 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    if sys.stderr is not None:
-        print(f"galago: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # a message may quote what an untrusted file contains
+        printable = "".join(c if c.isprintable() else " " for c in message)
+        print(f"galago: {printable}", file=sys.stderr)
     return 1
 
 

@@ -25,7 +25,6 @@ from ..speculative.draft_model import DraftModel
 from ..speculative.drafting import MAX_DRAFT_TOKENS
 from ..types.placement import Placement
 from ..types.request import Sampling, recommended_sampling
-from .load_check import check_loading
 
 if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
@@ -169,7 +168,6 @@ class Assembly:
 
     def _load_draft_model(self, files: ModelFiles, slots: int, threads: int) -> DraftModel:
         """Loads a second, smaller model on the CPU that proposes tokens."""
-        check_loading(files)
         weights = Weights(files.weights, gpu_layers=0)
         self._closers.append(weights.close)
         if weights.recurrent or self.weights.recurrent:
@@ -202,7 +200,7 @@ class Assembly:
 
     def _open_state_store(self, files: ModelFiles, config: ModelConfig) -> DiskCache | None:
         """The disk cache of the engine's states, which depend on the files and on how the KV cache is stored."""
-        paths = (files.weights, files.projector, *(adapter.path for adapter in files.adapters))
+        paths = (*files.parts, files.projector, *(adapter.path for adapter in files.adapters))
         fingerprints = [fingerprint(path) if path else "" for path in paths]
         return self._open_store(config, *fingerprints, config.kv_type, config.flash_attention)
 

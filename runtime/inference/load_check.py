@@ -1,60 +1,76 @@
 """Tries an unknown model in a child process first, because llama.cpp ends the process on some damaged files.
 
-Files that passed are not tried again. They are recognized by the hash of their headers, which is what llama.cpp trusts,
-wherever they are stored.
+Files that passed are not tried again until one of them changes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
 from ...models.files import ModelFiles
-from ...models.gguf.reader import header_digest, read_header
 from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
+from ...models.regular_file import check_regular
 from ..process import spawn
+from ..types.limits import limit_error
 
+_VERSION = 2
+"""Increased when the check tries more, so that files that passed before are tried again."""
 _MAX_REMEMBERED = 200
-_TIMEOUT_SECONDS = 1800.0
+_BASE_SECONDS, _BYTES_PER_SECOND = 120.0, 1 << 20
 
 
 def check_loading(files: ModelFiles) -> None:
-    """Raises `ModelError` if loading or using the files would end this process. Takes as long as loading them."""
-    key = _key(files)
-    if files.trusted or key in _passed_file().read():
+    """Raises `ModelError` if loading or using the files would end this process. Takes as long as a first request."""
+    if files.trusted:
+        return
+    key, file_bytes = _identify(files)
+    if key in _passed_file().read():
         return
     end = spawn.run_module(
-        "galago.runtime.llamacpp.programs.load_check",
+        "galago.runtime.inference.load_check_program",
         files.weights,
         files.projector or "",
+        files.draft.weights if files.draft else "",
         *(adapter.path for adapter in files.adapters),
         hide_gpus=True,
-        timeout_seconds=_TIMEOUT_SECONDS,
+        timeout_seconds=_BASE_SECONDS + file_bytes / _BYTES_PER_SECOND,
     )
-    if end.timed_out:
-        raise ModelError(f"{files.weights.name} did not load within {_TIMEOUT_SECONDS:.0f} s", "model")
-    if end.killed:
-        names = " with ".join(path.name for path in _paths(files))
-        raise ModelError(
+    if not end.ok:
+        raise _error(end, " with ".join(path.name for path in files.paths))
+    _passed_file().update(lambda keys: [*keys, key][-_MAX_REMEMBERED:])
+
+
+def _error(end: spawn.ChildResult, names: str) -> ModelError:
+    if end.out_of_cpu_time:
+        return ModelError(limit_error("load_check_seconds", f"{names} took too long to try").message, "model")
+    if end.killed or end.timed_out:
+        return ModelError(
             f"llama.cpp crashed on {names}: the process that tried it {end.ending}. The file is damaged or not made "
             "for this version; download it again, or run `galago doctor`",
             "model",
         )
-    if end.ok:  # the real load reports other failures, with more detail
-        _passed_file().update(lambda keys: [*keys, key][-_MAX_REMEMBERED:])
+    return ModelError(end.last_line, "model")
 
 
-def _key(files: ModelFiles) -> str:
-    digests = map(header_digest, (files.header, *map(read_header, _paths(files)[1:])))
-    return " | ".join([metadata.version("llama-cpp-python"), *digests])
+def _identify(files: ModelFiles) -> tuple[str, int]:
+    """Returns a digest that changes when one of the files is changed or replaced, and their size in bytes.
 
-
-def _paths(files: ModelFiles) -> list[Path]:
-    projector = [files.projector] if files.projector else []
-    return [files.weights, *projector, *(adapter.path for adapter in files.adapters)]
+    The time of the last change of a file's status (`st_ctime`) also changes when a program sets back its modification
+    time. Raises `ModelError` for anything but regular files.
+    """
+    try:
+        statuses = [(str(path.resolve()), check_regular(path)) for path in files.paths]
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}", "model") from error
+    facts = [(path, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in statuses]
+    pairing = [bool(files.projector), bool(files.draft), len(files.adapters)]
+    text = json.dumps([_VERSION, metadata.version("llama-cpp-python"), pairing, facts])
+    return hashlib.sha256(text.encode()).hexdigest(), sum(s.st_size for _, s in statuses)
 
 
 def _passed_file() -> JsonFile[list[str]]:

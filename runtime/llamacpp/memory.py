@@ -1,8 +1,7 @@
-"""Returns memory to the system that loading has filled but that is not needed. On Linux with glibc; elsewhere it does
-nothing.
+"""Limits the memory that loading may take, and returns what it has filled but that is not needed.
 
-Released pages come back by themselves when they are touched: those of a file from the page cache, zeros as zeros
-(madvise(2), MADV_DONTNEED).
+Memory is returned on Linux with glibc only. Released pages come back by themselves when they are touched: those of a
+file from the page cache, zeros as zeros (madvise(2), MADV_DONTNEED).
 """
 
 from __future__ import annotations
@@ -10,11 +9,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from ..process.limits import limit_this_process
+from .devices import gpus
 
 _IS_SUPPORTED = sys.platform == "linux"
 _MIN_ALLOCATION_BYTES = 1 << 20
@@ -24,6 +26,17 @@ _WORD = 8
 _HEADER_BYTES, _IS_MMAPPED = 48, 2
 """glibc's malloc gives a large allocation, aligned to 64 bytes, separate pages. They start with 48 empty bytes,
 then that number and the size of the rest, in which the bit of value 2 is set (malloc/malloc.c, `mchunk_size`)."""
+
+
+def limit_memory(file_sizes: Iterable[int], base_bytes: int = 4 << 30) -> None:
+    """Limits this process's memory to what loading files of these sizes can take, because a header may ask for more.
+
+    `base_bytes` is for libraries, stacks of threads, and the working memory of a context. llama.cpp keeps at most a
+    second copy of the weights, repacked. There is no limit where the system has none (macOS, Windows), nor with a GPU,
+    whose driver reserves memory as it likes.
+    """
+    if not gpus():
+        limit_this_process(data_bytes=base_bytes + 3 * sum(file_sizes))
 
 
 def release_file_pages(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
-from ...models.registry.pairing import sibling_parts
+from ...models.files import weight_parts
 from .library import NO_REASON, llama, take_errors
 from .memory import release_file_pages
 from .vocab import Vocab
@@ -23,13 +23,20 @@ _BOOLEAN = 2  # of enum llama_model_kv_override_type in llama.h
 class Weights(Vocab):
     """A model file mapped into memory, with its vocabulary. Close it after every context made from it.
 
-    `split` says how many of the layers on GPUs go to each of them; without it, llama.cpp distributes them.
+    `split` says how many of the layers on GPUs go to each of them; without it, llama.cpp distributes them. With
+    `vocab_only` nothing but the vocabulary is loaded.
     """
 
     def __init__(
-        self, path: Path, gpu_layers: int = -1, progress: ProgressCallback | None = None, split: Sequence[int] = ()
+        self,
+        path: Path,
+        gpu_layers: int = -1,
+        progress: ProgressCallback | None = None,
+        split: Sequence[int] = (),
+        vocab_only: bool = False,
     ) -> None:
         params = llama.llama_model_default_params()
+        params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
         if gpu_layers == 0:  # or llama.cpp still takes GPU memory, to compute long prompts there
             params.split_mode, params.main_gpu = llama.LLAMA_SPLIT_MODE_NONE, -1
@@ -54,9 +61,12 @@ class Weights(Vocab):
         self.handle = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise ModelError(f"llama.cpp cannot load {path.name}: {take_errors() or NO_REASON}", str(path))
-        for name in sibling_parts(path.name, [file.name for file in path.parent.iterdir()]):
-            release_file_pages(path.with_name(name))
+        for part in weight_parts(path):
+            release_file_pages(part)
         vocab = llama.llama_model_get_vocab(self.handle)
+        if llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_NONE:  # any use of it would end the process
+            self.close()
+            raise ModelError(f"{path.name} has no tokenizer, so it cannot read text; convert it again", str(path))
         super().__init__(vocab, self._should_strip_accents(vocab))
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ...models.errors import NotReady
 from ...models.files import ModelFiles
-from ...models.registry import pairing
 from ...models.registry.installed import InstalledModel
 from ...models.registry.name import ModelRef
 from ..config import ModelConfig
@@ -81,10 +80,8 @@ class ResidentModel:
 
     def installed(self) -> InstalledModel:
         """Returns the model's files as the registry describes them."""
-        weights = self.files.weights
-        names = pairing.sibling_parts(weights.name, [path.name for path in weights.parent.iterdir()])
-        parts = tuple(weights.with_name(name) for name in names)
-        return InstalledModel(ModelRef("path", str(weights)), parts, self.files.projector, "loaded")
+        ref = ModelRef("path", str(self.files.weights))
+        return InstalledModel(ref, self.files.parts, self.files.projector, "loaded")
 
     def has_file(self, path: Path) -> bool:
         return path.samefile(self.files.weights)

@@ -18,6 +18,7 @@ from ...models.errors import (
     GalagoError,
     InvalidRequest,
     MediaError,
+    ModelError,
     NotReady,
     RequestTimeout,
     RequestTooLarge,
@@ -88,6 +89,8 @@ LIMITS = (
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),
     Limit("connections", 512, "count", "open connections", NotReady),
     Limit("client_requests", 256, "count", "requests that one client may have waiting or running", NotReady),
+    Limit("load_check_seconds", 5, "seconds", "time to try a model first, and 1 s per 2 MiB of its files", ModelError),
+    Limit("load_check_memory", 1 << 30, "bytes", "memory to try a model first, and 3 times its files", ModelError),
 )  # fmt: skip
 """Every limit. A test at each limit, and one past it, is in `tests/runtime/test_limits.py`, or in a file like it in a
 subfolder."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fakes import crafted, lora
 from galago.models.errors import ModelError
 from galago.models.json_file import unseal
 from galago.models.registry.resolve import resolve
@@ -44,23 +48,92 @@ def test_the_command_line_reports_it_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1 and "damaged.gguf" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_a_file_that_passed_is_remembered_by_its_hash(tmp_path: Path, own_cache: Path) -> None:
-    data = BUILTIN.weights.read_bytes()
-    for name in ("model.gguf", "copy.gguf"):
-        (tmp_path / name).write_bytes(data)
-        load_check.check_loading(resolve(tmp_path / name))
-        assert len(json.loads(unseal(own_cache.read_bytes()))) == 1
-    at = data.index(b"galago-builtin")
-    (tmp_path / "model.gguf").write_bytes(data[:at] + b"Galago-builtin" + data[at + 14 :])
-    load_check.check_loading(resolve(tmp_path / "model.gguf"))
-    assert len(json.loads(unseal(own_cache.read_bytes()))) == 2
+def test_files_that_passed_are_tried_again_when_one_of_them_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with the same size and modification time."""
+    parts, adapter = split_model(tmp_path), lora.write(tmp_path / "lora.gguf")
+    draft = Path(shutil.copy(BUILTIN.weights, tmp_path / "draft.gguf"))
+    tried = []
+
+    def run_module(*given: object, **_options: object) -> spawn.ChildResult:
+        tried.append(given)
+        return spawn.ChildResult(0)
+
+    monkeypatch.setattr(spawn, "run_module", run_module)
+
+    def times_tried() -> int:
+        load_check.check_loading(resolve(parts[0], BUILTIN.projector, lora=[adapter], draft=draft))
+        return len(tried)
+
+    assert times_tried() == times_tried() == 1
+    for number, path in enumerate((*parts, adapter, draft), 2):
+        status, data = path.stat(), bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert times_tried() == times_tried() == number
+
+
+def test_a_part_that_is_damaged_after_the_check_is_reported(tmp_path: Path) -> None:
+    parts = split_model(tmp_path)
+    load_check.check_loading(resolve(parts[0]))
+    model = crafted.read(parts[1])
+    name = next(iter(model.tensors))
+    tensors = {"x" + other if other == name else other: tensor for other, tensor in model.tensors.items()}
+    model.having(tensors=tensors).write(parts[1])
+    with pytest.raises(ModelError, match="not found"):
+        load_check.check_loading(resolve(parts[0]))
+
+
+def test_what_only_a_first_request_shows_is_reported(tmp_path: Path) -> None:
+    """Vocabularies with which llama.cpp loads a model and ends its process at the first text."""
+    text = crafted.read(BUILTIN.weights)
+    names = ("tokenizer llama", "tokenizer none", "tokenizer rwkv")
+    chosen = {name: model for name, model in crafted.variants(text) if name in names}
+    for name in names:
+        with pytest.raises(ModelError) as error:
+            load_check.check_loading(resolve(chosen[name].write(tmp_path / "model.gguf")))
+        assert "model.gguf" in error.value.message and "\n" not in error.value.message, name
+
+
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    parts = split_model(tmp_path)
+    files = resolve(parts[0])
+    parts[1].unlink()
+    os.mkfifo(parts[1])
+    with pytest.raises(ModelError, match="a named pipe, not a regular file"):
+        resolve(parts[0])
+    with pytest.raises(ModelError, match="a named pipe, not a regular file"):
+        load_check.check_loading(files)
+
+
+def split_model(folder: Path) -> list[Path]:
+    """Writes the built-in model as two files."""
+    model = crafted.read(BUILTIN.weights)
+    names, parts = list(model.tensors), []
+    for number, half in enumerate((names[:5], names[5:])):
+        begin = model.tensors[half[0]].offset
+        tensors = {name: model.tensors[name]._replace(offset=model.tensors[name].offset - begin) for name in half}
+        end = model.tensors[names[5]].offset if number == 0 else None
+        keys = dict(model.keys) if number == 0 else {}
+        for key, kind, value in (("no", 2, number), ("count", 2, 2), ("tensors.count", 5, len(names))):
+            keys[f"split.{key}"] = crafted.Value(kind, value)
+        part = crafted.Model(keys, tensors, model.data[begin:end])
+        parts.append(part.write(folder / f"split-{number + 1:05}-of-00002.gguf"))
+    return parts
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no such limit")
-def test_the_childs_memory_is_limited_by_the_size_of_its_files() -> None:
-    code = "from galago.runtime.llamacpp.programs.load_check import cap\ncap([1000])\nbytearray({} << 30)"
-    ends = [subprocess.run([sys.executable, "-c", code.format(size)], capture_output=True) for size in (1, 5)]
-    assert ends[0].returncode == 0 and b"MemoryError" in ends[1].stderr
+def test_memory_and_time_of_the_child_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(BUILTIN.weights.read_bytes())
+    monkeypatch.setenv("GALAGO_LIMIT_LOAD_CHECK_MEMORY", "1MiB")
+    with pytest.raises(ModelError, match="model.gguf"):
+        load_check.check_loading(resolve(path))
+    monkeypatch.setattr(spawn, "run_module", lambda *_, **__: spawn.ChildResult(-signal.SIGXCPU))
+    with pytest.raises(ModelError, match=r"the limit is 5 s \(change it with --limit load_check_seconds=VALUE\)"):
+        load_check.check_loading(resolve(path))
 
 
 def test_a_damaged_list_is_replaced(tmp_path: Path, own_cache: Path) -> None:

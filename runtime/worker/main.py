@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 PREPARATION_THREADS = 32
 """Requests that are prepared at once. A running answer needs no thread."""
 
+CONSTRAINED_THREADS = 512
+"""Requests with tools, schemas or grammars that are prepared at once. Most of the time they wait for each other, and no
+other request waits for them."""
+
 HEARTBEAT_SECONDS = 1.0
 
 MAX_OPEN_FILES = 4096
@@ -86,6 +90,7 @@ class ModelWorker:
         self._channel = channel
         self._load_model = load
         self._threads = ThreadPoolExecutor(PREPARATION_THREADS, "galago-prepare")
+        self._constrained_threads = ThreadPoolExecutor(CONSTRAINED_THREADS, "galago-constrain")
         self._model: LoadedModel | None = None
         self._requests: dict[int, ActiveRequest] = {}
         self._sending = threading.Lock()
@@ -144,8 +149,19 @@ class ModelWorker:
 
     def _generate(self, number: int, data: bytes, request: ActiveRequest) -> None:
         try:
+            content: Request = decode(data, Request)
+        except Exception as error:
+            self._refuse(number, _as_galago_error(error))
+            return
+        if content.is_constrained:
+            self._constrained_threads.submit(_or_exit, self._answer, number, content, request)
+        else:
+            self._answer(number, content, request)
+
+    def _answer(self, number: int, content: Request, request: ActiveRequest) -> None:
+        try:
             assert self._model is not None
-            request.stream = stream = self._model.generate(decode(data, Request), request.cancelled.is_set)
+            request.stream = stream = self._model.generate(content, request.cancelled.is_set)
         except Exception as error:
             self._refuse(number, _as_galago_error(error))
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -40,12 +41,15 @@ from galago.runtime.config import ModelConfig
 from galago.runtime.inference.stream import Stream
 from galago.runtime.pool.pool import ModelPool
 from galago.runtime.pool.resident import ResidentModel
+from galago.runtime.process.channel import encode
+from galago.runtime.process.messages import Generate
 from galago.runtime.process.spawn import WorkerProcess
 from galago.runtime.types.events import Delta, Event, Failed, Finished, Started
 from galago.runtime.types.messages import Audio, Image, Message, Text
 from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request, Sampling
 from galago.runtime.worker import supervisor as worker_module
+from galago.runtime.worker.main import PREPARATION_THREADS, ModelWorker
 from galago.runtime.worker.supervisor import WorkerSupervisor, restart_delay
 
 BUILTIN = resolve("builtin")
@@ -546,3 +550,40 @@ def test_a_ctrl_c_stops_the_server_and_its_worker() -> None:
 def test_started_is_the_first_event(calm: WorkerSupervisor) -> None:
     first = next(iter(calm.generate(SHORT)))
     assert isinstance(first, Started) and first.prompt_tokens > 1
+
+
+class _Outbox:
+    """Stands in for a channel: keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: queue.Queue[Any] = queue.Queue()
+
+    def encode(self, message: Any) -> Any:
+        return message
+
+    def send_encoded(self, message: Any, _urgent: bool) -> None:
+        self.messages.put(message)
+
+
+class _WaitingModel:
+    """Refuses every request, those with a grammar only when the event is set."""
+
+    def __init__(self) -> None:
+        self.compiled = threading.Event()
+
+    def generate(self, request: Request, _cancelled: Callable[[], bool]) -> Stream:
+        if request.is_constrained:
+            self.compiled.wait()
+        raise InvalidRequest("no")
+
+
+def test_text_does_not_wait_for_requests_whose_grammars_are_compiled() -> None:
+    outbox, model = _Outbox(), _WaitingModel()
+    worker: Any = ModelWorker(outbox, load)  # type: ignore[arg-type]
+    worker._model = model
+    for number in range(2 * PREPARATION_THREADS):
+        worker.handle(Generate(number, encode(ask("x", regex="a"))))
+    worker.handle(Generate(99, encode(SHORT)))
+    assert outbox.messages.get().number == 99
+    model.compiled.set()
+    assert {outbox.messages.get().number for _ in range(2 * PREPARATION_THREADS)} == {*range(2 * PREPARATION_THREADS)}

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from ...models.errors import MediaError
+from ...models.errors import Cancelled, MediaError
+from ..types.limits import how_to_change
+from .decoding import Decoding
 from .limits import MediaLimits, check_size
 from .sniff import describe, kind_of
 
@@ -47,11 +49,11 @@ class DecodedAudio:
     notes: tuple[str, ...] = ()
 
 
-def decode_audio(data: bytes, rate: int, limits: MediaLimits) -> DecodedAudio:
+def decode_audio(data: bytes, rate: int, limits: MediaLimits, decoding: Decoding | None = None) -> DecodedAudio:
     """Decodes an audio file to one channel, the mean of all its channels, at `rate` Hz.
 
     Raises `MediaError` for anything but a complete audio file of an accepted format within `limits`, for one shorter
-    than 10 ms, and for infinite or NaN samples.
+    than 10 ms, and for infinite or NaN samples; `Cancelled` if the client leaves meanwhile.
     """
     check_size(data, limits)
     if kind_of(data) != "audio":
@@ -63,18 +65,19 @@ def decode_audio(data: bytes, rate: int, limits: MediaLimits) -> DecodedAudio:
             # end of a FLAC of unknown length it fails.
             file.seekable = lambda: False
             _check_header(file, limits)
-            return _decode(file, rate, limits)
-    except MediaError:
+            return _decode(file, rate, limits, decoding or Decoding())
+    except (MediaError, Cancelled):
         raise
     except Exception as error:  # libsndfile's own errors, and those of its binding for damaged headers
         raise MediaError(f"{describe(data)} is damaged or incomplete") from error
 
 
-def _decode(file: soundfile.SoundFile, rate: int, limits: MediaLimits) -> DecodedAudio:
+def _decode(file: soundfile.SoundFile, rate: int, limits: MediaLimits, decoding: Decoding) -> DecodedAudio:
     resampler = soxr.ResampleStream(file.samplerate, rate, 1, dtype="float32")
     parts: list[Samples] = []
     frames = clipped = 0
     for block in _blocks(file):
+        decoding.check()
         frames += len(block)
         _check_seconds(frames / file.samplerate, limits)
         clipped += int(np.count_nonzero(np.abs(block) > 1))
@@ -121,7 +124,8 @@ def _check_header(file: soundfile.SoundFile, limits: MediaLimits) -> None:
 
 def _check_seconds(seconds: float, limits: MediaLimits) -> None:
     if seconds > limits.audio_seconds:
-        raise MediaError(f"the audio lasts {seconds:.1f} s; at most {limits.audio_seconds:g} s are accepted")
+        most = f"at most {limits.audio_seconds:g} s are accepted"
+        raise MediaError(f"the audio lasts {seconds:.1f} s; {most} ({how_to_change('audio_seconds')})")
 
 
 def _check_complete(data: bytes) -> None:

@@ -12,14 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
-from ...models.errors import MediaError
+from ...models.errors import Cancelled, MediaError
+from ..types.limits import how_to_change
+from .decoding import Decoding
 from .limits import MediaLimits, check_size
 from .sniff import describe, kind_of
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The accepted formats, as Pillow names them."""
+_MAX_SCANNED_PIXELS = 1_500_000_000
+"""Pixels times scans of a progressive JPEG, each of which may repaint all pixels. A photo has ten scans."""
+_SCAN_MARKER = b"\xff\xda"
+_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324  # tags of TIFF
 _ACCEPTED = "PNG, JPEG, WebP, GIF, BMP and TIFF are accepted"
 
 Pixels = npt.NDArray[np.uint8]
@@ -36,10 +42,11 @@ class DecodedImage:
     notes: tuple[str, ...] = ()
 
 
-def decode_image(data: bytes, limits: MediaLimits) -> DecodedImage:
+def decode_image(data: bytes, limits: MediaLimits, decoding: Decoding | None = None) -> DecodedImage:
     """Decodes the first frame of an image, upright as its EXIF orientation says.
 
-    Raises `MediaError` for anything but a complete image of an accepted format within `limits`.
+    Raises `MediaError` for anything but a complete image of an accepted format within `limits`, and `Cancelled` if
+    the client leaves meanwhile.
     """
     check_size(data, limits)
     if kind_of(data) != "image":
@@ -47,8 +54,8 @@ def decode_image(data: bytes, limits: MediaLimits) -> DecodedImage:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(data, limits)
-        except MediaError:
+            return _decode(data, limits, decoding or Decoding())
+        except (MediaError, Cancelled):
             raise
         except Image.DecompressionBombError:
             pillow_limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses more, whatever our limits are
@@ -57,9 +64,22 @@ def decode_image(data: bytes, limits: MediaLimits) -> DecodedImage:
             raise MediaError(f"{describe(data)} is damaged or incomplete") from error
 
 
-def _decode(data: bytes, limits: MediaLimits) -> DecodedImage:
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+class _CheckedFile(io.BytesIO):
+    """A file whose reading ends once decoding must end. Pillow reads most formats in pieces."""
+
+    def __init__(self, data: bytes, decoding: Decoding) -> None:
+        super().__init__(data)
+        self._decoding = decoding
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._decoding.check()
+        return super().read(size)
+
+
+def _decode(data: bytes, limits: MediaLimits, decoding: Decoding) -> DecodedImage:
+    with Image.open(_CheckedFile(data, decoding), formats=IMAGE_FORMATS) as image:
         _check_pixels(*image.size, limits)
+        _check_scans(image, data)
         notes = []
         # The further images of an MPO are previews of the photo, so nothing is lost.
         if image.format != "MPO" and getattr(image, "is_animated", False):
@@ -74,8 +94,26 @@ def _check_pixels(width: int, height: int, limits: MediaLimits) -> None:
         raise MediaError(_too_many_pixels(f"{width} x {height}", limits.pixels))
 
 
+def _check_scans(image: Image.Image, data: bytes) -> None:
+    """Refuses a JPEG whose scans take minutes to decode, also one in a TIFF file."""
+    parts = 1
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if "jpeg" not in str(image.info.get("compression")):
+            return
+        parts = max(len(image.tag_v2.get(tag, ())) for tag in (_STRIP_OFFSETS, _TILE_OFFSETS)) or 1
+    elif image.format not in ("JPEG", "MPO"):
+        return
+    scans = data.count(_SCAN_MARKER) / parts
+    if image.width * image.height * scans > _MAX_SCANNED_PIXELS:
+        raise MediaError(
+            f"the JPEG image of {image.width} x {image.height} pixels has {scans:.0f} scans, which take too long to "
+            "decode; save it again with fewer, or as PNG"
+        )
+
+
 def _too_many_pixels(size: str, max_pixels: int) -> str:
-    return f"the image has {size} pixels; at most {max_pixels} ({max_pixels / 1e6:.0f} million) are accepted"
+    most = f"at most {max_pixels} ({max_pixels / 1e6:.0f} million) are accepted"
+    return f"the image has {size} pixels; {most} ({how_to_change('media_pixels')})"
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...models.errors import MediaError
+from ..types.limits import how_to_change, limit
 
 
 @dataclass(frozen=True)
 class MediaLimits:
     """The limits of one image, audio or video file. `pixels` and `audio_seconds` limit the decoded size."""
 
-    pixels: int = 64_000_000
-    audio_seconds: float = 600.0
-    bytes: int = 64 << 20
+    pixels: int = field(default_factory=lambda: limit("media_pixels"))
+    audio_seconds: float = field(default_factory=lambda: limit("audio_seconds"))
+    bytes: int = field(default_factory=lambda: limit("media_bytes"))
 
 
 def check_size(data: bytes, limits: MediaLimits, param: str | None = None) -> None:
     """Raises `MediaError` if an encoded file is larger than `limits.bytes`."""
     if len(data) > limits.bytes:
-        raise MediaError(f"the file is larger than {limits.bytes / 2**20:g} MiB, the limit for media files", param)
+        most = f"{limits.bytes / 2**20:g} MiB, the limit for media files"
+        raise MediaError(f"the file is larger than {most} ({how_to_change('media_bytes')})", param)
 
 
 def read_media_file(path: Path, limits: MediaLimits) -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,11 @@ class VideoFrames:
     notes: tuple[str, ...]
 
 
-def decode_video(video: Video, limits: MediaLimits) -> VideoFrames:
+def decode_video(video: Video, limits: MediaLimits, cancelled: Callable[[], bool] = lambda: False) -> VideoFrames:
     """Decodes `video.frames` frames, each from the middle of one of as many equal intervals.
 
-    Raises `MediaError` for anything but a video within the limits, and `UnsupportedField` if PyAV is not installed.
+    Raises `MediaError` for anything but a video within the limits, `UnsupportedField` if PyAV is not installed, and
+    `Cancelled` if the client leaves meanwhile.
     """
     data = video.data
     if kind_of(data) != "video":
@@ -42,7 +43,8 @@ def decode_video(video: Video, limits: MediaLimits) -> VideoFrames:
     if importlib.util.find_spec("av") is None:
         raise UnsupportedField("video needs PyAV, which is not installed; install it with: pip install 'galago[video]'")
     program = "galago.runtime.media.video_decoder"
-    end = spawn.run_module(program, container_of(data), video.frames, stdin=data, timeout_seconds=_TIMEOUT_SECONDS)
+    arguments = (container_of(data), video.frames)
+    end = spawn.run_module(program, *arguments, stdin=data, timeout_seconds=_TIMEOUT_SECONDS, cancelled=cancelled)
     if end.timed_out or end.out_of_cpu_time:
         raise _too_slow()
     if not end.ok:

@@ -7,20 +7,25 @@ Imports little, so that a worker can be started before anything else is imported
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import IO, Any, TypeAlias
 
+from ...models.errors import Cancelled
 from ..environment import cpu_environment, program_environment, wants_native_log, worker_environment
 
 PipeEnd: TypeAlias = "Connection[Any, Any]"
 """One end of the connection between a worker and the process that started it."""
+
+_POLL_SECONDS = 0.2
+"""How often a child that nobody may be waiting for is looked at."""
 
 EXIT_GRACE_SECONDS = 2.0
 """Time for a process to exit after it has closed its connection or was killed."""
@@ -96,10 +101,11 @@ def run_module(
     stdin: bytes | None = None,
     hide_gpus: bool = False,
     timeout_seconds: float | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> ChildResult:
-    """Runs a module of ours to its end in a child process."""
+    """Runs a module of ours to its end in a child process. Kills it and raises `Cancelled` once `cancelled()`."""
     environment = cpu_environment() if hide_gpus else worker_environment()
-    return _run(python_command(module, *arguments), stdin, environment, timeout_seconds)
+    return _run(python_command(module, *arguments), stdin, environment, timeout_seconds, cancelled)
 
 
 def run_program(command: Sequence[str]) -> ChildResult:
@@ -108,14 +114,29 @@ def run_program(command: Sequence[str]) -> ChildResult:
 
 
 def _run(
-    command: Sequence[str], stdin: bytes | None, environment: dict[str, str], timeout_seconds: float | None
+    command: Sequence[str],
+    stdin: bytes | None,
+    environment: dict[str, str],
+    timeout_seconds: float | None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> ChildResult:
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-    try:
-        done = subprocess.run(command, capture_output=True, env=environment, timeout=timeout_seconds, **given)
-    except subprocess.TimeoutExpired as expired:
-        return ChildResult(-signal.SIGTERM, expired.stdout or b"", expired.stderr or b"", timeout_seconds)
-    return ChildResult(done.returncode, done.stdout, done.stderr)
+    given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    polls = itertools.count() if timeout_seconds is None else range(max(1, int(timeout_seconds / _POLL_SECONDS)))
+    with subprocess.Popen(
+        command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        try:
+            for poll in polls:
+                if cancelled():
+                    raise Cancelled("the client is no longer waiting for this answer")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    out, err = process.communicate(None if poll else stdin, _POLL_SECONDS)
+                    return ChildResult(process.returncode, out, err)
+            process.kill()
+            return ChildResult(-signal.SIGTERM, *process.communicate(), timeout_seconds)
+        except BaseException:
+            process.kill()
+            raise
 
 
 class RunningChild:

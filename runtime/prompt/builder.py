@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ...models.errors import Cancelled, InvalidRequest, PromptTooLong, TemplateError, TemplateRefusal
+from ...models.errors import InvalidRequest, PromptTooLong, TemplateError, TemplateRefusal
 from ..output.tool_formats.tool_format import template_tool
 from ..types.messages import Message, ReasoningEffort, Text, Tool, Video
 from ..types.prompt import Item, MediaSpan, Prompt, count_cells
@@ -75,7 +75,7 @@ class PromptBuilder:
         `tools` are shown to the model. `template_variables` are set for the template if it has them. With
         `continue_last` the prompt ends with the text of the last message, which the model then continues. What the
         prompt lacks is told in its warnings, or refused with `strict`. `effort_field` is what warnings call the effort.
-        Raises `PromptTooLong` as early as possible, and `Cancelled` if `cancelled` returns `True` between two media.
+        Raises `PromptTooLong` as early as possible, and `Cancelled` once `cancelled` returns `True` during decoding.
         """
         warnings = Warnings()
         warnings.strict = strict
@@ -152,9 +152,7 @@ class PromptBuilder:
         items: list[Item] = [*tokens[0]]
         media_cells = []
         for i, (part, in_question) in enumerate(media):
-            if cancelled():
-                raise Cancelled("the client is no longer waiting for this answer")
-            spans: Sequence[Item] | str = self._media_parts().items_or_text(part, in_question, warnings)
+            spans: Sequence[Item] | str = self._media_parts().items_or_text(part, in_question, warnings, cancelled)
             if isinstance(spans, str):
                 spans = self._tokens(break_up(spans, self.control_texts, break_mark), break_mark)
             media_cells.append(count_cells(spans))

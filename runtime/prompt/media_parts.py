@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
-from ...models.errors import Cancelled, InvalidRequest, MediaError, UnsupportedModality
+from ...models.errors import InvalidRequest, MediaError, UnsupportedModality
 from ..llamacpp.projector import Projector
 from ..media.audio import decode_audio
+from ..media.decoding import DecodingTurns
 from ..media.image import DecodedImage, decode_image
 from ..media.limits import MediaLimits
 from ..media.video import decode_video
@@ -30,7 +30,8 @@ class MediaParts:
     def __init__(self, projector: Projector | None, limits: MediaLimits | None = None) -> None:
         self._projector = projector
         self._limits = limits or MediaLimits()
-        self._decoding = threading.Lock()  # decoding an image may take 200 MB, so only one is decoded at a time
+        self._turns = DecodingTurns()
+        self._video_turns = DecodingTurns()  # of their own, since a child process decodes them and may take longer
 
     def with_frames(self, message: Message, warnings: list[str], cancelled: Callable[[], bool]) -> Message:
         """The message with each video replaced by frames, each after its time as text."""
@@ -44,15 +45,17 @@ class MediaParts:
 
     def _frames(self, video: Video, warnings: list[str], cancelled: Callable[[], bool]) -> Sequence[Part]:
         self._check_vision(video)
-        if cancelled():
-            raise Cancelled("the client is no longer waiting for this answer")
-        with _errors_name_source(video), self._decoding:
-            decoded = decode_video(video, self._limits)
+        with _errors_name_source(video), self._video_turns.turn(len(video.data), cancelled):
+            decoded = decode_video(video, self._limits, cancelled)
         warnings += [f"{video.source}: {note}" for note in decoded.notes]
         return decoded.parts
 
     def items_or_text(
-        self, part: Image | Audio | Frame | Unreadable, in_question: bool, warnings: Warnings
+        self,
+        part: Image | Audio | Frame | Unreadable,
+        in_question: bool,
+        warnings: Warnings,
+        cancelled: Callable[[], bool],
     ) -> list[Item] | str:
         """The prompt items of one part, or the text that is shown in its place if it cannot be read.
 
@@ -60,24 +63,25 @@ class MediaParts:
         """
         if not isinstance(part, Unreadable):
             try:
-                return self._items(part, warnings)
+                return self._items(part, warnings, cancelled)
             except InvalidRequest as error:
                 part = Unreadable(_NAMES[type(part)], error)
         if in_question and part.required:
             raise part.error
         return _text_in_place(part, warnings)
 
-    def _items(self, part: Image | Audio | Frame, warnings: list[str]) -> list[Item]:
+    def _items(self, part: Image | Audio | Frame, warnings: list[str], cancelled: Callable[[], bool]) -> list[Item]:
         """Decodes one part and splits it into the prompt items that the projector makes of it."""
         if isinstance(part, Image | Frame):
             projector = self._check_vision(part)
-            with _errors_name_source(part), self._decoding:
-                image = _image_of(part) if isinstance(part, Frame) else decode_image(part.data, self._limits)
+            size = len(part.pixels if isinstance(part, Frame) else part.data)
+            with _errors_name_source(part), self._turns.turn(size, cancelled) as decoding:
+                image = _image_of(part) if isinstance(part, Frame) else decode_image(part.data, self._limits, decoding)
                 warnings += [f"{part.source}: {note}" for note in image.notes]
                 return projector.cut_picture(image.pixels)
         projector = self._check_hearing(part)
-        with _errors_name_source(part), self._decoding:
-            audio = decode_audio(part.data, projector.sample_rate, self._limits)
+        with _errors_name_source(part), self._turns.turn(len(part.data), cancelled) as decoding:
+            audio = decode_audio(part.data, projector.sample_rate, self._limits, decoding)
             warnings += [f"{part.source}: {note}" for note in audio.notes]
             return projector.cut_sound(audio.samples)
 

@@ -125,4 +125,9 @@ def limit_error(name: str, what: str, param: str | None = None) -> GalagoError:
     """Returns the error that says what exceeds a limit, such as "the picture is too large", and how to raise it."""
     row = _BY_NAME[name]
     shown = row.format(limit(name))
-    return row.error(f"{what}; the limit is {shown} (change it with --limit {name}=VALUE)", param)
+    return row.error(f"{what}; the limit is {shown} ({how_to_change(name)})", param)
+
+
+def how_to_change(name: str) -> str:
+    """Returns how a limit is changed, for the end of an error."""
+    return f"change it with --limit {name}=VALUE"

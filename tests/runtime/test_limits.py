@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
-from galago.models.errors import EngineError, InvalidRequest, TemplateError
+from galago.models.errors import EngineError, InvalidRequest, MediaError, TemplateError
+from galago.runtime.media.audio import decode_audio
+from galago.runtime.media.image import decode_image
+from galago.runtime.media.limits import MediaLimits
 from galago.runtime.output.grammar_order import GrammarOrder
 from galago.runtime.output.grammar_process import GrammarProcesses, TrialFailed, describe_model
 from galago.runtime.output.tool_formats.hermes import HERMES
@@ -118,3 +125,36 @@ def test_a_grammar_has_limited_time_and_memory(
     assert f"--limit {name}=" in caught.value.error("grammar").message
     assert processes.write(usual, lambda: False)[1] == "regex"
     processes.close()
+
+
+# media_bytes, media_pixels, audio_seconds; decoding_seconds is in media/test_decoding.py
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits", "exceeds"),
+    [
+        ("media_bytes", "1000", "10x10.bmp", "30x30.bmp"),
+        ("media_pixels", "100", "10x10.bmp", "10x11.bmp"),
+        ("audio_seconds", "1", "1.wav", "2.wav"),
+    ],
+)
+def test_media_may_be_as_large_as_their_limits(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fits: str, exceeds: str
+) -> None:
+    monkeypatch.setenv(f"GALAGO_LIMIT_{name.upper()}", value)
+    decode_file(fits)
+    with pytest.raises(MediaError, match=name):
+        decode_file(exceeds)
+
+
+def decode_file(name: str) -> None:
+    """Decodes a black picture or a silent sound; the name is its size or its seconds."""
+    out = io.BytesIO()
+    size, _, kind = name.partition(".")
+    if kind == "wav":
+        soundfile.write(out, np.zeros(8000 * int(size)), 8000, format="WAV")
+        decode_audio(out.getvalue(), 8000, MediaLimits())
+    else:
+        width, _, height = size.partition("x")
+        Image.new("RGB", (int(width), int(height))).save(out, "BMP")
+        decode_image(out.getvalue(), MediaLimits())

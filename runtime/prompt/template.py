@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
@@ -25,16 +26,20 @@ RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token",
 """Variables that a request cannot set."""
 
 MAX_RENDERERS = 8
+
 _MAX_IDLE = 2
+"""More are closed, unless a rendering was stopped in the last `_ALERT_SECONDS`: then all may be needed at once."""
+
+_ALERT_SECONDS = 60.0
+
+_TURN_SECONDS = 0.02
+"""How long a rendering waits for a child before it looks again, and starts another. Most take less than a tenth."""
 
 _START_SECONDS = 60.0
-"""A child that has not started after this time never will."""
+"""If no child has started after this time, none ever will."""
 
-_WAIT_BEFORE_START_SECONDS = 0.05
-"""How long a rendering waits for a child that is in use, before another is started. Most take less than a tenth."""
-
-_QUICK_SECONDS = 0.5
-"""A rendering that takes longer gets a lower priority, and its memory is looked at."""
+_QUICK_SECONDS = 0.1
+"""A rendering that uses more processor time gets a lower priority, so that it does not slow others down."""
 
 _POLL_SECONDS = 0.05
 
@@ -60,7 +65,16 @@ class Renderer:
         self._started = False
         self._code = b""
         self.usable = True
-        """Whether it waits for a request, as quick to answer it as a new one would be."""
+        """Whether it can answer a request as quickly as a new one would."""
+
+    def has_started(self) -> bool:
+        """Whether a request would be read at once."""
+        connection = self._process.connection
+        if not self._started and connection.poll(0):
+            self._started = True
+            with contextlib.suppress(EOFError, OSError):  # it has died, which the request will show
+                connection.recv_bytes()
+        return self._started
 
     def ask(self, request: bytes, code: bytes) -> tuple[str, Any, float]:
         """Returns the kind of the reply, the result and the seconds used. Raises `TemplateError` at a limit.
@@ -71,15 +85,11 @@ class Renderer:
         self.usable = False
         connection = self._process.connection
         try:
-            if not self._started and connection.poll(_START_SECONDS):
-                self._started = connection.recv_bytes() == b"ready"
             if code != self._code:
                 connection.send_bytes(code)
                 self._code = code
             connection.send_bytes(request)
-            quick = connection.poll(_QUICK_SECONDS)
-            if not quick:
-                self._watch()
+            quick = connection.poll(_POLL_SECONDS) or self._watch(may_slow_down=bool(code))
             kind, result, seconds = json.loads(connection.recv_bytes(self._max_memory))
         except (EOFError, OSError, ValueError, TypeError):
             if self._process.wait(EXIT_GRACE_SECONDS) == -getattr(signal, "SIGPROF", 0) != 0:
@@ -90,19 +100,25 @@ class Renderer:
         self.usable = quick
         return kind, result, seconds
 
-    def _watch(self) -> None:
-        """Waits for the reply of a slow rendering."""
+    def _watch(self, may_slow_down: bool) -> bool:
+        """Waits for a reply that takes longer than usual. Returns whether the process still has its priority."""
         import psutil
 
+        lowered = False
         with contextlib.suppress(psutil.Error):  # the process has ended
             process = psutil.Process(self._process.pid)
-            process.nice(getattr(psutil, "IDLE_PRIORITY_CLASS", 19))
+            seconds_before = sum(process.cpu_times()[:2])
             for _ in range(self._max_polls):  # not the clock: time in which this process is stopped must hardly count
                 if self._process.connection.poll(_POLL_SECONDS):
-                    return
+                    return not lowered
                 if process.memory_info().rss > self._max_memory:
                     raise _out_of_memory()
+                is_slow = sum(process.cpu_times()[:2]) - seconds_before > _QUICK_SECONDS
+                if may_slow_down and is_slow and not lowered:
+                    process.nice(getattr(psutil, "IDLE_PRIORITY_CLASS", 19))
+                    lowered = True
             raise _out_of_time()
+        return False
 
     def close(self) -> None:
         self._process.kill()
@@ -121,7 +137,8 @@ class RendererPool:
 
     def _reset(self) -> None:
         self._idle: list[Renderer] = []
-        self._busy = 0
+        self._busy = self._waiting = 0
+        self._alert_end = 0.0
         self._changed = threading.Condition()
 
     def start(self) -> None:
@@ -132,40 +149,55 @@ class RendererPool:
     def close(self) -> None:
         """Ends the renderers that are idle."""
         with self._changed:
-            idle, self._idle = self._idle, []
+            idle, self._idle, self._alert_end = self._idle, [], 0.0
         for renderer in idle:
             renderer.close()
 
     @contextlib.contextmanager
     def renderer(self) -> Iterator[Renderer]:
         """Lends a renderer that nobody else uses meanwhile."""
-        with self._changed:
-            if self._busy:
-                self._changed.wait_for(lambda: self._idle, _WAIT_BEFORE_START_SECONDS)
-            self._changed.wait_for(lambda: self._idle or self._busy < MAX_RENDERERS)
-            self._busy += 1
-            renderer = self._idle.pop() if self._idle else None
+        renderer = self._take()
         try:
-            renderer = renderer or Renderer()
             yield renderer
+        except BaseException:
+            self._alert_end = time.monotonic() + _ALERT_SECONDS
+            raise
         finally:
             self._take_back(renderer)
 
-    def _take_back(self, renderer: Renderer | None) -> None:
+    def _take(self) -> Renderer:
+        """Waits for a renderer that has started and is idle. If none becomes idle soon, starts one for each waiter."""
+        begin = time.monotonic()
+        with self._changed:
+            self._waiting += 1
+            try:
+                while (seconds := time.monotonic() - begin) < _START_SECONDS:
+                    ready = next((one for one in self._idle if one.has_started()), None)
+                    if ready is not None:
+                        self._idle.remove(ready)
+                        self._busy += 1
+                        return ready
+                    starting, room = len(self._idle), MAX_RENDERERS - self._busy - len(self._idle)
+                    if starting < self._waiting and room > 0 and (seconds > _TURN_SECONDS or not self._busy):
+                        self._idle.append(Renderer())
+                    self._changed.wait(_TURN_SECONDS)
+            finally:
+                self._waiting -= 1
+        raise TemplateError("no process to render the model's chat template has started within a minute; try again")
+
+    def _take_back(self, renderer: Renderer) -> None:
         """Keeps a renderer for others. One that cannot be used again is replaced before anyone needs it."""
-        next_in_turn = len(self._idle)
-        if renderer is not None and not renderer.usable:
-            next_in_turn = 0  # those that have started are used first
+        if not renderer.usable:
             renderer.close()
             with contextlib.suppress(OSError):
                 renderer = Renderer()
         with self._changed:
             self._busy -= 1
-            if renderer is not None and renderer.usable and len(self._idle) < _MAX_IDLE:
-                self._idle.insert(next_in_turn, renderer)
-                renderer = None
+            is_kept = len(self._idle) < (_MAX_IDLE if time.monotonic() > self._alert_end else MAX_RENDERERS)
+            if renderer.usable and is_kept:
+                self._idle.append(renderer)
             self._changed.notify()
-        if renderer is not None:
+        if not is_kept:
             renderer.close()
 
 

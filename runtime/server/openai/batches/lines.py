@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 
 from .....models.errors import InvalidRequest
@@ -45,6 +46,8 @@ def parse_lines(texts: Iterable[bytes], endpoint: str) -> Iterator[LineRequest]:
 def _parse_line(text: bytes, endpoint: str) -> LineRequest:
     warnings = Warnings()
     line = convert_object(decode_object(text, warnings), LineRequest, warnings)
+    if warnings:  # keeps what was replaced in a text, so that the line's answer will have the warnings about it
+        line.body = json.loads(text)["body"]
     if line.url != endpoint:
         raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")
     if line.body.get("stream"):

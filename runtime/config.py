@@ -110,7 +110,7 @@ class ServerConfig:
             raise ConfigError("the API key is empty or has unprintable characters", "api-key")
         if not self.loopback and self.api_key is None:
             raise ConfigError(
-                f"{self.host} can be reached from other machines; set an API key (GALAGO_API_KEY or --api-key), "
+                f"{self.host} can be reached from other machines; set an API key (GALAGO_API_KEY or --api-key-file), "
                 "or listen on 127.0.0.1",
                 "host",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 VARIABLES = {
-    "GALAGO_API_KEY": "The key that clients of `galago serve` must send; `--api-key` shows in process lists",
+    "GALAGO_API_KEY": "The key that clients of `galago serve` must send; or give it with `--api-key-file`",
     "GALAGO_NATIVE_LOG": "`1` shows llama.cpp's own log on standard error",
     "HF_HOME": "Where the Hugging Face cache is (read by huggingface-hub)",
     "HF_TOKEN": "Your Hugging Face token, for gated and private repositories (read by huggingface-hub)",

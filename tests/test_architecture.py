@@ -53,8 +53,8 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "peft": "quantize/convert/hf_reference.py",
     "llguidance": "runtime/output/structured/grammar.py",
     "jinja2": "runtime/prompt/template_renderer.py",
-    "huggingface_hub": "models/hub/client.py",
-    "httpx2": "models/hub/client.py",
+    "huggingface_hub": "models/hub/connection.py",
+    "httpx2": "models/hub/connection.py",
     "filelock": "models/kept_file.py",
     "platformdirs": "models/paths.py",
     "PIL": "runtime/media/image.py",
@@ -164,7 +164,7 @@ def test_nothing_opens_a_connection() -> None:
     calls = r"urllib\.request|http\.client|import httpx|import HfApi|(?<!sqlite3)\.connect\(|create_connection"
     dialing = re.compile(calls)
     dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(source(path))]
-    assert dialers == ["models/hub/client.py", "runtime/cli/ps.py"]  # the latter asks the server that runs here
+    assert dialers == ["models/hub/connection.py", "runtime/cli/ps.py"]  # the latter asks the server that runs here
 
 
 def test_every_error_has_a_status() -> None:

@@ -19,9 +19,10 @@ from typing import BinaryIO
 from .. import units
 from ..errors import ConfigError, HubError
 from ..regular_file import open_regular
-from . import client
+from . import client, connection
 from .cache import PARTIAL_SUFFIX, HubCache, checked_commit, checked_etag, checked_name, write_error
-from .client import HubFile, HubRepository, TransientHubError
+from .client import HubFile, HubRepository
+from .connection import TransientHubError
 
 MAX_PARALLEL_DOWNLOADS = 3
 MIN_FREE_BYTES = 64 << 20
@@ -118,7 +119,7 @@ class _Transfer:
             out.truncate(0)
         partial.unlink()
         raise HubError(
-            f"{self._file.name} arrived damaged: its digest is not the one that {client.endpoint()} publishes "
+            f"{self._file.name} arrived damaged: its digest is not the one that {connection.endpoint()} publishes "
             f"({self._file.etag[:12]}...). The file was discarded; pull again",
             "hub",
         )
@@ -155,13 +156,13 @@ class _Transfer:
             except TransientHubError as error:
                 out.flush()
                 failures = 0 if have > before else failures + 1
-                if failures == client.MAX_ATTEMPTS:
+                if failures == connection.MAX_ATTEMPTS:
                     raise HubError(
                         f"the download of {self._file.name} stopped at {have} of {size} bytes ({error}). These bytes "
                         "are kept; pull again to continue",
                         "hub",
                     ) from error
-                self._stop.wait(client.retry_delay_seconds(failures, error.wait_seconds))
+                self._stop.wait(connection.retry_delay_seconds(failures, error.wait_seconds))
                 self._check_stopped()
         out.flush()
         os.fsync(out.fileno())

@@ -17,7 +17,7 @@ from ..registry import installed, pairing
 from ..registry.installed import InstalledModel
 from ..registry.name import ModelRef
 from ..regular_file import open_regular
-from . import client, download
+from . import client, connection, download
 from .cache import HubCache
 from .client import HubFile, HubRepository
 from .source import HubSource, find_source
@@ -50,7 +50,7 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
     """
     if ref.kind not in ("name", "hub"):
         raise NotFound(f"{ref} is a model on this machine, not on the Hub; there is nothing to pull", "model")
-    cache = cache or HubCache(client.cache_root())
+    cache = cache or HubCache(connection.cache_root())
     source = find_source(ref)
     repository = client.fetch_repository(source.repository, ref.revision or "main")
     files_by_name = {file.name: file for file in repository.files}
@@ -67,7 +67,7 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
 
 def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | None = None) -> InstalledModel:
     """Carries out a plan. The revision points to the new commit only once every file is complete and correct."""
-    cache = cache or HubCache(client.cache_root())
+    cache = cache or HubCache(connection.cache_root())
     repository = plan.repository
     paths = download.download(repository, plan.files, cache, progress)
     headers = [read_header(path) for path in paths]

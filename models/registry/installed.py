@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import GalagoError, ModelError, NotFound
 from ..fingerprint import fingerprint
 from ..gguf.reader import read_header
-from ..hub import client
+from ..hub import connection
 from ..hub.cache import HubCache
 from ..hub.download import file_digest
 from ..hub.source import find_source
@@ -133,7 +133,7 @@ def find_unchecked(ref: ModelRef) -> InstalledModel:
 def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, pairing.FileSelection]:
     """Finds the commit in the cache that has a model's files, and selects them. Raises `NotFound`."""
     source = find_source(ref)
-    cache = HubCache(client.cache_root())
+    cache = HubCache(connection.cache_root())
     commits = cache.commits(source.repository)
     if ref.revision:
         pinned = cache.commit(source.repository, ref.revision)
@@ -159,7 +159,7 @@ def remove(ref: ModelRef) -> tuple[InstalledModel, int]:
         return model, 0
     others = [m for m in all_models() if (m.repository, m.commit) == (model.repository, model.commit)]
     shared = {name for other in others if other.weights != model.weights for name in other.names}
-    cache = HubCache(client.cache_root())
+    cache = HubCache(connection.cache_root())
     freed = cache.remove(model.repository, model.commit, [name for name in model.names if name not in shared])
     return model, freed
 
@@ -208,7 +208,7 @@ def all_models() -> Iterator[InstalledModel]:
     for entry in imported.read_list():
         if all(path.is_file() for path in entry.paths):
             yield _from_import(entry)
-    cache = HubCache(client.cache_root())
+    cache = HubCache(connection.cache_root())
     for repository in cache.repositories():
         seen: set[tuple[Path, ...]] = set()
         for commit in cache.commits(repository):

@@ -24,7 +24,12 @@ Alias = Annotated[
 AnyModel = Annotated[bool, typer.Option("--any-model", help="answer requests for any model with this one")]
 Host = Annotated[str, typer.Option(help="address to listen on", metavar="HOST")]
 Port = Annotated[int, typer.Option(help="port to listen on; 0 means any free port", metavar="PORT")]
-Key = Annotated[str | None, typer.Option(help="key that clients must send; GALAGO_API_KEY is safer", metavar="KEY")]
+Key = Annotated[
+    str | None, typer.Option(help="key that clients must send; shows in the list of processes", metavar="KEY")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--api-key-file", help="file with the key that clients must send", metavar="FILE")
+]
 AllowHost = Annotated[
     list[str] | None, typer.Option(help="accept this Host header too; may be repeated", metavar="HOST")
 ]
@@ -50,6 +55,9 @@ Strict = Annotated[
 ]
 
 
+_MAX_KEY_FILE_BYTES = 4096
+
+
 @options.with_options(loading=LOADING)
 def serve(
     *,
@@ -61,6 +69,7 @@ def serve(
     port: Port = 8080,
     loading: options.OptionValues,
     api_key: Key = None,
+    api_key_file: KeyFile = None,
     allow_host: AllowHost = None,
     store: StoreDir = None,
     allow_pull: AllowPull = False,
@@ -70,7 +79,6 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
     from ..config import ModelConfig, ServerConfig
-    from ..environment import api_key_from_environment
     from ..types.limits import check_limits, set_limits
 
     set_limits(limit or ())
@@ -78,7 +86,7 @@ def serve(
     config = ServerConfig(
         host=host,
         port=port,
-        api_key=api_key if api_key is not None else api_key_from_environment(),
+        api_key=_api_key(api_key, api_key_file),
         allowed_hosts=tuple(allow_host or ()),
         strict=strict,
         allow_pull=allow_pull,
@@ -87,6 +95,35 @@ def serve(
     )
     names = _Names(name, tuple(alias or ()), any_model)
     _serve(model, names, loading, ModelConfig(**options.model_settings(loading)), config)
+
+
+def _api_key(given: str | None, file: Path | None) -> str | None:
+    from ...models.errors import ConfigError
+    from ..environment import api_key_from_environment
+    from ..log import log
+
+    if given is not None and file is not None:
+        raise ConfigError("--api-key and --api-key-file exclude each other; give the file", "api-key")
+    if file is not None:
+        return _key_in(file)
+    if given is not None:
+        log("--api-key shows in the list of processes; give the key in GALAGO_API_KEY or with --api-key-file instead")
+        return given
+    return api_key_from_environment()
+
+
+def _key_in(file: Path) -> str:
+    """Returns the only line of a file. Raises `ConfigError`."""
+    from ...models.errors import ConfigError
+
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(_MAX_KEY_FILE_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API key cannot be read from {file}: {error}", "api-key-file") from error
+    if not text or "\n" in text:
+        raise ConfigError(f"{file} must have the API key as its only line", "api-key-file")
+    return text
 
 
 class _Names(NamedTuple):

@@ -61,8 +61,9 @@ class Repo:
 class LocalHub:
     """The server and its repositories.
 
-    `log` has (method, path, first byte requested) of every request. `sent` counts the bytes sent by digest, without
-    requests for the start of a file only. `leaked` has the requests that sent a token to another host.
+    `redirects` has the addresses that paths lead to, `bodies` headers and content to send for them instead of the right
+    ones. `log` has (method, path, first byte requested) of every request. `sent` counts the bytes sent by digest,
+    without requests for the start of a file only. `leaked` has the requests that sent a token to another host.
     """
 
     token = "hf_right"
@@ -71,6 +72,8 @@ class LocalHub:
         self.repos: dict[str, Repo] = {}
         self.faults: dict[str, Fault] = {}
         self.api_faults: list[Fault] = []
+        self.redirects: dict[str, str] = {}
+        self.bodies: dict[str, tuple[dict[str, str], Iterator[bytes]]] = {}
         self.log: list[tuple[str, str, int]] = []
         self.sent: dict[str, int] = {}
         self.leaked: list[str] = []
@@ -146,7 +149,11 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _route(self, path: str, first: int) -> None:
-            if path.startswith("/cdn/"):
+            if path in hub.redirects:
+                self._answer(302, None, {"Location": hub.redirects[path]})
+            elif path in hub.bodies:
+                self._stream(*hub.bodies[path])
+            elif path.startswith("/cdn/"):
                 self._bytes(path.rpartition("/")[2], first)
             elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
                 self._api(found[1], found[2] or "revision", unquote(found[3] or "main"))
@@ -266,6 +273,15 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
             if stop < len(body):
                 self.wfile.flush()
                 self.close_connection = True
+
+        def _stream(self, headers: dict[str, str], chunks: Iterator[bytes]) -> None:
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.close_connection = True
+            for chunk in chunks:
+                self.wfile.write(chunk)
 
         def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
             data = b"" if body is None else json.dumps(body).encode()

@@ -21,7 +21,7 @@ import pytest
 
 from fakes.hub import Fault, LocalHub, digest, running, waited
 from galago.models.errors import ConfigError, GalagoError, HubError, ModelError, NotFound
-from galago.models.hub import client, download
+from galago.models.hub import client, connection, download
 from galago.models.hub.cache import PARTIAL_SUFFIX, HubCache
 from galago.models.hub.pull import plan, pull
 from galago.models.registry import installed
@@ -50,7 +50,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(client, "retry_delay_seconds", lambda attempt, wait: wait or 0.0)
+        monkeypatch.setattr(connection, "retry_delay_seconds", lambda attempt, wait: wait or 0.0)
         yield server
 
 
@@ -142,7 +142,9 @@ def test_small_files_are_checked_by_their_git_blob_id(local: LocalHub) -> None:
     files = {file.name: file for file in client.fetch_repository(REPO).files}
     assert len(files["README.md"].etag) == 40 and len(files["omni-Q8_0.gguf"].etag) == 64
     repository = client.fetch_repository(REPO)
-    path = download.download(repository, [files["README.md"]], HubCache(client.cache_root()), lambda _f, _d: None)[0]
+    path = download.download(repository, [files["README.md"]], HubCache(connection.cache_root()), lambda _f, _d: None)[
+        0
+    ]
     assert path.read_bytes() == b"# omni" and download.file_digest(path, files["README.md"].etag) == path.resolve().name
 
 
@@ -217,7 +219,7 @@ def test_a_busy_server_is_retried_after_the_delay_it_requests(
         waits.append(asked)
         return 0.0
 
-    monkeypatch.setattr(client, "retry_delay_seconds", no_wait)
+    monkeypatch.setattr(connection, "retry_delay_seconds", no_wait)
     limit = {"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
     local.api_faults = [Fault(status=429, headers={"Retry-After": "7"}), Fault(status=503)]
     local.api_faults += [Fault(status=429, headers=limit)]
@@ -232,11 +234,11 @@ def test_an_expired_download_link_is_renewed(local: LocalHub, store: HubCache) -
 
 
 def test_retry_delays_grow_up_to_a_limit() -> None:
-    assert [client.retry_delay_seconds(n, None) <= 2.0**n for n in range(5)] == [True] * 5
+    assert [connection.retry_delay_seconds(n, None) <= 2.0**n for n in range(5)] == [True] * 5
     assert (
-        client.retry_delay_seconds(99, None) <= 32
-        and client.retry_delay_seconds(0, 7.0) == 7.0
-        and client.retry_delay_seconds(0, 1e9) == 300
+        connection.retry_delay_seconds(99, None) <= 32
+        and connection.retry_delay_seconds(0, 7.0) == 7.0
+        and connection.retry_delay_seconds(0, 120.0) == 120.0
     )
 
 
@@ -568,7 +570,7 @@ def test_a_projector_is_selected_by_metadata_not_by_name(local: LocalHub, tmp_pa
     local.put(REPO, {"One-Q8_0.gguf": model, "mmproj-a-Q8_0.gguf": wrong, "mmproj-b-Q8_0.gguf": cousin,
                      "odd-mmproj.gguf": right})  # fmt: skip
     assert pulled().projector and Path(pulled().projector or "").name == "odd-mmproj.gguf"
-    assert not HubCache(client.cache_root()).blob_path(REPO, digest(wrong)).exists()
+    assert not HubCache(connection.cache_root()).blob_path(REPO, digest(wrong)).exists()
 
 
 def test_an_incompatible_projector_is_rejected_before_the_download(

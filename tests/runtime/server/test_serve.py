@@ -156,12 +156,15 @@ def test_an_open_address_without_a_key_is_refused(host: str) -> None:
     assert "API key" in startup_error("--host", host)
 
 
-def test_an_open_address_with_a_key_is_served() -> None:
-    with serving("--host", "0.0.0.0", "--api-key", "k") as running:
+def test_an_open_address_with_a_key_is_served(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k\n")
+    with serving("--host", "0.0.0.0", "--api-key-file", str(tmp_path / "key")) as running:
         while not running.url and running.process.poll() is None:
             time.sleep(0.05)
         port = running.url.rsplit(":", 1)[1]
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+        models = f"http://127.0.0.1:{port}/v1/models"
+        assert httpx.get(models).status_code == 401
+        assert httpx.get(models, headers={"Authorization": "Bearer k"}).status_code != 401
         assert httpx.get(f"http://127.0.0.1:{port}/health", headers={"Host": "evil.example"}).status_code == 403
 
 

@@ -1,0 +1,296 @@
+"""Requests to the Hugging Face Hub: redirects, retries, limits and errors. Nothing else of Galago opens a connection,
+except `galago ps` to a running server.
+
+Authentication and settings are huggingface-hub's: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and others apply. Whoever
+answers is untrusted: redirects lead only back to the endpoint or to public hosts, metadata and waits have limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from .. import units
+from ..errors import ConfigError, HubError, NotFound
+from ..log import log
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 6
+"""For a request to a busy server, and for a transfer that makes no progress."""
+_MAX_CONNECT_ATTEMPTS = 3
+"""For a server that cannot be reached at all."""
+MAX_REDIRECTS = 8
+MAX_METADATA_BYTES = 32 << 20
+"""Of all answers about one repository, or to one search."""
+MAX_WAIT_SECONDS = 120.0
+"""A Hub that asks to wait longer is not waited for."""
+_METADATA_SECONDS = 120.0
+"""Time in which one answer with metadata has to arrive."""
+_TIMEOUT_SECONDS = 30.0
+_TOLD_FROM_SECONDS = 3.0
+_OFFLINE_MESSAGE = "HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it and try again"
+_BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
+
+
+class TransientHubError(Exception):
+    """A lost connection or a busy server: another attempt may succeed.
+
+    `wait_seconds` is how long the server asks to wait.
+    """
+
+    def __init__(self, reason: str, wait_seconds: float | None = None, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+        self.busy = busy
+
+
+def cache_root() -> Path:
+    """Returns the folder of this user's Hub cache, by the rules of huggingface-hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def check_repository_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise NotFound(f"{name} is not a valid repository name: {error}", "model") from error
+
+
+@contextlib.contextmanager
+def open_url(
+    url: str, name: str, revision: str, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
+) -> Iterator[httpx2.Response]:
+    """Requests an address of a repository or a search, `name`, and follows redirects.
+
+    Raises `TransientHubError` if another attempt may succeed, otherwise `NotFound`, `HubError` or `ConfigError`.
+    """
+    import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import get_session
+
+    try:
+        client = get_session()
+        request = client.build_request(
+            "GET", url, params=params, headers=_headers(url) | (headers or {}), timeout=_TIMEOUT_SECONDS
+        )
+        for _ in range(MAX_REDIRECTS + 1):
+            response = client.send(request, stream=True, follow_redirects=False)
+            with contextlib.closing(response):
+                if response.next_request is None:
+                    if response.status_code >= 400:
+                        raise _status_error(response, name, revision)
+                    yield response
+                    return
+            request = response.next_request  # without the token if it leads to another host
+            check_target(str(request.url))
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is not a valid URL: {error}", "hub") from error
+    except (httpx2.TransportError, httpx2.StreamError) as error:
+        raise TransientHubError(_reason(error)) from error
+    except OfflineModeIsEnabled:
+        raise HubError(_OFFLINE_MESSAGE, "hub") from None
+    raise HubError(
+        f"{endpoint()} redirects a request for {name} more than {MAX_REDIRECTS} times; check HF_ENDPOINT", "hub"
+    )
+
+
+class MetadataReader:
+    """Reads JSON about one repository, or the results of one search, up to `MAX_METADATA_BYTES` in all."""
+
+    def __init__(self, name: str, revision: str = "main") -> None:
+        self._name = name
+        self._revision = revision
+        self._bytes_left = MAX_METADATA_BYTES
+
+    def get(self, url: str, params: dict[str, Any] | None = None) -> tuple[Any, str | None]:
+        """Returns the JSON at an address, and the address of the next page if there is one."""
+        identity = {"Accept-Encoding": "identity"}  # a packed answer may be a thousand times as large
+        with open_url(url, self._name, self._revision, identity, params) as response:
+            data = self._read(response)
+            following = response.links.get("next", {}).get("url")
+        if following is not None:
+            check_target(following)
+        return json.loads(data), following
+
+    def _read(self, response: httpx2.Response) -> bytes:
+        data = bytearray()
+        deadline = time.monotonic() + _METADATA_SECONDS
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > self._bytes_left:
+                limit = units.format_bytes(MAX_METADATA_BYTES)
+                raise HubError(f"{endpoint()} sends more than {limit} about {self._name}, too much for a model", "hub")
+            if time.monotonic() > deadline:
+                raise TransientHubError("its answer does not end")
+        self._bytes_left -= len(data)
+        return bytes(data)
+
+
+def check_target(url: str) -> None:
+    """Raises `HubError` for an address, given by a Hub, that is neither the endpoint's own nor public.
+
+    Otherwise a Hub, or a repository, could have requests sent to this machine's or this network's other services.
+    """
+    target, own = urlsplit(url), urlsplit(endpoint())
+    if _is_own(target, own) or (target.scheme == "https" and _is_public(target.hostname or "")):
+        return
+    reason = "not a public address" if target.scheme == "https" else "not an https address"
+    raise HubError(
+        f"{endpoint()} leads to {target.scheme}://{target.netloc[:100]}, which is {reason}, so it is not followed",
+        "hub",
+    )
+
+
+def _is_own(target: SplitResult, own: SplitResult) -> bool:
+    """Whether an address is of the endpoint's own host. On this machine, only the same port is the same server."""
+    if target.scheme not in (own.scheme, "https"):
+        return False
+    if _is_loopback(own.hostname or ""):
+        return _is_loopback(target.hostname or "") and target.port == own.port
+    return target.hostname == own.hostname
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_public(host: str) -> bool:
+    """Whether all addresses of a host are public. A host unknown here can only be reached through a proxy."""
+    try:
+        return all(map(_is_public_address, addresses_of(host)))
+    except (OSError, UnicodeError):
+        return True
+
+
+def addresses_of(host: str) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)]
+
+
+def _is_public_address(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address.sixtofour or address
+    return address.is_global and not address.is_multicast
+
+
+def range_start(response: httpx2.Response) -> int:
+    """Returns the position in the file of an answer's first byte."""
+    if response.status_code != 206:
+        return 0
+    unit, _, place = response.headers.get("Content-Range", "").partition(" ")
+    first = place.partition("-")[0]
+    if unit != "bytes" or not first.isdigit():
+        raise TransientHubError("it sent a range of a file without saying which")
+    return int(first)
+
+
+def with_retries(ask: Callable[[], T]) -> T:
+    """Retries while the Hub is busy or unreachable. Raises Galago's own errors for every other failure."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            return ask()
+        except TransientHubError as error:
+            if attempt == (MAX_ATTEMPTS if error.busy else _MAX_CONNECT_ATTEMPTS) - 1:
+                raise HubError(
+                    f"{endpoint()} does not answer: {error}. Check the network, or try again later", "hub"
+                ) from error
+            time.sleep(retry_delay_seconds(attempt, error.wait_seconds))
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise HubError(
+                f"{endpoint()} sent an answer that a Hub does not send ({_reason(error)}); check HF_ENDPOINT", "hub"
+            ) from error
+    raise AssertionError("not reached")
+
+
+def retry_delay_seconds(attempt: int, requested: float | None) -> float:
+    """Returns the delay after an attempt (the first is 0): what the server requested, or exponential backoff.
+
+    Says so if the server requests a delay. Raises `HubError` for one longer than `MAX_WAIT_SECONDS`.
+    """
+    if requested is None:
+        return 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
+    if requested > MAX_WAIT_SECONDS:
+        raise HubError(f"{endpoint()} asks to wait for {requested:.0f} s; try again after that time", "hub")
+    if requested >= _TOLD_FROM_SECONDS:
+        log(f"{endpoint()} is busy and asks to wait for {requested:.0f} s; waiting")
+    return requested
+
+
+def _headers(url: str) -> dict[str, str]:
+    """The headers of a request, with the user's token if it goes to the endpoint itself."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    # otherwise huggingface-hub 2.4 asks the Hub for a list of agents, and reports which one it runs under
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    is_endpoint = urlsplit(url)[:2] == urlsplit(endpoint())[:2]
+    return build_hf_headers(library_name="galago", token=None if is_endpoint else False)
+
+
+def _status_error(response: httpx2.Response, name: str, revision: str) -> Exception:
+    """Returns the error for a status of 400 or more: `TransientHubError` if the server is only busy."""
+    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    redirected = response.url.host != urlsplit(endpoint()).hostname  # to a file store, by a link that expires
+    if status in _BUSY_STATUSES or (redirected and status in (401, 403)):
+        return TransientHubError(f"status {status}", _requested_wait_seconds(response), busy=True)
+    page = f"{endpoint()}/{name}"
+    if code == "GatedRepo" or status == 403:
+        return HubError(f"{name} is gated: accept its terms at {page}, then run `hf auth login` or set HF_TOKEN", "hub")
+    if code == "RevisionNotFound":
+        return NotFound(f"{name} has no revision {revision}; the revisions are listed at {page}", "model")
+    if code == "EntryNotFound":
+        return NotFound(
+            f"the Hub lists a file of {name} that it does not have; the repository may be changing, pull again", "model"
+        )
+    if status in (401, 404):
+        return NotFound(
+            f"there is no repository {name} at {endpoint()}. If it is private, run `hf auth login` or set HF_TOKEN",
+            "model",
+        )
+    return HubError(f"{endpoint()} refused the request for {name} with status {status}", "hub")
+
+
+def _requested_wait_seconds(response: httpx2.Response) -> float | None:
+    """Reads the seconds to wait from Retry-After or the Hub's own RateLimit header (`"api";r=0;t=55`)."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    after = response.headers.get("Retry-After", "")
+    if after.isascii() and after.isdigit():
+        return float(after)
+    limit = parse_ratelimit_headers(response.headers)
+    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:300]

@@ -29,7 +29,7 @@ from ...models.errors import GalagoError, InvalidRequest, RequestTooLarge
 from ..types.events import Timings
 from ..types.limits import limit, limit_error
 from ..types.model_info import Stats
-from .messages import FromWorker, Heartbeat, LoadProgress, ToWorker, UnexpectedMessage
+from .messages import Content, FromWorker, Heartbeat, LoadProgress, ToWorker, UnexpectedMessage
 from .spawn import PipeEnd
 
 COALESCE_SECONDS = 0.012
@@ -170,6 +170,7 @@ class BufferedChannel(Channel):
         super().__init__(connection)
         self._max_sent_bytes = self._max_received_bytes
         self._max_received_bytes = MAX_REQUEST_BYTES
+        _decoder(Content)  # the first request must not wait for it
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._urgent = threading.Event()
         self._writer = threading.Thread(target=self._run, name="galago-writer", daemon=True)
@@ -261,6 +262,9 @@ _FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
 _WITH_FINITE_NUMBERS = (Heartbeat, LoadProgress, Stats, Timings)
 """Classes whose numbers the parent computes with. A NaN in them would switch off what notices a worker that hangs."""
 
+_making_decoder = threading.Lock()
+"""msgspec 0.22 crashes if a thread decodes with what another one has not finished making."""
+
 _makers: dict[type, Callable[[Any], Any]] = {kind: kind.value for kind in (_PathText, _JsonText, _ErrorText)}
 
 
@@ -283,7 +287,8 @@ def _decoded(decoder: msgpack.Decoder[Any], data: bytes | bytearray) -> Any:
 
 @functools.cache
 def _decoder(kind: Any) -> msgpack.Decoder[Any]:
-    return msgpack.Decoder(_wire_type(kind))
+    with _making_decoder:
+        return msgpack.Decoder(_wire_type(kind))
 
 
 def _wire_type(kind: Any, number: Any = float) -> Any:

@@ -228,3 +228,25 @@ def test_many_messages_arrive_in_several_writes_and_in_order(ends: tuple[Buffere
     while len(received) < 10_000:
         received += there.receive(30)
     assert [message.number for message in received] == [*range(10_000)]
+
+
+def test_decoders_are_made_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """msgspec crashes otherwise: threads that prepare requests decode the first ones at once."""
+    making = threading.Lock()
+    overlaps: list[object] = []
+
+    def make(kind: object) -> object:
+        if not making.acquire(blocking=False):
+            overlaps.append(kind)
+            return None
+        time.sleep(0.02)
+        making.release()
+        return None
+
+    monkeypatch.setattr("galago.runtime.process.channel.msgpack.Decoder", make)
+    threads = [threading.Thread(target=channel._decoder.__wrapped__, args=(Content,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not overlaps

@@ -39,7 +39,7 @@ MAX_WAIT_SECONDS = 120.0
 _METADATA_SECONDS = 120.0
 """Time in which one answer with metadata has to arrive."""
 _TIMEOUT_SECONDS = 30.0
-_TOLD_FROM_SECONDS = 3.0
+_ANNOUNCED_FROM_SECONDS = 3.0
 _OFFLINE_MESSAGE = "HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it and try again"
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 
@@ -194,7 +194,7 @@ def addresses_of(host: str) -> list[str]:
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
-        return [str(found[4][0]) for found in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)]
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)]
 
 
 def _is_public_address(text: str) -> bool:
@@ -242,7 +242,7 @@ def retry_delay_seconds(attempt: int, requested: float | None) -> float:
         return 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)
     if requested > MAX_WAIT_SECONDS:
         raise HubError(f"{endpoint()} asks to wait for {requested:.0f} s; try again after that time", "hub")
-    if requested >= _TOLD_FROM_SECONDS:
+    if requested >= _ANNOUNCED_FROM_SECONDS:
         log(f"{endpoint()} is busy and asks to wait for {requested:.0f} s; waiting")
     return requested
 

@@ -89,7 +89,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
                 await stack.enter_async_context(one.running())
             yield
 
-    return Starlette(
+    application = Starlette(
         routes=routes,
         middleware=[
             Middleware(
@@ -103,6 +103,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unexpected_error},
     )
+    application.state.budget = context.budget
+    return application
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:

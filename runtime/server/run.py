@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 
@@ -14,7 +15,11 @@ from ...models.errors import ConfigError
 from ..config import ServerConfig
 from ..service import Service
 from ..types.limits import limit
-from .app import build
+from .app import ERROR_RESPONSES, build
+from .connections import ConnectionLimits, LimitedConnection, LimitedSocket
+
+BACKLOG = 128
+"""Connections that wait until they are accepted, and that are accepted at once."""
 
 SHUTDOWN_SECONDS = 3
 """That connections get to end after the answers in progress have been ended."""
@@ -26,8 +31,14 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
     Raises the error that kept the model from loading, and `ConfigError` if it cannot listen on the port.
     """
     listener = _listen(config)
+    application = build(service, config)
+    limits = ConnectionLimits(application.state.budget, ERROR_RESPONSES)
     settings = uvicorn.Config(
-        build(service, config),
+        application,
+        http=partial(LimitedConnection, limits=limits),  # type: ignore[arg-type]
+        ws=partial(LimitedSocket, limits=limits),  # type: ignore[arg-type]
+        backlog=BACKLOG,
+        timeout_keep_alive=limit("idle_seconds"),
         log_level="error",
         access_log=False,
         server_header=False,
@@ -77,7 +88,7 @@ class _Server(uvicorn.Server):
 def _listen(config: ServerConfig) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=128)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(

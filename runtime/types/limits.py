@@ -88,7 +88,7 @@ LIMITS = (
     Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTimeout),
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),
     Limit("connections", 512, "count", "open connections", NotReady),
-    Limit("client_requests", 256, "count", "requests that one client may have waiting or running", NotReady),
+    Limit("client_requests", 512, "count", "requests that one client may have waiting or running", NotReady),
     Limit("load_check_seconds", 5, "seconds", "time to try a model first, and 1 s per 2 MiB of its files", ModelError),
     Limit("load_check_memory", 1 << 30, "bytes", "memory to try a model first, and 3 times its files", ModelError),
 )  # fmt: skip

@@ -2,9 +2,9 @@
 
     scripts/check request_trace [--json]
 
-A plain streamed chat is sent to `galago serve` with the built-in model, once to warm up and once with every project
-function recorded by `sys.setprofile` in all processes. The number of threads is fixed: when the thread tuner changes
-it, llama.cpp logs that, and its log callback is in `llamacpp/library.py`.
+A plain streamed chat is sent to `galago serve` with the built-in model, twice on one connection: once to warm up, and
+once with every project function recorded by `sys.setprofile` in all processes. The number of threads is fixed: when
+the thread tuner changes it, llama.cpp logs that, and its log callback is in `llamacpp/library.py`.
 
 Prints the files in order of first entry and the hand-overs between threads. `docs/architecture.md` shows this trace;
 a test compares the two.
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,10 +69,11 @@ def trace() -> Trace:
         armed = folder / "armed"
         armed.write_bytes(b"\0")
         with _server(folder) as port:
-            _chat(port, "Spell ehn.")
-            _set(armed, 1)
-            _chat(port, "What day comes after Wednesday?")
-            _set(armed, 0)
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+                _chat(connection, "Spell ehn.")
+                _set(armed, 1)
+                _chat(connection, "What day comes after Wednesday?")
+                _set(armed, 0)
         return _read(folder)
 
 
@@ -98,13 +99,11 @@ def _server(folder: Path) -> Iterator[int]:
             server.wait()
 
 
-def _chat(port: int, question: str) -> None:
+def _chat(connection: http.client.HTTPConnection, question: str) -> None:
     body = {"model": "builtin", "messages": [{"role": "user", "content": question}], "stream": True}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
     response = connection.getresponse()
     text = response.read().decode()
-    connection.close()
     if response.status != 200 or "data: [DONE]" not in text:
         raise SystemExit(f"the request failed with status {response.status}: {text[:500]}")
     time.sleep(0.2)  # lets the last bookkeeping of both processes run

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from math import inf
 from typing import BinaryIO
 
 import msgspec
@@ -31,6 +32,9 @@ MAX_WAIT_SECONDS = 10.0
 """That a request waits until others are prepared."""
 
 _POLL_SECONDS = 0.05
+
+BUSY = "galago.busy"
+"""In the scope of a WebSocket: whether a message is being answered."""
 
 
 class MemoryBudget:
@@ -65,6 +69,10 @@ class MemoryBudget:
         deadline = time.monotonic() + MAX_WAIT_SECONDS
         while not self._add(context, COPIES * size_bytes, deadline):
             time.sleep(_POLL_SECONDS)
+
+    def try_add(self, context: RequestContext, size_bytes: int) -> bool:
+        """Counts bytes if there is room now."""
+        return self._add(context, COPIES * size_bytes, inf)
 
     def read_file(self, context: RequestContext, name: str, open_file: Callable[[], BinaryIO]) -> bytes:
         """Reads a stored file when there is room, and only once for each request.

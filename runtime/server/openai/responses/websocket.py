@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
 from ....types.warnings import Warnings
 from ...http import errors, request_io
+from ...http.request_context import BUSY
 from ...http.warning_log import log_new
 from ...resource import ServerContext
 from ..errors import error_response
@@ -105,8 +106,10 @@ class _Connection:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
                 raw, warnings = await self._messages.get()
+                self._socket.scope[BUSY] = True
                 with self._context.budget.request(self._context.running):
                     await self._answer(raw, warnings)
+                self._socket.scope[BUSY] = False
 
     async def _answer(self, raw: dict[str, Any], warnings: Warnings) -> None:
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 from ...models import errors
@@ -16,6 +18,13 @@ from ..types.limits import limit, limit_error
 
 _PROCESSES = 2
 _POLL_SECONDS = 0.02
+_START_SECONDS = 60.0
+"""A child that has not started after this time never will."""
+
+_QUICK_SECONDS = 0.5
+_SLOW_NICENESS = 5
+"""The priority of a child that is not quick: answers that are running come first. Such a child is not used again."""
+
 _TIMEOUT_FACTOR = 2
 """A grammar may take so many times longer than its processor time, because other processes may use the processor."""
 
@@ -81,10 +90,14 @@ class GrammarProcesses:
                 break
             _end(process)
         else:
-            process = self._start()
+            process = self._start(cancelled)
         try:
             process.connection.send_bytes(order.encode())
-            self._wait(process, cancelled)
+            quick = _wait(process, _QUICK_SECONDS, cancelled)
+            if not quick:
+                _lower_priority(process.pid)
+                if not _wait(process, limit("grammar_seconds") * _TIMEOUT_FACTOR, cancelled):
+                    raise _too_slow()
             reply = json.loads(process.connection.recv_bytes())
         except (EOFError, OSError, ValueError):
             code = process.wait(EXIT_GRACE_SECONDS)
@@ -93,25 +106,50 @@ class GrammarProcesses:
         except BaseException:
             _end(process)
             raise
-        self._idle.append(process)
+        if quick:
+            self._idle.append(process)
+        else:
+            _end(process)
         return reply
 
-    def _start(self) -> WorkerProcess:
+    def _start(self, cancelled: Callable[[], bool]) -> WorkerProcess:
         process = WorkerProcess(python_command("galago.runtime.output.grammar_program", limit("grammar_memory")))
         try:
-            process.connection.send_bytes(self._describe_model())
-        except OSError:
+            process.connection.send_bytes(self._description)
+            if _wait(process, _START_SECONDS, cancelled) and process.connection.recv_bytes() == b"ready":
+                return process
+        except (EOFError, OSError):
+            pass
+        except BaseException:
             _end(process)
-            raise GalagoError("the process that compiles grammars could not be started; try again") from None
-        return process
+            raise
+        _end(process)
+        raise GalagoError("the process that compiles grammars could not be started; try again")
 
-    def _wait(self, process: WorkerProcess, cancelled: Callable[[], bool]) -> None:
-        """Waits for the reply. Counts polls, since time in which this process is stopped must hardly count."""
-        for _ in range(int(limit("grammar_seconds") * _TIMEOUT_FACTOR / _POLL_SECONDS)):
-            if process.connection.poll(_POLL_SECONDS):
-                return
-            _raise_if(cancelled)
-        raise _too_slow()
+    @cached_property
+    def _description(self) -> bytes:
+        return self._describe_model()
+
+
+def _wait(process: WorkerProcess, seconds: float, cancelled: Callable[[], bool]) -> bool:
+    """Whether a message comes in time. Counts polls, since time in which this process is stopped must hardly count."""
+    for _ in range(int(seconds / _POLL_SECONDS)):
+        if process.connection.poll(_POLL_SECONDS):
+            return True
+        _raise_if(cancelled)
+    return False
+
+
+def _lower_priority(pid: int) -> None:
+    import psutil
+
+    with suppress(psutil.Error, OSError):  # it has ended
+        child = psutil.Process(pid)
+        if psutil.LINUX:  # where each thread has a priority of its own
+            for thread in child.threads():
+                os.setpriority(os.PRIO_PROCESS, thread.id, _SLOW_NICENESS)
+        else:
+            child.nice(getattr(psutil, "BELOW_NORMAL_PRIORITY_CLASS", _SLOW_NICENESS))
 
 
 def describe_model(

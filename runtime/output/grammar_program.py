@@ -3,7 +3,8 @@
 llguidance may need any time and memory for a grammar, or end its process. Here it takes nobody with it: the parent ends
 this process when the time is up, and the system limits its memory.
 
-All messages are JSON. The first one describes the model. Each other one is an order, which `_answer` answers.
+All messages but the reply to the first, which is `ready`, are JSON. The first one describes the model. Each other one
+is an order, which `_answer` answers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from .tool_formats.tool_format import speller
 
 _IDLE_SECONDS = 120.0
 _TOKENS_TO_TRY = 48
+_WARM_UP = GrammarOrder((), False, False, False, None, None, "a")
+"""Has the vocabulary read."""
 
 _TOKENIZE_FUNCTION = ctypes.CFUNCTYPE(
     ctypes.c_int32,
@@ -90,6 +93,8 @@ def main(memory: int, handle: int) -> None:
     limit_this_process(data_bytes=memory)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         writer = _writer(connection.recv_bytes())
+        writer.write(_WARM_UP)
+        connection.send_bytes(b"ready")
         while connection.poll(_IDLE_SECONDS):
             order = connection.recv_bytes()
             _limit_time(limit("grammar_seconds"))

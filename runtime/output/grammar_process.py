@@ -25,7 +25,7 @@ _QUICK_SECONDS = 0.5
 _SLOW_NICENESS = 5
 """The priority of a child that is not quick: answers that are running come first. Such a child is not used again."""
 
-_TIMEOUT_FACTOR = 2
+_TIMEOUT_FACTOR = 1.75
 """A grammar may take so many times longer than its processor time, because other processes may use the processor."""
 
 

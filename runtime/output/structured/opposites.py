@@ -60,6 +60,8 @@ def separated(alternatives: list[Schema], resolve: Resolver) -> list[Schema]:
 
     Those are left out of which nothing remains, or for which that cannot be written.
     """
+    if _are_distinct_values(alternatives, resolve):
+        return alternatives
     exclusive = []
     for i, alternative in enumerate(alternatives):
         overlapping = [
@@ -70,6 +72,17 @@ def separated(alternatives: list[Schema], resolve: Resolver) -> list[Schema]:
         if all(apart):
             exclusive.append({"allOf": [alternative, *({"anyOf": other} for other in apart)]} if apart else alternative)
     return exclusive
+
+
+def _are_distinct_values(alternatives: list[Schema], resolve: Resolver) -> bool:
+    """Whether each alternative lists its values, and none stands twice. There may be thousands of them."""
+    values: list[Any] = []
+    for alternative in map(resolve, alternatives):
+        listed = _values(alternative) if isinstance(alternative, dict) else None
+        if listed is None:
+            return False
+        values += [(type(value), value) for value in listed]
+    return len(set(values)) == len(values)
 
 
 def _disjoint(one: Schema, other: Schema, resolve: Resolver, depth: int = 0) -> bool:

@@ -92,6 +92,12 @@ def test_deep_and_ambiguous_grammars_compile_or_are_refused_by_name(
         grammar.try_tokens(20)
 
 
+def test_thousands_of_distinct_alternatives_are_enforced(constraints: AnswerConstraints) -> None:
+    schema = {"oneOf": [{"const": f"word {i}", "title": "x"} for i in range(5000)]}
+    grammar = constraints.grammar(request(json_schema=schema), Warnings())
+    assert grammar is not None and "word 4999" in grammar.text
+
+
 def test_a_tool_with_a_pattern_that_fails_in_mid_answer_is_used_without_it(constraints: AnswerConstraints) -> None:
     schema = {"type": "object", "properties": {"a": TOO_COMPLEX}, "required": ["a"]}
     warnings = Warnings()

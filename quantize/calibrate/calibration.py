@@ -16,6 +16,7 @@ from ...models.gguf.reader import read_header
 from ...models.kept_file import locked_beside
 from ...models.regular_file import open_regular
 from ...runtime.config import default_threads
+from ...runtime.inference.load_check import check_paths
 from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
 from ..progress import Progress, no_progress
@@ -142,6 +143,7 @@ def _collect(data: CalibrationData, part: Path, progress: Progress) -> Importanc
         done, count = report
         progress(f"{done} of {count}", done / count)
 
+    check_paths(data.source.path, data.projector)
     run_job("galago.quantize.calibrate.collect_job", job, data.source.path.name, on_report=on_report)
     matrix = imatrix.read(part)
     if not any(name.startswith("blk.") for name in matrix.entries):

@@ -42,6 +42,7 @@ from ...models.errors import ConfigError, EngineCrashed, ModelError
 from ...models.fingerprint import fingerprint
 from ...models.log import log_once
 from ...runtime.config import default_threads
+from ...runtime.inference.load_check import check_paths
 from ...runtime.process.spawn import RunningChild
 from ...runtime.python_api import load
 from ..progress import Progress
@@ -211,6 +212,7 @@ def _score_passages(plan: EvaluationPlan, variant: ModelVariant, progress: Progr
         str(plan.media_folder),
     )
     progress.begin(FIDELITY)
+    check_paths(variant.model.path, variant.projector.path if variant.projector else None)
     _run(job, variant.name, lambda fraction: progress.advance(FIDELITY, variant.name, fraction))
     return RecordLog(Path(job.records)).records
 

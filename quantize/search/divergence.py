@@ -18,6 +18,7 @@ from ...models.errors import ConfigError
 from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
 from ...runtime.config import default_threads
+from ...runtime.inference.load_check import check_paths
 from ...runtime.process.job import run_job
 from ..calibrate import samples
 from ..calibrate.calibration import CalibrationData
@@ -86,6 +87,7 @@ class DivergenceMeter:
             progress(names[key], done / len(keys))
 
         if missing:
+            check_paths(self.data.source.path, self.data.projector)
             with tempfile.TemporaryDirectory(prefix="galago-search-") as folder:
                 self._check_disk_space(Path(folder))
                 arrays = self.matrix.arrays() if self.matrix else {}

@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from ...models.errors import ModelError
 from ...models.files import ModelFiles
+from ...models.gguf.reader import read_header
 from ...models.json_file import JsonFile
 from ...models.paths import cache_folder
+from ...models.registry.resolve import builtin_folder
 from ...models.regular_file import check_regular
 from ..process import spawn
 from ..types.limits import limit_error
@@ -43,6 +46,12 @@ def check_loading(files: ModelFiles) -> None:
     if not end.ok:
         raise _error(end, " with ".join(path.name for path in files.paths))
     _passed_file().update(lambda keys: [*keys, key][-_MAX_REMEMBERED:])
+
+
+def check_paths(weights: Path, projector: Path | None) -> None:
+    """Checks a model and its projector as `check_loading` does, for jobs that run a model in a child process."""
+    trusted = all(path.parent == builtin_folder() for path in (weights, projector or weights))
+    check_loading(ModelFiles(weights.stem, weights, read_header(weights), projector, trusted))
 
 
 def _error(end: spawn.ChildResult, names: str) -> ModelError:

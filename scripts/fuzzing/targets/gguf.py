@@ -28,6 +28,7 @@ from galago.runtime.types.placement import Device, LlamaBuild
 from ..target import Target
 
 _FILES = ("text-Q8_0.gguf", "mmproj-Q8_0.gguf")
+_HOLE_BYTES = 5 << 20
 _GPU = Device("gpu", "a GPU", "GPU", 8 << 30, 8 << 30)
 _BUILDS = (LlamaBuild(frozenset({"AVX2", "REPACK"})), LlamaBuild(gpu_backends=("CUDA",), gpus=(_GPU,)))
 _SPEED = WeightTypeSpeed(1e9, 1e9, 1e-9)
@@ -36,9 +37,8 @@ _BENCHMARK = MachineBenchmark(1, 1e-5, 1e-5, 1e-9, 1e-9, 1e-9, 1e-9, {t: _SPEED 
 
 @functools.cache
 def _original(name: str) -> Model:
-    """A good file, without its weights: only their size matters."""
-    model = crafted.read(builtin_folder() / name)
-    return model.having(data=bytes(len(model.data)))
+    """A good file, without its weights: a hole takes their place."""
+    return crafted.read(builtin_folder() / name).having(data=b"")
 
 
 def _whole(kind: int) -> st.SearchStrategy[Value]:
@@ -97,9 +97,9 @@ def _check(value: Any) -> None:
     merged_tensors = {key: each for key, each in {**model.tensors, **tensors}.items() if each is not None}
     with tempfile.TemporaryDirectory() as folder:
         path = model.having(keys=merged_keys, tensors=merged_tensors).write(Path(folder) / "model.gguf")
-        if start:
-            with path.open("r+b") as file:
-                file.write(start)
+        with path.open("r+b") as file:
+            file.write(start)
+            file.truncate(file.seek(0, 2) + _HOLE_BYTES)
         for use in (_show, _list, _fit, _pair):
             try:
                 use(path)

@@ -17,8 +17,9 @@ _SAME_MEANING = {
     "repetition_penalty": "repeat_penalty",
     "n_predict": "max_tokens",
     "max_new_tokens": "max_tokens",
+    "random_seed": "seed",
 }
-"""Fields of vLLM, llama-server and Text Generation Inference, with Galago's name for them."""
+"""Fields of vLLM, llama-server, Text Generation Inference and Mistral, with Galago's name for them."""
 _GUIDED = {
     "guided_json": "json",
     "guided_regex": "regex",

@@ -65,6 +65,7 @@ GENERATION_FIELDS = OtherFields(
         "json_schema": "response_format",
         "max_new_tokens": "max_tokens",
         "n_predict": "max_tokens",
+        "random_seed": "seed",
         "repetition_penalty": "repeat_penalty",
         "structured_outputs": "response_format, regex or grammar",
     },

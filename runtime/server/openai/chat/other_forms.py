@@ -10,7 +10,7 @@ from typing import Any
 from ....types.warnings import Warnings
 from ...http import effort_forms, tool_forms
 from .. import other_forms
-from . import other_messages
+from . import other_items, other_messages
 
 _MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
@@ -31,6 +31,8 @@ def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
         raw["tools"] = [tool for tool in adapted if tool is not None]
     if raw.get("tool_choice") is not None:
         raw["tool_choice"] = _choice(tool_forms.choice(raw["tool_choice"], warnings), raw.get("tools"))
+    if raw.get("messages") is None and raw.get("input") is not None:
+        _read_input(raw, warnings)
     if raw.get("messages") is not None:
         raw["messages"] = other_messages.adapt(raw["messages"], warnings)
     return raw
@@ -51,6 +53,19 @@ def _set_effort(raw: dict[str, Any], warnings: Warnings) -> None:
             warnings.add_unless_strict(f"{name}.{member} has no effect here", f"{name}.{member}")
     raw["reasoning_effort"] = effort
     warnings.caller_fields = {**warnings.caller_fields, "reasoning_effort": field}
+
+
+def _read_input(raw: dict[str, Any], warnings: Warnings) -> None:
+    """Replaces the fields that the Responses API has for the messages and the limit of the answer."""
+    problem = "input belongs to /v1/responses"
+    warnings.add_unless_strict(problem, "input", instead="it is read as messages, and answered as a chat")
+    given, instructions, limit = (raw.pop(name, None) for name in ("input", "instructions", "max_output_tokens"))
+    messages = other_items.messages(given)
+    if instructions is not None and isinstance(messages, list):
+        messages = [{"role": "system", "content": instructions}, *messages]
+    raw["messages"] = messages
+    if limit is not None and raw.get("max_tokens") is None:
+        raw["max_tokens"] = limit
 
 
 def _replace_functions(raw: dict[str, Any], warnings: Warnings) -> None:

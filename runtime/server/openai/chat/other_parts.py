@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ....types.warnings import Warnings
+from ...http import shown_values
 from ...http.media_forms import TYPES, medium_of
 from ...http.text_forms import as_text
 
@@ -16,6 +17,7 @@ _DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "fil
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
 """Where parts of other types have their text."""
 _TEXTS = frozenset(("text", "input_text", "output_text"))
+_CALLS = frozenset(("tool_use", "tool_call"))
 _THOUGHTS = frozenset(("thinking", "reasoning", "reasoning_text"))
 
 
@@ -45,12 +47,14 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
         kind = next((name for name in part if name in _DOCUMENTED), None)
     if not isinstance(part, dict) or not isinstance(kind, str):
         return text_part(as_text(part, path, warnings))
-    text = next((part[name] for name in _TEXT_FIELDS if isinstance(part.get(name), str)), None)
+    resource = part.get("resource")
+    texts = resource if kind == "resource" and isinstance(resource, dict) else part
+    text = next((texts[name] for name in _TEXT_FIELDS if isinstance(texts.get(name), str)), None)
     if message.get("role") == "assistant":
         if kind in _THOUGHTS and text is not None:
             message["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), text)))
             return text_part("")
-        if kind == "tool_use" and "name" in part:
+        if kind in _CALLS and "name" in part:
             message["tool_calls"] = [*(message.get("tool_calls") or ()), part]
             return text_part("")
         if kind == "refusal" and text is not None:
@@ -62,11 +66,10 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
     adapt_media = _MEDIA.get(kind)
     if adapt_media is not None:
         return adapt_media({**part, "type": kind}) or _left_out(f"{path} is a part without data", path, warnings)
-    if text is not None:
-        problem = f"{path} has the type {kind!r:.60}, which is not supported here"
-        warnings.add_unless_strict(problem, path, instead="its text is used")
-        return text_part(text)
-    return _left_out(f"{path} has the type {kind!r:.60}, which is not supported here", path, warnings)
+    problem = f"{path} has the type {kind!r:.60}, which is not supported here"
+    instead = "its fields are shown as text" if text is None else "its text is used"
+    warnings.add_unless_strict(problem, path, instead=instead)
+    return text_part(shown_values.as_text(kind, part, ("type", "id", "cache_control")) if text is None else text)
 
 
 def media_part(part: dict[str, Any]) -> dict[str, Any] | None:

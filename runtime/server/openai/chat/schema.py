@@ -161,6 +161,7 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
             "function_call": None,
             "id": ANY,
             "parsed": ANY,
+            "prefix": (True, False),
             "provider_specific_fields": ANY,
             "refusal": None,
             "tool_call_id": None,
@@ -257,6 +258,9 @@ class ChatRequest(GenerationRequest, kw_only=True):
             "function_call": "tool_choice",
             "functions": "tools",
             **dict.fromkeys(REASONING_FIELDS, "reasoning_effort"),
+            "input": "messages",
+            "instructions": "messages",
+            "max_output_tokens": "max_tokens",
         },
     )
 

@@ -75,7 +75,7 @@ def rewritten(
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
-        items = input_items.with_stored_items(items, stored)
+        items = input_items.with_stored_items(input_items.spread(items), stored)
         changed["input"] = input_items.rewritten(items, "input", warnings)
     if given is None or isinstance(given, list):
         changed["tools"] = kept = None if given is None else tools.kept(given, warnings)
@@ -86,6 +86,8 @@ def rewritten(
 def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
     """The request with fields of the Chat Completions API under this API's names."""
     renamed = {name: value for name, value in raw.items() if name not in _LIMITS and name != "response_format"}
+    if raw.get("input") is None and raw.get("messages") is not None:
+        renamed["input"] = renamed.pop("messages")
     limit = next((raw[name] for name in _LIMITS if raw.get(name) is not None), None)
     if limit is not None and raw.get("max_output_tokens") is None:
         renamed["max_output_tokens"] = limit

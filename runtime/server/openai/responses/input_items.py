@@ -6,19 +6,16 @@ Items that only another service can run or read are shown to the model as text, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ....types.warnings import Warnings
-from ...http import media_forms, message_forms, text_forms
+from ...http import media_forms, message_forms, shown_values, text_forms
 from . import compaction, tools
 from .tools import JsonObject
 
 FindStored: TypeAlias = Callable[[Sequence[str]], Mapping[str, JsonObject]]
 """Returns stored items by their ids; those that are not stored are missing."""
-MAX_SHOWN_CHARACTERS = 4000
-"""Of an item or a part that is shown as text."""
-_MAX_VALUE_CHARACTERS = 1000
 _ROLES = ("user", "system", "developer", "assistant", "tool")
 _TEXT_PARTS = ("text", "summary_text", "reasoning_text")
 _IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
@@ -28,6 +25,8 @@ _SILENT = ("compaction_trigger", "configuration_update")
 """Items that say nothing to the model: they concern the request itself."""
 _CALLS = ("local_shell_call", "shell_call", "apply_patch_call", "computer_call", "tool_search_call")
 """Calls of other services' tools whose results are items of their own."""
+_CHAT_FIELDS = ("tool_calls", "reasoning_content", "reasoning")
+"""Fields of an assistant's message in the Chat Completions API that are items here."""
 _UNSEEN = ("id", "status", "type", "created_by", "phase")
 
 
@@ -35,6 +34,30 @@ def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonO
     """The items in the declared forms, one for each; `None` for an item that is passed over."""
     rewriter = _Rewriter(path, warnings)
     return [rewriter.item(item, f"{path}[{i}]", i) for i, item in enumerate(items)]
+
+
+def spread(items: Sequence[Any]) -> list[Any]:
+    """The items, with the calls and the reasoning in an assistant's message of a chat as items of their own."""
+    return [part for item in items for part in (_spread(item) if _is_chat_answer(item) else (item,))]
+
+
+def _is_chat_answer(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("role") == "assistant" and any(name in item for name in _CHAT_FIELDS)
+
+
+def _spread(message: JsonObject) -> Iterator[JsonObject]:
+    fields = {name: value for name, value in message.items() if name not in _CHAT_FIELDS}
+    reasoning = next((message[name] for name in _CHAT_FIELDS[1:] if message.get(name)), None)
+    if reasoning is not None:
+        yield {"type": "reasoning", "content": [{"type": "reasoning_text", "text": text_or_json(reasoning)}]}
+    calls = message.get("tool_calls") or ()
+    if fields.get("content") or not calls:
+        yield fields
+    for call in calls if isinstance(calls, list) else [calls]:
+        named = call if isinstance(call, dict) else {"name": "function", "arguments": call}
+        function = next((named[name] for name in ("function", "custom") if isinstance(named.get(name), dict)), named)
+        given = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
+        yield {"type": "function_call", "call_id": named.get("id")} | given
 
 
 def with_stored_items(items: Sequence[Any], stored: FindStored) -> Sequence[Any]:
@@ -107,7 +130,7 @@ class _Rewriter:
             return self._output({"type": "function_call_output", "call_id": call_id, "output": output}, path)
         self._warn(kind, "shown to the model as text", path)
         role = "assistant" if str(kind).endswith("_call") else "user"
-        return {"type": "message", "role": role, "content": _as_text(fields, kind)}
+        return {"type": "message", "role": role, "content": shown_values.as_text(kind, fields, _UNSEEN)}
 
     def _warn(self, kind: Any, done: str, path: str) -> None:
         self._warnings.add_unless_strict(f"input items of the type {str(kind)[:60]!r} are {done}", path)
@@ -175,7 +198,7 @@ class _Rewriter:
             return fields
         problem = f"content parts of the type {str(kind)[:60]!r} are not supported here"
         self._warnings.add_unless_strict(problem, path, instead="they are shown to the model as text")
-        return _text_part(_as_text(fields, kind))
+        return _text_part(shown_values.as_text(kind, fields, _UNSEEN))
 
     def _image(self, fields: JsonObject, path: str) -> JsonObject | None:
         url = fields.get("image_url")
@@ -189,6 +212,7 @@ class _Rewriter:
     def _reasoning(self, fields: JsonObject, path: str) -> JsonObject | None:
         """Reasoning with its text, or else with its summary."""
         parts = fields.get("content") or fields.get("summary") or []
+        parts = parts if isinstance(parts, list) else [parts]
         texts = [part if isinstance(part, str) else part.get("text") for part in parts if isinstance(part, str | dict)]
         content = [{"type": "reasoning_text", "text": text} for text in texts if isinstance(text, str)]
         if not content and "encrypted_content" in fields:
@@ -234,25 +258,7 @@ def _text_part(text: Any) -> JsonObject:
     return {"type": "input_text", "text": text_or_json(text)}
 
 
-def _as_text(fields: JsonObject, kind: Any) -> str:
-    seen = {name: _shortened(value) for name, value in fields.items() if name not in _UNSEEN}
-    text = f"[{str(kind)[:60]}] {_json(seen)}"
-    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
-
-
-def _shortened(value: Any) -> Any:
-    """A value without the rest of long texts, such as files in base64."""
-    if isinstance(value, str) and len(value) > _MAX_VALUE_CHARACTERS:
-        return f"{value[:_MAX_VALUE_CHARACTERS]}..."
-    if isinstance(value, list):
-        return [_shortened(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _shortened(item) for name, item in value.items()}
-    return value
-
-
 def text_or_json(value: Any) -> str:
-    """A text as it is, and any other value as JSON."""
     """A text as it is, and any other value as JSON."""
     return value if isinstance(value, str) else _json(value)
 

@@ -138,7 +138,16 @@ SHOWN: list[tuple[str, list[dict[str, Any]], list[str], str | None]] = [
     ("an answer's text", said(content=[{"type": "output_text", "text": "ALPHA", "annotations": []}]), ["ALPHA"], None),
     ("a document", user({"type": "document", "content": "ALPHA"}), ["ALPHA"], "has the type 'document'"),
     ("an unknown part with text", user({"type": "smell", "text": "ALPHA"}), ["ALPHA"], "has the type 'smell'"),
-    ("an unknown part", user({"type": "smell"}, text_part("ALPHA")), ["ALPHA"], "content[0] has the type 'smell'"),
+    ("an unknown part", user({"type": "smell", "of": "BETA"}, text_part("ALPHA")), ["smell", "BETA", "ALPHA"],
+     "content[0] has the type 'smell'"),
+    ("MCP's text resource", [ASK, called(CALL), result([text_part("BETA"), {
+        "type": "resource", "resource": {"uri": "file:///a", "text": "GAMMA"}}])], ["BETA", "GAMMA"], "'resource'"),
+    ("MCP's link", [ASK, called(CALL), result([text_part("BETA"), {"type": "resource_link", "uri": "file:///GAMMA"}])],
+     ["BETA", "GAMMA"], "'resource_link'"),
+    ("LangChain's call", [ASK, {"role": "assistant", "content": [
+        {"type": "tool_call", "id": "call_1", "name": "search", "args": {"q": "ALPHA"}}]}, result()],
+     ["ALPHA", "BETA"], None),
+    ("an answer to be continued", [ASK, {"role": "assistant", "content": "ALPHA", "prefix": True}], ["ALPHA"], None),
     ("null from a user", [{"role": "user", "content": None}, ASK], ["Opposite"], "messages[0].content is missing"),
     ("nothing from the system", [{"role": "system"}, ASK], ["Opposite"], "messages[0].content is missing"),
     ("a refusal", said(content=None, refusal="ALPHA"), ["ALPHA"], None),
@@ -191,6 +200,49 @@ def test_messages_in_other_forms_are_shown_to_the_model(
     assert [text for text in texts if text not in prompt] == []
     warnings = warnings_of(server, {"messages": messages})
     assert [warning is not None and warning in text for text in warnings] == [True] * (warning is not None), warnings
+
+
+ITEMS: list[Any] = [
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "GAMMA"}]},
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+    {"type": "function_call", "call_id": "call_1", "name": "search", "arguments": '{"q": "ALPHA"}'},
+    {"type": "custom_tool_call", "call_id": "call_2", "name": "note", "input": "DELTA"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "BETA"},
+    {"type": "custom_tool_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "EPSILON"}]},
+    {"type": "web_search_call", "id": "ws_1", "action": {"query": "ZETA"}},
+    "ETA",
+]
+"""A conversation in the Responses API."""
+
+
+def test_items_of_the_responses_api_are_read_as_messages(server: Server, strict_server: Server) -> None:
+    arguments = [function(), function(name="note", arguments='{"input": "DELTA"}')]
+    calls = [{"id": f"call_{i}", "type": "function", "function": f} for i, f in enumerate(arguments, 1)]
+    messages = [
+        {"role": "system", "content": "THETA"},
+        {"role": "user", "content": "GAMMA"},
+        called(*calls, reasoning_content="Hm."),
+        result(),
+        result("EPSILON", tool_call_id="call_2"),
+        {"role": "user", "content": '[web_search_call] {"action": {"query": "ZETA"}}'},
+        {"role": "user", "content": "ETA"},
+    ]
+    body = {"input": ITEMS, "instructions": "THETA", "max_output_tokens": 1}
+    answers = [server.post(b).json() for b in (body, {"messages": messages, "max_tokens": 1})]
+    assert [answer["usage"]["completion_tokens"] for answer in answers] == [1, 1]
+    assert answers[0]["usage"]["prompt_tokens"] == answers[1]["usage"]["prompt_tokens"]
+    assert any("input belongs to /v1/responses" in text for text in answers[0]["warnings"])
+    assert server.post({"input": "Hi", "max_tokens": 1}).status_code == 200
+    assert strict_server.post({"input": "Hi", "max_tokens": 1}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "given",
+    [5, [5], [], {}, [{"type": "reasoning", "content": "x"}], [{"type": "reasoning", "content": [5, None, "x"]}],
+     [{"role": "assistant"}, {"type": "function_call"}], [{"type": ["x"]}], [{"type": {}}, None]],
+)  # fmt: skip
+def test_items_that_make_no_conversation_do_not_fail_the_server(server: Server, given: Any) -> None:
+    assert server.post({"input": given, "max_tokens": 1}).status_code in (200, 400)
 
 
 MEDIA: list[tuple[str, Any, str]] = [

@@ -56,6 +56,13 @@ SHOWN: dict[str, list[Any]] = {
          "encrypted_content": "gAAAA", "content": None},
         {"role": "assistant", "content": "Small."},
     ],
+    "calls of the Chat Completions API": [
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": "MARK"}'}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    ],
+    "reasoning of the Chat Completions API": [{"role": "assistant", "content": "ok", "reasoning_content": "MARK"}, ASK],
+    "reasoning as a text": [{"type": "reasoning", "content": "MARK"}, {"role": "assistant", "content": "ok"}, ASK],
     "arguments as an object": [{**CALL, "arguments": {"a": "MARK"}}, RESULT],
     "arguments that are null": [{**CALL, "arguments": None}, RESULT],
     "an output that is null": [CALL, {**RESULT, "output": None}, {"role": "user", "content": "MARK"}],
@@ -334,9 +341,31 @@ def test_many_items_of_one_kind_get_one_warning() -> None:
     assert len(warnings) == 1
 
 
-def test_long_values_of_an_item_are_shortened() -> None:
+def test_data_in_an_item_is_shortened_and_text_is_not() -> None:
     text, _ = shown([{"type": "image_generation_call", "id": "i", "result": "x" * 10**6}])
     assert len(text) < 1200
+    text, _ = shown([{"type": "code_interpreter_call", "id": "i", "outputs": [{"logs": "a line\n" * 2000 + "MARK"}]}])
+    assert "MARK" in text
+
+
+def test_messages_of_the_chat_completions_api_are_the_input(server: Server) -> None:
+    answers = [server.post({name: [ASK], "max_tokens": 1}, "/v1/responses") for name in ("messages", "input")]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["usage"] == answers[1].json()["usage"] | {
+        "input_tokens_details": answers[0].json()["usage"]["input_tokens_details"]
+    }
+
+
+def test_parallel_calls_of_the_chat_completions_api_are_items(server: Server) -> None:
+    calls = [{"id": f"c{i}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in (1, 2)]
+    results = [{"role": "tool", "tool_call_id": f"c{i}", "content": f"MARK{i}"} for i in (1, 2)]
+    chat = [ASK, {"role": "assistant", "content": "Wait.", "tool_calls": calls}, *results]
+    items = [ASK, {"role": "assistant", "content": "Wait."},
+             *({**CALL, "call_id": f"c{i}"} for i in (1, 2)),
+             *({**RESULT, "call_id": f"c{i}", "output": f"MARK{i}"} for i in (1, 2))]  # fmt: skip
+    answers = [answered(server, input=given).json() for given in (chat, items)]
+    assert answers[0]["usage"]["input_tokens"] == answers[1]["usage"]["input_tokens"]
+    assert "warnings" not in answers[0]
 
 
 def test_calls_and_outputs_without_ids_are_paired() -> None:

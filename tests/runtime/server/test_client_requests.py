@@ -51,8 +51,9 @@ def read(path: str, body: bytes) -> Request:
             request = convert_object(raw, responses_schema.ResponsesRequest, warnings)
             tools = responses.all_tools(request, responses.given_items(request.input))
             return responses.to_request(request, [], tools, no_file, warnings)
-    kind = ollama_schema.ChatRequest if path == "/api/chat" else ollama_schema.GenerateRequest
-    return ollama.to_request(convert_object(raw, kind, warnings), warnings)
+        case "/api/chat":
+            return ollama.to_request(convert_object(raw, ollama_schema.ChatRequest, warnings), warnings)
+    return ollama.to_request(convert_object(raw, ollama_schema.GenerateRequest, warnings), warnings)
 
 
 @pytest.mark.parametrize("name", REQUESTS)

@@ -7,8 +7,6 @@ from typing import Any
 from ...http import shown_values
 from .other_parts import text_part
 
-JsonObject = dict[str, Any]
-
 _UNUSED = ("type", "id", "status", "phase")
 """Fields of a message as an item that a chat's message does not have."""
 
@@ -19,14 +17,14 @@ def messages(given: Any) -> Any:
         given = [given]
     if not isinstance(given, list):
         return given
-    chat: list[JsonObject] = []
+    chat: list[dict[str, Any]] = []
     for item in given:
         if item is not None:
             _add(chat, item if isinstance(item, dict) else {"role": "user", "content": item})
     return chat
 
 
-def _add(chat: list[JsonObject], item: JsonObject) -> None:
+def _add(chat: list[dict[str, Any]], item: dict[str, Any]) -> None:
     last = chat[-1] if chat and chat[-1].get("role") == "assistant" else None
     match item.get("type") or ("message" if "role" in item else None):
         case "message":
@@ -49,7 +47,7 @@ def _add(chat: list[JsonObject], item: JsonObject) -> None:
             chat.append({"role": "user", "content": [text_part(shown_values.as_text(kind, item, _UNUSED))]})
 
 
-def _reasoning(item: JsonObject) -> str:
+def _reasoning(item: dict[str, Any]) -> str:
     """The text of reasoning, or else its summary."""
     parts = item.get("content") or item.get("summary")
     parts = parts if isinstance(parts, list) else [parts]

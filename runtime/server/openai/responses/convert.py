@@ -75,7 +75,7 @@ def rewritten(
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
-        items = input_items.with_stored_items(input_items.spread(items), stored)
+        items = input_items.with_stored_items(input_items.spread(items, "input", warnings), stored)
         changed["input"] = input_items.rewritten(items, "input", warnings)
     if given is None or isinstance(given, list):
         changed["tools"] = kept = None if given is None else tools.kept(given, warnings)

@@ -25,7 +25,7 @@ _SILENT = ("compaction_trigger", "configuration_update")
 """Items that say nothing to the model: they concern the request itself."""
 _CALLS = ("local_shell_call", "shell_call", "apply_patch_call", "computer_call", "tool_search_call")
 """Calls of other services' tools whose results are items of their own."""
-_CHAT_FIELDS = ("tool_calls", "reasoning_content", "reasoning")
+_CHAT_FIELDS = ("tool_calls", "function_call", "reasoning_content", "reasoning")
 """Fields of an assistant's message in the Chat Completions API that are items here."""
 _UNSEEN = ("id", "status", "type", "created_by", "phase")
 
@@ -36,28 +36,25 @@ def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonO
     return [rewriter.item(item, f"{path}[{i}]", i) for i, item in enumerate(items)]
 
 
-def spread(items: Sequence[Any]) -> list[Any]:
+def spread(items: Sequence[Any], path: str, warnings: Warnings) -> list[Any]:
     """The items, with the calls and the reasoning in an assistant's message of a chat as items of their own."""
-    return [part for item in items for part in (_spread(item) if _is_chat_answer(item) else (item,))]
+    spread_items: list[Any] = []
+    for i, item in enumerate(items):
+        is_answer = isinstance(item, dict) and _kind(item) == "message" and any(map(item.get, _CHAT_FIELDS))
+        spread_items += _spread(item, f"{path}[{i}]", warnings) if is_answer else (item,)
+    return spread_items
 
 
-def _is_chat_answer(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("role") == "assistant" and any(name in item for name in _CHAT_FIELDS)
-
-
-def _spread(message: JsonObject) -> Iterator[JsonObject]:
-    fields = {name: value for name, value in message.items() if name not in _CHAT_FIELDS}
-    reasoning = next((message[name] for name in _CHAT_FIELDS[1:] if message.get(name)), None)
-    if reasoning is not None:
+def _spread(message: JsonObject, path: str, warnings: Warnings) -> Iterator[JsonObject]:
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if reasoning:
         yield {"type": "reasoning", "content": [{"type": "reasoning_text", "text": text_or_json(reasoning)}]}
-    calls = message.get("tool_calls") or ()
+    fields = {name: value for name, value in message.items() if name not in _CHAT_FIELDS}
+    calls = message_forms.calls(message, path, warnings)
     if fields.get("content") or not calls:
-        yield fields
-    for call in calls if isinstance(calls, list) else [calls]:
-        named = call if isinstance(call, dict) else {"name": "function", "arguments": call}
-        function = next((named[name] for name in ("function", "custom") if isinstance(named.get(name), dict)), named)
-        given = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
-        yield {"type": "function_call", "call_id": named.get("id")} | given
+        yield {"role": "assistant"} | fields
+    for call in calls:
+        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
 def with_stored_items(items: Sequence[Any], stored: FindStored) -> Sequence[Any]:

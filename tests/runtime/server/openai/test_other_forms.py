@@ -239,7 +239,7 @@ def test_items_of_the_responses_api_are_read_as_messages(server: Server, strict_
 @pytest.mark.parametrize(
     "given",
     [5, [5], [], {}, [{"type": "reasoning", "content": "x"}], [{"type": "reasoning", "content": [5, None, "x"]}],
-     [{"role": "assistant"}, {"type": "function_call"}], [{"type": ["x"]}], [{"type": {}}, None]],
+     [{"role": "assistant", "tool_calls": 5}, {"type": "function_call"}], [{"type": ["x"]}], [{"type": {}}, None]],
 )  # fmt: skip
 def test_items_that_make_no_conversation_do_not_fail_the_server(server: Server, given: Any) -> None:
     assert server.post({"input": given, "max_tokens": 1}).status_code in (200, 400)

@@ -1,4 +1,4 @@
-"""Tells the user, on standard error, what nobody asked for: a file that was ignored, a wait."""
+"""Tells the user, on standard error, about events such as an ignored file or a wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that loads a model and does what first requests do: `python -m ... MODEL PROJECTOR DRAFT ADAPTER...`
+"""Loads a model and does what first requests do: `python -m ...load_check_program MODEL PROJECTOR DRAFT ADAPTER...`
 
 llama.cpp ends its process on some damaged files, which is this one then. How it exits is its result, and the last line
 of its standard error says what is wrong.

@@ -1,4 +1,4 @@
-"""Runs a job in a child process: llama.cpp ends its process on some damaged files, and memory is certain to be freed.
+"""Runs a job in a child process: llama.cpp ends its process on some damaged files, and its memory is sure to be freed.
 
 A module that takes jobs has a function `work(job, arrays, report)`. `job` is a frozen dataclass, `arrays` are numpy
 arrays by name, and `report` sends the caller progress, as JSON. What `work` returns, JSON too, is the job's result.

@@ -299,7 +299,7 @@ def with_trace(text: str, trace: Trace) -> str:
 
 
 _THREADS = {
-    "MainThread": {"server": "event loop", "worker": "main thread"},
+    "MainThread": {"server": "event loop", "worker": "main thread", "renderer": "main thread"},
     "asyncio": {"server": "request thread"},
     "galago-worker": {"server": "reader thread"},
     "galago-prepare": {"worker": "preparation thread"},
@@ -311,8 +311,8 @@ _THREADS = {
 def _trace(trace: Trace) -> Iterator[str]:
     threads = sum(len(process.threads) for process in trace.processes)
     yield f"{len(trace.files)} files run, on {threads} threads of {len(trace.processes)} processes:"
-    yield f"{trace.thread_crossings} hand-overs between threads of a process. Each file stands under the thread that"
-    yield "enters it first. Nothing is parsed here, since this chat has no tools and the model no reasoning.\n"
+    yield f"{trace.thread_crossings} hand-overs between threads of a process. Each file is listed under the"
+    yield "first thread that enters it. Nothing is parsed, since this chat has no tools and the model no reasoning.\n"
     shown: set[str] = set()
     for process in trace.processes:
         for thread in process.threads:

@@ -1,4 +1,4 @@
-"""Opposites of JSON schemas, for keywords that llguidance lacks: `not`, `if`, `oneOf` with alternatives that overlap.
+"""Negations of JSON schemas, for keywords that llguidance lacks: `not`, `if`, `oneOf` with alternatives that overlap.
 
 llguidance cannot negate a schema. Here each keyword with an opposite that can be written in other keywords is
 replaced. Where none is exact, a narrower one is taken: a value that satisfies it always satisfies the original.

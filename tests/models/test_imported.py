@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fakes import crafted
 from galago.models.errors import ConfigError, GGUFError, NotFound
 from galago.models.json_file import seal
 from galago.models.registry import catalog, imported, installed
@@ -122,6 +123,14 @@ def test_files_that_are_not_models_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no GGUF models"):
         imported.discover(tmp_path / "nowhere")
     assert imported.read_list() == []
+
+
+def test_a_model_with_tensors_of_an_unknown_type_is_imported(tmp_path: Path) -> None:
+    """A newer llama.cpp may know the type."""
+    model = crafted.read(builtin_folder() / "text-Q8_0.gguf")
+    tensors = {name: tensor._replace(kind=99) for name, tensor in model.tensors.items()}
+    path = model.having(tensors=tensors).write(tmp_path / "model.gguf")
+    assert [added.quant for added in imported.add(imported.discover(path))] == ["type 99"]
 
 
 @pytest.mark.parametrize("text", ["[", "{}x", '[{"name": 3}]', "[1]", "3"])

@@ -116,9 +116,9 @@ def _reply(request: bytes, code: bytes) -> bytes:
 def main(memory: int, handle: int) -> None:
     connection = inherited_connection(handle)
     limit_this_process(data_bytes=memory, file_bytes=0, open_files=_OPEN_FILES, processes=0)
-    connection.send_bytes(b"ready")
     code = b""
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        connection.send_bytes(b"ready")
         while True:
             try:
                 message = connection.recv_bytes()

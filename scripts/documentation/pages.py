@@ -78,13 +78,17 @@ def _openapi() -> dict[str, Any]:
         return document(endpoints, ERROR_RESPONSES)
 
 
+_ALWAYS_POSSIBLE = ("401", "403", "408", "413", "500")
+
+
 def routes() -> str:
     """Every route with what it takes and answers."""
     lines = [
         "# Routes",
         "",
         "The routes below `/v1` also answer without that prefix. `GET /openapi.json` describes all of them in full.",
-        "Every route may answer 401 (API key), 403 (Host or Origin), 413 (body too large) and 500.",
+        "Every route may answer 401 (API key), 403 (Host or Origin), 408 (request incomplete), 413 (too large) and",
+        "500.",
         "",
         "| Route | What it does | Request body | Status codes |",
         "|---|---|---|---|",
@@ -96,7 +100,7 @@ def routes() -> str:
         for method, operation in methods.items():
             contents: dict[str, Any] = operation.get("requestBody", {}).get("content", {})
             content: dict[str, Any] = next(iter(contents.values()), {})
-            codes = ", ".join(code for code in operation["responses"] if code not in ("401", "403", "413", "500"))
+            codes = ", ".join(code for code in operation["responses"] if code not in _ALWAYS_POSSIBLE)
             body = _schema_name(content.get("schema"))
             lines.append(f"| `{method.upper()} {path}` | {operation['summary']} | {body} | {codes} |")
     return "\n".join(lines) + "\n"

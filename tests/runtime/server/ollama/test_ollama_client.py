@@ -94,8 +94,6 @@ def test_a_raw_prompt_is_continued_without_a_template(llama: ollama.Client) -> N
     assert answer.prompt_eval_count < llama.generate("builtin", "Opposite of big?").prompt_eval_count  # type: ignore
     whole = "<|im_start|>user\nOpposite of big?<|im_end|>\n<|im_start|>assistant\n"
     assert llama.generate("builtin", whole, raw=True).response == chat(llama).message.content
-    with pytest.raises(ollama.ResponseError, match="system"):
-        llama.generate("builtin", "Hi", raw=True, system="Be brief.")
     with pytest.raises(ollama.ResponseError, match="cannot fill in"):
         llama.generate("builtin", "def f(", suffix="return x")
 
@@ -226,7 +224,6 @@ def test_options_that_are_set_at_load_get_a_warning(server: Server) -> None:
         (lambda c: c.pull("qwen3.5-0.8b"), 403, "--allow-pull"),
         (lambda c: list(c.pull("qwen3.5-0.8b", stream=True)), 403, "--allow-pull"),
         (lambda c: c.delete("builtin"), 403, "--allow-rm"),
-        (lambda c: c.chat("builtin", [{"role": "robot", "content": "x"}]), 400, r"messages\[0\].role"),
         (lambda c: c.chat("builtin", ASKED, format={"not": {}}), 400, "not"),
         (lambda c: c.create("mine", from_="builtin"), 404, "/api/create"),
     ],

@@ -63,7 +63,8 @@ def _error(end: spawn.ChildResult, names: str) -> ModelError:
             "for this version; download it again, or run `galago doctor`",
             "model",
         )
-    return ModelError(end.last_line, "model")
+    message = end.stdout.decode(errors="replace").strip().rpartition("\n")[2]
+    return ModelError(message or f"{names} cannot be used: {end.last_line}", "model")
 
 
 def _identify(files: ModelFiles) -> tuple[str, int]:

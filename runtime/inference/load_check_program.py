@@ -1,7 +1,7 @@
 """Loads a model and does what first requests do: `python -m ...load_check_program MODEL PROJECTOR DRAFT ADAPTER...`
 
 llama.cpp ends its process on some damaged files, which is this one then. How it exits is its result, and the last line
-of its standard error says what is wrong.
+of its standard output says what is wrong.
 """
 
 from __future__ import annotations
@@ -102,13 +102,19 @@ def _encode_media(generator: Generator) -> None:
                 raise event.error
 
 
+def _describe(error: Exception) -> str:
+    """Says in one line why the model cannot be used."""
+    name = Path(sys.argv[1]).name
+    if isinstance(error, MemoryError):
+        error = limit_error("load_check_memory", f"{name} needs too much memory")
+    unforeseen = f"{name} cannot be used: {type(error).__name__}: {error}"
+    return " ".join((error.message if isinstance(error, GalagoError) else unforeseen).split())
+
+
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except GalagoError as error:
-        sys.exit(" ".join(error.message.split()))
-    except MemoryError:
-        sys.exit(limit_error("load_check_memory", f"{Path(sys.argv[1]).name} needs too much memory").message)
-    except Exception as error:  # what the model contains leads to an error that nobody expected
+    except Exception as error:
         traceback.print_exception(error)
-        sys.exit(f"{Path(sys.argv[1]).name} cannot be used: {type(error).__name__}: {' '.join(str(error).split())}")
+        print(_describe(error), flush=True)
+        sys.exit(1)

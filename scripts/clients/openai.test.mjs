@@ -170,8 +170,8 @@ test('errors are of the class of their status', async () => {
     assert.ok(error.requestID);
     return error;
   };
-  const bad = await refused(ask({ temperature: 'hot' }), OpenAI.BadRequestError, 400, 'invalid_value');
-  assert.equal(bad.param, 'temperature');
+  const bad = await refused(ask({ stop: Array(300).fill('x') }), OpenAI.BadRequestError, 400, 'invalid_value');
+  assert.equal(bad.param, 'stop');
   const words = [{ role: 'user', content: 'word '.repeat(5000) }];
   await refused(ask({ messages: words }), OpenAI.BadRequestError, 400, 'context_length_exceeded');
   const far = [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'https://example.com/x.png' } }] }];

@@ -175,9 +175,9 @@ def test_batches_are_answered(api: str) -> None:
         ({"model": "gpt-4o", "url": VECTORS_URL}, "Hi", openai.NotFoundError),
         ({"key": "wrong"}, "Hi", openai.AuthenticationError),
         ({}, "word " * 5000, openai.BadRequestError),
-        ({"extra_body": {"temperature": "hot"}}, "Hi", openai.BadRequestError),
+        ({"extra_body": {"stop": ["x"] * 300}}, "Hi", openai.BadRequestError),
     ],
-    ids=["another model", "wrong key", "too long", "bad setting"],
+    ids=["another model", "wrong key", "too long", "too many stops"],
 )
 def test_errors_are_of_the_class_of_their_status(api: str, options: dict[str, Any], words: str, kind: Any) -> None:
     with pytest.raises(kind):

@@ -122,7 +122,7 @@ def test_the_asynchronous_calls_work(messages: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "status"),
     [
-        ({"extra_body": {"temperature": "hot"}}, litellm.BadRequestError, 400),
+        ({"extra_body": {"stop": ["x"] * 300}}, litellm.BadRequestError, 400),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, litellm.ContextWindowExceededError, 400),
         ({"api_key": "wrong"}, litellm.AuthenticationError, 401),
         ({"model": "openai/gpt-4o", "api_base": VECTORS_URL}, litellm.NotFoundError, 404),

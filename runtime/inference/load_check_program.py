@@ -64,8 +64,10 @@ def _files(model: str, projector: str, draft: str, adapters: tuple[str, ...]) ->
 def _check_tokens(weights: Weights) -> None:
     """Detokenizes every token, and tokenizes characters of all kinds, each alone and all together.
 
-    Raises `ModelError` if a character becomes an id that is no token.
+    Raises `ModelError` if there is no tokenizer, or if a character becomes an id that is no token.
     """
+    if not weights.has_tokenizer:
+        raise ModelError(f"{weights.path.name} has no tokenizer, so it cannot read text; convert it again")
     for token in range(weights.vocab_size):
         weights.token_bytes(token)
     characters = list(_characters())

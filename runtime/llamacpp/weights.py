@@ -64,9 +64,6 @@ class Weights(Vocab):
         for part in weight_parts(path):
             release_file_pages(part)
         vocab = llama.llama_model_get_vocab(self.handle)
-        if llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_NONE:  # any use of it would end the process
-            self.close()
-            raise ModelError(f"{path.name} has no tokenizer, so it cannot read text; convert it again", str(path))
         super().__init__(vocab, self._should_strip_accents(vocab))
 
     def close(self) -> None:
@@ -80,6 +77,11 @@ class Weights(Vocab):
         if llama.llama_vocab_type(vocab) != llama.LLAMA_VOCAB_TYPE_WPM:
             return False
         return (self.metadata(_STRIP_ACCENTS) or self.metadata(_LOWERCASE) or "true") == "true"
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the file has a tokenizer. Without one, any use of the vocabulary ends the process."""
+        return bool(llama.llama_vocab_type(self.vocab) != llama.LLAMA_VOCAB_TYPE_NONE)
 
     @property
     def attention_values(self) -> float:

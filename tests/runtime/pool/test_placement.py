@@ -102,7 +102,7 @@ def test_llama_cpp_accepts_a_split() -> None:
 
 def test_a_model_in_several_files_is_not_placed(tmp_path: Path) -> None:
     path = shapes.write(tmp_path / "part-00001-of-00002.gguf", shapes.SHAPES["135M"], parts=2)
-    (tmp_path / "part-00002-of-00002.gguf").touch()
+    shapes.write(tmp_path / "part-00002-of-00002.gguf", shapes.SHAPES["135M"], parts=2)
     assert "several files" in place(resolve(path), ModelConfig(), build(24)).warnings[0]
     assert place(resolve(path), ModelConfig(gpu_layers=7), build(24)).gpu_layers == 7
 

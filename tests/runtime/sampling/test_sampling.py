@@ -144,10 +144,14 @@ def test_an_answer_without_logprobs_has_none(model: LocalModel, server: Server) 
     assert server.ask("Hi").json()["choices"][0]["logprobs"] is None
 
 
+def test_a_bias_on_a_token_that_the_model_lacks_is_told(model: LocalModel) -> None:
+    reply = model.chat("Hi", logit_bias={512: 1}, max_tokens=2)
+    assert any("logit_bias" in warning for warning in reply.warnings)
+
+
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"logit_bias": {512: 1}}, "logit_bias"),
         ({"logit_bias": {-1: 1}}, "logit_bias"),
         ({"logit_bias": {1: float("nan")}}, "logit_bias"),
         ({"frequency_penalty": 2.1}, "frequency_penalty"),

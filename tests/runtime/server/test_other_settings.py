@@ -94,7 +94,7 @@ CASES: list[tuple[str, Any, tuple[str, ...], str | None]] = [
     ("min_tokens", -1, OPENAI, "it is ignored"),
     ("temperature", True, ALL, "temperature is true; it must be a number"),
     ("temperature", "hot", ALL, "it is ignored"),
-    ("top_p", {}, ALL, "it is ignored"),
+    ("top_p", {}, ALL, "it is read as null"),
     ("top_k", 40.5, ALL, "40 is used"),
     ("top_k", "many", ALL, "it is ignored"),
     ("seed", 0.5, WITH_STOP, "1 is used"),

@@ -35,7 +35,7 @@ def test_assignments_set_limits_and_name_unknown_ones(monkeypatch: pytest.Monkey
     monkeypatch.setenv("GALAGO_LIMIT_PARTS", "5")  # restored after the test
     set_limits(["parts=12"])
     assert limit("parts") == 12
-    with pytest.raises(ConfigError, match="no limit 'part'; use one of body_bytes, parts"):
+    with pytest.raises(ConfigError, match="no limit 'part'; use one of body_bytes, json_values, parts"):
         set_limits(["part=12"])
     with pytest.raises(ConfigError, match="parts is ''"):
         set_limits(["parts"])

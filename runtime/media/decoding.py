@@ -25,8 +25,7 @@ class Decoding:
 
     def check(self) -> None:
         """Raises `Cancelled` if the client has left, and `MediaError` if the processor time is used up."""
-        if self._cancelled():
-            raise Cancelled("the client is no longer waiting for this answer")
+        _check_client(self._cancelled)
         if time.thread_time() > self._end:
             raise limit_error("decoding_seconds", "the file takes too long to decode; make it shorter or smaller")
 
@@ -51,8 +50,7 @@ class DecodingTurns:
             heapq.heappush(self._waiting, entry)
             try:
                 while self._busy or self._waiting[0] != entry:
-                    if cancelled():
-                        raise Cancelled("the client is no longer waiting for this answer")
+                    _check_client(cancelled)
                     self._changed.wait(_POLL_SECONDS)
                 self._busy = True
             finally:
@@ -65,3 +63,8 @@ class DecodingTurns:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+
+def _check_client(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("the client is no longer waiting for this answer")

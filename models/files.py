@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .gguf.header import GGUFHeader
-from .registry.pairing import sibling_parts
+from .registry.selection import sibling_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import NotFound
-from ..registry import catalog, pairing
+from ..registry import catalog, selection
 from ..registry.catalog import CatalogEntry
 from ..registry.name import ModelRef
 
@@ -25,9 +25,9 @@ class HubSource:
     default_quant: str = ""
     entry: CatalogEntry | None = None
 
-    def select(self, names: Sequence[str], quant: str) -> pairing.FileSelection:
+    def select(self, names: Sequence[str], quant: str) -> selection.FileSelection:
         """Selects weights and projectors among the files of the repository. Raises `NotFound`."""
-        return pairing.select_files(
+        return selection.select_files(
             names, quant, self.weights, self.projector, self.default_quant, where=self.repository
         )
 

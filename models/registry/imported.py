@@ -22,7 +22,7 @@ from ..json_file import JsonFile
 from ..kept_file import read_file
 from ..log import log_once
 from ..paths import data_folder
-from . import catalog, pairing
+from . import catalog, pairing, selection
 from .name import BUILTIN
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -192,9 +192,9 @@ def _gguf_folders(place: Path) -> Iterator[tuple[Path, list[str]]]:
 def _models_in_folder(folder: Path, names: Sequence[str], top: Path) -> Iterator[ImportedModel]:
     """Yields the models among files of a folder, each with a matching projector from the same folder."""
     siblings = sorted(path.name for path in folder.glob("*") if path.suffix.lower() == ".gguf")
-    projectors = [folder / name for name in siblings if pairing.is_projector_name(name)]
-    wanted = {part for name in names for part in pairing.sibling_parts(name, siblings)}
-    for group in pairing.weight_sets(wanted):
+    projectors = [folder / name for name in siblings if selection.is_projector_name(name)]
+    wanted = {part for name in names for part in selection.sibling_parts(name, siblings)}
+    for group in selection.weight_sets(wanted):
         weights = tuple(folder / part for part in group.parts)
         try:
             header = read_header(weights[0])

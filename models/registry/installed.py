@@ -18,7 +18,7 @@ from ..hub import connection
 from ..hub.cache import HubCache
 from ..hub.download import file_digest
 from ..hub.source import find_source
-from . import catalog, imported, pairing
+from . import catalog, imported, pairing, selection
 from .name import ModelRef, parse_ref
 
 
@@ -77,7 +77,7 @@ def summarize(model: InstalledModel) -> ModelSummary:
     return ModelSummary(
         title=first.name,
         architecture=first.architecture,
-        quant=model.ref.quant or pairing.quant_of(model.weights[0].name) or pairing.dominant_type(first),
+        quant=model.ref.quant or selection.quant_of(model.weights[0].name) or pairing.dominant_type(first),
         parameters=sum(header.parameters for header in headers),
         context=first.context_length,
         vision=projector is not None and projector.get("clip.has_vision_encoder") is True,
@@ -130,7 +130,7 @@ def find_unchecked(ref: ModelRef) -> InstalledModel:
     return _from_cache_unchecked(cache, ref, find_source(ref).repository, commit, choice)
 
 
-def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, pairing.FileSelection]:
+def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelection]:
     """Finds the commit in the cache that has a model's files, and selects them. Raises `NotFound`."""
     source = find_source(ref)
     cache = HubCache(connection.cache_root())
@@ -141,7 +141,7 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, pairing.FileSelectio
     quants: set[str] = set()
     for commit in commits:
         names = cache.file_names(source.repository, commit)
-        quants |= {group.quant for group in pairing.weight_sets(names, source.weights) if group.quant}
+        quants |= {group.quant for group in selection.weight_sets(names, source.weights) if group.quant}
         with contextlib.suppress(NotFound):
             return cache, commit, source.select(names, ref.quant)
     others = f" (installed of it: {', '.join(sorted(quants))})" if quants else ""
@@ -213,7 +213,7 @@ def all_models() -> Iterator[InstalledModel]:
         seen: set[tuple[Path, ...]] = set()
         for commit in cache.commits(repository):
             names = cache.file_names(repository, commit)
-            groups = pairing.weight_sets(names)
+            groups = selection.weight_sets(names)
             for group in groups:
                 weights = _snapshot_paths(cache, repository, commit, group.parts)
                 contents = tuple(path.resolve() for path in weights)
@@ -222,22 +222,22 @@ def all_models() -> Iterator[InstalledModel]:
                     seen.add(contents)
                     unique = sum(other.quant == group.quant for other in groups) == 1
                     ref = _ref_for(repository, group, unique, "" if current else commit[:12])
-                    projectors = pairing.rank_projectors(names, find_source(ref).projector, group.quant)
-                    choice = pairing.FileSelection(group, projectors)
+                    projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant)
+                    choice = selection.FileSelection(group, projectors)
                     yield _from_cache_unchecked(cache, ref, repository, commit, choice)
 
 
-def _ref_for(repository: str, group: pairing.WeightSet, unique: bool, revision: str) -> ModelRef:
+def _ref_for(repository: str, group: selection.WeightSet, unique: bool, revision: str) -> ModelRef:
     """Returns the name of weights: from the catalog if it has them, with the quantization if that is `unique`."""
     quant = group.quant if unique and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
-        if entry.repository == repository and pairing.weight_sets(group.parts, entry.weights):
+        if entry.repository == repository and selection.weight_sets(group.parts, entry.weights):
             return ModelRef("name", entry.name, quant if entry.quants else "", revision)
     return ModelRef("hub", repository, quant, revision)
 
 
 def _from_cache_unchecked(
-    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
+    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: selection.FileSelection
 ) -> InstalledModel:
     """Returns a model in the cache, without a projector if its files are damaged or do not match."""
     try:
@@ -249,7 +249,7 @@ def _from_cache_unchecked(
 
 
 def _from_cache(
-    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: pairing.FileSelection
+    cache: HubCache, ref: ModelRef, repository: str, commit: str, choice: selection.FileSelection
 ) -> InstalledModel:
     weights = _snapshot_paths(cache, repository, commit, choice.weights.parts)
     candidates = _snapshot_paths(cache, repository, commit, choice.projectors)

@@ -16,7 +16,7 @@ from galago.models.hub import client
 from galago.models.hub.source import HubSource
 from galago.models.registry import catalog, pairing
 from galago.models.registry.catalog import CatalogEntry
-from galago.models.registry.pairing import FileSelection
+from galago.models.registry.selection import FileSelection
 
 TOLERANCE = 0.05
 """Accepted relative difference in bytes: the catalog's sizes are rounded."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galago.models.errors import NotFound
-from galago.models.registry import pairing
+from galago.models.registry import selection
 
 QUANTS = {
     "Qwen3.5-0.8B-UD-Q4_K_XL.gguf": "ud-q4_k_xl",
@@ -26,30 +26,30 @@ QUANTS = {
 
 @pytest.mark.parametrize("name", QUANTS)
 def test_the_quantization_is_read_from_a_file_name(name: str) -> None:
-    assert pairing.quant_of(name) == QUANTS[name]
+    assert selection.quant_of(name) == QUANTS[name]
 
 
 def test_weights_are_selected_in_messy_repositories() -> None:
     names = ["README.md", "mmproj-x-F16.gguf", "mmproj-x-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", "y-Q8_0.gguf"]
-    choice = pairing.select_files(names, projector="mmproj*")
+    choice = selection.select_files(names, projector="mmproj*")
     assert choice.weights.parts == ("Llama-3.2-1B-Instruct-Q4_K_M.gguf",)
     assert choice.projectors == ("mmproj-x-Q8_0.gguf", "mmproj-x-F16.gguf")
-    assert pairing.select_files(names, "Q8_0").weights.parts == ("y-Q8_0.gguf",)
-    assert pairing.select_files(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
+    assert selection.select_files(names, "Q8_0").weights.parts == ("y-Q8_0.gguf",)
+    assert selection.select_files(names, "", default="Q8_0").weights.parts == ("y-Q8_0.gguf",)
 
 
 def test_two_models_with_one_quantization_are_distinguished_by_name() -> None:
     names = ["a/one-Q8_0.gguf", "two-Q8_0.gguf"]
     with pytest.raises(NotFound, match="has several models with this quantization; name one.*: a/one-q8_0, two-q8_0"):
-        pairing.select_files(names, "q8_0", where="o/r")
-    assert pairing.select_files(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
+        selection.select_files(names, "q8_0", where="o/r")
+    assert selection.select_files(names, "one-q8_0").weights.parts == ("a/one-Q8_0.gguf",)
 
 
 def test_parts_are_complete_and_in_order() -> None:
     parts = [f"m-Q4_0-0000{n}-of-00003.gguf" for n in (3, 1, 2)]
-    assert pairing.select_files(parts).weights.parts == tuple(sorted(parts))
+    assert selection.select_files(parts).weights.parts == tuple(sorted(parts))
     with pytest.raises(NotFound, match="no GGUF weights"):
-        pairing.select_files(parts[:2])
+        selection.select_files(parts[:2])
 
 
 FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
@@ -58,7 +58,7 @@ FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
 @given(st.lists(st.text(max_size=20) | FILES, max_size=8))
 def test_any_file_names_give_a_selection_or_not_found(names: list[str]) -> None:
     try:
-        choice = pairing.select_files(names)
+        choice = selection.select_files(names)
     except NotFound:
         return
     assert set(choice.weights.parts) <= set(names) and set(choice.projectors) <= set(names)

@@ -118,9 +118,14 @@ def _key_in(file: Path) -> str:
 
     try:
         with file.open("rb") as opened:
-            text = opened.read(_MAX_KEY_FILE_BYTES).decode().strip()
+            content = opened.read(_MAX_KEY_FILE_BYTES + 1)
+        text = content.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the API key cannot be read from {file}: {error}", "api-key-file") from error
+    if len(content) > _MAX_KEY_FILE_BYTES:
+        raise ConfigError(
+            f"{file} has more than {_MAX_KEY_FILE_BYTES} bytes; it must have the API key alone", "api-key-file"
+        )
     if not text or "\n" in text:
         raise ConfigError(f"{file} must have the API key as its only line", "api-key-file")
     return text

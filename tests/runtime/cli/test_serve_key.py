@@ -23,7 +23,7 @@ def test_a_key_on_the_command_line_warns_once_that_it_shows(capfd: pytest.Captur
     assert errors.count("--api-key shows in the list of processes") == 1 and "secret" not in errors
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"one\ntwo", b"\xff\xfe", None])
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"one\ntwo", b"\xff\xfe", b"k" * 4097, None])
 def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)

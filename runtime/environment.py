@@ -11,6 +11,8 @@ VARIABLES = {
     "HF_TOKEN": "Your Hugging Face token, for gated and private repositories (read by huggingface-hub)",
     "HF_ENDPOINT": "A mirror of the Hub (read by huggingface-hub)",
     "HF_HUB_OFFLINE": "`1` forbids all network access (read by huggingface-hub)",
+    "HTTPS_PROXY": "The proxy for https addresses such as the Hub's; `HTTP_PROXY` for http, `ALL_PROXY` for all others",
+    "NO_PROXY": "Hosts that are reached without a proxy",
     "OMP_WAIT_POLICY": "How OpenMP's threads wait. If it is unset, Galago's workers spin only briefly",
     "GOMP_SPINCOUNT": "How long GNU OpenMP's threads spin; workers use 1000 unless it is set",
     "KMP_BLOCKTIME": "How many milliseconds LLVM OpenMP's threads spin; workers use 1 unless it is set",

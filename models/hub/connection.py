@@ -21,6 +21,9 @@ from urllib.parse import SplitResult, urlsplit
 from .. import units
 from ..errors import ConfigError, HubError, NotFound
 from ..log import log
+from . import credentials
+from .credentials import RefusedToken
+from .proxies import ProxySetting, client_for, proxy_for
 
 if TYPE_CHECKING:
     import httpx2
@@ -47,13 +50,16 @@ _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 class TransientHubError(Exception):
     """A lost connection or a busy server: another attempt may succeed.
 
-    `wait_seconds` is how long the server asks to wait.
+    `wait_seconds` is how long the server asks to wait. `proxy` is the proxy that does not answer, if it is one.
     """
 
-    def __init__(self, reason: str, wait_seconds: float | None = None, busy: bool = False) -> None:
-        super().__init__(reason)
+    def __init__(
+        self, reason: str, wait_seconds: float | None = None, busy: bool = False, proxy: ProxySetting | None = None
+    ) -> None:
+        super().__init__(f"{proxy} does not answer: {reason}" if proxy else reason)
         self.wait_seconds = wait_seconds
         self.busy = busy
+        self.proxy = proxy
 
 
 def cache_root() -> Path:
@@ -88,20 +94,26 @@ def open_url(
     Raises `TransientHubError` if another attempt may succeed, otherwise `NotFound`, `HubError` or `ConfigError`.
     """
     import httpx2
-    from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants
 
+    if constants.is_offline_mode():
+        raise HubError(_OFFLINE_MESSAGE, "hub")
+    proxy, refused = proxy_for(url), None
     try:
-        client = get_session()
-        request = client.build_request(
+        request = client_for(proxy).build_request(
             "GET", url, params=params, headers=_headers(url) | (headers or {}), timeout=_TIMEOUT_SECONDS
         )
         for _ in range(MAX_REDIRECTS + 1):
-            response = client.send(request, stream=True, follow_redirects=False)
+            proxy = proxy_for(str(request.url))
+            response = client_for(proxy).send(request, stream=True, follow_redirects=False)
             with contextlib.closing(response):
                 if response.next_request is None:
+                    if refused is None and (refused := credentials.take_refused(request, response)):
+                        continue  # without the token
                     if response.status_code >= 400:
-                        raise _status_error(response, name, revision)
+                        raise _status_error(response, name, revision, refused, proxy)
+                    if refused is not None:
+                        credentials.remember_refused(refused)
                     yield response
                     return
             request = response.next_request  # without the token if it leads to another host
@@ -109,9 +121,8 @@ def open_url(
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
         raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is not a valid URL: {error}", "hub") from error
     except (httpx2.TransportError, httpx2.StreamError) as error:
-        raise TransientHubError(_reason(error)) from error
-    except OfflineModeIsEnabled:
-        raise HubError(_OFFLINE_MESSAGE, "hub") from None
+        is_proxy = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
+        raise TransientHubError(_reason(error), proxy=proxy if is_proxy else None) from error
     raise HubError(
         f"{endpoint()} redirects a request for {name} more than {MAX_REDIRECTS} times; check HF_ENDPOINT", "hub"
     )
@@ -222,15 +233,20 @@ def with_retries(ask: Callable[[], T]) -> T:
             return ask()
         except TransientHubError as error:
             if attempt == (MAX_ATTEMPTS if error.busy else _MAX_CONNECT_ATTEMPTS) - 1:
-                raise HubError(
-                    f"{endpoint()} does not answer: {error}. Check the network, or try again later", "hub"
-                ) from error
+                raise HubError(_no_answer(error), "hub") from error
             time.sleep(retry_delay_seconds(attempt, error.wait_seconds))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise HubError(
                 f"{endpoint()} sent an answer that a Hub does not send ({_reason(error)}); check HF_ENDPOINT", "hub"
             ) from error
     raise AssertionError("not reached")
+
+
+def _no_answer(error: TransientHubError) -> str:
+    if error.proxy:
+        host = urlsplit(endpoint()).hostname
+        return f"{error}. Start it, or reach the Hub without it: unset {error.proxy.source}, or add {host} to NO_PROXY"
+    return f"{endpoint()} does not answer: {error}. Check the network, or try again later"
 
 
 def retry_delay_seconds(attempt: int, requested: float | None) -> float:
@@ -255,23 +271,36 @@ def _headers(url: str) -> dict[str, str]:
     # otherwise huggingface-hub 2.4 asks the Hub for a list of agents, and reports which one it runs under
     constants.HF_HUB_DISABLE_TELEMETRY = True
     is_endpoint = urlsplit(url)[:2] == urlsplit(endpoint())[:2]
-    return build_hf_headers(library_name="galago", token=None if is_endpoint else False)
+    return credentials.usable(build_hf_headers(library_name="galago", token=None if is_endpoint else False))
 
 
-def _status_error(response: httpx2.Response, name: str, revision: str) -> Exception:
-    """Returns the error for a status of 400 or more: `TransientHubError` if the server is only busy."""
+def _status_error(
+    response: httpx2.Response, name: str, revision: str, refused: RefusedToken | None, proxy: ProxySetting | None
+) -> Exception:
+    """Returns the error for a status of 400 or more: `TransientHubError` if the server is only busy.
+
+    `refused` is the user's token, if the Hub answers so with it and without it.
+    """
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     redirected = response.url.host != urlsplit(endpoint()).hostname  # to a file store, by a link that expires
     if status in _BUSY_STATUSES or (redirected and status in (401, 403)):
         return TransientHubError(f"status {status}", _requested_wait_seconds(response), busy=True)
     page = f"{endpoint()}/{name}"
-    if code == "GatedRepo" or status == 403:
-        return HubError(f"{name} is gated: accept its terms at {page}, then run `hf auth login` or set HF_TOKEN", "hub")
+    if status == 407 and proxy:
+        return ConfigError(f"{proxy} asks for a name and password: write them as http://NAME:PASSWORD@HOST:PORT", "hub")
+    if code == "GatedRepo" or (status == 403 and not refused):
+        return HubError(f"{name} is gated: {credentials.how_to_get_access(response, page)}", "hub")
     if code == "RevisionNotFound":
         return NotFound(f"{name} has no revision {revision}; the revisions are listed at {page}", "model")
     if code == "EntryNotFound":
         return NotFound(
             f"the Hub lists a file of {name} that it does not have; the repository may be changing, pull again", "model"
+        )
+    if refused and status in (401, 403, 404):
+        return HubError(
+            f"{endpoint()} refused {credentials.TOKEN} ({refused.reason}), and without it there is no repository "
+            f"{name}. Check the name, or make a new token at {endpoint()}/settings/tokens",
+            "hub",
         )
     if status in (401, 404):
         return NotFound(

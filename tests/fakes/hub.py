@@ -61,6 +61,7 @@ class Repo:
 class LocalHub:
     """The server and its repositories.
 
+    `refusals` has the status and headers of the answer to requests with an Authorization header, or without (None).
     `redirects` has the addresses that paths lead to, `bodies` headers and content to send for them instead of the right
     ones. `log` has (method, path, first byte requested) of every request. `sent` counts the bytes sent by digest,
     without requests for the start of a file only. `leaked` has the requests that sent a token to another host.
@@ -72,6 +73,7 @@ class LocalHub:
         self.repos: dict[str, Repo] = {}
         self.faults: dict[str, Fault] = {}
         self.api_faults: list[Fault] = []
+        self.refusals: dict[str | None, tuple[int, dict[str, str]]] = {}
         self.redirects: dict[str, str] = {}
         self.bodies: dict[str, tuple[dict[str, str], Iterator[bytes]]] = {}
         self.log: list[tuple[str, str, int]] = []
@@ -149,7 +151,9 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _route(self, path: str, first: int) -> None:
-            if path in hub.redirects:
+            if (refusal := hub.refusals.get(self.headers.get("Authorization"))) is not None:
+                self._answer(refusal[0], {}, refusal[1])
+            elif path in hub.redirects:
                 self._answer(302, None, {"Location": hub.redirects[path]})
             elif path in hub.bodies:
                 self._stream(*hub.bodies[path])

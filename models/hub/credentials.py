@@ -1,0 +1,70 @@
+"""The user's token for the Hub, and what happens if the Hub refuses it.
+
+huggingface-hub finds the token. An expired one would make even public repositories fail, so a request whose token is
+refused is sent again without it, and the user is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..log import log_once
+
+if TYPE_CHECKING:
+    import httpx2
+
+TOKEN = "your token (of HF_TOKEN or `hf auth login`)"
+
+_HEADER = "authorization"
+_not_sent: set[str] = set()
+"""Headers that this process does not send again, because the Hub refused the token in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedToken:
+    """A token, as a header, and the Hub's reason to refuse it."""
+
+    header: str
+    reason: str
+
+
+def usable(headers: Mapping[str, str]) -> dict[str, str]:
+    """Returns headers without a token that the Hub has refused, or that cannot be sent."""
+    value = headers.get(_HEADER, "")
+    if not value.isascii() or not value.isprintable() or value.count(" ") > 1:
+        log_once(f"{TOKEN} is not sent: it contains characters that no token has")
+        _not_sent.add(value)
+    return {name: text for name, text in headers.items() if name != _HEADER or text not in _not_sent}
+
+
+def take_refused(request: httpx2.Request, response: httpx2.Response) -> RefusedToken | None:
+    """Takes the token from a request if the Hub may have refused it only because of that."""
+    is_gated = response.headers.get("X-Error-Code") == "GatedRepo"
+    if response.status_code not in (401, 403) or is_gated or _HEADER not in request.headers:
+        return None
+    return RefusedToken(request.headers.pop(_HEADER), _message(response) or f"status {response.status_code}")
+
+
+def remember_refused(token: RefusedToken) -> None:
+    """Keeps a token from being sent again. Tells the user."""
+    _not_sent.add(token.header)
+    log_once(f"the Hub refused {TOKEN}: {token.reason}; going on without it")
+
+
+def how_to_get_access(response: httpx2.Response, page: str) -> str:
+    """Says what a user does about a gated repository."""
+    if _HEADER not in response.request.headers:
+        return f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
+    said = _message(response)
+    return (
+        f"accept its terms at {page} with the account of {TOKEN}, and wait if its owner has to approve"
+        + f" (the Hub says: {said})" * bool(said)
+    )
+
+
+def _message(response: httpx2.Response) -> str:
+    """Returns what the Hub says about an error, on one line."""
+    text = str(response.headers.get("X-Error-Message", ""))
+    return "".join(c if c.isprintable() else " " for c in text)[:200].strip(" .")

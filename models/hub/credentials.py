@@ -57,10 +57,10 @@ def how_to_get_access(response: httpx2.Response, page: str) -> str:
     """Says what a user does about a gated repository."""
     if _HEADER not in response.request.headers:
         return f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
-    said = _message(response)
+    reason = _message(response)
     return (
         f"accept its terms at {page} with the account of {TOKEN}, and wait if its owner has to approve"
-        + f" (the Hub says: {said})" * bool(said)
+        + f" (the Hub says: {reason})" * bool(reason)
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Literal, NamedTuple, TypeAlias, TypeGuard
 
 # enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
 # The gaps are types that llama.cpp has removed.
@@ -63,6 +63,13 @@ class TensorInfo:
         return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else f"type {self.type}"
 
 
+class Experts(NamedTuple):
+    """The experts in each layer of a mixture of experts, and how many of them compute a token."""
+
+    count: int
+    used: int
+
+
 @dataclass(frozen=True)
 class GGUFHeader:
     """The header of a GGUF file. `data_offset` is in bytes from the start of the file."""
@@ -100,6 +107,13 @@ class GGUFHeader:
     def embedding_length(self) -> int | None:
         """The width of a token embedding, if the file says; projectors do not."""
         return self._count(f"{self.architecture}.embedding_length")
+
+    @property
+    def experts(self) -> Experts | None:
+        """`None` for a model without experts. Both numbers are as untrusted as the file."""
+        count = self._count(f"{self.architecture}.expert_count")
+        used = self.get(f"{self.architecture}.expert_used_count")
+        return None if count is None else Experts(count, used if is_int(used) else 0)
 
     @property
     def chat_template(self) -> str | None:

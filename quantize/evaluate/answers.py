@@ -29,7 +29,7 @@ def answerable(questions: Sequence[Question], vision: bool, audio: bool) -> list
 
 
 def answer_questions(model: LocalModel, questions: Sequence[Question], strict: bool = True) -> Iterator[Record]:
-    """Yields a record of each answer: `sense`, `group`, `task`, `right`, `empty`, `repeats` and `text`.
+    """Yields a record of each answer: `sense`, `group`, `task`, `right`, `empty`, `repeats`, `cut` and `text`.
 
     Transcripts also have `words` and `word_errors`. Answers that should be JSON or a tool call have `valid`. Questions
     are asked one at a time with greedy decoding, because concurrent requests would change the last digits of logits.
@@ -41,7 +41,7 @@ def answer_questions(model: LocalModel, questions: Sequence[Question], strict: b
         except InvalidRequest:
             if strict:
                 raise
-            yield _record(question, "", ()) | {"right": False, "empty": False}
+            yield _record(question, "", ()) | {"right": False, "empty": False, "cut": False}
 
 
 def _ask(model: LocalModel, question: Question) -> Record:
@@ -56,7 +56,7 @@ def _ask(model: LocalModel, question: Question) -> Record:
     )
     with model.stream(request) as answer:
         text = "".join(answer)
-        return _record(question, text, answer.reply.calls)
+        return _record(question, text, answer.reply.calls) | {"cut": answer.reply.finish_reason == "length"}
 
 
 def _record(question: Question, text: str, calls: Sequence[ToolCall]) -> Record:
@@ -93,8 +93,9 @@ def is_repetitive(text: str) -> bool:
 def summarize_answers(records: Sequence[Record], baseline: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """Summarizes answers by modality.
 
-    Returns `accuracy`, its 95 % interval `low` and `high`, `n`, and the shares `empty`, `repeats` and `same` (of the
-    most common answer); `change`, the accuracy gained over the baseline on the same questions, with its interval;
+    Returns `accuracy`, its 95 % interval `low` and `high`, `n`, and the shares `empty`, `repeats`, `cut` (at the
+    maximum length) and `same` (the most common answer); `change`, the accuracy gained over the baseline on the same
+    questions, with its interval;
     for transcripts `word_error_rate` with its interval; for answers that should be JSON or tool calls, the share
     `valid`.
     """
@@ -109,6 +110,7 @@ def summarize_answers(records: Sequence[Record], baseline: Sequence[Record]) -> 
             "n": score.total,
             "empty": sum(row["empty"] for row in rows) / len(rows),
             "repeats": sum(row["repeats"] for row in rows) / len(rows),
+            "cut": sum(row["cut"] for row in rows) / len(rows),
             "same": Counter(normalize_answer(row["text"]) for row in rows).most_common(1)[0][1] / len(rows),
         }
         if transcripts := [row for row in rows if "words" in row]:

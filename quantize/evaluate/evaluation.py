@@ -4,7 +4,8 @@ The results are one JSON object. Its top level has `form` (the schema's version)
 `made` (when), `device`, `threads`, `energy_sensor` (what joules are read from, or null), `baseline` (a variant's name),
 `questions` and `texts` (names), `set` (a digest of both), `most` (the limit per group), `front` (the Pareto front),
 `recommended` (`variant`, or null, and `reason`), `examples` (changed answers), `sensitivity` (from
-`search/sensitivity.py`; null unless requested) and `variants`. Each variant has:
+`search/sensitivity.py`; null unless requested), `warnings` (sentences about all variants) and `variants`. Each variant
+has:
 
 - `name`, `key` (a digest of the files), `model`, `mmproj` (paths, the latter or null), `model_name`, `mmproj_name`,
   `bytes` of both files;
@@ -17,7 +18,7 @@ The results are one JSON object. Its top level has `form` (the schema's version)
 - `looks` by modality: nats per token that the correct answer gains from real media over blank media, `mean`, `low`,
   `high`, `n`;
 - `failed` by modality: the `share` of passages that the variant cannot process, and the `reason`;
-- `tasks` by modality: `accuracy`, `low`, `high`, `n`, `empty`, `repeats`, `same`, `change` (see `answers.py`);
+- `tasks` by modality: `accuracy`, `low`, `high`, `n`, `empty`, `repeats`, `cut`, `same`, `change` (see `answers.py`);
 - `groups` of questions, and the `tasks` in each: `right`, `of`, `accuracy`, `low`, `high`;
 - `warnings`: sentences.
 
@@ -46,6 +47,7 @@ from ...runtime.inference.load_check import check_paths
 from ...runtime.process.spawn import RunningChild
 from ...runtime.python_api import load
 from ..progress import Progress
+from ..variants.source import open_source
 from . import answers, fidelity_job, passages, runtime_cost, variant_summary, verdict
 from .fidelity_job import FidelityJob
 from .progress_estimate import ProgressEstimator
@@ -54,7 +56,7 @@ from .questions import Question
 from .record_log import Record, RecordLog, exclusive
 from .variant_grid import ModelVariant
 
-FORM = 3
+FORM = 4
 """The version of the results' schema and of saved records; records of another version are measured again."""
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
 COST_LIFETIME_SECONDS = 6 * 3600
@@ -133,6 +135,9 @@ def _measure_quality(
 
 
 def _evaluate(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, Any]:
+    warnings = _baseline_warnings(plan.variants)
+    for warning in warnings:
+        log_once(warning)
     scored, answered = _measure_quality(plan, progress)
     costs = _measure_costs(plan, progress)
     base = plan.variants[0].name
@@ -166,8 +171,22 @@ def _evaluate(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, An
             plan.selected_questions, plan.variants, answered, recommended["variant"]
         ),
         "sensitivity": None,
+        "warnings": warnings,
         "variants": variants,
     }  # fmt: skip
+
+
+def _baseline_warnings(variants: Sequence[ModelVariant]) -> list[str]:
+    """Returns a sentence for each file of the baseline that is quantized, although other files are compared with it."""
+    warnings = []
+    for files in ([v.model for v in variants], [v.projector for v in variants if v.projector]):
+        quantized_type = open_source(str(files[0].path)).quantized_type if len(set(files)) > 1 else None
+        if quantized_type is not None:
+            warnings.append(
+                f"{files[0].name}, the baseline, is quantized itself ({quantized_type}): losses are measured from it, "
+                "not from the original model"
+            )
+    return warnings
 
 
 def _log_path(plan: EvaluationPlan, kind: str, variant: ModelVariant) -> Path:
@@ -248,6 +267,8 @@ def _answer_questions(plan: EvaluationPlan, variant: ModelVariant, progress: Pro
         cache_dir=plan.media_folder,
         isolated=True,
     ) as model:
+        for warning in model.info.warnings:
+            log_once(f"{variant.name}: {warning}")
         questions = answers.answerable(plan.selected_questions, model.info.vision, model.info.audio)
         strict = variant is plan.variants[0]
         for record in answers.answer_questions(model, questions[len(log.records) :], strict):

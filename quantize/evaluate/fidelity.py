@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.sampling.sampler import not_finite
 from .intervals import clustered_proportion_interval, ratio_interval
 
 LogProbs: TypeAlias = NDArray[np.float32]
@@ -24,8 +25,14 @@ _STEPS = 65535
 
 
 def log_probs(logits: NDArray[np.float32]) -> LogProbs:
-    """Returns the log-softmax of each row. Allocates as much memory as `logits` take."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    """Returns the log-softmax of each row. Allocates as much memory as `logits` take.
+
+    Raises `ModelError` if a row contains NaN or infinity.
+    """
+    largest = logits.max(axis=1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise not_finite("the probabilities of the next token")
+    shifted = logits - largest
     return _normalized(shifted)
 
 

@@ -30,6 +30,7 @@ from ...runtime.cache.disk_cache import DiskCache
 from ...runtime.config import default_threads
 from ...runtime.engine.tuning import ThreadTuner
 from ...runtime.inference.assembly import prompt_builder
+from ...runtime.inference.weight_faults import NO_PREFERENCE, finds_all_equally_likely
 from ...runtime.llamacpp.context import BATCH, Context
 from ...runtime.llamacpp.devices import gpus
 from ...runtime.llamacpp.library import build_info
@@ -118,6 +119,7 @@ class LogitsReader:
                 disk_cache=self._store,
             )
         self._prompts = prompt_builder(self.weights, self.projector, files.header.chat_template, context_tokens)
+        self._has_preference = False
 
     def close(self) -> None:
         """Writes encoded media that are not saved yet."""
@@ -165,6 +167,17 @@ class LogitsReader:
             scored += needs_logits
             position += 1
         yield from self._decode(batch)
+
+    def log_probs(self, window: TokenWindow) -> Iterator[LogProbs]:
+        """Yields what `logits` does as log-probabilities.
+
+        Raises `ModelError` if the model computes NaN, or finds all tokens of the first block equally likely.
+        """
+        for logp in map(log_probs, self.logits(window)):
+            if not self._has_preference and finds_all_equally_likely(float(logp.max()), self.weights.vocab_size):
+                raise ModelError(NO_PREFERENCE, "model")
+            self._has_preference = True
+            yield logp
 
     def _decode(self, batch: Sequence[BatchToken]) -> Iterator[NDArray[np.float32]]:
         if not batch:
@@ -259,7 +272,7 @@ class _BaselineScorer:
     def score(self, name: str, window: TokenWindow) -> Record:
         nll: list[float] = []
         start, digest = self._file.tell(), hashlib.blake2b(digest_size=16)
-        for logp in map(log_probs, self._reader.logits(window)):
+        for logp in self._reader.log_probs(window):
             packed = pack(logp).tobytes()
             self._file.write(packed)
             digest.update(packed)
@@ -294,7 +307,7 @@ class _VariantScorer:
         same: list[int] = []
         nll: list[float] = []
         self._file.seek(2 * row * self._vocab_size)
-        for logp in map(log_probs, self._reader.logits(window)):
+        for logp in self._reader.log_probs(window):
             base = unpack(np.fromfile(self._file, np.uint16, logp.size).reshape(logp.shape))
             kl += kl_divergence(base, logp).tolist()
             same += (base.argmax(axis=1) == logp.argmax(axis=1)).astype(int).tolist()
@@ -326,7 +339,7 @@ def _nll(logp: LogProbs, targets: Sequence[int]) -> list[float]:
 
 def _window_nll(reader: LogitsReader, window: TokenWindow) -> list[float]:
     nll: list[float] = []
-    for logp in map(log_probs, reader.logits(window)):
+    for logp in reader.log_probs(window):
         nll += _nll(logp, window.targets[len(nll) :])
     return nll
 

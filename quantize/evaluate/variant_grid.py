@@ -15,7 +15,7 @@ from ...models.registry.resolve import builtin_folder, resolve
 from ...models.regular_file import open_regular
 from ..progress import Progress, no_progress
 from ..variants import schemes, variant
-from ..variants.source import open_source
+from ..variants.source import check_not_quantized, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,13 @@ def variant_grid(
     projectors: Sequence[str],
     folder: Path,
     progress: Progress = no_progress,
+    requantize: bool = False,
 ) -> list[ModelVariant]:
     """Returns every text model with every projector. The pair of the largest files comes first: the baseline.
 
     `variants` and `projectors` are names of schemes, which are quantized into `folder`, or paths. For `builtin` the
-    16-bit pair is added automatically. Raises `GalagoError`.
+    16-bit pair is added automatically. Raises `GalagoError`, also if schemes are to be made of files that are quantized
+    already, unless `requantize`.
     """
     own = resolve(model, mmproj)
     model_paths, projector_paths = [own.weights], [own.projector] if own.projector else []
@@ -74,8 +76,8 @@ def variant_grid(
         projector_paths += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
     if projectors and not projector_paths:
         raise ConfigError(f"{own.id} has no projector to make variants of; give one with --mmproj", "projectors")
-    models = _files(model_paths, variants, folder, progress)
-    projector_files = _files(projector_paths, projectors, folder, progress)
+    models = _files(model_paths, variants, folder, progress, requantize)
+    projector_files = _files(projector_paths, projectors, folder, progress, requantize)
     for file in models:
         resolve(file.path)
         for projector in projector_files:
@@ -85,7 +87,9 @@ def variant_grid(
     ]
 
 
-def _files(own: Sequence[Path], requested: Sequence[str], folder: Path, progress: Progress) -> list[VariantFile]:
+def _files(
+    own: Sequence[Path], requested: Sequence[str], folder: Path, progress: Progress, requantize: bool
+) -> list[VariantFile]:
     paths = [*own, *(Path(name).expanduser() for name in requested if not _is_scheme(name))]
     for path in paths:
         if not path.is_file():
@@ -97,7 +101,8 @@ def _files(own: Sequence[Path], requested: Sequence[str], folder: Path, progress
             continue
         scheme = schemes.find(name)
         if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
-            files.append(VariantFile(scheme.name, quantized_file(files[0].path, scheme, folder, progress)))
+            made = quantized_file(files[0].path, scheme, folder, progress, requantize)
+            files.append(VariantFile(scheme.name, made))
     return files[:1] + sorted(files[1:], key=lambda file: -file.bytes)
 
 
@@ -111,8 +116,19 @@ def _is_scheme(name: str) -> bool:
     return name.upper() in schemes.SCHEMES
 
 
-def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress: Progress = no_progress) -> Path:
-    """Returns `source` quantized as `scheme` without calibration. Reuses an intact file. Raises `GalagoError`."""
+def quantized_file(
+    source: Path,
+    scheme: schemes.Scheme,
+    folder: Path,
+    progress: Progress = no_progress,
+    requantize: bool = False,
+) -> Path:
+    """Returns `source` quantized as `scheme` without calibration. Reuses an intact file.
+
+    Raises `GalagoError`, also if the source is quantized already, unless `requantize`.
+    """
+    opened = open_source(str(source))
+    check_not_quantized(opened, requantize)
     target = folder / f"{source.stem}-{fingerprint(source)[:16]}-{scheme.name}.gguf"
     digests: JsonFile[dict[str, str]] = JsonFile(folder / "digests.json", dict, dict)
     if target.exists() and _digest(target) == digests.read().get(target.name):
@@ -122,7 +138,6 @@ def quantized_file(source: Path, scheme: schemes.Scheme, folder: Path, progress:
             f"{scheme.name} needs calibration: create the file with galago quantize, and give its path", "variants"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    opened = open_source(str(source))
     plan = variant.plan(opened, variant.Recipe(scheme), requantize=True)
     step = f"quantizing {source.name} as {scheme.name}"
     variant.write(plan, target, force=True, progress=lambda _tensor, fraction: progress(step, fraction))

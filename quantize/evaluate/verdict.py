@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from ...models.errors import ConfigError
 from .intervals import wilson
+from .questions import MAX_ANSWER_TOKENS
 
 EvaluationResults: TypeAlias = Mapping[str, Any]
 VariantResults: TypeAlias = Mapping[str, Any]
@@ -21,6 +22,8 @@ MIN_TOP1_AGREEMENT = 0.9
 """A variant must agree with the baseline on at least this share of tokens, in each modality."""
 MIN_MEDIA_GAIN_RATIO = 0.5
 """A variant still uses a modality if its media contribute at least this share of the baseline's contribution."""
+MAX_CUT_SHARE = 0.5
+"""If more answers than this are as long as they may be, the model's end token may never come."""
 _MIN_BASELINE_GAIN_NATS = 0.1
 """If media contribute less than this per token in the baseline, variants are not blamed for a smaller contribution."""
 
@@ -70,7 +73,8 @@ def warnings(
         f"fails on {entry['share']:.0%} of the questions on {MODALITY_NAMES[modality]}: {entry['reason']}"
         for modality, entry in variant["failed"].items()
     ]
-    return failures + _modality_warnings(variant, baseline, constraints) + _answer_warnings(variant, baseline)
+    messages = failures + _modality_warnings(variant, baseline, constraints) + _answer_warnings(variant, baseline)
+    return messages + _length_warnings(variant)
 
 
 def _modality_warnings(variant: VariantResults, baseline: VariantResults, constraints: Constraints) -> list[str]:
@@ -125,6 +129,17 @@ def _answer_warnings(variant: VariantResults, baseline: VariantResults) -> list[
                 name = MODALITY_NAMES[modality]
                 messages.append(f"{description} to {task[share]:.0%} of questions on {name} (baseline: {usual:.0%})")
     return messages
+
+
+def _length_warnings(variant: VariantResults) -> list[str]:
+    """Reports answers that do not end by themselves, also those of the baseline."""
+    cut = {modality: task for modality, task in variant["tasks"].items() if modality not in variant["failed"]}
+    return [
+        f"does not end {task['cut']:.0%} of its answers on {MODALITY_NAMES[modality]} within {MAX_ANSWER_TOKENS} "
+        "tokens, as if its end token never came"
+        for modality, task in cut.items()
+        if wilson(task["cut"], task["n"])[0] > MAX_CUT_SHARE
+    ]
 
 
 def pareto_front(variants: Sequence[VariantResults]) -> list[str]:

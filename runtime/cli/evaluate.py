@@ -40,6 +40,9 @@ _Quick = Annotated[bool, typer.Option("--quick", help="use only a few questions 
 _Sensitivity = Annotated[
     bool, typer.Option("--sensitivity", help="also quantize each tensor alone and measure the KL divergence (slow)")
 ]
+_Requantize = Annotated[
+    bool, typer.Option("--requantize", help="allow schemes made from a model that is already quantized")
+]
 _MaxMemory = Annotated[str | None, typer.Option(help="do not recommend variants that need more memory", metavar="SIZE")]
 _MinSpeed = Annotated[
     float | None, typer.Option(help="do not recommend variants that generate fewer tokens per second", metavar="N")
@@ -63,6 +66,7 @@ def evaluate(
     tasks: _Tasks = None,
     quick: _Quick = False,
     sensitivity: _Sensitivity = False,
+    requantize: _Requantize = False,
     max_memory: _MaxMemory = None,
     min_speed: _MinSpeed = None,
     max_loss: _MaxLoss = "",
@@ -92,7 +96,9 @@ def evaluate(
     collect_passages(questions, text or [], limit=1)  # fails early if a file cannot be read
     folder, progress = cache_folder() / "evaluations", _progress_line()
     plan = EvaluationPlan(
-        variants=variant_grid(model, mmproj, _split(variants), _split(projectors), folder / "variants", progress),
+        variants=variant_grid(
+            model, mmproj, _split(variants), _split(projectors), folder / "variants", progress, requantize
+        ),
         questions=questions,
         folder=folder,
         texts=text or [],

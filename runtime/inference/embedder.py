@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from ...models.errors import ConfigError, EngineError, InvalidRequest, PromptTooLong
+from ...models.errors import ConfigError, EngineError, InvalidRequest, ModelError, PromptTooLong
 from ...models.files import ModelFiles
 from ..config import ModelConfig, default_threads
 from ..engine.tuning import EngineMetrics, ThreadTuner
@@ -20,6 +20,7 @@ from ..llamacpp.context import BATCH
 from ..llamacpp.pooling import SEQUENCES, PoolingContext
 from ..llamacpp.weights import Weights
 from ..prompt.completion import check_tokens, query_document_tokens, translate
+from ..sampling.sampler import not_finite
 from ..types.events import Failed, Finished, Timings, Usage
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import ON_CPU, Placement
@@ -30,6 +31,7 @@ from .embed_batcher import EmbedBatcher, TokenSequence
 from .generator import Lease
 from .load_check import check_loading
 from .stream import Stream
+from .weight_faults import ONLY_ZEROS
 
 STEP_TOKENS = BATCH
 """Tokens of a step. An encoder's attention spans all texts of a step, so that larger steps are slower per token."""
@@ -74,6 +76,12 @@ class Embedder:
         except BaseException:
             self._weights.close()
             raise
+        warnings = [*placement.warnings] if files.header.says_pooling else [*placement.warnings, _NO_POOLING]
+        try:
+            warnings += self._compute_first()
+        except BaseException:
+            self.close()
+            raise
         self.info = ModelInfo(
             id=files.id,
             description=description(files, self._weights),
@@ -83,10 +91,9 @@ class Embedder:
             vision=False,
             audio=False,
             created=int(files.weights.stat().st_mtime),
-            warnings=(*placement.warnings, *(() if files.header.says_pooling else (_NO_POOLING,))),
+            warnings=tuple(warnings),
             kind="rerank" if pooling == "rank" else "embedding",
         )
-        self._compute_on_thread([[0]])  # proves that the model computes; its result does not matter
         self._metrics = EngineMetrics()
 
     def close(self) -> None:
@@ -174,13 +181,20 @@ class Embedder:
         begin = time.perf_counter()
         try:
             vectors: list[NDArray[np.float32]] = self._batcher.compute(texts, cancelled)
-        except EngineError as error:
+            _check_finite(vectors)
+        except (EngineError, ModelError) as error:
             self._metrics.record_end(Failed(error))
             raise
         seconds = time.perf_counter() - begin
         usage = Usage(prompt_tokens=sum(map(len, texts)), completion_tokens=0)
         self._metrics.record_end(Finished("stop", usage, Timings(0.0, seconds, seconds)))
         return vectors
+
+    def _compute_first(self) -> list[str]:
+        """Proves that the model computes. Returns what its first result shows to be wrong with it."""
+        first = self._compute_on_thread([[0]])
+        _check_finite([first])
+        return [] if first.any() else [ONLY_ZEROS]
 
     def _compute_on_thread(self, batch: list[TokenSequence]) -> NDArray[np.float32]:
         """Computes a step on the one thread for all steps. OpenMP keeps a team of threads for each thread that has
@@ -204,3 +218,9 @@ class Embedder:
         if self._thread_tuner is not None:
             self._thread_tuner.record(0, rows, seconds)
         return vectors
+
+
+def _check_finite(vectors: Sequence[NDArray[np.float32]]) -> None:
+    """Raises `ModelError` if the model computed NaN or infinity."""
+    if not all(np.isfinite(vector).all() for vector in vectors):
+        raise not_finite("vectors or scores")

@@ -16,7 +16,7 @@ from ...models.files import ModelFiles
 from ..config import ModelConfig
 from ..llamacpp.weights import Weights
 from ..sampling.sampler import REPEAT_WINDOW_TOKENS, Constraint, Sampler
-from ..types.events import Failed
+from ..types.events import Delta, Failed
 from ..types.messages import Message, Text
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import ON_CPU, Placement
@@ -24,11 +24,13 @@ from ..types.prompt import Prompt
 from ..types.request import Request, Sampling
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
 from ..types.warnings import Warnings
+from . import weight_faults
 from .assembly import Assembly, description
 from .load_check import check_loading
 from .stream import Stream
 
 if TYPE_CHECKING:
+    from ...models.gguf.header import GGUFHeader
     from ..media.limits import MediaLimits
     from ..output.structured.grammar import Grammar
 
@@ -89,7 +91,7 @@ class Generator:
             self._estimator = RequestEstimator(
                 files, config, placement, parts.context_length, parts.slots, encode_seconds
             )
-            self._generate_first_token()
+            self._generate_first_token(files.header)
         except BaseException:
             self.close()
             raise
@@ -173,9 +175,10 @@ class Generator:
         arrived: float,
         adapters: tuple[float, ...],
     ) -> Stream:
+        own_ends = self._weights.end_tokens if constraint is None else self._weights.constrained_end_tokens
         ignore_end = request.ignore_eos and constraint is None
-        banned = self._weights.end_tokens if ignore_end else frozenset[int]()
-        end_tokens = (frozenset() if ignore_end else self._weights.end_tokens) | self._stop_tokens(request)
+        banned = own_ends if ignore_end else frozenset[int]()
+        end_tokens = (frozenset() if ignore_end else own_ends) | self._stop_tokens(request)
         min_tokens = request.min_tokens if request.min_tokens and constraint is None else 0
         if not request.shown_tools and request.completion is None:
             banned |= self._assembly.constraints.call_tokens
@@ -260,11 +263,17 @@ class Generator:
         seconds = preparation_seconds if predict_seconds else None
         return self._estimator.estimate(request, prompt, part_tokens, forecast, seconds)
 
-    def _generate_first_token(self) -> None:
-        """Proves that the model computes. The token itself does not matter."""
-        for event in self.generate(Request((Message("user", (Text("Hi"),)),), max_tokens=1, cache=False)):
+    def _generate_first_token(self, header: GGUFHeader) -> None:
+        """Proves that the model computes. Adds what its first token shows to be wrong with it to the warnings."""
+        messages, greedy = (Message("user", (Text("Hi"),)),), Sampling(temperature=0.0)
+        request = Request(messages, greedy, max_tokens=1, cache=False, ignore_eos=True, logprobs=1)
+        prompt, scales = self._prompt(request, lambda: False), self._adapter_scales(request)
+        for event in self._submit(request, prompt, None, 1, time.perf_counter(), scales):
             if isinstance(event, Failed):
                 raise event.error
+            if isinstance(event, Delta) and event.logprobs:
+                best = event.logprobs[0].top_logprobs[0][1]
+                self._assembly.warnings += weight_faults.of_generator(header, self._weights, best)
         self._engine.reset_stats()
 
     def _describe(self, files: ModelFiles) -> ModelInfo:

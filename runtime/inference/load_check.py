@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from ...models.registry.resolve import builtin_folder
 from ...models.regular_file import check_regular
 from ..process import spawn
 from ..types.limits import limit_error
+from .weight_faults import check_experts
 
-_VERSION = 2
+_VERSION = 3
 """Increased when the check tries more, so that files that passed before are tried again."""
 _MAX_REMEMBERED = 200
 _BASE_SECONDS, _BYTES_PER_SECOND = 120.0, 1 << 20
@@ -31,6 +33,8 @@ def check_loading(files: ModelFiles) -> None:
     """Raises `ModelError` if loading or using the files would end this process. Takes as long as a first request."""
     if files.trusted:
         return
+    for model in (files, files.draft) if files.draft else (files,):
+        check_experts(model.header)
     key, file_bytes = _identify(files)
     if key in _passed_file().read():
         return
@@ -44,7 +48,7 @@ def check_loading(files: ModelFiles) -> None:
         timeout_seconds=_BASE_SECONDS + file_bytes / _BYTES_PER_SECOND,
     )
     if not end.ok:
-        raise _error(end, " with ".join(path.name for path in files.paths))
+        raise _error(end, [path.name for path in files.paths])
     _passed_file().update(lambda keys: [*keys, key][-_MAX_REMEMBERED:])
 
 
@@ -54,7 +58,8 @@ def check_paths(weights: Path, projector: Path | None) -> None:
     check_loading(ModelFiles(weights.stem, weights, read_header(weights), projector, trusted))
 
 
-def _error(end: spawn.ChildResult, names: str) -> ModelError:
+def _error(end: spawn.ChildResult, file_names: Sequence[str]) -> ModelError:
+    names = " with ".join(file_names)
     if end.out_of_cpu_time:
         return ModelError(limit_error("load_check_seconds", f"{names} took too long to try").message, "model")
     if end.killed or end.timed_out:
@@ -64,6 +69,8 @@ def _error(end: spawn.ChildResult, names: str) -> ModelError:
             "model",
         )
     message = end.stdout.decode(errors="replace").strip().rpartition("\n")[2]
+    if message and not any(name in message for name in file_names):
+        message = f"{names}: {message}"
     return ModelError(message or f"{names} cannot be used: {end.last_line}", "model")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...models.errors import EngineError, ModelError
 from ..config import FlashAttention, KVType
-from ..sampling.sampler import Sampler
+from ..sampling.sampler import Sampler, best_token
 from ..types.prompt import AttentionTile, BatchToken, MediaPayload, MediaSpan, SampledToken, SavedState
 from .imatrix_collector import ImatrixCollector
 from .library import NO_REASON, llama, mtmd, take_errors
@@ -250,7 +250,7 @@ class LlamaRunner:
         return sampler.score(self._context.logits(row), token)
 
     def top_token(self, row: int) -> int:
-        return int(self._context.logits(row).argmax())
+        return best_token(self._context.logits(row))
 
     def close(self) -> None:
         self._context.close()

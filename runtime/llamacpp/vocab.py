@@ -18,12 +18,16 @@ _COMPARED_EVERY = 7
 
 
 class Vocab:
-    """Tokens of one model. With `strips_accents`, words lose their accents before they are tokenized."""
+    """Tokens of one model. With `strips_accents`, words lose their accents before they are tokenized.
 
-    def __init__(self, handle: Any, strips_accents: bool = False) -> None:
+    Without `has_eos`, the file names no end-of-text token, and the one that llama.cpp assumes is an ordinary word.
+    """
+
+    def __init__(self, handle: Any, strips_accents: bool = False, has_eos: bool = True) -> None:
         self.vocab = handle
         self.vocab_size: int = llama.llama_vocab_n_tokens(handle)
         self._strips_accents = strips_accents
+        self._has_eos = has_eos
         self._pieces: dict[int, bytes] = {}
         self._spelled_out: set[int] = set()
 
@@ -94,7 +98,7 @@ class Vocab:
     @property
     def eos(self) -> int:
         """The end-of-text token, or -1."""
-        return int(llama.llama_vocab_eos(self.vocab))
+        return int(llama.llama_vocab_eos(self.vocab)) if self._has_eos else -1
 
     @property
     def infill_tokens(self) -> tuple[int, int, int] | None:
@@ -118,7 +122,13 @@ class Vocab:
     @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Every token that ends an answer."""
-        return frozenset(t for t in range(self.vocab_size) if llama.llama_vocab_is_eog(self.vocab, t))
+        tokens = frozenset(t for t in range(self.vocab_size) if llama.llama_vocab_is_eog(self.vocab, t))
+        return tokens if self._has_eos else tokens - {llama.llama_vocab_eos(self.vocab)}
+
+    @property
+    def constrained_end_tokens(self) -> frozenset[int]:
+        """Every token that ends an answer with a grammar. If the model has none, one stands for it."""
+        return self.end_tokens or frozenset([max(0, llama.llama_vocab_eos(self.vocab))])
 
     @cached_property
     def control_texts(self) -> tuple[str, ...]:
@@ -148,7 +158,7 @@ class Vocab:
             piece = self._read_piece(token, special=True)
             is_special = bool(llama.llama_vocab_get_attr(self.vocab, token) & special)
             pieces.append(b"\xff" + piece if is_special else piece)
-        return pieces, sorted(self.end_tokens, key=lambda token: token != self.eos) or [self.eos]
+        return pieces, sorted(self.constrained_end_tokens, key=lambda token: token != self.eos)
 
     def tokenizer_pointers(self) -> tuple[int, int]:
         """Addresses of the vocabulary and of llama.cpp's tokenize function, for llguidance to call."""

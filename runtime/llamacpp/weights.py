@@ -17,6 +17,7 @@ from .vocab import Vocab
 ProgressCallback = Callable[[float], None]
 
 _LOWERCASE, _STRIP_ACCENTS = "tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"
+_EOS = "tokenizer.ggml.eos_token_id"
 _BOOLEAN = 2  # of enum llama_model_kv_override_type in llama.h
 
 
@@ -64,7 +65,7 @@ class Weights(Vocab):
         for part in weight_parts(path):
             release_file_pages(part)
         vocab = llama.llama_model_get_vocab(self.handle)
-        super().__init__(vocab, self._should_strip_accents(vocab))
+        super().__init__(vocab, self._should_strip_accents(vocab), self._names_eos(vocab))
 
     def close(self) -> None:
         if self.handle:
@@ -77,6 +78,11 @@ class Weights(Vocab):
         if llama.llama_vocab_type(vocab) != llama.LLAMA_VOCAB_TYPE_WPM:
             return False
         return (self.metadata(_STRIP_ACCENTS) or self.metadata(_LOWERCASE) or "true") == "true"
+
+    def _names_eos(self, vocab: Any) -> bool:
+        """Whether the file names the end-of-text token. If not, llama.cpp assumes a fixed number, whatever it means."""
+        token = llama.llama_vocab_eos(vocab)
+        return self.metadata(_EOS) == str(token) or (token >= 0 and llama.llama_vocab_is_control(vocab, token))
 
     @property
     def has_tokenizer(self) -> bool:

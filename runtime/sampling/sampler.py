@@ -7,6 +7,7 @@ flat distribution top_p takes them 8 ms, more than a small model's step; here 3 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -14,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.errors import EngineError
+from ...models.errors import EngineError, ModelError
 from ..types.prompt import SampledToken
 from ..types.request import Sampling
 
@@ -119,12 +120,14 @@ class Sampler:
         """The next token. Writes into `logits`."""
         if self._top_logprobs is None:
             return SampledToken(self._sample(logits))
+        check_finite(logits)
         top = top_tokens(logits, self._top_logprobs)
         logprobs = log_probabilities(logits)
         return _with_logprobs(self._sample(logits), logprobs, top)
 
     def score(self, logits: Logits, token: int) -> SampledToken:
         """A given token with its log-probability, as if it had been sampled."""
+        check_finite(logits)
         return _with_logprobs(token, log_probabilities(logits), top_tokens(logits, self._top_logprobs or 0))
 
     def _sample(self, logits: Logits) -> int:
@@ -136,9 +139,7 @@ class Sampler:
             logits[self._end_tokens] = -np.inf
         if self._constraint is not None:
             self._constraint.mask(logits)
-        token = int(logits.argmax())
-        if logits[token] == -np.inf:
-            raise EngineError("no token is allowed to come next")
+        token = best_token(logits)
         if self._temperature >= MIN_TEMPERATURE:
             token = self._draw(logits)
         if self._constraint is not None:
@@ -152,6 +153,31 @@ class Sampler:
         weights = np.exp((kept - kept.max()) / np.float32(self._temperature))
         index = _weighted_index(weights, self._random.random())
         return index if tokens is None else int(tokens[index])
+
+
+def best_token(logits: Logits) -> int:
+    """The most probable token. Raises `ModelError` if the model computed NaN, which `argmax` takes for the largest."""
+    token = int(logits.argmax())
+    if not math.isfinite(logits[token]):
+        if logits[token] == -np.inf:
+            raise EngineError("no token is allowed to come next")
+        raise not_finite("the probabilities of the next token")
+    return token
+
+
+def check_finite(logits: Logits) -> None:
+    """Raises `ModelError` if the model computed NaN or infinity."""
+    if not math.isfinite(logits.max()):
+        raise not_finite("the probabilities of the next token")
+
+
+def not_finite(wanted: str) -> ModelError:
+    """The error of a model that computes NaN or infinity instead of what is wanted."""
+    return ModelError(
+        f"the model computes NaN or infinity instead of {wanted}: its weights are damaged, or too large for their "
+        "type; download it again, or use another quantization",
+        "model",
+    )
 
 
 def _with_logprobs(token: int, logprobs: Logits, top: Tokens) -> SampledToken:

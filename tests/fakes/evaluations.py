@@ -13,6 +13,7 @@ def task(accuracy: float) -> dict[str, Any]:
         "same": 0.2,
         "empty": 0.0,
         "repeats": 0.0,
+        "cut": 0.0,
         "change": {"mean": gained, "low": gained - 0.01, "high": gained + 0.01},
     }
 

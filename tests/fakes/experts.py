@@ -12,13 +12,16 @@ from galago.models.registry.resolve import builtin_folder
 TEXT = builtin_folder() / "text-F16.gguf"
 
 
-def write(path: Path) -> None:
-    """Writes a model of one layer with four experts, two of them active per token, and the built-in vocabulary."""
-    width, inner, experts, random = 64, 96, 4, np.random.default_rng(1)
+def write(path: Path, experts: int = 4, used: int = 2, tied: bool = True) -> Path:
+    """Writes a model of one layer with experts, `used` of them active per token, and the built-in vocabulary.
+
+    Unless `tied`, the output has a matrix of its own.
+    """
+    width, inner, random = 64, 96, np.random.default_rng(1)
     reader, writer = gguf.GGUFReader(TEXT), gguf.GGUFWriter(path, "llama")
     changed = {"llama.embedding_length": width, "llama.block_count": 1, "llama.feed_forward_length": inner,
                "llama.attention.head_count": 2, "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": 32,
-               "llama.expert_count": experts, "llama.expert_used_count": 2}  # fmt: skip
+               "llama.expert_count": experts, "llama.expert_used_count": used}  # fmt: skip
     for field in reader.fields.values():
         if field.name not in changed and not field.name.startswith(("GGUF.", "general.architecture")):
             inner_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
@@ -31,6 +34,7 @@ def write(path: Path) -> None:
               **{f"blk.0.attn_{n}": (width, width) for n in ("q", "k", "v", "output")},
               **{f"blk.0.ffn_{n}_exps": (experts, inner, width) for n in ("gate", "up")},
               "blk.0.ffn_down_exps": (experts, width, inner)}  # fmt: skip
+    shapes |= {} if tied else {"output": (vocabulary, width)}
     for name, shape in shapes.items():
         values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.1, shape)
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
@@ -38,3 +42,4 @@ def write(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path

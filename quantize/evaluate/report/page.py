@@ -49,6 +49,7 @@ def render(results: EvaluationResults, questions: Sequence[Question]) -> str:
     parts = [
         f"<h1>{escape(variants[0]['model_name'])} and its variants</h1>",
         f'<p class="answer">{escape(results["recommended"]["reason"])}</p>',
+        *(f'<p class="warning">{escape(warning)}</p>' for warning in results["warnings"]),
         *(f'<p class="warning">{escape(v["name"])} {escape(w)}</p>' for v in variants for w in v["warnings"]),
         f'<p class="soft">{escape(report.circumstances(results))}</p>',
         _table(report.overview(results), best, numbered=True),

@@ -116,7 +116,8 @@ def _interval(entry: Mapping[str, float] | None, format_spec: str) -> str:
 
 def notes(results: EvaluationResults) -> list[str]:
     """Returns the lines below the overview: warnings and the recommendation."""
-    lines = [f"warning: {v['name']} {warning}" for v in results["variants"] for warning in v["warnings"]]
+    lines = [f"warning: {warning}" for warning in results["warnings"]]
+    lines += [f"warning: {v['name']} {warning}" for v in results["variants"] for warning in v["warnings"]]
     return [*lines, f"recommended (*): {results['recommended']['reason']}"]
 
 

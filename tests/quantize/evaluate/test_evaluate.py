@@ -14,7 +14,7 @@ from fakes.heldout import part_of_heldout
 from galago.models.errors import ConfigError, GalagoError
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.evaluate import passages, runtime_cost, saved_results
-from galago.quantize.evaluate.evaluation import EvaluationPlan, _measure_costs, measure_quality
+from galago.quantize.evaluate.evaluation import EvaluationPlan, _baseline_warnings, _measure_costs, measure_quality
 from galago.quantize.evaluate.progress_estimate import ProgressEstimator
 from galago.quantize.evaluate.report.page import render
 from galago.quantize.evaluate.variant_grid import ModelVariant, VariantFile, quantized_file, variant_grid
@@ -44,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def results(questions: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("results") / "results.json"
     arguments = [str(MODEL), "--mmproj", str(PROJECTOR), "--variants", "Q4_0", "--tasks", str(questions)]
-    arguments += ["--quick", "--threads", "1", "--json", str(file), "--markdown", str(file.with_suffix(".md"))]
+    arguments += ["--requantize", "--quick", "--threads", "1", "--json", str(file), "--markdown", str(file.with_suffix(".md"))]
     arguments += ["--html", str(file.with_suffix(".html"))]
     assert main(["evaluate", *arguments]) == 0
     return dict(json.loads(file.read_text("utf-8"))) | {"file": file}
@@ -154,7 +154,7 @@ def test_saved_measurements_are_reused(
     monkeypatch.setattr(runtime_cost, "measure", no_measurement)  # costs are measured every time
     monkeypatch.setattr("galago.quantize.evaluate.fidelity_job.command", lambda job: ["false"])
     arguments = [str(MODEL), "--mmproj", str(PROJECTOR), "--variants", "Q4_0", "--tasks", str(questions), "--quick"]
-    assert main(["evaluate", *arguments, "--threads", "1", "--json", "-"]) == 0
+    assert main(["evaluate", *arguments, "--requantize", "--threads", "1", "--json", "-"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [v["fidelity"] for v in again["variants"]] == [v["fidelity"] for v in results["variants"]]
     assert [v["tasks"] for v in again["variants"]] == [v["tasks"] for v in results["variants"]]
@@ -186,11 +186,14 @@ def test_the_largest_pair_of_a_grid_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_damaged_variant_is_quantized_again(tmp_path: Path) -> None:
-    path = quantized_file(MODEL, find("Q4_0"), tmp_path)
+    def made_path() -> Path:
+        return quantized_file(builtin_folder() / "text-F16.gguf", find("Q4_0"), tmp_path)
+
+    path = made_path()
     whole, made = path.read_bytes(), path.stat().st_ino
-    assert quantized_file(MODEL, find("Q4_0"), tmp_path).stat().st_ino == made
+    assert made_path().stat().st_ino == made
     path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
-    assert quantized_file(MODEL, find("Q4_0"), tmp_path).read_bytes() == whole
+    assert made_path().read_bytes() == whole
 
 
 def test_files_with_the_same_name_get_unique_names(tmp_path: Path) -> None:
@@ -208,6 +211,7 @@ def test_files_with_the_same_name_get_unique_names(tmp_path: Path) -> None:
         ([], ["Q8_0"], "no projector"),
         (["gone.gguf"], [], "gone.gguf is neither a file"),
         ([str(PROJECTOR)], [], "projector"),
+        (["Q4_0"], [], r"text-Q8_0.gguf is already quantized \(Q8_0\).*--requantize"),
     ],
 )
 def test_variants_that_cannot_be_compared_are_refused(
@@ -215,6 +219,30 @@ def test_variants_that_cannot_be_compared_are_refused(
 ) -> None:
     with pytest.raises(GalagoError, match=message):
         variant_grid(str(MODEL), None, variants, projectors, tmp_path)
+
+
+def test_schemes_are_made_of_a_quantized_file_if_that_is_asked_for(tmp_path: Path) -> None:
+    made = variant_grid(str(MODEL), None, ["Q4_0"], [], tmp_path, requantize=True)
+    assert [variant.name for variant in made] == ["text-Q8_0", "Q4_0"]
+
+
+@pytest.mark.parametrize(
+    ("models", "projectors", "warnings"),
+    [
+        (["text-F16", "text-Q8_0"], [], []),
+        (["text-Q8_0"], [], []),
+        (["text-Q8_0", "text-F16"], [], ["text-Q8_0, the baseline, is quantized itself (Q8_0)"]),
+        (["text-F16"], ["mmproj-Q8_0", "mmproj-F16"], ["mmproj-Q8_0, the baseline, is quantized itself (Q8_0)"]),
+        (["text-Q8_0"], ["mmproj-F16", "mmproj-Q8_0"], []),
+    ],
+)
+def test_a_baseline_that_is_quantized_is_named(models: list[str], projectors: list[str], warnings: list[str]) -> None:
+    def file(name: str) -> VariantFile:
+        return VariantFile(name, builtin_folder() / f"{name}.gguf")
+
+    variants = [ModelVariant(file(model), file(name) if name else None) for model in models for name in projectors or [""]]
+    found = _baseline_warnings(variants)
+    assert [warning.partition(":")[0] for warning in found] == warnings
 
 
 def test_unreadable_files_are_reported_before_quantizing(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

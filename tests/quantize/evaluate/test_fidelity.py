@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from fakes import faulty_models
+from galago.models.errors import ModelError
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.evaluate.fidelity import (
     WINDOW_NATS,
@@ -23,7 +25,7 @@ from galago.quantize.evaluate.fidelity import (
     summarize,
     unpack,
 )
-from galago.quantize.evaluate.fidelity_job import FidelityJob, command
+from galago.quantize.evaluate.fidelity_job import FidelityJob, LogitsReader, command
 from galago.quantize.evaluate.passages import MODALITIES, blank_media, from_questions, modality_of, sample_evenly
 from galago.quantize.evaluate.questions import read
 from galago.quantize.evaluate.record_log import Record, RecordLog
@@ -59,6 +61,22 @@ def test_packed_rows_are_restored_almost_exactly(logits: NDArray[np.float32]) ->
     kept = logp > logp.max(axis=1, keepdims=True) - WINDOW_NATS
     assert np.abs(unpack(pack(logp)) - logp)[kept].max() < 1e-3
     assert kl_divergence(unpack(pack(logp)), logp).max() < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
+    with pytest.raises(ModelError, match="NaN or infinity instead of the probabilities"):
+        log_probs(np.array([[0.0, 1.0], [0.0, wrong]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("nan", "computes NaN or infinity"), ("zeros", "finds all tokens equally likely")]
+)
+def test_a_model_whose_weights_are_no_use_is_refused(fault: str, message: str, tmp_path: Path) -> None:
+    files = faulty_models.as_trusted(faulty_models.write(fault, tmp_path / "model.gguf"))
+    reader = LogitsReader(files, threads=1, gpu_layers=0)
+    with pytest.raises(ModelError, match=message):
+        list(reader.log_probs(reader.text_windows(TEXT, 1)[0]))
 
 
 @settings(max_examples=20, deadline=None)
@@ -98,7 +116,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> FidelityJob:
 def coarse(job: FidelityJob) -> FidelityJob:
     """The same text model in four bits, compared with the baseline."""
     folder = Path(job.rows).parent
-    model = quantized_file(Path(job.weights), find("Q4_0"), folder)
+    model = quantized_file(Path(job.weights), find("Q4_0"), folder, requantize=True)
     return replace(job, weights=str(model), base=job.records, records=str(folder / "coarse"))
 
 

@@ -75,6 +75,15 @@ def test_significantly_odd_answers_are_reported(share: str, message: str) -> Non
     assert not warnings(few, BASE)
 
 
+@pytest.mark.parametrize(
+    ("cut", "questions", "is_told"), [(1.0, 100, True), (0.7, 100, True), (0.5, 100, False), (1.0, 3, False)]
+)
+def test_answers_that_do_not_end_are_reported_for_the_baseline_too(cut: float, questions: int, is_told: bool) -> None:
+    endless = BASE | {"tasks": {"text": task(0.8) | {"cut": cut, "n": questions}}}
+    told = [f"does not end {cut:.0%} of its answers on text within 128 tokens, as if its end token never came"]
+    assert warnings(endless, endless) == (told if is_told else [])
+
+
 def test_failures_of_a_variant_are_reported() -> None:
     broken = SMALL | {"failed": {"image": {"share": 0.5, "reason": "no place for them"}}, "looks": {}}
     assert warnings(broken, BASE) == ["fails on 50% of the questions on images: no place for them"]

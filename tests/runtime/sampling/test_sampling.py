@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.server import Server
-from galago.models.errors import InvalidRequest
+from galago.models.errors import InvalidRequest, ModelError
 from galago.runtime import LocalModel
 from galago.runtime.llamacpp.library import llama
-from galago.runtime.sampling.sampler import REPEAT_WINDOW_TOKENS, Penalties, Sampler, log_probabilities, top_tokens
+from galago.runtime.sampling.sampler import (
+    REPEAT_WINDOW_TOKENS,
+    Penalties,
+    Sampler,
+    best_token,
+    log_probabilities,
+    top_tokens,
+)
 from galago.runtime.types.request import Sampling
 
 LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=8, max_size=8)
@@ -59,6 +67,21 @@ def test_frequency_and_presence_penalty_are_those_of_openai(
     counts = [sampled_tokens.count(token) for token in range(8)]
     expected = [v - c * frequency - (c > 0) * presence for v, c in zip(logits, counts, strict=True)]
     assert np.allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("places", [range(8), [0], [7]])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "top_p": 0.5}, {"presence_penalty": 1.0}])
+@pytest.mark.parametrize("top_logprobs", [None, 2])
+def test_logits_that_are_no_numbers_are_refused(
+    places: Sequence[int], wrong: float, settings: dict[str, Any], top_logprobs: int | None
+) -> None:
+    logits = np.arange(8, dtype=np.float32)
+    logits[list(places)] = wrong
+    sampler = Sampler(Sampling(**settings), banned=frozenset({3}), top_logprobs=top_logprobs)
+    for choose in (sampler.sample, lambda given: sampler.score(given, 2), best_token):
+        with pytest.raises(ModelError, match="NaN or infinity instead of the probabilities of the next token"):
+            choose(logits.copy())
 
 
 def test_a_bias_is_added() -> None:

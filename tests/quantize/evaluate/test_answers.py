@@ -31,7 +31,15 @@ def test_any_text_repeated_often_enough_is_detected(text: str) -> None:
 
 
 def record(right: bool, modality: str = "text", text: str = "Two.") -> dict[str, object]:
-    return {"sense": modality, "task": "add", "right": right, "empty": not text, "repeats": False, "cut": False, "text": text}
+    return {
+        "sense": modality,
+        "task": "add",
+        "right": right,
+        "empty": not text,
+        "repeats": False,
+        "cut": False,
+        "text": text,
+    }
 
 
 def test_a_summary_compares_answers_to_the_same_questions() -> None:

@@ -44,7 +44,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def results(questions: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("results") / "results.json"
     arguments = [str(MODEL), "--mmproj", str(PROJECTOR), "--variants", "Q4_0", "--tasks", str(questions)]
-    arguments += ["--requantize", "--quick", "--threads", "1", "--json", str(file), "--markdown", str(file.with_suffix(".md"))]
+    arguments += [
+        "--requantize",
+        "--quick",
+        "--threads",
+        "1",
+        "--json",
+        str(file),
+        "--markdown",
+        str(file.with_suffix(".md")),
+    ]
     arguments += ["--html", str(file.with_suffix(".html"))]
     assert main(["evaluate", *arguments]) == 0
     return dict(json.loads(file.read_text("utf-8"))) | {"file": file}
@@ -240,7 +249,9 @@ def test_a_baseline_that_is_quantized_is_named(models: list[str], projectors: li
     def file(name: str) -> VariantFile:
         return VariantFile(name, builtin_folder() / f"{name}.gguf")
 
-    variants = [ModelVariant(file(model), file(name) if name else None) for model in models for name in projectors or [""]]
+    variants = [
+        ModelVariant(file(model), file(name) if name else None) for model in models for name in projectors or [""]
+    ]
     found = _baseline_warnings(variants)
     assert [warning.partition(":")[0] for warning in found] == warnings
 

@@ -101,8 +101,8 @@ def _files(
             continue
         scheme = schemes.find(name)
         if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
-            made = quantized_file(files[0].path, scheme, folder, progress, requantize)
-            files.append(VariantFile(scheme.name, made))
+            path = quantized_file(files[0].path, scheme, folder, progress, requantize)
+            files.append(VariantFile(scheme.name, path))
     return files[:1] + sorted(files[1:], key=lambda file: -file.bytes)
 
 

@@ -108,9 +108,10 @@ def open_url(
             response = client_for(proxy).send(request, stream=True, follow_redirects=False)
             with contextlib.closing(response):
                 if response.next_request is None:
-                    if refused is None and (refused := credentials.take_refused(request, response)):
+                    status, answer = response.status_code, response.headers
+                    if refused is None and (refused := credentials.take_refused(request.headers, status, answer)):
                         continue  # without the token
-                    if response.status_code >= 400:
+                    if status >= 400:
                         raise _status_error(response, name, revision, refused, proxy)
                     if refused is not None:
                         credentials.remember_refused(refused)
@@ -289,7 +290,9 @@ def _status_error(
     if status == 407 and proxy:
         return ConfigError(f"{proxy} asks for a name and password: write them as http://NAME:PASSWORD@HOST:PORT", "hub")
     if code == "GatedRepo" or (status == 403 and not refused):
-        return HubError(f"{name} is gated: {credentials.how_to_get_access(response, page)}", "hub")
+        return HubError(
+            f"{name} is gated: {credentials.how_to_get_access(response.request.headers, response.headers, page)}", "hub"
+        )
     if code == "RevisionNotFound":
         return NotFound(f"{name} has no revision {revision}; the revisions are listed at {page}", "model")
     if code == "EntryNotFound":

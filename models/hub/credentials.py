@@ -6,14 +6,10 @@ refused is sent again without it, and the user is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..log import log_once
-
-if TYPE_CHECKING:
-    import httpx2
 
 TOKEN = "your token (of HF_TOKEN or `hf auth login`)"
 
@@ -39,12 +35,15 @@ def usable(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in headers.items() if name != _HEADER or text not in _not_sent}
 
 
-def take_refused(request: httpx2.Request, response: httpx2.Response) -> RefusedToken | None:
-    """Takes the token from a request if the Hub may have refused it only because of that."""
-    is_gated = response.headers.get("X-Error-Code") == "GatedRepo"
-    if response.status_code not in (401, 403) or is_gated or _HEADER not in request.headers:
+def take_refused(sent: MutableMapping[str, str], status: int, answer: Mapping[str, str]) -> RefusedToken | None:
+    """Takes the token from the headers of a request if the Hub may have refused it only because of that.
+
+    `answer` are the headers of the Hub's answer.
+    """
+    is_gated = answer.get("X-Error-Code") == "GatedRepo"
+    if status not in (401, 403) or is_gated or _HEADER not in sent:
         return None
-    return RefusedToken(request.headers.pop(_HEADER), _message(response) or f"status {response.status_code}")
+    return RefusedToken(sent.pop(_HEADER), _message(answer) or f"status {status}")
 
 
 def remember_refused(token: RefusedToken) -> None:
@@ -53,18 +52,18 @@ def remember_refused(token: RefusedToken) -> None:
     log_once(f"the Hub refused {TOKEN}: {token.reason}; going on without it")
 
 
-def how_to_get_access(response: httpx2.Response, page: str) -> str:
-    """Says what a user does about a gated repository."""
-    if _HEADER not in response.request.headers:
+def how_to_get_access(sent: Mapping[str, str], answer: Mapping[str, str], page: str) -> str:
+    """Says what a user does about a gated repository, by the headers of a request and of the Hub's answer."""
+    if _HEADER not in sent:
         return f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
-    reason = _message(response)
+    reason = _message(answer)
     return (
         f"accept its terms at {page} with the account of {TOKEN}, and wait if its owner has to approve"
         + f" (the Hub says: {reason})" * bool(reason)
     )
 
 
-def _message(response: httpx2.Response) -> str:
+def _message(answer: Mapping[str, str]) -> str:
     """Returns what the Hub says about an error, on one line."""
-    text = str(response.headers.get("X-Error-Message", ""))
+    text = str(answer.get("X-Error-Message", ""))
     return "".join(c if c.isprintable() else " " for c in text)[:200].strip(" .")

@@ -11,14 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
+
+from fakes.waiting import wait_until
 
 DATA = Path(__file__).parents[1] / "data"
+WORKER_PROGRAM = "galago.runtime.worker.main"
 SAMPLES: list[dict[str, str]] = json.loads((DATA / "samples.json").read_text("utf-8"))
 
 
@@ -68,6 +72,19 @@ class Server:
         assert match
         return int(match[1])
 
+    def worker(self) -> psutil.Process:
+        """The process that runs the model. A child that has not become it yet must not be stopped: its parent waits."""
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            assert self.process.poll() is None, f"the server ended: {self.lines}"
+            found[:] = children_running(WORKER_PROGRAM, self.process.pid)
+            return bool(found)
+
+        wait_until(is_there)
+        (worker,) = found
+        return worker
+
     def wait_until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -91,6 +108,16 @@ class Server:
 
     def ask(self, content: Any, **options: Any) -> httpx.Response:
         return self.post({"messages": [{"role": "user", "content": content}], **options})
+
+
+def children_running(module: str, parent: int | None = None) -> list[psutil.Process]:
+    """The children of a process, by default of this one, that run a module of Python. Zombies have no command."""
+    found = []
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.NoSuchProcess):
+            if module in child.cmdline():
+                found.append(child)
+    return found
 
 
 @contextmanager

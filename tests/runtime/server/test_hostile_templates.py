@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import psutil
 import pytest
 
 from fakes.hostile_templates import sleeping_bombs
@@ -25,13 +24,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def workers(server: Server) -> set[int]:
-    return {child.pid for child in psutil.Process(server.process.pid).children()}
-
-
 @pytest.mark.parametrize("tools", [[], [{"type": "function", "function": {"name": "f"}}]], ids=["plain", "with tools"])
 def test_neighbours_of_a_chat_that_sets_a_template_off_are_answered(hostile: Server, tools: list[object]) -> None:
-    before, ended, answers = workers(hostile), threading.Event(), []
+    before, ended, answers = hostile.worker(), threading.Event(), []
 
     def ask() -> None:
         while not ended.is_set():
@@ -47,4 +42,4 @@ def test_neighbours_of_a_chat_that_sets_a_template_off_are_answered(hostile: Ser
     ] * len(WORDS)
     assert all("--limit template_" in refused.json()["error"]["message"] for refused in refusals)
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"Thursday."}
-    assert workers(hostile) == before
+    assert hostile.worker() == before

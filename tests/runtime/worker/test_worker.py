@@ -23,7 +23,7 @@ import psutil
 import pytest
 from PIL import Image as Pixels
 
-from fakes.server import DATA, Server, serving
+from fakes.server import DATA, WORKER_PROGRAM, children_running, serving
 from galago.models import errors
 from galago.models.errors import (
     Cancelled,
@@ -346,7 +346,10 @@ def test_a_file_that_crashes_llama_cpp_raises_the_same_error_as_in_this_process(
 
 def test_a_crash_during_the_first_load_is_an_error() -> None:
     def kill(_fraction: float) -> None:
-        max(psutil.Process().children(), key=lambda child: child.create_time()).kill()  # process ids begin anew
+        for child in set(children_running(WORKER_PROGRAM)) - others:
+            child.kill()
+
+    others = set(children_running(WORKER_PROGRAM))
 
     with pytest.raises(EngineCrashed, match="that loads builtin was killed by SIGKILL"):
         WorkerSupervisor(BUILTIN, lambda: LoadPlan(ModelConfig()), kill)
@@ -483,11 +486,6 @@ def test_a_process_with_an_isolated_model_loads_neither_llama_cpp_nor_numpy() ->
     assert not set(done.stdout.split()) & {"llama_cpp", "numpy", "PIL", "jinja2", "soundfile"}
 
 
-def served_by(server: Server) -> psutil.Process:
-    (child,) = psutil.Process(server.process.pid).children()
-    return child
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_api_process_is_small() -> None:
     """A server of its own, because other tests' requests leave a fragmented heap."""
@@ -524,7 +522,7 @@ def test_a_server_with_eight_streams_survives_several_crashes() -> None:
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGKILL):
             before = [each.count("done") for each in ends]
             wait_until(partial(all_answered_again, ends, before), 60)
-            served_by(running).send_signal(number)
+            running.worker().send_signal(number)
         enough.set()
         for thread in threads:
             thread.join(30)
@@ -539,7 +537,7 @@ def test_a_server_with_eight_streams_survives_several_crashes() -> None:
 def test_a_ctrl_c_stops_the_server_and_its_worker() -> None:
     with serving() as running:
         running.wait_until_ready()
-        child = served_by(running)
+        child = running.worker()
         assert os.getpgid(child.pid) != os.getpgid(running.process.pid)
         running.process.send_signal(signal.SIGINT)
         running.process.wait(15)

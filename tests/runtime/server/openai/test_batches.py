@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
@@ -250,8 +249,7 @@ def test_each_line_is_answered_once_if_the_server_is_killed(tmp_path: Path) -> N
 def test_each_line_is_answered_once_if_the_worker_is_killed(api: openai.OpenAI, storing: Server) -> None:
     batch = start(api, mixed(api, 20))
     wait(api, batch.id, lambda now: now.request_counts.completed >= 4)
-    for child in psutil.Process(storing.process.pid).children():
-        child.kill()
+    storing.worker().kill()
     check_each_answered_once(api, wait(api, batch.id, has_ended), 20)
 
 

@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import httpx
 import openai
-import psutil
 import pydantic
 import pytest
 from PIL import Image
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
+from fakes.waiting import wait_until
 from galago.runtime.server.galago import metrics
 
 KEY = "open-sesame"
@@ -206,15 +206,12 @@ def test_413_is_an_error_with_its_status(client: openai.OpenAI) -> None:
 
 def test_503_while_loading_is_retried_until_the_model_answers() -> None:
     with serving() as starting:
-        while not (children := psutil.Process(starting.process.pid).children()):
-            assert starting.process.poll() is None
-        children[0].suspend()  # or the model might be ready before the request
-        while not starting.url and starting.process.poll() is None:
-            pass
+        starting.worker().suspend()  # or the model might be ready before the request
+        wait_until(lambda: bool(starting.url))
         with starting.client() as client, pytest.raises(openai.InternalServerError) as refused:
             client.chat.completions.create(model="builtin", messages=user("Hi"))
         assert (refused.value.status_code, refused.value.code) == (503, "not_ready")
-        children[0].resume()
+        starting.worker().resume()
         with openai.OpenAI(base_url=f"{starting.url}/v1", api_key="none", max_retries=30) as patient:
             assert patient.chat.completions.create(model="builtin", messages=user("Hi")).choices
 

@@ -66,7 +66,7 @@ class TensorInfo:
 class Experts(NamedTuple):
     """The experts in each layer of a mixture of experts, and how many of them compute a token."""
 
-    count: int
+    total: int
     used: int
 
 

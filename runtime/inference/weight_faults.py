@@ -36,7 +36,7 @@ def of_generator(header: GGUFHeader, vocab: Vocab, best_logprob: float) -> Itera
         yield NO_PREFERENCE
     if not vocab.end_tokens:
         yield _NO_END_TOKEN
-    if header.experts is not None and header.experts.count == 1:
+    if header.experts is not None and header.experts.total == 1:
         yield _ONE_EXPERT
 
 
@@ -48,10 +48,10 @@ def finds_all_equally_likely(best_logprob: float, vocab_size: int) -> bool:
 def check_experts(header: GGUFHeader) -> None:
     """Raises `ModelError` if a token cannot be computed by as many experts as the file says: llama.cpp would crash."""
     experts = header.experts
-    if experts is not None and not 1 <= experts.used <= experts.count:
+    if experts is not None and not 1 <= experts.used <= experts.total:
         raise ModelError(
-            f"{header.path.name} says that {experts.used} of its {experts.count} experts compute each token "
-            f"({header.architecture}.expert_used_count), which must be 1 to {experts.count}; download or convert it "
+            f"{header.path.name} says that {experts.used} of its {experts.total} experts compute each token "
+            f"({header.architecture}.expert_used_count), which must be 1 to {experts.total}; download or convert it "
             "again",
             "model",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 VARIABLES = {
     "GALAGO_API_KEY": "The key that clients of `galago serve` must send; or give it with `--api-key-file`",
@@ -13,6 +14,7 @@ VARIABLES = {
     "HF_HUB_OFFLINE": "`1` forbids all network access (read by huggingface-hub)",
     "HTTPS_PROXY": "The proxy for https addresses such as the Hub's; `HTTP_PROXY` for http, `ALL_PROXY` for all others",
     "NO_PROXY": "Hosts that are reached without a proxy",
+    "OLLAMA_MODELS": "Where Ollama keeps its models, for `galago import` (default: `~/.ollama/models`)",
     "OMP_WAIT_POLICY": "How OpenMP's threads wait. If it is unset, Galago's workers spin only briefly",
     "GOMP_SPINCOUNT": "How long GNU OpenMP's threads spin; workers use 1000 unless it is set",
     "KMP_BLOCKTIME": "How many milliseconds LLVM OpenMP's threads spin; workers use 1 unless it is set",
@@ -49,6 +51,12 @@ untrusted files may be taken over."""
 
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
+
+
+def ollama_folder() -> Path | None:
+    """Returns the folder of Ollama's models that `OLLAMA_MODELS` names."""
+    text = os.environ.get("OLLAMA_MODELS")
+    return Path(text) if text else None
 
 
 def limit_from_environment(name: str) -> str | None:

@@ -96,7 +96,7 @@ class GGUFHeader:
     @property
     def is_projector(self) -> bool:
         """Whether this is a projector (an mmproj file), which encodes images or audio, and not a language model."""
-        return self._text("general.type") == "mmproj" or self.architecture == "clip"
+        return is_projector(self.metadata)
 
     @property
     def context_length(self) -> int | None:
@@ -147,6 +147,11 @@ class GGUFHeader:
     def _count(self, key: str) -> int | None:
         value = self.metadata.get(key)
         return value if is_int(value) and value > 0 else None
+
+
+def is_projector(metadata: Mapping[str, MetadataValue]) -> bool:
+    """Whether metadata is that of a projector."""
+    return metadata.get("general.type") == "mmproj" or metadata.get("general.architecture") == "clip"
 
 
 def is_int(value: object) -> TypeGuard[int]:

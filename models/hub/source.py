@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import NotFound
+from ..gguf.kind import FileKind
 from ..registry import catalog, selection
 from ..registry.catalog import CatalogEntry
 from ..registry.name import ModelRef
@@ -21,14 +22,19 @@ class HubSource:
 
     repository: str
     weights: str = "*.gguf"
-    projector: str | None = "*mmproj*"
+    projector: str | None = "*.gguf"
     default_quant: str = ""
     entry: CatalogEntry | None = None
 
-    def select(self, names: Sequence[str], quant: str) -> selection.FileSelection:
-        """Selects weights and projectors among the files of the repository. Raises `NotFound`."""
+    def select(
+        self, names: Sequence[str], quant: str, kinds: Mapping[str, FileKind] | None = None
+    ) -> selection.FileSelection:
+        """Selects weights and projectors among the files of the repository.
+
+        `kinds` says what the files are, by default as their names suggest. Raises `NotFound`.
+        """
         return selection.select_files(
-            names, quant, self.weights, self.projector, self.default_quant, where=self.repository
+            names, quant, self.weights, self.projector, self.default_quant, self.repository, kinds
         )
 
 

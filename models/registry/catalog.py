@@ -152,7 +152,7 @@ def _entry(row: Any, where: str, build: str, user_defined: bool) -> CatalogEntry
         licence=row.get("licence", ""),
         minimum_build=row.get("minimum_build", build),
         weights=row.get("weights", "*.gguf"),
-        projector=row.get("projector", "mmproj*" if modalities else None),
+        projector=row.get("projector", "*.gguf" if modalities else None),
         task=task,
         modalities=modalities,
         conditions=row.get("conditions", ""),

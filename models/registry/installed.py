@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ..errors import GalagoError, ModelError, NotFound
 from ..fingerprint import fingerprint
+from ..gguf.file_name import quant_of
+from ..gguf.kind import kinds_in_folder
 from ..gguf.reader import read_header
 from ..hub import connection
 from ..hub.cache import HubCache
@@ -77,7 +79,7 @@ def summarize(model: InstalledModel) -> ModelSummary:
     return ModelSummary(
         title=first.name,
         architecture=first.architecture,
-        quant=model.ref.quant or selection.quant_of(model.weights[0].name) or pairing.dominant_type(first),
+        quant=model.ref.quant or quant_of(model.weights[0].name) or pairing.dominant_type(first),
         parameters=sum(header.parameters for header in headers),
         context=first.context_length,
         vision=projector is not None and projector.get("clip.has_vision_encoder") is True,
@@ -141,9 +143,10 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
     quants: set[str] = set()
     for commit in commits:
         names = cache.file_names(source.repository, commit)
-        quants |= {group.quant for group in selection.weight_sets(names, source.weights) if group.quant}
+        kinds = kinds_in_folder(cache.snapshot(source.repository, commit), names)
+        quants |= {group.quant for group in selection.weight_sets(names, source.weights, kinds) if group.quant}
         with contextlib.suppress(NotFound):
-            return cache, commit, source.select(names, ref.quant)
+            return cache, commit, source.select(names, ref.quant, kinds)
     others = f" (installed of it: {', '.join(sorted(quants))})" if quants else ""
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
 
@@ -213,7 +216,8 @@ def all_models() -> Iterator[InstalledModel]:
         seen: set[tuple[Path, ...]] = set()
         for commit in cache.commits(repository):
             names = cache.file_names(repository, commit)
-            groups = selection.weight_sets(names)
+            kinds = kinds_in_folder(cache.snapshot(repository, commit), names)
+            groups = selection.weight_sets(names, kinds=kinds)
             for group in groups:
                 weights = _snapshot_paths(cache, repository, commit, group.parts)
                 contents = tuple(path.resolve() for path in weights)
@@ -222,7 +226,7 @@ def all_models() -> Iterator[InstalledModel]:
                     seen.add(contents)
                     unique = sum(other.quant == group.quant for other in groups) == 1
                     ref = _ref_for(repository, group, unique, "" if current else commit[:12])
-                    projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant)
+                    projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant, kinds)
                     choice = selection.FileSelection(group, projectors)
                     yield _from_cache_unchecked(cache, ref, repository, commit, choice)
 
@@ -231,7 +235,7 @@ def _ref_for(repository: str, group: selection.WeightSet, unique: bool, revision
     """Returns the name of weights: from the catalog if it has them, with the quantization if that is `unique`."""
     quant = group.quant if unique and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
-        if entry.repository == repository and selection.weight_sets(group.parts, entry.weights):
+        if entry.repository == repository and group.matches(entry.weights):
             return ModelRef("name", entry.name, quant if entry.quants else "", revision)
     return ModelRef("hub", repository, quant, revision)
 

@@ -7,9 +7,11 @@ names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..errors import ModelError
-from ..gguf.header import GGUFHeader, MetadataValue, is_int
+from ..gguf.file_name import describe_missing, part_name, split_name
+from ..gguf.header import GGUFHeader, MetadataValue, is_int, is_projector
 
 _UNRELIABLE_WIDTH = ("mlp", "mlp_norm", "ldp", "ldpv2", "resampler", "adapter")
 """Projector types whose files give the width of CLIP as `projection_dim`, not that of the projected embeddings."""
@@ -26,7 +28,7 @@ _PROJECTOR_ARCHITECTURES = {
 def projector_mismatch(model: Mapping[str, MetadataValue], projector: Mapping[str, MetadataValue]) -> str:
     """Returns why a projector cannot be used with a model, from the metadata of both, or an empty text if it can."""
     architecture = model.get("general.architecture")
-    if projector.get("general.architecture") != "clip" and projector.get("general.type") != "mmproj":
+    if not is_projector(projector):
         return "it is not a projector"
     width = model.get(f"{architecture}.embedding_length")
     kinds = {projector.get(f"clip.{modality}projector_type") for modality in ("", "vision.", "audio.")}
@@ -77,7 +79,17 @@ def dominant_type(header: GGUFHeader) -> str:
 def check_parts(header: GGUFHeader, parts: Sequence[object]) -> None:
     """Raises `ModelError` if a file is part of a split model of which other parts are missing."""
     count = header.get("split.count", 0)
-    if is_int(count) and count > 1 and len(parts) != count:
+    if not is_int(count) or count < 2 or len(parts) == count:
+        return
+    name = header.path.name
+    stem, _, named_count = split_name(name)
+    if named_count != count:
         raise ModelError(
-            f"{header.path.name} is one of {count} parts, but only {len(parts)} were found; download the rest", "model"
+            f"{name} is a part of a model in {count} parts, or parts put one after the other, which llama.cpp cannot "
+            f"load: give the parts their own names, such as {part_name('NAME', 1, count)}, or join them with "
+            "llama-gguf-split --merge",
+            "model",
         )
+    present = {split_name(str(part))[1] for part in parts}
+    missing = [part_name(Path(stem).name, n, count) for n in range(1, count + 1) if n not in present]
+    raise ModelError(f"{name} is one of {count} parts: {describe_missing(missing)}; download the rest", "model")

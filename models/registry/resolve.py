@@ -14,7 +14,9 @@ from pathlib import Path
 
 from ..errors import ConfigError, GalagoError, ModelError, NotFound
 from ..files import AdapterFile, ModelFiles, weight_parts
+from ..gguf.file_name import describe_missing, part_name, pieces, split_name
 from ..gguf.header import GGUFHeader
+from ..gguf.kind import check_is_model
 from ..gguf.reader import read_header
 from . import installed, pairing
 from .name import BUILTIN, ModelRef, parse_ref
@@ -38,10 +40,7 @@ def resolve(
     model_id, weights, own_projector = _find(model)
     projector_path = Path(projector).expanduser() if projector else own_projector
     header = read_header(weights)
-    if header.is_projector:
-        raise ModelError(
-            f"{weights.name} is a projector, not a model: name the model, and pass the projector as --mmproj", "model"
-        )
+    check_is_model(header)
     parts = weight_parts(weights)
     pairing.check_parts(header, parts)
     for part in parts[1:]:
@@ -73,7 +72,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
     path = Path(model).expanduser()
     if path.is_file():
-        return path.stem, path, None
+        return path.stem, _first_part(path), None
     ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
         if path.exists():
@@ -81,6 +80,22 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         raise NotFound(f"there is no model {model}: use `{BUILTIN}` or the path of a GGUF file", "model")
     model_on_disk = installed.find(ref)
     return str(ref), model_on_disk.weights[0], model_on_disk.projector
+
+
+def _first_part(path: Path) -> Path:
+    """Returns the first part of the split model that a file belongs to, or the file itself.
+
+    Raises `NotFound` if the first part is missing, or for a piece of a file that was cut.
+    """
+    stem, number, count = split_name(path.name)
+    first = path.with_name(part_name(stem, 1, count))
+    if number > 1 and not first.is_file():
+        raise NotFound(f"{path.name} is not the beginning of a model: {describe_missing([first.name])}", "model")
+    if pieces([path.name]):
+        siblings = pieces(other.name for other in path.parent.iterdir())
+        cut = next(cut for cut in siblings if path.name in cut.names)
+        raise NotFound(f"{path.name} is not a whole model: {cut.how_to_join}", "model")
+    return first if number > 1 else path
 
 
 def _check_projector(path: Path, model: GGUFHeader) -> None:

@@ -1,27 +1,24 @@
-"""Selects the files of a model by their names: weights by quantization, all their parts, and likely projectors.
+"""Selects the files of a model by their names and kinds: weights by quantization, all their parts, likely projectors.
 
-Pure functions of the file names in a repository or folder. `pairing.py` decides by metadata which projector belongs to
-a model.
+Pure functions of the files in a repository or folder. `pairing.py` decides by metadata which projector belongs to a
+model.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import NotFound
+from ..gguf.file_name import describe_missing, is_gguf, part_name, pieces, quant_of, split_name, usual_quant
+from ..gguf.kind import DESCRIPTIONS, FileKind, kinds_by_name
 
 PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
 """Quantizations by preference, if neither the user nor the catalog names one."""
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
-_QUANT = re.compile(
-    r"(?:^|(?<=[-._/]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|f16|f32|mxfp4(?:_moe)?|nvfp4)(?=$|[-._])"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,15 @@ class WeightSet:
     @property
     def stem(self) -> str:
         """The path in lower case, without part number and extension."""
-        return _split_name(self.parts[0])[0].lower()
+        return split_name(self.parts[0])[0].lower()
+
+    def matches(self, pattern: str) -> bool:
+        """Whether the files match a pattern of file names, with or without their folder."""
+        return _matches(self.parts[0], pattern)
+
+    def is_named(self, name: str) -> bool:
+        """Whether this is the name of the weights in lower case, with their folder or without."""
+        return name in (self.stem, PurePosixPath(self.stem).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,72 +51,114 @@ class FileSelection:
 
 
 def select_files(
-    names: Sequence[str], quant: str = "", weights: str = "*.gguf", projector: str | None = "*mmproj*",
-    default: str = "", where: str = "",
+    names: Sequence[str], quant: str = "", weights: str = "*.gguf", projector: str | None = "*.gguf",
+    default: str = "", where: str = "", kinds: Mapping[str, FileKind] | None = None,
 ) -> FileSelection:  # fmt: skip
     """Selects weights and projectors among the files of a repository or folder, which `where` names in errors.
 
     `quant` is a quantization or a file name without its extension, `default` the quantization if that is empty;
-    `weights` and `projector` are patterns of file names. Raises `NotFound` with the quantizations that exist.
+    `weights` and `projector` are patterns of file names. `kinds` says what the files are, by default as their names
+    suggest. Raises `NotFound` with the quantizations that exist.
     """
-    sets = weight_sets(names, weights)
-    if not sets:
-        raise NotFound(f"{where or 'the folder'} has no GGUF weights", "model")
-    wanted = [quant.lower()] if quant else [q.lower() for q in (default, *PREFERRED_QUANTS) if q]
+    where = where or "the folder"
+    kinds = kinds_by_name(names) if kinds is None else kinds
+    sets = weight_sets(names, weights, kinds)
+    wanted = [quant] if quant else [q for q in (default, *PREFERRED_QUANTS) if q]
     chosen = next((fit for q in wanted if (fit := _matching_sets(sets, q))), None)
+    if chosen is None and quant:
+        drafts = weight_sets(names, weights, kinds, "draft")
+        chosen = [group for group in drafts if group.is_named(quant.lower())] or None
     if chosen is None and not quant and len({group.quant for group in sets}) == 1:
         chosen = sets
     if chosen is None:
-        wanted_text = f"quantization {quant}" if quant else "a common quantization, so name one"
-        offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
-        raise NotFound(f"{where} has no weights with {wanted_text}; it has {offered}", "model")
+        raise NotFound(_why_none(names, kinds, sets, quant, where), "model")
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models with this quantization; name one of them instead: {stems}", "model")
-    return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant))
+    return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant, kinds))
 
 
-def weight_sets(names: Iterable[str], pattern: str = "*.gguf") -> list[WeightSet]:
-    """Groups file names into complete sets of weights. Leaves out sets with a missing part."""
-    parts: dict[tuple[str, int], dict[int, str]] = {}
-    for name in names:
-        base = PurePosixPath(name).name
-        if _is_gguf(name) and not is_projector_name(name):
-            if fnmatch.fnmatch(base, pattern) or fnmatch.fnmatch(name, pattern):
-                stem, number, count = _split_name(name)
-                parts.setdefault((stem, count), {})[number] = name
+def weight_sets(
+    names: Iterable[str], pattern: str = "*.gguf", kinds: Mapping[str, FileKind] | None = None, kind: FileKind = "model"
+) -> list[WeightSet]:
+    """Groups the files of models, or of another `kind`, into complete sets. Leaves out sets with a missing part."""
     return [
         WeightSet(tuple(numbered[n] for n in range(1, count + 1)), quant_of(stem))
-        for (stem, count), numbered in sorted(parts.items())
+        for (stem, count), numbered in _numbered_parts(names, pattern, kinds, kind)
         if set(numbered) == set(range(1, count + 1))
     ]
 
 
-def quant_of(name: str) -> str:
-    """Returns the last quantization in a file name, in lower case, or an empty text."""
-    quants = _QUANT.findall(_split_name(PurePosixPath(name).name)[0].lower())
-    return quants[-1] if quants else ""
+def missing_parts(names: Iterable[str], kinds: Mapping[str, FileKind] | None = None) -> dict[str, list[str]]:
+    """Returns which parts of split models are missing, by the first of the parts that are there."""
+    return {
+        min(numbered.values()): [part_name(stem, n, count) for n in range(1, count + 1) if n not in numbered]
+        for (stem, count), numbered in _numbered_parts(names, "*.gguf", kinds, "model")
+        if not set(numbered) >= set(range(1, count + 1))
+    }
 
 
-def is_projector_name(name: str) -> bool:
-    return "mmproj" in PurePosixPath(name).name.lower()
+def _numbered_parts(
+    names: Iterable[str], pattern: str, kinds: Mapping[str, FileKind] | None, kind: FileKind
+) -> list[tuple[tuple[str, int], dict[int, str]]]:
+    """Returns the files of each set of weights by part number, with the stem and the number of parts."""
+    names = list(names)
+    kinds = kinds_by_name(names) if kinds is None else kinds
+    parts: dict[tuple[str, int], dict[int, str]] = {}
+    for name in names:
+        if kinds.get(name) in (kind, "part") and _matches(name, pattern):
+            stem, number, count = split_name(name)
+            parts.setdefault((stem, count), {})[number] = name
+    return sorted(parts.items())
+
+
+def _matches(name: str, pattern: str) -> bool:
+    base = PurePosixPath(name).name.lower()
+    return fnmatch.fnmatchcase(base, pattern.lower()) or fnmatch.fnmatchcase(name.lower(), pattern.lower())
+
+
+def _why_none(
+    names: Sequence[str], kinds: Mapping[str, FileKind], sets: Sequence[WeightSet], quant: str, where: str
+) -> str:
+    """Says why no weights were selected: a part is missing, pieces are not joined, or no file is a model."""
+    asked = quant.lower()
+    for name, parts in missing_parts(names, kinds).items():
+        if not sets or (asked and asked in (quant_of(name), PurePosixPath(split_name(name)[0]).name.lower())):
+            return f"{where} has not all parts of {name}: {describe_missing(parts)}"
+    for cut in pieces(names):
+        if not sets or (asked and asked in (quant_of(cut.whole), cut.whole[:-5].lower())):
+            return f"{where} has no whole file: {cut.how_to_join}"
+    if not sets:
+        others = [f"{name} is {DESCRIPTIONS[kind]}" for name, kind in sorted(kinds.items())]
+        return f"{where} has no GGUF weights of a model" + (f": {'; '.join(others[:4])}" if others else "")
+    wanted = f"quantization {quant}" if quant else "a common quantization, so name one"
+    offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
+    return f"{where} has no weights with {wanted}; it has {offered}"
 
 
 def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Returns all parts of the split weights that `name` belongs to, among `names`, or `name` alone."""
-    stem, _, count = _split_name(name)
-    parts = sorted(n for n in names if _is_gguf(n) and (_split_name(n)[0], _split_name(n)[2]) == (stem, count))
+    stem, _, count = split_name(name)
+    parts = sorted(n for n in names if is_gguf(n) and (split_name(n)[0], split_name(n)[2]) == (stem, count))
     return tuple(parts) or (name,)
 
 
 def _matching_sets(sets: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
-    """Returns the sets with a quantization, or with a name if none has that quantization."""
-    exact = [group for group in sets if group.quant == wanted]
-    return exact or [group for group in sets if PurePosixPath(group.stem).name == wanted or group.stem == wanted]
+    """Returns the sets with a quantization, or else with a name.
+
+    The Hub's pages show `Q4_K_XL` for files named `UD-Q4_K_XL`, so that stands for it if there is no other.
+    """
+    quant = usual_quant(wanted)
+    for name in (quant, f"ud-{quant}"):
+        if exact := [group for group in sets if group.quant == name]:
+            return exact
+    return [group for group in sets if group.is_named(wanted.lower())]
 
 
-def rank_projectors(names: Iterable[str], pattern: str | None, quant: str) -> tuple[str, ...]:
-    """Returns the files that match a projector pattern, those with the quantization of the weights first."""
+def rank_projectors(
+    names: Iterable[str], pattern: str | None, quant: str, kinds: Mapping[str, FileKind] | None = None
+) -> tuple[str, ...]:
+    """Returns the projectors that match a pattern, those with the quantization of the weights first."""
     if pattern is None:
         return ()
     order = list(dict.fromkeys((quant, *_PROJECTOR_QUANTS)))
@@ -120,16 +167,7 @@ def rank_projectors(names: Iterable[str], pattern: str | None, quant: str) -> tu
         own = quant_of(name)
         return (order.index(own) if own in order else len(order), name)
 
-    base = {name: PurePosixPath(name).name.lower() for name in names if _is_gguf(name)}
-    return tuple(sorted((name for name in base if fnmatch.fnmatch(base[name], pattern.lower())), key=rank))
-
-
-def _is_gguf(name: str) -> bool:
-    return name.lower().endswith(".gguf")
-
-
-def _split_name(name: str) -> tuple[str, int, int]:
-    """Splits a path into the part without extension and part number, the part number, and the number of parts."""
-    stem = name[:-5] if _is_gguf(name) else name
-    split = _PART.fullmatch(stem)
-    return (split[1], int(split[2]), int(split[3])) if split else (stem, 1, 1)
+    kinds = kinds_by_name(names) if kinds is None else kinds
+    return tuple(
+        sorted((name for name, kind in kinds.items() if kind == "projector" and _matches(name, pattern)), key=rank)
+    )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...models.errors import NotFound
+from ...models.errors import ConfigError, NotFound
+from .. import environment
 from .ui import report
+
+if TYPE_CHECKING:
+    from ...models.registry.imported import ImportedModel
 
 
 def import_(
@@ -19,19 +24,31 @@ def import_(
             metavar="PATH",
         ),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="import nothing if a file or a setting would be left out")
+    ] = False,
     as_json: report.Json = False,
 ) -> None:
     """Use models that other programs stored, without copying them."""
     from ...models.registry import imported
+    from ...models.registry.discovery import default_folders, discover
 
-    folders = [path] if path is not None else imported.default_folders()
+    folders = [path] if path is not None else default_folders(environment.ollama_folder())
     if not folders:
         raise NotFound("neither LM Studio nor Ollama has models on this machine; name a folder", "path")
-    added = imported.add([model for folder in folders for model in imported.discover(folder)])
+    found = discover(*folders)
+    left_out = [*found.left_out, *(f"{m.name}: {what}" for m in found.models for what in m.left_out)]
+    if strict and left_out:
+        raise ConfigError(f"nothing was imported, because this would be left out: {'; '.join(left_out)}", "strict")
+    added = imported.add(found.models)
+    for line in found.left_out:
+        print(f"galago: left out: {report.printable(line)}", file=sys.stderr)
+    for model in added:
+        if model.left_out:
+            lost = report.printable(", ".join(model.left_out))
+            print(f"galago: {model.name} was imported without {lost}", file=sys.stderr)
     if as_json:
-        report.emit_json(
-            [{"model": m.name, "quant": m.quant, "paths": [str(p) for p in m.paths], "from": m.origin} for m in added]
-        )
+        report.emit_json([_row(model) for model in added])
         return
     for model in added:
         projector = f" with {model.projector.name}" if model.projector else ""
@@ -41,3 +58,14 @@ def import_(
         if added
         else "all are already imported"
     )
+
+
+def _row(model: ImportedModel) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "quant": model.quant,
+        "paths": [str(path) for path in model.paths],
+        "from": model.origin,
+        "published_as": model.published_as or None,
+        "left_out": [*model.left_out],
+    }

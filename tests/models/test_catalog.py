@@ -39,7 +39,7 @@ def test_user_entries_come_first_and_replace_shipped_ones(tmp_path: Path) -> Non
     found = own(tmp_path, ROW + '[[model]]\nname = "gemma3-4b"\nrepository = "me/gemma"\nsenses = ["vision"]\n')
     assert [entry.name for entry in found[:2]] == ["mine", "gemma3-4b"] and found[0].user_defined
     assert [entry.repository for entry in found if entry.name == "gemma3-4b"] == ["me/gemma"]
-    assert found[1].projector == "mmproj*" and found[0].projector is None
+    assert found[1].projector == "*.gguf" and found[0].projector is None
 
 
 @pytest.mark.parametrize(

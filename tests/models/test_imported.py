@@ -15,6 +15,7 @@ from fakes import crafted
 from galago.models.errors import ConfigError, GGUFError, NotFound
 from galago.models.json_file import seal
 from galago.models.registry import catalog, imported, installed
+from galago.models.registry.discovery import discover
 from galago.models.registry.imported import ImportedModel
 from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
@@ -57,7 +58,7 @@ def ollama(tmp_path: Path) -> Path:
 
 
 def test_lm_studio_models_are_imported_with_their_projectors(lm_studio: Path) -> None:
-    added = imported.add(imported.discover(lm_studio))
+    added = imported.add(discover(lm_studio).models)
     assert [(model.name, model.projector is not None) for model in added] == [("one-q8_0", True), ("two-q8_0", False)]
     files = resolve("one-q8_0")
     assert files.weights.samefile(WEIGHTS) and files.projector and files.projector.samefile(EYES)
@@ -65,7 +66,7 @@ def test_lm_studio_models_are_imported_with_their_projectors(lm_studio: Path) ->
 
 
 def test_ollama_models_are_found_by_manifest_and_verified_by_digest(ollama: Path) -> None:
-    (model,) = imported.add(imported.discover(ollama))
+    (model,) = imported.add(discover(ollama).models)
     assert (model.name, model.quant) == ("omni-7b", "q8_0")
     files = resolve("omni-7b:q8_0")
     assert files.weights.samefile(WEIGHTS) and files.projector and files.projector.samefile(EYES)
@@ -79,22 +80,22 @@ def test_another_hub_cache_is_imported_like_any_folder(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     os.link(WEIGHTS, tmp_path / "hub/models--a--b/blobs/x")
     (folder / "b-Q8_0.gguf").symlink_to("../../blobs/x")
-    (model,) = imported.add(imported.discover(tmp_path / "hub"))
+    (model,) = imported.add(discover(tmp_path / "hub").models)
     assert resolve(model.name).weights.samefile(WEIGHTS)
 
 
 def test_importing_twice_adds_nothing_and_names_stay_unique(lm_studio: Path, tmp_path: Path) -> None:
-    imported.add(imported.discover(lm_studio))
-    assert imported.add(imported.discover(lm_studio)) == []
+    imported.add(discover(lm_studio).models)
+    assert imported.add(discover(lm_studio).models) == []
     other = tmp_path / "other"
     other.mkdir()
     os.link(WEIGHTS, other / "one-Q8_0.gguf")
     os.link(WEIGHTS, other / "gemma4-e2b.gguf")
-    assert [model.name for model in imported.add(imported.discover(other))] == ["gemma4-e2b-2", "one-q8_0-2"]
+    assert [model.name for model in imported.add(discover(other).models)] == ["gemma4-e2b-2", "one-q8_0-2"]
 
 
 def test_removing_an_imported_model_keeps_its_files(lm_studio: Path) -> None:
-    imported.add(imported.discover(lm_studio))
+    imported.add(discover(lm_studio).models)
     assert installed.remove(parse_ref("one-q8_0"))[1] == 0
     assert [model.name for model in imported.read_list()] == ["two-q8_0"]
     assert (lm_studio / "acme/one/one-Q8_0.gguf").exists()
@@ -105,7 +106,7 @@ def test_a_file_that_changed_after_its_import_is_detected(lm_studio: Path) -> No
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data)
-    imported.add(imported.discover(path))
+    imported.add(discover(path).models)
     assert [check.problem for check in installed.verify(installed.find(parse_ref("two-q8_0")))] == [""]
     path.write_bytes(data[:-1] + b"\x55")
     (check,) = installed.verify(installed.find(parse_ref("two-q8_0")))
@@ -119,9 +120,9 @@ def test_a_file_that_changed_after_its_import_is_detected(lm_studio: Path) -> No
 def test_files_that_are_not_models_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "page.gguf").write_text("<html>")
     with pytest.raises(GGUFError, match="HTML"):
-        imported.add(imported.discover(tmp_path / "page.gguf"))
+        imported.add(discover(tmp_path / "page.gguf").models)
     with pytest.raises(NotFound, match="no GGUF models"):
-        imported.discover(tmp_path / "nowhere")
+        discover(tmp_path / "nowhere")
     assert imported.read_list() == []
 
 
@@ -130,7 +131,7 @@ def test_a_model_with_tensors_of_an_unknown_type_is_imported(tmp_path: Path) -> 
     model = crafted.read(builtin_folder() / "text-Q8_0.gguf")
     tensors = {name: tensor._replace(kind=99) for name, tensor in model.tensors.items()}
     path = model.having(tensors=tensors).write(tmp_path / "model.gguf")
-    assert [added.quant for added in imported.add(imported.discover(path))] == ["type 99"]
+    assert [added.quant for added in imported.add(discover(path).models)] == ["type 99"]
 
 
 @pytest.mark.parametrize("text", ["[", "{}x", '[{"name": 3}]', "[1]", "3"])
@@ -168,4 +169,4 @@ def test_any_manifest_is_read_or_skipped(tmp_path: Path, manifest: object) -> No
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(manifest))
     with pytest.raises(NotFound):  # none of them names a blob that is there
-        imported.discover(place)
+        discover(place)

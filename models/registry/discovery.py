@@ -1,0 +1,231 @@
+"""Finds the models that other programs stored on this machine: in Ollama's folder, and in any other folder.
+
+Says of every file that is not a usable model why it was left out. Manifests of other programs are untrusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigError, GalagoError, NotFound
+from ..gguf.file_name import describe_missing, is_gguf, pieces, quant_of, split_name
+from ..gguf.header import GGUFHeader
+from ..gguf.kind import DESCRIPTIONS, FileKind, check_is_model, header_kind, kinds_by_name, with_header
+from ..gguf.reader import read_header
+from ..kept_file import read_file
+from . import pairing, selection
+from .imported import ImportedModel
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+_MAX_FILES = 100_000
+_MAX_MANIFEST_BYTES = 1 << 20
+_OLLAMA_LAYERS = {
+    "adapter": "its adapter",
+    "system": "its system prompt",
+    "template": "Ollama's prompt template",
+    "params": "its parameters",
+    "messages": "its example messages",
+}
+"""Layers of Ollama's models that are not taken over, and what they hold. Licenses and the like change no answer."""
+
+
+@dataclass
+class Discovery:
+    """The models in a place. `left_out` has a line for each file there that is not a usable model, with the reason."""
+
+    models: list[ImportedModel] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def default_folders(ollama: Path | None = None) -> list[Path]:
+    """Returns the model folders of LM Studio and Ollama that exist. `ollama` replaces Ollama's usual folders."""
+    home = Path.home()
+    places = [home / ".lmstudio/models", home / ".cache/lm-studio/models"]
+    places += [ollama] if ollama else [home / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
+    return [place for place in places if place.is_dir()]
+
+
+def discover(*places: Path) -> Discovery:
+    """Finds the models in files, in Ollama's folder, or anywhere below other folders. Does not import them.
+
+    Raises `NotFound` if there are none in any place. Raises `ModelError` for a place that is a file but not a usable
+    model.
+    """
+    found = Discovery()
+    for place in places:
+        _add_place(place.expanduser().absolute(), found)
+    if not found.models:
+        reasons = f": {'; '.join(found.left_out[:5])}" if found.left_out else ""
+        raise NotFound(f"there are no GGUF models in {' or '.join(map(str, places))}{reasons}", "path")
+    return found
+
+
+def _add_place(place: Path, found: Discovery) -> None:
+    if place.is_file() or (place.is_symlink() and not place.is_dir()):
+        _add_file(place, found)
+    elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
+        _add_ollama(place, found)
+    else:
+        for folder in _folders(place):
+            _add_folder(folder, place, found)
+
+
+def _add_file(path: Path, found: Discovery) -> None:
+    """Adds the model that a file, or a part of a split model, belongs to. Raises `GalagoError` if it is none."""
+    folder = _GGUFFolder.read(path.parent, path.parent)
+    if path.name in folder.problems:
+        raise folder.problems[path.name]
+    if path.name in folder.headers and split_name(path.name)[1] == 1:
+        check_is_model(folder.headers[path.name])
+    names = [n for n in folder.names if split_name(n)[::2] == split_name(path.name)[::2]]
+    kinds: dict[str, FileKind] = dict.fromkeys(names, "model")
+    for name, parts in selection.missing_parts(names, kinds).items():
+        raise NotFound(f"{name} is not a whole model: {describe_missing(parts)}", "path")
+    for cut in pieces(folder.all_names):
+        if path.name in cut.names:
+            raise NotFound(f"{path.name} is not a whole model: {cut.how_to_join}", "path")
+    found.models += [folder.model(group, path.parent) for group in selection.weight_sets(names, kinds=kinds)]
+
+
+def _add_folder(path: Path, top: Path, found: Discovery) -> None:
+    folder = _GGUFFolder.read(path, top)
+    found.left_out += [error.message for error in folder.problems.values()]
+    usable = [name for name in folder.names if name not in folder.problems]
+    for name, kind in folder.kinds.items():
+        if kind not in ("model", "projector", "part"):
+            found.left_out.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
+    for name, parts in selection.missing_parts(usable, folder.kinds).items():
+        found.left_out.append(f"{name}: {describe_missing(parts)}")
+    found.left_out += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
+    groups = selection.weight_sets(usable, kinds=folder.kinds)
+    found.models += [folder.model(group, top) for group in groups]
+    if not groups:
+        projectors = [name for name, kind in folder.kinds.items() if kind == "projector"]
+        found.left_out += [f"{name} is a projector, and its model is not in {path}" for name in projectors]
+
+
+@dataclass
+class _GGUFFolder:
+    """The GGUF files of one folder: the headers of the usable ones, and the problems of the others."""
+
+    path: Path
+    all_names: tuple[str, ...]
+    names: tuple[str, ...]
+    headers: Mapping[str, GGUFHeader]
+    problems: Mapping[str, GalagoError]
+    kinds: Mapping[str, FileKind]
+    projectors: Sequence[GGUFHeader]
+
+    @classmethod
+    def read(cls, path: Path, top: Path) -> _GGUFFolder:
+        """Reads the headers of a folder below `top`.
+
+        A folder such as `MTP` says of its files what they are, and belongs to the model in the folder above it.
+        """
+        all_names = tuple(sorted(entry.name for entry in path.iterdir() if not entry.is_dir()))
+        names = tuple(name for name in all_names if name.lower().endswith(".gguf"))
+        headers, problems = _read_headers(path, names)
+        above = sorted(entry.name for entry in path.parent.iterdir()) if path != top else []
+        by_name = kinds_by_name([*above, *(f"{path.name}/{name}" for name in names)])
+        kinds = {n: with_header(by_name[f"{path.name}/{n}"], header_kind(header)) for n, header in headers.items()}
+        projectors = [headers[name] for name, kind in kinds.items() if kind == "projector"]
+        if not projectors and above:
+            wanted = [name for name, kind in by_name.items() if kind == "projector" and "/" not in name]
+            projectors = [*_read_headers(path.parent, wanted)[0].values()]
+        return cls(path, all_names, names, headers, problems, kinds, projectors)
+
+    def model(self, group: selection.WeightSet, top: Path) -> ImportedModel:
+        """Returns a model of the folder with the projector that matches it."""
+        weights, left_out = tuple(self.path / part for part in group.parts), []
+        projector = None
+        try:
+            projector = pairing.pick_projector(self.headers[group.parts[0]], self.projectors)
+        except GalagoError as error:
+            left_out.append(f"a projector, because {error.message}")
+        quant = quant_of(f"{self.path.name}/{group.parts[0]}")
+        stem = group.stem if group.quant or not quant else f"{group.stem}-{quant}"
+        snapshot = _SNAPSHOT.search(self.path.as_posix() + "/")
+        published = f"hf:{snapshot[1]}/{snapshot[2]}@{snapshot[3]}" if snapshot else ""
+        return ImportedModel(
+            _usable_name(stem), weights, projector.path if projector else None, str(top), quant,
+            published_as=published, left_out=tuple(left_out),
+        )  # fmt: skip
+
+
+def _read_headers(folder: Path, names: Sequence[str]) -> tuple[dict[str, GGUFHeader], dict[str, GalagoError]]:
+    headers: dict[str, GGUFHeader] = {}
+    problems: dict[str, GalagoError] = {}
+    for name in names:
+        try:
+            if not is_gguf(name):
+                raise NotFound(f"{name}: this is a file of macOS beside {name[2:]}, without its content", "path")
+            headers[name] = read_header(folder / name)
+        except GalagoError as error:
+            problems[name] = error
+    return headers, problems
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    """Yields the folders with GGUF files or pieces of them, at any depth. Follows no links to folders."""
+    seen = 0
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        seen += len(names)
+        if seen > _MAX_FILES:
+            raise ConfigError(f"{place} has more than {_MAX_FILES} files; name one of its subfolders", "path")
+        if any(".gguf" in name.lower() for name in names):
+            yield Path(folder)
+
+
+def _add_ollama(place: Path, found: Discovery) -> None:
+    """Adds the models in Ollama's folder. A manifest lists the blobs of a model; its path is the model's name."""
+    for path in sorted((place / "manifests").rglob("*")):
+        try:
+            layers = json.loads(read_file(path, _MAX_MANIFEST_BYTES))["layers"]
+            blobs: dict[str, list[Path]] = {}
+            for layer in layers:
+                if blob := _blob_path(place, layer["digest"]):
+                    blobs.setdefault(layer["mediaType"].rpartition(".")[2], []).append(blob)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue  # not a manifest, or of an unknown kind
+        name = _ollama_name(path.relative_to(place / "manifests"))
+        try:
+            found.models += _ollama_model(place, name, path, blobs)
+        except GalagoError as error:
+            found.left_out.append(f"{name}: {error.message}")
+
+
+def _ollama_model(place: Path, name: str, manifest: Path, blobs: Mapping[str, list[Path]]) -> Iterator[ImportedModel]:
+    weights = next((blob for blob in blobs.get("model", ()) if blob.is_file()), None)
+    if weights is None:
+        return
+    check_is_model(read_header(weights))
+    projector = next((blob for blob in blobs.get("projector", ()) if blob.is_file()), None)
+    left_out = [what for kind, what in _OLLAMA_LAYERS.items() if kind in blobs]
+    left_out = [f"{what} (pass it as --lora {blobs['adapter'][0]})" if "adapter" in what else what for what in left_out]
+    yield ImportedModel(
+        _usable_name(f"{manifest.parent.name}-{manifest.name}".lower()), (weights,), projector, str(place),
+        published_as=name, left_out=tuple(left_out),
+    )  # fmt: skip
+
+
+def _ollama_name(manifest: Path) -> str:
+    """Returns the name that Ollama has for a model, such as tiny:latest or hf.co/OWNER/REPO:QUANT."""
+    *folders, model, tag = manifest.parts if len(manifest.parts) > 1 else ("", *manifest.parts)
+    place = "/".join(folders).removeprefix("registry.ollama.ai/").removeprefix("library").strip("/")
+    return f"{place}/{model}:{tag}" if place else f"{model}:{tag}"
+
+
+def _blob_path(place: Path, digest: str) -> Path | None:
+    match = _DIGEST.fullmatch(digest)
+    return place / "blobs" / f"sha256-{match[1]}" if match else None
+
+
+def _usable_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", text).strip("-._") or "model"

@@ -90,12 +90,12 @@ class Pieces:
 
 def pieces(names: Iterable[str]) -> list[Pieces]:
     """Finds the files among `names` that are pieces of a GGUF file, and groups them by that file."""
-    found: dict[str, list[tuple[int, str, str, int]]] = {}
+    rows_by_whole: dict[str, list[tuple[int, str, str, int]]] = {}
     for name in names:
         if match := _PIECE.fullmatch(name):
             order = next(filter(None, (match["number"], match["letter"], match["part"], match["plain"])))
-            found.setdefault(match[1], []).append((len(order), order.lower(), name, int(match["count"] or 0)))
+            rows_by_whole.setdefault(match[1], []).append((len(order), order.lower(), name, int(match["count"] or 0)))
     return [
         Pieces(whole, tuple(name for *_, name, _ in sorted(rows)), max(row[-1] for row in rows))
-        for whole, rows in sorted(found.items())
+        for whole, rows in sorted(rows_by_whole.items())
     ]

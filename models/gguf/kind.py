@@ -17,13 +17,13 @@ from .file_name import is_gguf, split_name, without_quant
 from .header import GGUFHeader, MetadataValue, is_int, is_projector
 from .reader import read_header
 
-FileKind: TypeAlias = Literal[
+GGUFKind: TypeAlias = Literal[
     "model", "projector", "draft", "adapter", "importance matrix", "vocabulary", "control vector", "part", "fused"
 ]
 """A "draft" proposes tokens to one certain model. A "part" is a part of a split model other than the first. A "fused"
 file holds a model and its projector, as Ollama stores some models."""
 
-DESCRIPTIONS: Mapping[FileKind, str] = {
+DESCRIPTIONS: Mapping[GGUFKind, str] = {
     "model": "a model",
     "projector": "a projector",
     "draft": "a draft model or multi-token prediction head",
@@ -34,7 +34,7 @@ DESCRIPTIONS: Mapping[FileKind, str] = {
     "part": "a later part of a split model",
     "fused": "a model and its projector in one file, which is Ollama's own form and which llama.cpp cannot load",
 }
-USES: Mapping[FileKind, str] = {
+USES: Mapping[GGUFKind, str] = {
     "projector": "pass it as --mmproj with its model",
     "draft": "it works only with the model it was made for, and Galago cannot use it",
     "adapter": "pass it as --lora with its model",
@@ -47,7 +47,7 @@ USES: Mapping[FileKind, str] = {
 _DRAFT_ARCHITECTURES = re.compile(r"eagle3|dflash|dspark|.*[-_](?:assistant|mtp)")
 """Architectures that only propose tokens, of llama.cpp's src/llama-arch.cpp and of its forks."""
 
-_SURE_SIGNS: tuple[tuple[FileKind, re.Pattern[str]], ...] = (
+_SURE_SIGNS: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
     ("projector", re.compile(r"(?:.*/)?(?:[^/]*mm[-_]?proj[^/]*|clip[-_.][^/]*)")),
     ("draft", re.compile(r"(?:.*/)?(?:mtp|eagle3|dflash|dspark)[-_.][^/]*")),
     ("draft", re.compile(r"(?:.*/)?(?:mtp|assistant|(?:[^/]*[-_.])?draft(?:er)?)s?/.*")),
@@ -56,7 +56,7 @@ _SURE_SIGNS: tuple[tuple[FileKind, re.Pattern[str]], ...] = (
 """Signs in a path, in lower case and without its extension. Draft models have the prefixes that llama.cpp looks for
 (common/download.cpp). Whole models that have a head for multi-token prediction have MTP elsewhere in their names."""
 
-_WORDS_BESIDE_MODEL: tuple[tuple[FileKind, re.Pattern[str]], ...] = (
+_WORDS_BESIDE_MODEL: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
     ("draft", re.compile(r"(?:^|[-_. ])(?:draft|drafter|eagle3|dflash|dspark|assistant)(?=$|[-_. ])")),
     ("projector", re.compile(r"(?:^|[-_. ])(?:vision|visual|clip|siglip|vit)(?:[-_. ](?:encoder|tower))?(?=$|[-_. ])")),
     ("adapter", re.compile(r"(?:^|[-_. ])(?:q?lora|adapter)(?=$|[-_. ])")),
@@ -69,7 +69,7 @@ _DRAFT = re.compile(r"(?:^|[-_. ])draft(?:er)?(?=$|[-_. ])")
 _MATRIX = re.compile(r"(?:^|.*[-_. /])imatrix(?=$|[-_. ]).*")
 
 
-def kind_of(metadata: Mapping[str, MetadataValue], tensors: Collection[str] | None = None) -> FileKind:
+def kind_of(metadata: Mapping[str, MetadataValue], tensors: Collection[str] | None = None) -> GGUFKind:
     """Returns what a file is by its header. `tensors` are the names of its tensors, or None if they are unknown."""
     architecture, stated = metadata.get("general.architecture"), metadata.get("general.type")
     if is_projector(metadata):
@@ -99,22 +99,22 @@ def check_is_model(header: GGUFHeader) -> None:
         raise ModelError(f"{header.path.name} is {DESCRIPTIONS[kind]}, not a usable model{hint}", "model")
 
 
-def header_kind(header: GGUFHeader) -> FileKind:
+def header_kind(header: GGUFHeader) -> GGUFKind:
     """Returns what a file is by its whole header."""
     return kind_of(header.metadata, [tensor.name for tensor in header.tensors])
 
 
-def kinds_by_name(names: Iterable[str]) -> dict[str, FileKind]:
+def kinds_by_name(names: Iterable[str]) -> dict[str, GGUFKind]:
     """Returns what the GGUF files of one repository or folder are, by their names alone."""
     paths = {name: split_name(name)[0].lower() for name in names if is_gguf(name)}
-    kinds: dict[str, FileKind] = {name: _sure_kind(path) for name, path in paths.items()}
+    kinds: dict[str, GGUFKind] = {name: _sure_kind(path) for name, path in paths.items()}
     stems = {name: PurePosixPath(paths[name]).name for name, kind in kinds.items() if kind == "model"}
     plain = [without_quant(stem) for stem in stems.values() if not any(s.search(stem) for _, s in _WORDS_BESIDE_MODEL)]
     kinds |= {name: _kind_beside(stem, plain) for name, stem in stems.items()}
     return kinds if "model" in kinds.values() else {n: "model" if k == "draft" else k for n, k in kinds.items()}
 
 
-def kinds_in_folder(folder: Path, names: Iterable[str]) -> dict[str, FileKind]:
+def kinds_in_folder(folder: Path, names: Iterable[str]) -> dict[str, GGUFKind]:
     """Returns what GGUF files below a folder are, by their headers and names.
 
     A file that cannot be read keeps the kind that its name suggests.
@@ -125,12 +125,12 @@ def kinds_in_folder(folder: Path, names: Iterable[str]) -> dict[str, FileKind]:
     return both if "model" in both.values() else by_header
 
 
-def with_header(by_name: FileKind, by_header: FileKind) -> FileKind:
+def with_header(by_name: GGUFKind, by_header: GGUFKind) -> GGUFKind:
     """Combines both judgements: the header's, except that a model may be a draft model by its name."""
     return "draft" if (by_name, by_header) == ("draft", "model") else by_header
 
 
-def _read_kind(path: Path, otherwise: FileKind) -> FileKind:
+def _read_kind(path: Path, otherwise: GGUFKind) -> GGUFKind:
     try:
         status = path.stat()
         return _kind_of_file(path, status.st_size, status.st_mtime_ns)
@@ -139,17 +139,17 @@ def _read_kind(path: Path, otherwise: FileKind) -> FileKind:
 
 
 @lru_cache(maxsize=1024)
-def _kind_of_file(path: Path, _size: int, _modified_at: int) -> FileKind:
+def _kind_of_file(path: Path, _size: int, _modified_at: int) -> GGUFKind:
     return header_kind(read_header(path))
 
 
-def _sure_kind(path: str) -> FileKind:
+def _sure_kind(path: str) -> GGUFKind:
     if _MATRIX.fullmatch(path) and without_quant(path) == path:
         return "importance matrix"
     return next((kind for kind, sign in _SURE_SIGNS if sign.fullmatch(path)), "model")
 
 
-def _kind_beside(stem: str, plain: Collection[str]) -> FileKind:
+def _kind_beside(stem: str, plain: Collection[str]) -> GGUFKind:
     """Returns the kind of a file beside models whose names, without quantization, are `plain`."""
     if plain and _DRAFT.search(stem):
         return "draft"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import NotFound
-from ..gguf.kind import FileKind
+from ..gguf.kind import GGUFKind
 from ..registry import catalog, selection
 from ..registry.catalog import CatalogEntry
 from ..registry.name import ModelRef
@@ -27,7 +27,7 @@ class HubSource:
     entry: CatalogEntry | None = None
 
     def select(
-        self, names: Sequence[str], quant: str, kinds: Mapping[str, FileKind] | None = None
+        self, names: Sequence[str], quant: str, kinds: Mapping[str, GGUFKind] | None = None
     ) -> selection.FileSelection:
         """Selects weights and projectors among the files of the repository.
 

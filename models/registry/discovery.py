@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import ConfigError, GalagoError, NotFound
 from ..gguf.file_name import describe_missing, is_gguf, pieces, quant_of, split_name
 from ..gguf.header import GGUFHeader
-from ..gguf.kind import DESCRIPTIONS, FileKind, check_is_model, header_kind, kinds_by_name, with_header
+from ..gguf.kind import DESCRIPTIONS, GGUFKind, check_is_model, header_kind, kinds_by_name, with_header
 from ..gguf.reader import read_header
 from ..kept_file import read_file
 from . import pairing, selection
@@ -57,26 +57,26 @@ def discover(*places: Path) -> Discovery:
     Raises `NotFound` if there are none in any place. Raises `ModelError` for a place that is a file but not a usable
     model.
     """
-    found = Discovery()
+    discovery = Discovery()
     for place in places:
-        _add_place(place.expanduser().absolute(), found)
-    if not found.models:
-        reasons = f": {'; '.join(found.left_out[:5])}" if found.left_out else ""
+        _add_place(place.expanduser().absolute(), discovery)
+    if not discovery.models:
+        reasons = f": {'; '.join(discovery.left_out[:5])}" if discovery.left_out else ""
         raise NotFound(f"there are no GGUF models in {' or '.join(map(str, places))}{reasons}", "path")
-    return found
+    return discovery
 
 
-def _add_place(place: Path, found: Discovery) -> None:
+def _add_place(place: Path, discovery: Discovery) -> None:
     if place.is_file() or (place.is_symlink() and not place.is_dir()):
-        _add_file(place, found)
+        _add_file(place, discovery)
     elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
-        _add_ollama(place, found)
+        _add_ollama(place, discovery)
     else:
         for folder in _folders(place):
-            _add_folder(folder, place, found)
+            _add_folder(folder, place, discovery)
 
 
-def _add_file(path: Path, found: Discovery) -> None:
+def _add_file(path: Path, discovery: Discovery) -> None:
     """Adds the model that a file, or a part of a split model, belongs to. Raises `GalagoError` if it is none."""
     folder = _GGUFFolder.read(path.parent, path.parent)
     if path.name in folder.problems:
@@ -84,30 +84,30 @@ def _add_file(path: Path, found: Discovery) -> None:
     if path.name in folder.headers and split_name(path.name)[1] == 1:
         check_is_model(folder.headers[path.name])
     names = [n for n in folder.names if split_name(n)[::2] == split_name(path.name)[::2]]
-    kinds: dict[str, FileKind] = dict.fromkeys(names, "model")
+    kinds: dict[str, GGUFKind] = dict.fromkeys(names, "model")
     for name, parts in selection.missing_parts(names, kinds).items():
         raise NotFound(f"{name} is not a whole model: {describe_missing(parts)}", "path")
     for cut in pieces(folder.all_names):
         if path.name in cut.names:
             raise NotFound(f"{path.name} is not a whole model: {cut.how_to_join}", "path")
-    found.models += [folder.model(group, path.parent) for group in selection.weight_sets(names, kinds=kinds)]
+    discovery.models += [folder.model(group, path.parent) for group in selection.weight_sets(names, kinds=kinds)]
 
 
-def _add_folder(path: Path, top: Path, found: Discovery) -> None:
+def _add_folder(path: Path, top: Path, discovery: Discovery) -> None:
     folder = _GGUFFolder.read(path, top)
-    found.left_out += [error.message for error in folder.problems.values()]
+    discovery.left_out += [error.message for error in folder.problems.values()]
     usable = [name for name in folder.names if name not in folder.problems]
     for name, kind in folder.kinds.items():
         if kind not in ("model", "projector", "part"):
-            found.left_out.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
+            discovery.left_out.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
     for name, parts in selection.missing_parts(usable, folder.kinds).items():
-        found.left_out.append(f"{name}: {describe_missing(parts)}")
-    found.left_out += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
+        discovery.left_out.append(f"{name}: {describe_missing(parts)}")
+    discovery.left_out += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
     groups = selection.weight_sets(usable, kinds=folder.kinds)
-    found.models += [folder.model(group, top) for group in groups]
+    discovery.models += [folder.model(group, top) for group in groups]
     if not groups:
         projectors = [name for name, kind in folder.kinds.items() if kind == "projector"]
-        found.left_out += [f"{name} is a projector, and its model is not in {path}" for name in projectors]
+        discovery.left_out += [f"{name} is a projector, and its model is not in {path}" for name in projectors]
 
 
 @dataclass
@@ -119,7 +119,7 @@ class _GGUFFolder:
     names: tuple[str, ...]
     headers: Mapping[str, GGUFHeader]
     problems: Mapping[str, GalagoError]
-    kinds: Mapping[str, FileKind]
+    kinds: Mapping[str, GGUFKind]
     projectors: Sequence[GGUFHeader]
 
     @classmethod
@@ -183,7 +183,7 @@ def _folders(place: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _add_ollama(place: Path, found: Discovery) -> None:
+def _add_ollama(place: Path, discovery: Discovery) -> None:
     """Adds the models in Ollama's folder. A manifest lists the blobs of a model; its path is the model's name."""
     for path in sorted((place / "manifests").rglob("*")):
         try:
@@ -196,9 +196,9 @@ def _add_ollama(place: Path, found: Discovery) -> None:
             continue  # not a manifest, or of an unknown kind
         name = _ollama_name(path.relative_to(place / "manifests"))
         try:
-            found.models += _ollama_model(place, name, path, blobs)
+            discovery.models += _ollama_model(place, name, path, blobs)
         except GalagoError as error:
-            found.left_out.append(f"{name}: {error.message}")
+            discovery.left_out.append(f"{name}: {error.message}")
 
 
 def _ollama_model(place: Path, name: str, manifest: Path, blobs: Mapping[str, list[Path]]) -> Iterator[ImportedModel]:

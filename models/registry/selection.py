@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from ..errors import NotFound
 from ..gguf.file_name import describe_missing, is_gguf, part_name, pieces, quant_of, split_name, usual_quant
-from ..gguf.kind import DESCRIPTIONS, FileKind, kinds_by_name
+from ..gguf.kind import DESCRIPTIONS, GGUFKind, kinds_by_name
 
 PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
 """Quantizations by preference, if neither the user nor the catalog names one."""
@@ -52,7 +52,7 @@ class FileSelection:
 
 def select_files(
     names: Sequence[str], quant: str = "", weights: str = "*.gguf", projector: str | None = "*.gguf",
-    default: str = "", where: str = "", kinds: Mapping[str, FileKind] | None = None,
+    default: str = "", where: str = "", kinds: Mapping[str, GGUFKind] | None = None,
 ) -> FileSelection:  # fmt: skip
     """Selects weights and projectors among the files of a repository or folder, which `where` names in errors.
 
@@ -79,7 +79,7 @@ def select_files(
 
 
 def weight_sets(
-    names: Iterable[str], pattern: str = "*.gguf", kinds: Mapping[str, FileKind] | None = None, kind: FileKind = "model"
+    names: Iterable[str], pattern: str = "*.gguf", kinds: Mapping[str, GGUFKind] | None = None, kind: GGUFKind = "model"
 ) -> list[WeightSet]:
     """Groups the files of models, or of another `kind`, into complete sets. Leaves out sets with a missing part."""
     return [
@@ -89,7 +89,7 @@ def weight_sets(
     ]
 
 
-def missing_parts(names: Iterable[str], kinds: Mapping[str, FileKind] | None = None) -> dict[str, list[str]]:
+def missing_parts(names: Iterable[str], kinds: Mapping[str, GGUFKind] | None = None) -> dict[str, list[str]]:
     """Returns which parts of split models are missing, by the first of the parts that are there."""
     return {
         min(numbered.values()): [part_name(stem, n, count) for n in range(1, count + 1) if n not in numbered]
@@ -99,7 +99,7 @@ def missing_parts(names: Iterable[str], kinds: Mapping[str, FileKind] | None = N
 
 
 def _numbered_parts(
-    names: Iterable[str], pattern: str, kinds: Mapping[str, FileKind] | None, kind: FileKind
+    names: Iterable[str], pattern: str, kinds: Mapping[str, GGUFKind] | None, kind: GGUFKind
 ) -> list[tuple[tuple[str, int], dict[int, str]]]:
     """Returns the files of each set of weights by part number, with the stem and the number of parts."""
     names = list(names)
@@ -118,7 +118,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _why_none(
-    names: Sequence[str], kinds: Mapping[str, FileKind], sets: Sequence[WeightSet], quant: str, where: str
+    names: Sequence[str], kinds: Mapping[str, GGUFKind], sets: Sequence[WeightSet], quant: str, where: str
 ) -> str:
     """Says why no weights were selected: a part is missing, pieces are not joined, or no file is a model."""
     asked = quant.lower()
@@ -156,7 +156,7 @@ def _matching_sets(sets: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
 
 
 def rank_projectors(
-    names: Iterable[str], pattern: str | None, quant: str, kinds: Mapping[str, FileKind] | None = None
+    names: Iterable[str], pattern: str | None, quant: str, kinds: Mapping[str, GGUFKind] | None = None
 ) -> tuple[str, ...]:
     """Returns the projectors that match a pattern, those with the quantization of the weights first."""
     if pattern is None:

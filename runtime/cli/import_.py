@@ -36,12 +36,12 @@ def import_(
     folders = [path] if path is not None else default_folders(environment.ollama_folder())
     if not folders:
         raise NotFound("neither LM Studio nor Ollama has models on this machine; name a folder", "path")
-    found = discover(*folders)
-    left_out = [*found.left_out, *(f"{m.name}: {what}" for m in found.models for what in m.left_out)]
+    discovery = discover(*folders)
+    left_out = [*discovery.left_out, *(f"{m.name}: {what}" for m in discovery.models for what in m.left_out)]
     if strict and left_out:
         raise ConfigError(f"nothing was imported, because this would be left out: {'; '.join(left_out)}", "strict")
-    added = imported.add(found.models)
-    for line in found.left_out:
+    added = imported.add(discovery.models)
+    for line in discovery.left_out:
         print(f"galago: left out: {report.printable(line)}", file=sys.stderr)
     for model in added:
         if model.left_out:

@@ -9,13 +9,13 @@ import pytest
 
 from fakes import crafted, lora
 from galago.models.errors import ModelError
-from galago.models.gguf.kind import FileKind, check_is_model, kind_of, kinds_by_name, kinds_in_folder
+from galago.models.gguf.kind import GGUFKind, check_is_model, kind_of, kinds_by_name, kinds_in_folder
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 
 TEXT, PROJECTOR = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
 
-LISTINGS: dict[str, dict[str, FileKind]] = {
+LISTINGS: dict[str, dict[str, GGUFKind]] = {
     "a head in a folder": {"gemma-4-E2B-it-Q8_0.gguf": "model", "MTP/gemma-4-E2B-it-Q8_0-MTP.gguf": "draft"},
     "a head beside the model": {"gemma-4-12B-it-UD-Q4_K_XL.gguf": "model", "mtp-gemma-4-12B-it.gguf": "draft"},
     "models with a head": {
@@ -77,7 +77,7 @@ def test_files_of_a_repository_are_told_apart_by_name(listing: str) -> None:
     assert kinds_by_name([*expected, "README.md", "._x.gguf"]) == expected
 
 
-HEADERS: list[tuple[FileKind, dict[str, Any], list[str] | None]] = [
+HEADERS: list[tuple[GGUFKind, dict[str, Any], list[str] | None]] = [
     ("model", {"general.architecture": "llama"}, ["blk.0.attn_q.weight"]),
     ("model", {"general.architecture": "llama"}, None),
     ("model", {}, None),
@@ -103,7 +103,7 @@ HEADERS: list[tuple[FileKind, dict[str, Any], list[str] | None]] = [
 
 @pytest.mark.parametrize(("kind", "metadata", "tensors"), HEADERS)
 def test_files_are_told_apart_by_their_headers(
-    kind: FileKind, metadata: dict[str, Any], tensors: list[str] | None
+    kind: GGUFKind, metadata: dict[str, Any], tensors: list[str] | None
 ) -> None:
     assert kind_of(metadata, tensors) == kind
 

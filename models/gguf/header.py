@@ -31,6 +31,9 @@ _ENCODERS = frozenset(
 )
 """Architectures that only embed texts (those without a KV cache in llama.cpp's src/llama-model.cpp)."""
 
+END_TOKENS_KEY = "galago.end_token_ids"
+"""Ids of tokens that end an answer, separated by spaces, in files with more of them than llama.cpp has keys for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:

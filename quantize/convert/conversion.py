@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .gguf_content import GGUFContent, GGUFValue
 from .gguf_writer import FloatType, padded_bytes, write
 from .model_metadata import read_metadata, read_pooling
+from .origin import find_origin, snapshot_of
 from .probe_texts import REQUIRED_SCRIPTS
 from .selftest import SelftestResult, run_selftest
 from .vocabulary import read_vocabulary
@@ -29,41 +30,53 @@ _HEADER_BYTES = 64 << 20  # room for the header, most of which is the vocabulary
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """What was written. `notes` describe where the file behaves differently from the checkpoint."""
+    """What was written.
+
+    `notes` describe where the file behaves differently from the checkpoint, `left_out` which parts of the checkpoint
+    the file lacks. `selftest` is empty for files that were not tested.
+    """
 
     path: Path
     architecture: str
     tensors: int
     size: int
-    notes: tuple[str, ...]
-    selftest: SelftestResult
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    selftest: SelftestResult = field(default_factory=SelftestResult)
 
 
 def convert_checkpoint(
-    folder: Path, target: Path, float_type: FloatType, force: bool, check: bool, progress: Progress
+    folder: Path,
+    target: Path,
+    float_type: FloatType,
+    force: bool,
+    check: bool,
+    progress: Progress,
+    strict: bool = False,
 ) -> ConversionResult:
     """Writes the model in `folder` to `target`; with `check` its outputs are compared with transformers'.
 
     Takes about 100 MiB of memory besides the vocabulary, whatever the model's size. Raises `ModelError` if the
-    checkpoint is damaged or its family is not supported, and `ConfigError` if the target exists (without `force`) or
-    the disk is too full.
+    checkpoint is damaged or its family is not supported, and `ConfigError` if the target exists (without `force`), the
+    disk is too full, or (with `strict`) the file would lack a part of the checkpoint.
     """
     check_target(target, force)
+    folder = snapshot_of(folder)
     checkpoint = open_checkpoint(folder)
     content = read_content(checkpoint)
     vocabulary = read_vocabulary(checkpoint, encoder=content.architecture == "bert")
     extra_metadata = read_metadata(checkpoint, vocabulary) | _pooling(checkpoint, content)
-    notes = [*content.notes, *vocabulary.notes]
+    notes = [*checkpoint.notes, *vocabulary.notes]
+    check_nothing_left_out(checkpoint.left_out, strict)
     check_disk_space(target, padded_bytes(content.tensors, float_type) + _HEADER_BYTES)
     all_metadata: dict[str, GGUFValue] = {
         "general.type": "model",
-        "general.name": folder.resolve().name,
         "general.file_type": float_type.ftype,
         "general.quantization_version": 2,
         **content.metadata,
         **vocabulary.all_metadata(),
         **extra_metadata,
-        **provenance(checkpoint.files, partial(progress, "hashing")),
+        **receipt(folder, checkpoint.files, checkpoint.left_out, partial(progress, "hashing")),
     }
     with output_file(target, force) as part:
         write(
@@ -75,7 +88,13 @@ def convert_checkpoint(
         notes += _tokenization_notes(selftest)
     progress("testing", 1.0)
     return ConversionResult(
-        target, content.architecture, len(content.tensors), target.stat().st_size, tuple(notes), selftest
+        path=target,
+        architecture=content.architecture,
+        tensors=len(content.tensors),
+        size=target.stat().st_size,
+        notes=tuple(notes),
+        left_out=tuple(checkpoint.left_out),
+        selftest=selftest,
     )
 
 
@@ -97,7 +116,9 @@ def _tokenization_notes(selftest: SelftestResult) -> list[str]:
 def _pooling(checkpoint: Checkpoint, content: GGUFContent) -> dict[str, GGUFValue]:
     number = read_pooling(checkpoint)
     if number is None and content.architecture == "bert":
-        content.notes.append("the checkpoint does not say how token vectors are pooled into a text vector (1_Pooling)")
+        checkpoint.notes.append(
+            "the checkpoint does not say how token vectors are pooled into a text vector (1_Pooling)"
+        )
     return {f"{content.architecture}.pooling_type": number} if number is not None else {}
 
 
@@ -111,8 +132,20 @@ def check_disk_space(target: Path, needed_bytes: int) -> None:
         )
 
 
-def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> dict[str, GGUFValue]:
-    """Returns what the file was made from and with: names and SHA-256 of the weight files, and versions."""
+def check_nothing_left_out(left_out: Sequence[str], strict: bool) -> None:
+    if strict and left_out:
+        raise ConfigError(
+            f"the file would lack {'; '.join(left_out)}; convert without --strict to leave that out", "strict"
+        )
+
+
+def receipt(
+    folder: Path, files: tuple[Path, ...], left_out: Sequence[str], progress: Callable[[float], None]
+) -> dict[str, GGUFValue]:
+    """Returns metadata that tell what the file was made from, what was left out, and by which version of Galago.
+
+    `galago.convert.source` lists the names and SHA-256 of the weight files. GGUF has no empty lists.
+    """
     total_bytes, done, lines = sum(path.stat().st_size for path in files) or 1, 0, []
     for path in files:
         digest = hashlib.sha256()
@@ -122,5 +155,11 @@ def provenance(files: tuple[Path, ...], progress: Callable[[float], None]) -> di
                 done += len(block)
                 progress(done / total_bytes)
         lines.append(f"{path.name} sha256:{digest.hexdigest()}")
-    tool = ", ".join(f"{name} {metadata.version(name)}" for name in ("galago", "gguf"))
-    return {"galago.convert.source": lines, "galago.convert.tool": tool}
+    origin = find_origin(folder)
+    return {
+        **({"general.name": origin.name} if origin.name else {}),
+        "galago.made_from": origin.text,
+        "galago.convert.source": lines,
+        **({"galago.left_out": list(left_out)} if left_out else {}),
+        "galago.version": metadata.version("galago"),
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -31,19 +32,31 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class GGUFContent:
-    """The metadata and tensors of a model under llama.cpp's architecture name.
-
-    `notes` describe where the file behaves differently from the checkpoint.
-    """
+    """The metadata and tensors of a model under llama.cpp's architecture name."""
 
     architecture: str
     metadata: dict[str, GGUFValue]
     tensors: list[OutputTensor]
-    notes: list[str] = field(default_factory=list)
 
 
 def copied(name: str, tensor: StoredTensor, keep_f32: bool = False) -> OutputTensor:
     return OutputTensor(name, tensor.shape, tensor.rows, keep_f32=keep_f32 or len(tensor.shape) < 2)
+
+
+def scaled(tensor: OutputTensor, factor: float) -> OutputTensor:
+    if math.isclose(factor, 1, rel_tol=1e-9):
+        return tensor
+    return replace(tensor, read=lambda begin, end: tensor.read(begin, end) * np.float32(factor))
+
+
+def transposed(name: str, tensor: StoredTensor) -> OutputTensor:
+    """Returns a matrix with rows and columns exchanged. Each slice reads the whole matrix, which must be small."""
+    rows, columns = tensor.shape
+
+    def read(begin: int, end: int) -> NDArray[np.float32]:
+        return np.ascontiguousarray(tensor.rows(0, rows)[:, begin:end].T)
+
+    return OutputTensor(name, (columns, rows), read)
 
 
 def computed(name: str, values: NDArray[np.float32]) -> OutputTensor:

@@ -15,11 +15,10 @@ from ...models.kept_file import temporary_folder
 from ...runtime.process import spawn
 from ..output_file import check_target, output_file
 from ..progress import Progress
-from .checkpoint import no_weights_error
 from .conversion import ConversionResult
 from .gguf_writer import FloatType
 from .lora import is_adapter
-from .selftest import SelftestResult
+from .weight_files import no_weights_error
 
 MODEL_CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 
@@ -63,7 +62,7 @@ def convert_with_llamacpp(
         header = read_header(part)
     progress("testing", 1.0)
     architecture = str(header.metadata.get("general.architecture"))
-    return ConversionResult(target, architecture, len(header.tensors), header.file_size, (), SelftestResult())
+    return ConversionResult(target, architecture, len(header.tensors), header.file_size)
 
 
 def _check(done: spawn.ChildResult, name: str) -> None:

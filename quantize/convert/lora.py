@@ -7,8 +7,8 @@ another order, B's rows are reordered.
 
 from __future__ import annotations
 
-import math
 import re
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,26 +16,37 @@ from ...models.errors import ConfigError
 from ...models.gguf.reader import read_header
 from ..output_file import check_target, output_file
 from ..progress import Progress
-from .architectures import DECODER_TENSORS, decoder_shapes, family, llama, qwen2, qwen3, read_attention_shape
-from .checkpoint import JSONConfig, architecture, no_weights_error, read_config, read_json
-from .conversion import ConversionResult, check_disk_space, provenance
-from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved
+from .architectures import family
+from .checkpoint import architecture, read_config
+from .conversion import ConversionResult, check_disk_space, check_nothing_left_out, receipt
+from .decoders import DECODER_TENSORS, decoder_shapes, llama, qwen2, qwen3
+from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved, scaled, transposed
 from .gguf_writer import FloatType, padded_bytes, write
-from .safetensors import StoredTensor, quoted
+from .json_config import JSONConfig, read_json
+from .lora_settings import MERGE, LoraSettings, read_lora_settings
+from .origin import snapshot_of
+from .safetensors import StoredTensor, equal, quoted
 from .safetensors import read_header as read_tensors
-from .selftest import SelftestResult
+from .tensor_mapper import AttentionShape, read_attention_shape
+from .weight_files import no_weights_error, read_weight_files
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 _ARCHITECTURES = {llama: "llama", qwen2: "qwen2", qwen3: "qwen3"}
-_TENSOR_NAME = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d{1,3})\.(.+)\.lora_([AB])\.weight")
 
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,), "alpha_pattern": ({},),
-    "modules_to_save": ([],), "layer_replication": ([],), "trainable_token_indices": ([], {}),
-    "alora_invocation_tokens": ([],), "lora_bias": (False,),
-}  # fmt: skip
-"""PEFT options that GGUF cannot express, and the values that mean the option is off."""
+# PEFT's own names, names with an adapter's name in them, and names without PEFT's prefix
+_MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.([^.]+))??(?:\.weight)?")
+_IN_LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,3})\.(.+)")
+_BASE_COPY = re.compile(r"base_model\.model\.((?:model\.)?embed_tokens|lm_head)(?:\.base_layer)?\.weight")
+
+
+@dataclass
+class _Pair:
+    """The matrices A and B that change one matrix. `module` is PEFT's name of what they change."""
+
+    module: str
+    a: StoredTensor | None = None
+    b: StoredTensor | None = None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -43,7 +54,13 @@ def is_adapter(folder: Path) -> bool:
 
 
 def convert_adapter(
-    folder: Path, base: Path | None, target: Path, float_type: FloatType, force: bool, progress: Progress
+    folder: Path,
+    base: Path | None,
+    target: Path,
+    float_type: FloatType,
+    force: bool,
+    progress: Progress,
+    strict: bool = False,
 ) -> ConversionResult:
     """Writes the adapter in `folder` to `target`. `base` is the folder with the config.json of the adapter's model.
 
@@ -55,75 +72,137 @@ def convert_adapter(
     if base is None:
         name = quoted(adapter_config.get("base_model_name_or_path", "unknown"))
         raise ConfigError(f"use --base to give the folder with the config.json of the adapter's model, {name}", "base")
+    settings = read_lora_settings(adapter_config)
     if not weights.is_file():
-        raise no_weights_error(folder)
-    alpha = _alpha(adapter_config)
+        raise no_weights_error(folder, weights.name)
+    base = snapshot_of(base)
     config = read_config(base)
     model_family = family(config, architecture(config))
     if model_family not in _ARCHITECTURES:
         raise config.error("only adapters for Llama, Mistral, Qwen2 and Qwen3 models can be converted")
-    tensors = _outputs(adapter_config, config, read_tensors(weights), interleaved_rope=model_family is llama)
+    name = _ARCHITECTURES[model_family]
+    stored = read_tensors(weights)
+    left_out = [*settings.left_out, *_base_copies(settings.config, stored, base)]
+    tensors = _Outputs(settings, config, interleaved_rope=name == "llama").read(stored)
+    check_nothing_left_out(left_out, strict)
     check_disk_space(target, padded_bytes(tensors, float_type) + (1 << 20))
     metadata: dict[str, GGUFValue] = {
         "general.type": "adapter",
-        "general.name": folder.resolve().name,
         "general.file_type": float_type.ftype,
         "adapter.type": "lora",
-        "adapter.lora.alpha": alpha,
-        **provenance((weights,), partial(progress, "hashing")),
+        "adapter.lora.alpha": settings.alpha,
+        **receipt(folder, (weights,), left_out, partial(progress, "hashing")),
     }
-    name = _ARCHITECTURES[model_family]
     with output_file(target, force) as part:
         write(part, name, metadata, tensors, float_type, partial(progress, "converting"))
         read_header(part)
     progress("testing", 1.0)
-    return ConversionResult(target, f"{name} adapter", len(tensors), target.stat().st_size, (), SelftestResult())
+    size = target.stat().st_size
+    return ConversionResult(target, f"{name} adapter", len(tensors), size, left_out=tuple(left_out))
 
 
-def _alpha(config: JSONConfig) -> float:
-    """Returns alpha, which llama.cpp divides by the rank. Raises `ModelError` for adapters that are not plain LoRA."""
-    if config.get("peft_type") != "LORA":
-        raise config.error(f"the adapter is of kind {quoted(config.get('peft_type'))}; only LORA can be converted")
-    for option, off_values in _UNSUPPORTED.items():
-        value = config.get(option)
-        if value is not None and value not in off_values:
-            raise config.error(f"the adapter uses {option} {quoted(value)}, which GGUF cannot express")
-    alpha, rank = config.number("lora_alpha"), config.positive_int("r")
-    if not config.flag("use_rslora", False):
-        return alpha
-    if config.get("rank_pattern"):
-        raise config.error("the adapter uses rank_pattern with use_rslora, which GGUF cannot express")
-    return alpha * math.sqrt(rank)
+def _base_copies(config: JSONConfig, tensors: dict[str, StoredTensor], base: Path) -> list[str]:
+    """Removes the model's own embeddings and output matrix, which PEFT saves beside an adapter that changes them.
+
+    Returns a line for each that could not be compared with the model's. Raises `ModelError` if one was trained, too.
+    """
+    lines = []
+    for name in [name for name in tensors if _BASE_COPY.fullmatch(name)]:
+        copy, own = tensors.pop(name), None
+        if any(base.glob("*.safetensors")):
+            model_name = name.removeprefix("base_model.model.").replace(".base_layer", "")
+            stored = read_weight_files(base).tensors
+            own = stored.get(model_name) or stored.get(model_name.removeprefix("model."))
+        if own is not None and equal(copy, own):
+            continue
+        if own is not None or ".base_layer" not in name:
+            raise config.error(f"the adapter replaces the model's {quoted(name)} as a whole; {MERGE}")
+        lines.append(f"the copy of the model's own {quoted(name)}: --base has no weights to compare it with")
+    return lines
 
 
-def _outputs(
-    adapter_config: JSONConfig, config: JSONConfig, tensors: dict[str, StoredTensor], interleaved_rope: bool
-) -> list[OutputTensor]:
-    attention = read_attention_shape(config)
-    shapes, layers = decoder_shapes(config, attention), config.positive_int("num_hidden_layers")
-    pairs: dict[str, dict[str, StoredTensor]] = {}
-    for tensor in tensors.values():
-        match = _TENSOR_NAME.fullmatch(tensor.name)
-        part = DECODER_TENSORS.get(match[2]) if match else None
-        if not match or part is None or len(shapes[part]) != 2 or int(match[1]) >= layers:
-            raise adapter_config.error(f"the adapter changes {quoted(tensor.name)}, which GGUF cannot express")
-        pairs.setdefault(f"blk.{int(match[1])}.{part}", {})[match[3]] = tensor
-    if not pairs:
-        raise adapter_config.error("the adapter changes nothing")
-    outputs = []
-    for name, pair in pairs.items():
-        part = name.rsplit(".", 1)[1]
-        _check_shapes(adapter_config, name, pair, shapes[part])
-        heads = {"attn_q": attention.heads, "attn_k": attention.kv_heads}.get(part) if interleaved_rope else None
+@dataclass(frozen=True)
+class _Outputs:
+    """Makes GGUF tensors of an adapter's matrices."""
+
+    settings: LoraSettings
+    config: JSONConfig
+    interleaved_rope: bool
+
+    def read(self, tensors: dict[str, StoredTensor]) -> list[OutputTensor]:
+        """Raises `ModelError` if a matrix is missing, unknown, or does not fit the model."""
+        pairs, outputs = self._pairs(tensors), []
+        if not pairs:
+            raise self.settings.config.error("the adapter changes nothing")
+        attention = read_attention_shape(self.config)
+        for name, pair in pairs.items():
+            outputs += self._embeddings(name, pair) if name == "token_embd" else self._matrix(name, pair, attention)
+        return outputs
+
+    def _pairs(self, tensors: dict[str, StoredTensor]) -> dict[str, _Pair]:
+        pairs: dict[str, _Pair] = {}
+        adapters = set()
+        for tensor in tensors.values():
+            match = _MATRIX.fullmatch(tensor.name)
+            name = self._gguf_name(match[1], bool(match[2])) if match else None
+            if not match or name is None:
+                raise self.settings.config.error(
+                    f"the adapter changes {quoted(tensor.name)}, which GGUF cannot express; {MERGE}"
+                )
+            adapters.add(match[4])
+            pair = pairs.setdefault(name, _Pair(match[1]))
+            setattr(pair, match[3].lower(), tensor)
+        if len(adapters) > 1:
+            names = ", ".join(sorted(map(str, adapters)))
+            raise self.settings.config.error(f"the file holds several adapters ({names}); save one alone")
+        return pairs
+
+    def _gguf_name(self, module: str, is_embedding: bool) -> str | None:
+        if is_embedding:
+            return "token_embd" if re.fullmatch(r"(model\.)?embed_tokens", module) else None
+        if module == "lm_head":
+            return "output"
+        match = _IN_LAYER.fullmatch(module)
+        if not match or int(match[1]) >= self.config.positive_int("num_hidden_layers"):
+            return None
+        part = DECODER_TENSORS.get(match[2], "norm")
+        return None if part.endswith("norm") else f"blk.{int(match[1])}.{part}"
+
+    def _matrix(self, name: str, pair: _Pair, attention: AttentionShape) -> list[OutputTensor]:
+        part = name.rsplit(".", 1)[-1]
+        if part == "output":
+            self._check_untied(pair.module)
+            shape: tuple[int, ...] = (self.config.positive_int("vocab_size"), self.config.positive_int("hidden_size"))
+        else:
+            shape = decoder_shapes(self.config, attention)[part]
+        a, b = self._checked(name, pair, shape)
+        heads = {"attn_q": attention.heads, "attn_k": attention.kv_heads}.get(part) if self.interleaved_rope else None
         b_name = f"{name}.weight.lora_b"
-        outputs.append(copied(f"{name}.weight.lora_a", pair["A"]))
-        outputs.append(rope_interleaved(b_name, pair["B"], heads) if heads else copied(b_name, pair["B"]))
-    return outputs
+        changes = rope_interleaved(b_name, b, heads) if heads else copied(b_name, b)
+        factor = self.settings.factor(pair.module, a.shape[0])
+        return [copied(f"{name}.weight.lora_a", a), scaled(changes, factor)]
 
+    def _embeddings(self, name: str, pair: _Pair) -> list[OutputTensor]:
+        """llama.cpp looks up rows of A, so A is transposed (`build_inp_embd` in src/llama-graph.cpp)."""
+        self._check_untied(pair.module)
+        width, vocabulary = self.config.positive_int("hidden_size"), self.config.positive_int("vocab_size")
+        a, b = self._checked(name, pair, (width, vocabulary))
+        factor = self.settings.factor(pair.module, a.shape[0])
+        return [transposed(f"{name}.weight.lora_a", a), scaled(copied(f"{name}.weight.lora_b", b), factor)]
 
-def _check_shapes(config: JSONConfig, name: str, pair: dict[str, StoredTensor], shape: tuple[int, ...]) -> None:
-    if len(pair) != 2:
-        raise config.error(f"{name} lacks one of the matrices A and B")
-    a, b = pair["A"].shape, pair["B"].shape
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != shape:
-        raise config.error(f"{name} is {list(shape)} in the model, but the adapter adds {list(b)} times {list(a)}")
+    def _check_untied(self, module: str) -> None:
+        """llama.cpp has one matrix for tied embeddings, and cannot change its two uses differently."""
+        if self.config.flag("tie_word_embeddings", False):
+            raise self.settings.config.error(
+                f"the adapter changes {module}, but the model uses its embeddings as its output matrix, too "
+                f"(tie_word_embeddings), and llama.cpp cannot change only one of the two; {MERGE}"
+            )
+
+    def _checked(self, name: str, pair: _Pair, shape: tuple[int, ...]) -> tuple[StoredTensor, StoredTensor]:
+        error = self.settings.config.error
+        if pair.a is None or pair.b is None:
+            raise error(f"{name} lacks one of the matrices A and B")
+        a, b = pair.a.shape, pair.b.shape
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or (b[0], a[1]) != shape:
+            raise error(f"{name} is {list(shape)} in the model, but the adapter adds {list(b)} times {list(a)}")
+        return pair.a, pair.b

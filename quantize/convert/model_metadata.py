@@ -8,12 +8,13 @@ from typing import Any
 
 from ...models.regular_file import read_text
 from ...runtime.types.options import SAMPLING
-from .checkpoint import Checkpoint, JSONConfig
+from .chat_templates import read_templates
+from .checkpoint import Checkpoint
+from .end_tokens import read_end_tokens
 from .gguf_content import GGUFValue
+from .json_config import JSONConfig
 from .safetensors import file_error, quoted
 from .vocabulary import Vocabulary
-
-MAX_TEMPLATE_BYTES = 1 << 20  # real templates have up to 100 KiB
 
 _SPECIAL_TOKENS = {
     "bos_token": "bos_token_id",
@@ -24,14 +25,19 @@ _SPECIAL_TOKENS = {
     "mask_token": "mask_token_id",
 }
 
+_EOS = "tokenizer.ggml.eos_token_id"
+
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
 
 
 def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, GGUFValue]:
     """Returns GGUF metadata. Raises `ModelError` for a special token without an id, or a template that is too long."""
+    special = _special_tokens(checkpoint, vocabulary)
+    is_encoder = vocabulary.metadata["tokenizer.ggml.model"] == "bert"
     return {
-        **_special_tokens(checkpoint, vocabulary),
-        **_template(checkpoint),
+        **special,
+        **({} if is_encoder else read_end_tokens(checkpoint, vocabulary.tokens, special.get(_EOS))),
+        **read_templates(checkpoint),
         **_sampling(checkpoint.read("generation_config.json")),
     }
 
@@ -102,23 +108,6 @@ def _first_id(number: Any) -> int | None:
     if isinstance(number, list) and number:
         number = number[0]
     return number if type(number) is int else None
-
-
-def _template(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
-    path = checkpoint.folder / "chat_template.jinja"
-    if path.is_file():
-        if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise checkpoint.config.error(f"{path.name} is larger than {MAX_TEMPLATE_BYTES >> 10} KiB")
-        return {"tokenizer.chat_template": read_text(path, "replace")}
-    entry = checkpoint.read("tokenizer_config.json").get("chat_template")
-    entry = entry or checkpoint.read("chat_template.json").get("chat_template")
-    named = {t.get("name"): t.get("template") for t in entry if isinstance(t, dict)} if isinstance(entry, list) else {}
-    default = named.get("default") if named else entry
-    metadata: dict[str, GGUFValue] = {"tokenizer.chat_template": default} if isinstance(default, str) else {}
-    with_tools = named.get("tool_use")
-    if isinstance(with_tools, str):
-        metadata |= {"tokenizer.chat_templates": ["tool_use"], "tokenizer.chat_template.tool_use": with_tools}
-    return metadata
 
 
 def _sampling(config: JSONConfig) -> dict[str, GGUFValue]:

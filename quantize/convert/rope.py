@@ -11,18 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import JSONConfig
 from .gguf_content import GGUFValue
+from .json_config import JSONConfig
 from .safetensors import quoted
 
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """`metadata` keys lack the architecture prefix. `factors` divide the frequency of each pair of a head's values."""
+    """`metadata` keys lack the architecture prefix. `factors` divide the frequency of each pair of a head's values.
+
+    `left_out` says what llama.cpp cannot do of the scaling."""
 
     metadata: dict[str, GGUFValue]
     factors: NDArray[np.float32] | None = None
-    note: str | None = None
+    left_out: str | None = None
 
 
 def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeConfig:
@@ -40,7 +42,8 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     if kind == "default":
         return RopeConfig(metadata)
     if kind == "dynamic":  # changes nothing up to the trained context
-        return RopeConfig(metadata, note=f"positions beyond {context_tokens} are not scaled (dynamic RoPE scaling)")
+        text = f"the scaling of positions beyond {context_tokens} (dynamic RoPE scaling)"
+        return RopeConfig(metadata, left_out=text)
     if kind == "linear":
         return RopeConfig(metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.number("factor")})
     if kind == "yarn":

@@ -13,8 +13,9 @@ from typing import Any
 
 from ...models.errors import ModelError
 from ...models.regular_file import read_text
-from .checkpoint import Checkpoint, JSONConfig
+from .checkpoint import Checkpoint
 from .gguf_content import GGUFValue
+from .json_config import JSONConfig
 from .pretokenizers import identify
 from .safetensors import quoted
 from .sentencepiece import check_is_bpe, read_sentencepiece

@@ -38,6 +38,9 @@ def convert(
     mmproj: Annotated[
         bool, typer.Option("--mmproj", help="convert the model's projector (only with --converter)")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse if the file would lack any part of the checkpoint")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace FILE if it exists")] = False,
     as_json: report.Json = False,
 ) -> None:
@@ -53,19 +56,20 @@ def convert(
         ("check", check, is_model),
         ("mmproj", mmproj, converter is not None),
         ("base", base, not is_model),
+        ("strict", strict, converter is None),
     ):
         if given and not allowed:
             raise ConfigError(f"--{option} cannot be used for this conversion; see galago convert --help", option)
     if converter is not None:
         result = convert_with_llamacpp(converter, checkpoint, base, output, float_type, force, mmproj, progress)
     elif is_model:
-        result = convert_checkpoint(checkpoint, output, float_type, force, check, progress)
+        result = convert_checkpoint(checkpoint, output, float_type, force, check, progress, strict)
     else:
-        result = convert_adapter(checkpoint, base, output, float_type, force, progress)
+        result = convert_adapter(checkpoint, base, output, float_type, force, progress, strict)
     if as_json:
         report.emit_json(_as_json(result))
         return
-    for note in result.notes:
+    for note in (*(f"left out: {text}" for text in result.left_out), *result.notes):
         print(f"galago: {report.printable(note)}", file=sys.stderr)
     size = units.format_bytes(result.size)
     print(f"{output}: {result.architecture}, {result.tensors} tensors, {size}")
@@ -93,6 +97,7 @@ def _as_json(result: ConversionResult) -> dict[str, object]:
         "tensors": result.tensors,
         "size": result.size,
         "notes": list(result.notes),
+        "left_out": list(result.left_out),
         "texts": selftest.texts,
         "texts_read_otherwise": [text for _, text in selftest.mismatches],
         "largest_difference": selftest.largest_difference,

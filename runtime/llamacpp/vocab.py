@@ -21,13 +21,21 @@ class Vocab:
     """Tokens of one model. With `strips_accents`, words lose their accents before they are tokenized.
 
     Without `has_eos`, the file names no end-of-text token, and the one that llama.cpp assumes is an ordinary word.
+    `end_tokens` end an answer, besides those that llama.cpp knows.
     """
 
-    def __init__(self, handle: Any, strips_accents: bool = False, has_eos: bool = True) -> None:
+    def __init__(
+        self,
+        handle: Any,
+        strips_accents: bool = False,
+        has_eos: bool = True,
+        end_tokens: frozenset[int] = frozenset(),
+    ) -> None:
         self.vocab = handle
         self.vocab_size: int = llama.llama_vocab_n_tokens(handle)
         self._strips_accents = strips_accents
         self._has_eos = has_eos
+        self._listed_ends = end_tokens
         self._pieces: dict[int, bytes] = {}
         self._spelled_out: set[int] = set()
 
@@ -123,7 +131,7 @@ class Vocab:
     def end_tokens(self) -> frozenset[int]:
         """Every token that ends an answer."""
         tokens = frozenset(t for t in range(self.vocab_size) if llama.llama_vocab_is_eog(self.vocab, t))
-        return tokens if self._has_eos else tokens - {llama.llama_vocab_eos(self.vocab)}
+        return self._listed_ends | (tokens if self._has_eos else tokens - {llama.llama_vocab_eos(self.vocab)})
 
     @property
     def constrained_end_tokens(self) -> frozenset[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...models.errors import ModelError
 from ...models.files import weight_parts
+from ...models.gguf.header import END_TOKENS_KEY
 from .library import NO_REASON, llama, take_errors
 from .memory import release_file_pages
 from .vocab import Vocab
@@ -65,7 +66,8 @@ class Weights(Vocab):
         for part in weight_parts(path):
             release_file_pages(part)
         vocab = llama.llama_model_get_vocab(self.handle)
-        super().__init__(vocab, self._should_strip_accents(vocab), self._names_eos(vocab))
+        strips_accents, end_tokens = self._should_strip_accents(vocab), self._listed_end_tokens(vocab)
+        super().__init__(vocab, strips_accents, self._names_eos(vocab), end_tokens)
 
     def close(self) -> None:
         if self.handle:
@@ -83,6 +85,11 @@ class Weights(Vocab):
         """Whether the file names the end-of-text token. If not, llama.cpp assumes a fixed number, whatever it means."""
         token = llama.llama_vocab_eos(vocab)
         return self.metadata(_EOS) == str(token) or (token >= 0 and llama.llama_vocab_is_control(vocab, token))
+
+    def _listed_end_tokens(self, vocab: Any) -> frozenset[int]:
+        """The end tokens that the file lists beyond those that llama.cpp reads."""
+        ids = {int(text) for text in (self.metadata(END_TOKENS_KEY) or "").split() if text.isdecimal()}
+        return frozenset(ids & set(range(llama.llama_vocab_n_tokens(vocab)))) if ids else frozenset()
 
     @property
     def has_tokenizer(self) -> bool:
@@ -138,9 +145,13 @@ class Weights(Vocab):
 
     def metadata(self, key: str) -> str | None:
         """A metadata value of the file in llama.cpp's printed form."""
-        buffer = ctypes.create_string_buffer(256)
-        count = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if count >= 0 else None
+        room = 256
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, room)
+            if count < room:
+                return buffer.value.decode("utf-8", "replace") if count >= 0 else None
+            room = count + 1
 
     def metadata_number(self, key: str) -> float | None:
         value = self.metadata(key)

@@ -50,6 +50,7 @@ def test_a_converted_encoder_keeps_tokens_weights_and_pooling(tmp_path: Path) ->
     weights = checkpoints.bert(tmp_path / "c")
     result = run(tmp_path / "c", FloatType.F16)
     assert result.architecture == "bert" and result.selftest.texts > 30 and not result.notes
+    assert result.left_out == ("the heads cls and pooler (2 tensors): text vectors need none",)
     header = read_header(result.path)
     assert header.metadata["bert.pooling_type"] == 2 and header.metadata["bert.attention.causal"] is False
     stored = tensors(result.path)
@@ -136,7 +137,7 @@ def test_a_sliding_window_limits_the_context(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "MistralForCausalLM", sliding_window=100)
     result = run(tmp_path / "c")
     assert read_header(result.path).metadata["llama.context_length"] == 100
-    assert "the context is 100 tokens instead of 256" in result.notes[0]
+    assert "the context beyond 100 tokens (of 256)" in result.left_out[0]
 
 
 def test_rope_scaling_is_converted(tmp_path: Path) -> None:
@@ -303,9 +304,11 @@ def galago(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_converts_and_replaces_a_file_only_with_force(tmp_path: Path) -> None:
     checkpoints.decoder(tmp_path / "c", "Qwen3ForCausalLM", tied=True)
+    checkpoints.safetensors(tmp_path / "c" / "other.safetensors", {})
     target = tmp_path / "made.gguf"
     done = galago(tmp_path / "c", "-o", target, "--type", "bf16")
     assert done.returncode == 0, done.stderr
+    assert "galago: left out: the file other.safetensors: the weights are in model.safetensors" in done.stderr
     assert re.search(r"made.gguf: qwen3, 24 tensors, .*\n.*\n  tokenizes (\d+) of \1 texts exactly", done.stdout)
     again = galago(tmp_path / "c", "-o", target)
     assert again.returncode == 1 and "already exists; use --force to replace it" in again.stderr

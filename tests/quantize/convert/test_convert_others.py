@@ -120,9 +120,6 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> No
     checkpoints.safetensors(path, matrices | {first: matrices[first][:, 1:]})
     with pytest.raises(ModelError, match="attn_q is .32, 32. in the model, but the adapter adds"):
         run(tmp_path / "lora")
-    checkpoints.safetensors(path, matrices | {"base_model.model.lm_head.lora_A.weight": matrices[first]})
-    with pytest.raises(ModelError, match="changes 'base_model.model.lm_head"):
-        run(tmp_path / "lora")
     path.rename(path.with_name("adapter_model.bin"))
     with pytest.raises(ModelError, match="a pickle"):
         run(tmp_path / "lora")

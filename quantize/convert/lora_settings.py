@@ -73,9 +73,7 @@ class LoraSettings:
 def read_lora_settings(config: JSONConfig) -> LoraSettings:
     """Raises `ModelError` that says what to do for adapters that GGUF cannot express."""
     if config.get("peft_type") != "LORA":
-        if config.get("peft_type") is None and (
-            "lora_parameters" in config.entries or "lora_layers" in config.entries
-        ):
+        if config.get("peft_type") is None and ("lora_parameters" in config.entries or "lora_layers" in config.entries):
             raise config.error("the adapter was made by MLX; fuse it with mlx_lm.fuse, and convert the fused model")
         raise config.error(f"the adapter is of kind {quoted(config.get('peft_type'))}; only LORA can be converted")
     for option, off_values in _UNSUPPORTED.items():

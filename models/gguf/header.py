@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias, TypeGuard
 
 # enum ggml_type (ggml/include/ggml.h) -> name, weights per block, bytes per block (block_* in ggml/src/ggml-common.h).
 # The gaps are types that llama.cpp has removed.
@@ -66,7 +66,8 @@ class TensorInfo:
         return GGML_TYPES[self.type][0] if self.type in GGML_TYPES else f"type {self.type}"
 
 
-class Experts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Experts:
     """The experts in each layer of a mixture of experts, and how many of them compute a token."""
 
     total: int

@@ -21,9 +21,10 @@ from ...runtime.process.job import run_job
 from ..jobs import CalibrationJob
 from ..progress import Progress, no_progress
 from ..variants.source import SourceModel
-from . import imatrix, samples
+from . import imatrix, old_imatrix, samples
 from .collect_job import CHECKSUM, DONE, KEY
 from .imatrix import ImportanceMatrix
+from .old_imatrix import is_old_format
 
 CHUNK_TOKENS = 512
 BUILTIN_SEGMENTS = 32
@@ -77,7 +78,7 @@ def select_data(
     for path in files:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}", "data")
-    matrices = tuple(path for path in files if path.suffix == ".gguf" or _has_gguf_magic(path))
+    matrices = tuple(path for path in files if path.suffix == ".gguf" or _has_gguf_magic(path) or is_old_format(path))
     others = tuple(path for path in files if path not in matrices)
     if not 1 <= chunk_tokens <= 1 << 16:
         raise ConfigError(f"chunks must have 1 to {1 << 16} tokens, not {chunk_tokens}", "chunk")
@@ -99,7 +100,7 @@ def collect(data: CalibrationData, part: Path, progress: Progress = no_progress)
     Waits while another program uses `part`. Raises `ConfigError` for unusable data, and `ModelError` or `EngineError`
     if the model cannot read it.
     """
-    matrices = [imatrix.read(path) for path in data.matrices]
+    matrices = [old_imatrix.read(path) if is_old_format(path) else imatrix.read(path) for path in data.matrices]
     if data.files or data.builtin:
         if data.source.header.is_projector:
             raise ConfigError(
@@ -149,6 +150,12 @@ def _collect(data: CalibrationData, part: Path, progress: Progress) -> Importanc
     if not any(name.startswith("blk.") for name in matrix.entries):
         raise ModelError(
             f"llama.cpp ran {data.source.path.name}, but none of its matrix products could be observed", "model"
+        )
+    if not any(entry.sums.any() for entry in matrix.entries.values()):
+        raise ModelError(
+            f"{data.source.path.name} computes only zeros, as a model whose weights are zeros does, so that there is "
+            "nothing to calibrate; download or convert it again",
+            "model",
         )
     return matrix
 

@@ -46,6 +46,18 @@ class ImatrixEntry:
         counts = self.counts[:, None]
         return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32).reshape(-1)
 
+    def split(self, experts: int) -> ImatrixEntry:
+        """Returns the entry with a row for each expert; the old format has one row for all of them."""
+        if len(self.counts) == experts:
+            return self
+        return ImatrixEntry(self.sums.reshape(experts, -1), np.repeat(self.counts, experts))
+
+    def unvisited(self, experts: int) -> int:
+        """Returns the number of experts that no row has reached: means of 1 stand for them, in the old format too."""
+        entry = self.split(experts)
+        is_one = (entry.means().reshape(experts, -1) == 1).all(axis=1)
+        return int(((entry.counts == 0) | (is_one & (experts > 1))).sum())
+
     def moments(self) -> NDArray[np.float32] | None:
         """Returns the mean products."""
         return None if self.products is None else self.products / max(1.0, float(self.counts.max()))
@@ -115,6 +127,9 @@ def merge(matrices: Sequence[ImportanceMatrix]) -> ImportanceMatrix:
     for matrix in matrices:
         for name, entry in matrix.entries.items():
             known = entries.get(name)
+            if known is not None and 1 in (len(known.counts), len(entry.counts)) and known.sums.size == entry.sums.size:
+                experts = max(len(known.counts), len(entry.counts))
+                known, entry = known.split(experts), entry.split(experts)
             if known is not None and known.sums.shape != entry.sums.shape:
                 raise ModelError(f"the importance matrices are of different models: the sizes of {name} differ")
             entries[name] = entry if known is None else known + entry

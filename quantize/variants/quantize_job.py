@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ...models.errors import GGUFError, ModelError
@@ -14,6 +16,8 @@ from ...runtime.process.job import JobArrays, Report
 from ..calibrate import imatrix
 from ..jobs import QuantizationJob
 from .gptq import round_with_gptq
+
+_NO_IMPORTANCE = re.compile(r"Missing importance matrix for tensor (\S+) in a very low-bit quantization")
 
 
 def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[str | None]]:
@@ -66,6 +70,8 @@ def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[s
 def _explain(message: str, tensors: list[list[str | None]]) -> str:
     """Rewords llama.cpp's error message and names the tensor."""
     name, kind = tensors[-1] if tensors else ("", None)
+    if missing := _NO_IMPORTANCE.search(message):
+        return f"the importance matrix has no data for {missing[1]}, without which its type would be useless; calibrate again"
     if "quantized data validation failed" in message:
         return f"tensor {name} contains values that {kind} cannot represent: infinite, NaN, or too large (try BF16)"
     if "invalid data" in message:

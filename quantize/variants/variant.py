@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +35,9 @@ from .source import SourceModel, check_not_quantized, padded_bytes, sha256, type
 _KEEP_TYPE = re.compile(r"mm\.input_projection|mm\.soft_emb_norm|patch_embd|position_embd|pos_embd|class_embd|img_")
 """Tensors of a projector that must keep their type. The process crashes in `mtmd` if gemma3's `mm.input_projection` is
 quantized (siglip.cpp transposes it); embeddings and tokens of images are small, and read as F16 or F32."""
+
+_NAMED = 3
+"""Tensors that a warning names."""
 
 FTYPE_FOR_TYPES = 7
 """Q8_0: an ftype with which llama.cpp accepts types of single tensors, and whose own recipe changes no others."""
@@ -102,8 +105,26 @@ class VariantPlan:
     def without_importance(self) -> tuple[str, ...]:
         """Quantized tensors that the importance matrix does not cover."""
         covered = self.recipe.matrix.entries if self.recipe.matrix else {}
+        return tuple(t.name for t in self._importance_users if t.name not in covered)
+
+    @property
+    def unvisited_experts(self) -> dict[str, int]:
+        """Quantized tensors with experts for which the importance matrix has no data, and the number of these."""
+        entries = self.recipe.matrix.entries if self.recipe.matrix else {}
+        covered = (t for t in self._importance_users if t.name in entries)
+        counts = {t.name: entries[t.name].unvisited(math.prod(t.shape[2:])) for t in covered}
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def _importance_users(self) -> list[TensorInfo]:
+        """Tensors that get a type for which llama.cpp uses the importance of columns."""
         coarse = (t for t in self._tensors if BLOCKS[self.types[t.name]][0] > 1 and self.types[t.name] != "Q8_0")
-        return tuple(t.name for t in coarse if t.name not in covered and self.types[t.name] != t.type_name)
+        return [tensor for tensor in coarse if self.types[tensor.name] != tensor.type_name]
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each way in which the importance matrix does not fit the model."""
+        return list(_matrix_warnings(self)) if self.recipe.matrix else []
 
 
 def plan(source: SourceModel, recipe: Recipe, requantize: bool = False) -> VariantPlan:
@@ -156,6 +177,28 @@ def _check_matrix(source: SourceModel, matrix: ImportanceMatrix) -> None:
                 f"the importance matrix is of another model: it has {columns} columns for {name}, not {expected}",
                 "calibration",
             )
+
+
+def _matrix_warnings(plan: VariantPlan) -> Iterator[str]:
+    assert plan.recipe.matrix is not None
+    names = {tensor.name for tensor in plan.source.tensors}
+    file, entries = plan.source.path.name, plan.recipe.matrix.entries
+    if unknown := [name for name in entries if name not in names]:
+        yield f"the importance matrix has data for {_listed(unknown)}, which {file} lacks; it may be of another model"
+    if missing := [name for name in plan.without_importance if name.startswith("blk.")]:
+        yield f"the importance matrix has no data for {_listed(missing)}; they are quantized as without calibration"
+    if unvisited := plan.unvisited_experts:
+        yield (
+            f"the importance matrix has no data for some experts of {_listed(list(unvisited))} "
+            f"({sum(unvisited.values())} in all), since no token of its data reached them; they are quantized as "
+            "without calibration; calibrate with more data"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names the first ones, and the number of all others."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def write(plan: VariantPlan, out: Path, force: bool = False, progress: Progress = no_progress) -> Path:

@@ -104,6 +104,8 @@ def quantize(
         requantize=requantize,
     )
     result = api.quantize(request, progress.stage, _print_dropped)
+    for warning in result.plan.warnings:
+        print(f"galago: {warning}", file=sys.stderr)
     if as_json:
         report.emit_json(_as_json(result))
     else:
@@ -194,6 +196,7 @@ def _as_json(result: QuantizationResult) -> dict[str, Any]:
         "types": dict(plan.types),
         "fallbacks": plan.fallbacks,
         "without_importance": list(plan.without_importance) if matrix else [],
+        "warnings": plan.warnings,
     }
     if result.dropped_layers:
         values["dropped_layers"] = [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fakes.experts import write
-from galago.models.errors import ConfigError, EngineError, GalagoError
+from galago.models.errors import ConfigError, EngineError, GalagoError, ModelError
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
 from galago.quantize.calibrate import calibration, imatrix, samples
@@ -166,6 +166,17 @@ def test_a_model_that_computes_nan_is_reported_with_the_weight(tmp_path: Path, t
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or NaN"):
         collect(job(tmp_path / "bad.gguf", tmp_path / "part", text))
+
+
+def test_a_model_that_computes_only_zeros_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_module: str, job: CalibrationJob, *_given: object, **_options: object) -> None:
+        entry = imatrix.ImatrixEntry(np.zeros((1, 64), np.float32), np.ones(1, np.float32))
+        imatrix.write(job.part, ImportanceMatrix({"blk.0.attn_q.weight": entry}))
+
+    monkeypatch.setattr(calibration, "run_job", run)
+    data = calibration.select_data(open_source(str(builtin_folder() / "text-F16.gguf")), None, [])
+    with pytest.raises(ModelError, match="text-F16.gguf computes only zeros"):
+        calibration.collect(data, tmp_path / "part")
 
 
 def test_experts_are_counted_separately(tmp_path: Path, text: Path) -> None:

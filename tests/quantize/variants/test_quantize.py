@@ -21,6 +21,7 @@ import gguf
 import numpy as np
 import pytest
 
+from fakes import experts
 from fakes.shapes import SHAPES, write
 from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
 from galago.models.gguf.header import GGUFHeader
@@ -449,3 +450,53 @@ def test_a_matrix_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_model_is_not_a_matrix() -> None:
     with pytest.raises(ModelError, match="is not an importance matrix"):
         imatrix.read(TEXT)
+
+
+ROWS = {"blk.0.ffn_up_exps.weight": 4, "blk.0.ffn_gate_exps.weight": 4, "blk.0.ffn_down_exps.weight": 4,
+        **{f"blk.0.attn_{name}.weight": 1 for name in ("q", "k", "v", "output")}}  # fmt: skip
+UNSEEN = "the importance matrix has no data for some experts of "
+
+
+@pytest.mark.parametrize(
+    ("left_out", "added", "unvisited", "warnings"),
+    [
+        ([], [], {}, []),
+        ([], [], {"blk.0.ffn_up_exps.weight": [2]}, [f"{UNSEEN}blk.0.ffn_up_exps.weight (1 in all)"]),
+        (
+            [],
+            [],
+            dict.fromkeys(list(ROWS)[:3], [0, 3]),
+            [f"{UNSEEN}{', '.join(list(ROWS)[1::-1])}, blk.0.ffn_down_exps.weight (6 in all)"],
+        ),
+        ([], ["blk.9.x"], {}, ["the importance matrix has data for blk.9.x, which experts.gguf lacks"]),
+        ([], list("abcde"), {}, ["the importance matrix has data for a, b, c and 2 more, which experts.gguf lacks"]),
+        (["blk.0.attn_q.weight"], [], {}, ["the importance matrix has no data for blk.0.attn_q.weight; they are"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["Q4_0", "Q8_0"])
+def test_a_matrix_that_does_not_fit_is_told(
+    left_out: list[str], added: list[str], unvisited: dict[str, list[int]], warnings: list[str], scheme: str, tmp_path: Path
+) -> None:
+    """Q8_0 uses no importance, so that only names which the model lacks matter."""
+    source = open_source(str(experts.write(tmp_path / "experts.gguf")))
+    columns = {tensor.name: tensor.shape[0] for tensor in source.tensors}
+    entries = {}
+    for name, count in (ROWS | dict.fromkeys(added, 1)).items():
+        counts = np.full(count, 2, np.float32)
+        counts[unvisited.get(name, [])] = 0
+        entries[name] = ImatrixEntry(np.ones((count, columns.get(name, 64)), np.float32) * counts[:, None] / 4, counts)
+    matrix = ImportanceMatrix({name: entry for name, entry in entries.items() if name not in left_out})
+    types = {tensor.name: scheme if tensor.name in ROWS else "F32" for tensor in source.tensors}
+    plan = variant.VariantPlan(source, variant.Recipe(find(scheme), matrix=matrix), types)
+    expected = warnings if scheme == "Q4_0" or added else []
+    assert len(plan.warnings) == len(expected)
+    for found, begin in zip(plan.warnings, expected, strict=True):
+        assert found.startswith(begin)
+
+
+def test_a_weight_that_needs_importance_and_has_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = {name: entry for name, entry in ones(read_header(TEXT)).entries.items() if not name.startswith("blk.1.")}
+    imatrix.write(tmp_path / "half.gguf", ImportanceMatrix(rest))
+    arguments = ["quantize", str(TEXT), "-o", str(tmp_path / "x.gguf"), "--scheme", "IQ2_XXS"]
+    assert main([*arguments, "--calibration", str(tmp_path / "half.gguf")]) == 1
+    assert re.search(r"the importance matrix has no data for blk\.1\.\S+, without which", capsys.readouterr().err)

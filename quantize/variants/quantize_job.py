@@ -71,7 +71,7 @@ def _explain(message: str, tensors: list[list[str | None]]) -> str:
     """Rewords llama.cpp's error message and names the tensor."""
     name, kind = tensors[-1] if tensors else ("", None)
     if missing := _NO_IMPORTANCE.search(message):
-        return f"the importance matrix has no data for {missing[1]}, without which its type would be useless; calibrate again"
+        return f"the importance matrix has no data for {missing[1]}, without which its type is useless; calibrate again"
     if "quantized data validation failed" in message:
         return f"tensor {name} contains values that {kind} cannot represent: infinite, NaN, or too large (try BF16)"
     if "invalid data" in message:

@@ -475,7 +475,12 @@ UNSEEN = "the importance matrix has no data for some experts of "
 )
 @pytest.mark.parametrize("scheme", ["Q4_0", "Q8_0"])
 def test_a_matrix_that_does_not_fit_is_told(
-    left_out: list[str], added: list[str], unvisited: dict[str, list[int]], warnings: list[str], scheme: str, tmp_path: Path
+    left_out: list[str],
+    added: list[str],
+    unvisited: dict[str, list[int]],
+    warnings: list[str],
+    scheme: str,
+    tmp_path: Path,
 ) -> None:
     """Q8_0 uses no importance, so that only names which the model lacks matter."""
     source = open_source(str(experts.write(tmp_path / "experts.gguf")))
@@ -494,7 +499,9 @@ def test_a_matrix_that_does_not_fit_is_told(
         assert found.startswith(begin)
 
 
-def test_a_weight_that_needs_importance_and_has_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_weight_that_needs_importance_and_has_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rest = {name: entry for name, entry in ones(read_header(TEXT)).entries.items() if not name.startswith("blk.1.")}
     imatrix.write(tmp_path / "half.gguf", ImportanceMatrix(rest))
     arguments = ["quantize", str(TEXT), "-o", str(tmp_path / "x.gguf"), "--scheme", "IQ2_XXS"]

@@ -65,7 +65,13 @@ class HubCache:
                 yield f"{owner}/{name}"
 
     def folder(self, repository: str) -> Path:
-        return self.root / ("models--" + checked_name(repository).replace("/", "--"))
+        """Returns the folder of a repository: if there is none, one whose name differs only in upper and lower case,
+        which the Hub does not distinguish."""
+        exact = self.root / ("models--" + checked_name(repository).replace("/", "--"))
+        if os.path.lexists(exact):
+            return exact
+        alike = (path for path in sorted(self.root.glob("models--*")) if path.name.lower() == exact.name.lower())
+        return next(alike, exact)
 
     def commits(self, repository: str) -> list[str]:
         """Returns the commits that have files: the one of the main branch first, then the latest."""
@@ -85,6 +91,12 @@ class HubCache:
         names = [path.name for path in (self.folder(repository) / "snapshots").glob("*")]
         known = [name for name in names if _COMMIT.fullmatch(name) and name.startswith(revision)]
         return known[0] if known and len(revision) >= 7 else None
+
+    def current_commits(self, repository: str) -> set[str]:
+        """Returns the commits that branches and tags point to."""
+        refs = self.folder(repository) / "refs"
+        names = [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
+        return {commit for name in names if (commit := self.commit(repository, name)) is not None}
 
     def snapshot(self, repository: str, commit: str) -> Path:
         return self.folder(repository) / "snapshots" / checked_commit(commit)
@@ -161,25 +173,43 @@ class HubCache:
 
     def remove(self, repository: str, commit: str, names: Iterable[str]) -> int:
         """Deletes files of a commit, and the blobs that nothing else links to. Returns the bytes freed."""
-        freed = 0
+        links, freed, blobs = self.links(repository), 0, self.folder(repository) / "blobs"
+        unneeded = {path for path in self.unlinked(repository) if path.name.endswith(PARTIAL_SUFFIX)}
         for name in names:
             link = self.snapshot(repository, commit) / checked_name(name)
+            if link in links:
+                unneeded |= {blobs / links[link], blobs / (links[link] + PARTIAL_SUFFIX)}
+            elif link.is_file():
+                unneeded |= set(self.unlinked(repository))  # the disk has no links, so blobs are only copies
             if os.path.lexists(link):
                 freed += _delete_file(link)
             _remove_empty_folders(link.parent, self.folder(repository) / "snapshots")
-        return freed + self._collect_garbage(repository)
+        freed += sum(self.delete_unlinked(repository, blob) for blob in sorted(unneeded))
+        self._remove_stale_names(repository)
+        return freed
 
-    def _collect_garbage(self, repository: str) -> int:
-        """Deletes blobs without links, partial files, and folders that are empty then. Returns the bytes freed."""
+    def unlinked(self, repository: str) -> list[Path]:
+        """Returns the blobs that no file of a commit leads to, and the partial files."""
+        linked = set(self.links(repository).values())
+        blobs = [path for path in sorted((self.folder(repository) / "blobs").glob("*")) if _is_content(path)]
+        return [path for path in blobs if path.name not in linked]
+
+    def delete_unlinked(self, repository: str, blob: Path) -> int:
+        """Deletes a file that `unlinked` returned, unless another process uses it. Returns the bytes freed."""
+        unused = locked(self._lock_path(repository, blob.name.removesuffix(PARTIAL_SUFFIX)), "", timeout_seconds=0)
+        with contextlib.suppress(TimeoutError, FileNotFoundError), unused:
+            if blob in self.unlinked(repository):  # another process may have linked it meanwhile
+                return _delete_file(blob)
+        return 0
+
+    def links(self, repository: str) -> dict[Path, str]:
+        """Returns the names of the blobs that the files of all commits lead to, by the paths of these files."""
+        paths = [path for path in (self.folder(repository) / "snapshots").rglob("*") if path.is_symlink()]
+        return {path: os.readlink(path).replace("\\", "/").rsplit("/", 1)[-1] for path in paths}
+
+    def _remove_stale_names(self, repository: str) -> None:
+        """Deletes the branches and tags of commits that have no files any more, and folders that are empty then."""
         folder = self.folder(repository)
-        freed = 0
-        for blob in sorted((folder / "blobs").glob("*")):
-            etag = blob.name.removesuffix(PARTIAL_SUFFIX)
-            if _ETAG.fullmatch(etag) and etag not in self._linked(repository):
-                unused = locked(self._lock_path(repository, etag), "", timeout_seconds=0)
-                with contextlib.suppress(TimeoutError), unused:
-                    if etag not in self._linked(repository):  # another process may have linked it meanwhile
-                        freed += _delete_file(blob)
         remaining = {path.name for path in (folder / "snapshots").glob("*")}
         for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:
             if read_file(ref).decode("ascii", "replace").strip() not in remaining:
@@ -187,11 +217,6 @@ class HubCache:
         if not remaining:
             for part in ("refs", "snapshots", "blobs"):
                 _remove_empty_folders(folder / part, folder.parent)
-        return freed
-
-    def _linked(self, repository: str) -> set[str]:
-        links = (self.folder(repository) / "snapshots").rglob("*")
-        return {os.readlink(path).replace("\\", "/").rsplit("/", 1)[-1] for path in links if path.is_symlink()}
 
     def _lock_path(self, repository: str, etag: str) -> Path:
         locks = self.root / ".locks" / self.folder(repository).name
@@ -217,6 +242,11 @@ def write_error(path: Path, error: OSError) -> ConfigError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ConfigError(f"the disk of {path} is full ({error.strerror}); free some space, then try again", "cache")
     return ConfigError(f"{path} cannot be written: {error.strerror or error}", "cache")
+
+
+def _is_content(path: Path) -> bool:
+    """Whether a file in `blobs` is a blob or Galago's part of one; huggingface-hub has other names for its parts."""
+    return _ETAG.fullmatch(path.name.removesuffix(PARTIAL_SUFFIX)) is not None
 
 
 def _delete_file(path: Path) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import HubError
+from ..log import log_once
 from .connection import (
     MetadataReader,
     TransientHubError,
@@ -59,7 +60,10 @@ class HubSearchResult:
 
 
 def fetch_repository(name: str, revision: str = "main") -> HubRepository:
-    """Fetches a repository's commit, list of files and licence. Raises `NotFound` or `HubError`."""
+    """Fetches a repository's commit, list of files and licence, under its name in the Hub's own spelling.
+
+    Raises `NotFound` or `HubError`.
+    """
     check_repository_name(name)
     address = f"{endpoint()}/api/models/{name}"
 
@@ -68,9 +72,21 @@ def fetch_repository(name: str, revision: str = "main") -> HubRepository:
         info, _ = reader.get(f"{address}/revision/{quote(revision, safe='')}")
         commit = str(info["sha"])
         files = tuple(_files(reader, f"{address}/tree/{quote(commit, safe='')}", name))
-        return HubRepository(name, revision, commit, files, _licence(info), bool(info.get("gated")))
+        return HubRepository(_spelling(name, info), revision, commit, files, _licence(info), bool(info.get("gated")))
 
     return with_retries(ask)
+
+
+def _spelling(name: str, info: dict[str, Any]) -> str:
+    """Returns a repository's name as the Hub spells it, which does not distinguish upper and lower case."""
+    own = info.get("id")
+    if not isinstance(own, str) or own == name:
+        return name
+    if own.lower() == name.lower():
+        return own
+    check_repository_name(own)
+    log_once(f"the Hub calls {name} {own} now")
+    return name
 
 
 def _files(reader: MetadataReader, tree: str, name: str) -> Iterator[HubFile]:

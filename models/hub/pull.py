@@ -6,16 +6,19 @@ transferred, and again after the download.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ModelError, NotFound
+from ..errors import GGUFError, ModelError, NotFound
+from ..gguf.file_name import split_name, without_quant
 from ..gguf.header import GGUFHeader
+from ..gguf.kind import check_is_model, kind_of, kinds_by_name, with_header
 from ..gguf.reader import read_header, read_leading_metadata
 from ..registry import installed, pairing
 from ..registry.installed import InstalledModel
 from ..registry.name import ModelRef
+from ..registry.selection import WeightSet
 from ..regular_file import open_regular
 from . import client, connection, download
 from .cache import HubCache
@@ -25,6 +28,8 @@ from .source import HubSource, find_source
 _LEADING_BYTES = 1 << 20
 """Contains a header's keys up to the vocabulary; `general.*` and the embedding widths come before it."""
 _MAX_PROJECTORS = 8
+_MAX_OTHERS = 4
+"""If no projector is named like one, so many files of other names are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,12 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
     cache = cache or HubCache(connection.cache_root())
     source = find_source(ref)
     repository = client.fetch_repository(source.repository, ref.revision or "main")
-    files_by_name = {file.name: file for file in repository.files}
-    selection = source.select(list(files_by_name), ref.quant)
-    weights = [files_by_name[name] for name in selection.weights.parts]
-    projectors = [files_by_name[name] for name in selection.projectors[:_MAX_PROJECTORS]]
-    if source.entry and source.entry.projector and not projectors:
+    listing = _Listing(repository, cache)
+    files = listing.select(source, ref.quant)
+    if source.entry and source.entry.projector and len(files) == 1:
         raise ModelError(f"{repository.name} has no projector, which {ref} needs", "model")
-    download.check_names(repository, [*weights, *projectors])
-    projector = _matching_projector(repository, weights[0], projectors, cache)
-    files = (*weights, *([projector] if projector else ()))
+    if ref.kind == "hub":
+        ref = replace(ref, name=repository.name)
     return PullPlan(ref, source, repository, files, tuple(download.missing_files(repository, files, cache)))
 
 
@@ -71,31 +73,72 @@ def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | 
     repository = plan.repository
     paths = download.download(repository, plan.files, cache, progress)
     headers = [read_header(path) for path in paths]
+    check_is_model(headers[0])
     parts = [file.name for file, header in zip(plan.files, headers, strict=True) if not header.is_projector]
     pairing.check_parts(headers[0], parts)
     cache.set_revision(repository.name, repository.revision, repository.commit)
     return installed.find(replace(plan.ref, revision=plan.ref.revision and repository.commit))
 
 
-def _matching_projector(
-    repository: HubRepository, weights: HubFile, projectors: Sequence[HubFile], cache: HubCache
-) -> HubFile | None:
-    """Returns the first projector that belongs to the weights, by the first bytes of both."""
-    model = _read_leading_header(repository, weights, cache)
-    if model.is_projector:
-        raise ModelError(f"{weights.name} of {repository.name} is a projector, not a model", "model")
-    candidates = [_read_leading_header(repository, file, cache) for file in projectors]
-    match = pairing.pick_projector(model, candidates)
-    return projectors[candidates.index(match)] if match is not None else None
+class _Listing:
+    """The files of a repository, what kind each is, and the first keys of those that were looked at.
 
+    File names only suggest kinds; the headers of the files that matter decide.
+    """
 
-def _read_leading_header(repository: HubRepository, file: HubFile, cache: HubCache) -> GGUFHeader:
-    """Reads the keys at the start of a file in the cache or on the Hub, as a header without tensors."""
-    blob = cache.blob_path(repository.name, file.etag)
-    if blob.is_file() and blob.stat().st_size == file.size:
-        with open_regular(blob) as opened:
-            data = opened.read(_LEADING_BYTES)
-    else:
-        data = client.fetch_start(repository, file.name, min(_LEADING_BYTES, file.size))
-    path = Path(file.name)
-    return GGUFHeader(path, 3, read_leading_metadata(data, path), (), 0, file.size)
+    def __init__(self, repository: HubRepository, cache: HubCache) -> None:
+        self._repository = repository
+        self._cache = cache
+        self._files = {file.name: file for file in repository.files}
+        self._kinds = dict(kinds_by_name(self._files))
+        self._headers: dict[str, GGUFHeader] = {}
+        self._has_tensors: dict[str, bool] = {}
+
+    def select(self, source: HubSource, quant: str) -> tuple[HubFile, ...]:
+        """Returns the weights and the projector that belongs to them. Raises `NotFound`, `HubError` or `ModelError`."""
+        choice = source.select(list(self._files), quant, self._kinds)
+        while not self._is_as_named(choice.weights.parts[0]):
+            choice = source.select(list(self._files), quant, self._kinds)
+        if source.projector is not None and not choice.projectors:
+            self._look_at_other_names(choice.weights)
+        for name in choice.projectors[:_MAX_PROJECTORS]:
+            self._is_as_named(name)
+        candidates = source.select(list(self._files), quant, self._kinds).projectors[:_MAX_PROJECTORS]
+        headers = {name: self._header(name) for name in candidates}
+        match = pairing.pick_projector(self._header(choice.weights.parts[0]), list(headers.values()))
+        names = [*choice.weights.parts, *(name for name, header in headers.items() if header is match)]
+        files = [self._files[name] for name in names]
+        download.check_names(self._repository, files)
+        return tuple(files)
+
+    def _is_as_named(self, name: str) -> bool:
+        """Whether a file is of the kind that its name suggests. Corrects the kind if not."""
+        header, expected = self._header(name), self._kinds[name]
+        tensors = None if self._has_tensors[name] else ()  # the start of a file only says how many there are
+        self._kinds[name] = with_header(expected, kind_of(header.metadata, tensors))
+        return self._kinds[name] == expected
+
+    def _look_at_other_names(self, weights: WeightSet) -> None:
+        """Corrects the kinds of files that are named differently from the weights, if they are few."""
+        own = without_quant(weights.stem)
+        others = [n for n, kind in self._kinds.items() if kind == "model" and without_quant(split_name(n)[0]) != own]
+        if len(others) <= _MAX_OTHERS:
+            for name in others:
+                with contextlib.suppress(GGUFError):
+                    self._is_as_named(name)
+
+    def _header(self, name: str) -> GGUFHeader:
+        """Reads the keys at the start of a file in the cache or on the Hub, as a header without tensors."""
+        if name not in self._headers:
+            file = self._files[name]
+            download.check_names(self._repository, [file])
+            blob = self._cache.blob_path(self._repository.name, file.etag)
+            if blob.is_file() and blob.stat().st_size == file.size:
+                with open_regular(blob) as opened:
+                    data = opened.read(_LEADING_BYTES)
+            else:
+                data = client.fetch_start(self._repository, name, min(_LEADING_BYTES, file.size))
+            path = Path(name)
+            self._has_tensors[name] = any(data[8:16])
+            self._headers[name] = GGUFHeader(path, 3, read_leading_metadata(data, path), (), 0, file.size)
+        return self._headers[name]

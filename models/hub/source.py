@@ -41,7 +41,8 @@ class HubSource:
 def find_source(ref: ModelRef) -> HubSource:
     """Returns the source of a name. Raises `NotFound` with similar names if the catalog does not have it."""
     if ref.kind == "hub":
-        entries = [entry for entry in catalog.entries() if entry.repository == ref.name and entry.weights == "*.gguf"]
+        same = [entry for entry in catalog.entries() if entry.repository.lower() == ref.name.lower()]
+        entries = [entry for entry in same if entry.weights == "*.gguf"]
         entry = entries[0] if entries else None
         return HubSource(ref.name, default_quant=_first_quant(entry), entry=entry)
     entry = catalog.find(ref.name)

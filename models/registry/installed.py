@@ -151,22 +151,6 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
 
 
-def remove(ref: ModelRef) -> tuple[InstalledModel, int]:
-    """Deletes the files of a model that no other installed model uses. Returns the model and the bytes freed.
-
-    An imported model is only removed from the list. Raises `NotFound`.
-    """
-    model = find_unchecked(ref)
-    if not model.repository:
-        imported.remove(model.ref.name)
-        return model, 0
-    others = [m for m in all_models() if (m.repository, m.commit) == (model.repository, model.commit)]
-    shared = {name for other in others if other.weights != model.weights for name in other.names}
-    cache = HubCache(connection.cache_root())
-    freed = cache.remove(model.repository, model.commit, [name for name in model.names if name not in shared])
-    return model, freed
-
-
 @dataclass(frozen=True, slots=True)
 class FileCheck:
     """The result of checking a file.
@@ -206,36 +190,44 @@ def _check_file(path: Path, imported_as: str | None, progress: Callable[[int], N
     return FileCheck(path, "", published)
 
 
-def all_models() -> Iterator[InstalledModel]:
-    """Yields all installed models, including damaged ones, which `verify` reports."""
+def all_models(every_commit: bool = False) -> Iterator[InstalledModel]:
+    """Yields all installed models, including damaged ones, which `verify` reports.
+
+    A model that several commits have with the same content is yielded once, unless `every_commit`.
+    """
     for entry in imported.read_list():
         if all(path.is_file() for path in entry.paths):
             yield _from_import(entry)
     cache = HubCache(connection.cache_root())
     for repository in cache.repositories():
         seen: set[tuple[Path, ...]] = set()
+        main = cache.commit(repository, "main")
         for commit in cache.commits(repository):
-            names = cache.file_names(repository, commit)
-            kinds = kinds_in_folder(cache.snapshot(repository, commit), names)
-            groups = selection.weight_sets(names, kinds=kinds)
-            for group in groups:
-                weights = _snapshot_paths(cache, repository, commit, group.parts)
-                contents = tuple(path.resolve() for path in weights)
-                if contents not in seen:
-                    current = not seen or commit == cache.commit(repository, "main")
-                    seen.add(contents)
-                    unique = sum(other.quant == group.quant for other in groups) == 1
-                    ref = _ref_for(repository, group, unique, "" if current else commit[:12])
-                    projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant, kinds)
-                    choice = selection.FileSelection(group, projectors)
-                    yield _from_cache_unchecked(cache, ref, repository, commit, choice)
+            is_current = not seen or commit == main
+            for model in in_commit(cache, repository, commit, "" if is_current else commit[:12]):
+                contents = tuple(path.resolve() for path in model.weights)
+                if every_commit or contents not in seen:
+                    yield model
+                seen.add(contents)
+
+
+def in_commit(cache: HubCache, repository: str, commit: str, revision: str = "") -> Iterator[InstalledModel]:
+    """Yields the models in a commit of the cache, under names with `revision`."""
+    names = cache.file_names(repository, commit)
+    kinds = kinds_in_folder(cache.snapshot(repository, commit), names)
+    groups = selection.weight_sets(names, kinds=kinds)
+    for group in groups:
+        unique = sum(other.quant == group.quant for other in groups) == 1
+        ref = _ref_for(repository, group, unique, revision)
+        projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant, kinds)
+        yield _from_cache_unchecked(cache, ref, repository, commit, selection.FileSelection(group, projectors))
 
 
 def _ref_for(repository: str, group: selection.WeightSet, unique: bool, revision: str) -> ModelRef:
     """Returns the name of weights: from the catalog if it has them, with the quantization if that is `unique`."""
     quant = group.quant if unique and group.quant else group.stem.rsplit("/", 1)[-1]
     for entry in catalog.entries():
-        if entry.repository == repository and group.matches(entry.weights):
+        if entry.repository.lower() == repository.lower() and group.matches(entry.weights):
             return ModelRef("name", entry.name, quant if entry.quants else "", revision)
     return ModelRef("hub", repository, quant, revision)
 

@@ -15,7 +15,10 @@ from ..errors import NotFound
 from ..gguf.file_name import describe_missing, is_gguf, part_name, pieces, quant_of, split_name, usual_quant
 from ..gguf.kind import DESCRIPTIONS, GGUFKind, kinds_by_name
 
-PREFERRED_QUANTS = ("q4_k_m", "ud-q4_k_xl", "q4_0", "q4_k_s", "iq4_xs", "q5_k_m", "q8_0", "q6_k", "f16", "bf16", "f32")
+PREFERRED_QUANTS = (
+    "q4_k_m", "q4_k_xl", "q4_k_l", "q4_0", "q4_k_s", "q4_k", "q4_1", "q4", "iq4_xs", "iq4_nl", "mxfp4_moe", "mxfp4",
+    "q5_k_m", "q5_k_s", "q5_0", "q8_0", "q6_k", "q3_k_m", "f16", "bf16", "f32",
+)  # fmt: skip
 """Quantizations by preference, if neither the user nor the catalog names one."""
 
 _PROJECTOR_QUANTS = ("q8_0", "f16", "bf16", "f32")
@@ -38,8 +41,13 @@ class WeightSet:
         return _matches(self.parts[0], pattern)
 
     def is_named(self, name: str) -> bool:
-        """Whether this is the name of the weights in lower case, with their folder or without."""
-        return name in (self.stem, PurePosixPath(self.stem).name)
+        """Whether this is the name of the weights, or of one of their parts, in lower case, with or without folder."""
+        stem, _, count = split_name(name)
+        return stem in (self.stem, PurePosixPath(self.stem).name) and count in (1, len(self.parts))
+
+    @property
+    def is_split(self) -> bool:
+        return len(self.parts) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,9 @@ def select_files(
 ) -> FileSelection:  # fmt: skip
     """Selects weights and projectors among the files of a repository or folder, which `where` names in errors.
 
-    `quant` is a quantization or a file name without its extension, `default` the quantization if that is empty;
-    `weights` and `projector` are patterns of file names. `kinds` says what the files are, by default as their names
-    suggest. Raises `NotFound` with the quantizations that exist.
+    `quant` is a quantization, a file name without its extension, or a folder; `default` the quantization if that is
+    empty. `weights` and `projector` are patterns of file names. `kinds` says what the files are, by default as their
+    names suggest. Raises `NotFound` with the quantizations that exist.
     """
     where = where or "the folder"
     kinds = kinds_by_name(names) if kinds is None else kinds
@@ -72,6 +80,7 @@ def select_files(
         chosen = sets
     if chosen is None:
         raise NotFound(_why_none(names, kinds, sets, quant, where), "model")
+    chosen = _without_copies(chosen)
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models with this quantization; name one of them instead: {stems}", "model")
@@ -130,6 +139,11 @@ def _why_none(
             return f"{where} has no whole file: {cut.how_to_join}"
     if not sets:
         others = [f"{name} is {DESCRIPTIONS[kind]}" for name, kind in sorted(kinds.items())]
+        if not others and any(name.endswith(".safetensors") for name in names):
+            return (
+                f"{where} has no GGUF weights, but safetensors: look for a GGUF version with `galago search --hub`, or "
+                "download them and use `galago convert`"
+            )
         return f"{where} has no GGUF weights of a model" + (f": {'; '.join(others[:4])}" if others else "")
     wanted = f"quantization {quant}" if quant else "a common quantization, so name one"
     offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
@@ -148,11 +162,25 @@ def _matching_sets(sets: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
 
     The Hub's pages show `Q4_K_XL` for files named `UD-Q4_K_XL`, so that stands for it if there is no other.
     """
-    quant = usual_quant(wanted)
-    for name in (quant, f"ud-{quant}"):
-        if exact := [group for group in sets if group.quant == name]:
+    quant, name = usual_quant(wanted), wanted.lower().strip("/")
+    for other in (quant, f"ud-{quant}"):
+        if exact := [group for group in sets if group.quant == other]:
             return exact
-    return [group for group in sets if group.is_named(wanted.lower())]
+    if named := [group for group in sets if group.is_named(name)]:
+        return named
+    inside = [group for group in sets if group.stem.startswith(f"{name}/")]
+    return next((fit for q in PREFERRED_QUANTS if (fit := [g for g in inside if g.quant == q])), inside)
+
+
+def _without_copies(sets: list[WeightSet]) -> list[WeightSet]:
+    """Returns the best of several copies of the same weights: in the upper folder, and in one file.
+
+    Returns all sets if their file names differ, or if none is better than the others.
+    """
+    if len({PurePosixPath(group.stem).name for group in sets}) > 1:
+        return sets
+    rank = {id(group): (group.stem.count("/"), group.is_split) for group in sets}
+    return [group for group in sets if rank[id(group)] == min(rank.values())]
 
 
 def rank_projectors(

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from ...models import units
 from ...models.errors import GalagoError
 from .ui import report
 
 
-def list(as_json: report.Json = False) -> None:
+def list(
+    every_commit: Annotated[
+        bool, typer.Option("--all", help="models of older commits, too, and their commits")
+    ] = False,
+    as_json: report.Json = False,
+) -> None:
     """List the models on this machine: built in, in the Hub's cache, or imported."""
     from ...models.registry import installed
     from ...models.registry.resolve import builtin_model
 
-    rows = [_row(model) for model in (builtin_model(), *installed.all_models())]
+    rows = [_row(model) for model in (builtin_model(), *installed.all_models(every_commit))]
     if as_json:
         report.emit_json(rows)
         return
     columns = ("model", "size", "input", "context", "weights", "from")
-    print(report.table(columns, [_cells(row) for row in rows]))
+    cells = [_cells(row) for row in rows]
+    if every_commit:
+        columns = (*columns, "commit")
+        cells = [(*cell, (row["commit"] or "")[:12]) for cell, row in zip(cells, rows, strict=True)]
+    print(report.table(columns, cells))
 
 
 def _row(model: Any) -> dict[str, Any]:

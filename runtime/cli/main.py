@@ -19,6 +19,7 @@ COMMANDS = {
     "list": "List the models on this machine",
     "show": "Describe a model or GGUF file",
     "rm": "Delete a model",
+    "gc": "Delete partial downloads and older commits",
     "verify": "Check models against their published checksums",
     "import": "Use models that other programs have downloaded",
     "run": "Answer one prompt, with images, audio and video",

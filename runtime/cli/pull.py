@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import threading
 import time
@@ -34,8 +35,7 @@ def pull(
     from ...models.registry.name import parse_ref
     from ...quantize.evaluate import saved_results
 
-    ref = parse_ref(model)
-    plan = puller.plan(ref)
+    plan = puller.plan(parse_ref(model))
     output = sys.stderr if as_json else sys.stdout
     print(_description(plan), file=output, flush=True)
     with _progress(plan) as show:
@@ -44,7 +44,7 @@ def pull(
         report.emit_json(_as_json(plan, installed.paths))
     else:
         what = "already installed" if not plan.missing else "installed, and its files match their published digests"
-        print(f"{ref} is {what}. Try it with: galago run {ref} 'Hello'")
+        print(f"{plan.ref} is {what}. Try it with: galago run {shlex.quote(str(plan.ref))} 'Hello'")
         if evaluated := saved_results.find_latest(installed.weights[0], installed.projector):
             print(saved_results.describe(evaluated))
 

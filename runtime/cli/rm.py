@@ -15,8 +15,11 @@ def rm(
     model: Annotated[str, typer.Argument(help="an installed model, as shown by galago list", metavar="MODEL")],
     as_json: report.Json = False,
 ) -> None:
-    """Delete a model. Keeps files that other models use, and removes an imported model only from the list."""
-    from ...models.registry import installed
+    """Delete a model, in all its commits unless MODEL names one.
+
+    Keeps files that other models use, and removes an imported model only from the list.
+    """
+    from ...models.registry import removal
     from ...models.registry.name import parse_ref
 
     ref = parse_ref(model)
@@ -24,10 +27,16 @@ def rm(
         raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
         raise NotFound(f"{model} is a file that Galago does not manage; delete it yourself", "model")
-    removed, freed = installed.remove(ref)
+    removed = removal.remove(ref)
+    removed_model, remaining = removed.model, [str(other) for other in removed.remaining]
     if as_json:
-        report.emit_json({"model": str(removed.ref), "freed": freed, "imported": not removed.repository})
-    elif removed.repository:
-        print(f"deleted {ref}, which freed {units.format_bytes(freed)}")
+        is_imported = not removed_model.repository
+        fields = {"model": str(removed_model.ref), "freed": removed.freed, "imported": is_imported}
+        report.emit_json(fields | {"commits": removed.commits, "remaining": remaining})
+    elif removed_model.repository:
+        commits = f" with its {removed.commits} commits" if removed.commits > 1 else ""
+        print(f"deleted {removed_model.ref}{commits}, which freed {units.format_bytes(removed.freed)}")
+        if remaining:
+            print(f"still installed: {', '.join(remaining)}")
     else:
-        print(f"removed {ref} from the list; its files remain in {removed.origin}")
+        print(f"removed {ref} from the list; its files remain in {removed_model.origin}")

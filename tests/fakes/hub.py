@@ -93,6 +93,10 @@ class LocalHub:
         repo.revisions[revision] = commit
         return commit
 
+    def spelling(self, name: str) -> str:
+        """Returns the name of a repository as it was created; upper and lower case are not distinguished."""
+        return next((own for own in self.repos if own.lower() == name.lower()), name)
+
     def fault(self, data: bytes, **what: Any) -> Fault:
         self.faults[digest(data)] = Fault(**what)
         return self.faults[digest(data)]
@@ -170,7 +174,7 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
 
         def _repo(self, name: str, revision: str, contents: bool) -> tuple[Repo, str] | None:
             """Returns the repository and commit, or answers with an error and returns `None`."""
-            repo = hub.repos.get(name)
+            repo = hub.repos.get(hub.spelling(name))
             known = self.headers.get("Authorization") == f"Bearer {hub.token}"
             if repo is None or (repo.private and not known):
                 self._answer(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -191,7 +195,12 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 return
             repo, commit = found
             if kind == "revision":
-                info = {"id": name, "sha": commit, "private": repo.private, "gated": "auto" if repo.gated else False}
+                info = {
+                    "id": hub.spelling(name),
+                    "sha": commit,
+                    "private": repo.private,
+                    "gated": "auto" if repo.gated else False,
+                }
                 self._answer(200, info | {"tags": ["gguf", f"license:{repo.licence}"], "siblings": [], "downloads": 3})
                 return
             start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fakes import crafted
 from galago.models.errors import ConfigError, GGUFError, NotFound
 from galago.models.json_file import seal
-from galago.models.registry import catalog, imported, installed
+from galago.models.registry import catalog, imported, installed, removal
 from galago.models.registry.discovery import discover
 from galago.models.registry.imported import ImportedModel
 from galago.models.registry.name import parse_ref
@@ -96,7 +96,7 @@ def test_importing_twice_adds_nothing_and_names_stay_unique(lm_studio: Path, tmp
 
 def test_removing_an_imported_model_keeps_its_files(lm_studio: Path) -> None:
     imported.add(discover(lm_studio).models)
-    assert installed.remove(parse_ref("one-q8_0"))[1] == 0
+    assert removal.remove(parse_ref("one-q8_0")).freed == 0
     assert [model.name for model in imported.read_list()] == ["two-q8_0"]
     assert (lm_studio / "acme/one/one-Q8_0.gguf").exists()
 

@@ -24,7 +24,7 @@ from galago.models.errors import ConfigError, GalagoError, HubError, ModelError,
 from galago.models.hub import client, connection, download
 from galago.models.hub.cache import PARTIAL_SUFFIX, HubCache
 from galago.models.hub.pull import plan, pull
-from galago.models.registry import installed
+from galago.models.registry import installed, removal
 from galago.models.registry.installed import InstalledModel
 from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
@@ -261,7 +261,7 @@ def test_a_damaged_partial_file_is_discarded_and_downloaded_again(local: LocalHu
         part.write_bytes(left)
         model = pulled()
         assert_complete(store, model)
-        installed.remove(parse_ref(NAME))
+        removal.remove(parse_ref(NAME))
         part.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -653,10 +653,10 @@ def test_deleting_frees_only_files_that_no_other_model_uses(local: LocalHub, sto
     local.put(REPO, FILES | {"omni-F16.gguf": other})
     pulled(f"{NAME}:q8_0")
     pulled(f"{NAME}:f16")
-    assert installed.remove(parse_ref(f"{NAME}:f16"))[1] == len(other)  # the projector is the other one's too
+    assert removal.remove(parse_ref(f"{NAME}:f16")).freed == len(other)  # the projector is the other one's too
     assert resolve(f"{NAME}:q8_0").projector
     os.link(store.blob_path(REPO, digest(TEXT)), store.root / "kept")
-    assert installed.remove(parse_ref(NAME))[1] == len(EYES)  # the weights have another name
+    assert removal.remove(parse_ref(NAME)).freed == len(EYES)  # the weights have another name
     assert files_in(store.root) == {"kept": len(TEXT)}
 
 
@@ -665,7 +665,7 @@ def test_deleting_does_not_disturb_a_running_pull(local: LocalHub, store: HubCac
     other = digest(TEXT + bytes(32))
     with store.partial_file(REPO, other, lambda: None) as part:
         part.write_bytes(b"on its way")
-        installed.remove(parse_ref(NAME))
+        removal.remove(parse_ref(NAME))
         assert part.read_bytes() == b"on its way"
 
 
@@ -677,7 +677,7 @@ def test_verify_detects_a_changed_byte(local: LocalHub, store: HubCache) -> None
         file.write(b"\x7f\x7f")
     problems = [check.problem for check in installed.verify(model)]
     assert problems == ["its content differs from the published file", ""]
-    installed.remove(parse_ref(NAME))
+    removal.remove(parse_ref(NAME))
     assert_complete(store, pulled())
 
 
@@ -688,7 +688,7 @@ def test_two_models_of_one_quant_are_listed_and_deleted_by_their_own_names(local
     names = [str(model.ref) for model in installed.all_models()]
     assert names == [f"{NAME}:one-q8_0", f"{NAME}:two-q8_0"]
     assert [resolve(name).weights.name for name in names] == ["one-Q8_0.gguf", "two-Q8_0.gguf"]
-    assert installed.remove(parse_ref(names[0]))[1] == len(TEXT)
+    assert removal.remove(parse_ref(names[0])).freed == len(TEXT)
     assert [str(model.ref) for model in installed.all_models()] == [f"{NAME}:q8_0"]
 
 
@@ -699,7 +699,7 @@ def test_a_model_with_a_damaged_header_can_be_checked_and_deleted(local: LocalHu
         resolve(NAME)
     checks = installed.verify(installed.find_unchecked(parse_ref(NAME)))
     assert checks[0].problem == "its content differs from the published file"
-    assert installed.remove(parse_ref(NAME))[1] == len(TEXT) + len(EYES)
+    assert removal.remove(parse_ref(NAME)).freed == len(TEXT) + len(EYES)
     assert_complete(store, pulled())
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from ....models.errors import Cancelled, Forbidden, GalagoError, InvalidRequest, NotFound
 from ....models.hub import pull
 from ....models.hub.client import HubFile
-from ....models.registry import installed
+from ....models.registry import removal
 from ....models.registry.name import parse_ref
 from ...service import Service
 from . import schema
@@ -68,7 +68,7 @@ def delete_model(service: Service, name: str) -> None:
         raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
         raise NotFound(f"there is no model {name!r:.100} on this machine", "model")
-    installed.remove(ref)
+    removal.remove(ref)
 
 
 def check_allowed(allowed: bool, command: str) -> None:

@@ -1,0 +1,78 @@
+"""Removes models: the files of all their commits, except those that other models use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..gguf.file_name import quant_of, split_name
+from ..hub import connection
+from ..hub.cache import HubCache
+from . import imported, installed
+from .installed import InstalledModel
+from .name import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What was removed: `model`, in so many `commits`, which freed `freed` bytes.
+
+    `remaining` are the models of the same repository that are still installed.
+    """
+
+    model: InstalledModel
+    freed: int
+    commits: int = 0
+    remaining: tuple[ModelRef, ...] = ()
+
+
+def remove(ref: ModelRef) -> Removal:
+    """Deletes the files of a model that no other installed model uses: of all commits, or of the one that `ref` names.
+
+    An imported model is only removed from the list. Raises `NotFound`, or `ConfigError` if an imported model is made of
+    the same files.
+    """
+    model = installed.find_unchecked(ref)
+    if not model.repository:
+        imported.remove(model.ref.name)
+        return Removal(model, 0)
+    cache, freed, count, label = HubCache(connection.cache_root()), 0, 0, model.ref
+    _check_not_imported(model)
+    for commit in [model.commit] if ref.revision else cache.commits(model.repository):
+        models = [*installed.in_commit(cache, model.repository, commit)]
+        same = [other for other in models if _is_same(other, model, models)]
+        label = same[0].ref if same and commit == model.commit else label
+        doomed = [model] if commit == model.commit else same
+        used = {name for other in models if other not in same for name in other.names}
+        freed += cache.remove(model.repository, commit, {n for other in doomed for n in other.names if n not in used})
+        count += bool(doomed)
+    remaining = tuple(other.ref for other in installed.all_models() if other.repository == model.repository)
+    if remaining and not ref.revision:
+        model = InstalledModel(
+            label, model.weights, model.projector, model.origin, model.repository, model.commit, model.names
+        )
+    return Removal(model, freed, count, remaining)
+
+
+def _check_not_imported(model: InstalledModel) -> None:
+    files = {path.resolve() for path in model.paths}
+    for entry in imported.read_list():
+        if any(path.resolve() in files for path in entry.paths):
+            raise ConfigError(
+                f"{entry.name}, which was imported, uses files of {model.ref}; remove it first: galago rm {entry.name}",
+                "model",
+            )
+
+
+def _is_same(other: InstalledModel, model: InstalledModel, models: list[InstalledModel]) -> bool:
+    """Whether another of the `models` in a commit is the same model, by its file name or else by its quantization."""
+    if other.commit == model.commit or any(_stem(m) == _stem(model) for m in models):
+        return _stem(other) == _stem(model)
+    quant = quant_of(model.names[0])
+    return (
+        quant != "" and [quant_of(m.names[0]) for m in models].count(quant) == 1 and quant_of(other.names[0]) == quant
+    )
+
+
+def _stem(model: InstalledModel) -> str:
+    return split_name(model.names[0])[0].lower()

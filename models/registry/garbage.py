@@ -36,11 +36,11 @@ class Garbage:
 def find_garbage(cache: HubCache) -> list[Garbage]:
     """Finds what can be deleted in all repositories of the cache. Deletes nothing."""
     kept = {path for model in imported.read_list() for path in model.paths}
-    found: list[Garbage] = []
+    garbage: list[Garbage] = []
     for repository in cache.repositories():
-        found += _unlinked(cache, repository, kept)
-        found += _older_commits(cache, repository, kept)
-    return found
+        garbage += _unlinked(cache, repository, kept)
+        garbage += _older_commits(cache, repository, kept)
+    return garbage
 
 
 def delete_garbage(cache: HubCache, garbage: Garbage) -> int:

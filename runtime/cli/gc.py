@@ -34,17 +34,17 @@ def gc(
     from ...models.registry import garbage
 
     cache = HubCache(cache_root())
-    found = garbage.find_garbage(cache)
-    total = sum(item.size for item in found)
+    items = garbage.find_garbage(cache)
+    total = sum(item.size for item in items)
     if not as_json:
-        print(_table(found) if found else "there is nothing to delete")
-    delete = bool(found) and not dry_run and (yes or _confirmed(total, as_json))
-    freed = sum(garbage.delete_garbage(cache, item) for item in found) if delete else 0
+        print(_table(items) if items else "there is nothing to delete")
+    delete = bool(items) and not dry_run and (yes or _confirmed(total, as_json))
+    freed = sum(garbage.delete_garbage(cache, item) for item in items) if delete else 0
     if as_json:
-        report.emit_json({"found": [_row(item) for item in found], "size": total, "deleted": delete, "freed": freed})
+        report.emit_json({"garbage": [_row(item) for item in items], "size": total, "deleted": delete, "freed": freed})
     elif delete:
         print(f"deleted, which freed {units.format_bytes(freed)}")
-    elif found:
+    elif items:
         print(f"nothing was deleted; deleting would free {units.format_bytes(total)}")
 
 
@@ -56,8 +56,8 @@ def _confirmed(total: int, as_json: bool) -> bool:
     return typer.confirm(f"Delete these files and free {units.format_bytes(total)}?")
 
 
-def _table(found: list[Garbage]) -> str:
-    rows = [(units.format_bytes(item.size), _name(item), _MEANING[item.kind]) for item in found]
+def _table(items: list[Garbage]) -> str:
+    rows = [(units.format_bytes(item.size), _name(item), _MEANING[item.kind]) for item in items]
     return report.table(("size", "what", "why"), rows)
 
 

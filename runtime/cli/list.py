@@ -25,7 +25,7 @@ def list(
     if as_json:
         report.emit_json(rows)
         return
-    columns = ("model", "size", "input", "context", "weights", "from")
+    columns: tuple[str, ...] = ("model", "size", "input", "context", "weights", "from")
     cells = [_cells(row) for row in rows]
     if every_commit:
         columns = (*columns, "commit")

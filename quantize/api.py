@@ -85,6 +85,7 @@ class QuantizationRequest:
 
     The budget is one of `size` (bytes as text: 900MB or 30%), `bits` per weight and `like` (a scheme's size), or
     `speed` in tokens per second, which may be combined with one of them. `reader` is the model that uses a projector.
+    `output_tensor_type` and `token_embedding_type` replace what the scheme gives these tensors (`Q8_0`).
     """
 
     model: str
@@ -99,6 +100,8 @@ class QuantizationRequest:
     use_calibration: bool = True
     mmproj: Path | None = None
     reader: str | None = None
+    output_tensor_type: str | None = None
+    token_embedding_type: str | None = None
     drop_layers: int | None = None
     force: bool = False
     requantize: bool = False
@@ -124,6 +127,8 @@ def quantize(
     source = open_source(request.model)
     check_target(request.output, request.force, source.parts)
     check_not_quantized(source, request.requantize)
+    if scheme is not None and (request.output_tensor_type or request.token_embedding_type):
+        _check_tables(source, scheme)
     data = _calibration_data(source, request)
     part = request.output.with_name(f"{request.output.name}.imatrix.part")
     with _without_layers(source, data, request.drop_layers, stage, on_dropped) as (source, data, dropped):
@@ -151,7 +156,32 @@ def _requested_scheme(request: QuantizationRequest) -> Scheme | None:
         raise ConfigError(
             "a --scheme cannot be combined with --speed; use --speed alone, or with --size, --bits or --like", "speed"
         )
-    return scheme
+    return _with_table_types(scheme, request)
+
+
+def _with_table_types(scheme: Scheme | None, request: QuantizationRequest) -> Scheme | None:
+    """Returns the scheme with the requested types of output and token embeddings."""
+    types = {}
+    for field, option in (("output_type", "output-tensor-type"), ("embedding_type", "token-embedding-type")):
+        name = request.output_tensor_type if field == "output_type" else request.token_embedding_type
+        if name is not None:
+            types[field] = schemes.tensor_type(name, option)
+            if scheme is None or not scheme.quantized:
+                raise ConfigError(f"--{option} needs a --scheme that quantizes the other weights", option)
+    return replace(scheme, **types) if scheme and types else scheme
+
+
+def _check_tables(source: SourceModel, scheme: Scheme) -> None:
+    """Raises `ConfigError` if rows of the output or the token embeddings do not fill blocks of their requested type."""
+    types = variant.table_types(source, scheme)
+    for tensor in source.tensors:
+        block = schemes.BLOCKS[types[tensor.name]][0] if tensor.name in types else 1
+        if tensor.shape[0] % block:
+            raise ConfigError(
+                f"{tensor.name} cannot be {types[tensor.name]}: its rows have {tensor.shape[0]} weights, which do not "
+                f"fill blocks of {block}; choose F16, or a type with smaller blocks",
+                "scheme",
+            )
 
 
 def _calibration_data(source: SourceModel, request: QuantizationRequest) -> CalibrationData:

@@ -90,14 +90,14 @@ def variant_grid(
 def _files(
     own: Sequence[Path], requested: Sequence[str], folder: Path, progress: Progress, requantize: bool
 ) -> list[VariantFile]:
-    paths = [*own, *(Path(name).expanduser() for name in requested if not _is_scheme(name))]
+    paths = [*own, *(Path(name).expanduser() for name in requested if not schemes.is_scheme(name))]
     for path in paths:
         if not path.is_file():
             raise ConfigError(f"{path} is neither a file nor a quantization scheme", "variants")
     unique = {path.resolve(): VariantFile(_unique_name(path, paths), path) for path in paths}
     files = sorted(unique.values(), key=lambda file: -file.bytes)
     for name in requested:
-        if not _is_scheme(name):
+        if not schemes.is_scheme(name):
             continue
         scheme = schemes.find(name)
         if not any(file.path.stem.upper().endswith(f"-{scheme.name}") for file in files):
@@ -110,10 +110,6 @@ def _unique_name(path: Path, others: Sequence[Path]) -> str:
     """Returns the file name, with its folder if another folder has a file of the same name."""
     same_name = {other.resolve() for other in others if other.stem == path.stem}
     return path.stem if len(same_name) < 2 else str(path.with_suffix(""))
-
-
-def _is_scheme(name: str) -> bool:
-    return name.upper() in schemes.SCHEMES
 
 
 def quantized_file(

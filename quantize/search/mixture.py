@@ -200,7 +200,9 @@ def _nearest_scheme(types: Mapping[str, str]) -> Scheme:
 def plan_spec(plan: VariantPlan) -> VariantSpec:
     """Returns how `variant.write` writes the plan."""
     recipe = plan.recipe
-    return mixture_spec(recipe.types, recipe.gptq) if recipe.types else VariantSpec(recipe.scheme.ftype)
+    if recipe.types:
+        return mixture_spec(recipe.types, recipe.gptq)
+    return VariantSpec(recipe.scheme.ftype, variant.numbered(variant.table_types(plan.source, recipe.scheme)))
 
 
 def _solve_with_measured_costs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...models.errors import ConfigError
 from ...models.gguf.header import GGML_TYPES
@@ -41,12 +41,15 @@ class Scheme:
     """A scheme of llama.cpp: `ftype` is its number in `enum llama_ftype` (llama.h), `type` the type of most weights.
 
     `needs_calibration`: without an importance matrix llama.cpp refuses, or quality is poor.
+    `output_type` and `embedding_type`: types of the output and of the token embeddings, in place of llama.cpp's choice.
     """
 
     name: str
     ftype: int
     type: str
     needs_calibration: bool = False
+    output_type: str | None = None
+    embedding_type: str | None = None
 
     @property
     def block_weights(self) -> int:
@@ -112,13 +115,45 @@ SCHEMES = {
     )
 }
 
-_ALIASES = {"INT8": "Q8_0", "INT4": "Q4_K_M"}
+LARGE_TABLE_SCHEMES = {
+    name: replace(SCHEMES[base], name=name, output_type="Q8_0", embedding_type="Q8_0")
+    for name, base in (
+        ("Q6_K_L", "Q6_K"),
+        ("Q5_K_L", "Q5_K_M"),
+        ("Q4_K_L", "Q4_K_M"),
+        ("Q3_K_XL", "Q3_K_L"),
+        ("Q2_K_L", "Q2_K"),
+    )
+}
+"""Schemes that keep output and token embeddings in 8 bits, under the names that publishers of models use."""
+
+_NEED_IMPORTANCE = ("IQ2_XS", "IQ2_XXS")
+TENSOR_TYPES = tuple(dict.fromkeys(s.type for s in SCHEMES.values() if s.type not in _NEED_IMPORTANCE))
+"""The types that output and token embeddings can get, of whose columns no importance is known."""
+
+_ALIASES = {"INT8": "Q8_0", "INT4": "Q4_K_M", "Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
 
 
 def find(name: str) -> Scheme:
-    """Returns a scheme by name, ignoring case; int8 and int4 are aliases. Raises `ConfigError` that lists all names."""
-    upper = name.upper()
-    scheme = SCHEMES.get(_ALIASES.get(upper, upper))
+    """Returns a scheme by name, ignoring case, such as int4 for Q4_K_M. Raises `ConfigError` that lists all names."""
+    scheme = _scheme(name)
     if scheme is None:
-        raise ConfigError(f"there is no quantization scheme {name}; choose one of {', '.join(SCHEMES)}", "scheme")
+        names = ", ".join((*SCHEMES, *LARGE_TABLE_SCHEMES))
+        raise ConfigError(f"there is no quantization scheme {name}; choose one of {names}", "scheme")
     return scheme
+
+
+def is_scheme(name: str) -> bool:
+    return _scheme(name) is not None
+
+
+def _scheme(name: str) -> Scheme | None:
+    upper = _ALIASES.get(name.upper(), name.upper())
+    return SCHEMES.get(upper) or LARGE_TABLE_SCHEMES.get(upper)
+
+
+def tensor_type(name: str, option: str) -> str:
+    """Returns a type of tensors by name, ignoring case. Raises `ConfigError` that lists all names."""
+    if name.upper() not in TENSOR_TYPES:
+        raise ConfigError(f"--{option}: there is no type {name}; choose one of {', '.join(TENSOR_TYPES)}", option)
+    return name.upper()

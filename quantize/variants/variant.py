@@ -36,6 +36,9 @@ _KEEP_TYPE = re.compile(r"mm\.input_projection|mm\.soft_emb_norm|patch_embd|posi
 """Tensors of a projector that must keep their type. The process crashes in `mtmd` if gemma3's `mm.input_projection` is
 quantized (siglip.cpp transposes it); embeddings and tokens of images are small, and read as F16 or F32."""
 
+_OUTPUT = "output.weight"
+_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+
 _NAMED = 3
 """Tensors that a warning names."""
 
@@ -93,7 +96,9 @@ class VariantPlan:
     @property
     def fallbacks(self) -> dict[str, str]:
         """Tensors whose rows do not fill the blocks of their intended type, and the type they get instead."""
-        intended = {t.name: self.recipe.types.get(t.name, self.recipe.scheme.type) for t in self._tensors}
+        scheme = self.recipe.scheme
+        asked = table_types(self.source, scheme) | dict(self.recipe.types)
+        intended = {tensor.name: asked.get(tensor.name, scheme.type) for tensor in self._tensors}
         return {
             tensor.name: self.types[tensor.name]
             for tensor in self._tensors
@@ -130,9 +135,10 @@ class VariantPlan:
 def plan(source: SourceModel, recipe: Recipe, requantize: bool = False) -> VariantPlan:
     """Returns what would be written, by asking llama.cpp's own recipe in a dry run.
 
-    Raises `ModelError` if `write` would, and if the source is already quantized, unless `requantize`.
+    Raises `GalagoError` if `write` would, and if the source is already quantized, unless `requantize`.
     """
     check_not_quantized(source, requantize)
+    table_types(source, recipe.scheme)
     if recipe.matrix is not None:
         _check_matrix(source, recipe.matrix)
     if source.header.is_projector:
@@ -145,6 +151,36 @@ def plan(source: SourceModel, recipe: Recipe, requantize: bool = False) -> Varia
             f"llama.cpp finds {len(types)} tensors in {source.path.name}, which has {len(current)}", "model"
         )
     return VariantPlan(source, recipe, types)
+
+
+def table_types(source: SourceModel, scheme: Scheme) -> dict[str, str]:
+    """Returns the types that a scheme gives the output and the token embeddings, where it differs from llama.cpp.
+
+    Raises `ConfigError` if the source has neither, or has one table for both and the scheme a type for each.
+    """
+    if scheme.output_type is None and scheme.embedding_type is None:
+        return {}
+    names = {tensor.name for tensor in source.tensors}
+    embedding_type = scheme.embedding_type
+    if _OUTPUT not in names:
+        asked = {scheme.output_type, scheme.embedding_type} - {None}
+        if len(asked) == 2:
+            raise ConfigError(
+                f"{source.path.name} has one table for output and token embeddings, which cannot be both "
+                f"{scheme.output_type} and {scheme.embedding_type}; give one type",
+                "output-tensor-type",
+            )
+        embedding_type = next(iter(asked))
+    types = {_OUTPUT: scheme.output_type, **dict.fromkeys(_EMBEDDINGS, embedding_type)}
+    found = {name: type_name for name, type_name in types.items() if name in names and type_name is not None}
+    if not found:
+        raise ConfigError(f"{source.path.name} has no output and no token embeddings that could have a type", "scheme")
+    return found
+
+
+def numbered(types: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """Returns types by tensor name as a job takes them."""
+    return tuple((name, TYPE_NUMBERS[type_name]) for name, type_name in types.items())
 
 
 def _projector_types(source: SourceModel, scheme: Scheme) -> dict[str, str]:
@@ -234,7 +270,7 @@ def _quantize(
         target=target,
         ftype=FTYPE_FOR_TYPES if typed else recipe.scheme.ftype,
         pure=typed,
-        types=tuple((name, TYPE_NUMBERS[type_name]) for name, type_name in recipe.types.items()),
+        types=numbered(recipe.types or table_types(source, recipe.scheme)),
         threads=default_threads(),
         metadata=file_metadata,
         dry_run=dry_run,

@@ -48,6 +48,20 @@ _Calibration = Annotated[
 _Reader = Annotated[
     str | None, typer.Option("--for", help="model that uses the projector to be quantized", metavar="MODEL")
 ]
+_OutputType = Annotated[
+    str | None,
+    typer.Option(
+        "--output-tensor-type", help="type of the output, such as Q8_0  [default: the scheme's]", metavar="TYPE"
+    ),
+]
+_EmbeddingType = Annotated[
+    str | None,
+    typer.Option(
+        "--token-embedding-type",
+        help="type of the token embeddings, such as Q8_0  [default: the scheme's]",
+        metavar="TYPE",
+    ),
+]
 _DropLayers = Annotated[
     int | None, typer.Option(help="drop the N layers whose loss changes the model least", metavar="N")
 ]
@@ -73,6 +87,8 @@ def quantize(
     calibration: _Calibration = None,
     mmproj: options.ProjectorOption = None,
     reader: _Reader = None,
+    output_tensor_type: _OutputType = None,
+    token_embedding_type: _EmbeddingType = None,
     drop_layers: _DropLayers = None,
     no_calibration: _NoCalibration = False,
     force: _Force = False,
@@ -99,6 +115,8 @@ def quantize(
         use_calibration=not no_calibration,
         mmproj=mmproj,
         reader=reader,
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
         drop_layers=drop_layers,
         force=force,
         requantize=requantize,
@@ -219,13 +237,13 @@ def _mixture_as_json(mixture: MixtureResult) -> dict[str, Any]:
 
 
 def _schemes() -> str:
-    from ...quantize.variants.schemes import SCHEMES
+    from ...quantize.variants.schemes import LARGE_TABLE_SCHEMES, SCHEMES
     from ..llamacpp.library import features
 
     cpu_features = features()
     columns = ("scheme", "bits", "block", "fallback", "calibration", "fast on this CPU")
     rows = []
-    for s in SCHEMES.values():
+    for s in (*SCHEMES.values(), *LARGE_TABLE_SCHEMES.values()):
         calibration = "required" if s.needs_calibration else "helps" if s.uses_calibration else ""
         block, fallback = (str(s.block_weights), s.fallback or "F16") if s.quantized else ("", "")
         fast = "yes" if s.is_repacked(cpu_features) else ""

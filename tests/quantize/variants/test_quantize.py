@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -28,11 +29,12 @@ from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
 from galago.models.kept_file import TEMPORARY_SUFFIX
 from galago.models.registry.resolve import builtin_folder
+from galago.quantize import api
 from galago.quantize.calibrate import imatrix
 from galago.quantize.calibrate.imatrix import ImatrixEntry, ImportanceMatrix
 from galago.quantize.jobs import QuantizationJob
 from galago.quantize.variants import variant
-from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find
+from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find, is_scheme
 from galago.quantize.variants.source import open_source
 from galago.runtime.cli.main import main
 from galago.runtime.llamacpp.projector import Projector
@@ -507,3 +509,83 @@ def test_a_weight_that_needs_importance_and_has_none_is_named(
     arguments = ["quantize", str(TEXT), "-o", str(tmp_path / "x.gguf"), "--scheme", "IQ2_XXS"]
     assert main([*arguments, "--calibration", str(tmp_path / "half.gguf")]) == 1
     assert re.search(r"the importance matrix has no data for blk\.1\.\S+, without which", capsys.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def with_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """A model whose output shares the table of the embeddings (`True`), and one with two tables."""
+    folder = tmp_path_factory.mktemp("tables")
+    return {tied: experts.write(folder / f"{'one' if tied else 'two'}.gguf", tied=tied) for tied in (True, False)}
+
+
+OUTPUT, EMBEDDINGS = "output.weight", "token_embd.weight"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tied", "types", "expected"),
+    [
+        ("Q4_0", False, {}, {}),
+        ("Q4_K_L", False, {}, {OUTPUT: "Q8_0", EMBEDDINGS: "Q8_0"}),
+        ("q3_k_xl", False, {}, {OUTPUT: "Q8_0", EMBEDDINGS: "Q8_0"}),
+        ("Q2_K_L", True, {}, {EMBEDDINGS: "Q8_0"}),
+        ("Q4_0", False, {"output_type": "BF16"}, {OUTPUT: "BF16"}),
+        ("Q4_0", False, {"embedding_type": "Q5_1"}, {EMBEDDINGS: "Q5_1"}),
+        ("Q5_K_L", False, {"output_type": "Q5_0"}, {OUTPUT: "Q5_0", EMBEDDINGS: "Q8_0"}),
+        ("Q4_0", True, {"output_type": "Q5_0"}, {EMBEDDINGS: "Q5_0"}),
+        ("Q4_0", True, {"embedding_type": "Q5_0"}, {EMBEDDINGS: "Q5_0"}),
+    ],
+)
+def test_schemes_set_the_types_of_output_and_embeddings(
+    scheme: str, tied: bool, types: dict[str, str], expected: dict[str, str], with_tables: dict[bool, Path]
+) -> None:
+    assert variant.table_types(open_source(str(with_tables[tied])), replace(find(scheme), **types)) == expected  # type: ignore[arg-type]
+
+
+def test_output_and_embeddings_are_written_in_the_types_that_are_asked_for(
+    with_tables: dict[bool, Path], tmp_path: Path
+) -> None:
+    tables = {"output_tensor_type": "BF16", "token_embedding_type": "q5_1"}
+    request = api.QuantizationRequest(
+        str(with_tables[False]), tmp_path / "q.gguf", "Q4_0", use_calibration=False, **tables
+    )  # type: ignore[arg-type]
+    result = api.quantize(request)
+    written = {tensor.name: tensor.type_name for tensor in read_header(tmp_path / "q.gguf").tensors}
+    assert written[OUTPUT] == "BF16" and written[EMBEDDINGS] == "Q5_1" and written["blk.0.attn_q.weight"] == "Q4_0"
+    assert written == result.plan.types and not result.plan.fallbacks
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"output_tensor_type": "Q9_0"}, "--output-tensor-type: there is no type Q9_0; choose one of F32, F16"),
+        ({"token_embedding_type": "IQ2_XXS"}, "--token-embedding-type: there is no type IQ2_XXS"),
+        ({"output_tensor_type": "Q6_K"}, "output.weight cannot be Q6_K: its rows have 64 weights.*blocks of 256"),
+        ({"scheme": "F16", "output_tensor_type": "Q8_0"}, "--output-tensor-type needs a --scheme that quantizes"),
+        ({"scheme": None, "bits": 5, "token_embedding_type": "Q8_0"}, "--token-embedding-type needs a --scheme"),
+        (
+            {"model": True, "output_tensor_type": "Q8_0", "token_embedding_type": "Q5_0"},
+            "one.gguf has one table for output and token embeddings, which cannot be both Q8_0 and Q5_0",
+        ),
+        ({"model": PROJECTOR, "scheme": "Q4_K_L"}, "mmproj-F16.gguf has no output and no token embeddings"),
+        ({"scheme": "Q4_K_XXL"}, "there is no quantization scheme Q4_K_XXL; choose one of .*Q4_K_L"),
+    ],
+)
+def test_types_that_output_and_embeddings_cannot_have_are_refused(
+    changed: dict[str, Any], message: str, with_tables: dict[bool, Path], tmp_path: Path
+) -> None:
+    given = {"model": False, "scheme": "Q4_0", "use_calibration": False} | changed
+    model = given.pop("model")
+    path = with_tables[model] if isinstance(model, bool) else model
+    with pytest.raises(ConfigError, match=message):
+        api.quantize(api.QuantizationRequest(str(path), tmp_path / "q.gguf", **given))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Q4_K", "Q4_K_M"), ("q5_k", "Q5_K_M"), ("Q3_K", "Q3_K_M"), ("int8", "Q8_0"), ("Q6_K_L", "Q6_K_L"), ("Q9", None)],
+)
+def test_schemes_have_the_names_that_people_know(name: str, expected: str | None) -> None:
+    assert is_scheme(name) is (expected is not None)
+    if expected is not None:
+        assert find(name).name == expected

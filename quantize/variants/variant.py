@@ -171,11 +171,11 @@ def table_types(source: SourceModel, scheme: Scheme) -> dict[str, str]:
                 "output-tensor-type",
             )
         embedding_type = next(iter(asked))
-    types = {_OUTPUT: scheme.output_type, **dict.fromkeys(_EMBEDDINGS, embedding_type)}
-    found = {name: type_name for name, type_name in types.items() if name in names and type_name is not None}
-    if not found:
+    asked_types = {_OUTPUT: scheme.output_type, **dict.fromkeys(_EMBEDDINGS, embedding_type)}
+    types = {name: type_name for name, type_name in asked_types.items() if name in names and type_name is not None}
+    if not types:
         raise ConfigError(f"{source.path.name} has no output and no token embeddings that could have a type", "scheme")
-    return found
+    return types
 
 
 def numbered(types: Mapping[str, str]) -> tuple[tuple[str, int], ...]:

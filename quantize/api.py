@@ -161,14 +161,17 @@ def _requested_scheme(request: QuantizationRequest) -> Scheme | None:
 
 def _with_table_types(scheme: Scheme | None, request: QuantizationRequest) -> Scheme | None:
     """Returns the scheme with the requested types of output and token embeddings."""
-    types = {}
-    for field, option in (("output_type", "output-tensor-type"), ("embedding_type", "token-embedding-type")):
-        name = request.output_tensor_type if field == "output_type" else request.token_embedding_type
-        if name is not None:
-            types[field] = schemes.tensor_type(name, option)
-            if scheme is None or not scheme.quantized:
-                raise ConfigError(f"--{option} needs a --scheme that quantizes the other weights", option)
-    return replace(scheme, **types) if scheme and types else scheme
+    asked = {"output-tensor-type": request.output_tensor_type, "token-embedding-type": request.token_embedding_type}
+    types = {option: schemes.tensor_type(name, option) for option, name in asked.items() if name is not None}
+    if not types:
+        return scheme
+    if scheme is None or not scheme.quantized:
+        raise ConfigError(f"--{next(iter(types))} needs a --scheme that quantizes the other weights", next(iter(types)))
+    return replace(
+        scheme,
+        output_type=types.get("output-tensor-type", scheme.output_type),
+        embedding_type=types.get("token-embedding-type", scheme.embedding_type),
+    )
 
 
 def _check_tables(source: SourceModel, scheme: Scheme) -> None:

@@ -25,6 +25,7 @@ GGML_TYPES: Mapping[int, tuple[str, int, int]] = {
 Pooling: TypeAlias = Literal["mean", "cls", "last", "rank"]
 """How an embedding model turns the rows of a text into one vector. "rank": as "cls" or "last", then into a score."""
 
+_TEMPLATE, _TOOL_USE = "tokenizer.chat_template", "tool_use"
 _POOLING: Mapping[object, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # enum llama_pooling_type in llama.h
 _ENCODERS = frozenset(
     "bert eurobert gemma-embedding jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe".split()
@@ -121,8 +122,21 @@ class GGUFHeader:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the chat template, as untrusted as the file."""
-        return self._text("tokenizer.chat_template")
+        """The Jinja source of the chat template, as untrusted as the file; if there is no other, that for tools."""
+        return self._text(_TEMPLATE) or self._text(f"{_TEMPLATE}.{_TOOL_USE}")
+
+    @property
+    def tool_use_template(self) -> str | None:
+        """The source of the template for chats with tools, if the file has one besides the other."""
+        return self._text(f"{_TEMPLATE}.{_TOOL_USE}") if self._text(_TEMPLATE) else None
+
+    @property
+    def chat_template_names(self) -> list[str]:
+        """The names of all chat templates in the file; `default` is that without a name."""
+        keys = [key for key in self.metadata if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")]
+        return sorted(
+            (key[len(_TEMPLATE) + 1 :] or "default" for key in keys), key=lambda name: (name != "default", name)
+        )
 
     @property
     def pooling(self) -> Pooling | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import textwrap
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...models.errors import NotFound
 from .ui import report
 
 if TYPE_CHECKING:
+    from ...models.gguf.header import GGUFHeader
     from ...models.registry.catalog import CatalogEntry
     from ...models.registry.installed import InstalledModel
 
@@ -76,6 +78,7 @@ def _file(path: Path) -> dict[str, Any]:
         "width": header.embedding_length,
         "tensors": len(header.tensors),
         "chat_template": header.chat_template is not None,
+        **_further(header),
         "vision": header.get("clip.has_vision_encoder") is True,
         "audio": header.get("clip.has_audio_encoder") is True,
         "licence": header.get("general.license"),
@@ -84,10 +87,17 @@ def _file(path: Path) -> dict[str, Any]:
     }
 
 
+def _further(header: GGUFHeader) -> dict[str, Any]:
+    """Returns what is shown of files and of installed models alike."""
+    experts = None if header.experts is None else dataclasses.asdict(header.experts)
+    return {"chat_templates": header.chat_template_names, "experts": experts}
+
+
 def _model(model: InstalledModel) -> dict[str, Any]:
+    from ...models.gguf.reader import read_header
     from ...models.registry import installed
 
-    summary = installed.summarize(model)
+    summary, header = installed.summarize(model), read_header(model.weights[0])
     return {
         "model": str(model.ref),
         "installed": True,
@@ -96,6 +106,7 @@ def _model(model: InstalledModel) -> dict[str, Any]:
         "parameters": summary.parameters,
         "quant": summary.quant,
         "context": summary.context,
+        **_further(header),
         "vision": summary.vision,
         "audio": summary.audio,
         "licence": summary.licence,

@@ -29,12 +29,11 @@ from ..types.request import Sampling, recommended_sampling
 if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
     from ..media.limits import MediaLimits
-    from ..output.constraints import AnswerConstraints
-    from ..output.reasoning import ReasoningTags
-    from ..output.tool_formats.tool_format import ToolFormat
     from ..prompt.builder import PromptBuilder
     from ..prompt.completion import CompletionPrompts
-    from ..prompt.template import ChatTemplate
+    from ..prompt.media_parts import MediaParts
+    from ..types.request import Request
+    from .chat_format import ChatFormat
 
 _TEXT_SIDE = ("galago.runtime.prompt.builder", "galago.runtime.output.constraints")
 _MEDIA = "galago.runtime.prompt.media_parts"
@@ -47,11 +46,10 @@ class Assembly:
     weights: Weights
     projector: Projector | None
     engine: Engine
-    prompts: PromptBuilder
+    chat_format: ChatFormat
+    tool_chat_format: ChatFormat | None
+    """That of the template for chats with tools, if the file has one besides the other."""
     completion_prompts: CompletionPrompts
-    constraints: AnswerConstraints
-    tool_format: ToolFormat
-    reasoning_tags: ReasoningTags | None
     adapter_scales: tuple[float, ...]
     context_length: int
     slots: int
@@ -77,6 +75,16 @@ class Assembly:
         """Ends running requests with an error on their streams, and frees everything."""
         while self._closers:
             self._closers.pop()()
+
+    def format_of(self, request: Request) -> ChatFormat:
+        """The chat format for a request: that for tools if the model is shown some, as transformers chooses."""
+        return (self.tool_chat_format if request.shown_tools else None) or self.chat_format
+
+    @property
+    def call_tokens(self) -> frozenset[int]:
+        """Control tokens that start a tool call."""
+        formats = (self.chat_format, self.tool_chat_format)
+        return frozenset[int]().union(*(one.constraints.call_tokens for one in formats if one))
 
     def _load(
         self,
@@ -105,25 +113,29 @@ class Assembly:
             self.engine = self._start_engine(config, slots, threads, adapters, draft_model, store)
             self._closers.append(self.engine.close)
             text_side.result()
-            self._closers.append(self.constraints.close)
 
     def _assemble_text_side(self, header: GGUFHeader, chosen_source: str | None, limits: MediaLimits | None) -> None:
         """Makes what renders prompts and constrains answers."""
-        from ..output.constraints import AnswerConstraints
-        from ..output.reasoning import tags_of
-        from ..output.tool_formats.detect import tool_format_of
         from ..prompt.completion import CompletionPrompts
-        from ..prompt.named_templates import chosen_template, usable_template
+        from ..prompt.named_templates import chosen_template, tool_template, usable_template
+        from .chat_format import chat_format
 
+        for_tools = None
         if chosen_source is not None:
             template = chosen_template(chosen_source, self.weights)
         else:
             template, warning = usable_template(header.chat_template, self.weights)
-            self.warnings += [] if warning is None else [warning]
-        self.tool_format, self.reasoning_tags = tool_format_of(template.source), tags_of(template.source)
-        self.constraints = AnswerConstraints(self.weights, self.tool_format, self.reasoning_tags)
-        self.prompts = prompt_builder(self.weights, self.projector, template, self.context_length, limits)
-        self.completion_prompts = CompletionPrompts(self.weights, self.prompts.control_texts, self.context_length)
+            for_tools, other_warning = tool_template(header.tool_use_template, self.weights)
+            self.warnings += [text for text in (warning, other_warning) if text is not None]
+        media, length = media_parts(self.projector, limits), self.context_length
+        self.chat_format = chat_format(self.weights, media, template, length)
+        self._closers.append(self.chat_format.constraints.close)
+        self.tool_chat_format = None
+        if for_tools is not None:
+            self.tool_chat_format = chat_format(self.weights, media, for_tools, length)
+            self._closers.append(self.tool_chat_format.constraints.close)
+        control_texts = self.chat_format.prompts.control_texts
+        self.completion_prompts = CompletionPrompts(self.weights, control_texts, length)
 
     def _start_engine(
         self,
@@ -237,26 +249,28 @@ def _close_renderers() -> None:
 def prompt_builder(
     weights: Weights,
     projector: Projector | None,
-    template: ChatTemplate | str | None,
+    source: str | None,
     context_length: int,
-    limits: MediaLimits | None = None,
 ) -> PromptBuilder:
-    """Makes the prompt builder of a model. `template` may be the one of its file, which may be missing or unusable."""
+    """Makes the prompt builder of a model. `source` is the template of its file, which may be missing or unusable."""
     from ..output.reasoning import tags_of
     from ..output.tool_formats.detect import tool_format_of
     from ..prompt.builder import PromptBuilder
     from ..prompt.named_templates import usable_template
     from ..prompt.template_traits import TemplateTraits
 
-    if template is None or isinstance(template, str):
-        template, _ = usable_template(template, weights)
-    media = None
-    if projector is not None:
-        from ..prompt.media_parts import MediaParts
-
-        media = MediaParts(projector, limits)
+    template, _ = usable_template(source, weights)
     traits = TemplateTraits(template, tool_format_of(template.source))
-    return PromptBuilder(weights, traits, media, context_length, tags_of(template.source))
+    return PromptBuilder(weights, traits, media_parts(projector), context_length, tags_of(template.source))
+
+
+def media_parts(projector: Projector | None, limits: MediaLimits | None = None) -> MediaParts | None:
+    """What decodes the media in messages; `None` for a model without a projector."""
+    if projector is None:
+        return None
+    from ..prompt.media_parts import MediaParts
+
+    return MediaParts(projector, limits)
 
 
 def context_length(config: ModelConfig, weights: Weights) -> int:

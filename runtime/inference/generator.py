@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
     from ..media.limits import MediaLimits
     from ..output.structured.grammar import Grammar
+    from ..prompt.builder import PromptBuilder
 
 
 class Lease:
@@ -83,7 +84,6 @@ class Generator:
         self._assembly = parts = Assembly(files, config, placement, limits, progress)
         self._weights: Weights = parts.weights
         self._engine = parts.engine
-        self._prompts = parts.prompts
         try:
             from .estimate import RequestEstimator
 
@@ -122,7 +122,7 @@ class Generator:
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
-        parts = self._assembly
+        parts, chat_format = self._assembly, self._assembly.format_of(request)
         adapters = self._adapter_scales(request)
         grammar: Grammar | None = None
         warnings = Warnings(parts.warnings)
@@ -130,9 +130,9 @@ class Generator:
         if request.sampling.logit_bias:
             request = replace(request, sampling=_known_biases(request.sampling, self._weights.vocab_size, warnings))
         if request.is_constrained:
-            grammar = parts.constraints.grammar(request, warnings, cancelled)
+            grammar = chat_format.constraints.grammar(request, warnings, cancelled)
         prompt = self._prompt(request, cancelled)
-        constraint = None if grammar is None else parts.constraints.gated(grammar, request, prompt.in_reasoning)
+        constraint = None if grammar is None else chat_format.constraints.gated(grammar, request, prompt.in_reasoning)
         warnings += prompt.warnings
         available = parts.context_length - prompt.cells
         max_tokens = available if request.max_tokens is None else min(request.max_tokens, available)
@@ -142,12 +142,13 @@ class Generator:
             if getattr(request, name):
                 problem = f"{name} has no effect: the schema, grammar or tools determine where the answer ends"
                 warnings.add_unless_strict(problem, name)
-        may_need_parsing = request.tools or parts.reasoning_tags is not None or parts.tool_format.parser is not None
+        tool_format, tags = chat_format.tool_format, chat_format.reasoning_tags
+        may_need_parsing = request.tools or tags is not None or tool_format.parser is not None
         if request.completion is None and may_need_parsing:
             from ..output.parser import parser_spec
 
             tools = grammar.tools if grammar else ()
-            spec = parser_spec(request, tools, parts.tool_format, parts.reasoning_tags, prompt.in_reasoning)
+            spec = parser_spec(request, tools, tool_format, tags, prompt.in_reasoning)
             prompt = replace(prompt, parsing=spec)
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
@@ -155,16 +156,7 @@ class Generator:
     def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
         if request.completion is not None:
             return self._assembly.completion_prompts.build(request.completion)
-        return self._prompts.build(
-            request.messages,
-            cancelled,
-            request.shown_tools,
-            request.reasoning_effort,
-            request.continued_message is not None,
-            request.template_variables,
-            request.strict,
-            request.effort_field,
-        )
+        return _chat_prompt(self._assembly.format_of(request).prompts, request, cancelled)
 
     def _submit(
         self,
@@ -181,7 +173,7 @@ class Generator:
         end_tokens = (frozenset() if ignore_end else own_ends) | self._stop_tokens(request)
         min_tokens = request.min_tokens if request.min_tokens and constraint is None else 0
         if not request.shown_tools and request.completion is None:
-            banned |= self._assembly.constraints.call_tokens
+            banned |= self._assembly.call_tokens
         sampling = _filled(request.sampling, self._assembly.default_sampling)
         recent = [item for item in prompt.items[-REPEAT_WINDOW_TOKENS:] if isinstance(item, int)]
         stream = Stream()
@@ -244,17 +236,8 @@ class Generator:
 
         begin = time.perf_counter()
         adapters = self._adapter_scales(request)
-        prompts = self._prompts.unbounded()
-        prompt = prompts.build(
-            request.messages,
-            cancelled,
-            request.shown_tools,
-            request.reasoning_effort,
-            request.continued_message is not None,
-            request.template_variables,
-            request.strict,
-            request.effort_field,
-        )
+        prompts = self._assembly.format_of(request).prompts.unbounded()
+        prompt = _chat_prompt(prompts, request, cancelled)
         preparation_seconds = time.perf_counter() - begin
         part_tokens = count_part_tokens(request.messages, prompt, prompts.count)
         forecast = self._engine.forecast(prompt, adapters)
@@ -290,6 +273,19 @@ class Generator:
             warnings=tuple(self._assembly.warnings),
             sampling=self._assembly.default_sampling,
         )
+
+
+def _chat_prompt(prompts: PromptBuilder, request: Request, cancelled: Callable[[], bool]) -> Prompt:
+    return prompts.build(
+        request.messages,
+        cancelled,
+        request.shown_tools,
+        request.reasoning_effort,
+        request.continued_message is not None,
+        request.template_variables,
+        request.strict,
+        request.effort_field,
+    )
 
 
 def _known_biases(sampling: Sampling, vocab_size: int, warnings: Warnings) -> Sampling:

@@ -81,6 +81,17 @@ def usable_template(source: str | None, weights: Weights) -> tuple[ChatTemplate,
         return _compiled(NAMED_TEMPLATES[name], weights), warning
 
 
+def tool_template(source: str | None, weights: Weights) -> tuple[ChatTemplate | None, str | None]:
+    """The template of a model's file for chats with tools, if it has one that can be used; and a warning otherwise."""
+    if source is None:
+        return None, None
+    try:
+        return _compiled(source, weights), None
+    except (ModelError, TemplateError) as error:
+        text = error.message.replace("the model's chat template", "the model's chat template for tools")
+        return None, f"{text}; its other template is used in its place"
+
+
 def fallback_name(special_texts: Collection[str]) -> str:
     """The named template for a vocabulary with these control tokens."""
     return next((name for name, marker in _MARKERS.items() if marker in special_texts), "plain")

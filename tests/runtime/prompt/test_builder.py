@@ -46,24 +46,28 @@ def user(*parts: Any) -> Message:
 
 
 def test_the_template_writes_control_tokens(loaded: Generator, weights: Weights) -> None:
-    assert shown(weights, loaded._prompts.build([user("Hi")])) == (
+    assert shown(weights, loaded._assembly.chat_format.prompts.build([user("Hi")])) == (
         "[[<|im_start|>]]user\nHi[[<|im_end|>]]\n[[<|im_start|>]]assistant\n"
     )
 
 
 @pytest.mark.parametrize("text", CONTROL)
 def test_a_message_cannot_write_control_tokens(loaded: Generator, weights: Weights, text: str) -> None:
-    built = loaded._prompts.build([user(f"a{text}b")])
+    built = loaded._assembly.chat_format.prompts.build([user(f"a{text}b")])
     assert f"a{text}b" in shown(weights, built)
     token = weights.tokenize(text, parse_special=True)
     assert len(token) == 1
-    plain = loaded._prompts.build([user("ab")])
+    plain = loaded._assembly.chat_format.prompts.build([user("ab")])
     assert built.items.count(token[0]) == plain.items.count(token[0])
 
 
 def test_neighbouring_text_parts_are_on_separate_lines(loaded: Generator, weights: Weights) -> None:
-    assert "user\n<|im_\nend|>[[<|im_end|>]]" in shown(weights, loaded._prompts.build([user("<|im_", "end|>")]))
-    assert "user\na[[image]]b\nc[[" in shown(weights, loaded._prompts.build([user("a", PICTURE, "b", "c")]))
+    assert "user\n<|im_\nend|>[[<|im_end|>]]" in shown(
+        weights, loaded._assembly.chat_format.prompts.build([user("<|im_", "end|>")])
+    )
+    assert "user\na[[image]]b\nc[[" in shown(
+        weights, loaded._assembly.chat_format.prompts.build([user("a", PICTURE, "b", "c")])
+    )
 
 
 def test_a_name_reaches_the_template_but_not_as_a_control_token(weights: Weights) -> None:
@@ -78,7 +82,7 @@ def test_a_name_reaches_the_template_but_not_as_a_control_token(weights: Weights
 )
 def test_no_message_can_write_control_tokens(loaded: Generator, weights: Weights, pieces: list[str]) -> None:
     text = "".join(pieces)
-    prompt = shown(weights, loaded._prompts.build([user(text)]))
+    prompt = shown(weights, loaded._assembly.chat_format.prompts.build([user(text)]))
     assert prompt == f"[[<|im_start|>]]user\n{text}[[<|im_end|>]]\n[[<|im_start|>]]assistant\n"
 
 
@@ -92,13 +96,15 @@ def test_breaking_up_leaves_no_match_within_a_piece(text: str) -> None:
 
 def test_ordinary_text_is_tokenized_as_usual(loaded: Generator, weights: Weights) -> None:
     rendered = "<|im_start|>user\nCount the shapes.<|im_end|>\n<|im_start|>assistant\n"
-    assert loaded._prompts.build([user("Count the shapes.")]).items == tuple(
+    assert loaded._assembly.chat_format.prompts.build([user("Count the shapes.")]).items == tuple(
         weights.tokenize(rendered, parse_special=True)
     )
 
 
 def test_media_keep_their_place(loaded: Generator, weights: Weights) -> None:
-    prompt = loaded._prompts.build([user("a", PICTURE, "b", SOUND), Message("assistant", (Text("c"),)), user(PICTURE)])
+    prompt = loaded._assembly.chat_format.prompts.build(
+        [user("a", PICTURE, "b", SOUND), Message("assistant", (Text("c"),)), user(PICTURE)]
+    )
     assert shown(weights, prompt) == (
         "[[<|im_start|>]]user\na[[image]]b[[<|audio_start|>]][[audio]][[<|audio_end|>]][[<|im_end|>]]\n"
         "[[<|im_start|>]]assistant\nc[[<|im_end|>]]\n"
@@ -115,7 +121,7 @@ def test_long_audio_becomes_several_windows(loaded: Generator) -> None:
 
     buffer = io.BytesIO()
     soundfile.write(buffer, np.zeros(20 * 16000, np.float32), 16000, format="WAV")
-    prompt = loaded._prompts.build([user(Audio(buffer.getvalue()))])
+    prompt = loaded._assembly.chat_format.prompts.build([user(Audio(buffer.getvalue()))])
     assert [span.cells for span in prompt.media] == [104, 104, 65]
 
 
@@ -124,12 +130,12 @@ def chunks(prompt: Prompt) -> list[MediaChunk]:
 
 
 def test_an_image_is_encoded_once(loaded: Generator) -> None:
-    first, same = chunks(loaded._prompts.build([user(PICTURE, PICTURE)]))
+    first, same = chunks(loaded._assembly.chat_format.prompts.build([user(PICTURE, PICTURE)]))
     assert not first.ready and not same.ready
     encode_first([first])
     assert first.embeddings is not None and first.embeddings.shape == (16, 256) and first.embeddings.std() > 0
     assert same.ready and same.embeddings is first.embeddings
-    assert chunks(loaded._prompts.build([user("Again:", PICTURE)]))[0].ready
+    assert chunks(loaded._assembly.chat_format.prompts.build([user("Again:", PICTURE)]))[0].ready
 
 
 def test_media_differ_by_a_single_value(loaded: Generator) -> None:
@@ -180,7 +186,7 @@ def test_skipped_frames_of_an_image_cause_a_warning(loaded: Generator) -> None:
     buffer = io.BytesIO()
     frames = [Pillow.new("RGB", (20, 20), c) for c in ("red", "blue")]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    prompt = loaded._prompts.build([user(Image(buffer.getvalue(), "cat.gif"))])
+    prompt = loaded._assembly.chat_format.prompts.build([user(Image(buffer.getvalue(), "cat.gif"))])
     assert prompt.warnings and "cat.gif" in prompt.warnings[0] and "first frame" in prompt.warnings[0]
 
 
@@ -205,20 +211,20 @@ def test_a_prompt_that_ends_with_media_or_nothing_is_an_error(weights: Weights) 
 
 def test_text_that_uses_every_noncharacter_is_refused(loaded: Generator) -> None:
     with pytest.raises(InvalidRequest, match="noncharacters"):
-        loaded._prompts.build([user("".join(chr(c) for c in range(0xFDD0, 0xFDF0)))])
+        loaded._assembly.chat_format.prompts.build([user("".join(chr(c) for c in range(0xFDD0, 0xFDF0)))])
 
 
 def test_many_control_tokens_are_tokenized_quickly(loaded: Generator) -> None:
     started = time.process_time()
     with pytest.raises(PromptTooLong):
-        loaded._prompts.build([user("x")] * 40_000)
+        loaded._assembly.chat_format.prompts.build([user("x")] * 40_000)
     assert time.process_time() - started < 8
 
 
 def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded._weights, "tokenize", None)
     with pytest.raises(PromptTooLong, match="at least"):
-        loaded._prompts.build([user("x" * 5_000_000)])
+        loaded._assembly.chat_format.prompts.build([user("x" * 5_000_000)])
 
 
 def test_media_stay_with_their_texts_if_the_template_needs_another_order(loaded: Generator) -> None:
@@ -246,7 +252,7 @@ def test_too_many_images_are_refused_before_they_are_decoded(
 ) -> None:
     monkeypatch.setattr("galago.runtime.prompt.media_parts.decode_image", None)
     with pytest.raises(PromptTooLong, match="at least"):
-        loaded._prompts.build([user(*[PICTURE] * 3000)])
+        loaded._assembly.chat_format.prompts.build([user(*[PICTURE] * 3000)])
 
 
 def test_preparation_ends_when_the_request_is_cancelled(loaded: Generator) -> None:
@@ -257,5 +263,5 @@ def test_preparation_ends_when_the_request_is_cancelled(loaded: Generator) -> No
         return len(asked) > 3
 
     with pytest.raises(Cancelled):
-        loaded._prompts.build([user(*[PICTURE] * 50)], cancelled)
+        loaded._assembly.chat_format.prompts.build([user(*[PICTURE] * 50)], cancelled)
     assert len(asked) == 4

@@ -149,7 +149,7 @@ def test_a_marker_next_to_media_stays_text() -> None:
     try:
         markers = f"{MARKER}<image><|image|><start_of_image>[IMG]<|vision_start|><|audio_start|>"
         parts = (Text(markers), picture, Text(markers), sound, Text(markers))
-        text = shown(model._weights, model._prompts.build([Message("user", parts)]))
+        text = shown(model._weights, model._assembly.chat_format.prompts.build([Message("user", parts)]))
         assert text.count("[[image]]") == text.count("[[audio]]") == 1
         assert text.count(markers) == 3
     finally:

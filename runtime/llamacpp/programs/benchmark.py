@@ -30,6 +30,9 @@ STREAMED_BYTES = 96 << 20
 FEW_ROWS = 24
 """A step with several tokens, but fewer than a tile."""
 
+_MAX_SECONDS = 1.0
+"""Of one measurement: a slow or busy machine repeats its steps less often."""
+
 _CONTEXT_TOKENS = 2048
 _HEAD_SIZE = 64
 _HEADS_PER_KV_HEAD = 4  # as in Llama 3.2
@@ -155,16 +158,16 @@ class Bench(AbstractContextManager["Bench"]):
             self._length += rows
 
     def one_row(self) -> float:
-        """Returns the seconds of a step of one token: the median of many, after a warm-up."""
-        return statistics.median([self._compute(1) for _ in range(28)][4:])
+        """Returns the seconds of a step of one token: the median of up to 24, after a warm-up."""
+        return statistics.median(self._repeat(1, 24, warm_up=4))
 
     def many_rows(self) -> float:
-        """Returns the seconds of a step of `BATCH` tokens: the shortest of four, after a warm-up."""
-        return min([self._compute(BATCH) for _ in range(5)][1:])
+        """Returns the seconds of a step of `BATCH` tokens: the shortest of up to four, after a warm-up."""
+        return min(self._repeat(BATCH, 4, warm_up=1))
 
     def few_rows(self) -> float:
-        """Returns the seconds of a step of `FEW_ROWS` tokens: the median of nine."""
-        return statistics.median([self._compute(FEW_ROWS) for _ in range(9)])
+        """Returns the seconds of a step of `FEW_ROWS` tokens: the median of up to nine."""
+        return statistics.median(self._repeat(FEW_ROWS, 9))
 
     def save(self) -> float:
         """Returns the seconds to save a byte of the sequence's state, in memory that was not used before."""
@@ -174,6 +177,13 @@ class Bench(AbstractContextManager["Bench"]):
             saved.append(self._context.save(0))
             seconds.append(time.perf_counter() - begin)
         return statistics.median(seconds) / len(saved[0])
+
+    def _repeat(self, rows: int, times: int, warm_up: int = 0) -> list[float]:
+        """Returns the seconds of up to `times` equal steps, of at least one."""
+        end, seconds = time.perf_counter() + _MAX_SECONDS, []
+        while len(seconds) < warm_up + times and (len(seconds) <= warm_up or time.perf_counter() < end):
+            seconds.append(self._compute(rows))
+        return seconds[warm_up:]
 
     def _compute(self, rows: int) -> float:
         begin = time.perf_counter()

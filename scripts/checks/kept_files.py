@@ -158,11 +158,12 @@ class Outcome:
 
 
 def run(kind: str, folder: Path, seconds: float, writes: int) -> Outcome:
-    """Lets all processes work until the time is up or each writer has made its `writes`."""
+    """Lets all processes work until the time is up or each writer has made its `writes`. They begin together."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "checks.kept_files", "--work", kind, str(folder), str(seconds), str(writes)]
     roles = [*range(WRITERS), *[-1] * READERS]
-    children = [subprocess.Popen([*command, str(role)], stdout=subprocess.PIPE, text=True) for role in roles]
+    children = [_started([*command, str(role)]) for role in roles]
+    _begin(children)
     results: list[Any] = [json.loads(child.communicate()[0] or "null") for child in children[:WRITERS]]
     (folder / _STOP).touch()
     results += [json.loads(child.communicate()[0] or "null") for child in children[WRITERS:]]
@@ -174,15 +175,32 @@ def run(kind: str, folder: Path, seconds: float, writes: int) -> Outcome:
     return Outcome(sum(counts[:WRITERS]), sum(counts[WRITERS:]), lost, wrong, left)
 
 
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _begin(children: list[subprocess.Popen[str]]) -> None:
+    """Waits until each child is ready, so that no writer is done before a reader has started."""
+    for child in children:
+        assert child.stdout
+        child.stdout.readline()
+    for child in children:
+        assert child.stdin
+        child.stdin.write("begin\n")
+        child.stdin.flush()
+
+
 def _work(kind: str, folder: Path, seconds: float, writes: int, role: int) -> None:
     count, wrong = 0, list[str]()
+    print("ready", flush=True)
+    sys.stdin.readline()
     deadline = time.monotonic() + seconds
     if role >= 0:
         while count < writes and time.monotonic() < deadline:
             KINDS[kind].write(folder, role, count)
             count += 1
     else:
-        while not (folder / _STOP).exists():
+        while not count or not (folder / _STOP).exists():
             try:
                 text = KINDS[kind].read(folder)
             except (OSError, GalagoError, ValueError) as error:

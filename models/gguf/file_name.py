@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 _QUANT = re.compile(
-    r"(?:^|(?<=[-._/ ]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|fp?16|fp?32|mxfp4(?:_moe)?|nvfp4)"
-    r"(?=$|[-._ ])"
+    r"(?:^|(?<=[-._/ ]))(?:ud-)?(?:i?q\d(?:_(?:\d|k|nl|x*[sl]|m))*|tq\d_\d|bf16|fp?16|fp?32|int[48]"
+    r"|mxfp4(?:_moe)?|nvfp4)(?=$|[-._ ])"
 )
 _SYNONYMS = {"fp16": "f16", "fp32": "f32"}
 _PIECE = re.compile(
@@ -67,8 +67,12 @@ def without_quant(stem: str) -> str:
 
 
 def usual_quant(quant: str) -> str:
-    """Returns a quantization in lower case and its usual form, such as f16 for FP16."""
-    return _SYNONYMS.get(quant.lower(), quant.lower())
+    """Returns a quantization in lower case and its usual form, such as f16 for FP16.
+
+    i1- says only that an importance matrix was used.
+    """
+    quant = quant.lower().removeprefix("i1-")
+    return _SYNONYMS.get(quant, quant)
 
 
 @dataclass(frozen=True, slots=True)

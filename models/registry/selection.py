@@ -16,8 +16,8 @@ from ..gguf.file_name import describe_missing, is_gguf, part_name, pieces, quant
 from ..gguf.kind import DESCRIPTIONS, GGUFKind, kinds_by_name
 
 PREFERRED_QUANTS = (
-    "q4_k_m", "q4_k_xl", "q4_k_l", "q4_0", "q4_k_s", "q4_k", "q4_1", "q4", "iq4_xs", "iq4_nl", "mxfp4_moe", "mxfp4",
-    "q5_k_m", "q5_k_s", "q5_0", "q8_0", "q6_k", "q3_k_m", "f16", "bf16", "f32",
+    "q4_k_m", "q4_k_xl", "q4_k_l", "q4_0", "q4_k_s", "q4_k", "q4_1", "q4", "int4", "iq4_xs", "iq4_nl",
+    "mxfp4_moe", "mxfp4", "q5_k_m", "q5_k_s", "q5_0", "q8_0", "q6_k", "q3_k_m", "f16", "bf16", "f32",
 )  # fmt: skip
 """Quantizations by preference, if neither the user nor the catalog names one."""
 

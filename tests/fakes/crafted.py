@@ -47,6 +47,10 @@ class Model:
     """Bytes of data that are left out at the end, if any."""
 
     def write(self, path: Path) -> Path:
+        path.write_bytes(self.to_bytes())
+        return path
+
+    def to_bytes(self) -> bytes:
         out = [b"GGUF", struct.pack("<IQQ", 3, len(self.tensors), len(self.keys) + len(self.raw))]
         out += [_text(name) + value.packed() for name, value in self.keys.items()]
         out += [_text(name) + value for name, value in self.raw.items()]
@@ -54,8 +58,7 @@ class Model:
             shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
             out.append(_text(name) + shape + struct.pack("<IQ", tensor.kind, tensor.offset))
         head = b"".join(out)
-        path.write_bytes(head + bytes(-len(head) % self.alignment) + self.data[: self.end])
-        return path
+        return head + bytes(-len(head) % self.alignment) + self.data[: self.end]
 
     def having(self, **changes: Any) -> Model:
         return replace(self, **changes)

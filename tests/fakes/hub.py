@@ -18,9 +18,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-PAGE = 2
-"""Files per page of a tree: few, so that every listing has several pages."""
-
 
 @dataclass
 class Fault:
@@ -61,6 +58,7 @@ class Repo:
 class LocalHub:
     """The server and its repositories.
 
+    `page_files` is the number of files on a page of a tree: few, so that every listing has several pages.
     `refusals` has the status and headers of the answer to requests with an Authorization header, or without (None).
     `redirects` has the addresses that paths lead to, `bodies` headers and content to send for them instead of the right
     ones. `log` has (method, path, first byte requested) of every request. `sent` counts the bytes sent by digest,
@@ -71,6 +69,7 @@ class LocalHub:
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
+        self.page_files = 2
         self.faults: dict[str, Fault] = {}
         self.api_faults: list[Fault] = []
         self.refusals: dict[str | None, tuple[int, dict[str, str]]] = {}
@@ -205,10 +204,12 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
                 return
             start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
             files = sorted(repo.commits[commit].items())
-            rows = [self._row(repo, *item) for item in files[start : start + PAGE]]
+            rows = [self._row(repo, *item) for item in files[start : start + hub.page_files]]
             more = {}
-            if start + PAGE < len(files):
-                next_page = f"{hub.url}/api/models/{name}/tree/{revision}?recursive=true&cursor={start + PAGE}"
+            if start + hub.page_files < len(files):
+                next_page = (
+                    f"{hub.url}/api/models/{name}/tree/{revision}?recursive=true&cursor={start + hub.page_files}"
+                )
                 more["Link"] = f'<{next_page}>; rel="next"'
             self._answer(200, rows, more)
 

@@ -33,6 +33,38 @@ def test_parts_are_complete_and_in_order() -> None:
         selection.select_files(parts[:2])
 
 
+PARTS = "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"
+COPIES: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
+    "one file and parts": (["m-Q8_0.gguf", *PARTS], "Q8_0", ("m-Q8_0.gguf",)),
+    "one file and parts, by name": (["m-Q8_0.gguf", *PARTS], "m-q8_0", ("m-Q8_0.gguf",)),
+    "the parts, by the name of one": (["m-Q8_0.gguf", *PARTS], "m-Q8_0-00002-of-00002", PARTS),
+    "the second part": ([*PARTS], "m-Q8_0-00002-of-00002", PARTS),
+    "above and in a folder": (["Q8_0/m-Q8_0.gguf", "m-Q8_0.gguf"], "", ("m-Q8_0.gguf",)),
+    "in a folder, by its path": (["Q8_0/m-Q8_0.gguf", "m-Q8_0.gguf"], "q8_0/m-q8_0", ("Q8_0/m-Q8_0.gguf",)),
+    "parts above, one file in a folder": (["x/m-Q8_0.gguf", *PARTS], "q8_0", PARTS),
+    "by the folder": (["it/m-Q8_0.gguf", "it/m-Q4_0.gguf", "pt/m-Q4_0.gguf"], "it", ("it/m-Q4_0.gguf",)),
+    "by a folder and a name": (["it/m-Q4_0.gguf", "pt/m-Q4_0.gguf"], "pt/m-q4_0", ("pt/m-Q4_0.gguf",)),
+    "the tag of an importance matrix": (["m.i1-Q4_K_S.gguf", "m.i1-Q2_K.gguf"], "i1-Q2_K", ("m.i1-Q2_K.gguf",)),
+    "4 bits before 16": (["m-fp16.gguf", "m-q4.gguf"], "", ("m-q4.gguf",)),
+    "a name that other programs write": (["m-int4.gguf", "m-f16.gguf"], "", ("m-int4.gguf",)),
+}
+
+
+@pytest.mark.parametrize("case", COPIES)
+def test_one_of_several_copies_is_taken(case: str) -> None:
+    names, asked, parts = COPIES[case]
+    assert selection.select_files(names, asked).weights.parts == parts
+    assert selection.select_files(names[::-1], asked).weights.parts == parts
+
+
+@pytest.mark.parametrize("names", [["a/m-Q8_0.gguf", "b/m-Q8_0.gguf"], ["a/m-Q8_0.gguf", "b/n-Q8_0.gguf"]])
+def test_copies_in_different_folders_are_told_apart_by_names_that_work(names: list[str]) -> None:
+    with pytest.raises(NotFound, match="name one of them instead: ") as raised:
+        selection.select_files(names)
+    choices = raised.value.message.partition("instead: ")[2].split(", ")
+    assert [selection.select_files(names, choice).weights.parts for choice in choices] == [(name,) for name in names]
+
+
 FILES = st.from_regex(r"[a-z/-]{0,5}(Q\d_0|f16)?(-0000\d-of-0000\d)?\.gguf")
 
 

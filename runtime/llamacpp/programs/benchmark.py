@@ -180,7 +180,8 @@ class Bench(AbstractContextManager["Bench"]):
 
     def _repeat(self, rows: int, times: int, warm_up: int = 0) -> list[float]:
         """Returns the seconds of up to `times` equal steps, of at least one."""
-        end, seconds = time.perf_counter() + _MAX_SECONDS, []
+        seconds: list[float] = []
+        end = time.perf_counter() + _MAX_SECONDS
         while len(seconds) < warm_up + times and (len(seconds) <= warm_up or time.perf_counter() < end):
             seconds.append(self._compute(rows))
         return seconds[warm_up:]

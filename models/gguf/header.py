@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ _ENCODERS = frozenset(
 
 END_TOKENS_KEY = "galago.end_token_ids"
 """Ids of tokens that end an answer, separated by spaces, in files with more of them than llama.cpp has keys for."""
+_COMMIT = re.compile(r"(?i)[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"/models--[^/]+--([^/]+)/snapshots/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,16 @@ class GGUFHeader:
 
     @property
     def name(self) -> str:
-        """The model's name from the metadata, or else the file name without its extension."""
-        return self._text("general.name") or self.path.stem
+        """The model's name from the metadata, or else the file name without its extension.
+
+        Converters write a commit id as the name if they are given a folder of the Hub's cache. Instead of one, this is
+        the name of the repository, if the file is in the cache.
+        """
+        name = self._text("general.name")
+        if name is None or not _COMMIT.fullmatch(name):
+            return name or self.path.stem
+        repository = _REPOSITORY.search(self.path.as_posix())
+        return repository[1] if repository else self.path.stem
 
     @property
     def is_projector(self) -> bool:

@@ -72,8 +72,11 @@ def _add_place(place: Path, discovery: Discovery) -> None:
     elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
         _add_ollama(place, discovery)
     else:
-        for folder in _folders(place):
-            _add_folder(folder, place, discovery)
+        unpaired = [path for folder in _folders(place) for path in _add_folder(folder, place, discovery)]
+        taken = {model.projector for model in discovery.models}
+        for path in unpaired:
+            if path not in taken:
+                discovery.left_out.append(f"{path.name} is a projector, and its model is not in {path.parent}")
 
 
 def _add_file(path: Path, discovery: Discovery) -> None:
@@ -93,7 +96,8 @@ def _add_file(path: Path, discovery: Discovery) -> None:
     discovery.models += [folder.model(group, path.parent) for group in selection.weight_sets(names, kinds=kinds)]
 
 
-def _add_folder(path: Path, top: Path, discovery: Discovery) -> None:
+def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
+    """Adds the models in a folder itself. Returns the projectors in it if it has no models."""
     folder = _GGUFFolder.read(path, top)
     discovery.left_out += [error.message for error in folder.problems.values()]
     usable = [name for name in folder.names if name not in folder.problems]
@@ -105,9 +109,7 @@ def _add_folder(path: Path, top: Path, discovery: Discovery) -> None:
     discovery.left_out += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
     groups = selection.weight_sets(usable, kinds=folder.kinds)
     discovery.models += [folder.model(group, top) for group in groups]
-    if not groups:
-        projectors = [name for name, kind in folder.kinds.items() if kind == "projector"]
-        discovery.left_out += [f"{name} is a projector, and its model is not in {path}" for name in projectors]
+    return [] if groups else [path / name for name, kind in folder.kinds.items() if kind == "projector"]
 
 
 @dataclass

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NotFound
 from ..fingerprint import fingerprint
 from ..gguf.reader import read_header
 from ..hub.cache import write_error
@@ -19,7 +19,7 @@ from ..json_file import JsonFile
 from ..log import log_once
 from ..paths import data_folder
 from . import catalog, pairing
-from .name import BUILTIN
+from .name import BUILTIN, ModelRef, parse_ref
 
 _MAX_NAMES = 100_000
 
@@ -47,14 +47,32 @@ class ImportedModel:
     def paths(self) -> tuple[Path, ...]:
         return (*self.weights, *([self.projector] if self.projector else ()))
 
+    def is_published_as(self, ref: ModelRef) -> bool:
+        """Whether the other program or the Hub has this model under a name, which may leave out tag and commit."""
+        try:
+            own = parse_ref(self.published_as)
+        except NotFound:
+            return False
+        return (
+            (own.kind, own.name.lower()) == (ref.kind, ref.name.lower())
+            and ref.quant in ("", own.quant, self.quant)
+            and own.revision.startswith(ref.revision)
+        )
+
+    def is_same_as(self, other: ImportedModel) -> bool:
+        """Whether this is the same model: the same files, under the same name if both have one."""
+        names = {self.published_as, other.published_as} - {""}
+        return self.weights == other.weights and len(names) < 2
+
 
 def add(models: Sequence[ImportedModel]) -> list[ImportedModel]:
     """Imports models after checking their headers. Returns those that were not imported already.
 
     Raises `ModelError` for a file that is not a usable model.
     """
-    listed = {model.weights for model in read_list()}
-    checked = [_with_fingerprints(model) for model in models if model.weights not in listed]
+    listed = read_list()
+    new = [model for model in models if not any(model.is_same_as(known) for known in listed)]
+    checked = [_with_fingerprints(model) for model in new]
     reserved = {entry.name for entry in catalog.entries()} | {BUILTIN}
     if not checked:
         return []
@@ -79,13 +97,13 @@ def _with_free_names(
     models: Sequence[ImportedModel], known: Sequence[ImportedModel], reserved: Collection[str]
 ) -> Iterator[ImportedModel]:
     """Yields the models that are not in the list yet, under names that are not taken."""
+    listed = [*known]
     taken = {model.name for model in known} | {*reserved}
-    listed = {model.weights for model in known}
     for model in models:
-        if model.weights not in listed:
+        if not any(model.is_same_as(other) for other in listed):
             name = next(name for name in _name_candidates(model.name) if name not in taken)
             taken.add(name)
-            listed.add(model.weights)
+            listed.append(model)
             yield replace(model, name=name)
 
 

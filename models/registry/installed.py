@@ -22,6 +22,7 @@ from ..hub.download import file_digest
 from ..hub.source import find_source
 from . import catalog, imported, pairing, selection
 from .name import ModelRef, parse_ref
+from .receipt import Receipt, conversion_receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class InstalledModel:
     """A model on this machine.
 
     `weights` are its parts in order. `origin` is "hub", "galago" (built in), "loaded", or the folder that a model was
-    imported from. Only models from the Hub have a `repository`, a `commit`, and `names`, those of their files in it.
+    imported from. Only models from the Hub have a `repository`, a `commit`, and `names`, those of their files in it,
+    and only imported models have a `receipt`.
     """
 
     ref: ModelRef
@@ -39,6 +41,7 @@ class InstalledModel:
     repository: str = ""
     commit: str = ""
     names: tuple[str, ...] = ()
+    receipt: Receipt | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -52,7 +55,10 @@ class InstalledModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What the headers of an installed model say. `context` is in tokens, and None if they do not say."""
+    """What the headers of an installed model say.
+
+    `context` is in tokens, and None if they do not say. `conversion` is None if Galago did not convert the model.
+    """
 
     title: str
     architecture: str
@@ -63,6 +69,7 @@ class ModelSummary:
     audio: bool
     licence: str
     modified_at: int
+    conversion: Receipt | None
 
 
 def summarize(model: InstalledModel) -> ModelSummary:
@@ -86,6 +93,7 @@ def summarize(model: InstalledModel) -> ModelSummary:
         audio=projector is not None and projector.get("clip.has_audio_encoder") is True,
         licence=licence if isinstance(licence, str) else "",
         modified_at=modified_at,
+        conversion=conversion_receipt(first),
     )
 
 
@@ -94,16 +102,15 @@ def find(ref: ModelRef) -> InstalledModel:
 
     Raises `NotFound` with how to install it, or `ModelError` if no projector matches its weights.
     """
-    for entry in imported.read_list():
-        if ref.kind == "name" and entry.name == ref.name and not ref.revision and ref.quant in ("", entry.quant):
-            missing = [path for path in entry.paths if not path.is_file()]
-            if missing:
-                raise NotFound(
-                    f"{entry.name} was imported, but its file {missing[0]} no longer exists. Remove it from the list "
-                    f"with: galago rm {entry.name}",
-                    "model",
-                )
-            return _from_import(entry)
+    if entry := _find_import(ref):
+        missing = [path for path in entry.paths if not path.is_file()]
+        if missing:
+            raise NotFound(
+                f"{entry.name} was imported, but its file {missing[0]} no longer exists. Remove it from the list "
+                f"with: galago rm {entry.name}",
+                "model",
+            )
+        return _from_import(entry)
     cache, commit, choice = _locate_in_cache(ref)
     source = find_source(ref)
     model = _from_cache(cache, ref, source.repository, commit, choice)
@@ -125,11 +132,37 @@ def exists(name: str) -> bool:
 
 def find_unchecked(ref: ModelRef) -> InstalledModel:
     """Finds an installed model to check or delete it: its files may be damaged or not match."""
-    entry = next((entry for entry in imported.read_list() if ref.kind == "name" and entry.name == ref.name), None)
-    if entry is not None:
+    if entry := _find_import(ref):
         return _from_import(entry)
     cache, commit, choice = _locate_in_cache(ref)
     return _from_cache_unchecked(cache, ref, find_source(ref).repository, commit, choice)
+
+
+def _find_import(ref: ModelRef) -> imported.ImportedModel | None:
+    """Finds an imported model by its name here, or by its name in the other program if the Hub's cache has none.
+
+    Raises `NotFound` if the name means several models there.
+    """
+    entries = imported.read_list()
+    for entry in entries:
+        if ref.kind == "name" and entry.name == ref.name and not ref.revision and ref.quant in ("", entry.quant):
+            return entry
+    alike = [entry for entry in entries if entry.is_published_as(ref)]
+    if not alike or _is_cached(ref):
+        return None
+    latest = [entry for entry in alike if entry.published_as.endswith(":latest")]
+    chosen = alike if ref.quant else latest or alike
+    if len({entry.weights for entry in chosen}) > 1:
+        names = ", ".join(entry.published_as for entry in chosen)
+        raise NotFound(f"{ref} stands for several imported models; name one of them: {names}", "model")
+    return chosen[0]
+
+
+def _is_cached(ref: ModelRef) -> bool:
+    try:
+        return bool(_locate_in_cache(ref))
+    except NotFound:
+        return False
 
 
 def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelection]:
@@ -266,4 +299,8 @@ def _snapshot_paths(cache: HubCache, repository: str, commit: str, names: tuple[
 
 
 def _from_import(entry: imported.ImportedModel) -> InstalledModel:
-    return InstalledModel(ModelRef("name", entry.name), entry.weights, entry.projector, entry.origin)
+    made_from = f"{entry.published_as} in {entry.origin}" if entry.published_as else entry.origin
+    receipt = Receipt(made_from, entry.left_out, entry.version)
+    return InstalledModel(
+        ModelRef("name", entry.name), entry.weights, entry.projector, entry.origin, receipt=receipt
+    )  # fmt: skip

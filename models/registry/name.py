@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -55,10 +56,17 @@ class ModelRef:
         return replace(self, quant="", revision="")
 
 
+def is_builtin(model: str | Path) -> bool:
+    """Whether a name means the model that ships with Galago."""
+    return str(model).rstrip("/").lower() == BUILTIN
+
+
 def parse_ref(text: str) -> ModelRef:
     """Parses a model name. Raises `NotFound` for a text that cannot be one."""
-    if text == BUILTIN:
+    if is_builtin(text):
         return ModelRef("builtin", BUILTIN)
+    if _NAMED.fullmatch(text.rstrip("/")):
+        text = text.rstrip("/")
     if address := _ADDRESS.fullmatch(text):
         return _parse_address(text, address[1].lower(), address[2])
     if not text.startswith("hf:") and not _IN_REPOSITORY.fullmatch(text) and _PATH.fullmatch(text):

@@ -19,7 +19,7 @@ from ..gguf.header import GGUFHeader
 from ..gguf.kind import check_is_model
 from ..gguf.reader import read_header
 from . import installed, pairing
-from .name import BUILTIN, ModelRef, parse_ref
+from .name import BUILTIN, ModelRef, is_builtin, parse_ref
 
 MAX_ADAPTERS = 16
 
@@ -36,7 +36,7 @@ def resolve(
     `model` is a name as in `name.parse_ref`, `lora` are adapters as FILE[:SCALE], `draft` is a smaller model for
     speculative decoding. Raises `NotFound`, `ModelError` or `ConfigError` with what to do.
     """
-    trusted = str(model) == BUILTIN and projector is None and not lora
+    trusted = is_builtin(model) and projector is None and not lora
     model_id, weights, own_projector = _find(model)
     projector_path = Path(projector).expanduser() if projector else own_projector
     header = read_header(weights)
@@ -68,7 +68,7 @@ def refers_to(name: str, files: ModelFiles) -> bool:
 
 def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     """Returns a model's name in the API, its weights or the first part of them, and its projector."""
-    if str(model) == BUILTIN:
+    if is_builtin(model):
         return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
     path = Path(model).expanduser()
     if path.is_file():

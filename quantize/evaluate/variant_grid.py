@@ -10,7 +10,7 @@ from pathlib import Path
 from ...models.errors import ConfigError
 from ...models.fingerprint import fingerprint, pair_fingerprint
 from ...models.json_file import JsonFile
-from ...models.registry.name import BUILTIN
+from ...models.registry.name import is_builtin
 from ...models.registry.resolve import builtin_folder, resolve
 from ...models.regular_file import open_regular
 from ..progress import Progress, no_progress
@@ -71,7 +71,7 @@ def variant_grid(
     """
     own = resolve(model, mmproj)
     model_paths, projector_paths = [own.weights], [own.projector] if own.projector else []
-    if model == BUILTIN and (variants or projectors):
+    if is_builtin(model) and (variants or projectors):
         model_paths += [path for path in [builtin_folder() / "text-F16.gguf"] if path.exists()]
         projector_paths += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
     if projectors and not projector_paths:

@@ -12,7 +12,7 @@ from ...models.errors import ModelError
 from ...models.files import weight_parts
 from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
-from ...models.registry.name import BUILTIN
+from ...models.registry.name import is_builtin
 from ...models.registry.pairing import check_parts
 from ...models.registry.resolve import builtin_folder, resolve
 from ...models.regular_file import open_regular
@@ -60,7 +60,7 @@ class SourceModel:
 
 def open_source(model: str) -> SourceModel:
     """Opens a model by name or path; of the built-in model the F16 files. Raises `NotFound` or `ModelError`."""
-    if model == BUILTIN and (f16 := builtin_folder() / "text-F16.gguf").exists():
+    if is_builtin(model) and (f16 := builtin_folder() / "text-F16.gguf").exists():
         path = f16
     else:
         expanded = Path(model).expanduser()
@@ -82,7 +82,7 @@ def open_source(model: str) -> SourceModel:
 
 def projector_of(model: str) -> Path | None:
     """Returns the projector of a model given by name; of the built-in model the F16 one. A path has no projector."""
-    if model == BUILTIN and (f16 := builtin_folder() / "mmproj-F16.gguf").exists():
+    if is_builtin(model) and (f16 := builtin_folder() / "mmproj-F16.gguf").exists():
         return f16
     return None if Path(model).expanduser().is_file() else resolve(model).projector
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
     from ...models.registry.catalog import CatalogEntry
     from ...models.registry.installed import InstalledModel
+    from ...models.registry.receipt import Receipt
 
 
 _LABELS = {
@@ -63,13 +64,15 @@ def show(
 
 
 def _file(path: Path) -> dict[str, Any]:
+    from ...models.gguf.kind import header_kind
     from ...models.gguf.reader import read_header
     from ...models.registry import pairing
+    from ...models.registry.receipt import conversion_receipt
 
     header = read_header(path)
     return {
         "file": str(path),
-        "kind": "projector" if header.is_projector else "model",
+        "kind": header_kind(header),
         "title": header.name,
         "architecture": header.architecture,
         "parameters": header.parameters,
@@ -84,6 +87,7 @@ def _file(path: Path) -> dict[str, Any]:
         "licence": header.get("general.license"),
         "size": header.file_size,
         "gguf_version": header.version,
+        "conversion": _receipt(conversion_receipt(header)),
     }
 
 
@@ -116,7 +120,15 @@ def _model(model: InstalledModel) -> dict[str, Any]:
         "commit": model.commit or None,
         "weights": [str(path) for path in model.weights],
         "projector": str(model.projector) if model.projector else None,
+        "import": _receipt(model.receipt),
+        "conversion": _receipt(summary.conversion),
     }
+
+
+def _receipt(receipt: Receipt | None) -> dict[str, Any] | None:
+    if receipt is None:
+        return None
+    return {"made_from": receipt.made_from, "left_out": [*receipt.left_out], "version": receipt.version}
 
 
 def _entry(entry: CatalogEntry) -> dict[str, Any]:

@@ -50,8 +50,11 @@ def weights() -> Iterator[Weights]:
 
 
 @pytest.fixture(scope="module")
-def constraints(weights: Weights) -> dict[str, AnswerConstraints]:
-    return {tool_format.name: AnswerConstraints(weights, tool_format, None) for tool_format in EVERY}
+def constraints(weights: Weights) -> Iterator[dict[str, AnswerConstraints]]:
+    """Without a limit in time, at which a busy machine would use tools without their schemas."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GALAGO_LIMIT_GRAMMAR_SECONDS", "600")
+        yield {tool_format.name: AnswerConstraints(weights, tool_format, None) for tool_format in EVERY}
 
 
 @pytest.fixture(scope="module")

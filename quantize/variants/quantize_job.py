@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +16,12 @@ from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import JobArrays, Report
 from ..calibrate import imatrix
 from ..jobs import QuantizationJob
+from . import invalid_values
 from .gptq import round_with_gptq
 
 _NO_IMPORTANCE = re.compile(r"Missing importance matrix for tensor (\S+) in a very low-bit quantization")
+
+_INVALID_DATA = re.compile(r"tensor '([^']+)' has invalid data")
 
 
 def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[str | None]]:
@@ -54,7 +58,7 @@ def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[s
             typed=typed,
         )
     except ModelError as error:
-        raise ModelError(_explain(error.message, tensors), error.param) from None
+        raise ModelError(_explain(error.message, tensors, job.source), error.param) from None
     if job.gptq and not job.dry_run:
         numbers = {name: number for number, (name, _) in enumerate(tensors, 1)}
 
@@ -67,15 +71,17 @@ def work(job: QuantizationJob, arrays: JobArrays, report: Report) -> list[list[s
     return tensors
 
 
-def _explain(message: str, tensors: list[list[str | None]]) -> str:
+def _explain(message: str, tensors: list[list[str | None]], source: Path) -> str:
     """Rewords llama.cpp's error message and names the tensor."""
     name, kind = tensors[-1] if tensors else ("", None)
     if missing := _NO_IMPORTANCE.search(message):
         return f"the importance matrix has no data for {missing[1]}, without which its type is useless; calibrate again"
     if "quantized data validation failed" in message:
-        return f"tensor {name} contains values that {kind} cannot represent: infinite, NaN, or too large (try BF16)"
-    if "invalid data" in message:
-        return f"{message}; a weight is infinite or NaN, so the file is damaged"
+        counts = invalid_values.describe(source, name or "", kind) or "infinite, NaN, or too large"
+        return f"tensor {name} contains values that {kind} cannot represent: {counts} (try BF16)"
+    if "invalid data" in message and (damaged := _INVALID_DATA.search(message)):
+        counts = invalid_values.describe(source, damaged[1], None) or "a weight is infinite or NaN"
+        return f"{message}: {counts}, so the file is damaged"
     if "iostream error" in message:
         return f"{message}: the file could not be written" + (f" at tensor {name}" if name else "")
     return f"{message} (at tensor {name})" if name and name not in message else message

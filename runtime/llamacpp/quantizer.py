@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models.errors import ModelError
+from ...models.gguf.reader import read_header
 from .library import NO_REASON, listen, llama, take_errors
 
 BUFFER_BYTES = 256 << 20
 """Size of a tensor's rows that are in memory at once; llama.cpp's default is 8 GiB."""
 
+_ALIGNMENT_KEY, _ALIGNMENT_BYTES = "general.alignment", 32
 _INTEGER, _STRING = 0, 3  # enum llama_model_kv_override_type in llama.h
 _MAX_TEXT_BYTES = 127  # of a metadata value or key in a llama_model_kv_override
 
@@ -56,6 +58,7 @@ def quantize(
 
     Overwrites an existing `target`. Raises `ModelError` with llama.cpp's reason.
     """
+    metadata = {**_alignment(source), **(metadata or {})}
     params = llama.llama_model_quantize_default_params()
     params.ftype = ftype
     params.nthread = threads
@@ -65,7 +68,7 @@ def quantize(
     params.only_copy = copy
     params.max_buf_size = BUFFER_BYTES
     names = ("tt_overrides", "imatrix", "kv_overrides", "prune_layers")
-    kept = [_types(types), _importance(importance or {}), _metadata(metadata or {}), _layers(dropped)]
+    kept = [_types(types), _importance(importance or {}), _metadata(metadata), _layers(dropped)]
     for name, array in zip(names, kept, strict=True):  # stays referenced as long as llama.cpp reads the arrays
         if len(array) > 1:
             field = dict(params._fields_)[name]
@@ -79,6 +82,12 @@ def quantize(
     if code != 0:
         reason = take_errors().replace("llama_model_quantize: failed to quantize: ", "")
         raise ModelError(f"llama.cpp cannot quantize {source.name}: {reason or NO_REASON}", str(source))
+
+
+def _alignment(source: Path) -> dict[str, int]:
+    """What to write in place of the source's alignment: llama.cpp copies that number, but always aligns to 32 bytes."""
+    stated = read_header(source).get(_ALIGNMENT_KEY, _ALIGNMENT_BYTES)
+    return {} if stated == _ALIGNMENT_BYTES else {_ALIGNMENT_KEY: _ALIGNMENT_BYTES}
 
 
 class _LogReader:

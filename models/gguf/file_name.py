@@ -75,6 +75,11 @@ def usual_quant(quant: str) -> str:
     return _SYNONYMS.get(quant, quant)
 
 
+def is_quant(quant: str, asked: str) -> bool:
+    """Whether a quantization is the one asked for. The Hub's pages show `Q4_K_XL` for files named `UD-Q4_K_XL`."""
+    return usual_quant(asked) in (quant, quant.removeprefix("ud-"))
+
+
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """The pieces of bytes that one GGUF file was cut into, in order. `count` is their number, or 0 if it is unknown."""

@@ -18,10 +18,18 @@ from .header import GGUFHeader, MetadataValue, is_int, is_projector
 from .reader import read_header
 
 GGUFKind: TypeAlias = Literal[
-    "model", "projector", "draft", "adapter", "importance matrix", "vocabulary", "control vector", "part", "fused"
+    "model",
+    "projector",
+    "draft",
+    "adapter",
+    "importance matrix",
+    "vocabulary",
+    "control vector",
+    "part",
+    "Ollama's form",
 ]
-"""A "draft" proposes tokens to one certain model. A "part" is a part of a split model other than the first. A "fused"
-file holds a model and its projector, as Ollama stores some models."""
+"""A "draft" proposes tokens to one certain model. A "part" is a part of a split model other than the first. "Ollama's
+form" is a model that only Ollama loads, often together with its projector."""
 
 DESCRIPTIONS: Mapping[GGUFKind, str] = {
     "model": "a model",
@@ -32,7 +40,7 @@ DESCRIPTIONS: Mapping[GGUFKind, str] = {
     "vocabulary": "a vocabulary without weights",
     "control vector": "a control vector",
     "part": "a later part of a split model",
-    "fused": "a model and its projector in one file, which is Ollama's own form and which llama.cpp cannot load",
+    "Ollama's form": "a model in Ollama's own form, which llama.cpp cannot load",
 }
 USES: Mapping[GGUFKind, str] = {
     "projector": "pass it as --mmproj with its model",
@@ -40,12 +48,15 @@ USES: Mapping[GGUFKind, str] = {
     "adapter": "pass it as --lora with its model",
     "importance matrix": "pass it to galago quantize as --calibration",
     "part": "name the first part, and keep all parts in one folder under the names they were published with",
-    "fused": "pull it from the Hub, where model and projector (mmproj) are two files; see galago search",
+    "Ollama's form": "pull it from the Hub, where its projector (mmproj) is a file of its own; see galago search",
 }
 """What to do with a file that is not a model, or why it has no use."""
 
 _DRAFT_ARCHITECTURES = re.compile(r"eagle3|dflash|dspark|.*[-_](?:assistant|mtp)")
 """Architectures that only propose tokens, of llama.cpp's src/llama-arch.cpp and of its forks."""
+
+_OLLAMA_ARCHITECTURES = ("gptoss", "mllama", "qwen25vl")
+"""Architectures that Ollama's own engine names differently from llama.cpp's src/llama-arch.cpp."""
 
 _SURE_SIGNS: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
     ("projector", re.compile(r"(?:.*/)?(?:[^/]*mm[-_]?proj[^/]*|clip[-_.][^/]*)")),
@@ -80,8 +91,8 @@ def kind_of(metadata: Mapping[str, MetadataValue], tensors: Collection[str] | No
         return "importance matrix"
     if architecture == "controlvector":
         return "control vector"
-    if f"{architecture}.vision.block_count" in metadata or any(n.startswith(("v.", "mm.")) for n in tensors or ()):
-        return "fused"
+    if _is_in_ollamas_form(metadata, tensors or ()):
+        return "Ollama's form"
     if _number(metadata, "split.no") > 0:
         return "part"
     if isinstance(architecture, str) and _DRAFT_ARCHITECTURES.fullmatch(architecture):
@@ -163,6 +174,13 @@ def _kind_beside(stem: str, plain: Collection[str]) -> GGUFKind:
 
 def _words(stem: str) -> list[str]:
     return [word for word in re.split(r"[-_. ]+", stem) if word]
+
+
+def _is_in_ollamas_form(metadata: Mapping[str, MetadataValue], tensors: Iterable[str]) -> bool:
+    """Whether a file has an architecture of Ollama's own engine, or a projector beside the layers of a text model."""
+    architecture = metadata.get("general.architecture")
+    has_projector = f"{architecture}.vision.block_count" in metadata or f"{architecture}.audio.block_count" in metadata
+    return has_projector or architecture in _OLLAMA_ARCHITECTURES or any(n.startswith(("v.", "mm.")) for n in tensors)
 
 
 def _has_only_draft_layers(metadata: Mapping[str, MetadataValue], tensors: Iterable[str]) -> bool:

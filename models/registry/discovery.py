@@ -23,6 +23,7 @@ from .imported import ImportedModel
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+_LM_STUDIO = re.compile(r"/\.?lm-?studio/models/([^/]+)/([^/]+)/")
 _MAX_FILES = 100_000
 _MAX_MANIFEST_BYTES = 1 << 20
 _OLLAMA_LAYERS = {
@@ -48,7 +49,7 @@ def default_folders(ollama: Path | None = None) -> list[Path]:
     home = Path.home()
     places = [home / ".lmstudio/models", home / ".cache/lm-studio/models"]
     places += [ollama] if ollama else [home / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
-    return [place for place in places if place.is_dir()]
+    return [place for place in places if os.path.isdir(place)]  # unlike Path.is_dir, false if it is not accessible
 
 
 def discover(*places: Path) -> Discovery:
@@ -72,7 +73,7 @@ def _add_place(place: Path, discovery: Discovery) -> None:
     elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
         _add_ollama(place, discovery)
     else:
-        unpaired = [path for folder in _folders(place) for path in _add_folder(folder, place, discovery)]
+        unpaired = [path for folder in _folders(place, discovery) for path in _add_folder(folder, place, discovery)]
         taken = {model.projector for model in discovery.models}
         for path in unpaired:
             if path not in taken:
@@ -153,11 +154,16 @@ class _GGUFFolder:
         quant = quant_of(f"{self.path.name}/{group.parts[0]}")
         stem = group.stem if group.quant or not quant else f"{group.stem}-{quant}"
         snapshot = _SNAPSHOT.search(self.path.as_posix() + "/")
-        published = f"hf:{snapshot[1]}/{snapshot[2]}@{snapshot[3]}" if snapshot else ""
+        published = f"hf:{snapshot[1]}/{snapshot[2]}@{snapshot[3]}" if snapshot else self._lm_studio_name()
         return ImportedModel(
             _usable_name(stem), weights, projector.path if projector else None, str(top), quant,
             published_as=published, left_out=tuple(left_out),
         )  # fmt: skip
+
+    def _lm_studio_name(self) -> str:
+        """Returns the repository of a folder of LM Studio's, which calls it .../models/OWNER/REPO, or an empty text."""
+        match = _LM_STUDIO.search(self.path.as_posix() + "/")
+        return f"hf:{match[1]}/{match[2]}" if match else ""
 
 
 def _read_headers(folder: Path, names: Sequence[str]) -> tuple[dict[str, GGUFHeader], dict[str, GalagoError]]:
@@ -173,10 +179,15 @@ def _read_headers(folder: Path, names: Sequence[str]) -> tuple[dict[str, GGUFHea
     return headers, problems
 
 
-def _folders(place: Path) -> Iterator[Path]:
+def _folders(place: Path, discovery: Discovery) -> Iterator[Path]:
     """Yields the folders with GGUF files or pieces of them, at any depth. Follows no links to folders."""
+
+    def leave_out(error: OSError) -> None:
+        if error.filename != str(place) or place.exists():
+            discovery.left_out.append(f"{error.filename} cannot be read: {error.strerror}")
+
     seen = 0
-    for folder, folders, names in os.walk(place):
+    for folder, folders, names in os.walk(place, onerror=leave_out):
         folders.sort()
         seen += len(names)
         if seen > _MAX_FILES:
@@ -192,27 +203,33 @@ def _add_ollama(place: Path, discovery: Discovery) -> None:
             layers = json.loads(read_file(path, _MAX_MANIFEST_BYTES))["layers"]
             blobs: dict[str, list[Path]] = {}
             for layer in layers:
-                if blob := _blob_path(place, layer["digest"]):
+                if blob := _blob_path(place, layer["digest"]):  # else a manifest that leads elsewhere
                     blobs.setdefault(layer["mediaType"].rpartition(".")[2], []).append(blob)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not a manifest, or of an unknown kind
         name = _ollama_name(path.relative_to(place / "manifests"))
         try:
-            discovery.models += _ollama_model(place, name, path, blobs)
+            discovery.models.append(_ollama_model(place, name, path, blobs))
         except GalagoError as error:
             discovery.left_out.append(f"{name}: {error.message}")
 
 
-def _ollama_model(place: Path, name: str, manifest: Path, blobs: Mapping[str, list[Path]]) -> Iterator[ImportedModel]:
-    weights = next((blob for blob in blobs.get("model", ()) if blob.is_file()), None)
-    if weights is None:
-        return
-    check_is_model(read_header(weights))
-    projector = next((blob for blob in blobs.get("projector", ()) if blob.is_file()), None)
-    left_out = [what for kind, what in _OLLAMA_LAYERS.items() if kind in blobs]
-    left_out = [f"{what} (pass it as --lora {blobs['adapter'][0]})" if "adapter" in what else what for what in left_out]
-    yield ImportedModel(
-        _usable_name(f"{manifest.parent.name}-{manifest.name}".lower()), (weights,), projector, str(place),
+def _ollama_model(place: Path, name: str, manifest: Path, blobs: Mapping[str, list[Path]]) -> ImportedModel:
+    """Raises `NotFound` if the weights are not there, `ModelError` if they are not those of a usable model."""
+    if len(weights := blobs.get("model", [])) != 1:
+        what = f"its weights are in {len(weights)} files" if weights else "it has no weights in the GGUF format"
+        raise NotFound(f"{what}, which only Ollama can use", "path")
+    projector = next(iter(blobs.get("projector", ())), None)
+    if missing := next((path for path in (weights[0], projector) if path and not path.is_file()), None):
+        raise NotFound(f"its file {missing.name} is missing; pull it again with: ollama pull {name}", "path")
+    header, left_out = read_header(weights[0]), []
+    check_is_model(header)
+    if projector and (problem := pairing.projector_mismatch(header.metadata, read_header(projector).metadata)):
+        left_out, projector = [f"its projector, because {problem}"], None
+    left_out += [what for kind, what in _OLLAMA_LAYERS.items() if kind in blobs and kind != "adapter"]
+    left_out += [f"its adapter (pass it as --lora {path})" for path in blobs.get("adapter", ())]
+    return ImportedModel(
+        _usable_name(f"{manifest.parent.name}-{manifest.name}".lower()), (weights[0],), projector, str(place),
         published_as=name, left_out=tuple(left_out),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError, NotFound
 from ..fingerprint import fingerprint
+from ..gguf.file_name import is_quant
 from ..gguf.reader import read_header
 from ..hub.cache import write_error
 from ..json_file import JsonFile
@@ -47,16 +48,23 @@ class ImportedModel:
     def paths(self) -> tuple[Path, ...]:
         return (*self.weights, *([self.projector] if self.projector else ()))
 
-    def is_published_as(self, ref: ModelRef) -> bool:
-        """Whether the other program or the Hub has this model under a name, which may leave out tag and commit."""
+    def is_called(self, ref: ModelRef) -> bool:
+        """Whether a name may mean this model: that of the other program or of its repository, or its own in two parts.
+
+        Its own name usually ends in the quantization, as that of its file does. Tag, quantization and commit may be
+        left out.
+        """
+        own_name = self.name.removesuffix(f"-{self.quant}")
+        if (ref.kind, ref.name, ref.revision) == ("name", own_name, ""):
+            return not ref.quant or is_quant(self.quant, ref.quant)
         try:
-            own = parse_ref(self.published_as)
+            published = parse_ref(self.published_as)
         except NotFound:
             return False
         return (
-            (own.kind, own.name.lower()) == (ref.kind, ref.name.lower())
-            and ref.quant in ("", own.quant, self.quant)
-            and own.revision.startswith(ref.revision)
+            (published.kind, published.name.lower()) == (ref.kind, ref.name.lower())
+            and (not ref.quant or ref.quant == published.quant or is_quant(self.quant, ref.quant))
+            and published.revision.startswith(ref.revision)
         )
 
     def is_same_as(self, other: ImportedModel) -> bool:

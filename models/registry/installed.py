@@ -5,7 +5,6 @@ Reads file names and headers only; makes no network requests.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ..errors import GalagoError, ModelError, NotFound
 from ..fingerprint import fingerprint
-from ..gguf.file_name import quant_of
+from ..gguf.file_name import is_quant, quant_of
 from ..gguf.kind import kinds_in_folder
 from ..gguf.reader import read_header
 from ..hub import connection
@@ -139,21 +138,22 @@ def find_unchecked(ref: ModelRef) -> InstalledModel:
 
 
 def _find_import(ref: ModelRef) -> imported.ImportedModel | None:
-    """Finds an imported model by its name here, or by its name in the other program if the Hub's cache has none.
+    """Finds an imported model by its name here, or by another of its names if the Hub's cache has no such model.
 
     Raises `NotFound` if the name means several models there.
     """
     entries = imported.read_list()
     for entry in entries:
-        if ref.kind == "name" and entry.name == ref.name and not ref.revision and ref.quant in ("", entry.quant):
+        named = ref.kind == "name" and entry.name == ref.name and not ref.revision
+        if named and (not ref.quant or is_quant(entry.quant, ref.quant)):
             return entry
-    alike = [entry for entry in entries if entry.is_published_as(ref)]
+    alike = [entry for entry in entries if entry.is_called(ref)]
     if not alike or _is_cached(ref):
         return None
     latest = [entry for entry in alike if entry.published_as.endswith(":latest")]
     chosen = alike if ref.quant else latest or alike
     if len({entry.weights for entry in chosen}) > 1:
-        names = ", ".join(entry.published_as for entry in chosen)
+        names = ", ".join(entry.name for entry in chosen)
         raise NotFound(f"{ref} stands for several imported models; name one of them: {names}", "model")
     return chosen[0]
 
@@ -174,13 +174,16 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
         pinned = cache.commit(source.repository, ref.revision)
         commits = [commit for commit in commits if commit == pinned]
     quants: set[str] = set()
+    reason = ""
     for commit in commits:
         names = cache.file_names(source.repository, commit)
         kinds = kinds_in_folder(cache.snapshot(source.repository, commit), names)
         quants |= {group.quant for group in selection.weight_sets(names, source.weights, kinds) if group.quant}
-        with contextlib.suppress(NotFound):
+        try:
             return cache, commit, source.select(names, ref.quant, kinds)
-    others = f" (installed of it: {', '.join(sorted(quants))})" if quants else ""
+        except NotFound as error:
+            reason = reason or error.message
+    others = f" (installed of it: {', '.join(sorted(quants))})" if quants else f" ({reason})" if reason else ""
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
 
 

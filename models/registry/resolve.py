@@ -16,7 +16,7 @@ from ..errors import ConfigError, GalagoError, ModelError, NotFound
 from ..files import AdapterFile, ModelFiles, weight_parts
 from ..gguf.file_name import describe_missing, part_name, pieces, split_name
 from ..gguf.header import GGUFHeader
-from ..gguf.kind import check_is_model
+from ..gguf.kind import DESCRIPTIONS, check_is_model, header_kind
 from ..gguf.reader import read_header
 from . import installed, pairing
 from .name import BUILTIN, ModelRef, is_builtin, parse_ref
@@ -72,7 +72,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         return BUILTIN, builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
     path = Path(model).expanduser()
     if path.is_file():
-        return path.stem, _first_part(path), None
+        return path.stem, first_part(path), None
     ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
         if path.exists():
@@ -82,7 +82,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     return str(ref), model_on_disk.weights[0], model_on_disk.projector
 
 
-def _first_part(path: Path) -> Path:
+def first_part(path: Path) -> Path:
     """Returns the first part of the split model that a file belongs to, or the file itself.
 
     Raises `NotFound` if the first part is missing, or for a piece of a file that was cut.
@@ -103,7 +103,7 @@ def _check_projector(path: Path, model: GGUFHeader) -> None:
         raise NotFound(f"there is no projector file {path}", "mmproj")
     header = read_header(path)
     if not header.is_projector:
-        raise ModelError(f"{path.name} is not a projector (its general.type is not mmproj)", "mmproj")
+        raise ModelError(f"{path.name} is not a projector but {DESCRIPTIONS[header_kind(header)]}", "mmproj")
     reason = pairing.projector_mismatch(model.metadata, header.metadata)
     if reason:
         raise ModelError(f"{path.name} does not match {model.path.name}: {reason}", "mmproj")
@@ -135,7 +135,9 @@ def _check_adapter(header: GGUFHeader, model: GGUFHeader) -> None:
     """Raises `ModelError` for an adapter that llama.cpp cannot load. It aborts the process if such a key is wrong."""
     name = header.path.name
     if (header.get("general.type"), header.get("adapter.type")) != ("adapter", "lora"):
-        raise ModelError(f"{name} is not a LoRA adapter (its general.type and adapter.type do not say so)", "lora")
+        kind = header_kind(header)
+        reason = "its adapter.type is not lora" if kind == "adapter" else f"it is {DESCRIPTIONS[kind]}"
+        raise ModelError(f"{name} is not a LoRA adapter: {reason}", "lora")
     if header.architecture != model.architecture:
         architectures = f"{header.architecture!r:.40}, but {model.path.name} is {model.architecture!r:.40}"
         raise ModelError(f"the adapter {name} is made for {architectures}", "lora")

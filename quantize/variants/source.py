@@ -11,10 +11,11 @@ from pathlib import Path
 from ...models.errors import ModelError
 from ...models.files import weight_parts
 from ...models.gguf.header import GGUFHeader, TensorInfo
+from ...models.gguf.kind import check_is_model
 from ...models.gguf.reader import read_header
 from ...models.registry.name import is_builtin
 from ...models.registry.pairing import check_parts
-from ...models.registry.resolve import builtin_folder, resolve
+from ...models.registry.resolve import builtin_folder, first_part, resolve
 from ...models.regular_file import open_regular
 from .schemes import BLOCKS
 
@@ -64,8 +65,10 @@ def open_source(model: str) -> SourceModel:
         path = f16
     else:
         expanded = Path(model).expanduser()
-        path = expanded if expanded.is_file() else resolve(model).weights
+        path = first_part(expanded) if expanded.is_file() else resolve(model).weights
     header = read_header(path)
+    if not header.is_projector:
+        check_is_model(header)
     if not header.tensors:
         raise ModelError(f"{path.name} contains no weights", "model")
     parts = weight_parts(path)

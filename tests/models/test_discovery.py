@@ -14,7 +14,7 @@ import pytest
 from fakes import crafted, lora
 from galago.models.errors import ConfigError, GalagoError, ModelError, NotFound
 from galago.models.gguf.reader import read_header
-from galago.models.registry import imported, installed
+from galago.models.registry import imported, installed, removal
 from galago.models.registry.discovery import default_folders, discover
 from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
@@ -121,7 +121,7 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
     "a page": ({"a-Q8_0.gguf": "model", "sub/b.gguf": "page"}, ["a-q8_0"], ["b.gguf is not a GGUF file"]),
     "a link that leads nowhere": ({"a-Q8_0.gguf": "model", "b.gguf": "missing"}, ["a-q8_0"], ["b.gguf: cannot be rea"]),
     "Ollama's fused file": (
-        {"a-Q8_0.gguf": "model", "b.gguf": "fused"}, ["a-q8_0"], ["b.gguf is a model and its projector in one file"]
+        {"a-Q8_0.gguf": "model", "b.gguf": "fused"}, ["a-q8_0"], ["b.gguf is a model in Ollama's own form"]
     ),
     "a projector": ({"a-Q8_0.gguf": "model", "mmproj-a-F16.gguf": "projector"}, ["a-q8_0+"], []),
     "a projector of another name": ({"a-Q8_0.gguf": "model", "siglip.gguf": "projector"}, ["a-q8_0+"], []),
@@ -192,7 +192,7 @@ SINGLE_FILES: dict[str, tuple[dict[str, str], str]] = {
     "an importance matrix": ({"a.gguf": "imatrix"}, "is an importance matrix, not a usable model: pass it to"),
     "a vocabulary": ({"a.gguf": "vocabulary"}, "is a vocabulary without weights, not a usable model"),
     "a head": ({"mtp-a.gguf": "head"}, "it works only with the model it was made for"),
-    "a fused file": ({"a.gguf": "fused"}, "pull it from the Hub, where model and projector"),
+    "a fused file": ({"a.gguf": "fused"}, "pull it from the Hub, where its projector"),
     "a page": ({"a.gguf": "page"}, "a.gguf is not a GGUF file"),
     "a part whose other part is missing": ({"a-00001-of-00002.gguf": "part 1"}, "part 2 of 2 is missing: a-00002-of-0"),
     "a later part alone": ({"a-00002-of-00002.gguf": "part 2"}, "part 1 of 2 is missing: a-00001-of-00002.gguf"),
@@ -272,7 +272,7 @@ def test_models_of_ollama_are_found_by_their_names_there(tmp_path: Path, files: 
         with pytest.raises(NotFound):
             installed.find(parse_ref(name))
     assert imported.add(discover(place).models) == []
-    assert installed.remove(parse_ref("tiny:7b"))[0].ref.name == "tiny-7b"
+    assert removal.remove(parse_ref("tiny:7b")).model.ref.name == "tiny-7b"
 
 
 def test_a_name_without_tag_that_means_several_models_of_ollama_lists_them(
@@ -281,7 +281,7 @@ def test_a_name_without_tag_that_means_several_models_of_ollama_lists_them(
     layers = {"7b": {"model": "model"}, "1b": {"model": "other model"}}
     place = ollama(tmp_path / "models", files, **{f"{LIBRARY}/tiny/{tag}": rows for tag, rows in layers.items()})
     imported.add(discover(place).models)
-    with pytest.raises(NotFound, match="stands for several imported models; name one of them: tiny:1b, tiny:7b"):
+    with pytest.raises(NotFound, match="stands for several imported models; name one of them: tiny-1b, tiny-7b"):
         installed.find(parse_ref("tiny"))
 
 
@@ -322,6 +322,87 @@ def test_a_fused_file_of_ollama_is_left_out_with_where_to_get_the_other_form(
     assert [model.name for model in discovery.models] == ["a-latest"]
     assert discovery.left_out[0].startswith("b:latest: ") and "Ollama's own form" in discovery.left_out[0]
     assert "pull it from the Hub" in discovery.left_out[0]
+
+
+UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
+    "no weights in the GGUF format": ({"image.tensor": "model"}, "it has no weights in the GGUF format"),
+    "weights in two files": ({"model": "model", "x.model": "other model"}, "its weights are in 2 files"),
+    "damaged weights": ({"model": "cut"}, "the file is truncated"),
+    "another form": ({"model": "fused"}, "which llama.cpp cannot load, not a usable model: pull it from the Hub"),
+    "an adapter as weights": ({"model": "adapter"}, "is a LoRA adapter"),
+}
+
+
+@pytest.mark.parametrize("layers", UNUSABLE)
+def test_a_model_of_ollama_that_cannot_be_used_is_left_out_by_its_name(
+    layers: str, tmp_path: Path, files: Mapping[str, Path]
+) -> None:
+    rows, reason = UNUSABLE[layers]
+    place = ollama(tmp_path / "m", files, **{f"{LIBRARY}/a/7b": {"model": "model"}, f"{LIBRARY}/b/7b": rows})
+    discovery = discover(place)
+    assert [model.name for model in discovery.models] == ["a-7b"]
+    assert discovery.left_out[0].startswith("b:7b: ") and reason in discovery.left_out[0]
+
+
+def test_a_model_of_ollama_whose_file_is_missing_is_left_out_and_a_wrong_projector_too(
+    tmp_path: Path, files: Mapping[str, Path]
+) -> None:
+    rows = {"a": {"model": "model", "projector": "wrong projector"}, "b": {"model": "other model"}}
+    place = ollama(tmp_path / "m", files, **{f"{LIBRARY}/{name}/7b": layers for name, layers in rows.items()})
+    digest = hashlib.sha256(files["other model"].read_bytes()).hexdigest()
+    (place / f"blobs/sha256-{digest}").unlink()
+    discovery = discover(place)
+    assert "b:7b: its file sha256-" in discovery.left_out[0] and "ollama pull b:7b" in discovery.left_out[0]
+    (model,) = discovery.models
+    assert model.projector is None and "its projector, because it makes vision" in model.left_out[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tiny-q8_0", "Tiny-Q8_0", "tiny", "tiny:Q8_0", "acme/Tiny-GGUF", "acme/tiny-gguf:q8_0", "hf:acme/Tiny-GGUF"],
+)
+def test_a_model_of_lm_studio_is_found_by_its_file_and_its_repository(
+    name: str, home: Path, files: Mapping[str, Path]
+) -> None:
+    layout = {"acme/Tiny-GGUF/Tiny-Q8_0.gguf": "model", "acme/Tiny-GGUF/Tiny-F16.gguf": "other model"}
+    place = lay_out(home / ".lmstudio/models", {k: v for k, v in layout.items() if "Q8_0" in k}, files)
+    imported.add(discover(place).models)
+    assert str(installed.find(parse_ref(name)).ref) == "tiny-q8_0"
+    imported.add(discover(lay_out(place, {k: v for k, v in layout.items() if "F16" in k}, files)).models)
+    if "q8_0" in name.lower():
+        assert str(installed.find(parse_ref(name)).ref) == "tiny-q8_0"
+    else:
+        with pytest.raises(NotFound, match="name one of them: tiny-q8_0, tiny-f16"):
+            installed.find(parse_ref(name))
+    assert str(installed.find(parse_ref("tiny:FP16")).ref) == "tiny-f16"
+
+
+@pytest.mark.parametrize("name", ["tiny:Q4_0", "tin", "tiny@main", "acme/Tiny", "acme/Tiny-GGUF:Q4_0", "q8_0"])
+def test_other_names_do_not_find_a_model_of_lm_studio(name: str, home: Path, files: Mapping[str, Path]) -> None:
+    imported.add(discover(lay_out(home / "lm-studio/models", {"acme/Tiny-GGUF/Tiny-Q8_0.gguf": "model"}, files)).models)
+    with pytest.raises(NotFound):
+        installed.find(parse_ref(name))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, files: Mapping[str, Path]) -> None:
+    place = lay_out(tmp_path / "place", {"a.gguf": "model", "closed/b.gguf": "model"}, files)
+    (place / "closed").chmod(0)
+    try:
+        discovery = discover(place)
+    finally:
+        (place / "closed").chmod(0o755)
+    assert [model.name for model in discovery.models] == ["a"]
+    assert discovery.left_out == [f"{place / 'closed'} cannot be read: Permission denied"]
+
+
+def test_a_cached_model_with_a_missing_part_is_not_installed_and_says_which(
+    home: Path, files: Mapping[str, Path]
+) -> None:
+    snapshot = f"hub/models--acme--tiny/snapshots/{'a' * 40}/tiny-00001-of-00002.gguf"
+    lay_out(home, {snapshot: "part 1"}, files)
+    with pytest.raises(NotFound, match=r"part 2 of 2 is missing: tiny-00002-of-00002.gguf\); install it with"):
+        installed.find(parse_ref("acme/tiny"))
 
 
 def test_strict_import_refuses_a_folder_with_a_file_that_would_be_left_out(

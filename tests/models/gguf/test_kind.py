@@ -95,8 +95,9 @@ HEADERS: list[tuple[GGUFKind, dict[str, Any], list[str] | None]] = [
     ("draft", {"general.architecture": "eagle3"}, ["blk.0.attn_q.weight"]),
     ("model", {"general.architecture": "a", "a.block_count": 5, "a.nextn_predict_layers": 1}, ["blk.0.x", "blk.4.x"]),
     ("draft", {"general.architecture": "a", "a.block_count": 5, "a.nextn_predict_layers": 1}, ["blk.4.x", "output"]),
-    ("fused", {"general.architecture": "mllama", "mllama.vision.block_count": 32}, None),
-    ("fused", {"general.architecture": "gemma3"}, ["blk.0.attn_q.weight", "v.blk.0.attn_q.weight"]),
+    ("Ollama's form", {"general.architecture": "gemma3", "gemma3.vision.block_count": 27}, None),
+    ("Ollama's form", {"general.architecture": "gemma3"}, ["blk.0.attn_q.weight", "v.blk.0.attn_q.weight"]),
+    ("Ollama's form", {"general.architecture": "gptoss"}, None),
     ("model", {"general.architecture": ("llama",), "split.no": "x", "a.block_count": True}, ["blk.0.x"]),
 ]
 

@@ -93,8 +93,11 @@ class Pieces:
         """What the pieces are and what to do, as one sentence."""
         if self.count > len(self.names):
             return f"{self.whole} was cut into {self.count} pieces, but only {', '.join(self.names)} is there"
-        command = f"cat {' '.join(map(shlex.quote, self.names))} > {shlex.quote(self.whole)}"
-        return f"{', '.join(self.names)} are pieces of one file; join them with: {command}"
+        return f"{', '.join(self.names)} are pieces of one file; join them with: {self.join_command}"
+
+    @property
+    def join_command(self) -> str:
+        return f"cat {' '.join(map(shlex.quote, self.names))} > {shlex.quote(self.whole)}"
 
 
 def pieces(names: Iterable[str]) -> list[Pieces]:

@@ -39,7 +39,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A repository at a revision. `commit` is what the revision pointed to when the Hub was asked."""
+    """A repository at a revision. `commit` is what the revision pointed to when the Hub at `endpoint` was asked."""
 
     name: str
     revision: str
@@ -47,6 +47,7 @@ class HubRepository:
     files: tuple[HubFile, ...]
     licence: str
     gated: bool
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def fetch_repository(name: str, revision: str = "main") -> HubRepository:
         info, _ = reader.get(f"{address}/revision/{quote(revision, safe='')}")
         commit = str(info["sha"])
         files = tuple(_files(reader, f"{address}/tree/{quote(commit, safe='')}", name))
-        return HubRepository(_spelling(name, info), revision, commit, files, _licence(info), bool(info.get("gated")))
+        spelling, gated = _spelling(name, info), bool(info.get("gated"))
+        return HubRepository(spelling, revision, commit, files, _licence(info), gated, endpoint())
 
     return with_retries(ask)
 

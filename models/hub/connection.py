@@ -144,6 +144,7 @@ class MetadataReader:
             data = self._read(response)
             following = response.links.get("next", {}).get("url")
         if following is not None:
+            following = _on_endpoint(following)
             check_target(following)
         return json.loads(data), following
 
@@ -159,6 +160,14 @@ class MetadataReader:
                 raise TransientHubError("its answer does not end")
         self._bytes_left -= len(data)
         return bytes(data)
+
+
+def _on_endpoint(url: str) -> str:
+    """Returns the address of a page at the endpoint: a mirror's pages may name the next one at the original Hub."""
+    target = urlsplit(url)
+    if target.path.startswith("/api/") and not _is_own(target, urlsplit(endpoint())):
+        return f"{endpoint()}{target.path}?{target.query}"
+    return url
 
 
 def check_target(url: str) -> None:

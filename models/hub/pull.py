@@ -7,6 +7,7 @@ transferred, and again after the download.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..registry.installed import InstalledModel
 from ..registry.name import ModelRef
 from ..registry.selection import WeightSet
 from ..regular_file import open_regular
-from . import client, connection, download
+from . import client, connection, download, mirrors
 from .cache import HubCache
 from .client import HubFile, HubRepository
 from .source import HubSource, find_source
@@ -54,7 +55,7 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
     Raises `NotFound`, `HubError`, or `ModelError` for weights and projectors that do not belong together.
     """
     if ref.kind not in ("name", "hub"):
-        raise NotFound(f"{ref} is a model on this machine, not on the Hub; there is nothing to pull", "model")
+        raise NotFound(f"{ref} is a model on this machine, not on the Hub{_hint(ref)}", "model")
     cache = cache or HubCache(connection.cache_root())
     source = find_source(ref)
     repository = client.fetch_repository(source.repository, ref.revision or "main")
@@ -67,6 +68,16 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
     return PullPlan(ref, source, repository, files, tuple(download.missing_files(repository, files, cache)))
 
 
+def _hint(ref: ModelRef) -> str:
+    """Says how to name a file in a repository, if a path may mean that."""
+    owner, _, rest = ref.name.partition("/")
+    name, _, file = rest.partition("/")
+    if ref.kind != "path" or not file or owner.startswith((".", "~")) or not owner:
+        return "; there is nothing to pull"
+    command = f"galago pull {shlex.quote(f'{owner}/{name}:{file}')}"
+    return f". If it is a file of the repository {owner}/{name}, write: {command}"
+
+
 def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | None = None) -> InstalledModel:
     """Carries out a plan. The revision points to the new commit only once every file is complete and correct."""
     cache = cache or HubCache(connection.cache_root())
@@ -77,6 +88,7 @@ def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | 
     parts = [file.name for file, header in zip(plan.files, headers, strict=True) if not header.is_projector]
     pairing.check_parts(headers[0], parts)
     cache.set_revision(repository.name, repository.revision, repository.commit)
+    mirrors.remember(repository.name, repository.commit, repository.endpoint)
     return installed.find(replace(plan.ref, revision=plan.ref.revision and repository.commit))
 
 

@@ -33,6 +33,7 @@ class HubSource:
 
         `kinds` says what the files are, by default as their names suggest. Raises `NotFound`.
         """
+        quant = "" if quant == "latest" else quant  # as Ollama writes a name without a tag
         return selection.select_files(
             names, quant, self.weights, self.projector, self.default_quant, self.repository, kinds
         )

@@ -7,6 +7,7 @@ model.
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -136,7 +137,10 @@ def _why_none(
             return f"{where} has not all parts of {name}: {describe_missing(parts)}"
     for cut in pieces(names):
         if not sets or (asked and asked in (quant_of(cut.whole), cut.whole[:-5].lower())):
-            return f"{where} has no whole file: {cut.how_to_join}"
+            if "/" not in where or cut.count > len(cut.names):
+                return f"{where} has no whole file: {cut.how_to_join}"
+            download = f"hf download {where} {' '.join(map(shlex.quote, cut.names))} --local-dir ."
+            return f"{where} has {cut.whole} only in pieces; download and join them: {download} && {cut.join_command}"
     if not sets:
         others = [f"{name} is {DESCRIPTIONS[kind]}" for name, kind in sorted(kinds.items())]
         if not others and any(name.endswith(".safetensors") for name in names):

@@ -50,8 +50,11 @@ def pull(
 
 
 def _description(plan: PullPlan) -> str:
+    from ...models.hub import mirrors
+
     repository, entry = plan.repository, plan.source.entry
-    lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}"]
+    mirror = f", from {repository.endpoint}" if mirrors.is_mirror(repository.endpoint) else ""
+    lines = [f"{repository.name} at {repository.revision}, commit {repository.commit[:12]}{mirror}"]
     lines += [f"  {report.printable(file.name)}  {units.format_bytes(file.size)}" for file in plan.files]
     present = plan.size - sum(file.size for file in plan.missing)
     if present and plan.missing:
@@ -73,6 +76,7 @@ def _as_json(plan: PullPlan, paths: tuple[Any, ...]) -> dict[str, Any]:
         "repository": repository.name,
         "revision": repository.revision,
         "commit": repository.commit,
+        "hub": repository.endpoint,
         "licence": repository.licence,
         "size": plan.size,
         "downloaded": sum(file.size for file in plan.missing),

@@ -24,7 +24,7 @@ def search(
     as_json: report.Json = False,
 ) -> None:
     """Find a model in the catalog, or on the Hub."""
-    from ...models.hub import client
+    from ...models.hub import client, connection, mirrors
     from ...models.registry import catalog
 
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
@@ -41,6 +41,8 @@ def search(
         notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
         notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
         print("\n".join(["", *notes]), file=sys.stderr)
+    if repositories and mirrors.is_mirror(connection.endpoint()):
+        print(f"from {connection.endpoint()}:", file=sys.stderr)
     for repository in repositories:
         gated = ", gated" if repository.gated else ""
         name, licence = report.printable(repository.name), report.printable(repository.licence)

@@ -99,6 +99,7 @@ def _further(header: GGUFHeader) -> dict[str, Any]:
 
 def _model(model: InstalledModel) -> dict[str, Any]:
     from ...models.gguf.reader import read_header
+    from ...models.hub import mirrors
     from ...models.registry import installed
 
     summary, header = installed.summarize(model), read_header(model.weights[0])
@@ -118,6 +119,7 @@ def _model(model: InstalledModel) -> dict[str, Any]:
         "from": model.origin,
         "repository": model.repository or None,
         "commit": model.commit or None,
+        "hub": mirrors.source_of(model.repository, model.commit) or None,
         "weights": [str(path) for path in model.weights],
         "projector": str(model.projector) if model.projector else None,
         "import": _receipt(model.receipt),

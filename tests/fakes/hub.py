@@ -70,6 +70,7 @@ class LocalHub:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.page_files = 2
+        self.next_page_host = ""
         self.faults: dict[str, Fault] = {}
         self.api_faults: list[Fault] = []
         self.refusals: dict[str | None, tuple[int, dict[str, str]]] = {}

@@ -295,7 +295,7 @@ LAYOUTS = (
         "Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part2of2",
         {
             "": "Meta-Llama-3.1-70B-Instruct.Q4_K_M.gguf",
-            ":Q8_0": "are pieces of one file; join them with: cat Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part1of2 "
+            ":Q8_0": "--local-dir . && cat Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part1of2 "
             "Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part2of2 > Meta-Llama-3.1-70B-Instruct.Q8_0.gguf",
         },
     ),
@@ -310,13 +310,14 @@ LAYOUTS = (
         "llama-2-70b-chat.Q4_K_M.gguf llama-2-70b-chat.Q8_0.gguf-split-a llama-2-70b-chat.Q8_0.gguf-split-b",
         {
             "": "llama-2-70b-chat.Q4_K_M.gguf",
-            ":Q8_0": "join them with: cat llama-2-70b-chat.Q8_0.gguf-split-a llama-2-70b-chat.Q8_0.gguf-split-b",
+            ":Q8_0": "has llama-2-70b-chat.Q8_0.gguf only in pieces; download and join them: hf download "
+            "TheBloke/Llama-2-70B-Chat-GGUF llama-2-70b-chat.Q8_0.gguf-split-a llama-2-70b-chat.Q8_0.gguf-split-b",
         },
     ),
     Layout(
         "TheBloke/Falcon-180B-Chat-GGUF",
         "falcon-180b-chat.Q2_K.gguf-split-a falcon-180b-chat.Q2_K.gguf-split-b",
-        {"": "are pieces of one file; join them with: cat falcon-180b-chat.Q2_K.gguf-split-a falcon-"},
+        {"": "&& cat falcon-180b-chat.Q2_K.gguf-split-a falcon-180b-chat.Q2_K.gguf-split-b > falcon-"},
     ),
     Layout(
         "google/gemma-3-4b-it-qat-q4_0-gguf",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.hub import LocalHub, running
+from fakes.layouts import tiny_file
 from galago.models import log
 from galago.models.errors import ConfigError, GalagoError, HubError, NotFound
-from galago.models.hub import client, connection, credentials
+from galago.models.hub import client, connection, credentials, mirrors, pull
 from galago.models.hub.proxies import proxy_for
+from galago.models.registry.name import parse_ref
+from galago.runtime.cli.main import main
 
 REPO = "acme/omni-GGUF"
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -185,3 +189,50 @@ def test_a_gated_repository_says_whose_access_is_missing(local: LocalHub, monkey
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(HubError, match="is gated: accept its terms at .* with the account of your token .*approve"):
         client.fetch_start(repository, "README.md", 4)
+
+
+# Mirrors
+
+
+def test_every_page_is_asked_of_the_mirror_in_use(local: LocalHub) -> None:
+    commit = local.put(REPO, {f"{i}.md": bytes([i]) for i in range(5)})
+    local.next_page_host = "https://huggingface.co"
+    assert len(client.fetch_repository(REPO).files) == 5
+    assert [path for _, path, _ in local.log].count(f"/api/models/{REPO}/tree/{commit}") == 3
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_the_hub_that_answered_is_named_if_it_is_not_the_usual_one(
+    local: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    is_default: bool,
+) -> None:  # fmt: skip
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    if is_default:
+        monkeypatch.setattr(mirrors, "DEFAULT_ENDPOINT", local.url)
+    local.put(REPO, {"omni-Q8_0.gguf": tiny_file("omni-Q8_0.gguf")})
+    assert main(["pull", REPO]) == 0 and main(["show", REPO]) == 0 and main(["search", "omni", "--hub"]) == 0
+    output = capsys.readouterr()
+    assert (f", from {local.url}\n" in output.out) is not is_default
+    assert (re.search(rf"hub +{local.url}\n", output.out) is not None) is not is_default
+    assert (f"from {local.url}:" in output.err) is not is_default
+
+
+def test_what_comes_from_the_usual_hub_again_is_no_longer_of_a_mirror(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    mirrors.remember(REPO, "c" * 40, "https://mirror.example")
+    mirrors.remember(REPO, "d" * 40, "https://mirror.example")
+    mirrors.remember(REPO, "c" * 40, "https://huggingface.co")
+    assert [mirrors.source_of(REPO, c * 40) for c in "cde"] == ["", "https://mirror.example", ""]
+
+
+def test_a_path_that_may_mean_a_file_on_the_hub_says_how_to_name_it() -> None:
+    with pytest.raises(NotFound, match="write: galago pull acme/tiny:sub/tiny-Q8_0.gguf"):
+        pull.plan(parse_ref("acme/tiny/sub/tiny-Q8_0.gguf"))
+    for path in ("./acme/tiny/x.gguf", "/acme/tiny/x.gguf", "~/acme/tiny/x.gguf", "x.gguf"):
+        with pytest.raises(NotFound, match="there is nothing to pull"):
+            pull.plan(parse_ref(path))

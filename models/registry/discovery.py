@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import ConfigError, GalagoError, NotFound
+from ..errors import ConfigError, GalagoError, ModelError, NotFound
 from ..gguf.file_name import describe_missing, is_gguf, pieces, quant_of, split_name
 from ..gguf.header import GGUFHeader
 from ..gguf.kind import DESCRIPTIONS, GGUFKind, check_is_model, header_kind, kinds_by_name, with_header
@@ -62,9 +62,18 @@ def discover(*places: Path) -> Discovery:
     for place in places:
         _add_place(place.expanduser().absolute(), discovery)
     if not discovery.models:
-        reasons = f": {'; '.join(discovery.left_out[:5])}" if discovery.left_out else ""
-        raise NotFound(f"there are no GGUF models in {' or '.join(map(str, places))}{reasons}", "path")
+        reasons = discovery.left_out[:5] or [_checkpoint_hint(place) for place in places if _has_checkpoint(place)]
+        where = " or ".join(map(str, places))
+        raise NotFound(f"there are no GGUF models in {where}{': ' if reasons else ''}{'; '.join(reasons)}", "path")
     return discovery
+
+
+def _has_checkpoint(place: Path) -> bool:
+    return any(place.glob("*.safetensors"))
+
+
+def _checkpoint_hint(place: Path) -> str:
+    return f"{place} holds a checkpoint; convert it with: galago convert {place}"
 
 
 def _add_place(place: Path, discovery: Discovery) -> None:
@@ -100,16 +109,23 @@ def _add_file(path: Path, discovery: Discovery) -> None:
 def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
     """Adds the models in a folder itself. Returns the projectors in it if it has no models."""
     folder = _GGUFFolder.read(path, top)
-    discovery.left_out += [error.message for error in folder.problems.values()]
+    reasons = [error.message for error in folder.problems.values()]
     usable = [name for name in folder.names if name not in folder.problems]
     for name, kind in folder.kinds.items():
-        if kind not in ("model", "projector", "part"):
-            discovery.left_out.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
+        if kind not in ("model", "projector", "part") or (kind == "part" and split_name(name)[2] == 1):
+            reasons.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
     for name, parts in selection.missing_parts(usable, folder.kinds).items():
-        discovery.left_out.append(f"{name}: {describe_missing(parts)}")
-    discovery.left_out += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
+        reasons.append(f"{name}: {describe_missing(parts)}")
+    reasons += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
     groups = selection.weight_sets(usable, kinds=folder.kinds)
-    discovery.models += [folder.model(group, top) for group in groups]
+    for group in groups:
+        try:
+            pairing.check_parts(folder.headers[group.parts[0]], group.parts)
+            discovery.models.append(folder.model(group, top))
+        except ModelError as error:
+            reasons.append(error.message)
+    below = "" if path == top else f"{path.relative_to(top).as_posix()}/"
+    discovery.left_out += [below + reason for reason in reasons]
     return [] if groups else [path / name for name, kind in folder.kinds.items() if kind == "projector"]
 
 

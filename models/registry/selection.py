@@ -66,10 +66,11 @@ def select_files(
     """Selects weights and projectors among the files of a repository or folder, which `where` names in errors.
 
     `quant` is a quantization, a file name without its extension, or a folder; `default` the quantization if that is
-    empty. `weights` and `projector` are patterns of file names. `kinds` says what the files are, by default as their
-    names suggest. Raises `NotFound` with the quantizations that exist.
+    empty or "latest", Ollama's default tag. `weights` and `projector` are patterns of file names. `kinds` says what the
+    files are, by default as their names suggest. Raises `NotFound` with the quantizations that exist.
     """
     where = where or "the folder"
+    quant = "" if quant.lower() == "latest" else quant
     kinds = kinds_by_name(names) if kinds is None else kinds
     sets = weight_sets(names, weights, kinds)
     wanted = [quant] if quant else [q for q in (default, *PREFERRED_QUANTS) if q]
@@ -116,8 +117,8 @@ def _numbered_parts(
     kinds = kinds_by_name(names) if kinds is None else kinds
     parts: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
-        if kinds.get(name) in (kind, "part") and _matches(name, pattern):
-            stem, number, count = split_name(name)
+        stem, number, count = split_name(name)
+        if kinds.get(name) in (kind, "part" if count > 1 else kind) and _matches(name, pattern):
             parts.setdefault((stem, count), {})[number] = name
     return sorted(parts.items())
 

@@ -42,17 +42,17 @@ def import_(
         raise ConfigError(f"nothing was imported, because this would be left out: {'; '.join(left_out)}", "strict")
     added = imported.add(discovery.models)
     for line in discovery.left_out:
-        print(f"galago: left out: {report.printable(line)}", file=sys.stderr)
+        print(f"galago: left out: {report.printable_line(line)}", file=sys.stderr)
     for model in added:
         if model.left_out:
-            lost = report.printable(", ".join(model.left_out))
+            lost = report.printable_line(", ".join(model.left_out))
             print(f"galago: {model.name} was imported without {lost}", file=sys.stderr)
     if as_json:
         report.emit_json([_row(model) for model in added])
         return
     for model in added:
         projector = f" with {model.projector.name}" if model.projector else ""
-        print(f"{model.name}: {report.printable(str(model.weights[0]))}{projector}")
+        print(f"{model.name}: {report.printable_line(str(model.weights[0]))}{projector}")
     print(
         f"imported {report.quantity(len(added), 'model')}; no files were copied"
         if added

@@ -182,5 +182,5 @@ def _text(name: str, value: Any) -> str:
     if name == "quants":
         return ", ".join(q["name"] + (f" ({units.format_bytes(q['total'])})" if q["total"] else "") for q in value)
     if isinstance(value, list):
-        return ", ".join(map(report.printable, map(str, value)))
-    return report.printable(str(value))
+        return ", ".join(map(report.printable_line, map(str, value)))
+    return report.printable_line(str(value))

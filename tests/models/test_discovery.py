@@ -105,7 +105,7 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
         {"a-Q8_0.gguf": "model", "head.gguf": "head"}, ["a-q8_0"], ["head.gguf is a draft model or multi-token"]
     ),
     "a head by the name of its folder": (
-        {"a-F16.gguf": "model", "MTP/a-Q8_0-MTP.gguf": "model"}, ["a-f16"], ["a-Q8_0-MTP.gguf is a draft model"]
+        {"a-F16.gguf": "model", "MTP/a-Q8_0-MTP.gguf": "model"}, ["a-f16"], ["MTP/a-Q8_0-MTP.gguf is a draft model"]
     ),
     "a draft model beside its model": (
         {"a-F16.gguf": "model", "a-draft-Q8_0.gguf": "model"}, ["a-f16"], ["a-draft-Q8_0.gguf is a draft model"]
@@ -118,7 +118,7 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
         {"a-Q8_0.gguf": "model", "b-Q8_0.gguf": "cut"}, ["a-q8_0"], ["b-Q8_0.gguf: the file is truncated"]
     ),
     "an empty file": ({"a-Q8_0.gguf": "model", "b.gguf": "empty"}, ["a-q8_0"], ["b.gguf is not a GGUF file"]),
-    "a page": ({"a-Q8_0.gguf": "model", "sub/b.gguf": "page"}, ["a-q8_0"], ["b.gguf is not a GGUF file"]),
+    "a page": ({"a-Q8_0.gguf": "model", "sub/b.gguf": "page"}, ["a-q8_0"], ["sub/b.gguf is not a GGUF file"]),
     "a link that leads nowhere": ({"a-Q8_0.gguf": "model", "b.gguf": "missing"}, ["a-q8_0"], ["b.gguf: cannot be rea"]),
     "Ollama's fused file": (
         {"a-Q8_0.gguf": "model", "b.gguf": "fused"}, ["a-q8_0"], ["b.gguf is a model in Ollama's own form"]
@@ -141,6 +141,12 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
         {"a-Q8_0.gguf": "model", "b-00002-of-00002.gguf": "part 2"},
         ["a-q8_0"],
         ["b-00002-of-00002.gguf: part 1 of 2 is missing: b-00001-of-00002.gguf"],
+    ),
+    "a later part under another name": (
+        {"a-Q8_0.gguf": "model", "b.gguf": "part 2"}, ["a-q8_0"], ["b.gguf is a later part of a split model"]
+    ),
+    "a first part under another name": (
+        {"a-Q8_0.gguf": "model", "b.gguf": "part 1"}, ["a-q8_0"], ["b.gguf is a part of a model in 2 parts"]
     ),
     "pieces": (
         {"a-Q8_0.gguf": "model", "b.gguf.part1of2": "cut", "b.gguf.part2of2": "cut"},
@@ -171,6 +177,7 @@ NO_MODELS: dict[str, tuple[dict[str, str], str]] = {
     "only a part": ({"a-00001-of-00002.gguf": "part 1"}, "part 2 of 2 is missing: a-00002-of-00002.gguf"),
     "only pieces": ({"a.gguf-split-a": "cut", "a.gguf-split-b": "cut"}, "join them with: cat a.gguf-split-a"),
     "only a damaged file": ({"a.gguf": "page"}, "a.gguf is not a GGUF file"),
+    "only a checkpoint": ({"model.safetensors": "page"}, "holds a checkpoint; convert it with: galago convert /"),
     "nothing": ({"README.md": "page"}, "there are no GGUF models"),
 }
 
@@ -308,6 +315,7 @@ def test_what_is_not_taken_over_from_ollama_is_said_at_import_and_in_show(
     import_(place)
     errors = capsys.readouterr().err
     assert all(text in errors for text in lost)
+    assert errors.count("tiny-latest was imported without") == bool(lost) and not errors.endswith("...\n")
     show("tiny", as_json=True)
     receipt = json.loads(capsys.readouterr().out)["import"]
     assert receipt["made_from"] == f"tiny:latest in {place}" and receipt["version"]

@@ -75,3 +75,37 @@ def test_any_file_names_give_a_selection_or_not_found(names: list[str]) -> None:
     except NotFound:
         return
     assert set(choice.weights.parts) <= set(names) and set(choice.projectors) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("quant", "weights"),
+    [
+        ("fp16", "a-FP16.gguf"), ("F16", "a-FP16.gguf"), ("Q4_K_XL", "a-UD-Q4_K_XL.gguf"), ("q8_0", "Q8_0/a.gguf"),
+        ("ud-q4_k_xl", "a-UD-Q4_K_XL.gguf"), ("latest", "a-UD-Q4_K_XL.gguf"), ("", "a-UD-Q4_K_XL.gguf"),
+        ("bf16", "a-BF16.gguf"), ("mtp-a-q8_0", "MTP/mtp-a-Q8_0.gguf"),
+    ],
+)  # fmt: skip
+def test_a_quantization_is_found_in_the_forms_that_people_write(quant: str, weights: str) -> None:
+    names = ["a-FP16.gguf", "a-BF16.gguf", "a-UD-Q4_K_XL.gguf", "Q8_0/a.gguf", "MTP/mtp-a-Q8_0.gguf", "mmproj.gguf"]
+    assert selection.select_files(names, quant).weights.parts == (weights,)
+
+
+@pytest.mark.parametrize(
+    ("names", "quant", "reason"),
+    [
+        (["mmproj-a.gguf"], "", "has no GGUF weights of a model: mmproj-a.gguf is a projector"),
+        (["imatrix.gguf", "README.md"], "", "imatrix.gguf is an importance matrix"),
+        (["README.md"], "", "o/r has no GGUF weights of a model$"),
+        (["a-Q8_0-00001-of-00003.gguf"], "", "parts 2, 3 of 3 are missing: a-Q8_0-00002-of-00003.gguf, a-Q8_0-00003"),
+        (["a-F16.gguf", "a-Q8_0-00001-of-00002.gguf"], "q8_0", "part 2 of 2 is missing"),
+        (
+            ["a-F16.gguf", "a.Q8_0.gguf-split-a", "a.Q8_0.gguf-split-b"],
+            "q8_0",
+            "cat a.Q8_0.gguf-split-a a.Q8_0.gguf-sp",
+        ),
+        (["a-F16.gguf", "a-Q8_0-00001-of-00002.gguf"], "q4_0", "has no weights with quantization q4_0; it has f16"),
+    ],
+)
+def test_what_is_missing_is_named(names: list[str], quant: str, reason: str) -> None:
+    with pytest.raises(NotFound, match=reason):
+        selection.select_files(names, quant, where="o/r")

@@ -59,6 +59,12 @@ def modalities(vision: bool, audio: bool) -> str:
     return ", ".join(["text", *["images"] * vision, *["audio"] * audio])
 
 
-def printable(text: str) -> str:
-    """A text from a file or the Hub, without control characters, at most 200 characters long."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
+def printable(text: str, limit: int = 200) -> str:
+    """A text from a file or the Hub, without control characters, and cut off after `limit` characters."""
+    cut = f"{text[:limit]}..." if len(text) > limit else text
+    return "".join(c if c.isprintable() else "?" for c in cut)
+
+
+def printable_line(text: str) -> str:
+    """A path, command or reason with parts from a file, without control characters; it is cut off only if it is huge."""
+    return printable(text, 4000)

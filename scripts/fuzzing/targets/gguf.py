@@ -15,6 +15,7 @@ from galago.models.capacity import memory, throughput
 from galago.models.capacity.throughput import MachineBenchmark, WeightTypeSpeed
 from galago.models.errors import GalagoError
 from galago.models.gguf.header import GGML_TYPES, GGUFHeader
+from galago.models.gguf.kind import header_kind
 from galago.models.gguf.reader import read_header
 from galago.models.registry import pairing
 from galago.models.registry.installed import InstalledModel, summarize
@@ -130,6 +131,7 @@ def _fit(path: Path) -> None:
 
 def _pair(path: Path) -> None:
     header = read_header(path)
+    header_kind(header)
     pairing.check_parts(header, (path,))
     pairing.dominant_type(header)
     for other in _FILES:

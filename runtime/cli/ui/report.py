@@ -66,5 +66,5 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def printable_line(text: str) -> str:
-    """A path, command or reason with parts from a file, without control characters; it is cut off only if it is huge."""
+    """A path, command or reason, without control characters, cut off only if it has more than 4000."""
     return printable(text, 4000)

@@ -134,6 +134,12 @@ class Assembly:
         if for_tools is not None:
             self.tool_chat_format = chat_format(self.weights, media, for_tools, length)
             self._closers.append(self.tool_chat_format.constraints.close)
+        if self.chat_format.turn_end is not None:
+            name = self.weights.text_of(self.chat_format.turn_end)
+            self.warnings.append(
+                f"the model's file does not name {name} as an end token, but its chat template ends turns with it, so "
+                "answers end there too"
+            )
         control_texts = self.chat_format.prompts.control_texts
         self.completion_prompts = CompletionPrompts(self.weights, control_texts, length)
 

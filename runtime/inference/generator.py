@@ -168,6 +168,8 @@ class Generator:
         adapters: tuple[float, ...],
     ) -> Stream:
         own_ends = self._weights.end_tokens if constraint is None else self._weights.constrained_end_tokens
+        turn_end = self._assembly.format_of(request).turn_end
+        own_ends |= frozenset() if request.completion or turn_end is None else {turn_end}
         ignore_end = request.ignore_eos and constraint is None
         banned = own_ends if ignore_end else frozenset[int]()
         end_tokens = (frozenset() if ignore_end else own_ends) | self._stop_tokens(request)
@@ -251,12 +253,13 @@ class Generator:
         messages, greedy = (Message("user", (Text("Hi"),)),), Sampling(temperature=0.0)
         request = Request(messages, greedy, max_tokens=1, cache=False, ignore_eos=True, logprobs=1)
         prompt, scales = self._prompt(request, lambda: False), self._adapter_scales(request)
+        has_turn_end = self._assembly.chat_format.turn_end is not None
         for event in self._submit(request, prompt, None, 1, time.perf_counter(), scales):
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Delta) and event.logprobs:
                 best = event.logprobs[0].top_logprobs[0][1]
-                self._assembly.warnings += weight_faults.of_generator(header, self._weights, best)
+                self._assembly.warnings += weight_faults.of_generator(header, self._weights, has_turn_end, best)
         self._engine.reset_stats()
 
     def _describe(self, files: ModelFiles) -> ModelInfo:

@@ -30,11 +30,14 @@ _ONE_EXPERT = (
 )
 
 
-def of_generator(header: GGUFHeader, vocab: Vocab, best_logprob: float) -> Iterator[str]:
-    """Yields the faults of a model that generates text. `best_logprob` is that of the most likely first token."""
+def of_generator(header: GGUFHeader, vocab: Vocab, has_turn_end: bool, best_logprob: float) -> Iterator[str]:
+    """Yields the faults of a model that generates text.
+
+    `has_turn_end`: its chat template names an end token. `best_logprob` is that of the most likely first token.
+    """
     if finds_all_equally_likely(best_logprob, vocab.vocab_size):
         yield NO_PREFERENCE
-    if not vocab.end_tokens:
+    if not vocab.end_tokens and not has_turn_end:
         yield _NO_END_TOKEN
     if header.experts is not None and header.experts.total == 1:
         yield _ONE_EXPERT

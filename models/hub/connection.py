@@ -56,7 +56,7 @@ class TransientHubError(Exception):
     def __init__(
         self, reason: str, wait_seconds: float | None = None, busy: bool = False, proxy: ProxySetting | None = None
     ) -> None:
-        super().__init__(f"{proxy} does not answer: {reason}" if proxy else reason)
+        super().__init__(f"{proxy} {reason}" if proxy else reason)
         self.wait_seconds = wait_seconds
         self.busy = busy
         self.proxy = proxy
@@ -122,11 +122,24 @@ def open_url(
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
         raise ConfigError(f"HF_ENDPOINT is {endpoint()!r}, which is not a valid URL: {error}", "hub") from error
     except (httpx2.TransportError, httpx2.StreamError) as error:
-        is_proxy = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
-        raise TransientHubError(_reason(error), proxy=proxy if is_proxy else None) from error
+        raise _transport_error(error, proxy) from error
     raise HubError(
         f"{endpoint()} redirects a request for {name} more than {MAX_REDIRECTS} times; check HF_ENDPOINT", "hub"
     )
+
+
+def _transport_error(error: httpx2.TransportError | httpx2.StreamError, proxy: ProxySetting | None) -> Exception:
+    """Returns the error for a request that failed. Names the proxy if the Hub was not reached through it."""
+    import httpx2
+
+    reason = _reason(error)
+    if proxy and isinstance(error, httpx2.ProxyError):
+        if reason.startswith("407"):
+            return proxy.needs_password()
+        return TransientHubError(f"does not reach {endpoint()}: {reason}", proxy=proxy)
+    if proxy and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return TransientHubError(f"does not answer: {reason}", proxy=proxy)
+    return TransientHubError(reason)
 
 
 class MetadataReader:
@@ -254,8 +267,8 @@ def with_retries(ask: Callable[[], T]) -> T:
 
 def _no_answer(error: TransientHubError) -> str:
     if error.proxy:
-        host = urlsplit(endpoint()).hostname
-        return f"{error}. Start it, or reach the Hub without it: unset {error.proxy.source}, or add {host} to NO_PROXY"
+        host = urlsplit(endpoint()).hostname or ""
+        return f"{error}. Check it, or reach the Hub without it: {error.proxy.how_to_avoid(host)}"
     return f"{endpoint()} does not answer: {error}. Check the network, or try again later"
 
 
@@ -297,7 +310,7 @@ def _status_error(
         return TransientHubError(f"status {status}", _requested_wait_seconds(response), busy=True)
     page = f"{endpoint()}/{name}"
     if status == 407 and proxy:
-        return ConfigError(f"{proxy} asks for a name and password: write them as http://NAME:PASSWORD@HOST:PORT", "hub")
+        return proxy.needs_password()
     if code == "GatedRepo" or (status == 403 and not refused):
         return HubError(
             f"{name} is gated: {credentials.how_to_get_access(response.request.headers, response.headers, page)}", "hub"

@@ -32,6 +32,15 @@ class ProxySetting:
     url: str
     source: str
 
+    def how_to_avoid(self, host: str) -> str:
+        """Says how to reach a host without the proxy."""
+        if not self.source.endswith("_PROXY"):
+            return f"change {self.source}"
+        return f"unset {self.source} and {self.source.lower()}, or add {host} to NO_PROXY"
+
+    def needs_password(self) -> ConfigError:
+        return ConfigError(f"{self} asks for a name and password: write them as http://NAME:PASSWORD@HOST:PORT", "hub")
+
     def __str__(self) -> str:
         return f"the proxy {re.sub('//[^/]*@', '//', self.url)} ({self.source})"
 

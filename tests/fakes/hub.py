@@ -144,6 +144,9 @@ def _handler(hub: LocalHub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self.do_GET()
 
+        def do_CONNECT(self) -> None:
+            self._answer(hub.refusals[None][0], None)
+
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             first = int(found[1]) if (found := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0

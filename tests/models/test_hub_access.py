@@ -88,7 +88,7 @@ def test_the_hub_is_reached_through_a_proxy(local: LocalHub, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("HTTP_PROXY", DOWN, r"the proxy http://127.0.0.1:9 \(HTTP_PROXY\) does not answer: .*unset HTTP_PROXY, or "),
+        ("HTTP_PROXY", DOWN, r"the proxy http://127.0.0.1:9 \(HTTP_PROXY\) does not answer: .*unset HTTP_PROXY and"),
         ("http_proxy", DOWN, r"the proxy http://127.0.0.1:9 \(HTTP_PROXY\) does not answer"),
         ("ALL_PROXY", DOWN, r"the proxy http://127.0.0.1:9 \(ALL_PROXY\) does not answer"),
         ("all_proxy", "127.0.0.1:9", r"the proxy http://127.0.0.1:9 \(ALL_PROXY\) does not answer"),
@@ -123,6 +123,25 @@ def test_a_proxy_that_wants_a_password_is_named(local: LocalHub, monkeypatch: py
     local.refusals = {None: (407, {})}
     monkeypatch.setenv("HTTP_PROXY", local.url)
     with pytest.raises(ConfigError, match=r"\(HTTP_PROXY\) asks for a name and password: write them as http://NAME:"):
+        client.fetch_repository(REPO)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (407, r"\(HTTPS_PROXY\) asks for a name and password"),
+        (503, r"\(HTTPS_PROXY\) does not reach https://hub.example"),
+    ],
+)
+def test_a_proxy_that_does_not_reach_the_hub_is_named(
+    local: LocalHub, monkeypatch: pytest.MonkeyPatch, status: int, message: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example")
+    local.refusals = {None: (status, {})}
+    monkeypatch.setenv("HTTPS_PROXY", local.url)
+    with pytest.raises(GalagoError, match=message):
         client.fetch_repository(REPO)
 
 

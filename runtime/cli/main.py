@@ -40,6 +40,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command line and returns its exit code. Reports every error on one line."""
+    _open_missing_streams()
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except GalagoError as error:
@@ -98,6 +99,16 @@ def _fail(message: str) -> int:
         printable = "".join(c if c.isprintable() else " " for c in message)
         print(f"galago: {printable}", file=sys.stderr)
     return 1
+
+
+def _open_missing_streams() -> None:
+    """Opens the null device where a standard stream is closed: the next file would take its number, and its output."""
+    for handle, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is `handle`
+            setattr(sys, name, open(handle, "r" if handle == 0 else "w", closefd=False))
 
 
 def _silence() -> None:

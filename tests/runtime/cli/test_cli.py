@@ -32,6 +32,12 @@ def galago(*arguments: str | Path, stdin: str | None = None, code: int = 0) -> s
     return done
 
 
+def test_run_answers_without_standard_input_and_standard_error() -> None:
+    command = ["sh", "-c", 'exec "$@" <&- 2>&-', "sh", *GALAGO, "run", "builtin", "Opposite of big?"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "Small.\n")
+
+
 def test_run_answers_text() -> None:
     assert galago("run", "builtin", "Opposite of big?").stdout == "Small.\n"
 

@@ -6,11 +6,12 @@ shape than the config implies is an error, because a file with missing or made-u
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from ...models.errors import ModelError
 from .checkpoint import Checkpoint
-from .decoders import llama, qwen2, qwen3
+from .decoders import gemma2, gemma3, granite, llama, qwen2, qwen3, smollm3
 from .encoders import bert
 from .gguf_content import GGUFContent
 from .json_config import JSONConfig
@@ -25,30 +26,53 @@ FAMILIES: dict[str, Callable[[Checkpoint], GGUFContent]] = {
     "Qwen2Model": qwen2,
     "Qwen3ForCausalLM": qwen3,
     "Qwen3Model": qwen3,
+    "GraniteForCausalLM": granite,
+    "GraniteModel": granite,
+    "SmolLM3ForCausalLM": smollm3,
+    "SmolLM3Model": smollm3,
+    "Gemma2ForCausalLM": gemma2,
+    "Gemma3ForCausalLM": gemma3,
     "BertModel": bert,
     "BertForMaskedLM": bert,
     "BertForPreTraining": bert,
 }
 
+_REASONS = (
+    (r".*For(Sequence|Token)Classification|.*ForQuestionAnswering|.*RewardModel", "its result is a class or score"),
+    (
+        r".*(VL|Vision|Vlm|Audio|Omni|ASR|Whisper|ForConditionalGeneration).*",
+        "it has parts for images or sound; convert its text part with --converter DIR, and these parts with "
+        "--converter DIR --mmproj",
+    ),
+    (r".*(Moe|MoE|Mixtral|Dbrx|Deepseek).*", "its layers have several experts"),
+    (r".*(Mamba|Rwkv|Jamba|Lfm|Falcon(H1|Mamba)|MoeHybrid|Next).*", "it has layers with a recurrent state"),
+    (r"(XLMRoberta|Roberta|Camembert|MPNet|Deberta|Debertav2|DistilBert|NomicBert|ModernBert|NewModel|Electra|Albert).*",
+     "its encoder or its tokenizer differs from BERT's"),
+    (r"(Gemma|Phi|Cohere|Glm|Chat[Gg][Ll][Mm]|Olmo|Starcoder|GPT|Falcon|Bloom|Exaone|InternLM|Baichuan|MiniCPM|Opt).*",
+     "its layers differ from Llama's"),
+)  # fmt: skip
+"""Pattern of architectures -> why they cannot be converted. The first that matches counts."""
+
 
 def read_content(checkpoint: Checkpoint) -> GGUFContent:
     """Returns a checkpoint's tensors and sizes. Raises `ModelError` if its family is not supported."""
     config = checkpoint.config
-    if "quantization_config" in config.entries:
+    if config.get("quantization_config") is not None:
         method = quoted(config.part("quantization_config").get("quant_method"))
         raise config.error(f"the weights are already quantized ({method}); convert the original model instead")
     return family(config, checkpoint.architecture)(checkpoint)
 
 
 def family(config: JSONConfig, architecture: str) -> Callable[[Checkpoint], GGUFContent]:
-    """Raises `ModelError` that says what to do if the family is not supported."""
-    if architecture not in FAMILIES:
-        name = config.path.parent.name or config.path
-        described = f"is a {architecture}" if architecture else "names no architecture"
-        raise ModelError(
-            f"{name} {described}, which galago cannot convert. It converts {', '.join(FAMILIES)}. For other models and "
-            "for projectors, download llama.cpp's sources and give their folder, which contains "
-            "convert_hf_to_gguf.py, as --converter DIR",
-            "checkpoint",
-        )
-    return FAMILIES[architecture]
+    """Raises `ModelError` that says why and what to do if the family is not supported."""
+    if architecture in FAMILIES:
+        return FAMILIES[architecture]
+    name = config.path.parent.name or config.path
+    described = f"is a {architecture}" if architecture else "names no architecture"
+    reason = next((f": {reason}" for pattern, reason in _REASONS if re.fullmatch(pattern, architecture)), "")
+    raise ModelError(
+        f"{name} {described}, which galago cannot convert{reason}. It converts {', '.join(FAMILIES)}. For other models "
+        "and for projectors, download llama.cpp's sources and give their folder, which contains convert_hf_to_gguf.py, "
+        "as --converter DIR",
+        "checkpoint",
+    )

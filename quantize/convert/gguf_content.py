@@ -49,6 +49,13 @@ def scaled(tensor: OutputTensor, factor: float) -> OutputTensor:
     return replace(tensor, read=lambda begin, end: tensor.read(begin, end) * np.float32(factor))
 
 
+def shifted(tensor: OutputTensor, offset: float) -> OutputTensor:
+    """Returns a tensor with `offset` added to all its values."""
+    if offset == 0:
+        return tensor
+    return replace(tensor, read=lambda begin, end: tensor.read(begin, end) + np.float32(offset))
+
+
 def transposed(name: str, tensor: StoredTensor) -> OutputTensor:
     """Returns a matrix with rows and columns exchanged. Each slice reads the whole matrix, which must be small."""
     rows, columns = tensor.shape

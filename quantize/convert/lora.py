@@ -19,7 +19,7 @@ from ..progress import Progress
 from .architectures import family
 from .checkpoint import architecture, read_config
 from .conversion import ConversionResult, check_disk_space, check_nothing_left_out, receipt
-from .decoders import DECODER_TENSORS, decoder_shapes, llama, qwen2, qwen3
+from .decoders import DECODER_TENSORS, decoder_shapes, gemma2, gemma3, granite, llama, qwen2, qwen3, smollm3
 from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved, scaled, transposed
 from .gguf_writer import FloatType, padded_bytes, write
 from .json_config import JSONConfig, read_json
@@ -32,7 +32,11 @@ from .weight_files import no_weights_error, read_weight_files
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-_ARCHITECTURES = {llama: "llama", qwen2: "qwen2", qwen3: "qwen3"}
+_ARCHITECTURES = {
+    llama: "llama", granite: "granite", smollm3: "smollm3", qwen2: "qwen2", qwen3: "qwen3", gemma2: "gemma2",
+    gemma3: "gemma3",
+}  # fmt: skip
+_INTERLEAVED_ROPE = ("llama", "granite", "smollm3")
 
 # PEFT's own names, names with an adapter's name in them, and names without PEFT's prefix
 _MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(embedding_)?([AB])(?:\.([^.]+))??(?:\.weight)?")
@@ -79,11 +83,11 @@ def convert_adapter(
     config = read_config(base)
     model_family = family(config, architecture(config))
     if model_family not in _ARCHITECTURES:
-        raise config.error("only adapters for Llama, Mistral, Qwen2 and Qwen3 models can be converted")
+        raise config.error("adapters for encoders cannot be converted; only those for text models")
     name = _ARCHITECTURES[model_family]
     stored = read_tensors(weights)
     left_out = [*settings.left_out, *_base_copies(settings.config, stored, base)]
-    tensors = _Outputs(settings, config, interleaved_rope=name == "llama").read(stored)
+    tensors = _Outputs(settings, config, interleaved_rope=name in _INTERLEAVED_ROPE).read(stored)
     check_nothing_left_out(left_out, strict)
     check_disk_space(target, padded_bytes(tensors, float_type) + (1 << 20))
     metadata: dict[str, GGUFValue] = {

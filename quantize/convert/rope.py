@@ -34,6 +34,8 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     versions write `rope_theta` and `rope_scaling`.
     """
     scaling = config.part("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
+    if "full_attention" in scaling.entries:  # one object for each kind of layer
+        scaling = scaling.part("full_attention")
     base = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
     if config.number("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0)) != 1.0:
         raise config.error("only a part of each head is rotated (partial_rotary_factor), which is not supported")

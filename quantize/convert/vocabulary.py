@@ -53,7 +53,7 @@ def read_vocabulary(checkpoint: Checkpoint, encoder: bool) -> Vocabulary:
     """
     folder, size = checkpoint.folder, checkpoint.config.positive_int("vocab_size", below=MAX_TOKENS + 1)
     if (folder / "tokenizer.json").is_file():
-        vocabulary = _TokenizerJSON(checkpoint.read("tokenizer.json"), size).vocabulary()
+        vocabulary = _TokenizerJSON(checkpoint, size).vocabulary()
     elif (folder / "tokenizer.model").is_file():
         vocabulary = _from_sentencepiece(checkpoint, folder / "tokenizer.model", size)
     elif (folder / "vocab.txt").is_file():
@@ -68,15 +68,15 @@ def read_vocabulary(checkpoint: Checkpoint, encoder: bool) -> Vocabulary:
 class _TokenizerJSON:
     """tokenizer.json, the file format of the tokenizers library."""
 
-    def __init__(self, config: JSONConfig, size: int) -> None:
-        self.config = config
+    def __init__(self, checkpoint: Checkpoint, size: int) -> None:
+        config = self.config = checkpoint.read("tokenizer.json")
         self.model = config.part("model")
         ids = self.model.part("vocab").entries
         added = config.get("added_tokens", [])
         if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
             raise config.error("added_tokens is not a list of objects")
-        self.added: list[dict[str, Any]] = added
-        self.tokens, self.types = _by_id(config, ids, added, size)
+        self.added: list[dict[str, Any]] = _embedded(checkpoint, added, size)
+        self.tokens, self.types = _by_id(config, ids, self.added, size)
 
     def vocabulary(self) -> Vocabulary:
         kind = self.model.get("type", "BPE" if "merges" in self.model.entries else None)
@@ -144,6 +144,8 @@ class _TokenizerJSON:
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
         prepend = {"type": "Prepend", "prepend": _SPACE}
         others = [step for step in normalizers if step not in (replace, prepend)]
+        if replace in normalizers:  # Gemma splits at spaces, of which none are left
+            splits = [step for step in splits if step.get("pattern") != {"String": " "}]
         if not splits and len(others) == 0 and replace in normalizers:
             return len(normalizers) == 2, []
         if not normalizers and len(splits) == 1:
@@ -191,6 +193,15 @@ class _TokenizerJSON:
         stripping = [t.get("content") for t in self.added if t.get("lstrip") or t.get("rstrip") or t.get("single_word")]
         names = ", ".join(map(quoted, stripping[:3]))
         return [f"llama.cpp keeps spaces around {names}, which the original tokenizer strips"] if stripping else []
+
+
+def _embedded(checkpoint: Checkpoint, added: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """Returns the added tokens without those that the model has no embedding for. Gemma 3's text models have one."""
+    beyond = [token for token in added if type(token.get("id")) is int and token["id"] >= size]
+    if beyond:
+        names = ", ".join(quoted(token.get("content")) for token in beyond[:5])
+        checkpoint.left_out.append(f"added tokens for which the model has no embeddings ({len(beyond)}): {names}")
+    return [token for token in added if token not in beyond]
 
 
 def _by_id(
@@ -281,7 +292,7 @@ def _from_sentencepiece(checkpoint: Checkpoint, path: Path, size: int) -> Vocabu
     decoder = config.part("added_tokens_decoder")
     for number in decoder.entries:
         added.append({**decoder.part(number).entries, "id": int(number) if number.isdecimal() else -1})
-    tokens, types = _by_id(config, ids, added, size)
+    tokens, types = _by_id(config, ids, _embedded(checkpoint, added, size), size)
     scores = model.scores + [_UNREACHABLE_SCORE] * (size - len(model.scores))
     for i, kind in enumerate(model.kinds):
         types[i] = kind if types[i] == NORMAL or kind != NORMAL else types[i]

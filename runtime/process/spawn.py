@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -125,18 +126,35 @@ def _run(
     with subprocess.Popen(
         command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
+        if stdin is not None:
+            _feed(process, stdin)
         try:
-            for poll in polls:
+            for _ in polls:
                 if cancelled():
                     raise Cancelled("the client is no longer waiting for this answer")
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    out, err = process.communicate(None if poll else stdin, _POLL_SECONDS)
+                    out, err = process.communicate(timeout=_POLL_SECONDS)
                     return ChildResult(process.returncode, out, err)
             process.kill()
             return ChildResult(-signal.SIGTERM, *process.communicate(), timeout_seconds)
         except BaseException:
             process.kill()
             raise
+
+
+def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Writes to the child's standard input on a thread, until all is written or the child has ended.
+
+    `communicate` cannot do it: once it has timed out, it never writes the rest of its input.
+    """
+    stream, process.stdin = process.stdin, None
+    assert stream is not None
+
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError), stream:
+            stream.write(data)
+
+    threading.Thread(target=write, name="child input", daemon=True).start()
 
 
 class RunningChild:

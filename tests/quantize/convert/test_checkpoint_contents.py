@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fakes import checkpoints
-from galago.models.errors import ConfigError
+from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.header import END_TOKENS_KEY
 from galago.models.gguf.reader import read_header
 from galago.quantize.convert.architectures import read_content
@@ -20,8 +20,11 @@ from galago.quantize.convert.chat_templates import read_templates
 from galago.quantize.convert.checkpoint import Checkpoint, open_checkpoint
 from galago.quantize.convert.conversion import convert_checkpoint
 from galago.quantize.convert.end_tokens import read_end_tokens
-from galago.quantize.convert.gguf_writer import FloatType
+from galago.quantize.convert.gguf_writer import FloatType, write
+from galago.quantize.convert.json_config import read_json
+from galago.quantize.convert.vocabulary import read_vocabulary
 from galago.quantize.progress import no_progress
+from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
 
 Arrays = checkpoints.Weights
@@ -34,13 +37,7 @@ def made(folder: Path, files: dict[str, object]) -> Checkpoint:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return Checkpoint(folder, open_config(folder), {}, ())
-
-
-def open_config(folder: Path) -> Any:
-    from galago.quantize.convert.json_config import read_json
-
-    return read_json(folder / "config.json")
+    return Checkpoint(folder, read_json(folder / "config.json"), {}, ())
 
 
 EOS, EOT, EOM = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
@@ -251,3 +248,91 @@ def test_the_file_says_what_it_was_made_from_and_what_was_left_out(tmp_path: Pat
     assert not any(str(tmp_path) in str(value) for value in metadata.values())
     weights = Weights(target)
     assert weights.end_tokens >= {*ends, weights.eos} and 5 not in weights.end_tokens
+
+
+UNSUPPORTED = {
+    "Qwen2_5_VLForConditionalGeneration": "with --converter DIR, and these parts with --converter DIR --mmproj",
+    "Gemma3ForConditionalGeneration": "it has parts for images or sound",
+    "SmolVLMForConditionalGeneration": "it has parts for images or sound",
+    "Phi3ForCausalLM": "its layers differ from Llama's",
+    "Qwen3MoeForCausalLM": "its layers have several experts",
+    "MixtralForCausalLM": "its layers have several experts",
+    "Lfm2ForCausalLM": "it has layers with a recurrent state",
+    "XLMRobertaModel": "its encoder or its tokenizer differs from BERT's",
+    "NomicBertModel": "its encoder or its tokenizer differs from BERT's",
+    "Qwen2ForSequenceClassification": "its result is a class or score",
+    "Gemma9ForCausalLM": "its layers differ from Llama's",
+    "UnheardOfForCausalLM": "which galago cannot convert. It converts LlamaForCausalLM",
+}
+
+
+@pytest.mark.parametrize("architecture", UNSUPPORTED)
+def test_families_that_cannot_be_converted_are_refused_with_the_reason(tmp_path: Path, architecture: str) -> None:
+    checkpoint = made(tmp_path, {"config.json": {"architectures": [architecture]}})
+    with pytest.raises(ModelError, match=re.escape(UNSUPPORTED[architecture])) as caught:
+        read_content(checkpoint)
+    assert "as --converter DIR" in caught.value.message
+
+
+REFUSED_SETTINGS: dict[str, tuple[str, dict[str, object], str]] = {
+    "other layers without rope": ("SmolLM3", {"no_rope_layers": [1, 0]}, "other layers than every fourth"),
+    "another interval without rope": ("SmolLM3", {"no_rope_layer_interval": 2}, "other layers than every fourth"),
+    "other sliding layers": ("Gemma3", {"layer_types": ["full_attention"] * 2}, "other layers than every 6th"),
+    "another sliding interval": ("Gemma3", {"sliding_window_pattern": 4}, "other layers than every 6th"),
+    "another scale": ("Gemma3", {"query_pre_attn_scalar": 168}, "query_pre_attn_scalar is 168; llama.cpp uses 8"),
+    "both directions": ("Gemma3", {"query_pre_attn_scalar": 8, "use_bidirectional_attention": True}, "later tokens"),
+    "untied embeddings": ("Gemma2", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}, "are not tied"),
+    "another activation": ("Gemma2", {"query_pre_attn_scalar": 8, "hidden_activation": "gelu"}, "hidden_act is 'gelu'"),
+    "already quantized": ("Qwen2", {"quantization_config": {"quant_method": "fp8"}}, "already quantized .'fp8'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_SETTINGS)
+def test_settings_that_llamacpp_does_not_know_are_refused(tmp_path: Path, case: str) -> None:
+    family, settings, message = REFUSED_SETTINGS[case]
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 8}
+    config = {"architectures": [f"{family}ForCausalLM"]} | sizes | settings
+    with pytest.raises(ModelError, match=message):
+        read_content(made(tmp_path, {"config.json": config}))
+
+
+def test_granite_and_smollm3_compute_as_llama_with_their_factors(tmp_path: Path) -> None:
+    tokens = [5, 260, 17, 3, 263, 90]
+    weights = checkpoints.decoder(tmp_path / "c", "GraniteForCausalLM", tied=True)
+    expected = checkpoints.decoder_logits(weights, tokens)
+    factors = {"attention_multiplier": checkpoints.HEAD**-0.5, "embedding_multiplier": 1.0, "logits_scaling": 4.0}
+    for architecture, scale in (("GraniteForCausalLM", 4.0), ("SmolLM3ForCausalLM", 1.0)):
+        checkpoints.change(tmp_path / "c" / "config.json", architectures=[architecture], **factors)
+        checkpoint = open_checkpoint(tmp_path / "c")
+        content, vocabulary = read_content(checkpoint), read_vocabulary(checkpoint, encoder=False)
+        path, metadata = tmp_path / f"{architecture}.gguf", content.metadata | vocabulary.all_metadata()
+        write(path, content.architecture, metadata, content.tensors, FloatType.F32, lambda _fraction: None)
+        assert np.abs(compute(Weights(path), tokens) * scale - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(("family", "from_qwen"), [("Gemma2", "Qwen2"), ("Gemma3", "Qwen3")])
+def test_gemma_adds_one_to_the_weights_of_its_norms(tmp_path: Path, family: str, from_qwen: str) -> None:
+    settings = {"query_pre_attn_scalar": checkpoints.HEAD, "hidden_act": "gelu_pytorch_tanh"}
+    weights = checkpoints.decoder(tmp_path / "c", f"{from_qwen}ForCausalLM", tied=True, **settings)
+    for layer in range(checkpoints.LAYERS):
+        for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
+            weights[f"model.layers.{layer}.{name}.weight"] = np.full(checkpoints.WIDTH, 0.5, np.float32)
+    checkpoints.safetensors(tmp_path / "c" / "model.safetensors", weights)
+    checkpoints.change(tmp_path / "c" / "config.json", architectures=[f"{family}ForCausalLM"])
+    outputs = {tensor.name: tensor.read(0, 4) for tensor in read_content(open_checkpoint(tmp_path / "c")).tensors}
+    assert (outputs["blk.1.post_ffw_norm.weight"] == 1.5).all() and (outputs["blk.1.ffn_norm.weight"] == 1.5).all()
+    expected = weights["model.layers.1.post_attention_layernorm.weight"][:4] + np.float32(1)
+    assert np.array_equal(outputs["blk.1.post_attention_norm.weight"], expected)
+    assert np.array_equal(outputs["blk.0.attn_q.weight"], weights["model.layers.0.self_attn.q_proj.weight"][:4])
+
+
+def test_added_tokens_without_embeddings_are_left_out(tmp_path: Path) -> None:
+    checkpoints.decoder(tmp_path / "c", "Qwen2ForCausalLM")
+    path = tmp_path / "c" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append(checkpoints.filled({"id": 300, "content": "<image>", "special": True}))
+    path.write_text(json.dumps(tokenizer))
+    checkpoint = open_checkpoint(tmp_path / "c")
+    vocabulary = read_vocabulary(checkpoint, encoder=False)
+    assert len(vocabulary.tokens) == checkpoints.size_of(checkpoints.bpe()) and "<image>" not in vocabulary.tokens
+    assert checkpoint.left_out == ["added tokens for which the model has no embeddings (1): '<image>'"]

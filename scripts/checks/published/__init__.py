@@ -1,0 +1,1 @@
+"""Tiny random checkpoints of published model families, for `scripts/check convert`."""

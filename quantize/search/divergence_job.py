@@ -17,6 +17,7 @@ from ...runtime.cache.encoder_cache import EncoderCache
 from ...runtime.llamacpp.memory import limit_memory
 from ...runtime.llamacpp.quantizer import quantize
 from ...runtime.process.job import JobArrays, Report
+from ...runtime.sampling.sampler import check_finite
 from ...runtime.types.messages import Audio, Image
 from ..calibrate import imatrix, samples
 from ..calibrate.sample_reader import SampleReader, Segment
@@ -51,8 +52,13 @@ def work(job: DivergenceJob, arrays: JobArrays, report: Report) -> None:
                 f"there is too little data to compare variants on: at least four {what} are needed", "data"
             )
         with baseline.open("wb") as file:
+
+            def write(logits: NDArray[np.float32]) -> None:
+                check_finite(logits)
+                logits.tofile(file)
+
             for segment in segments:
-                reader.read(segment, lambda logits: logits.tofile(file))
+                reader.read(segment, write)
     original = projector if vary_projector else source
     assert original is not None
     means, moments = imatrix.split_arrays(arrays)
@@ -111,11 +117,17 @@ def kind_of(segment: Segment) -> str:
 
 
 def kl_divergences(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Returns the sum of P (log P - log Q) for each row of logits; P is the softmax of `before`, Q that of `after`."""
+    """Returns the sum of P (log P - log Q) for each row of logits; P is the softmax of `before`, Q that of `after`.
+
+    It is infinite for a row of `after` with NaN or infinity.
+    """
     p, q = before.astype(np.float64), after.astype(np.float64)
+    is_finite = np.isfinite(q.max(axis=1))
+    q[~is_finite] = 0
     p -= p.max(axis=1, keepdims=True)
     q -= q.max(axis=1, keepdims=True)
     weights = np.exp(p)
     total = weights.sum(axis=1)
     expected = (weights * (p - q)).sum(axis=1) / total
-    return np.asarray(expected - np.log(total) + np.log(np.exp(q).sum(axis=1)))
+    divergences = expected - np.log(total) + np.log(np.exp(q).sum(axis=1))
+    return np.where(is_finite, divergences, np.inf)

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from math import inf
 from typing import Any
 
-from ...models.errors import DeadlineExceeded, EngineError, GalagoError, NotReady
+from ...models.errors import DeadlineExceeded, EngineError, GalagoError, ModelError, NotReady
 from ..cache.prefix_cache import PrefixCache
 from ..speculative.draft_model import DraftModel
 from ..speculative.drafting import Draft, Drafter
@@ -348,6 +348,8 @@ class EngineLoop:
                 failure = failure or error
         if event is not None:
             self.end(sequence, event)
+        elif isinstance(failure, ModelError):  # the model computed NaN, which must not be found in the cache
+            self.fail_step([sequence], failure)
         elif failure is not None:
             self.fail([sequence], failure)
 

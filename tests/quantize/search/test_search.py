@@ -75,6 +75,8 @@ def test_divergence_is_that_of_the_softmaxes() -> None:
     np.testing.assert_allclose(kl_divergences(before, after), (p * np.log(p / q)).sum(1), rtol=1e-9)
     assert kl_divergences(before, before).tolist() == [0] * 5
     assert np.isfinite(kl_divergences(before * 1000, after)).all()
+    after[1, 2], after[3] = np.nan, np.inf
+    assert np.isinf(kl_divergences(before, after)).tolist() == [False, True, False, True, False]
 
 
 def test_kinds_count_equally_whatever_their_number_of_positions() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.model_runner import END, TILE, FakeRunner, MaxDrafts, image, prompt
-from galago.models.errors import DeadlineExceeded, EngineError, NotReady
+from galago.models.errors import DeadlineExceeded, EngineError, InvalidRequest, ModelError, NotReady
 from galago.runtime.cache.prefix_cache import PrefixCache
 from galago.runtime.engine.engine import Engine
 from galago.runtime.engine.scheduler import RECURRENT_REPLAY_TOKENS
@@ -234,6 +234,19 @@ def test_a_failing_step_ends_its_requests_and_later_ones_succeed(engine: Engine,
     assert isinstance(events[-1], Failed) and "fake" in events[-1].error.message
     runner.fail_at_step = None
     assert isinstance(list(submit_to(engine, prompt(1)))[-1], Finished)
+
+
+@pytest.mark.parametrize(("error", "is_kept"), [(ModelError("NaN"), False), (InvalidRequest("no grammar"), True)])
+def test_what_a_model_computed_is_not_kept_if_it_is_no_numbers(error: Exception, is_kept: bool) -> None:
+    class Failing(FakeRunner):
+        def sample(self, row: int, sampler: Any) -> SampledToken:
+            raise error
+
+    runner = Failing()
+    engine = Engine(runner, slots=1, cells=200, batch=8)
+    assert isinstance(list(submit_to(engine, prompt(*range(20))))[-1], Failed)
+    engine.close()
+    assert bool(runner.held[0]) is is_kept
 
 
 def test_a_full_kv_cache_preempts_the_youngest_without_loss() -> None:

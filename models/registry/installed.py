@@ -48,8 +48,8 @@ class InstalledModel:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.paths)
+        """Bytes of all files that are there."""
+        return sum(path.stat().st_size for path in self.paths if path.is_file())
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +227,11 @@ def _check_file(path: Path, imported_as: str | None, progress: Callable[[int], N
 
 
 def all_models(every_commit: bool = False) -> Iterator[InstalledModel]:
-    """Yields all installed models, including damaged ones, which `verify` reports.
+    """Yields all installed models, including damaged ones and imported ones whose files are gone, as `verify` reports.
 
     A model that several commits have with the same content is yielded once, unless `every_commit`.
     """
-    for entry in imported.read_list():
-        if all(path.is_file() for path in entry.paths):
-            yield _from_import(entry)
+    yield from map(_from_import, imported.read_list())
     cache = HubCache(connection.cache_root())
     for repository in cache.repositories():
         seen: set[tuple[Path, ...]] = set()

@@ -33,13 +33,17 @@ def verify(
             print(f"{name}: {report.printable(check.path.name)}: {report.printable(check.problem) or intact}")
         if not rows:
             print("no models are installed")
-    damaged = sorted({name for name, check in rows if check.problem})
+    damaged = {name for name, check in rows if check.problem}
     if damaged and not as_json:
-        print(f"to repair them, run: {'; '.join(f'galago rm {m} && galago pull {m}' for m in damaged)}")
+        pulled = [str(each.ref) for each in models if each.repository and str(each.ref) in damaged]
+        if pulled:
+            print(f"to repair them, run: {'; '.join(f'galago rm {m} && galago pull {m}' for m in sorted(pulled))}")
+        for name in sorted(damaged.difference(pulled)):
+            print(f"{name} is imported: repair or return its files and import them again, or run: galago rm {name}")
     return 1 if damaged else 0
 
 
 def _progress(model: InstalledModel) -> Callable[[int], None]:
     bar = progress.percent(f"reading {model.ref}")
-    largest = max(path.stat().st_size for path in model.paths) or 1
+    largest = max((path.stat().st_size for path in model.paths if path.is_file()), default=0) or 1
     return (lambda done: bar(done / largest)) if bar else (lambda _: None)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes import crafted
-from galago.models.errors import ConfigError, GGUFError, NotFound
+from galago.models.errors import ConfigError, GGUFError, ModelError, NotFound
 from galago.models.json_file import seal
 from galago.models.registry import catalog, imported, installed, removal
 from galago.models.registry.discovery import discover
@@ -112,7 +112,10 @@ def test_a_file_that_changed_after_its_import_is_detected(lm_studio: Path) -> No
     (check,) = installed.verify(installed.find(parse_ref("two-q8_0")))
     assert (check.problem, check.published) == ("it has changed since it was imported", False)
     path.unlink()
-    assert "two-q8_0" not in [str(model.ref) for model in installed.all_models()]
+    (model,) = installed.all_models()
+    assert model.size == 0 and [check.problem for check in installed.verify(model)] != [""]
+    with pytest.raises(ModelError, match="cannot be read: No such file"):
+        installed.summarize(model)
     with pytest.raises(NotFound, match="its file .* no longer exists"):
         resolve("two-q8_0")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import GGUFError, ModelError, NotFound
-from ..gguf.file_name import split_name, without_quant
+from ..gguf.file_name import quant_of, split_name, usual_quant, without_quant
 from ..gguf.header import GGUFHeader
 from ..gguf.kind import check_is_model, kind_of, kinds_by_name, with_header
 from ..gguf.reader import read_header, read_leading_metadata
@@ -30,7 +30,7 @@ _LEADING_BYTES = 1 << 20
 """Contains a header's keys up to the vocabulary; `general.*` and the embedding widths come before it."""
 _MAX_PROJECTORS = 8
 _MAX_OTHERS = 4
-"""If no projector is named like one, so many files of other names are looked at."""
+"""So many files of other names are looked at, if no projector is named like one or several files fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ class _Listing:
 
     def select(self, source: HubSource, quant: str) -> tuple[HubFile, ...]:
         """Returns the weights and the projector that belongs to them. Raises `NotFound`, `HubError` or `ModelError`."""
+        while not all([self._is_as_named(name) for name in self._doubtful(source, quant)]):
+            pass  # other files fit, now that these have other kinds
         choice = source.select(list(self._files), quant, self._kinds)
-        while not self._is_as_named(choice.weights.parts[0]):
-            choice = source.select(list(self._files), quant, self._kinds)
         if source.projector is not None and not choice.projectors:
             self._look_at_other_names(choice.weights)
         for name in choice.projectors[:_MAX_PROJECTORS]:
@@ -122,6 +122,13 @@ class _Listing:
         files = [self._files[name] for name in names]
         download.check_names(self._repository, files)
         return tuple(files)
+
+    def _doubtful(self, source: HubSource, quant: str) -> list[str]:
+        """Returns the files whose kinds decide the choice: the weights that fit, or those that are no model by name."""
+        if sets := source.fitting_sets(self._kinds, quant):
+            return [group.parts[0] for group in sets[:_MAX_OTHERS]]
+        others = [name for name, kind in self._kinds.items() if kind not in ("model", "part", "draft")]
+        return [name for name in others if not quant or quant_of(name) == usual_quant(quant)][:_MAX_OTHERS]
 
     def _is_as_named(self, name: str) -> bool:
         """Whether a file is of the kind that its name suggests. Corrects the kind if not."""

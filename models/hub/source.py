@@ -33,10 +33,13 @@ class HubSource:
 
         `kinds` says what the files are, by default as their names suggest. Raises `NotFound`.
         """
-        quant = "" if quant == "latest" else quant  # as Ollama writes a name without a tag
         return selection.select_files(
             names, quant, self.weights, self.projector, self.default_quant, self.repository, kinds
         )
+
+    def fitting_sets(self, kinds: Mapping[str, GGUFKind], quant: str) -> list[selection.WeightSet]:
+        """Returns the weights in the repository that `quant` may mean."""
+        return selection.fitting_sets(selection.weight_sets(kinds, self.weights, kinds), quant, self.default_quant)
 
 
 def find_source(ref: ModelRef) -> HubSource:

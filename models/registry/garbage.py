@@ -33,13 +33,13 @@ class Garbage:
     commit: str = ""
 
 
-def find_garbage(cache: HubCache) -> list[Garbage]:
-    """Finds what can be deleted in all repositories of the cache. Deletes nothing."""
+def find_garbage(cache: HubCache, repository: str | None = None) -> list[Garbage]:
+    """Finds what can be deleted in all repositories of the cache, or in one. Deletes nothing."""
     kept = {path for model in imported.read_list() for path in model.paths}
     garbage: list[Garbage] = []
-    for repository in cache.repositories():
-        garbage += _unlinked(cache, repository, kept)
-        garbage += _older_commits(cache, repository, kept)
+    for name in cache.repositories() if repository is None else [repository]:
+        garbage += _unlinked(cache, name, kept)
+        garbage += _older_commits(cache, name, kept)
     return garbage
 
 

@@ -46,10 +46,6 @@ class WeightSet:
         stem, _, count = split_name(name)
         return stem in (self.stem, PurePosixPath(self.stem).name) and count in (1, len(self.parts))
 
-    @property
-    def is_split(self) -> bool:
-        return len(self.parts) > 1
-
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
@@ -73,20 +69,29 @@ def select_files(
     quant = "" if quant.lower() == "latest" else quant
     kinds = kinds_by_name(names) if kinds is None else kinds
     sets = weight_sets(names, weights, kinds)
-    wanted = [quant] if quant else [q for q in (default, *PREFERRED_QUANTS) if q]
-    chosen = next((fit for q in wanted if (fit := _matching_sets(sets, q))), None)
-    if chosen is None and quant:
+    chosen = fitting_sets(sets, quant, default)
+    if not chosen and quant:
         drafts = weight_sets(names, weights, kinds, "draft")
-        chosen = [group for group in drafts if group.is_named(quant.lower())] or None
-    if chosen is None and not quant and len({group.quant for group in sets}) == 1:
-        chosen = sets
-    if chosen is None:
+        chosen = [group for group in drafts if group.is_named(quant.lower())]
+    if not chosen:
         raise NotFound(_why_none(names, kinds, sets, quant, where), "model")
-    chosen = _without_copies(chosen)
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models with this quantization; name one of them instead: {stems}", "model")
     return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant, kinds))
+
+
+def fitting_sets(sets: Sequence[WeightSet], quant: str, default: str = "") -> list[WeightSet]:
+    """Returns the sets of weights that `quant` may mean, as for `select_files`: more than one if it does not say which.
+
+    Of several copies of the same weights, returns the best.
+    """
+    quant = "" if quant.lower() == "latest" else quant
+    wanted = [quant] if quant else [q for q in (default, *PREFERRED_QUANTS) if q]
+    chosen = next((fit for q in wanted if (fit := _matching_sets(sets, q))), [])
+    if not chosen and not quant and len({group.quant for group in sets}) == 1:
+        chosen = list(sets)
+    return _without_copies(chosen)
 
 
 def weight_sets(
@@ -178,14 +183,18 @@ def _matching_sets(sets: Sequence[WeightSet], wanted: str) -> list[WeightSet]:
 
 
 def _without_copies(sets: list[WeightSet]) -> list[WeightSet]:
-    """Returns the best of several copies of the same weights: in the upper folder, and in one file.
+    """Returns the best of several copies of the same weights: in the upper folder, and in the fewest files.
 
-    Returns all sets if their file names differ, or if none is better than the others.
+    Returns all sets if their file names differ, or if they are in different folders of the same level.
     """
-    if len({PurePosixPath(group.stem).name for group in sets}) > 1:
+    if len({PurePosixPath(group.stem).name for group in sets}) != 1:
         return sets
-    rank = {id(group): (group.stem.count("/"), group.is_split) for group in sets}
-    return [group for group in sets if rank[id(group)] == min(rank.values())]
+    best = min((group.stem.count("/"), len(group.parts)) for group in sets)
+    unique: dict[str, WeightSet] = {}  # names that differ only in upper and lower case are copies, too
+    for group in sets:
+        if (group.stem.count("/"), len(group.parts)) == best:
+            unique.setdefault(group.stem, group)
+    return [*unique.values()]
 
 
 def rank_projectors(

@@ -45,8 +45,19 @@ def pull(
     else:
         what = "already installed" if not plan.missing else "installed, and its files match their published digests"
         print(f"{plan.ref} is {what}. Try it with: galago run {shlex.quote(str(plan.ref))} 'Hello'")
+        if plan.missing and (older := _older_bytes(plan)):
+            print(f"Older commits of it take {units.format_bytes(older)}; delete them with: galago gc")
         if evaluated := saved_results.find_latest(installed.weights[0], installed.projector):
             print(saved_results.describe(evaluated))
+
+
+def _older_bytes(plan: PullPlan) -> int:
+    """Returns the bytes of older commits in the cache that the pulled one replaces."""
+    from ...models.hub import cache, connection
+    from ...models.registry.garbage import find_garbage
+
+    garbage = find_garbage(cache.HubCache(connection.cache_root()), plan.repository.name)
+    return sum(item.size for item in garbage if item.kind == "older commit")
 
 
 def _description(plan: PullPlan) -> str:

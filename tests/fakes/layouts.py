@@ -58,15 +58,16 @@ class Layout:
         return self.files.split()
 
     def content(self) -> dict[str, bytes]:
-        return {name: self._content(name) for name in self.names}
+        return {name: tiny_file(name, self.kind(name)) if _is_whole(name) else name.encode() for name in self.names}
 
-    def _content(self, name: str) -> bytes:
-        lower = name.lower()
-        if ".gguf" not in lower or ".gguf." in lower or ".gguf-" in lower:
-            return name.encode()  # another format, or a piece
+    def kind(self, name: str) -> str:
         usual = {"mmproj": "projector", "imatrix": "imatrix", "mtp/": "draft", "lora": "adapter"}
-        kind = next((kind for sign, kind in usual.items() if sign in lower), "model")
-        return tiny_file(name, self.kinds.get(name, kind))
+        return self.kinds.get(name) or next((kind for sign, kind in usual.items() if sign in name.lower()), "model")
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a file is a GGUF file, and no piece of one."""
+    return name.lower().endswith(".gguf")
 
 
 def _parts(stem: str, count: int) -> str:
@@ -395,6 +396,23 @@ LAYOUTS = (
         "tiny-VL-Q4_0.gguf tiny-VL-vision-f16.gguf",
         {"": "tiny-VL-Q4_0.gguf tiny-VL-vision-f16.gguf", ":f16": "has no weights with quantization f16; it has q4_0"},
         {"tiny-VL-vision-f16.gguf": "projector"},
+    ),
+    Layout(
+        "acme/other-kinds-GGUF",
+        "tiny-Q8_0.gguf tiny-Q8_0-imatrix.gguf tiny-style-Q8_0.gguf words-Q8_0.gguf eyes-Q8_0.gguf MTP/head-Q8_0.gguf",
+        {"": "tiny-Q8_0.gguf eyes-Q8_0.gguf", ":Q8_0": "tiny-Q8_0.gguf eyes-Q8_0.gguf"},
+        {"tiny-style-Q8_0.gguf": "adapter", "words-Q8_0.gguf": "vocabulary", "eyes-Q8_0.gguf": "projector"},
+    ),
+    Layout(
+        "acme/clip-names-GGUF",
+        "clip-captioner-Q8_0.gguf clip-captioner-F16.gguf",
+        {"": "clip-captioner-Q8_0.gguf", ":f16": "clip-captioner-F16.gguf"},
+    ),
+    Layout(
+        "acme/not-a-model-GGUF",
+        "one-Q8_0.gguf two-Q4_0.gguf",
+        {"": "has no GGUF weights of a model: one-Q8_0.gguf is a LoRA adapter; two-Q4_0.gguf is a projector"},
+        {"one-Q8_0.gguf": "adapter", "two-Q4_0.gguf": "projector"},
     ),
 )
 """Of publishers with many repositories, and of those that name files in ways of their own."""

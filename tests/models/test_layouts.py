@@ -68,7 +68,7 @@ def test_a_repository_is_searched_pulled_listed_and_deleted(cache: HubCache, hub
     for name in (str(listed.ref), layout.repository + tail, layout.repository.lower()):
         assert installed.find(parse_ref(name)).names == model.names
     summary = installed.summarize(listed)
-    assert summary.vision == any("mmproj" in name or "vision-f16" in name for name in expected)
+    assert summary.vision == ("projector" in map(layout.kind, expected))
     assert removal.remove(parse_ref(layout.repository)).model.names == model.names
     assert not [*installed.all_models()] and not list(cache.root.rglob("*.gguf")) and len(hub.log) == requests
     assert not list((cache.root / f"models--{layout.repository.replace('/', '--')}").rglob("*"))

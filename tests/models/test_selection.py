@@ -39,6 +39,12 @@ COPIES: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
     "one file and parts, by name": (["m-Q8_0.gguf", *PARTS], "m-q8_0", ("m-Q8_0.gguf",)),
     "the parts, by the name of one": (["m-Q8_0.gguf", *PARTS], "m-Q8_0-00002-of-00002", PARTS),
     "the second part": ([*PARTS], "m-Q8_0-00002-of-00002", PARTS),
+    "in other cases": (["M-q8_0.gguf", "m-Q8_0.gguf"][::-1], "", ("M-q8_0.gguf",)),
+    "in more and fewer parts": (
+        [*PARTS, *(f"m-Q8_0-0000{n}-of-00003.gguf" for n in (1, 2, 3))],
+        "m-q8_0",
+        PARTS,
+    ),
     "above and in a folder": (["Q8_0/m-Q8_0.gguf", "m-Q8_0.gguf"], "", ("m-Q8_0.gguf",)),
     "in a folder, by its path": (["Q8_0/m-Q8_0.gguf", "m-Q8_0.gguf"], "q8_0/m-q8_0", ("Q8_0/m-Q8_0.gguf",)),
     "parts above, one file in a folder": (["x/m-Q8_0.gguf", *PARTS], "q8_0", PARTS),

@@ -11,8 +11,6 @@ import pytest
 from fakes.hub import digest, running
 from fakes.layouts import tiny_file
 from galago.models.hub.cache import PARTIAL_SUFFIX, HubCache
-from galago.models.hub.pull import plan, pull
-from galago.models.registry.name import parse_ref
 from galago.runtime.cli.main import main
 
 REPO = "acme/Tiny-GGUF"
@@ -32,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubCache]
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         for data in (OLD, NEW):
             hub.put(REPO, {"tiny-Q8_0.gguf": data})
-            pull(plan(parse_ref(REPO)), lambda _file, _done: None)
+            assert main(["pull", REPO]) == 0
     (cache.folder(REPO) / "blobs" / (digest(PARTIAL) + PARTIAL_SUFFIX)).write_bytes(PARTIAL)
     yield cache
 
@@ -46,8 +44,9 @@ def blobs(cache: HubCache) -> set[str]:
     return {path.name for path in (cache.folder(REPO) / "blobs").iterdir()}
 
 
-def test_gc_shows_sizes_and_deletes_only_when_told(cache: HubCache, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_shows_sizes_and_deletes_only_when_told(capsys: pytest.CaptureFixture[str], cache: HubCache) -> None:
     old, before = older(cache), blobs(cache)
+    assert f"Older commits of it take {len(OLD)} B; delete them with: galago gc" in capsys.readouterr().out
     for options in (["--dry-run"], [], ["--json"], ["--dry-run", "--yes"]):
         assert main(["gc", *options]) == 0 and blobs(cache) == before
     shown = capsys.readouterr()

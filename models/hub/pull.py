@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,17 +80,28 @@ def _hint(ref: ModelRef) -> str:
 
 
 def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | None = None) -> InstalledModel:
-    """Carries out a plan. The revision points to the new commit only once every file is complete and correct."""
+    """Carries out a plan. The revision points to the new commit only once every file is complete and correct.
+
+    Raises `HubError`, or `ModelError` if the files are no model after all. Then deletes what it has downloaded.
+    """
     cache = cache or HubCache(connection.cache_root())
     repository = plan.repository
     paths = download.download(repository, plan.files, cache, progress)
-    headers = [read_header(path) for path in paths]
-    check_is_model(headers[0])
-    parts = [file.name for file, header in zip(plan.files, headers, strict=True) if not header.is_projector]
-    pairing.check_parts(headers[0], parts)
+    try:
+        _check_headers(plan, [read_header(path) for path in paths])
+    except ModelError:
+        cache.remove(repository.name, repository.commit, [file.name for file in plan.missing])
+        raise
     cache.set_revision(repository.name, repository.revision, repository.commit)
     mirrors.remember(repository.name, repository.commit, repository.endpoint)
     return installed.find(replace(plan.ref, revision=plan.ref.revision and repository.commit))
+
+
+def _check_headers(plan: PullPlan, headers: Sequence[GGUFHeader]) -> None:
+    """Checks the files by their whole headers. Raises `ModelError`."""
+    check_is_model(headers[0])
+    parts = [file.name for file, header in zip(plan.files, headers, strict=True) if not header.is_projector]
+    pairing.check_parts(headers[0], parts)
 
 
 class _Listing:

@@ -27,6 +27,7 @@ def search(
     from ...models.hub import client, connection, mirrors
     from ...models.registry import catalog
 
+    text = _without_address(text)
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
         entries = _that_fit(entries)
@@ -50,6 +51,18 @@ def search(
     if not entries and not repositories:
         what = "fits into the free memory" if fits else f"matches {text!r}"
         print(f"no model of the catalog {what}; search the Hub with --hub" if not on_hub else "no models found")
+
+
+def _without_address(text: str) -> str:
+    """Returns OWNER/REPO for the address of a page of the Hub, and any other text as it is."""
+    from ...models.errors import NotFound
+    from ...models.registry.name import parse_ref
+
+    try:
+        ref = parse_ref(text)
+    except NotFound:
+        return text
+    return ref.name if ref.kind == "hub" else text
 
 
 def _that_fit(entries: list[CatalogEntry]) -> list[CatalogEntry]:

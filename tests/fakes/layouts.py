@@ -25,8 +25,11 @@ def tiny_file(name: str, kind: str = "model") -> bytes:
     }
     keys["general.description"] = Value(STRING, name.encode())
     tensors = {"token_embd.weight": Tensor((32,), 0, 0)}
-    if kind in ("model", "vocabulary"):
+    if kind in ("model", "vocabulary", "head"):
         sizes = {"block_count": 1, "embedding_length": 32, "context_length": 512}
+        if kind == "head":
+            sizes |= {"block_count": 2, "nextn_predict_layers": 1}
+            tensors = {"blk.1.nextn.eh_proj.weight": Tensor((32,), 0, 0)}
         keys |= {f"llama.{key}": Value(UINT32, value) for key, value in sizes.items()}
     if count > 1:
         keys |= {"split.no": Value(UINT16, number - 1), "split.count": Value(UINT16, count)}

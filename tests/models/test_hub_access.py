@@ -210,6 +210,14 @@ def test_a_gated_repository_says_whose_access_is_missing(local: LocalHub, monkey
         client.fetch_start(repository, "README.md", 4)
 
 
+@pytest.mark.parametrize("text", ["omni", REPO, f"hf.co/{REPO}", f"https://huggingface.co/{REPO}/tree/main"])
+def test_a_repository_is_found_by_its_name_and_its_address(
+    local: LocalHub, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    assert main(["search", text, "--hub"]) == 0
+    assert f"hf:{REPO}  7 downloads" in capsys.readouterr().out
+
+
 # Mirrors
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fakes.hub import LocalHub, running
-from fakes.layouts import LAYOUTS, Layout
-from galago.models.errors import GalagoError
+from fakes.layouts import LAYOUTS, Layout, tiny_file
+from galago.models.errors import GalagoError, ModelError
 from galago.models.hub import client
 from galago.models.hub.cache import HubCache
 from galago.models.hub.pull import plan, pull
@@ -72,6 +72,16 @@ def test_a_repository_is_searched_pulled_listed_and_deleted(cache: HubCache, hub
     assert removal.remove(parse_ref(layout.repository)).model.names == model.names
     assert not [*installed.all_models()] and not list(cache.root.rglob("*.gguf")) and len(hub.log) == requests
     assert not list((cache.root / f"models--{layout.repository.replace('/', '--')}").rglob("*"))
+
+
+def test_a_file_that_only_its_whole_header_tells_apart_is_not_installed(hub: LocalHub, cache: HubCache) -> None:
+    """The start of the file does not name the tensors, which are only those of a multi-token prediction head."""
+    head = tiny_file("head-Q8_0.gguf", "head")
+    hub.put("acme/head-GGUF", {"head-Q8_0.gguf": head, "README.md": b"x"})
+    planned = plan(parse_ref("acme/head-GGUF"))
+    with pytest.raises(ModelError, match="head-Q8_0.gguf is a draft model or multi-token prediction head, not a"):
+        pull(planned, lambda _file, _done: None)
+    assert not [*cache.root.rglob("*.gguf")] and not [*cache.root.rglob("blobs/*")]
 
 
 def test_every_offered_choice_works_when_it_is_typed(cache: HubCache) -> None:

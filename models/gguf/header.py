@@ -101,13 +101,17 @@ class GGUFHeader:
         """The model's name from the metadata, or else the file name without its extension.
 
         Converters write a commit id as the name if they are given a folder of the Hub's cache. Instead of one, this is
-        the name of the repository, if the file is in the cache.
+        the name of the repository that the metadata gives, or in whose folder of the cache the file is.
         """
         name = self._text("general.name")
         if name is None or not _COMMIT.fullmatch(name):
             return name or self.path.stem
-        repository = _REPOSITORY.search(self.path.as_posix())
-        return repository[1] if repository else self.path.stem
+        stated = (
+            self._text(f"general.{key}") for key in ("repo_url", "source.repo_url", "source.huggingface.repository")
+        )
+        repository = next(filter(None, stated), "").rstrip("/").rpartition("/")[2]
+        cached = _REPOSITORY.search(self.path.as_posix())
+        return repository or (cached[1] if cached else self.path.stem)
 
     @property
     def is_projector(self) -> bool:

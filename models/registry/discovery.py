@@ -79,8 +79,8 @@ def _checkpoint_hint(place: Path) -> str:
 def _add_place(place: Path, discovery: Discovery) -> None:
     if place.is_file() or (place.is_symlink() and not place.is_dir()):
         _add_file(place, discovery)
-    elif (place / "manifests").is_dir() and (place / "blobs").is_dir():
-        _add_ollama(place, discovery)
+    elif ollama := next((folder for folder in (place, place / "models") if _is_ollamas(folder)), None):
+        _add_ollama(ollama, discovery)
     else:
         unpaired = [path for folder in _folders(place, discovery) for path in _add_folder(folder, place, discovery)]
         taken = {model.projector for model in discovery.models}
@@ -89,8 +89,17 @@ def _add_place(place: Path, discovery: Discovery) -> None:
                 discovery.left_out.append(f"{path.name} is a projector, and its model is not in {path.parent}")
 
 
+def _is_ollamas(folder: Path) -> bool:
+    return (folder / "manifests").is_dir() and (folder / "blobs").is_dir()
+
+
 def _add_file(path: Path, discovery: Discovery) -> None:
     """Adds the model that a file, or a part of a split model, belongs to. Raises `GalagoError` if it is none."""
+    if not path.name.lower().endswith(".gguf") and not pieces([path.name]):  # such as one of Ollama's blobs
+        header = read_header(path)
+        check_is_model(header)
+        discovery.models.append(ImportedModel(_usable_name(header.name.lower()), (path,), None, str(path.parent)))
+        return
     folder = _GGUFFolder.read(path.parent, path.parent)
     if path.name in folder.problems:
         raise folder.problems[path.name]
@@ -205,6 +214,11 @@ def _folders(place: Path, discovery: Discovery) -> Iterator[Path]:
     seen = 0
     for folder, folders, names in os.walk(place, onerror=leave_out):
         folders.sort()
+        for linked in filter(os.path.islink, (os.path.join(folder, name) for name in folders)):
+            if any(".gguf" in path.name.lower() for path in Path(linked).glob("*")):
+                discovery.left_out.append(
+                    f"{linked} is a link to a folder, which is not followed; import it by its path"
+                )
         seen += len(names)
         if seen > _MAX_FILES:
             raise ConfigError(f"{place} has more than {_MAX_FILES} files; name one of its subfolders", "path")

@@ -51,7 +51,7 @@ def import_(
         report.emit_json([_row(model) for model in added])
         return
     for model in added:
-        projector = f" with {model.projector.name}" if model.projector else ""
+        projector = f" with {report.printable(model.projector.name)}" if model.projector else ""
         print(f"{model.name}: {report.printable_line(str(model.weights[0]))}{projector}")
     print(
         f"imported {report.quantity(len(added), 'model')}; no files were copied"

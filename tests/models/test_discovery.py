@@ -404,6 +404,26 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path, files: Mapping
     assert discovery.left_out == [f"{place / 'closed'} cannot be read: Permission denied"]
 
 
+def test_a_link_to_a_folder_is_left_out_with_what_to_do(tmp_path: Path, files: Mapping[str, Path]) -> None:
+    place = lay_out(tmp_path / "place", {"a.gguf": "model"}, files)
+    (place / "far").symlink_to(lay_out(tmp_path / "far", {"b.gguf": "model"}, files))
+    (place / "docs").symlink_to(lay_out(tmp_path / "docs", {"README.md": "page"}, files))
+    discovery = discover(place)
+    assert [model.name for model in discovery.models] == ["a"]
+    assert discovery.left_out == [
+        f"{place / 'far'} is a link to a folder, which is not followed; import it by its path"
+    ]
+
+
+def test_the_folder_above_ollamas_and_one_of_its_blobs_are_understood(
+    tmp_path: Path, files: Mapping[str, Path]
+) -> None:
+    place = ollama(tmp_path / ".ollama/models", files, **{f"{LIBRARY}/tiny/latest": {"model": "model"}})
+    assert [model.name for model in discover(tmp_path / ".ollama").models] == ["tiny-latest"]
+    (blob,) = (place / "blobs").iterdir()
+    assert [(model.name, model.weights) for model in discover(blob).models] == [("galago-builtin", (blob,))]
+
+
 def test_a_cached_model_with_a_missing_part_is_not_installed_and_says_which(
     home: Path, files: Mapping[str, Path]
 ) -> None:
@@ -443,6 +463,9 @@ def test_a_commit_id_is_not_shown_as_a_name(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     assert read_header(model.write(snapshot / "x-Q8_0.gguf")).name == "Tiny-Chat"
     assert read_header(model.write(tmp_path / "x-Q8_0.gguf")).name == "x-Q8_0"
+    address = crafted.Value(crafted.STRING, "https://huggingface.co/acme/Other-Chat/")
+    stated = changed(model, general__source__repo_url=address)
+    assert read_header(stated.write(tmp_path / "y-Q8_0.gguf")).name == "Other-Chat"
     (entry,) = discover(tmp_path / "models--acme--Tiny-Chat").models
     assert entry.published_as == f"hf:acme/Tiny-Chat@{commit}"
     imported.add([entry])

@@ -19,7 +19,7 @@ from ..models.device import parse_memory_size
 from ..models.errors import ConfigError
 from ..runtime.inference import machine_benchmark
 from .calibrate import calibration, imatrix
-from .calibrate.calibration import CHUNK_TOKENS, CalibrationData
+from .calibrate.calibration import CalibrationData
 from .calibrate.imatrix import ImportanceMatrix
 from .evaluate import evaluation, saved_results
 from .evaluate.evaluation import EvaluationPlan
@@ -55,7 +55,7 @@ class CalibrationRequest:
     output: Path
     data: tuple[Path, ...] = ()
     mmproj: Path | None = None
-    chunk_tokens: int = CHUNK_TOKENS
+    chunk_tokens: int | None = None
     max_segments: int | None = None
     force: bool = False
 
@@ -227,7 +227,8 @@ def _scheme_matrix(
     """Returns the importance matrix for a scheme, from the given files or the built-in text, if it is of use."""
     if not use_calibration and not data.builtin:
         raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
-    uncalibrated = not use_calibration or (source.header.is_projector and data.builtin)
+    needs_data = source.header.is_projector or source.header.is_encoder
+    uncalibrated = not use_calibration or (needs_data and data.builtin)
     if uncalibrated and scheme.needs_calibration:
         raise ConfigError(f"{scheme.name} needs calibration; give data with --calibration FILE", "calibration")
     if uncalibrated or not scheme.uses_calibration:
@@ -257,6 +258,11 @@ def _check_mixture_request(source: SourceModel, data: CalibrationData, request: 
     mixture.check_effort(request.effort)
     if request.speed is not None:
         latency.check_speed(request.speed)
+    if source.header.is_encoder:
+        raise ConfigError(
+            f"{source.path.name} computes embeddings, and mixtures are chosen by what a model answers; give a --scheme",
+            "scheme",
+        )
     if not source.header.is_projector:
         return
     if request.speed is not None:

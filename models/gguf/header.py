@@ -157,7 +157,12 @@ class GGUFHeader:
     def pooling(self) -> Pooling | None:
         """How an embedding model pools, or `None` for a generative model. The default of an encoder is the mean."""
         stated = self._stated_pooling
-        return stated or ("mean" if self.architecture in _ENCODERS else None)
+        return stated or ("mean" if self.is_encoder else None)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it is a model that only turns texts into vectors, and cannot generate any."""
+        return self.architecture in _ENCODERS
 
     @property
     def says_pooling(self) -> bool:

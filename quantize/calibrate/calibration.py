@@ -71,10 +71,15 @@ def select_data(
     source: SourceModel,
     projector: Path | None,
     files: Sequence[Path],
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
     max_segments: int | None = None,
 ) -> CalibrationData:
-    """Sorts files into samples and importance matrices. Without files, selects the built-in text."""
+    """Sorts files into samples and importance matrices. Without files, selects the built-in text.
+
+    By default, chunks have `CHUNK_TOKENS` tokens, or as many as the model's context.
+    """
+    if chunk_tokens is None:
+        chunk_tokens = min(CHUNK_TOKENS, source.header.context_length or CHUNK_TOKENS)
     for path in files:
         if not path.is_file():
             raise ConfigError(f"there is no file {path}", "data")
@@ -106,6 +111,12 @@ def collect(data: CalibrationData, part: Path, progress: Progress = no_progress)
             raise ConfigError(
                 "a projector cannot be calibrated alone: calibrate its model, and give the projector with --mmproj",
                 "model",
+            )
+        if data.source.header.is_encoder:
+            raise ConfigError(
+                f"{data.source.path.name} computes embeddings and cannot be calibrated here: give an importance "
+                "matrix, or leave calibration out",
+                "data",
             )
         with _locked(part):
             matrices.append(_collect(data, part, progress))

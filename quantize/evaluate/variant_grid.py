@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...models.errors import ConfigError
+from ...models.files import weight_parts
 from ...models.fingerprint import fingerprint, pair_fingerprint
+from ...models.gguf.header import GGUFHeader
 from ...models.json_file import JsonFile
 from ...models.registry.name import is_builtin
 from ...models.registry.resolve import builtin_folder, resolve
@@ -27,7 +29,7 @@ class VariantFile:
 
     @property
     def bytes(self) -> int:
-        return self.path.stat().st_size
+        return sum(part.stat().st_size for part in weight_parts(self.path))
 
     @property
     def key(self) -> str:
@@ -70,6 +72,7 @@ def variant_grid(
     already, unless `requantize`.
     """
     own = resolve(model, mmproj)
+    _check_generates(own.header)
     model_paths, projector_paths = [own.weights], [own.projector] if own.projector else []
     if is_builtin(model) and (variants or projectors):
         model_paths += [path for path in [builtin_folder() / "text-F16.gguf"] if path.exists()]
@@ -79,12 +82,18 @@ def variant_grid(
     models = _files(model_paths, variants, folder, progress, requantize)
     projector_files = _files(projector_paths, projectors, folder, progress, requantize)
     for file in models:
-        resolve(file.path)
+        _check_generates(resolve(file.path).header)
         for projector in projector_files:
             resolve(file.path, projector.path)
     return [ModelVariant(file, projector) for file in models for projector in projector_files] or [
         ModelVariant(file, None) for file in models
     ]
+
+
+def _check_generates(header: GGUFHeader) -> None:
+    if header.pooling is not None:
+        use = "scores documents" if header.pooling == "rank" else "computes embeddings"
+        raise ConfigError(f"{header.path.name} {use}; galago evaluate compares models that answer questions", "model")
 
 
 def _files(

@@ -25,7 +25,9 @@ def calibrate(
         ),
     ] = None,
     mmproj: options.ProjectorOption = None,
-    chunk: Annotated[int, typer.Option(help="tokens per chunk of text", metavar="N")] = 512,
+    chunk: Annotated[
+        int | None, typer.Option(help="tokens per chunk of text  [default: 512, or the model's context]", metavar="N")
+    ] = None,
     chunks: Annotated[
         int | None, typer.Option(help="maximum number of chunks and chats  [default: all]", metavar="N")
     ] = None,

@@ -6,15 +6,19 @@ import json
 import os
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fakes import bert
 from fakes.experts import write
 from galago.models.errors import ConfigError, EngineError, GalagoError, ModelError
 from galago.models.gguf.reader import read_header
 from galago.models.registry.resolve import builtin_folder
+from galago.quantize import api
 from galago.quantize.calibrate import calibration, imatrix, samples
 from galago.quantize.calibrate.imatrix import ImportanceMatrix
 from galago.quantize.calibrate.samples import ChatSample, TextSample
@@ -166,6 +170,38 @@ def test_a_model_that_computes_nan_is_reported_with_the_weight(tmp_path: Path, t
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(EngineError, match=r"the inputs of blk\.1\.attn_\w\.weight are infinite or NaN"):
         collect(job(tmp_path / "bad.gguf", tmp_path / "part", text))
+
+
+@pytest.mark.parametrize(
+    ("context", "given", "expected"),
+    [(128, None, 128), (4096, None, 512), (None, None, 512), (128, 64, 64), (128, 500, 500)],
+)
+def test_chunks_are_no_longer_than_the_context_unless_that_is_asked_for(
+    context: int | None, given: int | None, expected: int
+) -> None:
+    source = open_source(str(builtin_folder() / "text-F16.gguf"))
+    metadata = {**source.header.metadata, "llama.context_length": context or "unknown"}
+    small = replace(source, header=replace(source.header, metadata=metadata))
+    assert calibration.select_data(small, None, [], given).chunk_tokens == expected
+
+
+def test_an_encoder_is_quantized_without_calibration(tmp_path: Path) -> None:
+    """By default; calibration that is asked for is refused."""
+    encoder, text = bert.write(tmp_path / "bert.gguf"), tmp_path / "text.txt"
+    text.write_text("word " * 500)
+    request = api.QuantizationRequest(str(encoder), tmp_path / "q.gguf", "Q4_0")
+    assert api.quantize(request).plan.recipe.matrix is None
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"calibration": (text,)}, "bert.gguf computes embeddings and cannot be calibrated here"),
+        ({"scheme": "IQ2_XXS"}, "IQ2_XXS needs calibration"),
+        (
+            {"scheme": None, "bits": 5.0},
+            "bert.gguf computes embeddings, and mixtures are chosen by what a model answers",
+        ),
+    ]
+    for changed, message in refused:
+        with pytest.raises(ConfigError, match=message):
+            api.quantize(replace(request, force=True, **changed))
 
 
 def test_a_model_that_computes_only_zeros_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

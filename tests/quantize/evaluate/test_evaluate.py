@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fakes import bert
 from fakes.heldout import part_of_heldout
 from galago.models.errors import ConfigError, GalagoError
 from galago.models.registry.resolve import builtin_folder
@@ -228,6 +229,23 @@ def test_variants_that_cannot_be_compared_are_refused(
 ) -> None:
     with pytest.raises(GalagoError, match=message):
         variant_grid(str(MODEL), None, variants, projectors, tmp_path)
+
+
+@pytest.mark.parametrize(("pooling", "use"), [("mean", "computes embeddings"), ("rank", "scores documents")])
+def test_models_that_answer_no_questions_are_refused(pooling: str, use: str, tmp_path: Path) -> None:
+    """Before any variant is made."""
+    path = str(bert.write(tmp_path / "bert.gguf", pooling))
+    for given in ([path, None, ["Q8_0"]], [str(MODEL), None, [path]]):
+        with pytest.raises(ConfigError, match=rf"bert\.gguf {use}; galago evaluate compares models that answer"):
+            variant_grid(*given, [], tmp_path / "made")  # type: ignore[arg-type]
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_file_in_several_parts_counts_as_a_whole(tmp_path: Path) -> None:
+    parts = [tmp_path / f"model-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for path, size in zip(parts, (10, 20), strict=True):
+        path.write_bytes(bytes(size))
+    assert VariantFile("model", parts[0]).bytes == 30
 
 
 def test_schemes_are_made_of_a_quantized_file_if_that_is_asked_for(tmp_path: Path) -> None:

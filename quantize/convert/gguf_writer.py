@@ -66,6 +66,29 @@ def write(
             done += padding
 
 
+def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, GGUFValue]) -> None:
+    """Writes a GGUF file with the tensors and metadata of another one, and `metadata` added or replaced."""
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields[gguf.Keys.General.ARCHITECTURE].contents()
+    writer = gguf.GGUFWriter(str(target), architecture, endianess=reader.endianess)
+    writer.data_alignment = reader.alignment
+    replaced = {gguf.Keys.General.ARCHITECTURE, *metadata}
+    for name, field in reader.fields.items():
+        if name not in replaced and not name.startswith("GGUF."):  # the library's names for the header's own numbers
+            item_type = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], item_type)
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for tensor in reader.tensors:
+        writer.add_tensor_info(tensor.name, tensor.data.shape, tensor.data.dtype, tensor.n_bytes, tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in reader.tensors:
+        writer.write_tensor_data(tensor.data)
+    writer.close()
+
+
 def _write_header(
     path: Path,
     architecture: str,

@@ -7,6 +7,7 @@ Its output is checked and published like any other converted file.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
@@ -15,9 +16,10 @@ from ...models.kept_file import temporary_folder
 from ...runtime.process import spawn
 from ..output_file import check_target, output_file
 from ..progress import Progress
-from .conversion import ConversionResult
-from .gguf_writer import FloatType
+from .conversion import ConversionResult, receipt
+from .gguf_writer import FloatType, copy_with_metadata
 from .lora import is_adapter
+from .origin import snapshot_of
 from .weight_files import no_weights_error
 
 MODEL_CONVERTER, ADAPTER_CONVERTER = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
@@ -41,10 +43,11 @@ def convert_with_llamacpp(
     with the converter's message if it fails or writes no GGUF file.
     """
     check_target(target, force)
+    folder = snapshot_of(folder)
     converter = sources / (ADAPTER_CONVERTER if is_adapter(folder) else MODEL_CONVERTER)
     if not converter.is_file():
         raise ConfigError(f"{sources} has no {converter.name}; give the folder of llama.cpp's sources", "converter")
-    if not any(folder.glob("*.safetensors")):
+    if not _weights(folder):
         raise no_weights_error(folder)
     own_python = sources / ".venv" / "bin" / "python"
     command = [str(own_python if own_python.is_file() else sys.executable), str(converter), str(folder.resolve())]
@@ -58,11 +61,16 @@ def convert_with_llamacpp(
         written = list(folder_for_converter.glob("*.gguf"))  # the converter prefixes a projector's name with mmproj-
         if len(written) != 1:
             raise ModelError(f"{converter.name} reported no error but wrote {len(written)} files", "converter")
-        written[0].replace(part)
+        read_header(written[0])
+        copy_with_metadata(written[0], part, receipt(folder, _weights(folder), (), partial(progress, "hashing")))
         header = read_header(part)
     progress("testing", 1.0)
     architecture = str(header.metadata.get("general.architecture"))
     return ConversionResult(target, architecture, len(header.tensors), header.file_size)
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("*.safetensors")))
 
 
 def _check(done: spawn.ChildResult, name: str) -> None:

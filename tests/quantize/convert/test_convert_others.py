@@ -157,7 +157,12 @@ def sources(tmp_path: Path) -> Path:
 def test_llamacpps_converter_is_run_on_request(tmp_path: Path, sources: Path, projector: bool) -> None:
     target = tmp_path / "made.gguf"
     result = convert_with_llamacpp(sources, tmp_path / "c", None, target, FloatType.F16, False, projector, no_progress)
-    assert result.architecture == "llama" and read_header(target).tensors
+    made, original = read_header(target), read_header(resolve("builtin").weights)
+    assert result.architecture == "llama" and made.tensors == original.tensors
+    assert made.metadata["galago.made_from"] == "c" and made.metadata["galago.version"]
+    assert made.metadata.items() >= {k: v for k, v in original.metadata.items() if k != "general.name"}.items()
+    first, again = Weights(resolve("builtin").weights), Weights(target)
+    assert np.array_equal(compute(again, [5, 9, 80]), compute(first, [5, 9, 80]))
     assert {path.name for path in tmp_path.iterdir()} == {"c", "llama.cpp", "made.gguf"}
 
 

@@ -72,6 +72,7 @@ def convert_adapter(
     `ConfigError` as `convert_checkpoint` does.
     """
     check_target(target, force)
+    folder = snapshot_of(folder)
     adapter_config, weights = read_json(folder / ADAPTER_CONFIG), folder / "adapter_model.safetensors"
     if base is None:
         name = quoted(adapter_config.get("base_model_name_or_path", "unknown"))

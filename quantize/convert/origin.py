@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...models.errors import ModelError
 from ...models.hub.cache import HubCache
+from ...models.hub.connection import cache_root
 from ...models.regular_file import read_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -48,16 +49,23 @@ def find_origin(folder: Path) -> Origin:
 def snapshot_of(folder: Path) -> Path:
     """Returns the snapshot to convert if `folder` is a repository's folder in the Hub's cache, or else `folder`.
 
-    Raises `ModelError` if the cache has no commit of it.
+    If there is no such folder, it may be the name of a repository in the cache, OWNER/NAME. Raises `ModelError` if the
+    cache has no commit of the repository.
     """
-    match = _REPOSITORY_FOLDER.fullmatch(folder.resolve().name)
-    if match is None or not (folder / "snapshots").is_dir():
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", folder.as_posix()):
+        root, repository = cache_root(), folder.as_posix()
+    elif (match := _REPOSITORY_FOLDER.fullmatch(folder.resolve().name)) and (folder / "snapshots").is_dir():
+        root, repository = folder.resolve().parent, "/".join(part for part in (match[1], match[2]) if part)
+    else:
         return folder
-    repository = "/".join(part for part in (match[1], match[2]) if part)
-    cache = HubCache(folder.resolve().parent)
+    cache = HubCache(root)
     commits = cache.commits(repository)
     if not commits:
-        raise ModelError(f"{folder} has no snapshot of {repository}; download it again", str(folder))
+        raise ModelError(
+            f"there is no folder {folder}, and the Hub's cache has no snapshot of {repository}; give the folder of a "
+            "Hugging Face checkpoint, or download the repository",
+            str(folder),
+        )
     return cache.snapshot(repository, commits[0])
 
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(help="folder of a checkpoint, or of a PEFT LoRA adapter, with safetensors files")
+        Path,
+        typer.Argument(
+            help="folder of a checkpoint or a PEFT LoRA adapter with safetensors files, or OWNER/NAME in the Hub's cache"
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="GGUF file to write", metavar="FILE")],
     kind: Annotated[Literal["f16", "bf16", "f32"], typer.Option("--type", help="number format of matrices")] = "f16",
@@ -29,7 +32,8 @@ def convert(
         bool, typer.Option("--check", help="compare the converted model's outputs with those of transformers")
     ] = False,
     base: Annotated[
-        Path | None, typer.Option(help="folder with the config.json of an adapter's model", metavar="DIR")
+        Path | None,
+        typer.Option(help="folder with the config.json of an adapter's model, or OWNER/NAME", metavar="DIR"),
     ] = None,
     converter: Annotated[
         Path | None,
@@ -49,8 +53,9 @@ def convert(
     from ...quantize.convert.gguf_writer import FloatType
     from ...quantize.convert.llamacpp_converter import convert_with_llamacpp
     from ...quantize.convert.lora import convert_adapter, is_adapter
+    from ...quantize.convert.origin import snapshot_of
 
-    float_type, progress = FloatType[kind.upper()], _progress_line()
+    float_type, progress, checkpoint = FloatType[kind.upper()], _progress_line(), snapshot_of(checkpoint)
     is_model = converter is None and not is_adapter(checkpoint)
     for option, given, allowed in (
         ("check", check, is_model),

@@ -11,6 +11,7 @@ import pytest
 
 from fakes import checkpoints
 from galago.models.errors import ModelError
+from galago.quantize.convert import origin
 from galago.quantize.convert.json_config import read_json
 from galago.quantize.convert.origin import find_origin, snapshot_of
 from galago.quantize.convert.weight_files import read_weight_files
@@ -142,20 +143,26 @@ def test_the_origin_is_the_repository_and_commit_as_far_as_they_are_known(tmp_pa
     make, name, text = ORIGINS[case]
     folder = make(tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
-    origin = find_origin(folder)
-    assert (origin.name, origin.text) == (name, text)
+    found = find_origin(folder)
+    assert (found.name, found.text) == (name, text)
     link = tmp_path / "link"
     link.symlink_to(folder)
-    assert find_origin(link) == origin and find_origin(folder / ".." / folder.name) == origin
+    assert find_origin(link) == found and find_origin(folder / ".." / folder.name) == found
 
 
-def test_a_repository_folder_of_the_cache_stands_for_its_main_commit(tmp_path: Path) -> None:
+def test_a_repository_folder_of_the_cache_stands_for_its_main_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository = snapshot(tmp_path).parent.parent
     for commit in (COMMIT, "cd34" * 10):
         (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
     assert snapshot_of(repository) == snapshot(tmp_path)
+    monkeypatch.setattr(origin, "cache_root", lambda: tmp_path / "hub")
+    assert snapshot_of(Path("acme/Tiny-Chat")) == snapshot(tmp_path)
+    with pytest.raises(ModelError, match="no folder acme/other, and the Hub's cache has no snapshot of acme/other"):
+        snapshot_of(Path("acme/other"))
     assert snapshot_of(tmp_path) == tmp_path and snapshot_of(snapshot(tmp_path)) == snapshot(tmp_path)
 
 

@@ -23,7 +23,7 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="folder of a checkpoint or a PEFT LoRA adapter with safetensors files, or OWNER/NAME in the Hub's cache"
+            help="folder of a checkpoint or PEFT LoRA adapter with safetensors files, or OWNER/NAME in the Hub's cache"
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="GGUF file to write", metavar="FILE")],

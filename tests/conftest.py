@@ -15,6 +15,9 @@ from pathlib import Path
 _HOME = tempfile.TemporaryDirectory(prefix="galago-tests-")
 for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"):
     os.environ.pop(_name, None)
+for _name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+    os.environ.pop(_name, None)
+    os.environ.pop(_name.lower(), None)
 _FOLDERS = {"HF_HOME": "hf", "XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache"}
 for _name, _folder in _FOLDERS.items():
     os.environ[_name] = str(Path(_HOME.name) / _folder)

@@ -328,10 +328,7 @@ def _status_error(
             "hub",
         )
     if status in (401, 404):
-        return NotFound(
-            f"there is no repository {name} at {endpoint()}. If it is private, run `hf auth login` or set HF_TOKEN",
-            "model",
-        )
+        return NotFound(f"there is no repository {name} at {endpoint()}. {credentials.how_to_open_private()}", "model")
     return HubError(f"{endpoint()} refused the request for {name} with status {status}", "hub")
 
 

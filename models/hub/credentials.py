@@ -52,6 +52,13 @@ def remember_refused(token: RefusedToken) -> None:
     log_once(f"the Hub refused {TOKEN}: {token.reason}; going on without it")
 
 
+def how_to_open_private() -> str:
+    """Says what a user does about a repository that may be private."""
+    if _not_sent:
+        return f"If it is private, replace {TOKEN}, which was refused"
+    return "If it is private, run `hf auth login` or set HF_TOKEN"
+
+
 def how_to_get_access(sent: Mapping[str, str], answer: Mapping[str, str], page: str) -> str:
     """Says what a user does about a gated repository, by the headers of a request and of the Hub's answer."""
     if _HEADER not in sent:

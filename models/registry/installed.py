@@ -85,7 +85,7 @@ def summarize(model: InstalledModel) -> ModelSummary:
     return ModelSummary(
         title=first.name,
         architecture=first.architecture,
-        quant=model.ref.quant or quant_of(model.weights[0].name) or pairing.dominant_type(first),
+        quant=quant_of(model.names[0] if model.names else model.weights[0].name) or pairing.dominant_type(first),
         parameters=sum(header.parameters for header in headers),
         context=first.context_length,
         vision=projector is not None and projector.get("clip.has_vision_encoder") is True,

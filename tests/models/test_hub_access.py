@@ -166,6 +166,8 @@ def test_a_public_model_needs_no_token_that_works(
     requests = len(local.log)
     assert client.search_models("omni") and client.fetch_repository(REPO)
     assert len(local.log) == requests + 3  # the token is not sent again
+    with pytest.raises(NotFound, match="If it is private, replace your token .*, which was refused"):
+        client.fetch_repository("acme/private")
 
 
 def test_a_refused_token_is_named_where_the_repository_needs_one(

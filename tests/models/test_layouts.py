@@ -11,6 +11,7 @@ import pytest
 from fakes.hub import LocalHub, running
 from fakes.layouts import LAYOUTS, Layout, tiny_file
 from galago.models.errors import GalagoError, ModelError
+from galago.models.gguf.file_name import quant_of
 from galago.models.hub import client
 from galago.models.hub.cache import HubCache
 from galago.models.hub.pull import plan, pull
@@ -68,6 +69,7 @@ def test_a_repository_is_searched_pulled_listed_and_deleted(cache: HubCache, hub
     for name in (str(listed.ref), layout.repository + tail, layout.repository.lower()):
         assert installed.find(parse_ref(name)).names == model.names
     summary = installed.summarize(listed)
+    assert summary.quant == (quant_of(expected[0]) or "f32")
     assert summary.vision == ("projector" in map(layout.kind, expected))
     assert removal.remove(parse_ref(layout.repository)).model.names == model.names
     assert not [*installed.all_models()] and not list(cache.root.rglob("*.gguf")) and len(hub.log) == requests

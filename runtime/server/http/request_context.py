@@ -38,13 +38,19 @@ BUSY = "galago.busy"
 
 
 class MemoryBudget:
-    """The bytes that all requests of a server hold. Thread-safe."""
+    """The bytes that all requests of a server hold. Thread-safe.
+
+    When there is no room, the request that has held some for the longest time goes on, and the others wait for it. So
+    requests that each hold a part of their body never wait for each other.
+    """
 
     def __init__(self) -> None:
         self.max_values = limit("json_values")
         self._max_total = limit("total_held_bytes")
         self._max_files = limit("held_bytes")
         self._total = 0
+        self._holders: dict[RequestContext, None] = {}
+        """The requests that hold something, the oldest first."""
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -106,18 +112,26 @@ class MemoryBudget:
         with self._lock:
             self._total -= context.held_bytes
             context.held_bytes = 0
+            self._holders.pop(context, None)
         context.files.clear()
 
     def _add(self, context: RequestContext, size_bytes: int, deadline: float) -> bool:
-        """Counts bytes if there is room, or if no other request holds any."""
+        """Counts bytes if there is room, or if the request goes on before all that are not prepared yet."""
         with self._lock:
-            if self._total + size_bytes <= self._max_total or self._total == context.held_bytes:
+            if self._total + size_bytes <= self._max_total or self._goes_first(context, size_bytes):
+                self._holders[context] = None
                 self._total += size_bytes
                 context.held_bytes += size_bytes
                 return True
         if time.monotonic() > deadline:
             raise NotReady("other requests hold as much memory as all together may; try again in a moment")
         return False
+
+    def _goes_first(self, context: RequestContext, size_bytes: int) -> bool:
+        kept_bytes = sum(one.held_bytes for one in self._holders if one.is_kept and one is not context)
+        if kept_bytes and kept_bytes + context.held_bytes + size_bytes > self._max_total:
+            return False
+        return next((one for one in self._holders if not one.is_kept), context) is context
 
 
 class RequestContext(Struct, eq=False):

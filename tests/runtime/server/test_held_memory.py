@@ -167,6 +167,37 @@ def test_a_request_waits_until_others_are_prepared(monkeypatch: pytest.MonkeyPat
     asyncio.run(wait())
 
 
+def test_half_bodies_never_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest one goes on although the others' parts leave no room."""
+    monkeypatch.setenv("GALAGO_LIMIT_TOTAL_HELD_BYTES", "1000")
+    budget, ended = MemoryBudget(), []
+
+    async def receive(name: int) -> None:
+        with budget.request() as context:
+            for _ in range(4):
+                await budget.add_body(context, 100)
+                await asyncio.sleep(0)
+        ended.append(name)
+
+    async def all_at_once() -> None:
+        async with asyncio.timeout(5):
+            await asyncio.gather(*map(receive, range(4)))
+
+    asyncio.run(all_at_once())
+    assert ended[0] == 0 and len(ended) == 4
+
+
+def test_what_is_kept_for_long_and_what_goes_on_stay_within_the_limit_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GALAGO_LIMIT_TOTAL_HELD_BYTES", "1000")
+    budget = MemoryBudget()
+    with budget.request() as kept, budget.request() as older, budget.request() as younger:
+        assert budget.try_add(kept, 200)
+        kept.is_kept = True
+        assert budget.try_add(older, 100) and budget.try_add(younger, 200)
+        assert not budget.try_add(younger, 50) and budget.try_add(older, 200)
+        assert not budget.try_add(older, 50)
+
+
 def test_a_request_alone_may_hold_more_than_the_limit_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GALAGO_LIMIT_TOTAL_HELD_BYTES", "1")
     budget = MemoryBudget()

@@ -60,7 +60,15 @@ def read_content(checkpoint: Checkpoint) -> GGUFContent:
     if config.get("quantization_config") is not None:
         method = quoted(config.part("quantization_config").get("quant_method"))
         raise config.error(f"the weights are already quantized ({method}); convert the original model instead")
-    return family(config, checkpoint.architecture)(checkpoint)
+    mapped = family(config, checkpoint.architecture)
+    if mapped is not bert and (config.get("is_causal", True) is not True or config.get("is_bidirectional")):
+        raise config.error("its tokens attend to later ones, too (is_causal), which llama.cpp does not do for it")
+    if config.get("auto_map"):
+        checkpoint.left_out.append(
+            f"what the checkpoint's own code (auto_map in config.json) computes differently from transformers' "
+            f"{checkpoint.architecture}"
+        )
+    return mapped(checkpoint)
 
 
 def family(config: JSONConfig, architecture: str) -> Callable[[Checkpoint], GGUFContent]:
@@ -71,8 +79,8 @@ def family(config: JSONConfig, architecture: str) -> Callable[[Checkpoint], GGUF
     described = f"is a {architecture}" if architecture else "names no architecture"
     reason = next((f": {reason}" for pattern, reason in _REASONS if re.fullmatch(pattern, architecture)), "")
     raise ModelError(
-        f"{name} {described}, which galago cannot convert{reason}. It converts {', '.join(FAMILIES)}. For other models "
-        "and for projectors, download llama.cpp's sources and give their folder, which contains convert_hf_to_gguf.py, "
-        "as --converter DIR",
+        f"{name} {described}, which galago cannot convert{reason}. It converts Llama, Mistral, SmolLM, Granite, Qwen2, "
+        "Qwen3, Gemma 2 and 3 and BERT. For other models and for projectors, download llama.cpp's sources and give "
+        "their folder, which contains convert_hf_to_gguf.py, as --converter DIR",
         "checkpoint",
     )

@@ -225,7 +225,9 @@ def _map_output(mapper: TensorMapper, shape: tuple[int, int]) -> None:
             checkpoint.left_out.append(f"lm_head.weight: a {checkpoint.architecture}, as config.json says, has none")
         return
     tied = checkpoint.config.flag("tie_word_embeddings", checkpoint.architecture.startswith("Gemma"))
-    head = mapper.find("lm_head.weight", shape, required=not tied)
+    head = mapper.find("lm_head.weight", shape, required=False)
+    if head is None and not tied:
+        raise checkpoint.config.error("the output matrix lm_head.weight is missing, and tie_word_embeddings is not set")
     if head is None or (tied and equal(head, embeddings)):
         return
     mapper.outputs.append(copied("output.weight", head))

@@ -31,6 +31,8 @@ def bert(checkpoint: Checkpoint) -> GGUFContent:
         raise config.error(f"hidden_act is {quoted(config.get('hidden_act'))}; only gelu is supported")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise config.error("relative positions (position_embedding_type) are not supported")
+    if config.flag("is_decoder", False):
+        raise config.error("the model writes text (is_decoder); only encoders are supported")
     metadata: dict[str, GGUFValue] = {
         "context_length": config.positive_int("max_position_embeddings", 512),
         "embedding_length": config.positive_int("hidden_size"),

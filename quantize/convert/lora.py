@@ -17,7 +17,8 @@ from ...models.gguf.reader import read_header
 from ..output_file import check_target, output_file
 from ..progress import Progress
 from .architectures import family
-from .checkpoint import architecture, read_config
+from .chat_templates import read_templates
+from .checkpoint import Checkpoint, architecture, read_config
 from .conversion import ConversionResult, check_disk_space, check_nothing_left_out, receipt
 from .decoders import DECODER_TENSORS, decoder_shapes, gemma2, gemma3, granite, llama, qwen2, qwen3, smollm3
 from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved, scaled, transposed
@@ -88,6 +89,8 @@ def convert_adapter(
     name = _ARCHITECTURES[model_family]
     stored = read_tensors(weights)
     left_out = [*settings.left_out, *_base_copies(settings.config, stored, base)]
+    if _has_own_template(folder, base):
+        left_out.append("the adapter's own chat template; give it with --chat-template FILE when you load the adapter")
     tensors = _Outputs(settings, config, interleaved_rope=name in _INTERLEAVED_ROPE).read(stored)
     check_nothing_left_out(left_out, strict)
     check_disk_space(target, padded_bytes(tensors, float_type) + (1 << 20))
@@ -124,6 +127,12 @@ def _base_copies(config: JSONConfig, tensors: dict[str, StoredTensor], base: Pat
             raise config.error(f"the adapter replaces the model's {quoted(name)} as a whole; {MERGE}")
         lines.append(f"the copy of the model's own {quoted(name)}: --base has no weights to compare it with")
     return lines
+
+
+def _has_own_template(folder: Path, base: Path) -> bool:
+    """Whether the adapter was trained with a chat template that its model does not have."""
+    own, models = (read_templates(Checkpoint(path, JSONConfig(path, {}), {}, ())) for path in (folder, base))
+    return bool(own) and own != models
 
 
 @dataclass(frozen=True)

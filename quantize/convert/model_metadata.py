@@ -27,6 +27,13 @@ _SPECIAL_TOKENS = {
 
 _EOS = "tokenizer.ggml.eos_token_id"
 
+_GENERATION_CONSTRAINTS = (
+    "bad_words_ids", "begin_suppress_tokens", "encoder_repetition_penalty", "exponential_decay_length_penalty",
+    "forced_bos_token_id", "forced_decoder_ids", "forced_eos_token_id", "no_repeat_ngram_size", "sequence_bias",
+    "suppress_tokens",
+)  # fmt: skip
+"""Settings that change which tokens an answer may have, and that transformers obeys."""
+
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
 
 
@@ -38,7 +45,7 @@ def read_metadata(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, G
         **special,
         **({} if is_encoder else read_end_tokens(checkpoint, vocabulary.tokens, special.get(_EOS))),
         **read_templates(checkpoint),
-        **_sampling(checkpoint.read("generation_config.json")),
+        **_sampling(checkpoint),
     }
 
 
@@ -110,7 +117,13 @@ def _first_id(number: Any) -> int | None:
     return number if type(number) is int else None
 
 
-def _sampling(config: JSONConfig) -> dict[str, GGUFValue]:
+def _sampling(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
+    config = checkpoint.read("generation_config.json")
+    constraints = sorted(name for name in _GENERATION_CONSTRAINTS if config.get(name))
+    if constraints:
+        checkpoint.left_out.append(
+            f"settings of generation_config.json without a key in GGUF: {', '.join(constraints)}"
+        )
     if config.get("do_sample") is not True:
         return {}
     metadata: dict[str, GGUFValue] = {}
@@ -137,6 +150,10 @@ def read_pooling(checkpoint: Checkpoint) -> int | None:
     others = paths.keys() - {"Transformer", "Pooling", "Normalize"}
     if others:
         raise file_error(path, f"the model has the module {quoted(min(others))}, which GGUF cannot express")
+    prompts = checkpoint.read("config_sentence_transformers.json").part("prompts").entries
+    used = [name for name, text in prompts.items() if text]
+    if used:
+        checkpoint.left_out.append(f"the prompts of sentence-transformers ({', '.join(used)}): put them before texts")
     if "Pooling" not in paths:
         return None
     if Path(paths["Pooling"]).name != paths["Pooling"]:

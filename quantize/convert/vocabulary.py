@@ -59,7 +59,11 @@ def read_vocabulary(checkpoint: Checkpoint, encoder: bool) -> Vocabulary:
     elif (folder / "vocab.txt").is_file():
         vocabulary = _from_vocab_txt(checkpoint, folder / "vocab.txt", size)
     else:
-        raise ModelError(f"{folder} has no tokenizer.json, tokenizer.model or vocab.txt", str(folder))
+        advice = (
+            "; make tokenizer.json with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+        advice = advice if (folder / "merges.txt").is_file() else ""
+        raise ModelError(f"{folder} has no tokenizer.json, tokenizer.model or vocab.txt{advice}", str(folder))
     if encoder != (vocabulary.metadata["tokenizer.ggml.model"] == "bert"):
         raise checkpoint.config.error("the tokenizer is not of the kind that this model family uses")
     return vocabulary

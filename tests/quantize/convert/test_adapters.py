@@ -269,3 +269,12 @@ def test_a_copy_of_embeddings_is_named_if_it_cannot_be_compared(tmp_path: Path, 
     copy = {"base_model.model.lm_head.base_layer.weight": np.ones((VOCABULARY, WIDTH), np.float32)}
     result = run(write(tmp_path / "lora", ONE | copy), config)
     assert "lm_head.base_layer.weight': --base has no weights to compare it with" in result.left_out[0]
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_a_chat_template_of_the_adapters_own_is_named(tmp_path: Path, base: Path, is_own: bool) -> None:
+    folder = write(tmp_path / "lora", ONE)
+    source = "own {{ messages }}" if is_own else "{{ messages }}"  # the model's
+    (folder / "chat_template.jinja").write_text(source)
+    left_out = run(folder, base).left_out
+    assert bool(left_out) == is_own and ("own chat template" in " ".join(left_out)) == is_own

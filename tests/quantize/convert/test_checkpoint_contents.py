@@ -22,7 +22,8 @@ from galago.quantize.convert.conversion import convert_checkpoint
 from galago.quantize.convert.end_tokens import read_end_tokens
 from galago.quantize.convert.gguf_writer import FloatType, write
 from galago.quantize.convert.json_config import read_json
-from galago.quantize.convert.vocabulary import read_vocabulary
+from galago.quantize.convert.model_metadata import read_metadata, read_pooling
+from galago.quantize.convert.vocabulary import Vocabulary, read_vocabulary
 from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
@@ -262,7 +263,7 @@ UNSUPPORTED = {
     "NomicBertModel": "its encoder or its tokenizer differs from BERT's",
     "Qwen2ForSequenceClassification": "its result is a class or score",
     "Gemma9ForCausalLM": "its layers differ from Llama's",
-    "UnheardOfForCausalLM": "which galago cannot convert. It converts LlamaForCausalLM",
+    "UnheardOfForCausalLM": "which galago cannot convert. It converts Llama",
 }
 
 
@@ -283,6 +284,7 @@ REFUSED_SETTINGS: dict[str, tuple[str, dict[str, object], str]] = {
     "both directions": ("Gemma3", {"query_pre_attn_scalar": 8, "use_bidirectional_attention": True}, "later tokens"),
     "untied embeddings": ("Gemma2", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}, "are not tied"),
     "another activation": ("Gemma2", {"query_pre_attn_scalar": 8, "hidden_activation": "gelu"}, "hidden_act is 'gelu'"),
+    "attention to later tokens": ("Qwen2", {"is_causal": False}, "its tokens attend to later ones"),
     "already quantized": ("Qwen2", {"quantization_config": {"quant_method": "fp8"}}, "already quantized .'fp8'"),
 }
 
@@ -324,6 +326,44 @@ def test_gemma_adds_one_to_the_weights_of_its_norms(tmp_path: Path, family: str,
     expected = weights["model.layers.1.post_attention_layernorm.weight"][:4] + np.float32(1)
     assert np.array_equal(outputs["blk.1.post_attention_norm.weight"], expected)
     assert np.array_equal(outputs["blk.0.attn_q.weight"], weights["model.layers.0.self_attn.q_proj.weight"][:4])
+
+
+GENERATION: dict[str, tuple[dict[str, object], str]] = {
+    "sampling": ({"generation_config.json": {"do_sample": True, "temperature": 0.5}}, ""),
+    "no constraints": ({"generation_config.json": {"no_repeat_ngram_size": 0, "suppress_tokens": None}}, ""),
+    "constraints": (
+        {"generation_config.json": {"no_repeat_ngram_size": 3, "bad_words_ids": [[5]]}},
+        "without a key in GGUF: bad_words_ids, no_repeat_ngram_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_settings_of_generation_that_gguf_cannot_express_are_named(tmp_path: Path, case: str) -> None:
+    files, text = GENERATION[case]
+    checkpoint = made(tmp_path, {"tokenizer_config.json": {"eos_token": "<fin>"}} | files)
+    read_metadata(checkpoint, Vocabulary(TOKENS, [1] * len(TOKENS), {"tokenizer.ggml.model": "gpt2"}))
+    assert text in " ".join(checkpoint.left_out) and bool(text) == bool(checkpoint.left_out)
+
+
+def test_prompts_of_embedding_models_are_named(tmp_path: Path) -> None:
+    checkpoint = made(
+        tmp_path,
+        {
+            "modules.json": [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}],
+            "1_Pooling/config.json": {"pooling_mode_lasttoken": True},
+            "config_sentence_transformers.json": {"prompts": {"query": "Instruct: search\nQuery:", "document": ""}},
+        },
+    )
+    assert read_pooling(checkpoint) == 3
+    assert checkpoint.left_out == ["the prompts of sentence-transformers (query): put them before texts"]
+
+
+def test_code_that_a_checkpoint_brings_is_named(tmp_path: Path) -> None:
+    checkpoints.decoder(tmp_path / "c", "Qwen2ForCausalLM", auto_map={"AutoModel": "modeling_own.Model"})
+    checkpoint = open_checkpoint(tmp_path / "c")
+    read_content(checkpoint)
+    assert "the checkpoint's own code (auto_map in config.json)" in checkpoint.left_out[0]
 
 
 def test_added_tokens_without_embeddings_are_left_out(tmp_path: Path) -> None:

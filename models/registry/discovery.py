@@ -27,13 +27,12 @@ _LM_STUDIO = re.compile(r"/\.?lm-?studio/models/([^/]+)/([^/]+)/")
 _MAX_FILES = 100_000
 _MAX_MANIFEST_BYTES = 1 << 20
 _OLLAMA_LAYERS = {
-    "adapter": "its adapter",
     "system": "its system prompt",
     "template": "Ollama's prompt template",
     "params": "its parameters",
     "messages": "its example messages",
 }
-"""Layers of Ollama's models that are not taken over, and what they hold. Licenses and the like change no answer."""
+"""Layers of Ollama's models, beside adapters, that are not taken over. Licenses and the like change no answer."""
 
 
 @dataclass
@@ -163,9 +162,9 @@ class _GGUFFolder:
         by_name = kinds_by_name([*above, *(f"{path.name}/{name}" for name in names)])
         kinds = {n: with_header(by_name[f"{path.name}/{n}"], header_kind(header)) for n, header in headers.items()}
         projectors = [headers[name] for name, kind in kinds.items() if kind == "projector"]
-        if not projectors and above:
-            wanted = [name for name, kind in by_name.items() if kind == "projector" and "/" not in name]
-            projectors = [*_read_headers(path.parent, wanted)[0].values()]
+        if not projectors:
+            below = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())
+            projectors = _named_projectors([path.parent, *below] if path != top else below)
         return cls(path, all_names, names, headers, problems, kinds, projectors)
 
     def model(self, group: selection.WeightSet, top: Path) -> ImportedModel:
@@ -189,6 +188,16 @@ class _GGUFFolder:
         """Returns the repository of a folder of LM Studio's, which calls it .../models/OWNER/REPO, or an empty text."""
         match = _LM_STUDIO.search(self.path.as_posix() + "/")
         return f"hf:{match[1]}/{match[2]}" if match else ""
+
+
+def _named_projectors(folders: Sequence[Path]) -> list[GGUFHeader]:
+    """Returns the headers of the files in folders that are projectors by their names and headers."""
+    headers: list[GGUFHeader] = []
+    for folder in folders:
+        names = kinds_by_name(sorted(path.name for path in folder.glob("*.[gG][gG][uU][fF]")))
+        wanted = [name for name, kind in names.items() if kind == "projector"]
+        headers += [header for header in _read_headers(folder, wanted)[0].values() if header.is_projector]
+    return headers
 
 
 def _read_headers(folder: Path, names: Sequence[str]) -> tuple[dict[str, GGUFHeader], dict[str, GalagoError]]:
@@ -256,7 +265,7 @@ def _ollama_model(place: Path, name: str, manifest: Path, blobs: Mapping[str, li
     check_is_model(header)
     if projector and (problem := pairing.projector_mismatch(header.metadata, read_header(projector).metadata)):
         left_out, projector = [f"its projector, because {problem}"], None
-    left_out += [what for kind, what in _OLLAMA_LAYERS.items() if kind in blobs and kind != "adapter"]
+    left_out += [what for kind, what in _OLLAMA_LAYERS.items() if kind in blobs]
     left_out += [f"its adapter (pass it as --lora {path})" for path in blobs.get("adapter", ())]
     return ImportedModel(
         _usable_name(f"{manifest.parent.name}-{manifest.name}".lower()), (weights[0],), projector, str(place),

@@ -127,6 +127,7 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
     "a projector of another name": ({"a-Q8_0.gguf": "model", "siglip.gguf": "projector"}, ["a-q8_0+"], []),
     "a projector called vision": ({"a-Q8_0.gguf": "model", "a-vision-F16.gguf": "projector"}, ["a-q8_0+"], []),
     "a projector above the models": ({"Q8_0/a.gguf": "model", "mmproj-F16.gguf": "projector"}, ["a-q8_0+"], []),
+    "a projector below the model": ({"a-Q8_0.gguf": "model", "vision/mmproj-F16.gguf": "projector"}, ["a-q8_0+"], []),
     "a model called vision": ({"a-vision-Q8_0.gguf": "model", "a-Q8_0.gguf": "model"}, ["a-q8_0", "a-vision-q8_0"], []),
     "a quantization in the folder's name": (
         {"Q8_0/a.gguf": "model", "F16/a.gguf": "model"}, ["a-f16", "a-q8_0"], []

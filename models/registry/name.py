@@ -112,7 +112,7 @@ def _parse_address(text: str, scheme: str, rest: str) -> ModelRef:
     file = "/".join(inside).strip("/")
     if file.lower().endswith(_OTHER_WEIGHTS):
         raise NotFound(f"{text!r:.200} is the address of a file that is not in the GGUF format", "model")
-    is_page = kind not in ("tree", "") and not file.lower().endswith(".gguf")  # such as README.md
+    is_page = kind not in ("tree", "") and ".gguf" not in file.lower()  # such as README.md
     return ref if is_page or not file else parse_ref(str(replace(ref, quant=file)))
 
 

@@ -137,12 +137,11 @@ def _why_none(
     names: Sequence[str], kinds: Mapping[str, GGUFKind], sets: Sequence[WeightSet], quant: str, where: str
 ) -> str:
     """Says why no weights were selected: a part is missing, pieces are not joined, or no file is a model."""
-    asked = quant.lower()
     for name, parts in missing_parts(names, kinds).items():
-        if not sets or (asked and asked in (quant_of(name), PurePosixPath(split_name(name)[0]).name.lower())):
+        if not sets or _is_meant(name, quant):
             return f"{where} has not all parts of {name}: {describe_missing(parts)}"
     for cut in pieces(names):
-        if not sets or (asked and asked in (quant_of(cut.whole), cut.whole[:-5].lower())):
+        if not sets or _is_meant(cut.whole, quant) or quant.lower() in [name.lower() for name in cut.names]:
             if "/" not in where or cut.count > len(cut.names):
                 return f"{where} has no whole file: {cut.how_to_join}"
             download = f"hf download {where} {' '.join(map(shlex.quote, cut.names))} --local-dir ."
@@ -158,6 +157,12 @@ def _why_none(
     wanted = f"quantization {quant}" if quant else "a common quantization, so name one"
     offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
     return f"{where} has no weights with {wanted}; it has {offered}"
+
+
+def _is_meant(name: str, quant: str) -> bool:
+    """Whether `quant` means a file, or a split model that it is a part of, by quantization or name."""
+    stem, (asked, _, _), usual = split_name(name)[0].lower(), split_name(quant.lower()), usual_quant(quant)
+    return quant != "" and (quant_of(name) in (usual, f"ud-{usual}") or asked in (stem, PurePosixPath(stem).name))
 
 
 def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -301,6 +301,7 @@ LAYOUTS = (
             "": "Meta-Llama-3.1-70B-Instruct.Q4_K_M.gguf",
             ":Q8_0": "--local-dir . && cat Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part1of2 "
             "Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part2of2 > Meta-Llama-3.1-70B-Instruct.Q8_0.gguf",
+            ":Meta-Llama-3.1-70B-Instruct.Q8_0.gguf.part2of2": "70B-Instruct.Q8_0.gguf only in pieces",
         },
     ),
     Layout(
@@ -405,6 +406,34 @@ LAYOUTS = (
         "tiny-Q8_0.gguf tiny-Q8_0-imatrix.gguf tiny-style-Q8_0.gguf words-Q8_0.gguf eyes-Q8_0.gguf MTP/head-Q8_0.gguf",
         {"": "tiny-Q8_0.gguf eyes-Q8_0.gguf", ":Q8_0": "tiny-Q8_0.gguf eyes-Q8_0.gguf"},
         {"tiny-style-Q8_0.gguf": "adapter", "words-Q8_0.gguf": "vocabulary", "eyes-Q8_0.gguf": "projector"},
+    ),
+    Layout(
+        "acme/with-an-assistant-GGUF",
+        "tiny-it-Q8_0.gguf tiny-it-assistant-Q8_0.gguf tiny-it-assistant-Q4_K_M.gguf mmproj-tiny-it-BF16.gguf",
+        {
+            "": "tiny-it-Q8_0.gguf mmproj-tiny-it-BF16.gguf",
+            ":Q8_0": "tiny-it-Q8_0.gguf mmproj-tiny-it-BF16.gguf",
+            ":Q4_K_M": "has no weights with quantization q4_k_m; it has q8_0",
+        },
+    ),
+    Layout(
+        "acme/with-a-draft-GGUF",
+        "large-F16.gguf small-draft-Q4_0.gguf",
+        {"": "large-F16.gguf", ":small-draft-Q4_0": "small-draft-Q4_0.gguf"},
+    ),
+    Layout(
+        "acme/one-part-GGUF",
+        "tiny-Q8_0-00001-of-00002.gguf tiny-F16.gguf",
+        {
+            "": "tiny-F16.gguf",
+            ":Q8_0": "part 2 of 2 is missing: tiny-Q8_0-00002-of-00002.gguf",
+            ":tiny-Q8_0-00001-of-00002.gguf": "part 2 of 2 is missing: tiny-Q8_0-00002-of-00002.gguf",
+        },
+    ),
+    Layout(
+        "acme/eyes-only-GGUF",
+        "mmproj-tiny-F16.gguf",
+        {"": "has no GGUF weights of a model: mmproj-tiny-F16.gguf is a projector"},
     ),
     Layout(
         "acme/clip-names-GGUF",

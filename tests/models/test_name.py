@@ -51,6 +51,7 @@ ADDRESSES = {
     f"{HUB}/acme/Tiny/blob/refs%2Fpr%2F3/T-Q8_0.gguf": "hf:acme/Tiny:t-q8_0@refs/pr/3",
     f"{HUB}/acme/Tiny/blob/refs/pr/3/T-Q8_0.gguf": "hf:acme/Tiny:t-q8_0@refs/pr/3",
     f"{HUB}/acme/Tiny/blob/main/README.md": "hf:acme/Tiny",
+    f"{HUB}/acme/Tiny/blob/main/T.Q8_0.gguf.part1of2": "hf:acme/Tiny:t.q8_0.gguf.part1of2",
     f"{HUB}/acme/Tiny/discussions/3": "hf:acme/Tiny",
     f"{HUB}/acme/Tiny?show_file_info=T-Q8_0.gguf&local-app=ollama": "hf:acme/Tiny:t-q8_0",
 }

@@ -63,8 +63,13 @@ def test_gc_asks_on_a_terminal(cache: HubCache, monkeypatch: pytest.MonkeyPatch,
     import typer
 
     questions: list[str] = []
+
+    def confirm(text: str) -> bool:
+        questions.append(text)
+        return answer
+
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr(typer, "confirm", lambda text: questions.append(text) or answer)
+    monkeypatch.setattr(typer, "confirm", confirm)
     assert main(["gc"]) == 0
     assert (digest(OLD) not in blobs(cache)) is answer and questions[0].startswith("Delete these files and free ")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...models.errors import ConfigError, ModelError
 from ...models.gguf.reader import read_header
+from ...models.registry.receipt import LEFT_OUT_KEY, MADE_FROM_KEY, VERSION_KEY
 from ...models.regular_file import open_regular
 from ..output_file import check_target, output_file
 from ..progress import Progress
@@ -158,8 +159,8 @@ def receipt(
     origin = find_origin(folder)
     return {
         **({"general.name": origin.name} if origin.name else {}),
-        "galago.made_from": origin.text,
+        MADE_FROM_KEY: origin.text,
         "galago.convert.source": lines,
-        **({"galago.left_out": list(left_out)} if left_out else {}),
-        "galago.version": metadata.version("galago"),
+        **({LEFT_OUT_KEY: list(left_out)} if left_out else {}),
+        VERSION_KEY: metadata.version("galago"),
     }

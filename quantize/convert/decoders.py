@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, architecture
 from .gguf_content import GGUFContent, GGUFValue, OutputTensor, computed, copied, rope_interleaved, shifted
 from .json_config import JSONConfig
 from .rope import read_rope
@@ -43,11 +43,11 @@ GEMMA_TENSORS = DECODER_TENSORS | {
 class _Layers:
     """What the layers of a family are like.
 
-    `architecture` is llama.cpp's name. With `interleaved_rope` llama.cpp expects queries and keys in another order.
-    `norm_offset` is what a family adds to the weights of normalization layers when it computes.
+    `name` is llama.cpp's name of the architecture. With `interleaved_rope` it expects the rows of queries and keys in
+    another order. `norm_offset` is what a family adds to the weights of normalization layers when it computes.
     """
 
-    architecture: str
+    name: str
     tensors: Mapping[str, str] = field(default_factory=lambda: DECODER_TENSORS)
     interleaved_rope: bool = False
     head_norms: bool = False
@@ -119,9 +119,9 @@ def gemma3(checkpoint: Checkpoint) -> GGUFContent:
     return _decoder(checkpoint, _gemma_layers("gemma3", head_norms=True), metadata)
 
 
-def _gemma_layers(architecture: str, head_norms: bool) -> _Layers:
+def _gemma_layers(name: str, head_norms: bool) -> _Layers:
     return _Layers(
-        architecture,
+        name,
         tensors=GEMMA_TENSORS,
         head_norms=head_norms,
         activations=("gelu_pytorch_tanh",),
@@ -179,10 +179,10 @@ def _decoder(
     }
     tensors = _decoder_tensors(checkpoint, attention, layers)
     if rope.factors is not None:
-        if layers.architecture not in ("llama", "granite"):
-            raise config.error(f"llama.cpp does not support llama3's RoPE scaling for {layers.architecture}")
+        if layers.name not in ("llama", "granite"):
+            raise config.error(f"llama.cpp does not support llama3's RoPE scaling for {layers.name}")
         tensors.append(computed("rope_freqs.weight", rope.factors))
-    return GGUFContent(layers.architecture, prefixed(layers.architecture, sizes), tensors)
+    return GGUFContent(layers.name, prefixed(layers.name, sizes), tensors)
 
 
 def _decoder_tensors(checkpoint: Checkpoint, attention: AttentionShape, layers: _Layers) -> list[OutputTensor]:
@@ -224,7 +224,7 @@ def _map_output(mapper: TensorMapper, shape: tuple[int, int]) -> None:
         if mapper.ignore("lm_head.weight"):
             checkpoint.left_out.append(f"lm_head.weight: a {checkpoint.architecture}, as config.json says, has none")
         return
-    tied = checkpoint.config.flag("tie_word_embeddings", checkpoint.architecture.startswith("Gemma"))
+    tied = ties_embeddings(checkpoint.config)
     head = mapper.find("lm_head.weight", shape, required=False)
     if head is None and not tied:
         raise checkpoint.config.error("the output matrix lm_head.weight is missing, and tie_word_embeddings is not set")
@@ -236,6 +236,13 @@ def _map_output(mapper: TensorMapper, shape: tuple[int, int]) -> None:
             "lm_head.weight differs from the embeddings, although config.json ties them (tie_word_embeddings); it is "
             "kept, as transformers 5 does"
         )
+
+
+def ties_embeddings(config: JSONConfig) -> bool:
+    """Whether the model has one matrix for its embeddings and its output, or no output of its own."""
+    name = architecture(config)
+    is_tied_by_default = name.startswith(("Gemma", "SmolLM3"))  # as in transformers' configuration classes
+    return config.flag("tie_word_embeddings", is_tied_by_default) or not name.endswith("ForCausalLM")
 
 
 def decoder_shapes(config: JSONConfig, attention: AttentionShape) -> dict[str, tuple[int, ...]]:

@@ -20,7 +20,18 @@ from .architectures import family
 from .chat_templates import read_templates
 from .checkpoint import Checkpoint, architecture, read_config
 from .conversion import ConversionResult, check_disk_space, check_nothing_left_out, receipt
-from .decoders import DECODER_TENSORS, decoder_shapes, gemma2, gemma3, granite, llama, qwen2, qwen3, smollm3
+from .decoders import (
+    DECODER_TENSORS,
+    decoder_shapes,
+    gemma2,
+    gemma3,
+    granite,
+    llama,
+    qwen2,
+    qwen3,
+    smollm3,
+    ties_embeddings,
+)
 from .gguf_content import GGUFValue, OutputTensor, copied, rope_interleaved, scaled, transposed
 from .gguf_writer import FloatType, padded_bytes, write
 from .json_config import JSONConfig, read_json
@@ -206,7 +217,7 @@ class _Outputs:
 
     def _check_untied(self, module: str) -> None:
         """llama.cpp has one matrix for tied embeddings, and cannot change its two uses differently."""
-        if self.config.flag("tie_word_embeddings", False):
+        if ties_embeddings(self.config):
             raise self.settings.config.error(
                 f"the adapter changes {module}, but the model uses its embeddings as its output matrix, too "
                 f"(tie_word_embeddings), and llama.cpp cannot change only one of the two; {MERGE}"

@@ -194,7 +194,7 @@ def run_adapter(name: str, base: str, settings: dict[str, Any]) -> bool:
         change = float(np.abs(theirs - compute(loaded, tokens)).max())
     difference = float(np.abs(ours - theirs).max())
     print(f"{f'{name} on {base}':<40} off by {difference:.1e}, the adapter changes {change:.1e}", flush=True)
-    return difference < TOLERANCE * theirs.std() < change
+    return difference < TOLERANCE * float(theirs.std()) < change
 
 
 def attempt(name: str, check: Callable[[], bool]) -> bool:

@@ -61,10 +61,12 @@ def merged(weights: Arrays, adapter: Arrays, scales: dict[str, float]) -> Arrays
         scale = scales.get(path.split(".")[-1], scales[""])
         at = f"base_model.model.{path}.lora_"
         if f"{at}A.weight" in adapter:
-            changed[name] = values + scale * adapter[f"{at}B.weight"] @ adapter[f"{at}A.weight"]
+            product = adapter[f"{at}B.weight"] @ adapter[f"{at}A.weight"]
+            changed[name] = np.asarray(values + scale * product, np.float32)
         elif f"{at}embedding_A" in adapter:
-            changed[name] = values + scale * (adapter[f"{at}embedding_B"] @ adapter[f"{at}embedding_A"]).T
-    return {name: np.asarray(values, np.float32) for name, values in changed.items()}
+            product = (adapter[f"{at}embedding_B"] @ adapter[f"{at}embedding_A"]).T
+            changed[name] = np.asarray(values + scale * product, np.float32)
+    return changed
 
 
 def write(folder: Path, tensors: Arrays, **settings: Any) -> Path:
@@ -223,9 +225,17 @@ def test_adapters_that_gguf_cannot_express_are_refused_with_what_to_do(tmp_path:
     assert not list(tmp_path.glob("*.gguf*"))
 
 
+TIED: dict[str, dict[str, Any]] = {
+    "by its config": {"tied": True},
+    "as a model without a head": {"architectures": ["LlamaModel"]},
+    "by default": {"architectures": ["Gemma2ForCausalLM"], "tie_word_embeddings": None},
+}
+
+
+@pytest.mark.parametrize("case", TIED)
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
-def test_an_adapter_of_tied_embeddings_is_refused(tmp_path: Path, name: str) -> None:
-    checkpoints.decoder(tmp_path / "base", tied=True)
+def test_an_adapter_of_tied_embeddings_is_refused(tmp_path: Path, name: str, case: str) -> None:
+    checkpoints.decoder(tmp_path / "base", **TIED[case])
     with pytest.raises(ModelError, match=f"changes .*{name}.* as its output matrix, too"):
         run(write(tmp_path / "lora", matrices((name,))), tmp_path / "base")
 

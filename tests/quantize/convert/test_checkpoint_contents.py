@@ -314,7 +314,7 @@ def test_granite_and_smollm3_compute_as_llama_with_their_factors(tmp_path: Path)
 
 @pytest.mark.parametrize(("family", "from_qwen"), [("Gemma2", "Qwen2"), ("Gemma3", "Qwen3")])
 def test_gemma_adds_one_to_the_weights_of_its_norms(tmp_path: Path, family: str, from_qwen: str) -> None:
-    settings = {"query_pre_attn_scalar": checkpoints.HEAD, "hidden_act": "gelu_pytorch_tanh"}
+    settings: dict[str, Any] = {"query_pre_attn_scalar": checkpoints.HEAD, "hidden_act": "gelu_pytorch_tanh"}
     weights = checkpoints.decoder(tmp_path / "c", f"{from_qwen}ForCausalLM", tied=True, **settings)
     for layer in range(checkpoints.LAYERS):
         for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):

@@ -42,30 +42,32 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """Files of every kind, by the words that the tables below use for them."""
     folder = tmp_path_factory.mktemp("files")
     text = crafted.read(TEXT)
-    number = lambda value: crafted.Value(crafted.UINT32, value)  # noqa: E731
-    name = lambda value: crafted.Value(crafted.STRING, value)  # noqa: E731
     matrix = gguf.GGUFWriter(str(folder / "imatrix"), "llama")
     matrix.add_type("imatrix")
     matrix.write_header_to_file()
     matrix.write_kv_data_to_file()
     matrix.write_ti_data_to_file()
     matrix.close()
-    part = {"split.no": number(0), "split.count": number(2)}
-    empty = crafted.Model({"split.no": number(1), "split.count": number(2)}, {}, b"")
+    part = {"split.no": crafted.Value(crafted.UINT32, 0), "split.count": crafted.Value(crafted.UINT32, 2)}
+    empty = crafted.Model(
+        {"split.no": crafted.Value(crafted.UINT32, 1), "split.count": crafted.Value(crafted.UINT32, 2)}, {}, b""
+    )
     (folder / "macOS").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4000))
     (folder / "cut").write_bytes(TEXT.read_bytes()[:1_000_000])
     (folder / "empty").touch()
     (folder / "page").write_text("<html>")
     return {
         "model": TEXT,
-        "other model": changed(text, general__name=name("other")).write(folder / "other"),
+        "other model": changed(text, general__name=crafted.Value(crafted.STRING, "other")).write(folder / "other"),
         "projector": EYES,
         "wrong projector": changed(crafted.read(EYES), **WRONG_EYES).write(folder / "wrong"),
         "adapter": lora.write(folder / "lora"),
         "imatrix": folder / "imatrix",
         "vocabulary": text.having(tensors={}).write(folder / "vocabulary"),
-        "head": changed(text, general__architecture=name("gemma4-assistant")).write(folder / "head"),
-        "fused": changed(text, llama__vision__block_count=number(3)).write(folder / "fused"),
+        "head": changed(text, general__architecture=crafted.Value(crafted.STRING, "gemma4-assistant")).write(
+            folder / "head"
+        ),
+        "fused": changed(text, llama__vision__block_count=crafted.Value(crafted.UINT32, 3)).write(folder / "fused"),
         "part 1": changed(text, **part).write(folder / "part1"),
         "part 2": empty.write(folder / "part2"),
         **{name: folder / name for name in ("macOS", "cut", "empty", "page")},

@@ -43,6 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         hub.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))  # not those of the machine
         for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
             monkeypatch.setenv(name, str(tmp_path / name))
         catalog = tmp_path / "XDG_CONFIG_HOME/galago/catalog.toml"

@@ -235,9 +235,9 @@ def test_variants_that_cannot_be_compared_are_refused(
 def test_models_that_answer_no_questions_are_refused(pooling: str, use: str, tmp_path: Path) -> None:
     """Before any variant is made."""
     path = str(bert.write(tmp_path / "bert.gguf", pooling))
-    for given in ([path, None, ["Q8_0"]], [str(MODEL), None, [path]]):
+    for model, variant in ((path, "Q8_0"), (str(MODEL), path)):
         with pytest.raises(ConfigError, match=rf"bert\.gguf {use}; galago evaluate compares models that answer"):
-            variant_grid(*given, [], tmp_path / "made")  # type: ignore[arg-type]
+            variant_grid(model, None, [variant], [], tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 

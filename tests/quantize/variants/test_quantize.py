@@ -491,7 +491,8 @@ def test_a_matrix_that_does_not_fit_is_told(
     for name, count in (ROWS | dict.fromkeys(added, 1)).items():
         counts = np.full(count, 2, np.float32)
         counts[unvisited.get(name, [])] = 0
-        entries[name] = ImatrixEntry(np.ones((count, columns.get(name, 64)), np.float32) * counts[:, None] / 4, counts)
+        sums = np.repeat(counts[:, None] / 4, columns.get(name, 64), axis=1).astype(np.float32)
+        entries[name] = ImatrixEntry(sums, counts)
     matrix = ImportanceMatrix({name: entry for name, entry in entries.items() if name not in left_out})
     types = {tensor.name: scheme if tensor.name in ROWS else "F32" for tensor in source.tensors}
     plan = variant.VariantPlan(source, variant.Recipe(find(scheme), matrix=matrix), types)
@@ -544,10 +545,14 @@ def test_schemes_set_the_types_of_output_and_embeddings(
 def test_output_and_embeddings_are_written_in_the_types_that_are_asked_for(
     with_tables: dict[bool, Path], tmp_path: Path
 ) -> None:
-    tables = {"output_tensor_type": "BF16", "token_embedding_type": "q5_1"}
     request = api.QuantizationRequest(
-        str(with_tables[False]), tmp_path / "q.gguf", "Q4_0", use_calibration=False, **tables
-    )  # type: ignore[arg-type]
+        str(with_tables[False]),
+        tmp_path / "q.gguf",
+        "Q4_0",
+        use_calibration=False,
+        output_tensor_type="BF16",
+        token_embedding_type="q5_1",
+    )
     result = api.quantize(request)
     written = {tensor.name: tensor.type_name for tensor in read_header(tmp_path / "q.gguf").tensors}
     assert written[OUTPUT] == "BF16" and written[EMBEDDINGS] == "Q5_1" and written["blk.0.attn_q.weight"] == "Q4_0"
@@ -573,7 +578,7 @@ def test_output_and_embeddings_are_written_in_the_types_that_are_asked_for(
 def test_types_that_output_and_embeddings_cannot_have_are_refused(
     changed: dict[str, Any], message: str, with_tables: dict[bool, Path], tmp_path: Path
 ) -> None:
-    given = {"model": False, "scheme": "Q4_0", "use_calibration": False} | changed
+    given: dict[str, Any] = {"model": False, "scheme": "Q4_0", "use_calibration": False} | changed
     model = given.pop("model")
     path = with_tables[model] if isinstance(model, bool) else model
     with pytest.raises(ConfigError, match=message):

@@ -83,8 +83,8 @@ def _older_commits(cache: HubCache, repository: str, kept: set[Path]) -> Iterato
         groups = _weights(cache, repository, commit)
         older = [group for group in groups if any(_is_same_model(group, other) for other in newer)]
         parts = [part for group in older for part in group.parts]
-        if len(older) == len(groups):
-            parts += selection.rank_projectors(names, "*.gguf", "")
+        if older and len(older) == len(groups):
+            parts += selection.rank_projectors(names, "*.gguf", older[0])
         paths = tuple(folder / part for part in parts if folder / part not in kept)
         if paths:
             gone.update(paths)

@@ -253,7 +253,7 @@ def in_commit(cache: HubCache, repository: str, commit: str, revision: str = "")
     for group in groups:
         unique = sum(other.quant == group.quant for other in groups) == 1
         ref = _ref_for(repository, group, unique, revision)
-        projectors = selection.rank_projectors(names, find_source(ref).projector, group.quant, kinds)
+        projectors = selection.rank_projectors(names, find_source(ref).projector, group, kinds)
         yield _from_cache_unchecked(cache, ref, repository, commit, selection.FileSelection(group, projectors))
 
 

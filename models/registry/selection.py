@@ -78,7 +78,7 @@ def select_files(
     if len(chosen) > 1:
         stems = ", ".join(group.stem for group in chosen)
         raise NotFound(f"{where} has several models with this quantization; name one of them instead: {stems}", "model")
-    return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0].quant, kinds))
+    return FileSelection(chosen[0], rank_projectors(names, projector, chosen[0], kinds))
 
 
 def fitting_sets(sets: Sequence[WeightSet], quant: str, default: str = "") -> list[WeightSet]:
@@ -203,16 +203,21 @@ def _without_copies(sets: list[WeightSet]) -> list[WeightSet]:
 
 
 def rank_projectors(
-    names: Iterable[str], pattern: str | None, quant: str, kinds: Mapping[str, GGUFKind] | None = None
+    names: Iterable[str], pattern: str | None, weights: WeightSet, kinds: Mapping[str, GGUFKind] | None = None
 ) -> tuple[str, ...]:
-    """Returns the projectors that match a pattern, those with the quantization of the weights first."""
+    """Returns the projectors that match a pattern: the nearest to the weights first, then those of their quantization.
+
+    A projector in the folder of the weights is nearer than one in a folder above it, and that than any other.
+    """
     if pattern is None:
         return ()
-    order = list(dict.fromkeys((quant, *_PROJECTOR_QUANTS)))
+    order = list(dict.fromkeys((weights.quant, *_PROJECTOR_QUANTS)))
+    near = [str(folder) for folder in PurePosixPath(weights.parts[0]).parents]
 
-    def rank(name: str) -> tuple[int, str]:
-        own = quant_of(name)
-        return (order.index(own) if own in order else len(order), name)
+    def rank(name: str) -> tuple[int, int, str]:
+        own, folder = quant_of(name), str(PurePosixPath(name).parent)
+        distance = near.index(folder) if folder in near else len(near)
+        return (distance, order.index(own) if own in order else len(order), name)
 
     kinds = kinds_by_name(names) if kinds is None else kinds
     return tuple(

@@ -431,6 +431,14 @@ LAYOUTS = (
         },
     ),
     Layout(
+        "acme/two-models-GGUF",
+        "2B/tiny-2B-Q8_0.gguf 2B/mmproj-F16.gguf 4B/tiny-4B-Q4_0.gguf 4B/mmproj-F16.gguf mmproj-Q8_0.gguf",
+        {
+            ":2B": "2B/tiny-2B-Q8_0.gguf 2B/mmproj-F16.gguf",
+            ":Q4_0": "4B/tiny-4B-Q4_0.gguf 4B/mmproj-F16.gguf",
+        },
+    ),
+    Layout(
         "acme/eyes-only-GGUF",
         "mmproj-tiny-F16.gguf",
         {"": "has no GGUF weights of a model: mmproj-tiny-F16.gguf is a projector"},

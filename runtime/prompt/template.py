@@ -166,7 +166,7 @@ class RendererPool:
             self._take_back(renderer)
 
     def _take(self) -> Renderer:
-        """Waits for a renderer that has started and is idle. If none becomes idle soon, starts one for each waiter."""
+        """Waits for a renderer that has started and is idle. If none becomes idle soon, starts one after another."""
         begin = time.monotonic()
         with self._changed:
             self._waiting += 1
@@ -177,8 +177,8 @@ class RendererPool:
                         self._idle.remove(ready)
                         self._busy += 1
                         return ready
-                    starting, room = len(self._idle), MAX_RENDERERS - self._busy - len(self._idle)
-                    if starting < self._waiting and room > 0 and (seconds > _TURN_SECONDS or not self._busy):
+                    is_starting, has_room = bool(self._idle), self._busy < MAX_RENDERERS
+                    if has_room and not is_starting and (seconds > _TURN_SECONDS or not self._busy):
                         self._idle.append(Renderer())
                     self._changed.wait(_TURN_SECONDS)
             finally:
@@ -193,8 +193,9 @@ class RendererPool:
                 renderer = Renderer()
         with self._changed:
             self._busy -= 1
-            is_kept = len(self._idle) < (_MAX_IDLE if time.monotonic() > self._alert_end else MAX_RENDERERS)
-            if renderer.usable and is_kept:
+            has_use = self._waiting or time.monotonic() < self._alert_end
+            is_kept = renderer.usable and len(self._idle) < (MAX_RENDERERS if has_use else _MAX_IDLE)
+            if is_kept:
                 self._idle.append(renderer)
             self._changed.notify()
         if not is_kept:

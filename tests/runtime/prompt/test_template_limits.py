@@ -14,7 +14,8 @@ import pytest
 from fakes.hostile_templates import BOMBS, UNCOMPILABLE, bomb, sleeping_bombs
 from fakes.waiting import wait_until
 from galago.models.errors import GalagoError, ModelError, TemplateError, TemplateRefusal
-from galago.runtime.prompt.template import RENDERERS, ChatTemplate
+from galago.runtime.prompt import template as template_module
+from galago.runtime.prompt.template import MAX_RENDERERS, RENDERERS, ChatTemplate, Renderer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -110,6 +111,29 @@ def test_a_slow_rendering_does_not_delay_others(monkeypatch: pytest.MonkeyPatch)
     assert thread.is_alive() and not errors
     thread.join()
     assert len(errors) == 1 and isinstance(errors[0], TemplateError)
+
+
+def test_many_renderings_at_once_share_a_few_renderers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renderer for which others wait is kept: starting one takes longer than a hundred renderings."""
+    started, answers = [], []
+
+    class Counted(Renderer):
+        def __init__(self) -> None:
+            started.append(self)
+            super().__init__()
+
+    template = ChatTemplate(CHATML)
+    monkeypatch.setattr(template_module, "Renderer", Counted)
+    threads = [
+        threading.Thread(target=lambda: answers.extend(template.render(messages("hello")) for _ in range(20)))
+        for _ in range(32)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 640 and all("hello" in answer for answer in answers)
+    assert len(started) <= MAX_RENDERERS
 
 
 def test_renderings_of_one_request_share_their_time() -> None:

@@ -115,7 +115,8 @@ def test_a_slow_rendering_does_not_delay_others(monkeypatch: pytest.MonkeyPatch)
 
 def test_many_renderings_at_once_share_a_few_renderers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A renderer for which others wait is kept: starting one takes longer than a hundred renderings."""
-    started, answers = [], []
+    started: list[Renderer] = []
+    answers: list[str] = []
 
     class Counted(Renderer):
         def __init__(self) -> None:

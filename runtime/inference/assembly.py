@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..prompt.builder import PromptBuilder
     from ..prompt.completion import CompletionPrompts
     from ..prompt.media_parts import MediaParts
-    from ..types.request import Request
     from .chat_format import ChatFormat
 
 _TEXT_SIDE = ("galago.runtime.prompt.builder", "galago.runtime.output.constraints")
@@ -49,6 +48,8 @@ class Assembly:
     chat_format: ChatFormat
     tool_chat_format: ChatFormat | None
     """That of the template for chats with tools, if the file has one besides the other."""
+    call_tokens: frozenset[int]
+    """Control tokens that start a tool call, in either format."""
     completion_prompts: CompletionPrompts
     adapter_scales: tuple[float, ...]
     context_length: int
@@ -75,16 +76,6 @@ class Assembly:
         """Ends running requests with an error on their streams, and frees everything."""
         while self._closers:
             self._closers.pop()()
-
-    def format_of(self, request: Request) -> ChatFormat:
-        """The chat format for a request: that for tools if the model is shown some, as transformers chooses."""
-        return (self.tool_chat_format if request.shown_tools else None) or self.chat_format
-
-    @property
-    def call_tokens(self) -> frozenset[int]:
-        """Control tokens that start a tool call."""
-        formats = (self.chat_format, self.tool_chat_format)
-        return frozenset[int]().union(*(one.constraints.call_tokens for one in formats if one))
 
     def _load(
         self,
@@ -134,6 +125,8 @@ class Assembly:
         if for_tools is not None:
             self.tool_chat_format = chat_format(self.weights, media, for_tools, length)
             self._closers.append(self.tool_chat_format.constraints.close)
+        formats = (self.chat_format, self.tool_chat_format)
+        self.call_tokens = frozenset[int]().union(*(one.constraints.call_tokens for one in formats if one))
         if self.chat_format.turn_end is not None:
             name = self.weights.text_of(self.chat_format.turn_end)
             self.warnings.append(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..media.limits import MediaLimits
     from ..output.structured.grammar import Grammar
     from ..prompt.builder import PromptBuilder
+    from .chat_format import ChatFormat
 
 
 class Lease:
@@ -122,7 +123,7 @@ class Generator:
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
-        parts, chat_format = self._assembly, self._assembly.format_of(request)
+        parts, chat_format = self._assembly, self._format_of(request)
         adapters = self._adapter_scales(request)
         grammar: Grammar | None = None
         warnings = Warnings(parts.warnings)
@@ -153,10 +154,15 @@ class Generator:
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
+    def _format_of(self, request: Request) -> ChatFormat:
+        """The chat format for a request: that for tools if the model is shown some, as transformers chooses."""
+        parts = self._assembly
+        return (parts.tool_chat_format if request.shown_tools else None) or parts.chat_format
+
     def _prompt(self, request: Request, cancelled: Callable[[], bool]) -> Prompt:
         if request.completion is not None:
             return self._assembly.completion_prompts.build(request.completion)
-        return _chat_prompt(self._assembly.format_of(request).prompts, request, cancelled)
+        return _chat_prompt(self._format_of(request).prompts, request, cancelled)
 
     def _submit(
         self,
@@ -168,7 +174,7 @@ class Generator:
         adapters: tuple[float, ...],
     ) -> Stream:
         own_ends = self._weights.end_tokens if constraint is None else self._weights.constrained_end_tokens
-        turn_end = self._assembly.format_of(request).turn_end
+        turn_end = self._format_of(request).turn_end
         own_ends |= frozenset() if request.completion or turn_end is None else {turn_end}
         ignore_end = request.ignore_eos and constraint is None
         banned = own_ends if ignore_end else frozenset[int]()
@@ -238,7 +244,7 @@ class Generator:
 
         begin = time.perf_counter()
         adapters = self._adapter_scales(request)
-        prompts = self._assembly.format_of(request).prompts.unbounded()
+        prompts = self._format_of(request).prompts.unbounded()
         prompt = _chat_prompt(prompts, request, cancelled)
         preparation_seconds = time.perf_counter() - begin
         part_tokens = count_part_tokens(request.messages, prompt, prompts.count)

@@ -72,7 +72,7 @@ def test_tools_choose_the_template(
     started, *_ = model.generate(request)
     assert isinstance(started, Started) and started.prompt_tokens == len(prompt.ids) == estimate.prompt_tokens
     assert b"".join(prompt.pieces).startswith(b"FOR TOOLS") is is_tools
-    assert model._assembly.format_of(request).tool_format.name == tool_format
+    assert model._format_of(request).tool_format.name == tool_format
     if request.shown_tools:
         assert started.parsing is not None and started.parsing.tool_format == tool_format
     assert [found.startswith(begin) for found, begin in zip(model.info.warnings, warnings, strict=True)] == [

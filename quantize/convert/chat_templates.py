@@ -21,10 +21,14 @@ _KEY = "tokenizer.chat_template"
 def read_templates(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
     """Returns GGUF metadata: the default template, and the others under their names.
 
-    Files with Jinja source replace the entries of tokenizer_config.json, as in transformers. Raises `ModelError` for a
-    template that is too long.
+    Files with Jinja source replace the entries of tokenizer_config.json, as in transformers, except for a default
+    template that only the entries have. Raises `ModelError` for a template that is too long.
     """
-    templates = _from_files(checkpoint.folder) or _from_entries(checkpoint)
+    templates: dict[str, Any] = _from_files(checkpoint.folder)
+    if _DEFAULT not in templates:
+        entries = _from_entries(checkpoint)
+        kept = [_DEFAULT] if templates else list(entries)
+        templates |= {name: entries[name] for name in kept if name in entries}
     metadata: dict[str, GGUFValue] = {}
     names: list[str] = []
     for name, source in templates.items():
@@ -52,14 +56,16 @@ def _from_files(folder: Path) -> dict[str, Any]:
     for path in paths.values():
         if path.stat().st_size > MAX_TEMPLATE_BYTES:
             raise file_error(path, f"is larger than {MAX_TEMPLATE_BYTES >> 10} KiB")
-    return {name: read_text(path, "replace") for name, path in paths.items()}
+    sources = {name: read_text(path, "replace") for name, path in paths.items()}
+    return {name: source for name, source in sources.items() if source.strip()}
 
 
 def _from_entries(checkpoint: Checkpoint) -> Mapping[str, Any]:
     entry = checkpoint.read("tokenizer_config.json").get("chat_template")
     entry = entry or checkpoint.read("chat_template.json").get("chat_template")
     if isinstance(entry, list):  # [{"name": ..., "template": ...}]
-        return {str(item.get("name", "")): item.get("template") for item in entry if isinstance(item, dict)}
+        items = [item if isinstance(item, dict) else {} for item in entry]
+        return {str(item.get("name", "")): item.get("template") for item in items}
     if isinstance(entry, dict):
         return {str(name): source for name, source in entry.items()}
     return {_DEFAULT: entry} if entry else {}

@@ -66,7 +66,9 @@ class _Pair:
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / ADAPTER_CONFIG).is_file()
+    """Whether the folder holds an adapter. Merged models often keep the settings of the adapter that they contain."""
+    has_model = (folder / "config.json").is_file() and not any(folder.glob("adapter_model.*"))
+    return (folder / ADAPTER_CONFIG).is_file() and not has_model
 
 
 def convert_adapter(
@@ -100,6 +102,11 @@ def convert_adapter(
     name = _ARCHITECTURES[model_family]
     stored = read_tensors(weights)
     left_out = [*settings.left_out, *_base_copies(settings.config, stored, base)]
+    left_out += [
+        f"the file {path.name}: the folder is converted as an adapter; for a model in it, remove {weights.name}"
+        for path in sorted(folder.glob("*.safetensors"))
+        if path.name != weights.name
+    ]
     if _has_own_template(folder, base):
         left_out.append("the adapter's own chat template; give it with --chat-template FILE when you load the adapter")
     tensors = _Outputs(settings, config, interleaved_rope=name in _INTERLEAVED_ROPE).read(stored)

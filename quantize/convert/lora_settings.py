@@ -19,8 +19,8 @@ MERGE = (
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "bias": ("none",), "use_dora": (False,), "fan_in_fan_out": (False,), "modules_to_save": ([],),
     "layer_replication": ([],), "trainable_token_indices": ([], {}), "lora_bias": (False,), "use_qalora": (False,),
-    "target_parameters": ([],), "use_bdlora": (False,), "alora_invocation_tokens": ([],),
-    "invocation_string": ("",), "kasa_config": (), "monteclora_config": (), "arrow_config": (),
+    "target_parameters": ([],), "use_bdlora": (False,), "invocation_string": ("",), "kasa_config": (),
+    "monteclora_config": (), "arrow_config": (),
 }  # fmt: skip
 """Settings that GGUF cannot express, and the values, besides null, that mean that they are off."""
 
@@ -32,7 +32,9 @@ _IRRELEVANT = frozenset(
 )
 """Settings of training, or of which matrices are changed, which the tensors themselves say."""
 
-_USED = frozenset("alpha_pattern init_lora_weights lora_alpha r rank_pattern use_rslora".split())
+_USED = frozenset(
+    "alora_invocation_tokens alpha_pattern init_lora_weights lora_alpha r rank_pattern use_rslora".split()
+)
 
 _PLAIN_INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 _CHANGES_BASE = re.compile(r"(?i)pissa(_niter_\d+)?|olora|corda|loftq|lora_ga")
@@ -76,6 +78,11 @@ def read_lora_settings(config: JSONConfig) -> LoraSettings:
         if config.get("peft_type") is None and ("lora_parameters" in config.entries or "lora_layers" in config.entries):
             raise config.error("the adapter was made by MLX; fuse it with mlx_lm.fuse, and convert the fused model")
         raise config.error(f"the adapter is of kind {quoted(config.get('peft_type'))}; only LORA can be converted")
+    if config.get("alora_invocation_tokens"):
+        raise config.error(
+            "the adapter is an activated LoRA (aLoRA), which changes the model only after certain tokens; Galago "
+            "cannot run it, and it cannot be merged into its model either"
+        )
     for option, off_values in _UNSUPPORTED.items():
         value = config.get(option)
         if value is not None and value not in off_values:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...models.regular_file import read_text
-from ...runtime.types.options import SAMPLING
+from ...runtime.types.options import SAMPLING, OptionSpec
 from .chat_templates import read_templates
 from .checkpoint import Checkpoint
 from .end_tokens import read_end_tokens
@@ -28,11 +28,20 @@ _SPECIAL_TOKENS = {
 _EOS = "tokenizer.ggml.eos_token_id"
 
 _GENERATION_CONSTRAINTS = (
-    "bad_words_ids", "begin_suppress_tokens", "encoder_repetition_penalty", "exponential_decay_length_penalty",
-    "forced_bos_token_id", "forced_decoder_ids", "forced_eos_token_id", "no_repeat_ngram_size", "sequence_bias",
-    "suppress_tokens",
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "encoder_repetition_penalty", "epsilon_cutoff",
+    "eta_cutoff", "exponential_decay_length_penalty", "forced_bos_token_id", "forced_decoder_ids",
+    "forced_eos_token_id", "guidance_scale", "min_length", "min_new_tokens", "no_repeat_ngram_size", "num_beams",
+    "penalty_alpha", "sequence_bias", "stop_strings", "suppress_tokens", "typical_p", "watermarking_config",
 )  # fmt: skip
 """Settings that change which tokens an answer may have, and that transformers obeys."""
+
+_NEUTRAL_AT_ONE = ("encoder_repetition_penalty", "guidance_scale", "num_beams", "typical_p")
+
+_WITHOUT_SAMPLING = ("repetition_penalty",)
+"""Sampling settings that transformers obeys even if it takes the most likely token each time (do_sample)."""
+
+_UNUSED_TOKENS = ("pad_token", "mask_token")
+"""Special tokens that no text contains, so that a model works without them."""
 
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
 
@@ -56,6 +65,9 @@ def _special_tokens(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str,
     for name, key in _SPECIAL_TOKENS.items():
         text = _text(config.get(name, mapped.get(name)))
         if text is not None and text not in ids:
+            if name in _UNUSED_TOKENS:
+                checkpoint.left_out.append(f"the {name} {quoted(text)}, which the vocabulary does not have")
+                continue
             raise config.error(f"{name} is {quoted(text)}, which is not a token")
         number = ids.get(text) if text is not None else _first_id(checkpoint.config.get(f"{name}_id"))
         if number is not None and 0 <= number < len(vocabulary.tokens):
@@ -119,21 +131,41 @@ def _first_id(number: Any) -> int | None:
 
 def _sampling(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
     config = checkpoint.read("generation_config.json")
-    constraints = sorted(name for name in _GENERATION_CONSTRAINTS if config.get(name))
+    constraints = [
+        name
+        for name in _GENERATION_CONSTRAINTS
+        if config.get(name) and not (name in _NEUTRAL_AT_ONE and config.get(name) == 1)
+    ]
     if constraints:
         checkpoint.left_out.append(
             f"settings of generation_config.json without a key in GGUF: {', '.join(constraints)}"
         )
-    if config.get("do_sample") is not True:
-        return {}
+    samples = config.get("do_sample") is True
     metadata: dict[str, GGUFValue] = {}
     for option in SAMPLING:
         value = config.get(option.checkpoint) if option.checkpoint else None
-        if option.kind == "integer" and value:
-            metadata[f"general.sampling.{option.gguf}"] = config.positive_int(option.checkpoint)
-        elif option.kind == "number" and value is not None:
-            metadata[f"general.sampling.{option.gguf}"] = config.number(option.checkpoint)
+        if value is None or not (samples or option.checkpoint in _WITHOUT_SAMPLING):
+            continue
+        number = _number_of(option, value)
+        if number is None:
+            checkpoint.left_out.append(
+                f"{option.checkpoint} of generation_config.json: {quoted(value)} is no value that it can have"
+            )
+        else:
+            metadata[f"general.sampling.{option.gguf}"] = number
     return metadata
+
+
+def _number_of(option: OptionSpec, value: Any) -> int | float | None:
+    """Returns the number that a sampling option gets, such as 0 for top_k -1. `None` if it cannot have the value."""
+    if type(value) not in (int, float):
+        return None
+    number = option.other_values.get(value, value)
+    if not isinstance(number, int | float) or not option.minimum <= number <= option.maximum:
+        return None
+    if option.kind == "integer":
+        return int(number) if number == int(number) else None
+    return float(number)
 
 
 def read_pooling(checkpoint: Checkpoint) -> int | None:

@@ -75,6 +75,9 @@ class _TokenizerJSON:
     def __init__(self, checkpoint: Checkpoint, size: int) -> None:
         config = self.config = checkpoint.read("tokenizer.json")
         self.model = config.part("model")
+        self.kind = self.model.get("type", "BPE" if "merges" in self.model.entries else None)
+        if self.kind not in ("BPE", "WordPiece"):  # others have a vocabulary of another form
+            raise config.error(f"the tokenizer is of kind {quoted(self.kind)}; only BPE and WordPiece are supported")
         ids = self.model.part("vocab").entries
         added = config.get("added_tokens", [])
         if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
@@ -83,11 +86,8 @@ class _TokenizerJSON:
         self.tokens, self.types = _by_id(config, ids, self.added, size)
 
     def vocabulary(self) -> Vocabulary:
-        kind = self.model.get("type", "BPE" if "merges" in self.model.entries else None)
-        if kind == "WordPiece":
+        if self.kind == "WordPiece":
             return self._word_piece()
-        if kind != "BPE":
-            raise self.config.error(f"the tokenizer is of kind {quoted(kind)}; only BPE and WordPiece are supported")
         for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
             if self.model.get(option):
                 raise self.config.error(
@@ -279,8 +279,13 @@ def _from_vocab_txt(checkpoint: Checkpoint, path: Path, size: int) -> Vocabulary
     ids = {line.rstrip("\r"): i for i, line in enumerate(lines) if line.rstrip("\r")}
     control = [{"content": name, "id": ids[name], "special": True} for name in _BERT_CONTROL if name in ids]
     tokens, types = _by_id(JSONConfig(path, {}), ids, control, size)
-    lowercase = checkpoint.read("tokenizer_config.json").flag("do_lower_case", True)
-    return _word_piece(tokens, types, lowercase, lowercase)
+    config = checkpoint.read("tokenizer_config.json")
+    if not config.flag("tokenize_chinese_chars", True):
+        raise config.error(
+            "its WordPiece does not split Chinese characters, as llama.cpp does (tokenize_chinese_chars)"
+        )
+    lowercase = config.flag("do_lower_case", True)
+    return _word_piece(tokens, types, lowercase, config.flag("strip_accents", lowercase))
 
 
 def _from_sentencepiece(checkpoint: Checkpoint, path: Path, size: int) -> Vocabulary:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from galago.quantize.convert.checkpoint import Checkpoint
+from galago.quantize.convert.json_config import read_json
+
 Weights = dict[str, NDArray[np.float32]]
 
 WIDTH, INNER, LAYERS, HEADS, SHARED = 32, 48, 2, 4, 2
@@ -258,3 +261,12 @@ def decoder_logits(w: Weights, tokens: list[int], base: float = 10000.0, eps: fl
         gate = h @ w[f"{at}mlp.gate_proj.weight"].T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w[f"{at}mlp.up_proj.weight"].T)) @ w[f"{at}mlp.down_proj.weight"].T
     return norm(x, w["model.norm.weight"]) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def without_weights(folder: Path, files: dict[str, object], tokens: int) -> Checkpoint:
+    """A checkpoint of JSON and text files without weights."""
+    for name, content in ({"config.json": {"vocab_size": tokens}} | files).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return Checkpoint(folder, read_json(folder / "config.json"), {}, ())

@@ -17,7 +17,7 @@ from galago.models.errors import ConfigError, ModelError
 from galago.models.gguf.reader import read_header
 from galago.quantize.convert.conversion import ConversionResult, convert_checkpoint
 from galago.quantize.convert.gguf_writer import FloatType
-from galago.quantize.convert.lora import convert_adapter
+from galago.quantize.convert.lora import convert_adapter, is_adapter
 from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.lora import LoraAdapter
 from galago.runtime.llamacpp.reference import compute
@@ -186,7 +186,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[Arrays], Arrays], str]] = {
     "DoRA": ({"use_dora": True}, unchanged, r"uses use_dora True.*merge_and_unload\(\)"),
     "whole layers": ({"modules_to_save": ["lm_head"]}, unchanged, r"uses modules_to_save.*merge_and_unload\(\)"),
     "parameters": ({"target_parameters": ["experts.up"]}, unchanged, "uses target_parameters"),
-    "activated LoRA": ({"alora_invocation_tokens": [3]}, unchanged, "uses alora_invocation_tokens"),
+    "activated LoRA": ({"alora_invocation_tokens": [3]}, unchanged, "activated LoRA.*cannot be merged"),
     "KaSA": ({"kasa_config": {"beta": 1}}, unchanged, "uses kasa_config"),
     "no effect": ({"lora_alpha": 0}, unchanged, "changes nothing"),
     "made by MLX": ({"peft_type": None, "lora_parameters": {"rank": 8}}, unchanged, "made by MLX; fuse it"),
@@ -270,6 +270,21 @@ def test_what_may_change_an_adapter_and_is_unknown_is_named(tmp_path: Path, base
     if text:
         with pytest.raises(ConfigError, match="the file would lack"):
             run(folder, base, strict=True)
+
+
+def test_a_model_beside_an_adapter_is_named(tmp_path: Path, base: Path) -> None:
+    checkpoints.decoder(tmp_path / "lora")
+    result = run(write(tmp_path / "lora", ONE), base)
+    assert len(result.left_out) == 1 and result.left_out[0].startswith("the file model.safetensors: ")
+
+
+def test_a_merged_model_that_kept_its_adapters_settings_is_a_model(tmp_path: Path) -> None:
+    folder = write(tmp_path / "lora", ONE)
+    assert is_adapter(folder)
+    (folder / "config.json").write_text("{}")  # PEFT writes none, but users copy the model's
+    assert is_adapter(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    assert not is_adapter(folder)
 
 
 def test_a_copy_of_embeddings_is_named_if_it_cannot_be_compared(tmp_path: Path, base: Path) -> None:

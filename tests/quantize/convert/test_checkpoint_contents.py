@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,19 @@ from galago.models.gguf.header import END_TOKENS_KEY
 from galago.models.gguf.reader import read_header
 from galago.quantize.convert.architectures import read_content
 from galago.quantize.convert.chat_templates import read_templates
-from galago.quantize.convert.checkpoint import Checkpoint, open_checkpoint
+from galago.quantize.convert.checkpoint import open_checkpoint
 from galago.quantize.convert.conversion import convert_checkpoint
 from galago.quantize.convert.end_tokens import read_end_tokens
 from galago.quantize.convert.gguf_writer import FloatType, write
-from galago.quantize.convert.json_config import read_json
-from galago.quantize.convert.model_metadata import read_metadata, read_pooling
-from galago.quantize.convert.vocabulary import Vocabulary, read_vocabulary
+from galago.quantize.convert.model_metadata import read_pooling
+from galago.quantize.convert.vocabulary import read_vocabulary
 from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
 
 Arrays = checkpoints.Weights
 TOKENS = ["a", "<|im_end|>", "<|eot_id|>", "<fin>", "<fim>", "<|end|>", "<terminé>", "<kết>"]
-
-
-def made(folder: Path, files: dict[str, object]) -> Checkpoint:
-    """A checkpoint of JSON and text files without weights."""
-    for name, content in ({"config.json": {"vocab_size": len(TOKENS)}} | files).items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return Checkpoint(folder, read_json(folder / "config.json"), {}, ())
+made = partial(checkpoints.without_weights, tokens=len(TOKENS))
 
 
 EOS, EOT, EOM = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
@@ -137,6 +129,13 @@ TEMPLATES: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
         {f"{KEY}s": ["tool_use"], f"{KEY}.tool_use": "T"},
         "a default chat template: the checkpoint only has tool_use",
     ),
+    "a file beside the default of the settings": (
+        {"additional_chat_templates/tool_use.jinja": "T", "tokenizer_config.json": {"chat_template": "A"}},
+        {KEY: "A", f"{KEY}s": ["tool_use"], f"{KEY}.tool_use": "T"},
+        "",
+    ),
+    "an empty file": ({"chat_template.jinja": "\n", "tokenizer_config.json": {"chat_template": "A"}}, {KEY: "A"}, ""),
+    "a list of texts": ({"tokenizer_config.json": {"chat_template": ["A"]}}, {}, "the chat template ''"),
 }
 
 
@@ -326,24 +325,6 @@ def test_gemma_adds_one_to_the_weights_of_its_norms(tmp_path: Path, family: str,
     expected = weights["model.layers.1.post_attention_layernorm.weight"][:4] + np.float32(1)
     assert np.array_equal(outputs["blk.1.post_attention_norm.weight"], expected)
     assert np.array_equal(outputs["blk.0.attn_q.weight"], weights["model.layers.0.self_attn.q_proj.weight"][:4])
-
-
-GENERATION: dict[str, tuple[dict[str, object], str]] = {
-    "sampling": ({"generation_config.json": {"do_sample": True, "temperature": 0.5}}, ""),
-    "no constraints": ({"generation_config.json": {"no_repeat_ngram_size": 0, "suppress_tokens": None}}, ""),
-    "constraints": (
-        {"generation_config.json": {"no_repeat_ngram_size": 3, "bad_words_ids": [[5]]}},
-        "without a key in GGUF: bad_words_ids, no_repeat_ngram_size",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", GENERATION)
-def test_settings_of_generation_that_gguf_cannot_express_are_named(tmp_path: Path, case: str) -> None:
-    files, text = GENERATION[case]
-    checkpoint = made(tmp_path, {"tokenizer_config.json": {"eos_token": "<fin>"}} | files)
-    read_metadata(checkpoint, Vocabulary(TOKENS, [1] * len(TOKENS), {"tokenizer.ggml.model": "gpt2"}))
-    assert text in " ".join(checkpoint.left_out) and bool(text) == bool(checkpoint.left_out)
 
 
 def test_prompts_of_embedding_models_are_named(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def parse_memory_size(text: str, total: int) -> int:
         size = total * number / 100
     else:
         size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
-    if not 0 < size <= total:
+    if size <= 0:
+        raise ConfigError(f"{text} is nothing; write an amount as 4GB, 512MiB or 50%", "memory")
+    if size > total:
         raise ConfigError(f"{text} of memory is not possible: this machine has {units.format_bytes(total)}", "memory")
     return int(size)
 

@@ -23,6 +23,8 @@ from ...models.regular_file import open_regular
 
 _SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
 _F32 = 0
+_LITTLE = 1e-6
+"""The importance of a column that has seen only zeros, as a fraction of the mean."""
 _MOMENTS_PREFIX = "moments of "
 
 
@@ -41,10 +43,15 @@ class ImatrixEntry:
     def means(self) -> NDArray[np.float32]:
         """Returns the mean square of each column, one expert after another; 1 for an expert that has seen no rows.
 
-        Bit-identical to llama-quantize (`load_imatrix` in tools/quantize/quantize.cpp).
+        Bit-identical to llama-quantize (`load_imatrix` in tools/quantize/quantize.cpp), except for zeros: llama.cpp
+        makes the weights of a block of columns zero if the importance of all of them is. A column that has seen only
+        zeros counts little instead, and rows of zeros count as no rows.
         """
         counts = self.counts[:, None]
-        return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32).reshape(-1)
+        means = self.sums / np.where(counts > 0, counts, 1)
+        little = means.mean(axis=1, keepdims=True, dtype=np.float64) * _LITTLE
+        means = np.where(means > 0, means, np.where(little > 0, little, 1))
+        return np.where(counts > 0, means, 1).astype(np.float32).reshape(-1)
 
     def split(self, experts: int) -> ImatrixEntry:
         """Returns the entry with a row for each expert; the old format has one row for all of them."""
@@ -56,7 +63,7 @@ class ImatrixEntry:
         """Returns the number of experts that no row has reached: means of 1 stand for them, in the old format too."""
         entry = self.split(experts)
         is_one = (entry.means().reshape(experts, -1) == 1).all(axis=1)
-        return int(((entry.counts == 0) | (is_one & (experts > 1))).sum())
+        return int(((entry.counts == 0) | ~entry.sums.any(axis=1) | (is_one & (experts > 1))).sum())
 
     def moments(self) -> NDArray[np.float32] | None:
         """Returns the mean products."""

@@ -38,6 +38,8 @@ class DroppedLayer(NamedTuple):
 def select_layers(data: CalibrationData, count: int, progress: Progress = no_progress) -> list[DroppedLayer]:
     """Returns the `count` layers to drop, in the order they are chosen. Raises `ConfigError`."""
     layers = gpu_offload.layer_count(data.source.header)
+    if layers == 1:
+        raise ConfigError("the model has a single layer, which cannot be dropped", "drop_layers")
     if not 1 <= count < layers:
         raise ConfigError(f"1 to {layers - 1} of the {layers} layers can be dropped, not {count}", "drop_layers")
     _check_prunable(data.source)

@@ -42,6 +42,9 @@ _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _NAMED = 3
 """Tensors that a warning names."""
 
+_LARGEST_IMPORTANCE = 1e30
+"""Larger values overflow when llama.cpp multiplies them by weights, which then become zero."""
+
 FTYPE_FOR_TYPES = 7
 """Q8_0: an ftype with which llama.cpp accepts types of single tensors, and whose own recipe changes no others."""
 
@@ -108,17 +111,19 @@ class VariantPlan:
 
     @property
     def without_importance(self) -> tuple[str, ...]:
-        """Quantized tensors that the importance matrix does not cover."""
-        covered = self.recipe.matrix.entries if self.recipe.matrix else {}
-        return tuple(t.name for t in self._importance_users if t.name not in covered)
+        """Quantized tensors that the importance matrix does not cover, or with no data for any of their experts."""
+        return tuple(t.name for t in self._importance_users if self._unvisited(t) == _experts(t))
 
     @property
     def unvisited_experts(self) -> dict[str, int]:
         """Quantized tensors with experts for which the importance matrix has no data, and the number of these."""
-        entries = self.recipe.matrix.entries if self.recipe.matrix else {}
-        covered = (t for t in self._importance_users if t.name in entries)
-        counts = {t.name: entries[t.name].unvisited(math.prod(t.shape[2:])) for t in covered}
-        return {name: count for name, count in counts.items() if count}
+        counts = {t: self._unvisited(t) for t in self._importance_users}
+        return {t.name: count for t, count in counts.items() if 0 < count < _experts(t)}
+
+    def _unvisited(self, tensor: TensorInfo) -> int:
+        """Returns the number of experts (1 is all of a tensor without them) that the importance matrix lacks."""
+        entry = self.recipe.matrix.entries.get(tensor.name) if self.recipe.matrix else None
+        return entry.unvisited(_experts(tensor)) if entry else _experts(tensor)
 
     @property
     def _importance_users(self) -> list[TensorInfo]:
@@ -195,6 +200,11 @@ def _dims(tensor: TensorInfo) -> tuple[int, ...]:
     return tensor.shape[:count]
 
 
+def _experts(tensor: TensorInfo) -> int:
+    """Returns the number of experts whose weights a tensor holds; 1 for a tensor without experts."""
+    return math.prod(tensor.shape[2:])
+
+
 def _is_matrix(tensor: TensorInfo) -> bool:
     return len(_dims(tensor)) >= 2 and tensor.name.endswith("weight")
 
@@ -206,11 +216,16 @@ def _check_matrix(source: SourceModel, matrix: ImportanceMatrix) -> None:
     if not known:
         raise ModelError(f"the importance matrix covers no tensor of {source.path.name}", "calibration")
     for name in known:
-        columns, shape = matrix.entries[name].sums.size, tensors[name].shape
-        expected = shape[0] * math.prod(shape[2:])
+        columns, expected = matrix.entries[name].sums.size, tensors[name].shape[0] * _experts(tensors[name])
         if columns != expected:
             raise ModelError(
                 f"the importance matrix is of another model: it has {columns} columns for {name}, not {expected}",
+                "calibration",
+            )
+        if matrix.entries[name].means().max() > _LARGEST_IMPORTANCE:
+            raise ModelError(
+                f"the importance matrix has values for {name} that are too large to be means of squared inputs; "
+                "download or collect it again",
                 "calibration",
             )
 

@@ -18,10 +18,15 @@ def test_amounts_of_memory_are_parsed() -> None:
     assert [parse_memory_size(text, TOTAL) for text in written] == list(meant)
 
 
-@pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4XB", "0GB", "101%", "17GB", "nan%", "1e3MB", "4GB!"])
+@pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4XB", "101%", "17GB", "nan%", "1e3MB", "4GB!"])
 def test_invalid_amounts_are_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match="memory"):
         parse_memory_size(text, TOTAL)
+
+
+def test_no_memory_at_all_is_not_blamed_on_the_machine() -> None:
+    with pytest.raises(ConfigError, match="^0% is nothing"):
+        parse_memory_size("0%", TOTAL)
 
 
 def group(folder: Path, **files: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes import experts
 from galago.models.errors import ConfigError
 from galago.models.gguf.header import GGUFHeader
 from galago.models.gguf.reader import read_header
@@ -72,6 +73,12 @@ def test_the_command_reports_divergences_before_writing(
     assert header.get("galago.quantize.source_sha256") == sha256(open_source(str(TEXT)))
     assert [path for path in tmp_path.iterdir() if path != out] == []
     Weights(out, gpu_layers=0).close()
+
+
+def test_a_single_layer_cannot_be_dropped(tmp_path: Path) -> None:
+    data = calibration.select_data(open_source(str(experts.write(tmp_path / "one.gguf"))), None, [])
+    with pytest.raises(ConfigError, match="a single layer"):
+        layer_pruning.select_layers(data, 1)
 
 
 def test_at_least_one_layer_must_remain(chats: Path) -> None:

@@ -431,6 +431,31 @@ def test_an_expert_without_data_counts_all_columns_equally() -> None:
     assert entry.means().tolist() == [1, 2, 1, 1]
 
 
+def test_rows_of_zeros_are_no_data() -> None:
+    entry = ImatrixEntry(np.array([[2, 4], [0, 0]], np.float32), np.array([2, 3], np.float32))
+    assert entry.means().tolist() == [1, 2, 1, 1] and entry.unvisited(2) == 1
+
+
+@pytest.mark.parametrize("zeros", [64, 256])
+def test_weights_whose_inputs_were_zero_are_not_lost(tmp_path: Path, zeros: int) -> None:
+    """With an importance of zero, llama.cpp makes a whole block zero."""
+    importance = np.ones((1, 256), np.float32)
+    importance[0, :zeros] = 0
+    name = "blk.0.attn_q.weight"
+    matrix = ImportanceMatrix({name: ImatrixEntry(importance, np.ones(1, np.float32))})
+    made(TEXT, tmp_path / "q.gguf", "Q4_0", matrix)
+    stored = next(tensor for tensor in gguf.GGUFReader(tmp_path / "q.gguf").tensors if tensor.name == name)
+    weights = gguf.quants.dequantize(stored.data, stored.tensor_type)
+    assert np.count_nonzero(weights[:, :zeros]) > weights[:, :zeros].size / 2
+
+
+def test_a_matrix_whose_values_would_overflow_is_refused() -> None:
+    source = open_source(str(TEXT))
+    entries = {"blk.0.attn_q.weight": ImatrixEntry(np.full((1, 256), 1e35, np.float32), np.ones(1, np.float32))}
+    with pytest.raises(ModelError, match="values for blk.0.attn_q.weight that are too large"):
+        variant.plan(source, variant.Recipe(find("Q4_K_M"), matrix=ImportanceMatrix(entries)))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
 def test_a_matrix_of_impossible_values_is_refused(tmp_path: Path, bad: float) -> None:
     imatrix.write(tmp_path / "m.gguf", matrix(1, bad))
@@ -473,6 +498,13 @@ UNSEEN = "the importance matrix has no data for some experts of "
         ([], ["blk.9.x"], {}, ["the importance matrix has data for blk.9.x, which experts.gguf lacks"]),
         ([], list("abcde"), {}, ["the importance matrix has data for a, b, c and 2 more, which experts.gguf lacks"]),
         (["blk.0.attn_q.weight"], [], {}, ["the importance matrix has no data for blk.0.attn_q.weight; they are"]),
+        ([], [], {"blk.0.attn_q.weight": [0]}, ["the importance matrix has no data for blk.0.attn_q.weight; they are"]),
+        (
+            [],
+            [],
+            {"blk.0.ffn_up_exps.weight": [0, 1, 2, 3]},
+            ["the importance matrix has no data for blk.0.ffn_up_exps.weight; they are"],
+        ),
     ],
 )
 @pytest.mark.parametrize("scheme", ["Q4_0", "Q8_0"])

@@ -35,6 +35,12 @@ class JSONConfig:
             raise self.error(f"{key} is {quoted(value)}, not a number")
         return float(value)
 
+    def positive_number(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.error(f"{key} is {value:g}, not a positive number")
+        return value
+
     def flag(self, key: str, default: bool) -> bool:
         value = self._required(key, default)
         if not isinstance(value, bool):

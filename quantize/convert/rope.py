@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +34,21 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     `context_tokens` is the longest context in config.json. Transformers 5 writes one object `rope_parameters`; earlier
     versions write `rope_theta` and `rope_scaling`.
     """
-    scaling = config.part("rope_parameters" if config.get("rope_parameters") else "rope_scaling")
-    if "full_attention" in scaling.entries:  # one object for each kind of layer
-        scaling = scaling.part("full_attention")
-    base = scaling.number("rope_theta", config.number("rope_theta", 10000.0))
+    scaling = _scaling(config)
+    base = scaling.positive_number("rope_theta", config.positive_number("rope_theta", 10000.0))
     if config.number("partial_rotary_factor", scaling.number("partial_rotary_factor", 1.0)) != 1.0:
         raise config.error("only a part of each head is rotated (partial_rotary_factor), which is not supported")
     metadata: dict[str, GGUFValue] = {"rope.dimension_count": head_size, "rope.freq_base": base}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    kind = _kind(scaling)
     if kind == "default":
         return RopeConfig(metadata)
     if kind == "dynamic":  # changes nothing up to the trained context
         text = f"the scaling of positions beyond {context_tokens} (dynamic RoPE scaling)"
         return RopeConfig(metadata, left_out=text)
     if kind == "linear":
-        return RopeConfig(metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.number("factor")})
+        return RopeConfig(
+            metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.positive_number("factor")}
+        )
     if kind == "yarn":
         return RopeConfig(metadata | _yarn(scaling, context_tokens))
     if kind == "llama3":
@@ -57,10 +58,32 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
     )
 
 
+def _scaling(config: JSONConfig) -> JSONConfig:
+    """Returns the object with the scaling, that of layers that attend to everything if there are several.
+
+    Raises `ModelError` if the two names of the object have different content: versions of transformers, and other
+    programs, disagree on which of them counts.
+    """
+    named = [config.part(name) for name in ("rope_parameters", "rope_scaling")]
+    parameters, scaling = (each.part("full_attention") if "full_attention" in each.entries else each for each in named)
+    if not parameters.entries or not scaling.entries:
+        return parameters if parameters.entries else scaling
+    stated = [(name, value) for name, value in scaling.entries.items() if name not in ("rope_type", "type")]
+    if _kind(parameters) != _kind(scaling) or any(parameters.get(name) != value for name, value in stated):
+        raise config.error("rope_parameters and rope_scaling contradict each other; remove the one that does not count")
+    return parameters
+
+
+def _kind(scaling: JSONConfig) -> Any:
+    return scaling.get("rope_type", scaling.get("type", "default"))
+
+
 def _yarn(scaling: JSONConfig, context_tokens: int) -> dict[str, GGUFValue]:
     if "mscale" in scaling.entries or "mscale_all_dim" in scaling.entries:
         raise scaling.error("yarn with mscale is not supported")
-    factor = scaling.number("factor")
+    if not scaling.flag("truncate", True):
+        raise scaling.error("yarn without rounding of its range (truncate) is not supported")
+    factor = scaling.positive_number("factor")
     metadata: dict[str, GGUFValue] = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": factor,
@@ -72,7 +95,7 @@ def _yarn(scaling: JSONConfig, context_tokens: int) -> dict[str, GGUFValue]:
     }
     if scaling.get("attention_factor") is not None:  # llama.cpp multiplies it by the value it computes from the factor
         usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-        metadata["rope.scaling.attn_factor"] = scaling.number("attention_factor") / usual
+        metadata["rope.scaling.attn_factor"] = scaling.positive_number("attention_factor") / usual
     return metadata
 
 

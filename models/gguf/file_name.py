@@ -66,6 +66,11 @@ def without_quant(stem: str) -> str:
     return _QUANT.sub("", stem.lower())
 
 
+def name_words(stem: str) -> list[str]:
+    """Returns the words of a file name in order."""
+    return [word for word in re.split(r"[-_. ]+", stem) if word]
+
+
 def usual_quant(quant: str) -> str:
     """Returns a quantization in lower case and its usual form, such as f16 for FP16.
 

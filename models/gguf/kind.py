@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from ..errors import GalagoError, ModelError
-from .file_name import is_gguf, split_name, without_quant
+from .file_name import is_gguf, name_words, split_name, without_quant
 from .header import GGUFHeader, MetadataValue, is_int, is_projector
 from .reader import read_header
 
@@ -166,14 +166,10 @@ def _kind_beside(stem: str, plain: Collection[str]) -> GGUFKind:
         return "draft"
     for kind, sign in _WORDS_BESIDE_MODEL:
         if sign.search(stem):
-            own = _words(without_quant(sign.sub("", stem)))
-            if any(_words(other)[: len(own)] == own for other in plain):
+            own = name_words(without_quant(sign.sub("", stem)))
+            if any(name_words(other)[: len(own)] == own for other in plain):
                 return kind
     return "model"
-
-
-def _words(stem: str) -> list[str]:
-    return [word for word in re.split(r"[-_. ]+", stem) if word]
 
 
 def _is_in_ollamas_form(metadata: Mapping[str, MetadataValue], tensors: Iterable[str]) -> bool:

@@ -182,6 +182,8 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
         try:
             return cache, commit, source.select(names, ref.quant, kinds)
         except NotFound as error:
+            if len(source.fitting_sets(kinds, ref.quant)) > 1:
+                raise  # with names that tell the models apart
             reason = reason or error.message
     others = f" (installed of it: {', '.join(sorted(quants))})" if quants else f" ({reason})" if reason else ""
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")

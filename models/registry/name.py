@@ -67,6 +67,8 @@ def parse_ref(text: str) -> ModelRef:
         return ModelRef("builtin", BUILTIN)
     if _NAMED.fullmatch(text.rstrip("/")):
         text = text.rstrip("/")
+    if text.lower().startswith("hf:"):
+        text = "hf:" + text[3:]
     if address := _ADDRESS.fullmatch(text):
         return _parse_address(text, address[1].lower(), address[2])
     if not text.startswith("hf:") and not _IN_REPOSITORY.fullmatch(text) and _PATH.fullmatch(text):

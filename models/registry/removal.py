@@ -46,7 +46,8 @@ def remove(ref: ModelRef) -> Removal:
         used = {name for other in models if other not in same for name in other.names}
         freed += cache.remove(model.repository, commit, {n for other in doomed for n in other.names if n not in used})
         count += bool(doomed)
-    remaining = tuple(other.ref for other in installed.all_models() if other.repository == model.repository)
+    repository = model.repository.lower()
+    remaining = tuple(other.ref for other in installed.all_models() if other.repository.lower() == repository)
     if remaining and not ref.revision:
         model = InstalledModel(
             label, model.weights, model.projector, model.origin, model.repository, model.commit, model.names

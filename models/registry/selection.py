@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import NotFound
-from ..gguf.file_name import describe_missing, is_gguf, part_name, pieces, quant_of, split_name, usual_quant
+from ..gguf.file_name import (
+    describe_missing,
+    is_gguf,
+    name_words,
+    part_name,
+    pieces,
+    quant_of,
+    split_name,
+    usual_quant,
+    without_quant,
+)
 from ..gguf.kind import DESCRIPTIONS, GGUFKind, kinds_by_name
 
 PREFERRED_QUANTS = (
@@ -155,8 +165,24 @@ def _why_none(
             )
         return f"{where} has no GGUF weights of a model" + (f": {'; '.join(others[:4])}" if others else "")
     wanted = f"quantization {quant}" if quant else "a common quantization, so name one"
-    offered = ", ".join(sorted({group.quant or group.stem for group in sets}))
-    return f"{where} has no weights with {wanted}; it has {offered}"
+    offered = ", ".join(sorted({name for group in sets for name in _names_of_copies(group, sets)}))
+    return f"{where} has no weights with {wanted}; it has {offered}{_what_is_named(quant, kinds)}"
+
+
+def _names_of_copies(group: WeightSet, sets: Sequence[WeightSet]) -> list[str]:
+    """Returns the quantization of weights, or their names if several models have that quantization."""
+    alike = _without_copies([other for other in sets if other.quant == group.quant])
+    return [group.quant] if group.quant and len(alike) == 1 else [other.stem for other in alike]
+
+
+def _what_is_named(name: str, kinds: Mapping[str, GGUFKind]) -> str:
+    """Says what a file is that a user names although it is no model."""
+    stem = split_name(name.lower())[0]
+    for other, kind in kinds.items():
+        path = split_name(other)[0].lower()
+        if kind not in ("model", "part") and stem in (path, PurePosixPath(path).name):
+            return f". {PurePosixPath(other).name} is {DESCRIPTIONS[kind]}"
+    return ""
 
 
 def _is_meant(name: str, quant: str) -> bool:
@@ -207,19 +233,32 @@ def rank_projectors(
 ) -> tuple[str, ...]:
     """Returns the projectors that match a pattern: the nearest to the weights first, then those of their quantization.
 
-    A projector in the folder of the weights is nearer than one in a folder above it, and that than any other.
+    A projector in the folder of the weights is nearer than one in a folder above it, and that than any other. Of those
+    as near, the one whose name is most like that of the weights comes first.
     """
     if pattern is None:
         return ()
     order = list(dict.fromkeys((weights.quant, *_PROJECTOR_QUANTS)))
     near = [str(folder) for folder in PurePosixPath(weights.parts[0]).parents]
 
-    def rank(name: str) -> tuple[int, int, str]:
+    def rank(name: str) -> tuple[int, int, int, str]:
         own, folder = quant_of(name), str(PurePosixPath(name).parent)
         distance = near.index(folder) if folder in near else len(near)
-        return (distance, order.index(own) if own in order else len(order), name)
+        return (distance, name_distance(weights, name), order.index(own) if own in order else len(order), name)
 
     kinds = kinds_by_name(names) if kinds is None else kinds
     return tuple(
         sorted((name for name, kind in kinds.items() if kind == "projector" and _matches(name, pattern)), key=rank)
     )
+
+
+def name_distance(weights: WeightSet, projector: str) -> int:
+    """Returns how much the file name of a projector differs from that of weights: the words that only one of them has.
+
+    Of the projectors of several models, which may have equal widths, the nearest belongs to the weights.
+    """
+    return len(_words(weights.parts[0]) ^ _words(projector))
+
+
+def _words(name: str) -> set[str]:
+    return set(name_words(without_quant(PurePosixPath(split_name(name)[0]).name)))

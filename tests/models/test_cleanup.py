@@ -94,6 +94,22 @@ def test_other_quantizations_stay_and_are_named(local: LocalHub, cache: HubCache
     assert removal.remove(parse_ref(REPO)).remaining == () and files(cache) == []
 
 
+@pytest.mark.parametrize("name", [REPO.lower(), f"hf:{REPO.upper()}", f"https://hf.co/{REPO.lower()}"])
+def test_what_stays_is_named_in_any_case(local: LocalHub, cache: HubCache, name: str) -> None:
+    pull_commits(local, OLD, names=(REPO, f"{REPO}:f16"))
+    removed = removal.remove(parse_ref(name))
+    assert str(removed.model.ref).endswith(":q8_0") and [*map(str, removed.remaining)] == [f"hf:{REPO}:f16"]
+
+
+def test_a_name_for_two_models_is_refused_with_their_names(local: LocalHub, cache: HubCache) -> None:
+    two = {"one-Q8_0.gguf": OLD[Q8], "two-Q8_0.gguf": NEW[Q8]}
+    pull_commits(local, two, names=(f"{REPO}:one-q8_0", f"{REPO}:two-q8_0"))
+    for use in (installed.find, removal.remove):
+        with pytest.raises(NotFound, match="several models with this quantization; .* one-q8_0, two-q8_0"):
+            use(parse_ref(REPO))
+    assert len(names()) == 2
+
+
 def test_a_renamed_file_is_the_same_model_by_its_quantization(local: LocalHub, cache: HubCache) -> None:
     pull_commits(local, {"tiny-v1-Q8_0.gguf": OLD[Q8]}, {"Tiny-v2-Q8_0.gguf": NEW[Q8]})
     assert removal.remove(parse_ref(REPO)).commits == 2 and files(cache) == []

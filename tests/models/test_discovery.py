@@ -238,6 +238,18 @@ def test_a_projector_that_does_not_match_is_left_out_with_the_reason(tmp_path: P
     assert model.projector is None and "embeddings of width 99" in model.left_out[0]
 
 
+def test_each_of_several_models_in_a_folder_takes_the_projector_of_its_name(
+    tmp_path: Path, files: Mapping[str, Path]
+) -> None:
+    layout = {"a-2b-Q8_0.gguf": "model", "b-7b-Q8_0.gguf": "other model"}
+    layout |= {"mmproj-a-2b-F16.gguf": "projector", "mmproj-b-7b-F16.gguf": "projector"}
+    found = {model.name: model.projector for model in discover(lay_out(tmp_path / "place", layout, files)).models}
+    assert {name: path and path.name for name, path in found.items()} == {
+        "a-2b-q8_0": "mmproj-a-2b-F16.gguf",
+        "b-7b-q8_0": "mmproj-b-7b-F16.gguf",
+    }
+
+
 def ollama(place: Path, files: Mapping[str, Path], **manifests: dict[str, str]) -> Path:
     """Writes Ollama's folder: manifests by their paths, with layers by their kinds."""
     (place / "blobs").mkdir(parents=True)

@@ -32,6 +32,7 @@ HUB = "https://huggingface.co"
 ADDRESSES = {
     "hf.co/acme/Tiny-GGUF": "hf:acme/Tiny-GGUF",
     "HF.co/acme/Tiny-GGUF:Q8_0": "hf:acme/Tiny-GGUF:q8_0",
+    "HF:acme/Tiny-GGUF:Q8_0": "hf:acme/Tiny-GGUF:q8_0",
     "huggingface.co/acme/Tiny:Q8_0@v1": "hf:acme/Tiny:q8_0@v1",
     "hf.co/acme/Tiny/Tiny-Q8_0.gguf": "hf:acme/Tiny:tiny-q8_0",
     "hf://acme/tiny/sub/file-Q8_0.gguf": "hf:acme/tiny:sub/file-q8_0",

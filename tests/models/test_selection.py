@@ -110,8 +110,29 @@ def test_a_quantization_is_found_in_the_forms_that_people_write(quant: str, weig
             "cat a.Q8_0.gguf-split-a a.Q8_0.gguf-sp",
         ),
         (["a-F16.gguf", "a-Q8_0-00001-of-00002.gguf"], "q4_0", "has no weights with quantization q4_0; it has f16"),
+        (["a-F16.gguf", "mmproj-a-F16.gguf"], "mmproj-a-F16", r"it has f16\. mmproj-a-F16.gguf is a projector$"),
+        (["a-F16.gguf", "x/a-imatrix.gguf"], "x/a-imatrix.gguf", "f16. a-imatrix.gguf is an importance matrix$"),
+        (["a-Q4_0.gguf", "b-Q4_0.gguf", "b-Q8_0.gguf"], "b", "b; it has a-q4_0, b-q4_0, q8_0$"),
+        (["a-Q4_0.gguf", "x/a-Q4_0.gguf"], "q8_0", "q8_0; it has q4_0$"),
     ],
 )
 def test_what_is_missing_is_named(names: list[str], quant: str, reason: str) -> None:
     with pytest.raises(NotFound, match=reason):
         selection.select_files(names, quant, where="o/r")
+
+
+PROJECTORS: dict[str, tuple[str, list[str], str]] = {
+    "of the same name": ("b-7b-Q4_0", ["mmproj-a-2b-F16", "mmproj-b-7b-F16"], "mmproj-b-7b-F16"),
+    "of the same name, though in a worse type": ("b-Q8_0", ["a-mmproj-Q8_0", "b-mmproj-F32"], "b-mmproj-F32"),
+    "of no name": ("c-Q4_0", ["mmproj-a-2b-F16", "mmproj-F16"], "mmproj-F16"),
+    "of the shorter name": ("a-Q4_0", ["mmproj-a-it-F16", "mmproj-a-F16"], "mmproj-a-F16"),
+    "of the longer name": ("a-it-Q4_0", ["mmproj-a-F16", "mmproj-a-it-F16"], "mmproj-a-it-F16"),
+    "of the same quantization": ("a-BF16", ["mmproj-a-F16", "mmproj-a-BF16"], "mmproj-a-BF16"),
+}
+
+
+@pytest.mark.parametrize("case", PROJECTORS)
+def test_the_projector_whose_name_is_most_like_that_of_the_weights_is_the_first(case: str) -> None:
+    weights, projectors, first = PROJECTORS[case]
+    names = [f"{name}.gguf" for name in (weights, *projectors)]
+    assert selection.select_files(names).projectors[0] == f"{first}.gguf"

@@ -172,8 +172,8 @@ class _GGUFFolder:
         weights, left_out = tuple(self.path / part for part in group.parts), []
         projector = None
         try:
-            likeliest_first = sorted(self.projectors, key=lambda h: selection.name_distance(group, h.path.name))
-            projector = pairing.pick_projector(self.headers[group.parts[0]], likeliest_first)
+            candidates = sorted(self.projectors, key=lambda h: selection.name_distance(group, h.path.name))
+            projector = pairing.pick_projector(self.headers[group.parts[0]], candidates)
         except GalagoError as error:
             left_out.append(f"a projector, because {error.message}")
         quant = quant_of(f"{self.path.name}/{group.parts[0]}")

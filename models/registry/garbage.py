@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ..hub.cache import PARTIAL_SUFFIX, HubCache
@@ -96,7 +96,9 @@ def _weights(cache: HubCache, repository: str, commit: str) -> list[selection.We
 
 
 def _is_same_model(group: selection.WeightSet, other: selection.WeightSet) -> bool:
-    return group.stem == other.stem or (group.quant != "" and group.quant == other.quant)
+    """Whether two sets of weights have the same name. In another folder, they have the same quantization, too."""
+    names = {PurePosixPath(weights.stem).name for weights in (group, other)}
+    return group.stem == other.stem or (len(names) == 1 and group.quant == other.quant != "")
 
 
 def _freed(paths: tuple[Path, ...], links: Mapping[Path, str], gone: set[Path]) -> int:

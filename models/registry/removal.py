@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..gguf.file_name import quant_of, split_name
+from ..gguf.file_name import is_quant, quant_of, split_name
 from ..hub import connection
 from ..hub.cache import HubCache
 from . import imported, installed
@@ -38,9 +38,10 @@ def remove(ref: ModelRef) -> Removal:
         return Removal(model, 0)
     cache, freed, count, label = HubCache(connection.cache_root()), 0, 0, model.ref
     _check_not_imported(model)
+    is_file_named = ref.quant != "" and not is_quant(quant_of(model.names[0]), ref.quant)
     for commit in [model.commit] if ref.revision else cache.commits(model.repository):
         models = [*installed.in_commit(cache, model.repository, commit)]
-        same = [other for other in models if _is_same(other, model, models)]
+        same = [other for other in models if _is_same(other, model, models, is_file_named)]
         label = same[0].ref if same and commit == model.commit else label
         doomed = [model] if commit == model.commit else same
         used = {name for other in models if other not in same for name in other.names}
@@ -65,9 +66,12 @@ def _check_not_imported(model: InstalledModel) -> None:
             )
 
 
-def _is_same(other: InstalledModel, model: InstalledModel, models: list[InstalledModel]) -> bool:
-    """Whether another of the `models` in a commit is the same model, by its file name or else by its quantization."""
-    if other.commit == model.commit or any(_stem(m) == _stem(model) for m in models):
+def _is_same(other: InstalledModel, model: InstalledModel, models: list[InstalledModel], is_file_named: bool) -> bool:
+    """Whether another of the `models` in a commit is the same model, by its file name or else by its quantization.
+
+    If the user named the file, files of other names stay: a repository may hold several models of one quantization.
+    """
+    if is_file_named or other.commit == model.commit or any(_stem(m) == _stem(model) for m in models):
         return _stem(other) == _stem(model)
     quant = quant_of(model.names[0])
     return (

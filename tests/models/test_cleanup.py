@@ -132,6 +132,16 @@ def test_files_of_an_imported_model_are_not_deleted(local: LocalHub, cache: HubC
     assert removal.remove(parse_ref(f"hf:{REPO}")).freed == len(OLD[Q8]) + len(OLD[EYES])
 
 
+def test_a_model_of_another_name_in_an_older_commit_stays(local: LocalHub, cache: HubCache) -> None:
+    two = {"one-Q8_0.gguf": OLD[Q8], "two-Q8_0.gguf": NEW[Q8]}
+    pull_commits(local, two, names=(f"{REPO}:one-q8_0",))
+    pull_commits(local, two | {"README.md": b"x"}, names=(f"{REPO}:two-q8_0",))
+    assert find_garbage(cache) == []
+    removed = removal.remove(parse_ref(f"{REPO}:two-q8_0"))
+    assert removed.commits == 1 and [*map(str, removed.remaining)] == names() == [f"hf:{REPO}:q8_0"]
+    assert installed.find(parse_ref(REPO)).names == ("one-Q8_0.gguf",)
+
+
 # Upper and lower case
 
 

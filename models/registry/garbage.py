@@ -35,7 +35,7 @@ class Garbage:
 
 def find_garbage(cache: HubCache, repository: str | None = None) -> list[Garbage]:
     """Finds what can be deleted in all repositories of the cache, or in one. Deletes nothing."""
-    kept = {path for model in imported.read_list() for path in model.paths}
+    kept = imported.files_in_use()
     garbage: list[Garbage] = []
     for name in cache.repositories() if repository is None else [repository]:
         garbage += _unlinked(cache, name, kept)
@@ -53,10 +53,9 @@ def delete_garbage(cache: HubCache, garbage: Garbage) -> int:
 
 
 def _unlinked(cache: HubCache, repository: str, kept: set[Path]) -> Iterator[Garbage]:
-    used = {path.resolve() for path in kept}
     for path in cache.unlinked(repository):
         is_partial = path.name.endswith(PARTIAL_SUFFIX)
-        if path.resolve() not in used and (is_partial or _is_unnamed_model(path)):
+        if path.resolve() not in kept and (is_partial or _is_unnamed_model(path)):
             kind: GarbageKind = "partial download" if is_partial else "file without a name"
             yield Garbage(kind, repository, (path,), path.lstat().st_size)
 
@@ -85,7 +84,7 @@ def _older_commits(cache: HubCache, repository: str, kept: set[Path]) -> Iterato
         parts = [part for group in older for part in group.parts]
         if older and len(older) == len(groups):
             parts += selection.rank_projectors(names, "*.gguf", older[0])
-        paths = tuple(folder / part for part in parts if folder / part not in kept)
+        paths = tuple(folder / part for part in parts if (folder / part).resolve() not in kept)
         if paths:
             gone.update(paths)
             yield Garbage("older commit", repository, paths, _freed(paths, links, gone), commit)

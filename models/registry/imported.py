@@ -135,6 +135,11 @@ def read_list() -> list[ImportedModel]:
     return []
 
 
+def files_in_use() -> set[Path]:
+    """Returns the files of all imported models, without links: those that the Hub's cache must not lose."""
+    return {path.resolve() for model in read_list() for path in model.paths}
+
+
 def _update(change: Callable[[list[ImportedModel]], list[ImportedModel]]) -> list[ImportedModel]:
     """Raises `ConfigError` if the list is damaged or cannot be written, and does not overwrite it."""
     file = _file()

@@ -37,16 +37,18 @@ def remove(ref: ModelRef) -> Removal:
         imported.remove(model.ref.name)
         return Removal(model, 0)
     cache, freed, count, label = HubCache(connection.cache_root()), 0, 0, model.ref
-    _check_not_imported(model)
     is_file_named = ref.quant != "" and not is_quant(quant_of(model.names[0]), ref.quant)
-    for commit in [model.commit] if ref.revision else cache.commits(model.repository):
-        models = [*installed.in_commit(cache, model.repository, commit)]
-        same = [other for other in models if _is_same(other, model, models, is_file_named)]
+    commits = [model.commit] if ref.revision else cache.commits(model.repository)
+    installed_in = {commit: [*installed.in_commit(cache, model.repository, commit)] for commit in commits}
+    alike = {c: [m for m in models if _is_same(m, model, models, is_file_named)] for c, models in installed_in.items()}
+    for doomed in [model, *(other for same in alike.values() for other in same)]:
+        _check_not_imported(doomed)
+    for commit, same in alike.items():
         label = same[0].ref if same and commit == model.commit else label
-        doomed = [model] if commit == model.commit else same
-        used = {name for other in models if other not in same for name in other.names}
-        freed += cache.remove(model.repository, commit, {n for other in doomed for n in other.names if n not in used})
-        count += bool(doomed)
+        leaving = [model] if commit == model.commit else same
+        used = {name for other in installed_in[commit] if other not in same for name in other.names}
+        freed += cache.remove(model.repository, commit, {n for other in leaving for n in other.names if n not in used})
+        count += bool(leaving)
     repository = model.repository.lower()
     remaining = tuple(other.ref for other in installed.all_models() if other.repository.lower() == repository)
     if remaining and not ref.revision:

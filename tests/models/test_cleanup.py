@@ -142,6 +142,17 @@ def test_a_model_of_another_name_in_an_older_commit_stays(local: LocalHub, cache
     assert installed.find(parse_ref(REPO)).names == ("one-Q8_0.gguf",)
 
 
+@pytest.mark.parametrize("name", [REPO, REPO.lower(), f"{REPO}:Q8_0"])
+def test_files_of_older_commits_that_are_imported_are_not_deleted(local: LocalHub, cache: HubCache, name: str) -> None:
+    pull_commits(local, {Q8: OLD[Q8]})
+    (entry,) = imported.add(discovery.discover(cache.root).models)
+    pull_commits(local, {Q8: NEW[Q8]})
+    before = files(cache)
+    with pytest.raises(ConfigError, match=f"remove it first: galago rm {entry.name}"):
+        removal.remove(parse_ref(name))
+    assert files(cache) == before and entry.weights[0].read_bytes() == OLD[Q8]
+
+
 # Upper and lower case
 
 
@@ -246,6 +257,21 @@ def test_files_of_an_imported_model_are_not_garbage(local: LocalHub, cache: HubC
     lost = orphan(cache, tiny_file("lost"))
     imported.add([imported.ImportedModel("lost", (lost,), None, "x")])
     assert find_garbage(cache) == []
+
+
+@pytest.mark.parametrize("to_blob", [True, False])
+def test_files_to_which_links_of_an_imported_model_lead_are_not_garbage(
+    local: LocalHub, cache: HubCache, tmp_path: Path, to_blob: bool
+) -> None:
+    pull_commits(local, OLD)
+    link = tmp_path / "mine/tiny.gguf"
+    link.parent.mkdir()
+    weights = installed.find(parse_ref(REPO)).weights[0]
+    link.symlink_to(weights.resolve() if to_blob else weights)
+    imported.add(discovery.discover(link.parent).models)
+    pull_commits(local, NEW)
+    collect(cache)
+    assert link.read_bytes() == OLD[Q8]
 
 
 def of_another_program(cache: HubCache, name: str, data: bytes) -> Path:

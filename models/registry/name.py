@@ -31,6 +31,8 @@ _NAMED = re.compile(
 _IN_REPOSITORY = re.compile(rf"(hf:)?{_PART}/{_PART}:.*", re.ASCII | re.DOTALL)
 _ADDRESS = re.compile(r"(?i)(https?://|hf://|huggingface://|(?:hf\.co|huggingface\.co)/)(.*)", re.DOTALL)
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co")
+_PAGES = ("blob", "resolve", "raw", "blame", "commit", "commits", "discussions", "edit", "settings")
+"""Pages of a repository on the Hub, besides those of its folders. What else follows its name says what is wanted."""
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 
 
@@ -107,14 +109,14 @@ def _parse_address(text: str, scheme: str, rest: str) -> ModelRef:
         length = 3 if inside[:1] == ["refs"] else 1  # refs/pr/1
         revision, inside = "/".join(inside[:length]), inside[length:]
         ref = replace(ref, revision="" if revision == "main" else revision)
-    elif scheme.startswith("http"):
+    elif scheme.startswith("http") and kind in ("", *_PAGES):
         inside = parse_qs(path.query).get("show_file_info", [""])[:1]
     else:
         inside = [kind, *inside]  # hf.co/OWNER/REPO/FILE.gguf
     file = "/".join(inside).strip("/")
     if file.lower().endswith(_OTHER_WEIGHTS):
         raise NotFound(f"{text!r:.200} is the address of a file that is not in the GGUF format", "model")
-    is_page = kind not in ("tree", "") and ".gguf" not in file.lower()  # such as README.md
+    is_page = kind in _PAGES and ".gguf" not in file.lower()  # such as README.md
     return ref if is_page or not file else parse_ref(str(replace(ref, quant=file)))
 
 

@@ -202,6 +202,16 @@ class HubCache:
                 return _delete_file(blob)
         return 0
 
+    def is_downloading(self, repository: str) -> bool:
+        """Whether a process downloads a file of a repository now."""
+        for path in (self.root / ".locks" / self.folder(repository).name).glob("*.lock"):
+            try:
+                with locked(path, "", timeout_seconds=0):
+                    pass
+            except TimeoutError:
+                return True
+        return False
+
     def links(self, repository: str) -> dict[Path, str]:
         """Returns the names of the blobs that the files of all commits lead to, by the paths of these files."""
         paths = [path for path in (self.folder(repository) / "snapshots").rglob("*") if path.is_symlink()]

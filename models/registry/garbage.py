@@ -17,6 +17,9 @@ from . import imported, selection
 
 GarbageKind = Literal["partial download", "file without a name", "older commit"]
 
+_OTHER_PARTIAL_SUFFIXES = (".incomplete", ".downloadInProgress")
+"""Of the partial files of huggingface-hub and llama.cpp."""
+
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
@@ -39,12 +42,15 @@ def find_garbage(cache: HubCache, repository: str | None = None) -> list[Garbage
     garbage: list[Garbage] = []
     for name in cache.repositories() if repository is None else [repository]:
         garbage += _unlinked(cache, name, kept)
+        garbage += _incomplete_models(cache, name, kept)
         garbage += _older_commits(cache, name, kept)
     return garbage
 
 
 def delete_garbage(cache: HubCache, garbage: Garbage) -> int:
     """Deletes files that `find_garbage` returned, unless they are used by now. Returns the bytes freed."""
+    if garbage.commit and garbage.kind == "partial download" and cache.is_downloading(garbage.repository):
+        return 0
     if not garbage.commit:
         return sum(cache.delete_unlinked(garbage.repository, path) for path in garbage.paths)
     folder = cache.snapshot(garbage.repository, garbage.commit)
@@ -88,6 +94,23 @@ def _older_commits(cache: HubCache, repository: str, kept: set[Path]) -> Iterato
         if paths:
             gone.update(paths)
             yield Garbage("older commit", repository, paths, _freed(paths, links, gone), commit)
+
+
+def _incomplete_models(cache: HubCache, repository: str, kept: set[Path]) -> Iterator[Garbage]:
+    """Yields the parts of split models whose other parts are missing: no program can load them.
+
+    Yields nothing if another program may be downloading the others.
+    """
+    if any(path.suffix in _OTHER_PARTIAL_SUFFIXES for path in (cache.folder(repository) / "blobs").glob("*")):
+        return
+    links, gone = cache.links(repository), set[Path]()
+    for commit in cache.commits(repository):
+        folder, names = cache.snapshot(repository, commit), cache.file_names(repository, commit)
+        for first in selection.missing_parts(names):
+            parts = [folder / part for part in selection.sibling_parts(first, names)]
+            if not any(part.resolve() in kept for part in parts):
+                gone.update(parts)
+                yield Garbage("partial download", repository, tuple(parts), _freed(tuple(parts), links, gone), commit)
 
 
 def _weights(cache: HubCache, repository: str, commit: str) -> list[selection.WeightSet]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NotFound
 from ..gguf.file_name import is_quant, quant_of, split_name
 from ..hub import connection
 from ..hub.cache import HubCache
 from . import imported, installed
+from .garbage import find_garbage
 from .installed import InstalledModel
 from .name import ModelRef
 
@@ -32,7 +33,7 @@ def remove(ref: ModelRef) -> Removal:
     An imported model is only removed from the list. Raises `NotFound`, or `ConfigError` if an imported model is made of
     the same files.
     """
-    model = installed.find_unchecked(ref)
+    model = _find(ref)
     if not model.repository:
         imported.remove(model.ref.name)
         return Removal(model, 0)
@@ -56,6 +57,16 @@ def remove(ref: ModelRef) -> Removal:
             label, model.weights, model.projector, model.origin, model.repository, model.commit, model.names
         )
     return Removal(model, freed, count, remaining)
+
+
+def _find(ref: ModelRef) -> InstalledModel:
+    try:
+        return installed.find_unchecked(ref)
+    except NotFound as error:
+        cache = HubCache(connection.cache_root())
+        if ref.kind == "hub" and any(item.kind == "partial download" for item in find_garbage(cache, ref.name)):
+            raise NotFound(f"{ref} is only partly downloaded; delete what is there with: galago gc", "model") from error
+        raise
 
 
 def _check_not_imported(model: InstalledModel) -> None:

@@ -242,6 +242,35 @@ def test_partial_downloads_and_files_without_a_name_are_deleted(local: LocalHub,
     assert not part.exists() and not lost.exists() and installed.find(parse_ref(REPO)).projector
 
 
+def pull_half(local: LocalHub) -> list[str]:
+    """Pulls a model in two parts, and takes the second away. Returns the names of the parts."""
+    parts = [f"tiny-Q4_0-0000{number}-of-00002.gguf" for number in (1, 2)]
+    local.put(REPO, OLD | {part: tiny_file(part) for part in parts})
+    second = pull(plan(parse_ref(f"{REPO}:q4_0")), lambda _file, _done: None).weights[1]
+    second.resolve().unlink()
+    second.unlink()
+    return parts
+
+
+def test_parts_of_a_model_whose_other_parts_are_missing_are_deleted(local: LocalHub, cache: HubCache) -> None:
+    pull_commits(local, OLD)
+    parts = pull_half(local)
+    with pytest.raises(NotFound, match="is only partly downloaded; delete what is there with: galago gc"):
+        removal.remove(parse_ref(f"{REPO}:q4_0"))
+    kinds, freed = collect(cache)
+    assert set(kinds) == {"partial download"} and freed == len(tiny_file(parts[0]))
+    assert installed.find(parse_ref(REPO)).projector and not [*cache.root.rglob("tiny-Q4_0*")]
+
+
+def test_parts_stay_while_the_others_are_downloaded(local: LocalHub, cache: HubCache) -> None:
+    pull_half(local)
+    with cache.partial_file(REPO, digest(b"other"), lambda: None):
+        assert sum(delete_garbage(cache, item) for item in find_garbage(cache) if item.commit) == 0
+    orphan(cache, b"half", ".incomplete")
+    assert not [item for item in find_garbage(cache) if item.commit]
+    assert [*cache.root.rglob("tiny-Q4_0-00001-of-00002.gguf")]
+
+
 def test_a_download_that_runs_is_not_disturbed(local: LocalHub, cache: HubCache) -> None:
     pull_commits(local, OLD)
     with cache.partial_file(REPO, digest(b"other"), lambda: None) as part:

@@ -85,6 +85,14 @@ def is_quant(quant: str, asked: str) -> bool:
     return usual_quant(asked) in (quant, quant.removeprefix("ud-"))
 
 
+def why_not_whole(name: str) -> str:
+    """Says of a file what keeps the GGUF file in it from being used, by its name. Empty for all other files."""
+    end = name.lower().rpartition(".gguf.")[2] if ".gguf." in name.lower() else ""
+    if end in ("part", "crdownload", "incomplete", "download", "downloadinprogress", "tmp", "aria2", "!qb"):
+        return f"{name} belongs to a download that is not complete"
+    return f"{name} is compressed; unpack it first" if end in ("gz", "zip", "xz", "zst", "bz2", "7z") else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """The pieces of bytes that one GGUF file was cut into, in order. `count` is their number, or 0 if it is unknown."""

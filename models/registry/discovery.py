@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ConfigError, GalagoError, ModelError, NotFound
-from ..gguf.file_name import describe_missing, is_gguf, pieces, quant_of, split_name
+from ..gguf.file_name import describe_missing, is_gguf, pieces, quant_of, split_name, why_not_whole
 from ..gguf.header import GGUFHeader
 from ..gguf.kind import DESCRIPTIONS, GGUFKind, check_is_model, header_kind, kinds_by_name, with_header
 from ..gguf.reader import read_header
@@ -125,6 +125,7 @@ def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
     for name, parts in selection.missing_parts(usable, folder.kinds).items():
         reasons.append(f"{name}: {describe_missing(parts)}")
     reasons += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
+    reasons += [reason for name in folder.all_names if (reason := why_not_whole(name))]
     groups = selection.weight_sets(usable, kinds=folder.kinds)
     for group in groups:
         try:

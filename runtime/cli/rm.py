@@ -39,4 +39,4 @@ def rm(
         if remaining:
             print(f"still installed: {', '.join(remaining)}")
     else:
-        print(f"removed {ref} from the list; its files remain in {removed_model.origin}")
+        print(f"removed {removed_model.ref} from the list; its files remain in {removed_model.origin}")

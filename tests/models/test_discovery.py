@@ -91,6 +91,14 @@ def lay_out(folder: Path, layout: Mapping[str, str], files: Mapping[str, Path]) 
 
 FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
     # layout: (files, models with + for a projector, texts in the lines on what was left out)
+    "downloads of other programs": (
+        {"a-Q8_0.gguf": "model", "b.gguf.part": "cut", "c/downloading_c.GGUF.part": "cut", "d.gguf.md": "page"},
+        ["a-q8_0"],
+        ["b.gguf.part belongs to a download that is not complete", "c/downloading_c.GGUF.part belongs to a download"],
+    ),
+    "a compressed model": (
+        {"a-Q8_0.gguf": "model", "b-Q8_0.gguf.gz": "page"}, ["a-q8_0"], ["b-Q8_0.gguf.gz is compressed; unpack it"]
+    ),
     "an importance matrix": (
         {"a-Q8_0.gguf": "model", "imatrix_unsloth.gguf": "imatrix"},
         ["a-q8_0"],
@@ -156,7 +164,9 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
         ["a-q8_0"],
         ["join them with: cat b.gguf.part1of2 b.gguf.part2of2 > b.gguf"],
     ),
-    "a part of a download": ({"a-Q8_0.gguf": "model", "b.gguf.incomplete": "cut"}, ["a-q8_0"], []),
+    "a part of a download": (
+        {"a-Q8_0.gguf": "model", "b.gguf.incomplete": "cut"}, ["a-q8_0"], ["b.gguf.incomplete belongs to a download"],
+    ),
 }  # fmt: skip
 
 

@@ -121,7 +121,9 @@ def test_models_of_other_programs_are_used_without_copying(home: LocalHub, tmp_p
     os.link(builtin_folder() / "mmproj-Q8_0.gguf", folder / "mmproj-theirs.gguf")
     assert "imported 1 model; no files were copied" in galago("import").stdout
     assert galago("run", "theirs-q8_0", "Count the shapes.", "--image", DATA / "picture-5.png").stdout == "Four.\n"
-    assert "its files remain in" in galago("rm", "theirs-q8_0").stdout and (folder / "theirs-Q8_0.gguf").exists()
+    assert (
+        "removed theirs-q8_0 from the list" in galago("rm", "theirs").stdout and (folder / "theirs-Q8_0.gguf").exists()
+    )
 
 
 @pytest.mark.parametrize(

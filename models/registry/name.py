@@ -60,7 +60,7 @@ class ModelRef:
 
 def is_builtin(model: str | Path) -> bool:
     """Whether a name means the model that ships with Galago."""
-    return str(model).rstrip("/").lower() == BUILTIN
+    return str(model).rstrip("/").lower().removesuffix(":latest") == BUILTIN
 
 
 def parse_ref(text: str) -> ModelRef:

@@ -17,6 +17,11 @@ def test_the_builtin_model_comes_with_its_projector() -> None:
     assert BUILTIN.header.context_length == 2048 and BUILTIN.header.chat_template
 
 
+@pytest.mark.parametrize("name", ["BUILTIN", "builtin/", "builtin:latest", "Builtin:LATEST"])
+def test_the_built_in_model_has_its_name_in_other_spellings(name: str) -> None:
+    assert resolve(name).id == "builtin"
+
+
 def test_a_file_is_named_after_its_path_unless_a_name_is_given() -> None:
     assert resolve(str(BUILTIN.weights)).id == "text-Q8_0"
     assert resolve(BUILTIN.weights, name="mine").id == "mine"

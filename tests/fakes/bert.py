@@ -11,6 +11,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from fakes.gguf_writing import write_and_close
+
 Floats = NDArray[np.float32]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -97,10 +99,7 @@ def write(path: Path, pooling: str = "cls", shape: Shape = SHAPE, tokens: list[s
     for name, tensor in weights(shape, vocabulary=len(tokens)).items():
         if pooling == "rank" or not name.startswith("cls"):
             writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from fakes.gguf_writing import write_and_close
 from galago.models.registry.resolve import builtin_folder
 
 TEXT = builtin_folder() / "text-F16.gguf"
@@ -38,8 +39,5 @@ def write(path: Path, experts: int = 4, used: int = 2, tied: bool = True) -> Pat
     for name, shape in shapes.items():
         values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.1, shape)
         writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path

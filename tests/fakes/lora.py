@@ -8,6 +8,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from fakes.gguf_writing import write_and_close
+
 RANK = 4
 WIDTH = 256
 LAYERS = 4
@@ -33,8 +35,5 @@ def write(path: Path, seed: int = 0, strength: float = 3.0, width: int = WIDTH, 
         b = random.standard_normal((width, RANK), np.float32) * strength
         writer.add_tensor(f"{name}.lora_a", a.astype(np.float32))
         writer.add_tensor(f"{name}.lora_b", b.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path

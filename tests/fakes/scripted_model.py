@@ -20,6 +20,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from fakes.gguf_writing import write_and_close
+
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 ASIDE = "<|aside|>"
 _CALL_START = "<tool_call>"
@@ -232,10 +234,7 @@ def _write(path: Path, vocabulary: _Vocabulary, following: Mapping[int, int], te
         writer.add_tensor(f"blk.0.{name}.weight", np.zeros((_HEAD_WIDTH, width), np.float16))
     for name in ("attn_output", "ffn_down"):
         writer.add_tensor(f"blk.0.{name}.weight", np.zeros((width, _HEAD_WIDTH), np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
 
 
 def read_script(path: Path) -> list[ScriptedAnswer]:

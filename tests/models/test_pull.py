@@ -19,6 +19,7 @@ import gguf
 import numpy as np
 import pytest
 
+from fakes.gguf_writing import write_and_close
 from fakes.hub import Fault, LocalHub, digest, running, waited
 from galago.models.errors import ConfigError, GalagoError, HubError, ModelError, NotFound
 from galago.models.hub import client, connection, download
@@ -557,10 +558,7 @@ def made(folder: Path, architecture: str, width: int, name: str = "", **keys: st
     for key, value in keys.items():
         writer.add_string(key.replace("__", "."), str(value))
     writer.add_tensor("t", np.zeros((4, width), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path.read_bytes()
 
 
@@ -606,10 +604,7 @@ def split_model(folder: Path) -> dict[str, bytes]:
     writer.add_block_count(1)
     for name in ("a", "b", "c"):
         writer.add_tensor(name, np.full((8, 32), ord(name), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return {f"sub/{path.name}": path.read_bytes() for path in sorted(folder.glob("big-F32-0*.gguf"))}
 
 

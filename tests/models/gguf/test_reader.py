@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import galago.models
+from fakes.gguf_writing import write_and_close
 from galago.models.errors import GGUFError
 from galago.models.gguf.header import GGML_TYPES, ArrayInfo, GGUFHeader
 from galago.models.gguf.reader import MAX_HEADER_BYTES, MAX_STORED_ARRAY, read_header
@@ -263,10 +264,7 @@ def package_file(path: Path) -> Path:
     writer.add_array("words", ["a", "bc"])
     writer.add_tensor("half", np.zeros((3, 5), np.float16))
     writer.add_tensor("packed", np.zeros((2, 34), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path
 
 

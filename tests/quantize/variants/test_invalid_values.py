@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
+from fakes.gguf_writing import write_and_close
 from galago.quantize.variants import invalid_values
 
 NAN, INF, BEYOND = np.nan, np.inf, "beyond 65504, which is F16's largest"
@@ -38,12 +39,6 @@ def test_weights_are_counted_by_kind(
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
     writer.add_tensor("other", np.full((1, 32), NAN, np.float32))
     writer.add_tensor("weights", gguf.quants.quantize(weights, kind), raw_dtype=kind)
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        write()
+    write_and_close(writer)
     found = invalid_values.describe(tmp_path / "model.gguf", "weights", target)
     assert found == (f"of its 64 weights, {expected}" if expected else "")

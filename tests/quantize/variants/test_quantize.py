@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from fakes import experts
+from fakes.gguf_writing import write_and_close
 from fakes.shapes import SHAPES, write
 from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
 from galago.models.gguf.header import GGUFHeader
@@ -142,10 +143,7 @@ def test_a_transposed_projection_keeps_its_type(tmp_path: Path) -> None:
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.add_tensor("mm.input_projection.weight", np.ones((64, 64), np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     plan = variant.plan(open_source(str(tmp_path / "mm.gguf")), variant.Recipe(find("Q8_0")))
     assert plan.types["mm.input_projection.weight"] == "F16" and plan.types["v.blk.0.ffn_up.weight"] == "Q8_0"
 
@@ -173,10 +171,7 @@ def split(path: Path, folder: Path) -> None:
         writer.add_int32("split.tensors.count", len(reader.tensors))
         for tensor in tensors:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_and_close(writer)
 
 
 def data(path: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.random_gguf import copy_tokenizer
+from fakes.gguf_writing import write_and_close
 from galago.models.registry.resolve import builtin_folder
 from galago.runtime import load
 from galago.runtime.engine.scheduler import RECURRENT_REPLAY_TOKENS
@@ -50,10 +51,7 @@ def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.add_tensor(f"{block}.ssm_a", -np.exp(random.standard_normal((INNER, STATE), np.float32)))
         tensor(f"{block}.ssm_d", INNER)
         tensor(f"{block}.ssm_out.weight", WIDTH, INNER)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     return path
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fakes import bert
 from fakes.bert import tokens
+from fakes.gguf_writing import write_and_close
 from fakes.server import Server, serving
 from galago.models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, PromptTooLong
 from galago.models.registry.resolve import resolve
@@ -204,10 +205,7 @@ def test_a_decoder_with_pooling_computes_vectors(tmp_path: Path) -> None:
     writer.add_pooling_type(gguf.PoolingType.LAST)
     for tensor in source.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     with load(path, threads=1) as model:
         assert model.info.kind == "embedding"
         many = np.array(model.embed([f"{text} {i}" for i in range(20) for text in TEXTS]))

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes import shapes
+from fakes.gguf_writing import write_and_close
 from galago.models.errors import EngineError, InvalidRequest, ModelError
 from galago.models.registry.resolve import resolve
 from galago.quantize.variants.schemes import SCHEMES, find
@@ -256,10 +257,7 @@ def test_a_projector_with_another_embedding_width_is_refused(tmp_path: Path, wei
         data = tensor.data[:128] if tensor.name in ("mm.model.mlp.3.weight", "mm.a.mlp.2.weight") else tensor.data
         data = tensor.data[:128] if tensor.name == "mm.a.mlp.2.bias" else data
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     with pytest.raises(ModelError, match=r"mmproj.gguf does not match text-Q8_0.gguf"):
         Projector(path, weights, threads=1, largest_image=512)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fakes import lora as adapters
+from fakes.gguf_writing import write_and_close
 from fakes.server import Server, serving
 from galago.models.errors import ConfigError, GGUFError, InvalidRequest, ModelError, NotFound
 from galago.models.files import AdapterFile
@@ -145,10 +146,7 @@ def test_an_adapter_that_would_end_the_process_is_tried_in_a_child(tmp_path: Pat
     writer.add_float32("adapter.lora.alpha", 4.0)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data.astype(np.int32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
     with pytest.raises(ModelError, match="crashed on text-Q8_0.gguf with mmproj-Q8_0.gguf with bad.gguf"):
         load("builtin", slots=1, lora=[tmp_path / "bad.gguf"])
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fakes import experts
+from fakes.gguf_writing import write_and_close
 from galago.models.gguf.reader import read_header
 from galago.quantize.variants.schemes import find
 from galago.runtime.llamacpp.quantizer import quantize
@@ -37,13 +38,7 @@ def rewritten(source: Path, path: Path, alignment: int = 32, order: Sequence[int
             writer.add_key_value(field.name, field.contents(), field.types[0], inner)
     for tensor in [reader.tensors[i] for i in order] or reader.tensors:
         writer.add_tensor(tensor.name, np.array(tensor.data))
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        write()
+    write_and_close(writer)
     return path
 
 

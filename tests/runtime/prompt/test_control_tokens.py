@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
+from fakes.gguf_writing import write_and_close
 from fakes.server import DATA
 from fakes.templates import shown
 from galago.models.registry.resolve import resolve
@@ -94,10 +95,7 @@ def write(path: Path, family: Family) -> None:
     shapes |= {f"blk.0.{name}": 32 for name in "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down".split()}
     for name, rows in shapes.items():
         writer.add_tensor(f"{name}.weight", np.zeros((rows, 32) if rows else 32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
 
 
 Vocabulary = tuple[Family, Weights]

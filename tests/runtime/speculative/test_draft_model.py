@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes.gguf_writing import write_and_close
 from fakes.model_runner import FakeRunner, MaxDrafts, image, prompt
 from galago.models.errors import ModelError
 from galago.models.registry.resolve import builtin_folder
@@ -163,10 +164,7 @@ def write_llama(path: Path, renamed: str) -> None:
                 writer.add_key_value(name, value, field.types[0])
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_and_close(writer)
 
 
 class FrozenPolicy(DraftLengthPolicy):

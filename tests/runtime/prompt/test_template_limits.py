@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from fakes.hostile_templates import BOMBS, UNCOMPILABLE, bomb, sleeping_bombs
+from fakes.server import children_running
 from fakes.waiting import wait_until
 from galago.models.errors import GalagoError, ModelError, TemplateError, TemplateRefusal
 from galago.runtime.prompt import template as template_module
@@ -29,9 +30,8 @@ def messages(text: str) -> list[dict[str, Any]]:
 
 
 def renderers() -> list[psutil.Process]:
-    """The renderers of this test process. Old ones are only zombies, which have no command."""
-    children = psutil.Process().children()
-    return [c for c in children if c.is_running() and any("template_renderer" in word for word in c.cmdline())]
+    """The renderers of this test process that have not ended."""
+    return children_running("galago.runtime.prompt.template_renderer")
 
 
 @pytest.fixture(autouse=True)

@@ -409,7 +409,10 @@ def test_a_worker_gets_no_variables_that_it_does_not_need(monkeypatch: pytest.Mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     started = WorkerProcess()
     try:
-        found = psutil.Process(started.pid).environ()
+        worker = psutil.Process(started.pid)
+        # until the program runs, Linux shows the parent's variables, or none
+        wait_until(lambda: WORKER_PROGRAM in worker.cmdline() and "PATH" in worker.environ())
+        found = worker.environ()
     finally:
         started.kill()
         started.reap()

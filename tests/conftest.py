@@ -1,7 +1,7 @@
 """Fixtures that all tests share: a running server and a loaded model, one of each per test process.
 
-Tests use temporary folders instead of the user's models, caches and token. A test fails if it, or a child process of
-it, connects to another machine. Child processes get the folders from the environment and the guard from `tests/guard`.
+Tests use temporary folders instead of the user's models, caches and token; a benchmark of the machine is kept there.
+A test fails if it, or a child process of it, connects to another machine. Child processes get the folders from the environment and the guard from `tests/guard`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ import openai  # noqa: E402
 import pytest  # noqa: E402
 
 import loopback_only  # noqa: E402
+from fakes.benchmark import keep_benchmark  # noqa: E402
 from fakes.server import Server, serving  # noqa: E402
 from galago.runtime import LocalModel, load  # noqa: E402
 
 loopback_only.watch()
+keep_benchmark(Path(os.environ["XDG_CACHE_HOME"]))
 
 SLOWEST_FILES = (
     "docs/test_guides.py",

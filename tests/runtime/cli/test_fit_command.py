@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from galago.models.registry.resolve import resolve
 from galago.runtime import load
+from galago.runtime.cli.main import main
 from galago.runtime.config import ModelConfig
 from galago.runtime.pool.budget import plan_load
 from galago.runtime.pool.llama_build import installed_build
 
-GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 TEXT = resolve("builtin").weights
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shares one benchmark, so that only the first command measures."""
-    return tmp_path_factory.mktemp("cache")
+Capture = pytest.CaptureFixture[str]
 
 
-def galago(cache: Path, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    command = [*GALAGO, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+def fit(capsys: Capture, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """What `galago fit` prints to standard output and standard error."""
+    assert main(["fit", *arguments]) == code
+    return capsys.readouterr()
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "run", "builtin", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def test_a_model_that_fits_is_described(cache: Path) -> None:
-    said = galago(cache, "fit", "builtin").stdout
+def test_a_model_that_fits_is_described(capsys: Capture) -> None:
+    said, _ = fit(capsys, "builtin")
     assert re.match(r"builtin fits: a context of 2048 tokens, 4 requests at once, in \d+ MB of ", said)
     assert all(word in said for word in ("weights", "projector", "context", "caches", "tokens/s"))
 
 
-def test_a_model_that_fits_is_printed_as_json(cache: Path) -> None:
-    found = json.loads(galago(cache, "fit", "builtin", "--context", "512", "--parallel", "2", "--json").stdout)
+def test_a_model_that_fits_is_printed_as_json(capsys: Capture) -> None:
+    found = json.loads(fit(capsys, "builtin", "--context", "512", "--parallel", "2", "--json")[0])
     assert (found["fits"], found["context"], found["parallel"], found["largest_context"]) == (True, 512, 2, 2048)
     assert found["needed"] == sum(found["bytes"].values())
     assert found["speed"]["first"] >= found["speed"]["last"] > 0
 
 
-def test_a_model_that_does_not_fit_is_reported_in_one_line(cache: Path) -> None:
-    refused = galago(cache, "fit", "builtin", "--budget", "100MB", code=1)
-    assert refused.stdout == "" and len(refused.stderr.splitlines()) == 1
-    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but there are only 100 MB", refused.stderr)
-    assert json.loads(galago(cache, "fit", "builtin", "--budget", "100MB", "--json", code=1).stdout)["fits"] is False
+def test_a_model_that_does_not_fit_is_reported_in_one_line(capsys: Capture) -> None:
+    said, error = fit(capsys, "builtin", "--budget", "100MB", code=1)
+    assert said == "" and len(error.splitlines()) == 1
+    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but there are only 100 MB", error)
+    assert json.loads(fit(capsys, "builtin", "--budget", "100MB", "--json", code=1)[0])["fits"] is False
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,15 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(cache: Path) -> None:
         (("builtin", "--mmproj", str(TEXT)), 1, "is not a projector"),
     ],
 )
-def test_wrong_arguments_have_clear_errors(cache: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
-    assert words in galago(cache, "fit", *arguments, code=code).stderr
+def test_wrong_arguments_have_clear_errors(capsys: Capture, arguments: tuple[str, ...], code: int, words: str) -> None:
+    assert words in fit(capsys, *arguments, code=code)[1]
 
 
-def test_run_reports_the_context_that_a_memory_limit_leads_to(cache: Path) -> None:
-    done = galago(cache, "run", "builtin", "Opposite of big?", "--memory", "450MB")
+def test_run_reports_the_context_that_a_memory_limit_leads_to() -> None:
+    done = run("Opposite of big?", "--memory", "450MB")
     assert done.stdout == "Small.\n"
     assert re.search(r"of 450 MB of memory: a context of 2048 tokens, 1 request at once", done.stderr)
-    refused = galago(cache, "run", "builtin", "Hi", "--memory", "50MB", code=1)
+    refused = run("Hi", "--memory", "50MB", code=1)
     assert re.search(r"builtin needs \d+ MB for a context of 256 tokens, but may take only 50 MB", refused.stderr)
 
 

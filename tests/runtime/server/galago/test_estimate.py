@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from fakes.benchmark import MACHINE
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
 from galago.models.capacity.throughput import (
-    MachineBenchmark,
-    WeightTypeSpeed,
     encoding_seconds,
     matrix_types,
     token_costs,
 )
-from galago.models.json_file import seal
 from galago.models.registry.resolve import resolve
 from galago.runtime import LocalModel, load
-from galago.runtime.inference import machine_benchmark
-
-RATES = {name: WeightTypeSpeed(1e10, 1e10, 0.0) for name in ("F32", "F16", "Q8_0", "Q4_0", "BF16")}
-MACHINE = MachineBenchmark(1, 1e-5, 0.0, 1e-10, 1e-11, 1e-10, 1e-9, RATES)
-
-
-def settle(folder: Path) -> str:
-    """Has this machine measured already, for models on one thread."""
-    file = folder / "galago" / "benchmark.json"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(seal(json.dumps({machine_benchmark._key(1): asdict(MACHINE)}).encode()))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving("--threads", "1", XDG_CACHE_HOME=settle(tmp_path_factory.mktemp("cache"))) as running:
+def planner() -> Iterator[Server]:
+    with serving("--threads", "1") as running:
         running.wait_until_ready()
         yield running
 
@@ -156,10 +139,7 @@ def test_unknown_fields_cause_a_warning(planner: Server) -> None:
     assert any("frobnicate" in warning for warning in plan(planner, chat("Hi", frobnicate=1))["warnings"])
 
 
-def test_encoding_time_is_estimated_from_the_header_until_it_is_measured(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", settle(tmp_path))
+def test_encoding_time_is_estimated_from_the_header_until_it_is_measured() -> None:
     with load("builtin", threads=1) as model:
         planner = engine_planner(model)
         assert planner._projector is not None and not planner._encode_seconds

@@ -1,7 +1,8 @@
 """Fixtures that all tests share: a running server and a loaded model, one of each per test process.
 
 Tests use temporary folders instead of the user's models, caches and token; a benchmark of the machine is kept there.
-A test fails if it, or a child process of it, connects to another machine. Child processes get the folders from the environment and the guard from `tests/guard`.
+A test fails if it, or a child process of it, connects to another machine. Child processes get the
+folders from the environment and the guard from `tests/guard`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +17,9 @@ DEFAULT_CONTEXT = 8192
 """The default context in tokens, if the model allows it: enough for a long chat, with a KV cache for small machines."""
 
 DEFAULT_SLOTS = 4
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]*)")
+_WEB_SCHEMES = ("http://", "https://")
 
 KVType: TypeAlias = Literal["f16", "q8_0", "q4_0"]
 FlashAttention: TypeAlias = Literal["auto", "on", "off"]
@@ -90,6 +94,7 @@ class ModelConfig:
 class ServerConfig:
     """Where the HTTP server listens and what it allows. Without an API key it listens on loopback only.
 
+    `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, of all theirs.
     `allow_pull` and `allow_rm` let clients download and delete models. `store` is the folder that keeps their files,
     batches and responses; `None` keeps nothing.
     """
@@ -98,6 +103,7 @@ class ServerConfig:
     port: int = 8080
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     strict: bool = False
     allow_pull: bool = False
     allow_rm: bool = False
@@ -114,10 +120,28 @@ class ServerConfig:
                 "or listen on 127.0.0.1",
                 "host",
             )
+        for origin in self.allowed_origins:
+            _check_origin(origin)
+
+    def allows_origin(self, origin: str) -> bool:
+        """Returns whether pages of another origin may send requests."""
+        return origin in self.allowed_origins or f"{origin.partition('://')[0]}://" in self.allowed_origins
 
     @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
+
+
+def _check_origin(origin: str) -> None:
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        raise ConfigError(
+            f"{origin!r} is no origin; use one such as app://obsidian.md or http://localhost:3000, without a path, "
+            "or a scheme such as tauri://",
+            "allow-origin",
+        )
+    if match[1] in _WEB_SCHEMES and not match[2]:
+        raise ConfigError(f"{origin} would let in every web page; give the page's whole origin", "allow-origin")
 
 
 def is_loopback(host: str) -> bool:

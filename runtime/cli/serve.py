@@ -33,6 +33,14 @@ KeyFile = Annotated[
 AllowHost = Annotated[
     list[str] | None, typer.Option(help="accept this Host header too; may be repeated", metavar="HOST")
 ]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="let pages of this origin send requests, such as app://obsidian.md, or tauri:// for all of a scheme; may "
+        "be repeated",
+        metavar="ORIGIN",
+    ),
+]
 StoreDir = Annotated[
     Path | None,
     typer.Option(
@@ -71,6 +79,7 @@ def serve(
     api_key: Key = None,
     api_key_file: KeyFile = None,
     allow_host: AllowHost = None,
+    allow_origin: AllowOrigin = None,
     store: StoreDir = None,
     allow_pull: AllowPull = False,
     allow_rm: AllowRm = False,
@@ -88,6 +97,7 @@ def serve(
         port=port,
         api_key=_api_key(api_key, api_key_file),
         allowed_hosts=tuple(allow_host or ()),
+        allowed_origins=tuple(origin.lower() for origin in allow_origin or ()),
         strict=strict,
         allow_pull=allow_pull,
         allow_rm=allow_rm,

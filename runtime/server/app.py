@@ -27,7 +27,7 @@ from .galago.metrics import Metrics
 from .galago.tokenize import Tokenization
 from .http import openapi
 from .http.errors import ErrorResponses
-from .http.security import REQUEST_ID, Guard
+from .http.security import REQUEST_ID, AllowedOrigins, Guard
 from .ollama import errors as ollama_errors
 from .ollama import routes as ollama
 from .openai import errors as openai_errors
@@ -92,6 +92,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     application = Starlette(
         routes=routes,
         middleware=[
+            Middleware(AllowedOrigins, config=config),
             Middleware(
                 Guard,
                 config=config,

@@ -3,7 +3,7 @@ requests; names each response.
 
 The Host check stops DNS rebinding, in which a web page makes a browser send requests to loopback under the page's own
 host name (CVE-2024-28224 was the lack of such a check). The Origin check stops other web pages from sending requests
-with the user's browser.
+with the user's browser. Pages of allowed origins may send them, and read the responses (CORS).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ....models.errors import Forbidden, GalagoError, Unauthorized
@@ -31,8 +32,30 @@ _ANTHROPIC_REQUEST_ID = "request-id"
 
 _PUBLIC_PATHS = frozenset({"/health"})
 """Paths that need no API key: they only say whether the server is up."""
+_SHOWN_HEADERS = (REQUEST_ID, _ANTHROPIC_REQUEST_ID, "retry-after", "x-galago-warnings")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """The usual ones, which are recognized without parsing."""
+
+
+class AllowedOrigins:
+    """ASGI middleware. Lets pages of allowed origins read responses, and answers the preflight requests for them."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        self._app = app
+        self._allows = config.allows_origin
+        self._shared = CORSMiddleware(
+            app,
+            allow_origin_regex=".*",
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=_SHOWN_HEADERS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_request = scope["type"] == "http"
+        app = self._shared if is_request and self._allows(Headers(scope=scope).get("origin", "")) else self._app
+        await app(scope, receive, send)
 
 
 class Guard:
@@ -56,6 +79,7 @@ class Guard:
         self._requests_by_client: Counter[str] = Counter()
         self._host = config.host
         self._allowed_hosts = config.allowed_hosts
+        self._allows_origin = config.allows_origin
         self._only_loopback = config.loopback
         self._api_key = config.api_key
         self._max_body_bytes = limit("body_bytes")
@@ -94,8 +118,12 @@ class Guard:
                 "Host",
             )
         for origin in headers.getlist("origin"):
-            if urlsplit(origin).netloc != host:
-                raise Forbidden(f"web pages from {origin!r} may not send requests to this server", "Origin")
+            if urlsplit(origin).netloc != host and not self._allows_origin(origin):
+                raise Forbidden(
+                    f"pages from {origin!r:.100} may not send requests to this server; "
+                    "if you trust them, allow them with `galago serve --allow-origin ORIGIN`",
+                    "Origin",
+                )
         if self._api_key is not None and path not in _PUBLIC_PATHS:
             self._check_key(headers, self._api_key.encode())
         length = headers.get("content-length", "0")

@@ -175,21 +175,26 @@ class ResponseEncoder:
         if item is None or isinstance(item, item_schema.CompactionItem):
             return
         item.status = status
-        match item:
-            case item_schema.CallItem():
-                yield stream.ArgumentsDone(item.id, self._index, item.name, item.arguments)
-            case item_schema.CustomCallItem():
-                item.input = tools.custom_input(self._custom_arguments)
-                yield stream.CustomInputDelta(item.id, self._index, item.input)
-                yield stream.CustomInputDone(item.id, self._index, item.input)
-            case item_schema.MessageItem():
-                part = item.content[0]
-                yield stream.TextDone(item.id, self._index, part.text, part.logprobs)
-                yield stream.PartDone(item.id, self._index, part)
-            case item_schema.ReasoningItem():
-                yield stream.ReasoningTextDone(item.id, self._index, item.content[0].text)
-                yield stream.PartDone(item.id, self._index, item.content[0])
-        yield stream.ItemDone(self._index, item)
+        if isinstance(item, item_schema.CustomCallItem):
+            item.input = tools.custom_input(self._custom_arguments)
+        yield from closing_events(item, self._index)
+
+
+def closing_events(item: item_schema.OutputItem, index: int) -> Iterator[stream.StreamEvent]:
+    """The events with which a whole item ends."""
+    match item:
+        case item_schema.CallItem():
+            yield stream.ArgumentsDone(item.id, index, item.name, item.arguments)
+        case item_schema.CustomCallItem():
+            yield stream.CustomInputDelta(item.id, index, item.input)
+            yield stream.CustomInputDone(item.id, index, item.input)
+        case item_schema.MessageItem(content=[text]):
+            yield stream.TextDone(item.id, index, text.text, text.logprobs)
+            yield stream.PartDone(item.id, index, text)
+        case item_schema.ReasoningItem(content=[reasoning]):
+            yield stream.ReasoningTextDone(item.id, index, reasoning.text)
+            yield stream.PartDone(item.id, index, reasoning)
+    yield stream.ItemDone(index, item)
 
 
 def new_id(prefix: str) -> str:

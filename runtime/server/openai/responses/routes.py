@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 
 import msgspec
@@ -15,12 +15,13 @@ from starlette.routing import WebSocketRoute
 
 from .....models.errors import ConfigError, EngineError, InvalidRequest, NotFound, NotReady
 from ....types.options import bounds
+from ....types.request import check_number
 from ....types.tasks import Estimate
 from ...http import events, pagination, request_io
 from ...http.openapi import Endpoint, RouteDescription, Streamed
 from ...http.request_context import keep
 from ...resource import Resource, ServerContext
-from . import schema
+from . import replay, schema
 from .runs import Run, Runs
 from .stream_schema import StreamEvent
 from .websocket import ResponsesSocket
@@ -57,8 +58,13 @@ COMPACT = RouteDescription(
     method="POST",
     examples={"text": _EXAMPLE | {"model": "builtin"}},
 )
-_STREAM = {"stream": {"enum": ["false"]}}
-RETRIEVE = RouteDescription("A stored response", {200: schema.Response}, errors=_STORE_ERRORS, query=_STREAM)
+RETRIEVE = RouteDescription(
+    "A stored response; a stream of one in progress waits for its end, and has each text in one delta",
+    {200: schema.Response},
+    stream=Streamed(StreamEvent),
+    errors=_STORE_ERRORS,
+    query={"stream": {"type": "boolean"}, "starting_after": {"type": "integer", "minimum": 0}},
+)
 ITEMS = RouteDescription(
     "The input items of a stored response",
     {200: schema.ItemList},
@@ -139,10 +145,26 @@ class Responses(Resource):
         return self._runs.compact(*self._runs.decode(body))
 
     async def retrieve(self, request: Request) -> Response:
-        if request.query_params.get("stream") == "true":
-            raise InvalidRequest("a stored response cannot be streamed; leave stream out", "stream")
+        run = self._runs.running.get(request.path_params["id"])
         response = await self._stored(request)
-        return Response(response, media_type="application/json")
+        if request.query_params.get("stream") != "true":
+            return Response(response, media_type="application/json")
+        stream = self._replayed(msgspec.json.decode(response, type=schema.Response), run, _starting_after(request))
+        return events.ChunkResponse(stream, lambda _error: (), events.NAMED_SSE, {})
+
+    async def _replayed(
+        self, response: schema.Response, run: Run | None, last_number: int
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The events with higher numbers than the last one that the client has. Waits for a response in progress."""
+        for event in replay.first_events(response):
+            if event.sequence_number > last_number:
+                yield event
+        if run is not None:
+            await asyncio.shield(asyncio.wrap_future(run.ended))
+            response = run.response
+        for event in replay.other_events(response):
+            if event.sequence_number > last_number:
+                yield event
 
     async def items(self, request: Request) -> Response:
         query, response_id = request.query_params, request.path_params["id"]
@@ -182,6 +204,14 @@ class Responses(Resource):
         if response is None:
             raise _not_stored(response_id)
         return response
+
+
+def _starting_after(request: Request) -> int:
+    """The number of the last event that the client has; -1 if it wants all."""
+    text = request.query_params.get("starting_after", "")
+    number = int(text) if text.isdecimal() and len(text) < 10 else text
+    check_number("starting_after", number or None, 0, 10**9, whole=True)
+    return number if isinstance(number, int) else -1
 
 
 def _not_stored(response_id: str) -> NotFound:

@@ -6,6 +6,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -71,6 +72,7 @@ class Run:
         self.store = store
         self.encoder = ResponseEncoder(response, parsed.warnings, time.time, parsed.tools)
         self.error: GalagoError | None = None
+        self.ended: Future[None] = Future()
         self.output: Sequence[item_schema.OutputItem] = ()
         self._choices = choices
 
@@ -211,9 +213,12 @@ class Runs:
         response = run.response
         if response.status == "in_progress":
             response.status = "cancelled"
-        if run.store is not None:
-            run.store.update(response.id, response.status, request_io.encode_json(response))
-        self.running.pop(response.id, None)
+        try:
+            if run.store is not None:
+                run.store.update(response.id, response.status, request_io.encode_json(response))
+        finally:
+            self.running.pop(response.id, None)
+            run.ended.set_result(None)
 
     def compact(self, raw: dict[str, Any], warnings: Warnings) -> tuple[schema.CompactedResponse, Warnings]:
         """The messages of system, developer and user as they are, and one compaction item for all other items."""

@@ -54,12 +54,10 @@ def with_api_field_name(error: GalagoError) -> GalagoError:
     return error
 
 
-def rewritten(
-    raw: dict[str, Any], warnings: Warnings, stored: input_items.FindStored = lambda _ids: {}
-) -> dict[str, Any]:
+def rewritten(raw: dict[str, Any], warnings: Warnings, find: input_items.FindItems = lambda _ids: {}) -> dict[str, Any]:
     """The request with its items and tools in the declared forms. Warns about those that cannot be used.
 
-    `stored` finds the items that references name, by their ids.
+    `find` finds the items that references name.
     """
     raw = _renamed(raw)
     items, given = raw.get("input"), tool_forms.listed(raw.get("tools"), warnings)
@@ -75,7 +73,7 @@ def rewritten(
     if isinstance(items, dict):
         items = [items]
     if isinstance(items, list):
-        items = input_items.with_stored_items(input_items.spread(items, "input", warnings), stored)
+        items = input_items.with_kept_items(input_items.spread(items, "input", warnings), "input", find, warnings)
         changed["input"] = input_items.rewritten(items, "input", warnings)
     if given is None or isinstance(given, list):
         changed["tools"] = kept = None if given is None else tools.kept(given, warnings)

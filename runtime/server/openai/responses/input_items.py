@@ -14,8 +14,8 @@ from ...http import media_forms, message_forms, shown_values, text_forms
 from . import compaction, tools
 from .tools import JsonObject
 
-FindStored: TypeAlias = Callable[[Sequence[str]], Mapping[str, JsonObject]]
-"""Returns stored items by their ids; those that are not stored are missing."""
+FindItems: TypeAlias = Callable[[Sequence[str]], Mapping[str, JsonObject | None]]
+"""Returns kept items by their ids, and `None` for items that are in the conversation already."""
 _ROLES = ("user", "system", "developer", "assistant", "tool")
 _TEXT_PARTS = ("text", "summary_text", "reasoning_text")
 _IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
@@ -57,13 +57,21 @@ def _spread(message: JsonObject, path: str, warnings: Warnings) -> Iterator[Json
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def with_stored_items(items: Sequence[Any], stored: FindStored) -> Sequence[Any]:
-    """The items, each reference replaced by the stored item that it names, if there is one."""
+def with_kept_items(items: Sequence[Any], path: str, find: FindItems, warnings: Warnings) -> Sequence[Any]:
+    """The items, with the kept ones in place of references; `None` for an item that the conversation has already."""
     ids = {i: item["id"] for i, item in enumerate(items) if _is_reference(item)}
     if not ids:
         return items
-    stored_items = stored(list(dict.fromkeys(ids.values())))
-    return [stored_items.get(ids[i], item) if i in ids else item for i, item in enumerate(items)]
+    referred = dict.fromkeys(ids.values())
+    given = [item.get("id") for i, item in enumerate(items) if isinstance(item, dict) and i not in ids]
+    found = {**find(list(referred)), **{i: None for i in given if isinstance(i, str) and i in referred}}
+    with_items = list(items)
+    for i, item_id in ids.items():
+        if item_id in found:
+            with_items[i], found[item_id] = found[item_id], None
+            if with_items[i] is None:
+                warnings.append(f"{path}[{i}] refers to an item that is in the conversation already; it is shown once")
+    return with_items
 
 
 def _is_reference(item: Any) -> bool:

@@ -129,7 +129,6 @@ class Responses(Resource):
     def _count(self, body: bytearray, disconnected: request_io.Cancellation) -> tuple[schema.TokenCount, list[str]]:
         parsed = self._runs.parse(*self._runs.decode(body))
         self._runs.store_for(parsed)
-        self._runs.continue_conversation(parsed)
         task = Estimate(self._runs.runtime_request(parsed), predict_seconds=False)
         model = self.service.model_for(parsed.request.model, parsed.warnings)
         estimate = self.service.run_task(model, task, disconnected)

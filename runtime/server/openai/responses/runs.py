@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -25,27 +26,42 @@ from . import compaction, convert, item_schema, schema
 from .events import ResponseEncoder, new_id
 from .item_schema import Item
 from .stream_schema import StreamEvent
+from .tools import JsonObject
 
 _NO_STORE = f"this server stores no responses; start it with `{STORE_OPTION}`"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The items up to and including a response; `by_id` has those with an id, as JSON."""
+
+    last_id: str | None = None
+    items: Sequence[Item | None] = ()
+    by_id: dict[str, JsonObject] = field(default_factory=dict)
 
 
 class ParsedRequest:
     """A request, its rewritten JSON, and the conversation that it continues."""
 
     def __init__(
-        self, raw: dict[str, Any], request: schema.ResponsesRequest, warnings: Warnings, compacts: bool
+        self,
+        raw: dict[str, Any],
+        request: schema.ResponsesRequest,
+        history: Conversation,
+        warnings: Warnings,
+        compacts: bool,
     ) -> None:
         self.raw = raw
         self.request = request
         self.warnings = warnings
         self.compacts = compacts
         """Whether the conversation is compacted instead of answered."""
-        self.history: list[Item | None] = []
+        self.history = history
 
     @property
     def items(self) -> list[Item | None]:
         """The conversation before the response."""
-        return [*self.history, *convert.given_items(self.request.input)]
+        return [*self.history.items, *convert.given_items(self.request.input)]
 
     @property
     def tools(self) -> list[item_schema.Tool]:
@@ -67,6 +83,8 @@ class Run:
     ) -> None:
         self.request = parsed.request
         self.items = parsed.items
+        self._given = parsed.raw.get("input")
+        self._history = parsed.history
         self.warnings = parsed.warnings
         self.response = response
         self.store = store
@@ -86,9 +104,15 @@ class Run:
             async for chunk in chunks:
                 yield chunk
 
-    def conversation(self) -> list[Item | None]:
-        """The items of the conversation, with those of the response."""
-        return [*self.items, *convert.to_items([msgspec.to_builtins(item) for item in self.response.output])]
+    def conversation(self) -> Conversation:
+        """The conversation with the items of the response."""
+        output = [msgspec.to_builtins(item) for item in self.response.output]
+        given = self._given if isinstance(self._given, list) else []
+        return Conversation(
+            self.response.id,
+            [*self.items, *convert.to_items(output)],
+            self._history.by_id | _by_id([*given, *output]),
+        )
 
     def close(self) -> None:
         """Stops the model."""
@@ -110,39 +134,29 @@ class Runs:
         warnings = request_io.no_warnings(self._context.config.strict)
         return request_io.decode_object(body, warnings), warnings
 
-    def parse(self, raw: dict[str, Any], warnings: Warnings) -> ParsedRequest:
+    def parse(self, raw: dict[str, Any], warnings: Warnings, last: Conversation | None = None) -> ParsedRequest:
+        """Reads a request. `last` is a conversation that it may continue, or refer to, besides the stored ones."""
         compacts = convert.asks_for_compaction(raw)
-        raw = self._rewritten(raw, warnings)
+        previous_id = raw.get("previous_response_id")
+        history = last if last and last.last_id == previous_id else self._history(previous_id)
+        raw = self._rewritten(raw, history, warnings, last)
         request = request_io.convert_object(raw, schema.ResponsesRequest, warnings)
-        return ParsedRequest(raw, request, warnings, compacts)
+        convert.warn_about_outputs_without_calls(history.items, convert.given_items(request.input), warnings)
+        return ParsedRequest(raw, request, history, warnings, compacts)
 
     def runtime_request(self, parsed: ParsedRequest) -> Request:
         """The runtime's request. Errors name the API's fields."""
         try:
             return convert.to_request(
-                parsed.request, parsed.history, parsed.tools, self._context.read_file, parsed.warnings
+                parsed.request, parsed.history.items, parsed.tools, self._context.read_file, parsed.warnings
             )
         except InvalidRequest as error:
             convert.with_api_field_name(error)
             raise
 
-    def continue_conversation(self, parsed: ParsedRequest, history: Sequence[Item | None] | None = None) -> None:
-        """Lets the request continue a stored conversation, or the one in `history`."""
-        previous_id = parsed.request.previous_response_id
-        parsed.history = self.history(previous_id) if history is None else list(history)
-        given = convert.given_items(parsed.request.input)
-        convert.warn_about_outputs_without_calls(parsed.history, given, parsed.warnings)
-
-    def prepare(
-        self,
-        parsed: ParsedRequest,
-        cancelled: Callable[[], bool],
-        history: Sequence[Item | None] | None = None,
-        answers: bool = True,
-    ) -> Run:
+    def prepare(self, parsed: ParsedRequest, cancelled: Callable[[], bool], answers: bool = True) -> Run:
         """Starts a response. Its end must be told to `end`. Without `answers` it has no output."""
         store = self.store_for(parsed)
-        self.continue_conversation(parsed, history)
         request = self.runtime_request(parsed) if answers and not parsed.compacts else None
         model = self._service.model(self._service.model_for(parsed.request.model, parsed.warnings))
         choices = None if request is None else self._choices(model.id, request, cancelled)
@@ -182,17 +196,18 @@ class Runs:
             )
         return None if request.store is False else self.store
 
-    def history(self, previous_id: str | None) -> list[Item | None]:
-        """The items of the conversation up to and including a stored response."""
-        if previous_id is None:
-            return []
+    def _history(self, previous_id: Any) -> Conversation:
+        """The conversation up to and including a stored response."""
+        if not isinstance(previous_id, str):
+            return Conversation()
         if self.store is None:
             raise InvalidRequest(f"previous_response_id: {_NO_STORE}", "previous_response_id")
         turns = [
             (msgspec.json.decode(items), msgspec.json.decode(response)["output"])
             for items, response in self.store.conversation(previous_id)
         ]
-        return convert.to_items(list(chain.from_iterable(chain.from_iterable(turns))))
+        items = list(chain.from_iterable(chain.from_iterable(turns)))
+        return Conversation(previous_id, convert.to_items(items), _by_id(items))
 
     async def answer(self, run: Run) -> None:
         """Completes a response that is not streamed."""
@@ -222,10 +237,11 @@ class Runs:
 
     def compact(self, raw: dict[str, Any], warnings: Warnings) -> tuple[schema.CompactedResponse, Warnings]:
         """The messages of system, developer and user as they are, and one compaction item for all other items."""
-        raw = self._rewritten(raw, warnings)
+        history = self._history(raw.get("previous_response_id"))
+        raw = self._rewritten(raw, history, warnings)
         request = request_io.convert_object(raw, schema.CompactRequest, warnings)
         self._service.model_for(request.model, warnings)
-        items = [*self.history(request.previous_response_id), *convert.given_items(request.input)]
+        items = [*history.items, *convert.given_items(request.input)]
         if not items:
             raise InvalidRequest("there is nothing to compact; give input or previous_response_id", "input")
         output = [*convert.kept_messages(items, new_id), _compaction_item(items, beside_kept=True)]
@@ -238,13 +254,22 @@ class Runs:
         )
         return compacted, warnings
 
-    def _rewritten(self, raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
+    def _rewritten(
+        self, raw: dict[str, Any], history: Conversation, warnings: Warnings, last: Conversation | None = None
+    ) -> dict[str, Any]:
+        def find(ids: Sequence[str]) -> dict[str, JsonObject | None]:
+            found = {} if self.store is None else self.store.items(ids)
+            kept = found | (last.by_id if last else {})
+            return {i: None if i in history.by_id else kept[i] for i in ids if i in kept or i in history.by_id}
+
         try:
-            if self.store is None:
-                return convert.rewritten(raw, warnings)
-            return convert.rewritten(raw, warnings, self.store.items)
+            return convert.rewritten(raw, warnings, find)
         except RecursionError:
             raise InvalidRequest("the body is nested too deeply to be read") from None
+
+
+def _by_id(items: Sequence[Any]) -> dict[str, JsonObject]:
+    return {item["id"]: item for item in items if item is not None and isinstance(item.get("id"), str)}
 
 
 def _compaction_item(items: Sequence[Item | None], *, beside_kept: bool = False) -> item_schema.CompactionItem:

@@ -2,8 +2,8 @@
 
 A client sends `response.create` messages, which have the fields of `POST /v1/responses`, and gets the events of each
 answer as text messages. Answers are made one after the other. The connection remembers the conversation of the last
-response that did not fail, so that `previous_response_id` continues it without a store, also after an error. Closing
-the connection stops the answer.
+response that did not fail, so that `previous_response_id` continues it without a store, also after an error, and
+references find its items. Closing the connection stops the answer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from ...resource import ServerContext
 from ..errors import error_response
 from ..schema import ErrorBody
 from . import convert
-from .item_schema import Item
-from .runs import Run, Runs
+from .runs import Conversation, Run, Runs
 
 MAX_WAITING = 4
 """Messages that wait while an answer is made."""
@@ -67,8 +66,8 @@ class _Connection:
         self._context = context
         self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
-        self._last: tuple[str, list[Item | None]] | None = None
-        """Id and conversation of the last response that did not fail."""
+        self._last: Conversation | None = None
+        """That of the last response that did not fail."""
 
     async def serve(self) -> None:
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._answer_all())]
@@ -123,7 +122,7 @@ class _Connection:
                 async for chunk in chunks:
                     await self._send(chunk)
             if run.response.status in ("completed", "incomplete"):
-                self._last = run.response.id, run.conversation()
+                self._last = run.conversation()
         except GalagoError as error:
             for failure in run.encoder.fail(error):
                 await self._send(failure)
@@ -141,11 +140,9 @@ class _Connection:
             raise
 
     def _prepare(self, raw: dict[str, Any], warnings: Warnings) -> Run:
-        last = self._last
-        parsed = self._runs.parse({name: value for name, value in raw.items() if name != "generate"}, warnings)
-        continues_last = last is not None and parsed.request.previous_response_id == last[0]
-        history = last[1] if last is not None and continues_last else None
-        return self._runs.prepare(parsed, self._closed.is_set, history, answers=raw.get("generate") is not False)
+        fields = {name: value for name, value in raw.items() if name != "generate"}
+        parsed = self._runs.parse(fields, warnings, self._last)
+        return self._runs.prepare(parsed, self._closed.is_set, answers=raw.get("generate") is not False)
 
     def _end(self, done: asyncio.Future[Run]) -> None:
         if not done.cancelled() and done.exception() is None:

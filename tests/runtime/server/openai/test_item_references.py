@@ -174,6 +174,58 @@ def test_a_conversation_over_a_websocket_goes_on_after_an_error(storing: Server)
 
 
 @pytest.mark.parametrize(
+    "items",
+    [
+        [REFERENCES[0], ASK, REFERENCES[0]],
+        [ITEMS[0], ASK, REFERENCES[0]],
+        [REFERENCES[0], {"id": "msg_a"}, ASK, {"type": None, "id": "msg_a"}],
+    ],
+)
+def test_an_item_that_is_referred_to_twice_is_shown_once(storing: Server, items: list[Json]) -> None:
+    answer = count(storing, items)
+    assert answer["input_tokens"] == count(storing, [GIVEN["msg_a"], ASK])["input_tokens"]
+    places = [f"input[{i}] refers to" for i, item in enumerate(items) if item.get("id") == "msg_a"][1:]
+    assert [text[: len(place)] for place, text in zip(places, answer["warnings"], strict=True)] == places
+
+
+def test_a_reference_to_an_item_of_the_continued_conversation_is_left_out(storing: Server) -> None:
+    first = post(storing, {"input": [ASK | {"id": "msg_q"}], "max_output_tokens": 1})
+    before = {"previous_response_id": first["id"]}
+    expected = count(storing, [ASK], **before)["input_tokens"]
+    for item_id in ("msg_q", first["output"][0]["id"]):
+        answer = count(storing, [{"id": item_id}, ASK], **before)
+        assert answer["input_tokens"] == expected and "shown once" in answer["warnings"][0]
+        compacted = post(storing, {"input": [{"id": item_id}, ASK]} | before, "/compact")
+        assert "shown once" in compacted["warnings"][0]
+
+
+@pytest.mark.parametrize("continues", [True, False])
+def test_references_over_a_websocket_find_items_of_its_last_conversation(server: Server, continues: bool) -> None:
+    with connect(f"ws{server.url.removeprefix('http')}/v1/responses") as socket:
+
+        def ask(**fields: Any) -> Json:
+            socket.send(json.dumps({"type": "response.create", "max_output_tokens": 1} | fields))
+            event: Json = {"type": ""}
+            while event["type"] not in ("response.completed", "response.incomplete", "error"):
+                event = json.loads(socket.recv(timeout=30))
+            response: Json = event["response"]
+            return response
+
+        first = ask(input=ITEMS)
+        second = ask(input=[ASK | {"id": "msg_q"}], previous_response_id=first["id"])
+        ids = [*GIVEN, first["output"][0]["id"], "msg_q", second["output"][0]["id"]]
+        references = [{"type": "item_reference", "id": item_id} for item_id in ids]
+        previous = {"previous_response_id": second["id"]} if continues else {}
+        third = ask(input=[*references, ASK], **previous)
+        unknown = ask(input=[{"id": "msg_none"}, ASK])
+        forgotten = ask(input=[REFERENCES[0], ASK])
+    whole = [*ITEMS, *first["output"], ASK, *second["output"], ASK]
+    assert third["usage"]["input_tokens"] == count(server, whole)["input_tokens"]
+    assert not lacks_references(third) and lacks_references(unknown) and lacks_references(forgotten)
+    assert sum("shown once" in text for text in third.get("warnings", [])) == (len(ids) if continues else 0)
+
+
+@pytest.mark.parametrize(
     ("path", "body"),
     [
         ("/v1/responses/compact", {"input": [{"id": "msg_none"}, ASK]}),

@@ -25,9 +25,10 @@ _GUIDED = {
     "guided_regex": "regex",
     "guided_choice": "choice",
     "guided_grammar": "grammar",
+    "ebnf": "grammar",
     "json_schema": "json",
 }
-"""Fields of vLLM and llama-server that determine the answer's form, with their names in vLLM's `structured_outputs`."""
+"""Fields of vLLM, SGLang and llama-server for the answer's form, with their names in vLLM's `structured_outputs`."""
 _NO_FORMAT = ("", "auto", "default", "none", "null")
 _KEYWORDS = frozenset(("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "$defs", "enum", "const", "items"))
 """Members by which an object without `schema` is a schema itself."""
@@ -69,6 +70,12 @@ def _set_guided_form(raw: dict[str, Any]) -> dict[str, str]:
     outputs = raw.pop("structured_outputs", None)
     forms = {name: value for name, value in outputs.items() if value} if isinstance(outputs, dict) else {}
     fields = dict.fromkeys(forms, "structured_outputs")
+    given = raw.get("response_format")
+    kind = given.get("type") if isinstance(given, dict) else None
+    if isinstance(given, dict) and kind in ("regex", "grammar"):
+        raw["response_format"] = None
+        forms[kind] = next((given[name] for name in (kind, "pattern", "value") if name in given), None)
+        fields[kind] = "response_format"
     for field, name in _GUIDED.items():
         value = raw.pop(field, None)
         if value is not None:

@@ -97,7 +97,10 @@ def _tool(tool: Any, path: str, warnings: Warnings) -> Any:
     if tool_forms.has_name(function) and kind in (None, "function"):
         function = tool_forms.read(function, "parameters", f"{path}.function", warnings)
         return {**tool, "type": "function", "function": function}
-    if isinstance(kind, str) and kind != "function":
+    if kind == "custom":
+        problem = f"{path} has the type 'custom', which only /v1/responses supports"
+        warnings.add_unless_strict(problem, path, instead="it is left out")
+    elif isinstance(kind, str) and kind != "function":
         problem = f"{path} has the type {kind!r:.60}, which only its own service can run"
         warnings.add_unless_strict(problem, path, instead="it is left out")
     else:

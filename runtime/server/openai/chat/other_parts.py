@@ -13,7 +13,6 @@ from ...http import shown_values
 from ...http.media_forms import TYPES, medium_of
 from ...http.text_forms import as_text
 
-_DOCUMENTED = frozenset(("text", "image_url", "input_audio", "input_video", "file"))
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
 """Where parts of other types have their text."""
 _TEXTS = frozenset(("text", "input_text", "output_text"))
@@ -44,13 +43,17 @@ def _part(part: Any, message: dict[str, Any], path: str, warnings: Warnings) -> 
         return _left_out(f"{path} is null", path, warnings)
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(part, dict) and kind is None:
-        kind = next((name for name in part if name in _DOCUMENTED), None)
+        kind = next((name for name in part if name == "text" or name in _MEDIA), None)
+        part = part if kind is None else {**part, "type": kind}
     if not isinstance(part, dict) or not isinstance(kind, str):
         return text_part(as_text(part, path, warnings))
     resource = part.get("resource")
     texts = resource if kind == "resource" and isinstance(resource, dict) else part
     text = next((texts[name] for name in _TEXT_FIELDS if isinstance(texts.get(name), str)), None)
     if message.get("role") == "assistant":
+        if kind in _THOUGHTS and isinstance(part.get("thinking"), list):  # Mistral's parts inside
+            pieces = [one.get("text") for one in part["thinking"] if isinstance(one, dict)]
+            text = "".join(piece for piece in pieces if isinstance(piece, str))
         if kind in _THOUGHTS and text is not None:
             message["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), text)))
             return text_part("")

@@ -64,11 +64,11 @@ def with_kept_items(items: Sequence[Any], path: str, find: FindItems, warnings: 
         return items
     referred = dict.fromkeys(ids.values())
     given = [item.get("id") for i, item in enumerate(items) if isinstance(item, dict) and i not in ids]
-    found = {**find(list(referred)), **{i: None for i in given if isinstance(i, str) and i in referred}}
+    kept_items = {**find(list(referred)), **{i: None for i in given if isinstance(i, str) and i in referred}}
     with_items = list(items)
     for i, item_id in ids.items():
-        if item_id in found:
-            with_items[i], found[item_id] = found[item_id], None
+        if item_id in kept_items:
+            with_items[i], kept_items[item_id] = kept_items[item_id], None
             if with_items[i] is None:
                 warnings.append(f"{path}[{i}] refers to an item that is in the conversation already; it is shown once")
     return with_items

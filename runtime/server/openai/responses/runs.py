@@ -258,8 +258,8 @@ class Runs:
         self, raw: dict[str, Any], history: Conversation, warnings: Warnings, last: Conversation | None = None
     ) -> dict[str, Any]:
         def find(ids: Sequence[str]) -> dict[str, JsonObject | None]:
-            found = {} if self.store is None else self.store.items(ids)
-            kept = found | (last.by_id if last else {})
+            stored = {} if self.store is None else self.store.items(ids)
+            kept = stored | (last.by_id if last else {})
             return {i: None if i in history.by_id else kept[i] for i in ids if i in kept or i in history.by_id}
 
         try:

@@ -50,7 +50,7 @@ def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
             else:
                 tool_forms.leave_out(raw, path, warnings)
         else:
-            problem = f"the tool {str(kind)[:60]!r} runs at another service, not in the caller's program"
+            problem = f"the tool {str(kind)[:60]!r} belongs to another service"
             warnings.add_unless_strict(problem, path, instead="it is left out")
     return tools
 

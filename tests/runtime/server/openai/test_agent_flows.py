@@ -82,7 +82,7 @@ PATCHED = [
     message("assistant", "Done.", phase="final_answer"),
     message("user", "Thanks. And now?"),
 ]  # fmt: skip
-LEFT_OUT = "'web_search' runs at another service"
+LEFT_OUT = "'web_search' belongs to another service"
 SUMMARY = "reasoning.summary has no effect"
 
 
@@ -145,8 +145,8 @@ FLOWS: dict[str, tuple[Callable[[Ask], set[str]], set[str]]] = {
     "agents framework": (
         agents_framework,
         {
-            "'file_search' runs at another service",
-            "'mcp' runs at another service",
+            "'file_search' belongs to another service",
+            "'mcp' belongs to another service",
             "'file_search_call' are shown",
             "'file_search_call.results'",
         },

@@ -249,6 +249,7 @@ MEDIA: list[tuple[str, Any, str]] = [
     ("a picture's URI alone", {"type": "image_url", "image_url": data_uri(PICTURE)}, "image_tokens"),
     ("a picture without a type", {"image_url": {"url": data_uri(PICTURE)}}, "image_tokens"),
     ("the Responses API's picture", {"type": "input_image", "image_url": data_uri(PICTURE)}, "image_tokens"),
+    ("Qwen's picture", {"image": data_uri(PICTURE)}, "image_tokens"),
     ("the AI SDK's picture", {"type": "image", "image": data_uri(PICTURE)}, "image_tokens"),
     (
         "Anthropic's picture",
@@ -291,6 +292,7 @@ REASONED: list[dict[str, Any]] = [
     {"reasoning_details": [{"type": "reasoning.text", "text": "BETA"}]},
     {"content": [{"type": "thinking", "thinking": "BETA", "signature": "x"}, text_part("ALPHA")]},
     {"content": [{"type": "reasoning", "text": "BETA"}, "ALPHA"]},
+    {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "BETA"}]}, text_part("ALPHA")]},
     {"reasoning": {"effort": "low"}, "reasoning_content": "BETA"},
 ]
 
@@ -309,6 +311,9 @@ FORMS: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("vLLM's schema", {"guided_json": {"const": 7}}, "7", None),
     ("vLLM's schema as text", {"guided_json": '{"const": 7}'}, "7", None),
     ("llama-server's schema", {"json_schema": {"const": 7}}, "7", None),
+    ("Together's expression", {"response_format": {"type": "regex", "pattern": "[0-9]{3}"}}, "[0-9]{3}", None),
+    ("TGI's expression", {"response_format": {"type": "regex", "value": "[0-9]{3}"}}, "[0-9]{3}", None),
+    ("Fireworks' grammar", {"response_format": {"type": "grammar", "grammar": 'start: "ab"'}}, "ab", None),
     ("a flat schema", {"response_format": {"type": "json_schema", "schema": {"const": 7}}}, "7", None),
     ("a bare schema", {"response_format": {"type": "json_schema", "json_schema": {"const": 7}}}, "7", None),
     ("no name", {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 7}}}}, "7", None),
@@ -337,10 +342,12 @@ def test_the_form_of_the_answer_is_enforced_however_it_is_asked_for(
 
 
 BROKEN: dict[str, dict[str, Any]] = {
+    "ebnf": {"ebnf": 'root ::= "ab"'},
     "guided_grammar": {"guided_grammar": "start: other"},
     "guided_regex": {"guided_regex": "[a"},
     "guided_json": {"guided_json": {"type": "nonsense"}},
     "json_schema": {"json_schema": {"type": "nonsense"}},
+    "response_format": {"response_format": {"type": "regex", "pattern": "[a"}},
     "structured_outputs": {"structured_outputs": {"grammar": "start: other"}},
     "grammar": {"grammar": "start: other"},
 }

@@ -155,7 +155,7 @@ WARNED: dict[str, tuple[list[Any], str]] = {
 FUNCTION: dict[str, Any] = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
 NO_WARNING = ""
 TOOLS: dict[str, tuple[dict[str, Any], str]] = {
-    kind: ({"tools": [FUNCTION, {"type": kind}]}, f"the tool {kind!r} runs at another service")
+    kind: ({"tools": [FUNCTION, {"type": kind}]}, f"the tool {kind!r} belongs to another service")
     for kind in (
         "web_search", "web_search_preview", "web_search_preview_2025_03_11", "local_shell", "shell", "apply_patch",
         "image_generation", "mcp", "file_search", "code_interpreter", "computer_use_preview", "computer",

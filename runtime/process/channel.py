@@ -15,13 +15,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from math import inf
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin, get_type_hints
 
-from msgspec import Meta, MsgspecError, Raw, Struct, defstruct, msgpack
+from msgspec import Meta, MsgspecError, Struct, defstruct, msgpack
 from msgspec.structs import astuple
 
 from ...models import errors
@@ -29,7 +29,7 @@ from ...models.errors import GalagoError, InvalidRequest, RequestTooLarge
 from ..types.events import Timings
 from ..types.limits import limit, limit_error
 from ..types.model_info import Stats
-from .messages import Content, FromWorker, Heartbeat, LoadProgress, ToWorker, UnexpectedMessage
+from .messages import Content, FromWorker, Generate, Heartbeat, LoadProgress, RunTask, ToWorker, UnexpectedMessage
 from .spawn import PipeEnd
 
 COALESCE_SECONDS = 0.012
@@ -43,6 +43,8 @@ MAX_REQUEST_BYTES = (1 << 31) - 64
 _MAX_MESSAGES = 4096
 """Messages in one write."""
 
+Pieces: TypeAlias = tuple[bytes, ...]  # of one message
+
 _HEADER_BYTES = 4
 """Before each write: its length, as `multiprocessing.connection.Connection` writes it."""
 
@@ -54,10 +56,7 @@ _POLLS = 10
 
 
 class Channel:
-    """The end of the process that started a worker. Any thread sends, one thread receives.
-
-    `send` writes from the calling thread.
-    """
+    """The end of the process that started a worker. Any thread sends, by itself; one thread receives."""
 
     _receives: Any = FromWorker
 
@@ -66,22 +65,22 @@ class Channel:
         self._decoder = _decoder(list[self._receives])  # type: ignore[name-defined]
         self._max_received_bytes = limit("result_bytes")
         self._received = bytearray()
-        self._outbox: deque[bytes] = deque()
+        self._outbox: deque[Pieces] = deque()
         self._writing = threading.Lock()
 
     def send(self, message: ToWorker) -> None:
         """Writes a message. Blocks while the other side does not read; does nothing if it is gone."""
-        data = encode(message)
-        if len(data) > MAX_REQUEST_BYTES - _LIST_BYTES:
+        pieces = _pieces(message)
+        if _size(pieces) > MAX_REQUEST_BYTES - _LIST_BYTES:
             raise RequestTooLarge("the request takes more than 2 GiB; send less")
-        self._outbox.append(data)
+        self._outbox.append(pieces)
         with self._writing:
             self._flush()
         self._flush_unless_writing()
 
     def post(self, message: ToWorker) -> None:
         """Sends a small message without waiting: a thread that is writing now also writes this message."""
-        self._outbox.append(encode(message))
+        self._outbox.append((encode(message),))
         self._flush_unless_writing()
 
     def receive(self, timeout_seconds: float | None = None) -> list[Any]:
@@ -151,14 +150,26 @@ class Channel:
             batch.append(self._outbox.popleft())
         self._write(batch, MAX_REQUEST_BYTES)
 
-    def _write(self, messages: Iterable[bytes], max_bytes: int) -> bool:
+    def _write(self, messages: Iterable[Pieces], max_bytes: int) -> bool:
         """Writes messages, together as far as the other side accepts. Returns whether the other side is there."""
         try:
             for batch in _batches(messages, max_bytes):
-                self._connection.send_bytes(msgpack.encode([Raw(data) for data in batch]))
+                head = b"\xdd" + len(batch).to_bytes(_LIST_BYTES - 1, "big")
+                self._write_pieces((head, *(piece for pieces in batch for piece in pieces)))
         except OSError:
             return False
         return True
+
+    def _write_pieces(self, pieces: Pieces) -> None:
+        """Writes bytes as `send_bytes` does. Large ones are not copied."""
+        size_bytes = _size(pieces)
+        if sys.platform == "win32" or size_bytes <= _READ_BYTES:
+            self._connection.send_bytes(b"".join(pieces))
+            return
+        for piece in (size_bytes.to_bytes(_HEADER_BYTES, "big"), *pieces):
+            left = memoryview(piece)
+            while left:
+                left = left[os.write(self._connection.fileno(), left) :]
 
 
 class BufferedChannel(Channel):
@@ -208,22 +219,35 @@ class BufferedChannel(Channel):
             while not self._queue.empty():
                 batch.append(self._queue.get())
             last = None in batch
-            if not self._write((data for data in batch if data is not None), self._max_sent_bytes):
+            if not self._write(((data,) for data in batch if data is not None), self._max_sent_bytes):
                 return
             del batch  # it may hold images, and the next message may be hours away
 
 
-def _batches(messages: Iterable[bytes], max_bytes: int) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
+def _batches(messages: Iterable[Pieces], max_bytes: int) -> Iterator[list[Pieces]]:
+    batch: list[Pieces] = []
     room = max_bytes - _LIST_BYTES
-    for data in messages:
-        if batch and (len(data) > room or len(batch) == _MAX_MESSAGES):
+    for pieces in messages:
+        size_bytes = _size(pieces)
+        if batch and (size_bytes > room or len(batch) == _MAX_MESSAGES):
             yield batch
             batch, room = [], max_bytes - _LIST_BYTES
-        batch.append(data)
-        room -= len(data)
+        batch.append(pieces)
+        room -= size_bytes
     if batch:
         yield batch
+
+
+def _size(pieces: Pieces) -> int:
+    return sum(map(len, pieces))
+
+
+def _pieces(message: ToWorker) -> Pieces:
+    """A message's bytes. The encoded request or task in it, which may be large, is a piece of its own."""
+    if not isinstance(message, Generate | RunTask):
+        return (encode(message),)
+    before = encode(replace(message, data=b"")).removesuffix(b"\xc4\x00")
+    return before + b"\xc6" + len(message.data).to_bytes(4, "big"), message.data
 
 
 # The bytes of a message: an array of its class's name and its fields. Other values are arrays of this kind too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 _KILL_AFTER_SECONDS = 5  # between SIGXCPU, which a program may catch, and SIGKILL
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 
 def limit_this_process(
@@ -32,6 +33,19 @@ def limit_this_process(
         _lower(resource.RLIMIT_FSIZE, file_bytes)
         _lower(resource.RLIMIT_NOFILE, open_files)
         _lower(resource.RLIMIT_NPROC, processes)
+
+
+def return_freed_memory() -> None:
+    """Makes GNU's malloc return freed blocks of 1 MiB and more to the system, as it does until the first is freed.
+
+    Afterwards it would keep up to 64 MB of them for each of its heaps, of which there would be eight per core.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def _lower(kind: int, value: int | None, room: int = 0) -> None:

@@ -51,7 +51,7 @@ class Generate:
     """To the worker: answer a request, which is encoded already. Later messages refer to it by `number`."""
 
     number: int
-    request: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RunTask:
     """To the worker: run a task, which is encoded already. One `TaskDone` or `Refused` answers it."""
 
     number: int
-    task: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

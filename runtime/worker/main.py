@@ -104,10 +104,10 @@ class ModelWorker:
         match message:
             case Load():
                 self._submit(self._load, message)
-            case Generate(number, request):
-                self._submit(self._generate, number, request, self._register(number))
-            case RunTask(number, task):
-                self._submit(self._run_task, number, task, self._register(number))
+            case Generate(number, data):
+                self._submit(self._generate, number, data, self._register(number))
+            case RunTask(number, data):
+                self._submit(self._run_task, number, data, self._register(number))
             case Cancel(number):
                 self._refuse(number, Cancelled("the caller has left"))
             case Shutdown():

@@ -75,9 +75,11 @@ class Messages(Resource):
     def _prepare(self, body: bytearray, disconnected: request_io.Cancellation) -> _Prepared:
         request, warnings = request_io.parse_body(body, schema.MessagesRequest, self.strict)
         model = self.service.model_for(request.model, warnings)
-        generate = partial(self.service.generate, model)
-        choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
-        return _Prepared(bool(request.stream), request.max_tokens == 0, model, warnings, choices)
+        converted = convert.to_request(request, warnings)
+        streamed, prompt_only = bool(request.stream), request.max_tokens == 0
+        del request  # its media would stay in memory while the converted request is sent
+        choices = events.Choices(partial(self.service.generate, model), converted, cancelled=disconnected)
+        return _Prepared(streamed, prompt_only, model, warnings, choices)
 
     async def count_tokens(self, request: Request) -> Response:
         return await request_io.answer_on_thread(request, self._count)

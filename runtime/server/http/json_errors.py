@@ -9,6 +9,7 @@ from typing import Any
 from ....models.errors import InvalidRequest
 
 _MAX_NAME = 80
+_MAX_EXPLAINED_BYTES = 1 << 20
 
 
 def invalid_json(body: bytes | bytearray, error: Exception) -> InvalidRequest:
@@ -25,8 +26,11 @@ def invalid_json(body: bytes | bytearray, error: Exception) -> InvalidRequest:
 def _unreadable_field(body: bytes | bytearray) -> tuple[str | None, str]:
     """The top-level field that msgspec rejects although Python's `json` reads it, and the problem with it.
 
-    Such a field holds NaN, an infinity, or a number out of range.
+    Such a field holds NaN, an infinity, or a number out of range. It is not looked for in long bodies, which Python's
+    `json` reads slowly and in several times their memory.
     """
+    if len(body) > _MAX_EXPLAINED_BYTES:
+        return None, ""
     try:
         raw = json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 300 else math.inf)
         for name, value in raw.items() if isinstance(raw, dict) else ():

@@ -28,7 +28,9 @@ def messages(request: ChatOrGenerateRequest) -> tuple[Message, ...]:
 
 def is_empty(request: ChatOrGenerateRequest) -> bool:
     """Whether there is nothing to answer: such requests only want the model to be loaded."""
-    return not messages(request) and _completion_prompt(request) is None
+    if isinstance(request, schema.ChatRequest):
+        return not request.messages
+    return not request.prompt and not (request.suffix if _has_no_template(request) else request.images)
 
 
 def _has_no_template(request: schema.GenerateRequest) -> bool:

@@ -183,11 +183,13 @@ class Ollama(Resource):
         request, warnings = request_io.parse_body(body, kind, self.strict)
         model = self.service.model(self.service.model_for(request.model, warnings))
         convert.check_context(request, model.context_length, warnings)
+        converted = None if convert.is_empty(request) else convert.to_request(request, warnings)
+        streamed = request.stream is not False
+        del request  # its media would stay in memory while the converted request is sent
         choices = None
-        if not convert.is_empty(request):
-            generate = partial(self.service.generate, model.id)
-            choices = events.Choices(generate, convert.to_request(request, warnings), cancelled=disconnected)
-        return _Prepared(model.id, request.stream is not False, kind is schema.ChatRequest, warnings, choices)
+        if converted is not None:
+            choices = events.Choices(partial(self.service.generate, model.id), converted, cancelled=disconnected)
+        return _Prepared(model.id, streamed, kind is schema.ChatRequest, warnings, choices)
 
 
 @dataclass(frozen=True)

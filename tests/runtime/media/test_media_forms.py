@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_from_bytes
@@ -55,6 +56,28 @@ def test_every_form_of_a_data_uri_has_the_same_bytes(data: bytes) -> None:
     for uri in uris(data):
         assert message_parts.from_data_uri(uri, "x") == data, uri[:60]
         assert message_parts.from_data_uri_or_base64(uri.lstrip(), "x") == data
+
+
+@pytest.mark.parametrize("piece", [4, 5, 7, 64])
+def test_a_data_uri_has_the_same_bytes_in_whichever_pieces_it_is_decoded(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_parts, "_PIECE_CHARACTERS", piece)
+    for data in (ODD, b"a", b"ab"):
+        for uri in uris(data):
+            assert message_parts.from_data_uri(uri, "x") == data, uri[:60]
+    with pytest.raises(MediaError, match="after the padding|padding"):
+        message_parts.from_base64("YWI=" + "YWJj" * 20, "x")
+
+
+def test_a_large_data_uri_is_decoded_without_a_copy_of_it() -> None:
+    size_bytes = 8_000_000
+    uri = "data:image/png;base64," + base64.b64encode(bytes(size_bytes)).decode()
+    tracemalloc.start()
+    message_parts.from_data_uri(uri, "x")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1.5 * size_bytes
 
 
 @pytest.mark.parametrize("data", ["a", "ab=c", "====", "a===", "ab\u00e4c", "ab$c", "data:,x"])

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from math import isnan, nan
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fakes.waiting import wait_until
 from galago.models import errors
 from galago.models.errors import GalagoError
 from galago.models.files import AdapterFile
@@ -97,6 +99,30 @@ def test_a_posted_message_is_written_by_the_thread_that_writes_now() -> None:
     assert [type(message) for message in received] == [RunTask, Cancel]
     large.close()
     small.close()
+
+
+def test_a_large_request_is_written_without_a_copy_of_it() -> None:
+    here, there = multiprocessing.Pipe()
+    sender, receiver = Channel(here), BufferedChannel(there)
+    request = RunTask(7, os.urandom(4 << 20))
+    received: list[Any] = []
+    receiving = threading.Thread(target=lambda: received.extend(receiver.receive(30)))
+    tracemalloc.start()
+    sender.send(Cancel(1))
+    receiver.receive(30)
+    before_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.reset_peak()
+    sending = threading.Thread(target=sender.send, args=(request,))
+    sending.start()  # blocks, because nobody reads yet
+    wait_until(sender._writing.locked)
+    taken_bytes = tracemalloc.get_traced_memory()[1] - before_bytes
+    tracemalloc.stop()
+    receiving.start()
+    receiving.join(30)
+    sending.join(30)
+    assert received == [request] and taken_bytes < 1 << 20
+    sender.close()
+    receiver.close()
 
 
 def test_sending_to_a_side_that_is_gone_does_nothing() -> None:

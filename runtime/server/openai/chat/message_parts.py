@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+import io
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes
 
 from .....models.errors import InvalidRequest, MediaError, NotFound
 from ....media.sniff import describe, is_medium, kind_of
@@ -142,39 +141,47 @@ def from_data_uri(url: str, source: str) -> bytes:
             "send it as data:image/png;base64,...",
             source,
         )
-    data = url[head.end() :]
     if _BASE64.search(head[0]) is None:
-        return _unquoted(data)
-    return from_base64(_unquoted(data) if "%" in data else data, source)
+        return _unquoted(url, head.end())
+    if url.find("%", head.end()) < 0:
+        return from_base64(url, source, head.end())
+    return from_base64(_unquoted(url, head.end()).decode("latin-1"), source)
 
 
-def _unquoted(text: str) -> bytes:
-    """The bytes of a percent-encoded text, piece by piece: `unquote_to_bytes` takes fifty times a text's memory."""
-    decoded, start = bytearray(), 0
+def _unquoted(text: str, start: int) -> bytes:
+    """The bytes of a percent-encoded text behind `start`, decoded piece by piece as quoted-printable.
+
+    `unquote_to_bytes` takes ten times as long and fifty times the text's memory.
+    """
+    decoded = io.BytesIO()
     while start < len(text):
         end = start + _PIECE_CHARACTERS
         cut = text.find("%", end - 2, end)  # an escape that goes on in the next piece
         end = end if cut < 0 else cut
-        decoded += unquote_to_bytes(text[start:end])
+        decoded.write(binascii.a2b_qp(text[start:end].replace("=", "%3D").replace("%", "=").encode()))
         start = end
-    return bytes(decoded)
+    return decoded.getvalue()
 
 
-def from_base64(data: str | bytes, source: str) -> bytes:
-    """The bytes that the field `source` holds in base64.
+def from_base64(text: str, source: str, start: int = 0) -> bytes:
+    """The bytes that the field `source` holds in base64 behind `start`, decoded piece by piece without a copy of it.
 
     Accepts both alphabets of RFC 4648, whitespace anywhere, and missing padding.
     """
+    decoded, left, is_padded = io.BytesIO(), b"", False
     try:
-        return binascii.a2b_base64(data, strict_mode=True)  # without a copy of the text
-    except (binascii.Error, ValueError):
-        pass
-    try:
-        encoded = data.encode("ascii") if isinstance(data, str) else data
-        encoded = encoded.translate(_URL_SAFE, _WHITESPACE)
-        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
+        for i in range(start, len(text), _PIECE_CHARACTERS):
+            left += text[i : i + _PIECE_CHARACTERS].encode("ascii").translate(_URL_SAFE, _WHITESPACE)
+            is_last = i + _PIECE_CHARACTERS >= len(text)
+            left += b"=" * (-len(left) % 4) if is_last else b""
+            whole = len(left) // 4 * 4
+            if is_padded and left:
+                raise binascii.Error("there is data after the padding")
+            decoded.write(binascii.a2b_base64(left[:whole], strict_mode=True))
+            is_padded, left = left[:whole].endswith(b"="), left[whole:]
+    except ValueError as error:
         raise MediaError(f"{source} is not valid base64: {error}", source) from error
+    return decoded.getvalue()
 
 
 def from_data_uri_or_base64(data: str, source: str) -> bytes:

@@ -81,6 +81,7 @@ class PromptBuilder:
         warnings.strict = strict
         if any(isinstance(part, Video) for message in messages for part in message.parts):
             messages = [self._media_parts().with_frames(message, warnings, cancelled) for message in messages]
+        self._check_characters(sum(map(_shown_characters, messages)))
         if continue_last and len(messages) == 1:
             messages = [Message("user", (Text(""),)), *messages]  # the assistant speaks first
         media = _media(messages)
@@ -144,8 +145,7 @@ class PromptBuilder:
 
         `media` are pairs: a part, and whether it is in the question.
         """
-        if rendered_chars > LONG_TEXT_CHARS:
-            self._check_length(rendered_chars // self._weights.longest_piece + len(media), exact=False)
+        self._check_characters(rendered_chars, len(media))
         tokens = [self._tokens(text, break_mark) for text in texts]
         cells = sum(map(len, tokens))
         self._check_length(cells + len(media), exact=not media)
@@ -161,6 +161,11 @@ class PromptBuilder:
             self._check_length(cells + remaining, exact=not remaining)
             items += [*spans, *tokens[i + 1]]
         return items, tuple(media_cells)
+
+    def _check_characters(self, characters: int, media: int = 0) -> None:
+        """Refuses a long text that does not fit whatever its tokens are, before it is rendered or tokenized."""
+        if characters > LONG_TEXT_CHARS:
+            self._check_length(characters // self._weights.longest_piece + media, exact=False)
 
     def _check_length(self, cells: int, *, exact: bool) -> None:
         """Refuses a prompt that does not fit. Media that are not counted yet count as one token each.
@@ -268,6 +273,11 @@ def _media(messages: Sequence[Message]) -> list[tuple[Any, bool]]:
     """The parts that are not text, and whether each is in the question: the last message of a user."""
     question = next((m for m in reversed(messages) if m.role == "user"), None)
     return [(part, m is question) for m in messages for part in m.parts if not isinstance(part, Text)]
+
+
+def _shown_characters(message: Message) -> int:
+    """The characters that a chat template always shows: some leave out reasoning in earlier answers."""
+    return 0 if message.role == "assistant" else sum(len(one.text) for one in message.parts if isinstance(one, Text))
 
 
 def break_up(text: str, control_texts: re.Pattern[str] | None, mark: str) -> str:

@@ -21,6 +21,7 @@ from galago.runtime.inference.generator import Generator
 from galago.runtime.llamacpp.projector import MediaChunk, encode_first
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.prompt.builder import PromptBuilder, break_up
+from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.types.messages import Audio, Image, Message, Text, ToolCall
 from galago.runtime.types.prompt import Item, MediaSpan, Prompt
 
@@ -225,6 +226,12 @@ def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Generator, monkeyp
     monkeypatch.setattr(loaded._weights, "tokenize", None)
     with pytest.raises(PromptTooLong, match="at least"):
         loaded._assembly.chat_format.prompts.build([user("x" * 5_000_000)])
+
+
+def test_a_huge_text_is_refused_without_rendering_it(loaded: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatTemplate, "render", lambda *_, **__: pytest.fail("the template was rendered"))
+    with pytest.raises(PromptTooLong, match="at least"):
+        loaded._assembly.chat_format.prompts.build([user("x" * 3_000_000), user("x" * 2_000_000)])
 
 
 def test_media_stay_with_their_texts_if_the_template_needs_another_order(loaded: Generator) -> None:

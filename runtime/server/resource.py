@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from starlette.requests import Request
@@ -48,13 +49,15 @@ class ServerContext:
     def read_file(self, file_id: str, field: str) -> bytes:
         """The bytes of an uploaded file that the current request refers to in a field.
 
-        Raises `RequestTooLarge` if the files that the request refers to are too large together.
+        Raises `RequestTooLarge` if the files that the request refers to are too large together, and `NotFound` if the
+        file is damaged.
         """
         context, store = CURRENT.get(), self.file_store(field)
         if context is None:
             raise RuntimeError("a file is read outside of a request")
         try:
-            return self.budget.read_file(context, file_id, lambda: store.open(file_id, field))
+            check = partial(store.check, file_id, field)
+            return self.budget.read_file(context, file_id, lambda: store.open(file_id, field), check)
         except RequestTooLarge as error:
             error.param = field
             raise

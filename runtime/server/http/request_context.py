@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import threading
 import time
@@ -80,8 +81,14 @@ class MemoryBudget:
         """Counts bytes if there is room now."""
         return self._add(context, COPIES * size_bytes, inf)
 
-    def read_file(self, context: RequestContext, name: str, open_file: Callable[[], BinaryIO]) -> bytes:
-        """Reads a stored file when there is room, and only once for each request.
+    def read_file(
+        self,
+        context: RequestContext,
+        name: str,
+        open_file: Callable[[], BinaryIO],
+        check: Callable[[io.BytesIO], None] = lambda _: None,
+    ) -> bytes:
+        """Reads and checks a stored file when there is room, and only once for each request.
 
         Raises `RequestTooLarge` if the request names too many bytes, and `NotReady` if there is no room in time.
         """
@@ -93,7 +100,9 @@ class MemoryBudget:
             size_bytes = os.fstat(file.fileno()).st_size
             self._check_named(context, size_bytes)
             self.add(context, size_bytes)
-            data = context.files[name] = file.read(size_bytes)
+            data = file.read(size_bytes)
+        check(io.BytesIO(data))
+        context.files[name] = data
         return data
 
     def _check_named(self, context: RequestContext, size_bytes: int) -> None:
@@ -139,6 +148,8 @@ class RequestContext(Struct, eq=False):
 
     budget: MemoryBudget
     running: set[object] | None = None
+    client: str = ""
+    """Whose request it is, for the model's queue."""
     is_complete: bool = False
     """Whether all of its body has come."""
     held_bytes: int = 0

@@ -117,12 +117,12 @@ class BatchStore:
         for field, count in (("output", good), ("error", total - good)):
             if count:
                 lines = self._results(batch.id, status, good=field == "output")
-                file = self._files.write(lines, f"{batch.id}_{field}.jsonl", "batch_output", expires_at)
-                setattr(batch, f"{field}_file_id", file.id)
-                files.append(file)
+                stored = self._files.write(lines, f"{batch.id}_{field}.jsonl", "batch_output", expires_at)
+                setattr(batch, f"{field}_file_id", stored.file.id)
+                files.append(stored)
         with self._database.transaction() as connection:
-            for file in files:
-                insert(connection, file)
+            for stored in files:
+                insert(connection, stored)
             _save(connection, batch)
             connection.execute("DELETE FROM batch_lines WHERE batch = ?", (batch.id,))
 

@@ -157,7 +157,9 @@ def status(folder: Path) -> tuple[dict[str, int], int]:
     """The number of rows by table, and the bytes of all files. Raises `ConfigError` if a server uses the folder."""
     database = Database(folder)
     with database.transaction() as connection:
-        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name != 'checksums'")
+        tables = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '%checksums'"
+        )
         names = [row["name"] for row in tables]
         counts = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in sorted(names)}
     database.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, NamedTuple
 
 from ....models.errors import ConfigError, NotFound, RequestTooLarge
 from ..http import pagination
@@ -23,7 +25,15 @@ CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL, filename TEXT NOT NULL,
     purpose TEXT NOT NULL, expires_at INTEGER
 );
+CREATE TABLE IF NOT EXISTS file_checksums (id TEXT PRIMARY KEY, checksum BLOB NOT NULL);
 """
+
+
+class StoredFile(NamedTuple):
+    """What is known about a file, and the checksum of its bytes."""
+
+    file: FileObject
+    checksum: bytes
 
 
 class FileStore:
@@ -42,11 +52,12 @@ class FileStore:
     def add(self, chunks: Iterable[bytes], filename: str, purpose: str, expires_at: int | None = None) -> FileObject:
         """Stores an uploaded file. Raises `RequestTooLarge` if it exceeds the limit of all files together."""
         self.delete_expired()
-        file = self.write(chunks, filename, purpose, expires_at)
+        stored = self.write(chunks, filename, purpose, expires_at)
+        file = stored.file
         with self.database.transaction() as connection:
             used_bytes = connection.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
             if used_bytes + file.bytes <= MAX_TOTAL_BYTES:
-                insert(connection, file)
+                insert(connection, stored)
                 return file
         self._unlink([file.id])
         raise RequestTooLarge(
@@ -55,14 +66,15 @@ class FileStore:
             "file",
         )
 
-    def write(self, chunks: Iterable[bytes], filename: str, purpose: str, expires_at: int | None) -> FileObject:
+    def write(self, chunks: Iterable[bytes], filename: str, purpose: str, expires_at: int | None) -> StoredFile:
         """Writes the bytes of a file, which exists once it is inserted into the table."""
-        file_id, size_bytes = f"file-{uuid.uuid4().hex}", 0
+        file_id, size_bytes, digest = f"file-{uuid.uuid4().hex}", 0, _digest()
         try:
             handle = os.open(self.path(file_id), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "wb") as file:
                 for chunk in chunks:
                     size_bytes += file.write(chunk)
+                    digest.update(chunk)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -70,7 +82,8 @@ class FileStore:
             raise ConfigError(
                 f"the file cannot be written to {self._folder}: {error.strerror}; check the free disk space", "store"
             ) from error
-        return FileObject(file_id, size_bytes, int(time.time()), filename, purpose, expires_at)
+        file_object = FileObject(file_id, size_bytes, int(time.time()), filename, purpose, expires_at)
+        return StoredFile(file_object, digest.digest())
 
     def get(self, file_id: str, field: str = "file_id") -> FileObject:
         """Raises `NotFound`, which names the field, if the file does not exist or has expired."""
@@ -81,12 +94,23 @@ class FileStore:
             raise _not_found(file_id, field)
         return FileObject(*row)
 
-    def open(self, file_id: str, field: str) -> BinaryIO:
+    def open(self, file_id: str, field: str) -> BufferedReader:
         """Opens the bytes of a file. Raises `NotFound`, as `get` does."""
         try:
             return self.path(self.get(file_id, field).id).open("rb")
         except FileNotFoundError:  # deleted meanwhile
             raise _not_found(file_id, field) from None
+
+    def check(self, file_id: str, field: str, data: BufferedIOBase) -> None:
+        """Raises `NotFound` if the bytes of a file, which are read, are not those that were stored.
+
+        Files of earlier versions have no checksum.
+        """
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT checksum FROM file_checksums WHERE id = ?", (file_id,)).fetchone()
+        if row is not None and hashlib.file_digest(data, _digest).digest() != row["checksum"]:
+            problem = f"the file {file_id!r:.100} was damaged on the disk; delete it and upload it again"
+            raise NotFound(f"{field}: {problem}", field)
 
     def path(self, file_id: str) -> Path:
         return self._folder / file_id
@@ -121,7 +145,8 @@ class FileStore:
         """Deletes the bytes first: this makes room even on a full disk, where the rows may have to stay."""
         self._unlink(file_ids)
         with contextlib.suppress(ConfigError), self.database.transaction() as connection:
-            connection.executemany("DELETE FROM files WHERE id = ?", [(file_id,) for file_id in file_ids])
+            for table in ("files", "file_checksums"):
+                connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(file_id,) for file_id in file_ids])
 
     def _unlink(self, file_ids: Sequence[str]) -> None:
         for file_id in file_ids:
@@ -133,6 +158,12 @@ def _not_found(file_id: str, field: str) -> NotFound:
     return NotFound(f"{field}: there is no file {file_id!r:.100} on this server; upload it to /v1/files", field)
 
 
-def insert(connection: Connection, file: FileObject) -> None:
+def _digest() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+def insert(connection: Connection, stored: StoredFile) -> None:
+    file = stored.file
     row = (file.id, file.bytes, file.created_at, file.filename, file.purpose, file.expires_at)
     connection.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
+    connection.execute("INSERT INTO file_checksums VALUES (?, ?)", (file.id, stored.checksum))

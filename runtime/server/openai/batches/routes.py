@@ -109,6 +109,8 @@ class Batches(Resource):
             size_bytes = services.files.get(request.input_file_id, "input_file_id").bytes
             self.context.budget.add(context, size_bytes)  # a single line may have almost all of them
         with services.files.open(request.input_file_id, "input_file_id") as file:
+            services.files.check(request.input_file_id, "input_file_id", file)
+            file.seek(0)
             count, errors = check_lines(file, request.endpoint)
             file.seek(0)
             batch = _new_batch(request, window_seconds, count, errors)

@@ -18,6 +18,7 @@ from ...http import pagination
 from ...http.openapi import FORM, Endpoint, RouteDescription
 from ...http.request_io import json_response
 from ...resource import Resource
+from ...storage.file_store import FileStore
 from .schema import Deleted, FileList, FileObject, Purpose, Upload
 
 PURPOSES = get_args(Purpose)
@@ -95,7 +96,7 @@ class Files(Resource):
 
     async def content(self, request: Request) -> Response:
         store = self.context.file_store("file_id")
-        file = await asyncio.to_thread(store.get, request.path_params["id"])
+        file = await asyncio.to_thread(_checked, store, request.path_params["id"])
         return FileResponse(store.path(file.id), media_type="application/octet-stream", filename=file.filename)
 
     async def delete(self, request: Request) -> Response:
@@ -112,6 +113,13 @@ def _expires_at(anchor: Any, seconds: Any) -> int | None:
     value = int(seconds) if isinstance(seconds, str) and seconds.isdecimal() and len(seconds) < 10 else seconds
     check_number("expires_after", "" if value is None else value, _MIN_EXPIRY_SECONDS, _MAX_EXPIRY_SECONDS, whole=True)
     return int(time.time()) + int(value)
+
+
+def _checked(store: FileStore, file_id: str) -> FileObject:
+    """The file. Raises `NotFound` if there is none, or if it was damaged on the disk."""
+    with store.open(file_id, "file_id") as data:
+        store.check(file_id, "file_id", data)
+    return store.get(file_id)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

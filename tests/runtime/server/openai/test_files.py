@@ -55,6 +55,27 @@ def test_a_file_can_be_downloaded_unchanged(api: openai.OpenAI) -> None:
     assert file.id in [listed.id for listed in api.files.list()]
 
 
+def test_a_file_that_was_damaged_on_the_disk_is_refused_when_it_is_used(api: openai.OpenAI, folder: Path) -> None:
+    file = api.files.create(file=b"a long text of a person", purpose="user_data")
+    batch = api.files.create(file=b'{"custom_id": "a"}', purpose="batch")
+    for one in (file, batch):
+        blob = folder / "galago-files" / one.id
+        content = bytearray(blob.read_bytes())
+        content[5] ^= 1
+        blob.write_bytes(content)
+    part: Any = {"type": "input_audio", "input_audio": {"file_id": file.id}}
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: api.files.content(file.id),
+        lambda: answer(api, part, "What was said?"),
+        lambda: api.batches.create(input_file_id=batch.id, endpoint="/v1/chat/completions", completion_window="24h"),
+    )
+    for use in uses:
+        with pytest.raises(openai.APIStatusError, match="damaged on the disk"):
+            use()
+    for one in (file, batch):
+        assert api.files.delete(one.id).deleted
+
+
 def test_a_deleted_file_is_gone(api: openai.OpenAI, folder: Path) -> None:
     file = api.files.create(file=b"SECRETWORD" * 100, purpose="user_data")
     blob = folder / "galago-files" / file.id

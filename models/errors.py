@@ -17,7 +17,8 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     ├── MethodNotAllowed          the route exists, but not with this method
     ├── RequestTooLarge           the request, its body or the files that it names exceed a limit
     ├── RequestTimeout            the rest of the request did not arrive in time
-    ├── NotReady                  the model is still loading, or the queue is full
+    ├── NotReady                  the model is still loading, or the server is busy
+    │   └── QueueFull             too many requests wait for the model
     ├── Cancelled                 the caller disconnected before the answer was complete
     ├── ModelError                a model file that cannot be used
     │   └── GGUFError             the header of a GGUF file is malformed
@@ -93,7 +94,11 @@ class RequestTimeout(GalagoError):
 
 
 class NotReady(GalagoError):
-    """The model is still loading, or the queue is full. Try again later."""
+    """The model is still loading, or the server is busy. Try again later."""
+
+
+class QueueFull(NotReady):
+    """Too many requests wait for the model. Try again later, or raise `--queue`."""
 
 
 class Cancelled(GalagoError):

@@ -56,7 +56,7 @@ class ModelConfig:
     threads: int | None = None
     slots: int | None = None
     gpu_layers: int = -1
-    queue: int = 64
+    queue: int = 512
     cache_mib: int = 256
     cache_folder: Path | None = None
     cache_disk_mib: int = 4096

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from math import inf
 from typing import Any
 
-from ...models.errors import DeadlineExceeded, EngineError, GalagoError, ModelError, NotReady
+from ...models.errors import DeadlineExceeded, EngineError, GalagoError, ModelError, QueueFull
 from ..cache.prefix_cache import PrefixCache
 from ..speculative.draft_model import DraftModel
 from ..speculative.drafting import Draft, Drafter
@@ -51,7 +51,7 @@ class Engine:
         slots: int,
         cells: int,
         batch: int,
-        queue_length: int = 64,
+        queue_length: int = 512,
         prefix_cache: PrefixCache | None = None,
         threads: int = 1,
         thread_tuner: ThreadTuner | None = None,
@@ -60,6 +60,7 @@ class Engine:
     ) -> None:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._permits = threading.Semaphore(slots + queue_length)
+        self._queue_length = queue_length
         self._runner = runner
         self._drafter = Drafter(draft_model)
         if prefix_cache is None:
@@ -91,13 +92,15 @@ class Engine:
         arrived_at: float,
         reuse: bool = True,
         background: bool = False,
+        client: str = "",
         adapters: tuple[float, ...] = (),
         timeout: float | None = None,
     ) -> Callable[[], None]:
         """Queues a prompt. Returns the function that cancels it, within one step and without a further event.
 
         `arrived_at` is a time of `time.perf_counter`. If the answer is not complete `timeout` seconds later, it fails.
-        With `reuse=False` it neither uses nor leaves cached content. Raises `NotReady` if the queue is full.
+        With `reuse=False` it neither uses nor leaves cached content. Raises `QueueFull` if too many wait.
+        Waiting requests of several `client`s take turns.
         """
         sequence = Sequence(
             prompt=prompt,
@@ -112,12 +115,16 @@ class Engine:
             prepared_at=time.perf_counter(),
             reuse=reuse,
             background=background,
+            client=client,
         )
         with self._gate:
             if self._closing:
                 raise EngineError("the model is closed")
             if not self._permits.acquire(blocking=False):
-                raise NotReady("too many requests are waiting already; try again in a moment")
+                raise QueueFull(
+                    f"{self._queue_length} requests wait for the model already; try again in a moment, or start the "
+                    "server with a larger --queue"
+                )
             self._commands.put((sequence, lambda: self._loop.start(sequence)))
         return lambda: self._commands.put((sequence, lambda: self._loop.end(sequence, None)))
 

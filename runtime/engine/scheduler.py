@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from ..cache.prefix_cache import CachedPrefix
 from ..speculative.drafting import MAX_DRAFT_TOKENS, Draft
 from ..types.prompt import AttentionTile, BatchToken, Item, MediaSpan, common_prefix, count_cells
-from .sequence import Sequence, Slot, cells_in_use
+from .sequence import Sequence, Slot, cells_in_use, place_in_turn
 from .tuning import PrefillLimits
 
 ENOUGH_PREFILL_ROWS = 128
@@ -97,8 +97,8 @@ _NO_DRAFT = Draft([], False)
 
 
 class Scheduler:
-    """Sequences wait in order of arrival, run in slots, and share `cells` of KV cache. Background sequences wait behind
-    all others, and run only while there are no others.
+    """Sequences wait, run in slots, and share `cells` of KV cache. Those of a client wait in order of arrival.
+    Background sequences wait behind all others, and run only while there are no others.
 
     A slot keeps its content until another sequence needs it; a sequence with the same beginning continues it. The cells
     may be promised more than once: when they run out, idle slots are cleared, then the youngest sequences are
@@ -145,9 +145,10 @@ class Scheduler:
         return cells_in_use([cells for slot in self._slots for cells in slot.ranges])
 
     def add(self, sequence: Sequence) -> None:
-        """Queues a sequence."""
-        behind = len(self.waiting) if sequence.background else self._waiting_foreground()
-        self.waiting.insert(behind, sequence)
+        """Queues a sequence. Clients take turns, so that one with many requests does not delay another's single one."""
+        foreground = itertools.islice(self.waiting, self._waiting_foreground())
+        place = len(self.waiting) if sequence.background else place_in_turn(sequence.client, foreground)
+        self.waiting.insert(place, sequence)
 
     def _waiting_foreground(self) -> int:
         return sum(not sequence.background for sequence in self.waiting)

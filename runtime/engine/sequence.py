@@ -6,6 +6,7 @@ import codecs
 import collections.abc
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -175,6 +176,7 @@ class Sequence:
     arrived_at: float
     reuse: bool = True
     background: bool = False
+    client: str = ""
     adapters: tuple[float, ...] = ()
     deadline: float = inf
     checkpoints: list[int] = field(default_factory=list)
@@ -298,3 +300,17 @@ class Sequence:
             total_seconds=time.perf_counter() - self.arrived_at,
         )
         return Finished(reason, usage, timings, self.detokenizer.stopped_by)
+
+
+def place_in_turn(client: str, waiting: Iterable[Sequence]) -> int:
+    """Where the client's next sequence waits: behind its own, and behind as many of each other client."""
+    others = list(waiting)
+    own, place = sum(one.client == client for one in others), len(others)
+    turns: Counter[str] = Counter()
+    for i, other in enumerate(others):
+        if other.client == client:
+            place = len(others)
+        elif turns[other.client] > own:
+            place = min(place, i)
+        turns[other.client] += 1
+    return place

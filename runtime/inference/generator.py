@@ -195,6 +195,7 @@ class Generator:
             arrived_at=arrived,
             reuse=request.cache and not request.wants_prompt_logprobs,
             background=request.background,
+            client=request.client,
             adapters=adapters,
             timeout=request.timeout,
         )

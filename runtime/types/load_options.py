@@ -62,7 +62,8 @@ SERVICE_SETTINGS = (
         flags=("--parallel", "--slots"), metavar="N",
     ),
     OptionSpec(
-        "queue", "integer", "requests that may wait for a slot", default=64, minimum=0, keyword="",
+        "queue", "integer", "requests that may wait for a slot", default=512, minimum=0, maximum=65536,
+        flags=("--queue",), metavar="N", keyword="",
     ),
     OptionSpec(
         "cache_mib", "integer", "memory for cached prefixes and encoded media; 0 means none", default=256, minimum=0,

@@ -76,7 +76,7 @@ class Request:
     `allowed_tools`: the names of the tools that may be called, if not all. `parallel_tool_calls`: several calls may be
     in one answer. `reasoning_effort`: `None` means the template's default; `effort_field` is the caller's name for it.
     `template_variables` are set for the template. `background`: lowest priority; the request is preempted while there
-    is any other.
+    is any other. `client` identifies whose request it is: the waiting requests of several clients take turns.
     `strict`: what cannot be done as asked is refused, instead of done as far as possible with a warning.
     """
 
@@ -102,6 +102,7 @@ class Request:
     continue_final: bool = True
     completion: CompletionPrompt | None = None
     background: bool = False
+    client: str = ""
     strict: bool = False
     min_tokens: int | None = None
     stop_token_ids: tuple[int, ...] = ()

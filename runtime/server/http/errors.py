@@ -32,6 +32,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.RequestTooLarge: (413, _INVALID, "request_too_large"),
     errors.RequestTimeout: (408, _INVALID, "request_timeout"),
     errors.NotReady: (503, _SERVER, "not_ready"),
+    errors.QueueFull: (503, _SERVER, "queue_full"),
     errors.Cancelled: (499, _INVALID, "client_closed_request"),  # only for logs, with nginx's status
     errors.ModelError: (500, _SERVER, "model_error"),
     errors.GGUFError: (500, _SERVER, "model_error"),

@@ -20,9 +20,9 @@ from msgspec import Struct
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ....models.errors import EngineError, GalagoError
+from ....models.errors import EngineError, GalagoError, InvalidRequest
 from ...inference.stream import Stream
-from ...types.events import Event, Failed, Finished, OutputDelta, Started, TokenLogprob
+from ...types.events import Delta, Event, Failed, Finished, OutputDelta, Started, TokenLogprob
 from ...types.request import Request
 from .request_context import CURRENT
 from .request_io import encode_json
@@ -35,6 +35,9 @@ C = TypeVar("C", bound=Struct)
 
 MAX_CHOICES = 32
 """Answers to one request."""
+
+MAX_COLLECTED_LOGPROBS = 400_000
+"""Log-probabilities in an answer that is not streamed, of about 150 bytes each: all are in memory until its end."""
 
 
 class Encoder(Protocol[Chunk]):
@@ -106,12 +109,18 @@ class AnswerCollector:
         self._started: dict[int, Started] = {}
         self._deltas: dict[int, list[OutputDelta]] = {}
         self._ends: dict[int, Finished] = {}
+        self._logprobs = 0
 
     def start(self, index: int, event: Started) -> Iterable[Struct]:
         self._started[index] = event
         return ()
 
     def delta(self, index: int, event: OutputDelta) -> Iterable[Struct]:
+        if isinstance(event, Delta):
+            self._logprobs += sum(1 + len(one.top_logprobs) for one in event.logprobs)
+        if self._logprobs > MAX_COLLECTED_LOGPROBS:
+            problem = f"the answer has more than {MAX_COLLECTED_LOGPROBS:,} log-probabilities"
+            raise InvalidRequest(f"{problem}; stream it, or ask for fewer alternatives, tokens or answers", "logprobs")
         self._deltas.setdefault(index, []).append(event)
         return ()
 
@@ -238,12 +247,14 @@ class Choices:
         count: int = 1,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
+        context = CURRENT.get()
+        if context is not None and context.client:
+            request = replace(request, client=context.client)
         self._generate = generate
         self._request = request if count > 1 else None  # it holds the media
         self.count = count
         self._created_at = time.perf_counter()
         self._closed = threading.Event()
-        context = CURRENT.get()
         self._running = None if context is None or request.background else context.running
         if context is not None and count > 1:
             context.is_kept = True

@@ -9,6 +9,7 @@ with the user's browser. Pages of allowed origins may send them, and read the re
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import ipaddress
 import uuid
@@ -29,6 +30,8 @@ REQUEST_ID = "x-request-id"
 """The header that OpenAI's clients show as the request id of an answer or an error."""
 _ANTHROPIC_REQUEST_ID = "request-id"
 """The one that Anthropic's clients show."""
+
+_IDENTITY_HEADERS = ("authorization", "x-api-key", "user-agent")
 
 _PUBLIC_PATHS = frozenset({"/health"})
 """Paths that need no API key: they only say whether the server is up."""
@@ -92,11 +95,11 @@ class Guard:
             return
         scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
         send = _with_request_id(scope[REQUEST_ID], send)
-        context = RequestContext(self._budget, self._running)
+        client, headers = (scope.get("client") or ("",))[0], Headers(scope=scope)
+        context = RequestContext(self._budget, self._running, _identity(client, headers))
         CURRENT.set(context)
-        client = (scope.get("client") or ("",))[0]
         try:
-            self._check(scope["path"], Headers(scope=scope))
+            self._check(scope["path"], headers)
             limited = self._limited(receive, client, context) if scope["type"] == "http" else receive
             await self._app(scope, limited, send)
         except GalagoError as error:
@@ -184,6 +187,12 @@ def _with_request_id(request_id: str, send: Send) -> Send:
         await send(message)
 
     return send_with_id
+
+
+def _identity(address: str, headers: Headers) -> str:
+    """Tells clients apart: by address, by key and, since most are programs on this machine, by the program's name."""
+    texts = (address, *(headers.get(name, "") for name in _IDENTITY_HEADERS))
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()  # the key stays in this process
 
 
 def _without_port(host: str) -> str:

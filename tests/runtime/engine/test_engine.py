@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.model_runner import END, TILE, FakeRunner, MaxDrafts, image, prompt
-from galago.models.errors import DeadlineExceeded, EngineError, InvalidRequest, ModelError, NotReady
+from galago.models.errors import DeadlineExceeded, EngineError, InvalidRequest, ModelError, QueueFull
 from galago.runtime.cache.prefix_cache import PrefixCache
 from galago.runtime.engine.engine import Engine
 from galago.runtime.engine.scheduler import RECURRENT_REPLAY_TOKENS
@@ -179,7 +179,7 @@ def test_background_requests_wait_behind_later_ones(engine: Engine, runner: Fake
 def test_a_full_queue_refuses_requests_immediately(engine: Engine, runner: FakeRunner) -> None:
     runner.gate.clear()
     streams = [submit_to(engine, prompt(n)) for n in range(4)]
-    with pytest.raises(NotReady):
+    with pytest.raises(QueueFull, match="--queue"):
         submit_to(engine, prompt(5))
     runner.gate.set()
     for stream in streams:

@@ -20,7 +20,7 @@ def new_scheduler(slots: int, cells: int = 4000) -> Scheduler:
     return Scheduler([Slot(number) for number in range(slots)], cells, 512, PrefixCache(0), TILE)
 
 
-def sequence(what: Prompt, adapters: tuple[float, ...] = (), reuse: bool = True) -> Sequence:
+def sequence(what: Prompt, adapters: tuple[float, ...] = (), reuse: bool = True, client: str = "") -> Sequence:
     return Sequence(
         prompt=what,
         sampler=None,
@@ -32,6 +32,7 @@ def sequence(what: Prompt, adapters: tuple[float, ...] = (), reuse: bool = True)
         arrived_at=0,
         adapters=adapters,
         reuse=reuse,
+        client=client,
     )
 
 
@@ -48,6 +49,35 @@ def next_step(scheduler: Scheduler, short_prompt_rows: int = 512, long_prompt_ro
     for sample in step.samples:
         sample.sequence.append(7)
     return step
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "order"),
+    [
+        ("aaaab", "a1 b1 a2 a3 a4"),
+        ("aaabcb", "a1 b1 c1 a2 b2 a3"),
+        ("abab", "a1 b1 a2 b2"),
+        ("aaaa", "a1 a2 a3 a4"),
+    ],
+)
+def test_waiting_clients_take_turns(arrivals: str, order: str) -> None:
+    scheduler, waiting = new_scheduler(slots=1), {}
+    for i, client in enumerate(arrivals):
+        name = f"{client}{arrivals[: i + 1].count(client)}"
+        waiting[name] = sequence(prompt(1), client=client)
+        scheduler.add(waiting[name])
+    assert list(scheduler.waiting) == [waiting[name] for name in order.split()]
+
+
+def test_the_requests_of_a_client_keep_their_order_when_earlier_ones_are_cancelled() -> None:
+    scheduler = new_scheduler(slots=1)
+    first, second, third = (sequence(prompt(1), client="a") for _ in range(3))
+    for one in (first, second, *(sequence(prompt(1), client="b") for _ in range(4))):
+        scheduler.add(one)
+    scheduler.remove(first)
+    scheduler.add(third)
+    order = list(scheduler.waiting)
+    assert order.index(second) < order.index(third) < len(order) - 1
 
 
 @pytest.mark.parametrize(("reuse", "reused"), [(True, 39), (False, 0)])

@@ -44,7 +44,7 @@ PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
 
 def test_the_table_has_exactly_the_fields_of_the_values() -> None:
     assert [option.field_name for option in SAMPLING] == [field.name for field in dataclasses.fields(Sampling)]
-    others = {"messages", "sampling", "completion", "background", "allowed_tools", "effort_field", "strict"}
+    others = {"messages", "sampling", "completion", "background", "allowed_tools", "effort_field", "strict", "client"}
     fields = {field.name: field for field in dataclasses.fields(Request) if field.name not in others}
     assert {option.field_name for option in REQUEST} == set(fields)
     settings = {field.name: field.default for field in dataclasses.fields(ModelConfig)}

@@ -13,11 +13,12 @@ import openai
 import pytest
 
 from fakes.server import Server
-from galago.models.errors import EngineError, GalagoError, NotReady
+from galago.models.errors import EngineError, GalagoError, InvalidRequest, NotReady
 from galago.runtime import LocalModel
 from galago.runtime.inference.stream import Stream
-from galago.runtime.server.http.events import Choices
-from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, Timings, Usage
+from galago.runtime.server.http import events
+from galago.runtime.server.http.events import Choices, collect
+from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, Timings, TokenLogprob, Usage
 from galago.runtime.types.messages import Message, Text
 from galago.runtime.types.request import Request, Sampling
 
@@ -150,6 +151,24 @@ def finished() -> Finished:
 async def read(choices: Choices, into: list[tuple[int, Event]]) -> None:
     async for numbered in choices.events():
         into.append(numbered)
+
+
+def test_a_whole_answer_holds_a_bounded_number_of_logprobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight for this answer, of two tokens with three alternatives each."""
+    logprob = TokenLogprob(b"a", -1.0, ((b"b", -2.0),) * 3)
+
+    async def collected() -> int:
+        script = ScriptedGenerate()
+        choices = Choices(script, Request(HI))
+        for event in (Started(1), Delta("ab", 2, (logprob, logprob)), finished()):
+            script.streams[0].put(event)
+        return len(await collect([choices]))
+
+    monkeypatch.setattr(events, "MAX_COLLECTED_LOGPROBS", 8)
+    assert asyncio.run(collected()) == 1
+    monkeypatch.setattr(events, "MAX_COLLECTED_LOGPROBS", 7)
+    with pytest.raises(InvalidRequest, match="log-probabilities; stream it"):
+        asyncio.run(collected())
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

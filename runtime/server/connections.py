@@ -6,6 +6,7 @@ The time between two requests is uvicorn's setting, and the pace of a body is th
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import h11
@@ -17,8 +18,11 @@ from ..types.limits import limit, limit_error
 from .http.errors import ErrorResponses
 from .http.request_context import BUSY, UNCOUNTED_BYTES, MemoryBudget, RequestContext
 
-READ_BYTES = 1 << 14
-"""That are read from a connection before others have their turn: a body may come in chunks of a byte each."""
+MIN_READ_BYTES, MAX_READ_BYTES = 1 << 9, 1 << 14
+"""That are read from a connection before others have their turn."""
+
+MAX_READ_SECONDS = 0.004
+"""Of processor time for what was read. Less is read after more: a body may come in chunks of a byte each."""
 
 MAX_UNREAD_BYTES = 1 << 20
 """Of pongs, which uvicorn writes whether or not they are read."""
@@ -35,7 +39,17 @@ class ConnectionLimits:
         self.connections = limit("connections")
         self.head_seconds = limit("header_seconds")
         self.unread_seconds = limit("body_seconds")
+        self.open: dict[LimitedConnection | LimitedSocket, None] = {}
+        """The open connections, the oldest first."""
         self._error_responses = error_responses
+
+    def make_room(self) -> bool:
+        """Closes the oldest connection that waits for its client. Returns whether there is one."""
+        oldest = next((one for one in self.open if one.waits_for_client), None)
+        if oldest is not None:
+            del self.open[oldest]
+            oldest.transport.abort()
+        return oldest is not None
 
     def response(self, error: GalagoError) -> bytes:
         """A whole response, after which the connection is closed."""
@@ -55,6 +69,7 @@ class LimitedConnection(H11Protocol):
         self._head_since: float | None = None
         self._unread: tuple[int, float] = (0, 0.0)
         """Bytes that wait for the client to read, and since when there are so many."""
+        self._read_bytes = MAX_READ_BYTES
         self.opened = self.loop.time()
 
     @property
@@ -66,25 +81,28 @@ class LimitedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
-        count = sum(not one.transport.is_closing() for one in self.connections)
-        if count > self._limits.connections and not self._make_room():
+        transport.max_size = self._read_bytes  # type: ignore[attr-defined]
+        if len(self._limits.open) >= self._limits.connections and not self._limits.make_room():
             self._refuse(limit_error("connections", "the server has too many open connections"))
             return
+        self._limits.open[self] = None
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._limits.open.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def _make_room(self) -> bool:
-        """Closes the oldest connection that waits for its client. Returns whether there is one."""
-        others: list[Any] = [one for one in self.connections if one is not self and not one.transport.is_closing()]
-        oldest = min((one for one in others if one.waits_for_client), key=lambda one: one.opened, default=None)
-        if oldest is not None:
-            oldest.transport.abort()
-        return oldest is not None
+    def data_received(self, data: bytes) -> None:
+        began = time.thread_time()
+        super().data_received(data)
+        seconds = time.thread_time() - began
+        if seconds > MAX_READ_SECONDS:
+            self._read_bytes = max(self._read_bytes // 2, MIN_READ_BYTES)
+        elif self._read_bytes < MAX_READ_BYTES and seconds < MAX_READ_SECONDS / 4:
+            self._read_bytes *= 2
+        self.transport.max_size = self._read_bytes  # type: ignore[attr-defined]
 
     def _watch(self) -> None:
         self._timer = self.loop.call_later(self._limits.head_seconds / 2, self._check)
@@ -117,12 +135,14 @@ class LimitedConnection(H11Protocol):
         return self.cycle is None or bool(self.conn.trailing_data[0]) or self.conn.their_state is h11.SEND_BODY
 
     def _refuse(self, error: GalagoError) -> None:
+        self._limits.open.pop(self, None)
         self.transport.write(self._limits.response(error))
         self.transport.close()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._limits.open.pop(self, None)
         super().handle_websocket_upgrade(event)
 
 
@@ -133,7 +153,11 @@ class LimitedSocket(WebSocketsSansIOProtocol):
         super().__init__(**arguments)
         self._context = RequestContext(limits.budget)
         self._pending_bytes = self._counted_bytes = 0
-        self.opened = self.loop.time()
+        self._open = limits.open
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._open[self] = None
 
     @property
     def waits_for_client(self) -> bool:
@@ -163,5 +187,6 @@ class LimitedSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open.pop(self, None)
         self._context.budget.release(self._context)
         super().connection_lost(exc)

@@ -13,13 +13,17 @@ import uvicorn
 
 from ...models.errors import ConfigError
 from ..config import ServerConfig
+from ..process.limits import return_freed_memory
 from ..service import Service
 from ..types.limits import limit
 from .app import ERROR_RESPONSES, build
 from .connections import ConnectionLimits, LimitedConnection, LimitedSocket
 
-BACKLOG = 128
-"""Connections that wait until they are accepted, and that are accepted at once."""
+ACCEPTED_AT_ONCE = 32
+"""Connections, before others have their turn."""
+
+BACKLOG = 2048
+"""Connections that may wait until they are accepted. Beyond, the system lets a client try again after a second."""
 
 SHUTDOWN_SECONDS = 3
 """That connections get to end after the answers in progress have been ended."""
@@ -30,6 +34,7 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
 
     Raises the error that kept the model from loading, and `ConfigError` if it cannot listen on the port.
     """
+    return_freed_memory()
     listener = _listen(config)
     application = build(service, config)
     limits = ConnectionLimits(application.state.budget, ERROR_RESPONSES)
@@ -37,7 +42,7 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
         application,
         http=partial(LimitedConnection, limits=limits),  # type: ignore[arg-type]
         ws=partial(LimitedSocket, limits=limits),  # type: ignore[arg-type]
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=limit("idle_seconds"),
         log_level="error",
         access_log=False,
@@ -77,6 +82,11 @@ class _Server(uvicorn.Server):
     def __init__(self, settings: uvicorn.Config, service: Service) -> None:
         super().__init__(settings)
         self._service = service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # again: asyncio accepts as many at once as may wait
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = threading.Thread(target=self._service.close)  # the loop's threads may all be waiting for the model

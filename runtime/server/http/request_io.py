@@ -69,6 +69,10 @@ async def run_on_thread(
 
     If the client disconnects first, raises `Cancelled`, and `undo` gets the result when the work is done.
     """
+    for _ in range(2):  # the loop notices until then that a client hung up as soon as it had sent the request
+        await asyncio.sleep(0)
+    if await request.is_disconnected():
+        raise Cancelled("the client disconnected")
     disconnected = threading.Event()
     working = asyncio.ensure_future(asyncio.to_thread(work, disconnected.is_set))
     count(working)
@@ -195,11 +199,12 @@ def _decoded(body: bytes | bytearray, warnings: Warnings) -> Any:
     try:
         return msgspec.json.decode(body)
     except msgspec.DecodeError:
-        repaired = bytearray(body)
-        for escape in _ESCAPE.finditer(body):
+        repaired, has_lone = body if isinstance(body, bytearray) else bytearray(body), False
+        for escape in _ESCAPE.finditer(repaired):
             if escape["lone"]:
                 repaired[escape.start() : escape.end()] = b"\\ufffd"
-        if repaired == body:
+                has_lone = True
+        if not has_lone:
             raise
     raw = msgspec.json.decode(repaired)
     warnings.add_unless_strict(

@@ -43,7 +43,7 @@ MAX_REQUEST_BYTES = (1 << 31) - 64
 _MAX_MESSAGES = 4096
 """Messages in one write."""
 
-Pieces: TypeAlias = tuple[bytes, ...]  # of one message
+MessagePieces: TypeAlias = tuple[bytes, ...]  # of one message
 
 _HEADER_BYTES = 4
 """Before each write: its length, as `multiprocessing.connection.Connection` writes it."""
@@ -65,7 +65,7 @@ class Channel:
         self._decoder = _decoder(list[self._receives])  # type: ignore[name-defined]
         self._max_received_bytes = limit("result_bytes")
         self._received = bytearray()
-        self._outbox: deque[Pieces] = deque()
+        self._outbox: deque[MessagePieces] = deque()
         self._writing = threading.Lock()
 
     def send(self, message: ToWorker) -> None:
@@ -150,7 +150,7 @@ class Channel:
             batch.append(self._outbox.popleft())
         self._write(batch, MAX_REQUEST_BYTES)
 
-    def _write(self, messages: Iterable[Pieces], max_bytes: int) -> bool:
+    def _write(self, messages: Iterable[MessagePieces], max_bytes: int) -> bool:
         """Writes messages, together as far as the other side accepts. Returns whether the other side is there."""
         try:
             for batch in _batches(messages, max_bytes):
@@ -160,7 +160,7 @@ class Channel:
             return False
         return True
 
-    def _write_pieces(self, pieces: Pieces) -> None:
+    def _write_pieces(self, pieces: MessagePieces) -> None:
         """Writes bytes as `send_bytes` does. Large ones are not copied."""
         size_bytes = _size(pieces)
         if sys.platform == "win32" or size_bytes <= _READ_BYTES:
@@ -224,8 +224,8 @@ class BufferedChannel(Channel):
             del batch  # it may hold images, and the next message may be hours away
 
 
-def _batches(messages: Iterable[Pieces], max_bytes: int) -> Iterator[list[Pieces]]:
-    batch: list[Pieces] = []
+def _batches(messages: Iterable[MessagePieces], max_bytes: int) -> Iterator[list[MessagePieces]]:
+    batch: list[MessagePieces] = []
     room = max_bytes - _LIST_BYTES
     for pieces in messages:
         size_bytes = _size(pieces)
@@ -238,11 +238,11 @@ def _batches(messages: Iterable[Pieces], max_bytes: int) -> Iterator[list[Pieces
         yield batch
 
 
-def _size(pieces: Pieces) -> int:
+def _size(pieces: MessagePieces) -> int:
     return sum(map(len, pieces))
 
 
-def _pieces(message: ToWorker) -> Pieces:
+def _pieces(message: ToWorker) -> MessagePieces:
     """A message's bytes. The encoded request or task in it, which may be large, is a piece of its own."""
     if not isinstance(message, Generate | RunTask):
         return (encode(message),)

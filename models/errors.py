@@ -31,14 +31,22 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class GalagoError(Exception):
-    """Base class of all errors. `param` names the field, file or option that caused it, if there is one."""
+    """Base class of all errors.
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    `param` names the field, file or option that caused it, if there is one. `items` are what the `summary` is about:
+    the message has both, and the command line prints one item per line.
+    """
+
+    def __init__(self, message: str, param: str | None = None, items: Sequence[str] = ()) -> None:
+        self.summary = message
+        self.items = tuple(items)
+        self.message = f"{message}: {'; '.join(items)}" if items else message
         self.param = param
+        super().__init__(self.message)
 
 
 class InvalidRequest(GalagoError):

@@ -35,8 +35,11 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Reads a regular file as UTF-8 with any kind of line ends. Raises `OSError` for anything else, without waiting."""
-    with io.TextIOWrapper(open_regular(path), "utf-8", errors) as file:
+    """Reads a regular file as UTF-8 with any kind of line ends, with or without a byte order mark.
+
+    Raises `OSError` for anything else, without waiting.
+    """
+    with io.TextIOWrapper(open_regular(path), "utf-8-sig", errors) as file:
         return file.read()
 
 

@@ -29,7 +29,7 @@ from .search import latency, mixture, sensitivity
 from .search.divergence import HELD_OUT_EVERY
 from .search.latency import LatencyTarget
 from .search.mixture import MixtureResult
-from .variants import layer_pruning, schemes, variant
+from .variants import invalid_values, layer_pruning, schemes, variant
 from .variants.layer_pruning import DroppedLayer
 from .variants.schemes import Scheme
 from .variants.source import SourceModel, check_not_quantized, open_source, projector_of
@@ -109,12 +109,13 @@ class QuantizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationResult:
-    """What was written. `mixture` is set if a mixture was requested."""
+    """What was written. `mixture` is set if a mixture was requested. `warnings` has a sentence for each doubt."""
 
     plan: VariantPlan
     output: Path
     mixture: MixtureResult | None
     dropped_layers: list[DroppedLayer]
+    warnings: list[str]
 
 
 def quantize(
@@ -142,7 +143,17 @@ def quantize(
         with stage(f"quantizing {plan.source.path.name}") as progress:
             variant.write(plan, request.output, request.force, progress)
     calibration.discard(part)
-    return QuantizationResult(plan, request.output, result, dropped)
+    return QuantizationResult(plan, request.output, result, dropped, [*plan.warnings, *_weight_warnings(source)])
+
+
+def _weight_warnings(source: SourceModel) -> list[str]:
+    names = invalid_values.constant_tensors(source.parts)
+    if not names:
+        return []
+    return [
+        f"in each row of {variant.listed(names)}, all weights are equal, such as zeros, so {source.path.name} may be "
+        "damaged; download or convert it again"
+    ]
 
 
 def _requested_scheme(request: QuantizationRequest) -> Scheme | None:
@@ -282,11 +293,21 @@ def _latency_target(source: SourceModel, tokens_per_second: float | None) -> Lat
     return latency.latency_target(source, tokens_per_second, machine_benchmark.measured(types))
 
 
-def evaluate(plan: EvaluationPlan, with_sensitivity: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
-    """Evaluates variants and saves the results, which it returns. An interrupted run is resumed."""
+def evaluate(
+    plan: EvaluationPlan,
+    with_sensitivity: bool = False,
+    progress: Progress = no_progress,
+    requantize: bool = False,
+) -> dict[str, Any]:
+    """Evaluates variants and saves the results, which it returns. An interrupted run is resumed.
+
+    `with_sensitivity` quantizes tensors of the baseline, which must not be quantized already, unless `requantize`.
+    """
+    base = plan.variants[0]
+    if with_sensitivity:
+        check_not_quantized(open_source(str(base.model.path)), requantize)
     results = evaluation.evaluate(plan, progress)
     if with_sensitivity:
-        base = plan.variants[0]
         projector = base.projector.path if base.projector else None
         files = [*plan.questions, *plan.texts]
         results["sensitivity"] = sensitivity.tensor_sensitivity(base.model.path, projector, files, progress)

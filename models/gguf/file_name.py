@@ -19,8 +19,10 @@ _QUANT = re.compile(
 )
 _SYNONYMS = {"fp16": "f16", "fp32": "f32"}
 _PIECE = re.compile(
-    r"(?i)(.*\.gguf)(?:\.part-?(?P<number>\d+)(?:[-_]?of[-_]?(?P<count>\d+))?|[-.]split-?(?P<letter>[a-z]|[a-z]{2}|\d+)"
-    r"|\.part-?(?P<part>[a-z]{1,2})|\.(?P<plain>\d{3}|a[a-z]))"
+    r"(?i)(?P<whole>.*\.gguf)(?:"
+    r"[-_.](?:part|split|chunk|piece|segment|shard)?[-_.]?(?P<number>\d+)[-_.]?of[-_.]?(?P<count>\d+)"
+    r"|[-_.](?:part|split|chunk|piece|segment|shard)[-_.]?(?P<order>\d+|[a-z]{1,2})"
+    r"|\.(?P<plain>\d{3}|a[a-z]))"
 )
 
 
@@ -105,7 +107,8 @@ class Pieces:
     def how_to_join(self) -> str:
         """What the pieces are and what to do, as one sentence."""
         if self.count > len(self.names):
-            return f"{self.whole} was cut into {self.count} pieces, but only {', '.join(self.names)} is there"
+            verb = "is" if len(self.names) == 1 else "are"
+            return f"{self.whole} was cut into {self.count} pieces, but only {', '.join(self.names)} {verb} there"
         return f"{', '.join(self.names)} are pieces of one file; join them with: {self.join_command}"
 
     @property
@@ -118,9 +121,17 @@ def pieces(names: Iterable[str]) -> list[Pieces]:
     rows_by_whole: dict[str, list[tuple[int, str, str, int]]] = {}
     for name in names:
         if match := _PIECE.fullmatch(name):
-            order = next(filter(None, (match["number"], match["letter"], match["part"], match["plain"])))
-            rows_by_whole.setdefault(match[1], []).append((len(order), order.lower(), name, int(match["count"] or 0)))
+            order = match["number"] or match["order"] or match["plain"]
+            rows_by_whole.setdefault(match["whole"], []).append(
+                (len(order), order.lower(), name, int(match["count"] or 0))
+            )
     return [
-        Pieces(whole, tuple(name for *_, name, _ in sorted(rows)), max(row[-1] for row in rows))
+        Pieces(whole, tuple(name for *_, name, _ in sorted(rows)), _count(rows))
         for whole, rows in sorted(rows_by_whole.items())
     ]
+
+
+def _count(rows: Sequence[tuple[int, str, str, int]]) -> int:
+    """Returns how many pieces there must be: as many as a name says, or as their numbers do, which begin at 0 or 1."""
+    numbers = [int(order) for _, order, _, _ in rows if order.isdecimal()]
+    return max(*(row[-1] for row in rows), 1 + max(numbers) - min(1, *numbers) if len(numbers) == len(rows) else 0)

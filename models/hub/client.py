@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import HubError
+from ..gguf.file_name import is_gguf
 from ..log import log_once
 from .connection import (
     MetadataReader,
@@ -26,6 +27,7 @@ from .connection import (
 )
 
 _MAX_FILES = 50_000
+_SHOWN_FILES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,19 @@ def stream_file(repository: HubRepository, name: str, start: int, end: int) -> I
     """
     url = f"{endpoint()}/{repository.name}/resolve/{repository.commit}/{quote(name)}"
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-{end - 1}"}
-    with open_url(url, repository.name, repository.revision, headers) as response:
+    with open_url(url, repository.name, repository.revision, headers, None, _if_missing(repository, name)) as response:
         yield range_start(response), response.iter_raw()
+
+
+def _if_missing(repository: HubRepository, name: str) -> str:
+    """Returns the message for a file that the Hub lists but does not have."""
+    others = [file.name for file in repository.files if is_gguf(file.name) and file.name != name]
+    more = f" and {len(others) - _SHOWN_FILES} more" if len(others) > _SHOWN_FILES else ""
+    choices = f"name another of its files ({', '.join(others[:_SHOWN_FILES])}{more})" if others else "try another one"
+    return (
+        f"{repository.endpoint} lists {name} in {repository.name}, but does not have it. The repository may be "
+        f"changing: pull again later, or {choices}"
+    )
 
 
 def _licence(info: dict[str, Any]) -> str:

@@ -43,7 +43,6 @@ _METADATA_SECONDS = 120.0
 """Time in which one answer with metadata has to arrive."""
 _TIMEOUT_SECONDS = 30.0
 _ANNOUNCED_FROM_SECONDS = 3.0
-_OFFLINE_MESSAGE = "HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it and try again"
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
@@ -87,17 +86,23 @@ def check_repository_name(name: str) -> None:
 
 @contextlib.contextmanager
 def open_url(
-    url: str, name: str, revision: str, headers: dict[str, str] | None = None, params: dict[str, Any] | None = None
+    url: str,
+    name: str,
+    revision: str,
+    headers: dict[str, str] | None = None,
+    params: dict[str, Any] | None = None,
+    if_missing: str = "",
 ) -> Iterator[httpx2.Response]:
     """Requests an address of a repository or a search, `name`, and follows redirects.
+
+    `if_missing` is the message of the error for a file of the repository that is not there.
 
     Raises `TransientHubError` if another attempt may succeed, otherwise `NotFound`, `HubError` or `ConfigError`.
     """
     import httpx2
-    from huggingface_hub import constants
 
-    if constants.is_offline_mode():
-        raise HubError(_OFFLINE_MESSAGE, "hub")
+    if is_offline():
+        raise offline_error()
     proxy, refused = proxy_for(url), None
     try:
         request = client_for(proxy).build_request(
@@ -112,6 +117,8 @@ def open_url(
                     if refused is None and (refused := credentials.take_refused(request.headers, status, answer)):
                         continue  # without the token
                     if status >= 400:
+                        if if_missing and status == 404 and answer.get("X-Error-Code", "") in ("", "EntryNotFound"):
+                            raise NotFound(if_missing, "model")
                         raise _status_error(response, name, revision, refused, proxy)
                     if refused is not None:
                         credentials.remember_refused(refused)
@@ -126,6 +133,17 @@ def open_url(
     raise HubError(
         f"{endpoint()} redirects a request for {name} more than {MAX_REDIRECTS} times; check HF_ENDPOINT", "hub"
     )
+
+
+def is_offline() -> bool:
+    """Whether the user forbids all network access."""
+    from huggingface_hub import constants
+
+    return constants.is_offline_mode()
+
+
+def offline_error() -> HubError:
+    return HubError("HF_HUB_OFFLINE is set, so nothing can be downloaded; unset it and try again", "hub")
 
 
 def _transport_error(error: httpx2.TransportError | httpx2.StreamError, proxy: ProxySetting | None) -> Exception:
@@ -317,10 +335,6 @@ def _status_error(
         )
     if code == "RevisionNotFound":
         return NotFound(f"{name} has no revision {revision}; the revisions are listed at {page}", "model")
-    if code == "EntryNotFound":
-        return NotFound(
-            f"the Hub lists a file of {name} that it does not have; the repository may be changing, pull again", "model"
-        )
     if refused and status in (401, 403, 404):
         return HubError(
             f"{endpoint()} refused {credentials.TOKEN} ({refused.reason}), and without it there is no repository "

@@ -36,13 +36,17 @@ _MAX_OTHERS = 4
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull will do. `missing` are the files that are not in the cache yet."""
+    """What a pull will do. `missing` are the files that are not in the cache yet.
+
+    `is_checked` is false if the Hub was not asked, because the user is offline and the model is installed.
+    """
 
     ref: ModelRef
     source: HubSource
     repository: HubRepository
     files: tuple[HubFile, ...]
     missing: tuple[HubFile, ...]
+    is_checked: bool = True
 
     @property
     def size(self) -> int:
@@ -59,6 +63,8 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
         raise NotFound(f"{ref} is a model on this machine, not on the Hub{_hint(ref)}", "model")
     cache = cache or HubCache(connection.cache_root())
     source = find_source(ref)
+    if connection.is_offline():
+        return _offline_plan(ref, source, cache)
     repository = client.fetch_repository(source.repository, ref.revision or "main")
     listing = _Listing(repository, cache)
     files = listing.select(source, ref.quant)
@@ -67,6 +73,24 @@ def plan(ref: ModelRef, cache: HubCache | None = None) -> PullPlan:
     if ref.kind == "hub":
         ref = replace(ref, name=repository.name)
     return PullPlan(ref, source, repository, files, tuple(download.missing_files(repository, files, cache)))
+
+
+def _offline_plan(ref: ModelRef, source: HubSource, cache: HubCache) -> PullPlan:
+    """Returns a plan that leaves an installed model as it is. Raises `HubError` for any other."""
+    try:
+        model = installed.find(ref)
+    except NotFound as error:
+        raise connection.offline_error() from error
+    if not model.repository:
+        raise connection.offline_error()
+    links = cache.links(model.repository)
+    files = tuple(
+        HubFile(name, path.stat().st_size, links.get(path, ""))
+        for name, path in zip(model.names, model.paths, strict=True)
+    )
+    hub = mirrors.source_of(model.repository, model.commit) or mirrors.DEFAULT_ENDPOINT
+    repository = HubRepository(model.repository, ref.revision or "main", model.commit, files, "", False, hub)
+    return PullPlan(ref, source, repository, files, (), is_checked=False)
 
 
 def _hint(ref: ModelRef) -> str:
@@ -84,6 +108,8 @@ def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | 
 
     Raises `HubError`, or `ModelError` if the files are no model after all. Then deletes what it has downloaded.
     """
+    if not plan.is_checked:
+        return installed.find(plan.ref)
     cache = cache or HubCache(connection.cache_root())
     repository = plan.repository
     paths = download.download(repository, plan.files, cache, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import NotFound
 from ..gguf.kind import GGUFKind
-from ..registry import catalog, selection
+from ..registry import catalog, imported, selection
 from ..registry.catalog import CatalogEntry
 from ..registry.name import ModelRef
 
@@ -51,7 +51,7 @@ def find_source(ref: ModelRef) -> HubSource:
         return HubSource(ref.name, default_quant=_first_quant(entry), entry=entry)
     entry = catalog.find(ref.name)
     if entry is None:
-        similar = catalog.similar_names(ref.name)
+        similar = catalog.similar_names(ref.name, [model.name for model in imported.read_list()])
         hint = f"did you mean {' or '.join(similar)}? " if similar else ""
         raise NotFound(
             f"there is no model {ref}: {hint}use `builtin`, the path of a GGUF file, a name from `galago search`, or "

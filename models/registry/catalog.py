@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -102,9 +102,9 @@ def find(name: str) -> CatalogEntry | None:
     return next((entry for entry in entries() if entry.name == name.lower()), None)
 
 
-def similar_names(name: str) -> list[str]:
-    """Returns names in the catalog that `name` may have meant, likeliest first."""
-    names = [entry.name for entry in entries()]
+def similar_names(name: str, others: Iterable[str] = ()) -> list[str]:
+    """Returns names in the catalog, or `others`, that `name` may have meant, likeliest first."""
+    names = [*others, *(entry.name for entry in entries())]
     within = [known for known in names if len(name) > 2 and name.lower() in known]
     return list(dict.fromkeys([*difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6), *within]))[:3]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,24 +62,25 @@ def discover(*places: Path) -> Discovery:
     for place in places:
         _add_place(place.expanduser().absolute(), discovery)
     if not discovery.models:
-        reasons = discovery.left_out[:5] or [_checkpoint_hint(place) for place in places if _has_checkpoint(place)]
+        reasons = discovery.left_out[:5] or [hint for place in places if (hint := _hint(place))]
         where = " or ".join(map(str, places))
         raise NotFound(f"there are no GGUF models in {where}{': ' if reasons else ''}{'; '.join(reasons)}", "path")
     return discovery
 
 
-def _has_checkpoint(place: Path) -> bool:
-    return any(place.glob("*.safetensors"))
-
-
-def _checkpoint_hint(place: Path) -> str:
-    return f"{place} holds a checkpoint; convert it with: galago convert {place}"
+def _hint(place: Path) -> str:
+    """Says what to do with a folder that has weights in another form, or an empty text."""
+    if any(place.glob("*.safetensors")):
+        return f"{place} holds a checkpoint; convert it with: galago convert {shlex.quote(str(place))} -o FILE.gguf"
+    if any(place.glob("sha256-*")):
+        return "it holds blobs of Ollama without their manifests, which name the models; import one blob by its path"
+    return ""
 
 
 def _add_place(place: Path, discovery: Discovery) -> None:
     if place.is_file() or (place.is_symlink() and not place.is_dir()):
         _add_file(place, discovery)
-    elif ollama := next((folder for folder in (place, place / "models") if _is_ollamas(folder)), None):
+    elif ollama := _ollama_folder(place):
         _add_ollama(ollama, discovery)
     else:
         unpaired = [path for folder in _folders(place, discovery) for path in _add_folder(folder, place, discovery)]
@@ -86,6 +88,12 @@ def _add_place(place: Path, discovery: Discovery) -> None:
         for path in unpaired:
             if path not in taken:
                 discovery.left_out.append(f"{path.name} is a projector, and its model is not in {path.parent}")
+
+
+def _ollama_folder(place: Path) -> Path | None:
+    """Returns Ollama's folder if a place is that folder, the one above it, or its blobs or manifests."""
+    above = [place.parent] if place.name in ("blobs", "manifests") else []
+    return next((folder for folder in (place, place / "models", *above) if _is_ollamas(folder)), None)
 
 
 def _is_ollamas(folder: Path) -> bool:

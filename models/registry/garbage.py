@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from ..hub.cache import PARTIAL_SUFFIX, HubCache
@@ -86,7 +86,9 @@ def _older_commits(cache: HubCache, repository: str, kept: set[Path]) -> Iterato
             continue
         folder, names = cache.snapshot(repository, commit), cache.file_names(repository, commit)
         groups = _weights(cache, repository, commit)
-        older = [group for group in groups if any(_is_same_model(group, other) for other in newer)]
+        older = [
+            group for group in groups if any(selection.is_same_model(group.parts[0], other.parts[0]) for other in newer)
+        ]
         parts = [part for group in older for part in group.parts]
         if older and len(older) == len(groups):
             parts += selection.rank_projectors(names, "*.gguf", older[0])
@@ -115,12 +117,6 @@ def _incomplete_models(cache: HubCache, repository: str, kept: set[Path]) -> Ite
 
 def _weights(cache: HubCache, repository: str, commit: str) -> list[selection.WeightSet]:
     return selection.weight_sets(cache.file_names(repository, commit))
-
-
-def _is_same_model(group: selection.WeightSet, other: selection.WeightSet) -> bool:
-    """Whether two sets of weights have the same name. In another folder, they have the same quantization, too."""
-    names = {PurePosixPath(weights.stem).name for weights in (group, other)}
-    return group.stem == other.stem or (len(names) == 1 and group.quant == other.quant != "")
 
 
 def _freed(paths: tuple[Path, ...], links: Mapping[Path, str], gone: set[Path]) -> int:

@@ -5,6 +5,7 @@ Imported files stay where they are: they are never copied or deleted. `discovery
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -51,10 +52,10 @@ class ImportedModel:
     def is_called(self, ref: ModelRef) -> bool:
         """Whether a name may mean this model: that of the other program or of its repository, or its own in two parts.
 
-        Its own name usually ends in the quantization, as that of its file does. Tag, quantization and commit may be
-        left out.
+        Its own name usually ends in the quantization, as that of its file does, and in a number if another model had
+        that name already. Tag, quantization and commit may be left out.
         """
-        own_name = self.name.removesuffix(f"-{self.quant}")
+        own_name = re.sub(rf"-{re.escape(self.quant)}(-\d+)?$", "", self.name)
         if (ref.kind, ref.name, ref.revision) == ("name", own_name, ""):
             return not ref.quant or is_quant(self.quant, ref.quant)
         try:

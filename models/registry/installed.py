@@ -5,6 +5,7 @@ Reads file names and headers only; makes no network requests.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -186,6 +187,8 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
                 raise  # with names that tell the models apart
             reason = reason or error.message
     others = f" (installed of it: {', '.join(sorted(quants))})" if quants else f" ({reason})" if reason else ""
+    if not others and (similar := difflib.get_close_matches(source.repository, cache.repositories(), 2, 0.8)):
+        others = f" (installed is {' and '.join(similar)})"
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
 
 

@@ -8,7 +8,7 @@ from ..errors import ConfigError, NotFound
 from ..gguf.file_name import is_quant, quant_of, split_name
 from ..hub import connection
 from ..hub.cache import HubCache
-from . import imported, installed
+from . import imported, installed, selection
 from .garbage import find_garbage
 from .installed import InstalledModel
 from .name import ModelRef
@@ -18,13 +18,15 @@ from .name import ModelRef
 class Removal:
     """What was removed: `model`, in so many `commits`, which freed `freed` bytes.
 
-    `remaining` are the models of the same repository that are still installed.
+    `remaining` are the models of the same repository that are still installed. `successor` is the file that the name of
+    `model` stands for now, of another name in another commit; empty if there is none.
     """
 
     model: InstalledModel
     freed: int
     commits: int = 0
     remaining: tuple[ModelRef, ...] = ()
+    successor: str = ""
 
 
 def remove(ref: ModelRef) -> Removal:
@@ -51,12 +53,14 @@ def remove(ref: ModelRef) -> Removal:
         freed += cache.remove(model.repository, commit, {n for other in leaving for n in other.names if n not in used})
         count += bool(leaving)
     repository = model.repository.lower()
-    remaining = tuple(other.ref for other in installed.all_models() if other.repository.lower() == repository)
+    others = [other for other in installed.all_models() if other.repository.lower() == repository]
+    remaining = tuple(other.ref for other in others)
     if remaining and not ref.revision:
         model = InstalledModel(
             label, model.weights, model.projector, model.origin, model.repository, model.commit, model.names
         )
-    return Removal(model, freed, count, remaining)
+    successor = next((other.names[0] for other in others if str(other.ref) == str(model.ref)), "")
+    return Removal(model, freed, count, remaining, successor)
 
 
 def _find(ref: ModelRef) -> InstalledModel:
@@ -80,16 +84,11 @@ def _check_not_imported(model: InstalledModel) -> None:
 
 
 def _is_same(other: InstalledModel, model: InstalledModel, models: list[InstalledModel], is_file_named: bool) -> bool:
-    """Whether another of the `models` in a commit is the same model, by its file name or else by its quantization.
-
-    If the user named the file, files of other names stay: a repository may hold several models of one quantization.
-    """
+    """Whether another of the `models` in a commit is the same model, by its file name: in any folder, if the user named
+    no file and the commit has none of that path."""
     if is_file_named or other.commit == model.commit or any(_stem(m) == _stem(model) for m in models):
         return _stem(other) == _stem(model)
-    quant = quant_of(model.names[0])
-    return (
-        quant != "" and [quant_of(m.names[0]) for m in models].count(quant) == 1 and quant_of(other.names[0]) == quant
-    )
+    return selection.is_same_model(other.names[0], model.names[0])
 
 
 def _stem(model: InstalledModel) -> str:

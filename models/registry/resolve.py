@@ -6,6 +6,7 @@ ones.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,9 +78,18 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     if ref.kind == "path":
         if path.exists():
             return path.stem, path, None  # a folder or pipe, which the reader rejects with a clear message
-        raise NotFound(f"there is no model {model}: use `{BUILTIN}` or the path of a GGUF file", "model")
+        raise NotFound(
+            f"there is no model {model}: {_similar_files(path)}use `{BUILTIN}` or the path of a GGUF file", "model"
+        )
     model_on_disk = installed.find(ref)
     return str(ref), model_on_disk.weights[0], model_on_disk.projector
+
+
+def _similar_files(path: Path) -> str:
+    """Asks whether another GGUF file in the folder of a path was meant, if one has a similar name."""
+    names = [other.name for other in path.parent.glob("*.[gG][gG][uU][fF]")] if path.parent.is_dir() else []
+    similar = difflib.get_close_matches(path.name, names, 2, 0.6)
+    return f"did you mean {' or '.join(str(path.with_name(name)) for name in similar)}? " if similar else ""
 
 
 def first_part(path: Path) -> Path:

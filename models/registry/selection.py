@@ -191,6 +191,13 @@ def _is_meant(name: str, quant: str) -> bool:
     return quant != "" and (quant_of(name) in (usual, f"ud-{usual}") or asked in (stem, PurePosixPath(stem).name))
 
 
+def is_same_model(name: str, other: str) -> bool:
+    """Whether weights of two commits have the same name. In another folder, they have the same quantization, too."""
+    stems = [split_name(each)[0].lower() for each in (name, other)]
+    same_file = len({PurePosixPath(stem).name for stem in stems}) == 1
+    return stems[0] == stems[1] or (same_file and quant_of(name) == quant_of(other) != "")
+
+
 def sibling_parts(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Returns all parts of the split weights that `name` belongs to, among `names`, or `name` alone."""
     stem, _, count = split_name(name)

@@ -35,6 +35,16 @@ class Checkpoint:
         """Reads a JSON file of the folder. Returns an empty config if the file is absent."""
         return read_json(self.folder / name)
 
+    def read_optional(self, name: str) -> JSONConfig:
+        """Like `read`, for a file that a model works without: one that cannot be read is left out."""
+        try:
+            return self.read(name)
+        except ModelError as error:
+            line = f"{name}, which cannot be used ({error.message})"
+            if line not in self.left_out:
+                self.left_out.append(line)
+            return JSONConfig(self.folder / name, {})
+
 
 def architecture(config: JSONConfig) -> str:
     """Returns the class named by `architectures`, or an empty string."""

@@ -20,7 +20,7 @@ from .architectures import read_content
 from .checkpoint import Checkpoint, open_checkpoint
 from .gguf_content import GGUFContent, GGUFValue
 from .gguf_writer import FloatType, padded_bytes, write
-from .model_metadata import read_metadata, read_pooling
+from .model_metadata import note_reading_settings, read_metadata, read_pooling
 from .origin import find_origin, snapshot_of
 from .probe_texts import REQUIRED_SCRIPTS
 from .selftest import SelftestResult, run_selftest
@@ -67,6 +67,7 @@ def convert_checkpoint(
     content = read_content(checkpoint)
     vocabulary = read_vocabulary(checkpoint, encoder=content.architecture == "bert")
     extra_metadata = read_metadata(checkpoint, vocabulary) | _pooling(checkpoint, content)
+    note_reading_settings(checkpoint, vocabulary, content.metadata.get(f"{content.architecture}.context_length"))
     notes = [*checkpoint.notes, *vocabulary.notes]
     check_nothing_left_out(checkpoint.left_out, strict)
     check_disk_space(target, padded_bytes(content.tensors, float_type) + _HEADER_BYTES)
@@ -136,7 +137,7 @@ def check_disk_space(target: Path, needed_bytes: int) -> None:
 def check_nothing_left_out(left_out: Sequence[str], strict: bool) -> None:
     if strict and left_out:
         raise ConfigError(
-            f"the file would lack {'; '.join(left_out)}; convert without --strict to leave that out", "strict"
+            "nothing was converted, because this would be left out, as it is without --strict", "strict", left_out
         )
 
 

@@ -24,7 +24,9 @@ def read_end_tokens(checkpoint: Checkpoint, tokens: Sequence[str], first: GGUFVa
     They are those of generation_config.json, or else of config.json; transformers ends an answer at each of them. If
     there are more than llama.cpp has keys, `END_TOKENS_KEY` lists them all for Galago.
     """
-    stated = checkpoint.read("generation_config.json").get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    stated = checkpoint.read_optional("generation_config.json").get(
+        "eos_token_id", checkpoint.config.get("eos_token_id")
+    )
     ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     valid = [i for i in ids if type(i) is int and 0 <= i < len(tokens)]
     if len(valid) < len(ids):

@@ -130,7 +130,7 @@ def _first_id(number: Any) -> int | None:
 
 
 def _sampling(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
-    config = checkpoint.read("generation_config.json")
+    config = checkpoint.read_optional("generation_config.json")
     constraints = [
         name
         for name in _GENERATION_CONSTRAINTS
@@ -166,6 +166,21 @@ def _number_of(option: OptionSpec, value: Any) -> int | float | None:
     if option.kind == "integer":
         return int(number) if number == int(number) else None
     return float(number)
+
+
+def note_reading_settings(checkpoint: Checkpoint, vocabulary: Vocabulary, context_length: object) -> None:
+    """Names the settings of sentence-transformers that change how a text is read, and that GGUF cannot express."""
+    config = checkpoint.read_optional("sentence_bert_config.json")
+    limit = config.get("max_seq_length")
+    if type(limit) is int and isinstance(context_length, int) and 0 < limit < context_length:
+        checkpoint.left_out.append(
+            f"max_seq_length {limit} of sentence_bert_config.json: texts of up to {context_length} tokens are read "
+            "whole"
+        )
+    if config.get("do_lower_case") and vocabulary.metadata.get("tokenizer.ggml.normalizer.lowercase") is not True:
+        checkpoint.left_out.append(
+            "do_lower_case of sentence_bert_config.json: write texts in lower case, as the model expects them"
+        )
 
 
 def read_pooling(checkpoint: Checkpoint) -> int | None:

@@ -1,9 +1,9 @@
-"""Counts the weights of a tensor that a type cannot represent, to explain why it could not be quantized."""
+"""Finds weights that a type cannot represent, and tensors whose weights say nothing because they are all equal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,13 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from ...models.files import weight_parts
+from ...models.gguf.header import GGUFHeader, TensorInfo
 from ...models.gguf.reader import read_header
 
 _LARGEST_F16 = 65504.0
 _BLOCK_WEIGHTS = 1 << 22
+_MIN_COLUMNS = 32
+"""Rows of fewer weights, such as those of a small convolution, may well be constant."""
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a weight, by the types of which weights are counted."""
 
@@ -34,15 +37,38 @@ def describe(model: Path, name: str, target_type: str | None) -> str:
     return f"of its {total} weights, {' and '.join(counts)}" if counts else ""
 
 
+def constant_tensors(parts: Sequence[Path]) -> list[str]:
+    """Returns the names of matrices in which all weights of each row are equal, such as zeros.
+
+    Reads little more than the first row of a tensor that has other weights.
+    """
+    found = []
+    for header in map(read_header, parts):
+        for tensor in header.tensors:
+            columns = tensor.shape[0]
+            is_matrix = math.prod(tensor.shape) > columns >= _MIN_COLUMNS and tensor.name.endswith("weight")
+            if not is_matrix or tensor.type_name not in _WIDTHS:
+                continue
+            rows = (block.reshape(-1, columns) for block in _blocks(header, tensor, columns))
+            if all((row == row[:, :1]).all() for row in rows):
+                found.append(tensor.name)
+    return found
+
+
 def _weights(model: Path, name: str) -> Iterator[NDArray[np.float32]]:
     """Yields the weights of a tensor in blocks; none if their type is not counted."""
     for header in map(read_header, weight_parts(model)):
         for tensor in header.tensors:
-            width = _WIDTHS.get(tensor.type_name)
-            if tensor.name != name or width is None:
-                continue
-            begin, size = header.data_offset + tensor.offset, math.prod(tensor.shape) * width
-            data = np.memmap(header.path, np.uint8, "r", begin, (size,))
-            for at in range(0, size, _BLOCK_WEIGHTS * width):
-                block = data[at : at + _BLOCK_WEIGHTS * width]
-                yield np.asarray(dequantize(block, GGMLQuantizationType(tensor.type)), np.float32).reshape(-1)
+            if tensor.name == name and tensor.type_name in _WIDTHS:
+                yield from _blocks(header, tensor, _BLOCK_WEIGHTS)
+
+
+def _blocks(header: GGUFHeader, tensor: TensorInfo, first: int) -> Iterator[NDArray[np.float32]]:
+    """Yields the weights of a tensor: `first` of them, then blocks of multiples of that."""
+    width, size = _WIDTHS[tensor.type_name], math.prod(tensor.shape)
+    data = np.memmap(header.path, np.uint8, "r", header.data_offset + tensor.offset, (size * width,))
+    begin, count = 0, first
+    while begin < size:
+        block = data[begin * width : (begin + count) * width]
+        yield np.asarray(dequantize(block, GGMLQuantizationType(tensor.type)), np.float32).reshape(-1)
+        begin, count = begin + count, max(1, _BLOCK_WEIGHTS // first) * first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from ...models.errors import ConfigError
@@ -131,16 +132,34 @@ _NEED_IMPORTANCE = ("IQ2_XS", "IQ2_XXS")
 TENSOR_TYPES = tuple(dict.fromkeys(s.type for s in SCHEMES.values() if s.type not in _NEED_IMPORTANCE))
 """The types that output and token embeddings can get, of whose columns no importance is known."""
 
+_OTHERS_MIX = re.compile(r"UD-(?P<of>I?Q\d.*)|(?P<like>I?Q\d.*_X+L)")
+"""Names of others' mixes, such as UD-Q4_K_XL, which the pages of the Hub show as Q4_K_XL."""
+
 _ALIASES = {"INT8": "Q8_0", "INT4": "Q4_K_M", "Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
 
 
 def find(name: str) -> Scheme:
     """Returns a scheme by name, ignoring case, such as int4 for Q4_K_M. Raises `ConfigError` that lists all names."""
     scheme = _scheme(name)
-    if scheme is None:
-        names = ", ".join((*SCHEMES, *LARGE_TABLE_SCHEMES))
-        raise ConfigError(f"there is no quantization scheme {name}; choose one of {names}", "scheme")
-    return scheme
+    if scheme is not None:
+        return scheme
+    if mix := _OTHERS_MIX.fullmatch(name.upper()):
+        nearest = _nearest(mix["of"] or mix["like"])
+        raise ConfigError(
+            f"{name} is a mix of types that its publisher chooses for each model, not a scheme of llama.cpp; the "
+            f"nearest scheme here is {nearest}, and galago quantize --like {nearest} finds the best "
+            "mix of that size for your model",
+            "scheme",
+        )
+    names = ", ".join((*SCHEMES, *LARGE_TABLE_SCHEMES))
+    raise ConfigError(f"there is no quantization scheme {name}; choose one of {names}", "scheme")
+
+
+def _nearest(name: str) -> str:
+    """Returns the scheme that is most like a mix: of its family the largest, or the smallest of all for other mixes."""
+    family = re.sub(r"_[SMLX]+$", "", name)
+    likely = (name, *(f"{family}_{size}" for size in ("L", "M", "S")), family, family.replace("_K", "_0"))
+    return next((known for known in likely if _scheme(known)), tuple(SCHEMES)[-1])
 
 
 def is_scheme(name: str) -> bool:

@@ -235,18 +235,18 @@ def _matrix_warnings(plan: VariantPlan) -> Iterator[str]:
     names = {tensor.name for tensor in plan.source.tensors}
     file, entries = plan.source.path.name, plan.recipe.matrix.entries
     if unknown := [name for name in entries if name not in names]:
-        yield f"the importance matrix has data for {_listed(unknown)}, which {file} lacks; it may be of another model"
+        yield f"the importance matrix has data for {listed(unknown)}, which {file} lacks; it may be of another model"
     if missing := [name for name in plan.without_importance if name.startswith("blk.")]:
-        yield f"the importance matrix has no data for {_listed(missing)}; they are quantized as without calibration"
+        yield f"the importance matrix has no data for {listed(missing)}; they are quantized as without calibration"
     if unvisited := plan.unvisited_experts:
         yield (
-            f"the importance matrix has no data for some experts of {_listed(list(unvisited))} "
+            f"the importance matrix has no data for some experts of {listed(list(unvisited))} "
             f"({sum(unvisited.values())} in all), since no token of its data reached them; they are quantized as "
             "without calibration; calibrate with more data"
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names the first ones, and the number of all others."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -76,7 +76,11 @@ class _Conversation:
         elif command in ("/bye", "/exit", "/quit"):
             return False
         elif command.startswith("/"):
-            print(_COMMANDS)
+            if command in ("/help", "/?"):
+                print(_COMMANDS)
+            else:
+                unknown = f"there is no command {command}; nothing was sent to the model"
+                print(f"galago: {unknown}\n{_COMMANDS}", file=sys.stderr)
         elif line:
             self._answer(line)
         return True

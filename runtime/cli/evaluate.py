@@ -41,7 +41,7 @@ _Sensitivity = Annotated[
     bool, typer.Option("--sensitivity", help="also quantize each tensor alone and measure the KL divergence (slow)")
 ]
 _Requantize = Annotated[
-    bool, typer.Option("--requantize", help="allow schemes made from a model that is already quantized")
+    bool, typer.Option("--requantize", help="allow schemes and --sensitivity of a model that is already quantized")
 ]
 _MaxMemory = Annotated[str | None, typer.Option(help="do not recommend variants that need more memory", metavar="SIZE")]
 _MinSpeed = Annotated[
@@ -97,7 +97,7 @@ def evaluate(
     folder, progress = cache_folder() / "evaluations", _progress_line()
     plan = EvaluationPlan(
         variants=variant_grid(
-            model, mmproj, _split(variants), _split(projectors), folder / "variants", progress, requantize
+            model, mmproj, _split(variants), _split(projectors), folder / "variants", progress, requantize, sensitivity
         ),
         questions=questions,
         folder=folder,
@@ -109,7 +109,7 @@ def evaluate(
         constraints=Constraints(memory_bytes, min_speed, parse_max_loss(max_loss)),
     )
     try:
-        results = api.evaluate(plan, sensitivity, progress)
+        results = api.evaluate(plan, sensitivity, progress, requantize)
     except KeyboardInterrupt:
         print("\ngalago: interrupted; run the same command again to resume", file=sys.stderr)
         raise

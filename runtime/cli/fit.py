@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..types.placement import Placement
 
 FittedModel = Annotated[
-    str | None, typer.Argument(help="builtin, an installed model, or the path of a GGUF file", metavar="MODEL")
+    str | None, typer.Argument(help="builtin, a model installed or in the catalog, or a GGUF file", metavar="MODEL")
 ]
 Budget = Annotated[str | None, typer.Option(help="memory limit, 4GB or 50%  [default: free memory]", metavar="SIZE")]
 Measure = Annotated[bool, typer.Option("--measure", help="measure this machine again, if it was busy")]
@@ -42,6 +43,8 @@ _PARTS = {
     "processes": "Python and its libraries, two processes",
 }
 
+
+_NO_LIMIT = 1 << 60
 
 _JSON_NAMES = {"caches": "kept"}
 """Names of parts that differ in JSON, which older versions named."""
@@ -66,7 +69,63 @@ def fit(
             raise typer.BadParameter("give a MODEL, or only --budget to list models that fit it")
         return _list(parse_memory_size(budget, machine.total_memory_bytes), measure, as_json)
     memory = machine.available_memory_bytes if budget is None else parse_memory_size(budget, machine.total_memory_bytes)
+    if not (context or parallel or mmproj) and (chosen := _not_installed(model)):
+        return _estimate(*chosen, memory, measure, as_json)
     return _fit_model(model, mmproj, ModelConfig(context, None, parallel, kv_type=kv_type), memory, measure, as_json)
+
+
+def _not_installed(model: str) -> tuple[CatalogEntry, str] | None:
+    """Returns the catalog's entry and the quantization of a model that is not on this machine, if it has them."""
+    from ...models.errors import NotFound
+    from ...models.hub.source import find_source
+    from ...models.registry import installed
+    from ...models.registry.name import parse_ref
+
+    if Path(model).expanduser().is_file() or (ref := parse_ref(model)).kind in ("builtin", "path"):
+        return None
+    if installed.exists(model):
+        return None
+    try:
+        entry = find_source(ref).entry
+    except NotFound:
+        return None
+    return (entry, ref.quant) if entry and entry.quants else None
+
+
+def _estimate(entry: CatalogEntry, quant: str, memory: int, again: bool, as_json: bool) -> int:
+    """Prints an estimate for a model that is not downloaded yet, from the figures of the catalog."""
+    from ...models.gguf.file_name import is_quant
+    from ..config import DEFAULT_CONTEXT
+
+    quants = [known for known in entry.quants if not quant or is_quant(known.name.lower(), quant)][:1]
+    if not quants:
+        names = ", ".join(known.name for known in entry.quants)
+        raise ConfigError(
+            f"the catalog knows {entry.name} as {names}; for another quantization, pull it first", "model"
+        )
+    candidates = models_that_fit([replace(entry, quants=tuple(quants))], _NO_LIMIT, again)
+    if not candidates:
+        raise ConfigError(f"the catalog does not say how large {entry.name} is; pull it first", "model")
+    candidate = candidates[0]
+    row = _row(candidate)
+    fits, needed = candidate.needed <= memory, units.format_bytes(candidate.needed)
+    if as_json:
+        print(json.dumps(row | {"installed": False, "fits": fits, "context": DEFAULT_CONTEXT, "budget": memory}))
+    if not fits:
+        raise ConfigError(
+            f"{row['name']} does not fit, by the catalog's figures: a context of {DEFAULT_CONTEXT} tokens needs about "
+            f"{needed}, but there are only {units.format_bytes(memory)}; galago fit --budget SIZE lists models that "
+            "fit",
+            "budget",
+        )
+    if not as_json:
+        rate = f", about {row['tokens_per_second']:.0f} tokens/s" if row["tokens_per_second"] else ""
+        print(
+            f"{row['name']} fits: a context of {DEFAULT_CONTEXT} tokens in about {needed} of "
+            f"{units.format_bytes(memory)}{rate}\n"
+            f"  estimated by the catalog's figures, because it is not installed; galago pull {row['name']}"
+        )
+    return 0
 
 
 def _fit_model(model: str, mmproj: Path | None, config: ModelConfig, memory: int, again: bool, as_json: bool) -> int:

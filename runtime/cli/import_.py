@@ -39,7 +39,9 @@ def import_(
     discovery = discover(*folders)
     left_out = [*discovery.left_out, *(f"{m.name}: {what}" for m in discovery.models for what in m.left_out)]
     if strict and left_out:
-        raise ConfigError(f"nothing was imported, because this would be left out: {'; '.join(left_out)}", "strict")
+        raise ConfigError(
+            "nothing was imported, because this would be left out, as it is without --strict", "strict", left_out
+        )
     added = imported.add(discovery.models)
     for line in discovery.left_out:
         print(f"galago: left out: {report.printable_line(line)}", file=sys.stderr)
@@ -53,6 +55,9 @@ def import_(
     for model in added:
         projector = f" with {report.printable(model.projector.name)}" if model.projector else ""
         print(f"{model.name}: {report.printable_line(str(model.weights[0]))}{projector}")
+        wanted = next(found.name for found in discovery.models if found.is_same_as(model))
+        if model.name != wanted:
+            print(f"  it is not called {wanted}, because another model has that name")
     print(
         f"imported {report.quantity(len(added), 'model')}; no files were copied"
         if added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,10 @@ def list(
     if every_commit:
         columns = (*columns, "commit")
         cells = [(*cell, (row["commit"] or "")[:12]) for cell, row in zip(cells, rows, strict=True)]
-    print(report.table(columns, cells))
+    print(report.wide_table(columns, cells))
+    for row in rows:
+        if row["problem"]:
+            print(f"{row['model']}: {report.printable_line(row['problem'])}")
 
 
 def _row(model: Any) -> dict[str, Any]:
@@ -54,12 +58,18 @@ def _row(model: Any) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["problem"]:
-        return (row["model"], units.format_bytes(row["size"]), report.printable(row["problem"]), "", "", row["from"])
+        return (row["model"], units.format_bytes(row["size"]), "damaged", "", "", _place(row["from"]))
     return (
         row["model"],
         units.format_bytes(row["size"]),
-        report.modalities(row["vision"], row["audio"]),
+        report.modalities(row["vision"], row["audio"]).removeprefix("text, "),
         str(row["context"] or "?"),
         f"{report.count(row['parameters'])} {row['quant']}",
-        row["from"],
+        _place(row["from"]),
     )
+
+
+def _place(origin: str) -> str:
+    """Returns where a model is from, with ~ for the user's home folder."""
+    path = Path(origin)
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else origin

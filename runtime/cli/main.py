@@ -1,6 +1,6 @@
 """`galago`: finds a command and runs it. Imports nothing else, so that `--help` is instant.
 
-Exit codes: 0 success, 1 an error reported on one line, 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 an error, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import keyword
 import os
 import sys
+from collections.abc import Sequence
 
 from ...models.errors import GalagoError
 
@@ -39,7 +40,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command line and returns its exit code. Reports every error on one line."""
+    """Runs a command line and returns its exit code. Reports every error on one line, or as a list."""
     _open_missing_streams()
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         from .ui.help_pages import page_for
 
         page = page_for(error)
-        return _fail(f"{error.message} (see {page})" if page else error.message)
+        return _fail(f"{error.summary} (see {page})" if page else error.summary, error.items)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output, such as `head`, has exited
@@ -94,10 +95,12 @@ def _run(name: str, arguments: list[str]) -> int:
     return int(code or 0)
 
 
-def _fail(message: str) -> int:
-    if sys.stderr is not None:  # a message may quote what an untrusted file contains
-        printable = "".join(c if c.isprintable() else " " for c in message)
-        print(f"galago: {printable}", file=sys.stderr)
+def _fail(message: str, items: Sequence[str] = ()) -> int:
+    """Prints a message, and below it the items that it is about, one per line."""
+    if sys.stderr is not None:
+        lines = [f"galago: {message}{':' if items else ''}", *(f"  {item}" for item in items)]
+        for line in lines:  # which may quote what an untrusted file contains
+            print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
     return 1
 
 

@@ -43,6 +43,8 @@ def pull(
     if as_json:
         report.emit_json(_as_json(plan, installed.paths))
     else:
+        if not plan.is_checked:
+            print("HF_HUB_OFFLINE is set, so the Hub was not asked whether there is a newer version")
         what = "already installed" if not plan.missing else "installed, and its files match their published digests"
         print(f"{plan.ref} is {what}. Try it with: galago run {shlex.quote(str(plan.ref))} 'Hello'")
         if plan.missing and (older := _older_bytes(plan)):
@@ -91,6 +93,7 @@ def _as_json(plan: PullPlan, paths: tuple[Any, ...]) -> dict[str, Any]:
         "licence": repository.licence,
         "size": plan.size,
         "downloaded": sum(file.size for file in plan.missing),
+        "checked": plan.is_checked,
         "files": files,
     }
 

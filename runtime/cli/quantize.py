@@ -122,7 +122,7 @@ def quantize(
         requantize=requantize,
     )
     result = api.quantize(request, progress.stage, _print_dropped)
-    for warning in result.plan.warnings:
+    for warning in result.warnings:
         print(f"galago: {warning}", file=sys.stderr)
     if as_json:
         report.emit_json(_as_json(result))
@@ -214,7 +214,7 @@ def _as_json(result: QuantizationResult) -> dict[str, Any]:
         "types": dict(plan.types),
         "fallbacks": plan.fallbacks,
         "without_importance": list(plan.without_importance) if matrix else [],
-        "warnings": plan.warnings,
+        "warnings": result.warnings,
     }
     if result.dropped_layers:
         values["dropped_layers"] = [

@@ -38,5 +38,10 @@ def rm(
         print(f"deleted {removed_model.ref}{commits}, which freed {units.format_bytes(removed.freed)}")
         if remaining:
             print(f"still installed: {', '.join(remaining)}")
+        if removed.successor:
+            print(
+                f"{removed_model.ref} now stands for {report.printable(removed.successor)}, another model of another "
+                "commit; to delete that as well, run the same command again"
+            )
     else:
         print(f"removed {removed_model.ref} from the list; its files remain in {removed_model.origin}")

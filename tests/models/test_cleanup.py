@@ -110,8 +110,22 @@ def test_a_name_for_two_models_is_refused_with_their_names(local: LocalHub, cach
     assert len(names()) == 2
 
 
-def test_a_renamed_file_is_the_same_model_by_its_quantization(local: LocalHub, cache: HubCache) -> None:
-    pull_commits(local, {"tiny-v1-Q8_0.gguf": OLD[Q8]}, {"Tiny-v2-Q8_0.gguf": NEW[Q8]})
+@pytest.mark.parametrize("name", [REPO, f"{REPO}:q8_0"])
+@pytest.mark.parametrize("older", ["tiny-v1-Q8_0.gguf", "other-Q8_0.gguf", "old/Huge-Q8_0.gguf"])
+def test_a_file_of_another_name_in_an_older_commit_stays_and_is_named(
+    older: str, name: str, local: LocalHub, cache: HubCache
+) -> None:
+    pull_commits(local, {older: OLD[Q8]}, {"Tiny-v2-Q8_0.gguf": NEW[Q8]})
+    removed = removal.remove(parse_ref(name))
+    assert removed.commits == 1 and [*map(str, removed.remaining)] == names() == [f"hf:{REPO}:q8_0"]
+    assert installed.find(parse_ref(REPO)).names == (older,)
+
+
+@pytest.mark.parametrize("older", ["TINY-q8_0.gguf", "old/tiny-Q8_0.gguf"])
+def test_a_file_of_the_same_name_in_another_folder_or_case_is_the_same_model(
+    older: str, local: LocalHub, cache: HubCache
+) -> None:
+    pull_commits(local, {older: OLD[Q8]}, {"tiny-Q8_0.gguf": NEW[Q8]})
     assert removal.remove(parse_ref(REPO)).commits == 2 and files(cache) == []
 
 

@@ -334,7 +334,7 @@ def test_what_is_not_taken_over_from_ollama_is_said_at_import_and_in_show(
     rows, lost = OLLAMA_LAYERS[layers]
     place = ollama(tmp_path / "models", files, **{f"{LIBRARY}/tiny/latest": rows})
     if lost:
-        with pytest.raises(ConfigError, match="nothing was imported, because this would be left out: tiny-latest: "):
+        with pytest.raises(ConfigError, match="would be left out, as it is without --strict: tiny-latest: "):
             import_(place, strict=True)
         assert imported.read_list() == []
     import_(place)
@@ -444,9 +444,16 @@ def test_the_folder_above_ollamas_and_one_of_its_blobs_are_understood(
     tmp_path: Path, files: Mapping[str, Path]
 ) -> None:
     place = ollama(tmp_path / ".ollama/models", files, **{f"{LIBRARY}/tiny/latest": {"model": "model"}})
-    assert [model.name for model in discover(tmp_path / ".ollama").models] == ["tiny-latest"]
+    for part in (".ollama", ".ollama/models/blobs", ".ollama/models/manifests"):
+        assert [model.name for model in discover(tmp_path / part).models] == ["tiny-latest"]
     (blob,) = (place / "blobs").iterdir()
     assert [(model.name, model.weights) for model in discover(blob).models] == [("galago-builtin", (blob,))]
+
+
+def test_blobs_of_ollama_without_manifests_are_named(tmp_path: Path, files: Mapping[str, Path]) -> None:
+    place = ollama(tmp_path / "models", files, **{f"{LIBRARY}/tiny/latest": {"model": "model"}}) / "blobs"
+    with pytest.raises(NotFound, match="it holds blobs of Ollama without their manifests"):
+        discover(place.rename(tmp_path / "blobs"))
 
 
 def test_a_cached_model_with_a_missing_part_is_not_installed_and_says_which(
@@ -479,6 +486,19 @@ def test_the_folders_of_other_programs_are_searched(
     assert default_folders(environment.ollama_folder()) == [home / ".lmstudio/models", elsewhere]
     import_(None)
     assert [model.name for model in imported.read_list()] == ["tiny-latest"]
+
+
+def test_similar_names_are_offered_for_what_is_not_there(home: Path, tmp_path: Path, files: Mapping[str, Path]) -> None:
+    place = lay_out(tmp_path / "place", {"mistletoe-Q8_0.gguf": "model"}, files)
+    imported.add(discover(place).models)
+    lay_out(home, {f"hub/models--acme--mistletoe/snapshots/{'a' * 40}/mistletoe-Q8_0.gguf": "model"}, files)
+    for name, offered in (
+        ("misteltoe", "did you mean mistletoe-q8_0"),
+        ("acme/misteltoe", "installed is acme/mistletoe"),
+        (str(place / "misteltoe-Q8_0.gguf"), f"did you mean {place}/mistletoe-Q8_0.gguf"),
+    ):
+        with pytest.raises(NotFound, match=offered):
+            resolve(name)
 
 
 def test_a_commit_id_is_not_shown_as_a_name(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from galago.models.registry.discovery import discover
 from galago.models.registry.imported import ImportedModel
 from galago.models.registry.name import parse_ref
 from galago.models.registry.resolve import builtin_folder, resolve
+from galago.runtime.cli.import_ import import_
 
 WEIGHTS, EYES = builtin_folder() / "text-Q8_0.gguf", builtin_folder() / "mmproj-Q8_0.gguf"
 
@@ -92,6 +93,22 @@ def test_importing_twice_adds_nothing_and_names_stay_unique(lm_studio: Path, tmp
     os.link(WEIGHTS, other / "one-Q8_0.gguf")
     os.link(WEIGHTS, other / "gemma4-e2b.gguf")
     assert [model.name for model in imported.add(discover(other).models)] == ["gemma4-e2b-2", "one-q8_0-2"]
+
+
+@pytest.mark.parametrize("name", ["one", "one:q8_0"])
+def test_a_short_name_for_two_files_of_the_same_name_is_refused_with_both(
+    name: str, lm_studio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported.add(discover(lm_studio).models)
+    (tmp_path / "other").mkdir()
+    os.link(WEIGHTS, tmp_path / "other/one-Q8_0.gguf")
+    import_(tmp_path / "other")
+    assert "one-q8_0-2: " in (output := capsys.readouterr().out)
+    assert "not called one-q8_0, because another model has that name" in output
+    with pytest.raises(NotFound, match="several imported models; name one of them: one-q8_0, one-q8_0-2"):
+        installed.find(parse_ref(name))
+    for full in ("one-q8_0", "one-q8_0-2"):
+        assert str(installed.find(parse_ref(full)).ref) == full
 
 
 def test_removing_an_imported_model_keeps_its_files(lm_studio: Path) -> None:

@@ -435,6 +435,31 @@ def test_an_unreachable_hub_is_reported(local: LocalHub, store: HubCache, monkey
         pulled()
 
 
+def test_an_installed_model_is_pulled_offline_without_asking_the_hub(
+    local: LocalHub, store: HubCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    paths = pulled().paths
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked, before = len(local.log), files_in(store.root)
+    offline = plan(parse_ref(NAME))
+    assert not offline.is_checked and not offline.missing
+    assert [file.etag for file in offline.files] == [digest(TEXT), digest(EYES)]
+    assert pull(offline, lambda _file, _done: None).paths == paths
+    assert len(local.log) == asked and files_in(store.root) == before
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        plan(parse_ref(f"{NAME}:f16"))
+
+
+@pytest.mark.parametrize("code", [{}, {"X-Error-Code": "EntryNotFound"}])
+def test_a_file_that_is_listed_but_not_there_is_named_with_the_others(local: LocalHub, code: dict[str, str]) -> None:
+    local.put(REPO, FILES | {"omni-F16.gguf": TEXT + b"x"})
+    local.fault(TEXT, status=404, headers=code)
+    with pytest.raises(NotFound, match=r"lists omni-Q8_0.gguf in acme/omni-GGUF, but does not have it.*omni-F16.gguf"):
+        plan(parse_ref(f"{NAME}:q8_0"))
+
+
 def test_a_server_that_is_not_a_hub_is_reported(local: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

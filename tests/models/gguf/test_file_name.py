@@ -45,9 +45,18 @@ PIECES = {
     ("m.gguf.part2of2",): "m.gguf was cut into 2 pieces, but only m.gguf.part2of2 is there",
     ("m.Q6_K.gguf-split-b", "m.Q6_K.gguf-split-a"): "cat m.Q6_K.gguf-split-a m.Q6_K.gguf-split-b > m.Q6_K.gguf",
     ("a b.gguf.001", "a b.gguf.002"): "cat 'a b.gguf.001' 'a b.gguf.002' > 'a b.gguf'",
-    ("m.gguf.part2", "m.gguf.part10", "m.gguf.part1"): "cat m.gguf.part1 m.gguf.part2 m.gguf.part10 > m.gguf",
+    tuple(f"m.gguf.part{n}" for n in (2, 10, 1, *range(3, 10))): "cat m.gguf.part1 m.gguf.part2 m.gguf.part3 ",
     ("m.gguf.part-aa", "m.gguf.part-ab"): "cat m.gguf.part-aa m.gguf.part-ab > m.gguf",
     ("m.gguf.aa", "m.gguf.ab"): "cat m.gguf.aa m.gguf.ab > m.gguf",
+    ("m.gguf-chunk-001-of-002", "m.gguf-chunk-002-of-002"): "cat m.gguf-chunk-001-of-002 m.gguf-chunk-002-of-002 >",
+    ("m.gguf-chunk-000-of-002", "m.gguf-chunk-001-of-002"): "join them with: cat m.gguf-chunk-000-of-002",
+    ("m.gguf_part_01_of_02", "m.gguf_part_02_of_02"): "join them with: cat m.gguf_part_01_of_02",
+    ("m.gguf-00001-of-00002", "m.gguf-00002-of-00002"): "join them with: cat m.gguf-00001-of-00002",
+    ("m.gguf.chunk1", "m.gguf.chunk2"): "join them with: cat m.gguf.chunk1 m.gguf.chunk2",
+    ("m.gguf.piece_a", "m.gguf.piece_b"): "join them with: cat m.gguf.piece_a m.gguf.piece_b",
+    ("m.gguf-chunk-001-of-003", "m.gguf-chunk-003-of-003"): "cut into 3 pieces, but only m.gguf-chunk-001-of-003, m",
+    ("m.gguf.001", "m.gguf.003"): "m.gguf was cut into 3 pieces, but only m.gguf.001, m.gguf.003 are there",
+    ("m.gguf.part2", "m.gguf.part3"): "m.gguf was cut into 3 pieces, but only m.gguf.part2, m.gguf.part3 are there",
 }
 
 

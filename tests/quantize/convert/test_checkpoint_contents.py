@@ -22,8 +22,8 @@ from galago.quantize.convert.checkpoint import open_checkpoint
 from galago.quantize.convert.conversion import convert_checkpoint
 from galago.quantize.convert.end_tokens import read_end_tokens
 from galago.quantize.convert.gguf_writer import FloatType, write
-from galago.quantize.convert.model_metadata import read_pooling
-from galago.quantize.convert.vocabulary import read_vocabulary
+from galago.quantize.convert.model_metadata import note_reading_settings, read_pooling
+from galago.quantize.convert.vocabulary import Vocabulary, read_vocabulary
 from galago.quantize.progress import no_progress
 from galago.runtime.llamacpp.reference import compute
 from galago.runtime.llamacpp.weights import Weights
@@ -236,7 +236,7 @@ def test_the_file_says_what_it_was_made_from_and_what_was_left_out(tmp_path: Pat
     ends = [size - 1, 0, 1, 2, size - 4]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     target = tmp_path / "made.gguf"
-    with pytest.raises(ConfigError, match=r"the file would lack the file other.safetensors.*without --strict"):
+    with pytest.raises(ConfigError, match=r"would be left out, as it is without --strict: the file other.safetensors"):
         convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress, strict=True)
     assert not target.exists()
     result = convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress)
@@ -338,6 +338,25 @@ def test_prompts_of_embedding_models_are_named(tmp_path: Path) -> None:
     )
     assert read_pooling(checkpoint) == 3
     assert checkpoint.left_out == ["the prompts of sentence-transformers (query): put them before texts"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "lowercases", "expected"),
+    [
+        ({"max_seq_length": 512, "do_lower_case": False}, False, []),
+        ({"max_seq_length": 256}, True, ["max_seq_length 256 of sentence_bert_config.json: texts of up to 512 tokens"]),
+        ({"max_seq_length": None, "do_lower_case": True}, True, []),
+        ({"do_lower_case": True}, False, ["do_lower_case of sentence_bert_config.json: write texts in lower case"]),
+        ("{", False, ["sentence_bert_config.json, which cannot be used (sentence_bert_config.json: is not JSON"]),
+    ],
+)
+def test_how_sentence_transformers_reads_texts_is_named_if_it_is_lost(
+    settings: object, lowercases: bool, expected: list[str], tmp_path: Path
+) -> None:
+    checkpoint = made(tmp_path, {"sentence_bert_config.json": settings})
+    note_reading_settings(checkpoint, Vocabulary([], [], {"tokenizer.ggml.normalizer.lowercase": lowercases}), 512)
+    assert len(checkpoint.left_out) == len(expected)
+    assert all(line.startswith(text) for line, text in zip(checkpoint.left_out, expected, strict=True))
 
 
 def test_code_that_a_checkpoint_brings_is_named(tmp_path: Path) -> None:

@@ -50,6 +50,33 @@ def test_settings_of_generation_that_gguf_cannot_express_are_named(tmp_path: Pat
     assert text in " ".join(checkpoint.left_out) and bool(text) == bool(checkpoint.left_out)
 
 
+UNREADABLE = {
+    "cut": '{"eos_token_id": 1, ',
+    "empty": "",
+    "a list": "[]",
+    "a folder": None,
+    "with a comma too many": '{"temperature": 0.5,}',
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_generation_config_that_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path, case: str) -> None:
+    content = UNREADABLE[case]
+    checkpoint = made(tmp_path, {"tokenizer_config.json": {"eos_token": "<fin>"}})
+    path = checkpoint.folder / "generation_config.json"
+    path.mkdir() if content is None else path.write_text(content)
+    assert metadata_of(checkpoint)["tokenizer.ggml.eos_token_id"] == TOKENS.index("<fin>")
+    assert len(checkpoint.left_out) == 1
+    assert checkpoint.left_out[0].startswith("generation_config.json, which cannot be used (generation_config.json: ")
+
+
+def test_line_ends_of_windows_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
+    checkpoint = made(tmp_path, {"tokenizer_config.json": {"eos_token": "<fin>"}})
+    text = '\ufeff{\r\n "do_sample": true,\r\n "temperature": 0.5\r\n}\r\n'
+    (checkpoint.folder / "generation_config.json").write_bytes(text.encode())
+    assert metadata_of(checkpoint)["general.sampling.temp"] == 0.5 and not checkpoint.left_out
+
+
 SAMPLING: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "usual": ({"temperature": 0.5, "top_k": 20, "top_p": 0.9}, {"temp": 0.5, "top_k": 20, "top_p": 0.9}, ""),
     "all tokens, as -1": ({"top_k": -1}, {"top_k": 0}, ""),

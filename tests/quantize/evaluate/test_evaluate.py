@@ -253,6 +253,19 @@ def test_schemes_are_made_of_a_quantized_file_if_that_is_asked_for(tmp_path: Pat
     assert [variant.name for variant in made] == ["text-Q8_0", "Q4_0"]
 
 
+def test_the_sensitivity_of_a_quantized_baseline_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["evaluate", str(MODEL), "--sensitivity"]) == 1
+    assert "text-Q8_0.gguf is already quantized (Q8_0)" in (error := capsys.readouterr().err)
+    assert "--requantize" in error
+
+
+def test_the_built_in_models_sensitivity_is_that_of_its_16_bit_file(tmp_path: Path) -> None:
+    made = variant_grid("builtin", None, [], [], tmp_path, with_original=True)
+    assert made[0].name == "text-F16 + mmproj-F16"
+
+
 @pytest.mark.parametrize(
     ("models", "projectors", "warnings"),
     [

@@ -22,7 +22,7 @@ import gguf
 import numpy as np
 import pytest
 
-from fakes import experts
+from fakes import experts, faulty_models
 from fakes.gguf_writing import write_and_close
 from fakes.shapes import SHAPES, write
 from galago.models.errors import ConfigError, EngineCrashed, GalagoError, ModelError
@@ -34,7 +34,7 @@ from galago.quantize import api
 from galago.quantize.calibrate import imatrix
 from galago.quantize.calibrate.imatrix import ImatrixEntry, ImportanceMatrix
 from galago.quantize.jobs import QuantizationJob
-from galago.quantize.variants import variant
+from galago.quantize.variants import invalid_values, variant
 from galago.quantize.variants.schemes import BLOCKS, SCHEMES, find, is_scheme
 from galago.quantize.variants.source import open_source
 from galago.runtime.cli.main import main
@@ -599,7 +599,7 @@ def test_output_and_embeddings_are_written_in_the_types_that_are_asked_for(
             "one.gguf has one table for output and token embeddings, which cannot be both Q8_0 and Q5_0",
         ),
         ({"model": PROJECTOR, "scheme": "Q4_K_L"}, "mmproj-F16.gguf has no output and no token embeddings"),
-        ({"scheme": "Q4_K_XXL"}, "there is no quantization scheme Q4_K_XXL; choose one of .*Q4_K_L"),
+        ({"scheme": "Q4_M_K"}, "there is no quantization scheme Q4_M_K; choose one of .*Q4_K_L"),
     ],
 )
 def test_types_that_output_and_embeddings_cannot_have_are_refused(
@@ -621,3 +621,49 @@ def test_schemes_have_the_names_that_people_know(name: str, expected: str | None
     assert is_scheme(name) is (expected is not None)
     if expected is not None:
         assert find(name).name == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("UD-Q4_K_XL", "Q4_K_L"),
+        ("q4_k_xl", "Q4_K_L"),
+        ("UD-Q8_K_XL", "Q8_0"),
+        ("UD-IQ2_M", "IQ2_M"),
+        ("UD-IQ1_S", "IQ2_XXS"),
+    ],
+)
+def test_the_name_of_another_publishers_mix_leads_to_the_nearest_scheme(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is a mix of types.* nearest scheme here is {nearest}, .*--like"):
+        find(name)
+
+
+def fill_rows(value: Callable[[int], float]) -> Callable[[dict[str, Any]], None]:
+    """Returns a change that gives each row of a matrix one value."""
+
+    def fill(tensors: dict[str, Any]) -> None:
+        for number, row in enumerate(tensors["blk.0.ffn_up.weight"]):
+            row[:] = value(number)
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("value", "is_told"), [(None, False), (lambda _row: 0.0, True), (lambda row: float(row % 7), True)]
+)
+def test_a_matrix_of_equal_weights_is_told(
+    value: Callable[[int], float] | None, is_told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "source.gguf", tmp_path / "out.gguf"
+    faulty_models.changed(TEXT, source, fill_rows(value) if value else lambda _: None)
+    assert main(["quantize", str(source), "-o", str(out), "--scheme", "Q4_0", "--no-calibration"]) == 0
+    told = "in each row of blk.0.ffn_up.weight, all weights are equal, such as zeros, so source.gguf may be damaged"
+    assert (told in capsys.readouterr().err) is is_told
+
+
+def test_the_last_row_counts_as_well(tmp_path: Path) -> None:
+    def fill(tensors: dict[str, Any]) -> None:
+        tensors["blk.0.ffn_up.weight"][:] = 1
+        tensors["blk.0.ffn_up.weight"][-1, -1] = 2
+
+    assert invalid_values.constant_tensors([faulty_models.changed(TEXT, tmp_path / "source.gguf", fill)]) == []

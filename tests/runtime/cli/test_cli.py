@@ -130,7 +130,8 @@ def test_chat_remembers_clears_and_leaves() -> None:
 
 
 def test_chat_continues_after_an_error() -> None:
-    done = galago("chat", "builtin", stdin="/image none.png\nOpposite of big?\n")
+    done = galago("chat", "builtin", stdin="/foo\n/image none.png\nOpposite of big?\n")
+    assert "there is no command /foo; nothing was sent to the model" in done.stderr
     assert "there is no file none.png" in done.stderr and done.stdout == "Small.\n"
 
 

@@ -56,6 +56,20 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(capsys: Capture) -> N
     assert json.loads(fit(capsys, "builtin", "--budget", "100MB", "--json", code=1)[0])["fits"] is False
 
 
+def test_a_model_of_the_catalog_is_estimated_before_it_is_downloaded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # nothing is installed
+    said = galago(cache, "fit", "qwen3.5-0.8b", "--budget", "64GB").stdout
+    assert re.match(r"qwen3.5-0.8b:\S+ fits: a context of \d+ tokens in about .* of 64", said)
+    assert "galago pull qwen3.5-0.8b" in said
+    refused = galago(cache, "fit", "qwen3.5-0.8b", "--budget", "100MB", code=1)
+    assert "qwen3.5-0.8b" in refused.stderr and "does not fit, by the catalog's figures" in refused.stderr
+    found = json.loads(galago(cache, "fit", "qwen3.5-0.8b", "--budget", "64GB", "--json").stdout)
+    assert found["fits"] and not found["installed"] and found["needed"] > 0
+    assert "for another quantization, pull it" in galago(cache, "fit", "qwen3.5-0.8b:q1_0", code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -63,7 +63,7 @@ def as_json(*arguments: str | Path, code: int = 0) -> Any:
     return json.loads(galago(*arguments, "--json", code=code).stdout)
 
 
-def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, tmp_path: Path) -> None:
+def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\nomni " in galago("search", "sound").stdout
     assert "hf:acme/omni-GGUF  7 downloads" in galago("search", "omni", "--hub").stdout
     assert "install it with: galago pull omni" in galago("run", "omni", "Hi", code=1).stderr
@@ -74,6 +74,9 @@ def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, tmp_path: P
         and "100 %" in output.stderr
     )
     assert "already installed" in galago("pull", "omni").stdout
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "the Hub was not asked" in (offline := galago("pull", "omni").stdout) and "already installed" in offline
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     assert "omni:q8_0  8.57 MB" in galago("list").stdout
     details = galago("show", "omni").stdout
     assert "be kind" in details and "context          2048" in details
@@ -99,6 +102,20 @@ def test_every_command_prints_json(home: LocalHub) -> None:
     assert as_json("show", details["projector"])["kind"] == "projector"
     assert [row["problem"] for row in as_json("verify")] == [None, None]
     assert as_json("rm", "omni")["freed"] == len(TEXT) + len(EYES)
+
+
+def test_the_list_of_models_fits_a_terminal(home: LocalHub, tmp_path: Path) -> None:
+    galago("pull", "omni")
+    folder = tmp_path / "a folder with a long name for models of other programs"
+    folder.mkdir()
+    os.link(builtin_folder() / "text-Q8_0.gguf", folder / "a-model-whose-name-is-as-long-as-they-are-today-Q8_0.gguf")
+    (folder / "cut.gguf").write_bytes(TEXT)
+    galago("import", folder)
+    (folder / "cut.gguf").write_bytes(TEXT[:1000])
+    lines = galago("list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80 or all(" " not in line[40:] for line in lines if len(line) > 80)
+    assert any(line.startswith("cut: ") and "cut.gguf" in line for line in lines)
+    assert sum("images, audio" in line for line in lines) == 2
 
 
 def test_verify_reports_a_damaged_file_and_how_to_repair_it(home: LocalHub) -> None:

@@ -287,6 +287,8 @@ def _no_answer(error: TransientHubError) -> str:
     if error.proxy:
         host = urlsplit(endpoint()).hostname or ""
         return f"{error}. Check it, or reach the Hub without it: {error.proxy.how_to_avoid(host)}"
+    if error.busy:
+        return f"{endpoint()} answers only with {error}: it may be overloaded or under maintenance; try again later"
     return f"{endpoint()} does not answer: {error}. Check the network, or try again later"
 
 

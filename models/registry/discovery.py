@@ -63,8 +63,7 @@ def discover(*places: Path) -> Discovery:
         _add_place(place.expanduser().absolute(), discovery)
     if not discovery.models:
         reasons = discovery.left_out[:5] or [hint for place in places if (hint := _hint(place))]
-        where = " or ".join(map(str, places))
-        raise NotFound(f"there are no GGUF models in {where}{': ' if reasons else ''}{'; '.join(reasons)}", "path")
+        raise NotFound(f"there are no GGUF models in {' or '.join(map(str, places))}", "path", reasons)
     return discovery
 
 

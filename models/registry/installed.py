@@ -187,9 +187,14 @@ def _locate_in_cache(ref: ModelRef) -> tuple[HubCache, str, selection.FileSelect
                 raise  # with names that tell the models apart
             reason = reason or error.message
     others = f" (installed of it: {', '.join(sorted(quants))})" if quants else f" ({reason})" if reason else ""
-    if not others and (similar := difflib.get_close_matches(source.repository, cache.repositories(), 2, 0.8)):
+    if not others and (similar := _similar_repositories(source.repository, cache)):
         others = f" (installed is {' and '.join(similar)})"
     raise NotFound(f"{ref} is not installed{others}; install it with: galago pull {ref}", "model")
+
+
+def _similar_repositories(repository: str, cache: HubCache) -> list[str]:
+    known = {name.lower().removesuffix("-gguf"): name for name in cache.repositories()}
+    return [known[name] for name in difflib.get_close_matches(repository.lower().removesuffix("-gguf"), known, 2, 0.8)]
 
 
 @dataclass(frozen=True, slots=True)

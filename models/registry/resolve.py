@@ -76,13 +76,27 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         return path.stem, first_part(path), None
     ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
+        if path.is_dir():
+            raise NotFound(_about_folder(path), "model")
         if path.exists():
-            return path.stem, path, None  # a folder or pipe, which the reader rejects with a clear message
+            return path.stem, path, None  # a pipe or device, which the reader rejects with a clear message
+        if path.is_symlink():
+            raise NotFound(f"{model} is a link to a file that is not there, or to itself; link it again", "model")
         raise NotFound(
             f"there is no model {model}: {_similar_files(path)}use `{BUILTIN}` or the path of a GGUF file", "model"
         )
     model_on_disk = installed.find(ref)
     return str(ref), model_on_disk.weights[0], model_on_disk.projector
+
+
+def _about_folder(path: Path) -> str:
+    """Says what to give in place of a folder."""
+    names = sorted(other.name for other in path.glob("*.[gG][gG][uU][fF]"))
+    if names:
+        return f"{path} is a folder; give a file in it, such as {path / names[0]}, or use galago import {path}"
+    if (path / "config.json").is_file():
+        return f"{path} is a folder with a checkpoint; make a GGUF file of it: galago convert {path} -o FILE.gguf"
+    return f"{path} is a folder without GGUF files; give the path of a GGUF file"
 
 
 def _similar_files(path: Path) -> str:

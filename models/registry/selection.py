@@ -158,6 +158,17 @@ def _why_none(
             return f"{where} has {cut.whole} only in pieces; download and join them: {download} && {cut.join_command}"
     if not sets:
         others = [f"{name} is {DESCRIPTIONS[kind]}" for name, kind in sorted(kinds.items())]
+        if not others and any(PurePosixPath(name).name == "adapter_config.json" for name in names):
+            return (
+                f"{where} is a LoRA adapter, which needs its model: download it, use `galago convert`, and pass the "
+                "result as --lora with the model"
+            )
+        if not others and not any(name.endswith(".safetensors") for name in names):
+            if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+                return (
+                    f"{where} has no GGUF weights, but pickled ones (.bin, .pt), which can run programs and are not "
+                    "read: look for a GGUF version with `galago search --hub`"
+                )
         if not others and any(name.endswith(".safetensors") for name in names):
             return (
                 f"{where} has no GGUF weights, but safetensors: look for a GGUF version with `galago search --hub`, or "

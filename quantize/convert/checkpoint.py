@@ -57,6 +57,8 @@ def read_config(folder: Path) -> JSONConfig:
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder}; give the folder of a Hugging Face checkpoint", "checkpoint")
     config = read_json(folder / "config.json")
+    if not config.entries and config.path.is_file():
+        raise config.error("it is empty; download it again")
     if not config.entries:
         raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint", str(folder))
     return config

@@ -263,6 +263,16 @@ LAYOUTS = (
         {"": "Qwen3-Embedding-0.6B-Q8_0.gguf", ":f16": "Qwen3-Embedding-0.6B-f16.gguf"},
     ),
     Layout(
+        "acme/tiny-lora",
+        "adapter_config.json adapter_model.safetensors README.md",
+        {"": "acme/tiny-lora is a LoRA adapter, which needs its model: download it, use `galago convert`"},
+    ),
+    Layout(
+        "acme/tiny-pickled",
+        "pytorch_model.bin config.json tokenizer.json",
+        {"": "acme/tiny-pickled has no GGUF weights, but pickled ones (.bin, .pt)"},
+    ),
+    Layout(
         "Qwen/Qwen3-0.6B",
         "model.safetensors config.json tokenizer.json generation_config.json",
         {"": "has no GGUF weights, but safetensors: look for a GGUF version with `galago search --hub`"},

@@ -491,11 +491,15 @@ def test_the_folders_of_other_programs_are_searched(
 def test_similar_names_are_offered_for_what_is_not_there(home: Path, tmp_path: Path, files: Mapping[str, Path]) -> None:
     place = lay_out(tmp_path / "place", {"mistletoe-Q8_0.gguf": "model"}, files)
     imported.add(discover(place).models)
+    link = lay_out(tmp_path / "links", {"x.gguf": "missing"}, files) / "x.gguf"
     lay_out(home, {f"hub/models--acme--mistletoe/snapshots/{'a' * 40}/mistletoe-Q8_0.gguf": "model"}, files)
     for name, offered in (
         ("misteltoe", "did you mean mistletoe-q8_0"),
         ("acme/misteltoe", "installed is acme/mistletoe"),
         (str(place / "misteltoe-Q8_0.gguf"), f"did you mean {place}/mistletoe-Q8_0.gguf"),
+        ("acme/mistletoe-GGUF", "installed is acme/mistletoe"),
+        (str(place), f"{place} is a folder; give a file in it, such as {place}/mistletoe-Q8_0.gguf"),
+        (str(link), "is a link to a file that is not there"),
     ):
         with pytest.raises(NotFound, match=offered):
             resolve(name)

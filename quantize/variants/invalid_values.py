@@ -42,7 +42,7 @@ def constant_tensors(parts: Sequence[Path]) -> list[str]:
 
     Reads little more than the first row of a tensor that has other weights.
     """
-    found = []
+    names: list[str] = []
     for header in map(read_header, parts):
         for tensor in header.tensors:
             columns = tensor.shape[0]
@@ -51,8 +51,8 @@ def constant_tensors(parts: Sequence[Path]) -> list[str]:
                 continue
             rows = (block.reshape(-1, columns) for block in _blocks(header, tensor, columns))
             if all((row == row[:, :1]).all() for row in rows):
-                found.append(tensor.name)
-    return found
+                names.append(tensor.name)
+    return names
 
 
 def _weights(model: Path, name: str) -> Iterator[NDArray[np.float32]]:

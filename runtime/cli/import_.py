@@ -55,7 +55,7 @@ def import_(
     for model in added:
         projector = f" with {report.printable(model.projector.name)}" if model.projector else ""
         print(f"{model.name}: {report.printable_line(str(model.weights[0]))}{projector}")
-        wanted = next(found.name for found in discovery.models if found.is_same_as(model))
+        wanted = next(other.name for other in discovery.models if other.is_same_as(model))
         if model.name != wanted:
             print(f"  it is not called {wanted}, because another model has that name")
     print(

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,17 +58,17 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(capsys: Capture) -> N
 
 
 def test_a_model_of_the_catalog_is_estimated_before_it_is_downloaded(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path))  # nothing is installed
-    said = galago(cache, "fit", "qwen3.5-0.8b", "--budget", "64GB").stdout
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # nothing is installed
+    said, _ = fit(capsys, "qwen3.5-0.8b", "--budget", "64GB")
     assert re.match(r"qwen3.5-0.8b:\S+ fits: a context of \d+ tokens in about .* of 64", said)
     assert "galago pull qwen3.5-0.8b" in said
-    refused = galago(cache, "fit", "qwen3.5-0.8b", "--budget", "100MB", code=1)
-    assert "qwen3.5-0.8b" in refused.stderr and "does not fit, by the catalog's figures" in refused.stderr
-    found = json.loads(galago(cache, "fit", "qwen3.5-0.8b", "--budget", "64GB", "--json").stdout)
-    assert found["fits"] and not found["installed"] and found["needed"] > 0
-    assert "for another quantization, pull it" in galago(cache, "fit", "qwen3.5-0.8b:q1_0", code=1).stderr
+    _, error = fit(capsys, "qwen3.5-0.8b", "--budget", "100MB", code=1)
+    assert "qwen3.5-0.8b" in error and "does not fit, by the catalog's figures" in error
+    row = json.loads(fit(capsys, "qwen3.5-0.8b", "--budget", "64GB", "--json")[0])
+    assert row["fits"] and not row["installed"] and row["needed"] > 0
+    assert "for another quantization, pull it" in fit(capsys, "qwen3.5-0.8b:q1_0", code=1)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Limits connections: their number, the time for a request's head, and the time for which an answer stays unread.
+"""Limits connections: their number, the time and size of a request's head, and for how long an answer stays unread.
 
 The time between two requests is uvicorn's setting, and the pace of a body is the guard's matter (`http/security.py`).
 """
@@ -6,23 +6,15 @@ The time between two requests is uvicorn's setting, and the pace of a body is th
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any
+from typing import Any, Literal
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from ...models.errors import GalagoError
 from ..types.limits import limit, limit_error
 from .http.errors import ErrorResponses
 from .http.request_context import BUSY, UNCOUNTED_BYTES, MemoryBudget, RequestContext
-
-MIN_READ_BYTES, MAX_READ_BYTES = 1 << 9, 1 << 14
-"""That are read from a connection before others have their turn."""
-
-MAX_READ_SECONDS = 0.004
-"""Of processor time for what was read. Less is read after more: a body may come in chunks of a byte each."""
 
 MAX_UNREAD_BYTES = 1 << 20
 """Of pongs, which uvicorn writes whether or not they are read."""
@@ -38,6 +30,7 @@ class ConnectionLimits:
         self.budget = budget
         self.connections = limit("connections")
         self.head_seconds = limit("header_seconds")
+        self.head_bytes = limit("header_bytes")
         self.unread_seconds = limit("body_seconds")
         self.open: dict[LimitedConnection | LimitedSocket, None] = {}
         """The open connections, the oldest first."""
@@ -59,17 +52,18 @@ class ConnectionLimits:
         return b"\r\n".join(lines) + bytes(response.body)
 
 
-class LimitedConnection(H11Protocol):
+class LimitedConnection(HttpToolsProtocol):
     """An HTTP connection within the limits. At their limit, a new one takes the place of one that waits."""
 
     def __init__(self, *, limits: ConnectionLimits, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
+        self._receiving: Literal["head", "body"] | None = None
+        self._head_bytes = 0
         self._head_since: float | None = None
         self._unread: tuple[int, float] = (0, 0.0)
         """Bytes that wait for the client to read, and since when there are so many."""
-        self._read_bytes = MAX_READ_BYTES
         self.opened = self.loop.time()
 
     @property
@@ -81,7 +75,6 @@ class LimitedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.max_size = self._read_bytes  # type: ignore[attr-defined]
         if len(self._limits.open) >= self._limits.connections and not self._limits.make_room():
             self._refuse(limit_error("connections", "the server has too many open connections"))
             return
@@ -95,14 +88,32 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        began = time.thread_time()
+        continues_head = self._receiving == "head"
         super().data_received(data)
-        seconds = time.thread_time() - began
-        if seconds > MAX_READ_SECONDS:
-            self._read_bytes = max(self._read_bytes // 2, MIN_READ_BYTES)
-        elif self._read_bytes < MAX_READ_BYTES and seconds < MAX_READ_SECONDS / 4:
-            self._read_bytes *= 2
-        self.transport.max_size = self._read_bytes  # type: ignore[attr-defined]
+        if continues_head and self._receiving == "head":
+            self._count_head(len(data))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._receiving, self._head_bytes = "head", 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._receiving == "head":  # later ones are a chunked body's trailers, which nobody reads
+            super().on_header(name, value)
+            self._count_head(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._receiving = "body"
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._receiving = None
+        super().on_message_complete()
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
+            self._refuse(limit_error("header_bytes", "the request's headers are too large"))
 
     def _watch(self) -> None:
         self._timer = self.loop.call_later(self._limits.head_seconds / 2, self._check)
@@ -132,18 +143,18 @@ class LimitedConnection(H11Protocol):
 
     def _waits_for_head(self) -> bool:
         """Whether the first head is missing, half of another has come, or a body goes on after its response."""
-        return self.cycle is None or bool(self.conn.trailing_data[0]) or self.conn.their_state is h11.SEND_BODY
+        return self.cycle is None or self._receiving is not None
 
     def _refuse(self, error: GalagoError) -> None:
         self._limits.open.pop(self, None)
         self.transport.write(self._limits.response(error))
         self.transport.close()
 
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+    def handle_websocket_upgrade(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._limits.open.pop(self, None)
-        super().handle_websocket_upgrade(event)
+        super().handle_websocket_upgrade()
 
 
 class LimitedSocket(WebSocketsSansIOProtocol):

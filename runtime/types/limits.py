@@ -84,6 +84,7 @@ LIMITS = (
     Limit("template_seconds", 2, "seconds", "processor time to render the chat template for a request", TemplateError),
     Limit("template_memory", 512 << 20, "bytes", "memory to render a chat template", TemplateError),
     Limit("result_bytes", 64 << 20, "bytes", "size of one result, such as the tokens of a text", EngineError),
+    Limit("header_bytes", 64 << 10, "bytes", "size of a request's headers", RequestTooLarge),
     Limit("header_seconds", 10, "seconds", "time in which a client sends a request's headers", RequestTimeout),
     Limit("body_seconds", 60, "seconds", "time in which more of a request's body must come", RequestTimeout),
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,40 @@ def test_a_head_after_a_response_must_go_on_too(server: Server) -> None:
         connection = opened(server, stack, HALF_HEAD + b"\r\n" + HALF_HEAD)
         answers = received(connection)
     assert answers.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in answers
+
+
+@pytest.mark.parametrize("count, status", [(60, b"200"), (70, b"413")])
+def test_headers_up_to_64_kib_are_read(server: Server, count: int, status: bytes) -> None:
+    headers = b"".join(b"x-%d: %s\r\n" % (i, b"x" * 1000) for i in range(count))
+    with ExitStack() as stack:
+        connection = opened(server, stack, HALF_HEAD + headers + b"connection: close\r\n\r\n")
+        assert received(connection).split()[1] == status
+
+
+def test_one_header_without_an_end_is_refused_at_64_kib(server: Server) -> None:
+    with ExitStack() as stack:
+        connection = opened(server, stack, HALF_HEAD + b"x: ")
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                connection.sendall(b"x" * 4096)
+                if select.select([connection], [], [], 0)[0]:
+                    assert connection.recv(4096).split()[1] == b"413"
+                    raise OSError
+
+
+def test_trailers_of_a_body_are_not_read_as_headers(server: Server) -> None:
+    chunked = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+    with ExitStack() as stack:
+        connection = opened(server, stack, chunked + b"2\r\n{}\r\n0\r\norigin: http://other.example\r\n\r\n")
+        assert b"messages" in connection.recv(4096)
+
+
+def test_an_offer_of_another_protocol_is_ignored(server: Server) -> None:
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+    with ExitStack() as stack:
+        assert opened(server, stack, HALF_HEAD + offer).recv(4096).split()[1] == b"200"
+        posted = HALF_REQUEST.split(b"\r\n\r\n")[0].replace(b"100", b"2") + b"\r\n" + offer + b"{}"
+        assert opened(server, stack, posted).recv(4096).split()[1] == b"400"
 
 
 def test_a_body_that_goes_on_slowly_is_read(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,31 @@ def this_machine() -> Machine:
         total_memory_bytes=total,
         available_memory_bytes=available,
     )
+
+
+class IdleCores:
+    """How many cores were idle between two calls. 0 if there was less time between them than can be measured, or so
+    much that it says little about now."""
+
+    _SHORTEST, _LONGEST = 0.2, 30.0
+
+    def __init__(self) -> None:
+        self._last_call, self._last_idle = time.monotonic(), _idle_seconds()
+
+    def __call__(self) -> float:
+        now = time.monotonic()
+        passed = now - self._last_call
+        if passed < self._SHORTEST:
+            return 0.0
+        idle = _idle_seconds()
+        cores = (idle - self._last_idle) / passed
+        self._last_call, self._last_idle = now, idle
+        return cores if passed <= self._LONGEST else 0.0
+
+
+def _idle_seconds() -> float:
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))
 
 
 def parse_memory_size(text: str, total: int) -> int:

@@ -193,7 +193,7 @@ def test_the_check_reports_signals_and_exit_statuses(tmp_path: Path, monkeypatch
     [("cpu", ()), ("cuda", ("-DGGML_CUDA=on",)), ("vulkan", ("-DGGML_VULKAN=on",)), ("metal", ("-DGGML_METAL=on",))],
 )
 def test_each_backend_has_its_option(backend: str, options: tuple[str, ...]) -> None:
-    assert bootstrap.cmake_args(backend, False, "") == options
+    assert bootstrap.cmake_args(backend, False, "") == (*bootstrap.OWN_THREADS, *options)
 
 
 def test_every_backend_has_a_prebuilt_wheel() -> None:
@@ -202,7 +202,13 @@ def test_every_backend_has_a_prebuilt_wheel() -> None:
 
 def test_user_options_come_last_and_keep_their_quotes() -> None:
     found = bootstrap.cmake_args("cuda", True, '-DA=1 "-DCMAKE_CXX_FLAGS=-O2 -g"')
-    assert found == (*bootstrap.DISABLE_AMX, "-DGGML_CUDA=on", "-DA=1", "-DCMAKE_CXX_FLAGS=-O2 -g")
+    assert found == (
+        *bootstrap.DISABLE_AMX,
+        *bootstrap.OWN_THREADS,
+        "-DGGML_CUDA=on",
+        "-DA=1",
+        "-DCMAKE_CXX_FLAGS=-O2 -g",
+    )
 
 
 # progress

@@ -204,15 +204,15 @@ class StepExecutor:
             self.threads = self._thread_tuner.threads(answer_rows, prompt_rows, settled=draft_rows > 0)
             self._runner.use_threads(self.threads)
             self._drafter.use_threads(self.threads)
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         self._runner.decode(step.rows)
-        seconds = time.perf_counter() - begin
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
         if not step.prompt_logprobs:  # steps with them are small, so that each row costs more
             self.prefill_budget.record(answer_rows, prompt_rows, seconds)
             if prompt_rows and not answer_rows:
                 self._save_policy.compute_seconds_per_cell = self.prefill_budget.row_seconds
         if self._thread_tuner is not None and not draft_rows:
-            self._thread_tuner.record(answer_rows, prompt_rows, seconds)
+            self._thread_tuner.record(answer_rows, prompt_rows, seconds, cpu_seconds)
         if not prompt_rows:
             self._drafter.policy.record(len(step.rows), seconds)
         return seconds

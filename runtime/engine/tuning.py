@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from math import inf
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -132,7 +134,16 @@ THREAD_SAMPLES = 4
 THREAD_GAIN = 0.95
 """A number of threads is adopted if its steps take less than this share of the present number's."""
 
-FIRST_PAUSE_STEPS, MAX_PAUSE_STEPS, MAX_REDUCED_PAUSE_STEPS = 32, 2048, 512
+STARVED_CORES = 0.3
+"""Cores' worth of processor time that other programs took from the threads of a step, from which on the machine counts
+as busy: the server's own process takes less. Threads spin while they wait for each other, so what a step's threads did
+not use, others did."""
+
+IDLE_CORES = 0.5
+"""More threads are only tried if so much of the machine is idle: if it is busy, a step with as many threads as cores may
+take a hundred times longer, since they wait for each other by turns on one core."""
+
+FIRST_PAUSE_STEPS, MAX_PAUSE_STEPS, MAX_REDUCED_PAUSE_STEPS = 32, 2048, 256
 """Steps between two trials; doubled after each trial that changed nothing. The maximum is lower while some threads are
 unused, because one thread does not notice that a busy machine becomes quiet."""
 
@@ -144,9 +155,13 @@ MIN_TUNING_ROWS = 16
 
 
 class ThreadChoice:
-    """The number of threads for one kind of step. It changes when a neighboring number is measured to be faster."""
+    """The number of threads for one kind of step. It changes when a neighboring number is measured to be faster.
 
-    def __init__(self, max_threads: int) -> None:
+    `idle_cores` returns how much of the machine was idle of late.
+    """
+
+    def __init__(self, max_threads: int, idle_cores: Callable[[], float] = lambda: inf) -> None:
+        self._idle_cores = idle_cores
         self._ladder = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128) if n < max_threads]
         self._ladder.append(max_threads)
         self._chosen = len(self._ladder) - 1
@@ -168,17 +183,24 @@ class ThreadChoice:
         """The number that was found best."""
         return self._ladder[self._chosen]
 
-    def record(self, cost: float) -> None:
-        if self._ignored_steps:
+    def record(self, cost: float, is_starved: bool = False) -> None:
+        """Records what a step took. `is_starved`: other programs took the cores of some of its threads."""
+        usual, trial = self._usual_cost, self._trial
+        if is_starved and trial is not None and trial > self._chosen:
+            self._costs = []
+            self._try(self._untried)
+            return
+        is_slow = usual is None or cost > CHANGED_RATIO * usual
+        must_act = is_starved and is_slow and trial is None
+        if self._ignored_steps and not must_act:
             self._ignored_steps -= 1
             return
         self._costs.append(cost)
-        usual = self._usual_cost
-        is_hopeless = self._trial is not None and usual is not None and cost > CHANGED_RATIO * usual
-        if len(self._costs) < THREAD_SAMPLES and not is_hopeless:
+        is_hopeless = is_slow and trial is not None
+        if len(self._costs) < THREAD_SAMPLES and not is_hopeless and not must_act:
             return
         now, self._costs = median(self._costs), []
-        if self._trial is not None:
+        if trial is not None:
             self._judge(now)
         elif usual is None or not 1 / CHANGED_RATIO < now / usual < CHANGED_RATIO:
             self._usual_cost, self._pause_steps = now, FIRST_PAUSE_STEPS
@@ -192,9 +214,15 @@ class ThreadChoice:
     def _try(self, indices: list[int]) -> None:
         """Starts a trial of the first of these rungs of the ladder, the others later; pauses if there is none."""
         possible = [i for i in dict.fromkeys(indices) if 0 <= i < len(self._ladder) and i != self._chosen]
+        fewer = [i for i in possible if i < self._chosen]
+        is_busy = len(fewer) < len(possible) and self._idle_cores() < IDLE_CORES
+        if is_busy:
+            possible = fewer
         self._ignored_steps = 1
         if possible:
             self._trial, self._untried = possible[0], possible[1:]
+        elif is_busy:
+            self._trial, self._remaining_pause = None, 2 * THREAD_SAMPLES
         else:
             self._trial, self._remaining_pause = None, self._pause_steps
             is_max = self._chosen == len(self._ladder) - 1
@@ -216,10 +244,15 @@ class ThreadTuner:
     No fixed number is right. With another busy process, as many threads as cores wait for each other at every barrier
     and are many times slower than one thread. On a quiet machine they are much faster. Steps with prompt rows
     are judged separately, other steps by how many answers run together.
+
+    If the threads `spin` while they wait, the processor time of a step says at once whether other programs need cores.
+    `idle_cores` returns how many cores were idle of late.
     """
 
-    def __init__(self, max_threads: int) -> None:
+    def __init__(self, max_threads: int, spin: bool = False, idle_cores: Callable[[], float] = lambda: inf) -> None:
         self._max_threads = max_threads
+        self._spin = spin
+        self._idle_cores = idle_cores
         self._choices: dict[object, ThreadChoice] = {}
 
     def threads(self, answer_rows: int, prompt_rows: int, settled: bool = False) -> int:
@@ -227,15 +260,17 @@ class ThreadTuner:
         choice = self._choice(answer_rows, prompt_rows)
         return choice.settled if settled else choice.threads
 
-    def record(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
-        if not prompt_rows:
-            self._choice(answer_rows, 0).record(seconds)
-        elif prompt_rows >= MIN_TUNING_ROWS:
-            self._choice(answer_rows, prompt_rows).record(seconds / (answer_rows + prompt_rows))
+    def record(self, answer_rows: int, prompt_rows: int, seconds: float, cpu_seconds: float = inf) -> None:
+        """Records how long a step took, and how much processor time."""
+        if 0 < prompt_rows < MIN_TUNING_ROWS:
+            return
+        choice = self._choice(answer_rows, prompt_rows)
+        is_starved = self._spin and cpu_seconds < (choice.threads - STARVED_CORES) * seconds
+        choice.record(seconds / (answer_rows + prompt_rows if prompt_rows else 1), is_starved)
 
     def _choice(self, answer_rows: int, prompt_rows: int) -> ThreadChoice:
         kind = "prompt" if prompt_rows else answer_rows.bit_length()
-        return self._choices.setdefault(kind, ThreadChoice(self._max_threads))
+        return self._choices.setdefault(kind, ThreadChoice(self._max_threads, self._idle_cores))
 
 
 class CacheForecast(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from ...models.device import IdleCores
 from ...models.errors import InvalidRequest, ModelError
 from ...models.files import ModelFiles
 from ...models.fingerprint import fingerprint
@@ -19,6 +20,7 @@ from ..llamacpp.context import BATCH, Context, LlamaRunner
 from ..llamacpp.library import build_info
 from ..llamacpp.lora import LoraAdapter
 from ..llamacpp.projector import Projector, embedded_by
+from ..llamacpp.thread_pool import ThreadPool
 from ..llamacpp.weights import Weights
 from ..log import log
 from ..speculative.draft_model import DraftModel
@@ -99,9 +101,11 @@ class Assembly:
             store = self._open_state_store(files, config)
             self.projector = self._load_projector(files, threads, config, placement)
             adapters = self._load_adapters(files)
-            draft_model = self._load_draft_model(files.draft, slots, threads) if files.draft else None
+            pool = ThreadPool(threads)
+            self._closers.append(pool.close)
+            draft_model = self._load_draft_model(files.draft, slots, threads, pool) if files.draft else None
             text_side = background.submit(self._assemble_text_side, files.header, config.chat_template, limits)
-            self.engine = self._start_engine(config, slots, threads, adapters, draft_model, store)
+            self.engine = self._start_engine(config, slots, threads, pool, adapters, draft_model, store)
             self._closers.append(self.engine.close)
             text_side.result()
 
@@ -141,11 +145,13 @@ class Assembly:
         config: ModelConfig,
         slots: int,
         threads: int,
+        pool: ThreadPool,
         adapters: list[LoraAdapter],
         draft_model: DraftModel | None,
         store: DiskCache | None,
     ) -> Engine:
         recurrent = self.weights.recurrent
+        spin = pool.spins and not self.weights.gpu_layers
         context = Context(
             self.weights,
             self.context_length,
@@ -155,6 +161,7 @@ class Assembly:
             config.flash_attention,
             adapters,
             draft_rows=0 if recurrent else MAX_DRAFT_TOKENS,
+            pool=pool,
         )
         return Engine(
             LlamaRunner(self.weights, context),
@@ -164,7 +171,7 @@ class Assembly:
             config.queue,
             PrefixCache(config.state_bytes, store, recurrent),
             threads,
-            ThreadTuner(threads) if config.threads is None else None,
+            ThreadTuner(threads, spin, IdleCores()) if config.threads is None else None,
             draft_model,
             context.outputs,
         )
@@ -177,7 +184,7 @@ class Assembly:
         self.adapter_scales = tuple(file.scale for file in files.adapters)
         return adapters
 
-    def _load_draft_model(self, files: ModelFiles, slots: int, threads: int) -> DraftModel:
+    def _load_draft_model(self, files: ModelFiles, slots: int, threads: int, pool: ThreadPool) -> DraftModel:
         """Loads a second, smaller model on the CPU that proposes tokens."""
         weights = Weights(files.weights, gpu_layers=0)
         self._closers.append(weights.close)
@@ -189,7 +196,7 @@ class Assembly:
             raise ModelError(
                 f"{files.weights.name} cannot draft for {self.weights.path.name}: their vocabularies differ", "draft"
             )
-        context = Context(weights, self.context_length, slots, threads)
+        context = Context(weights, self.context_length, slots, threads, pool=pool)
         return DraftModel(LlamaRunner(weights, context), slots, context.cells)
 
     def _load_projector(

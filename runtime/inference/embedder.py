@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ...models.device import IdleCores
 from ...models.errors import ConfigError, EngineError, InvalidRequest, ModelError, PromptTooLong
 from ...models.files import ModelFiles
 from ..config import ModelConfig, default_threads
@@ -59,7 +60,7 @@ class Embedder:
         assert pooling is not None
         check_loading(files)
         self._threads = config.threads or default_threads()
-        self._thread_tuner = ThreadTuner(self._threads) if config.threads is None else None
+        self._thread_tuner = ThreadTuner(self._threads, idle_cores=IdleCores()) if config.threads is None else None
         self._metrics = EngineMetrics()
         self._steps = 0
         self._step_began: float | None = None

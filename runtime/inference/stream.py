@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ...models.errors import EngineError
@@ -31,6 +32,7 @@ class Stream:
         self._events: deque[Event] = deque()
         self._arrived = threading.Condition()
         self._wake: Callable[[], None] | None = None
+        """Wakes a reader on an event loop; `None` while it is awake."""
         self._cancel: Callable[[], None] | None = None
         self._sink: Sink | None = None
         self._parser: EventParser | None = None
@@ -58,7 +60,8 @@ class Stream:
             if self._sink is not None:
                 self._sink(self._take())
             self._arrived.notify()
-            wake, on_end = self._wake, self._on_end if self._is_complete else None
+            wake, self._wake = self._wake, None
+            on_end = self._on_end if self._is_complete else None
         if too_many and self._cancel is not None:
             self._cancel()
         if wake is not None:
@@ -95,7 +98,8 @@ class Stream:
             cancel = None if self._ended or self._closed else self._cancel
             self._closed = True
             self._arrived.notify()
-            wake, on_end = self._wake, self._on_end
+            wake, self._wake = self._wake, None
+            on_end = self._on_end
         if wake is not None:
             wake()
         if cancel is not None:
@@ -124,8 +128,7 @@ class Stream:
 
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
-        with self._arrived:
-            self._wake = lambda: _set_from_thread(loop, arrived)
+        wake = partial(_set_from_thread, loop, arrived)
         try:
             while not self._ended:
                 with self._arrived:
@@ -134,6 +137,7 @@ class Stream:
                         if self._closed:
                             return
                         arrived.clear()
+                        self._wake = wake
                 if event is None:
                     await arrived.wait()
                 elif self._parser is None and not _needs_parser(event):

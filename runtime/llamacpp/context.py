@@ -17,6 +17,7 @@ from .imatrix_collector import ImatrixCollector
 from .library import NO_REASON, llama, mtmd, take_errors
 from .lora import LoraAdapter
 from .projector import MediaChunk, encode_first
+from .thread_pool import ThreadPool
 from .weights import Weights
 
 BATCH = 512
@@ -88,7 +89,8 @@ class Context:
     """A llama.cpp context whose KV cache is shared by `slots` sequences, `cells` tokens in all.
 
     A step gives logits for one row of each sequence, and for `draft_rows` more; with `outputs`, for every row of a step
-    of at most that many rows, those of images and audio included. A `collector` sees every matrix product.
+    of at most that many rows, those of images and audio included. A `collector` sees every matrix product. Contexts
+    that never compute at the same time may share a `pool` of at least `threads` threads.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Context:
         draft_rows: int = 0,
         outputs: int = 0,
         collector: ImatrixCollector | None = None,
+        pool: ThreadPool | None = None,
     ) -> None:
         params = llama.llama_context_default_params()
         params.n_ctx = cells
@@ -120,6 +123,8 @@ class Context:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         self.handle = new_context(weights, params, "" if kv_type == "f16" else " or --kv-type f16")
+        self._pool, self._owns_pool = pool or ThreadPool(threads), pool is None
+        self._pool.attach(self.handle)
         self._memory = llama.llama_get_memory(self.handle)
         if not self._memory:
             self.close()
@@ -138,6 +143,8 @@ class Context:
         if self.handle:
             llama.llama_free(self.handle)
             self.handle = None
+        if self._owns_pool:
+            self._pool.close()
 
     def use_adapters(self, scales: tuple[float, ...]) -> None:
         """Applies the adapters with these scales from the next step on; adapters without a scale are not applied.

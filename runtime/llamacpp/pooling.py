@@ -13,6 +13,7 @@ from ..config import FlashAttention
 from ..types.prompt import BatchToken
 from .context import FLASH_ATTENTION, TokenBatch, new_context
 from .library import NO_REASON, llama, take_errors
+from .thread_pool import ThreadPool
 from .weights import Weights
 
 SEQUENCES = 64
@@ -47,6 +48,8 @@ class PoolingContext:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.n_threads = params.n_threads_batch = threads
         self.handle = new_context(weights, params)
+        self._pool = ThreadPool(threads)
+        self._pool.attach(self.handle)
         self._memory = llama.llama_get_memory(self.handle)  # `None` for encoders
         self._batch = TokenBatch(rows)
         self._rows = rows
@@ -56,6 +59,7 @@ class PoolingContext:
         if self.handle:
             llama.llama_free(self.handle)
             self.handle = None
+        self._pool.close()
 
     def use_threads(self, threads: int) -> None:
         """Sets the number of threads that compute the next steps."""

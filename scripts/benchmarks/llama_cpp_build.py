@@ -1,7 +1,7 @@
 """Builds llama.cpp's own programs from the source that the locked llama-cpp-python vendors.
 
-The build uses the flags of `scripts/bootstrap`, so that Galago and the programs run the same kernels. Needs cmake and a
-C++ compiler. The first build takes about 6 minutes on 2 cores.
+The build uses the flags of `scripts/bootstrap`, so that Galago and the programs run the same kernels, but OpenMP, as
+llama.cpp's own releases do. Needs cmake and a C++ compiler. The first build takes about 6 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ _OPTIONS = (
 def build(*targets: str) -> Path:
     """Builds the targets where needed; returns the folder of the programs."""
     version = _locked_version()
-    flags = _run(str(ROOT / "scripts/bootstrap"), "--print-cmake-args").strip()
-    configuration = f"{version} {flags}"
+    flags = shlex.split(_run(str(ROOT / "scripts/bootstrap"), "--print-cmake-args"))
+    flags = [flag for flag in flags if flag != "-DGGML_OPENMP=OFF"]
+    configuration = shlex.join([version, *flags])
     configured = _STAMP.read_text().strip() if _STAMP.exists() else ""
     if configured == configuration and all((PROGRAMS / target).exists() for target in targets):
         return PROGRAMS
@@ -44,7 +45,7 @@ def build(*targets: str) -> Path:
         _STAMP.unlink(missing_ok=True)
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     folder = str(FOLDER / "build")
-    _show("cmake", "-S", str(SOURCE), "-B", folder, *generator, *_OPTIONS, *shlex.split(flags))
+    _show("cmake", "-S", str(SOURCE), "-B", folder, *generator, *_OPTIONS, *flags)
     _STAMP.write_text(configuration + "\n")
     _show("cmake", "--build", folder, "-j", str(os.cpu_count() or 1), "--target", *targets)
     return PROGRAMS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from galago.models import device
 from galago.models.device import cgroup_limits, parse_memory_size, this_machine
 from galago.models.errors import ConfigError
 
@@ -66,3 +67,18 @@ def test_a_machine_without_control_groups_has_no_limits(tmp_path: Path) -> None:
 def test_this_machine_has_plausible_memory() -> None:
     found = this_machine()
     assert 0 < found.available_memory_bytes <= found.total_memory_bytes
+
+
+def test_idle_cores_are_those_between_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, idle = 100.0, 50.0
+    monkeypatch.setattr(device.time, "monotonic", lambda: now)
+    monkeypatch.setattr(device, "_idle_seconds", lambda: idle)
+    cores = device.IdleCores()
+    now, idle = 102.0, 53.0
+    assert cores() == 1.5
+    now = 102.1
+    assert cores() == 0, "too soon to tell"
+    now, idle = 104.0, 53.0
+    assert cores() == 0
+    now, idle = 1000.0, 2000.0
+    assert cores() == 0, "too long ago"

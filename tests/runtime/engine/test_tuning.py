@@ -178,6 +178,41 @@ def test_it_follows_a_machine_that_becomes_busy_and_quiet_again() -> None:
     assert run(tuner, QUIET, 500) < 1.15 * 500 / 4
 
 
+def run_spinning(tuner: ThreadTuner, steps: int, free_cores: float) -> list[int]:
+    """The threads of steps on a machine whose other cores are taken: threads wait for those that have none."""
+    used = []
+    for _ in range(steps):
+        threads = tuner.threads(1, 0)
+        used.append(threads)
+        seconds = 1 / threads if threads <= free_cores else 100.0
+        tuner.record(1, 0, seconds, seconds * min(threads, free_cores))
+    return used
+
+
+def test_threads_that_spin_are_fewer_at_once_on_a_busy_machine() -> None:
+    idle_cores = 0.0
+    tuner = ThreadTuner(2, True, lambda: idle_cores)
+    assert run_spinning(tuner, 100, free_cores=2).count(2) > 90
+    assert run_spinning(tuner, 1000, free_cores=1) == [2] + [1] * 999
+    idle_cores = 1.0
+    assert run_spinning(tuner, 100, free_cores=2).count(2) > 75
+
+
+def test_a_trial_of_more_threads_ends_after_a_step_without_cores() -> None:
+    tuner = ThreadTuner(2, True, lambda: 1.0)  # idle, but not for this process: a control group allows it one core
+    used = run_spinning(tuner, 2000, free_cores=1)
+    assert used.count(2) < 15
+    assert (2, 2) not in zip(used, used[1:], strict=False)
+
+
+def test_a_slower_machine_alone_is_not_a_busy_one() -> None:
+    tuner = ThreadTuner(2, True, lambda: 0.0)
+    run_spinning(tuner, 100, free_cores=2)
+    for _ in range(100):
+        tuner.record(1, 0, 3.0, 6.0)
+    assert tuner.threads(1, 0) == 2
+
+
 def test_the_best_number_in_between_is_found() -> None:
     tuner = ThreadTuner(16)
     run(tuner, lambda threads: abs(threads - 6) / 10 + 1, 300)

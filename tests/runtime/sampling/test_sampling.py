@@ -17,6 +17,7 @@ from fakes.server import Server
 from galago.models.errors import InvalidRequest, ModelError
 from galago.runtime import LocalModel
 from galago.runtime.llamacpp.library import llama
+from galago.runtime.sampling import sampler as sampler_module
 from galago.runtime.sampling.sampler import (
     REPEAT_WINDOW_TOKENS,
     Penalties,
@@ -82,6 +83,22 @@ def test_logits_that_are_no_numbers_are_refused(
     for choose in (sampler.sample, lambda given: sampler.score(given, 2), best_token):
         with pytest.raises(ModelError, match="NaN or infinity instead of the probabilities of the next token"):
             choose(logits.copy())
+
+
+@pytest.mark.parametrize("depth", [16.0, 1.0], ids=["near tokens have nearly all the weight", "others weigh much"])
+@pytest.mark.parametrize("proposals", [64, 1])
+@pytest.mark.parametrize("spread", [0.2, 2.0, 6.0], ids=["flat", "medium", "peaked"])
+def test_tokens_are_drawn_by_their_probabilities(
+    spread: float, proposals: int, depth: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "_PROPOSALS", proposals)
+    monkeypatch.setattr(sampler_module, "_NEAR_DEPTH", depth)
+    logits = np.random.default_rng(1).normal(0, spread, 12).astype(np.float32)
+    logits[3] = -np.inf
+    sampler = Sampler(Sampling(temperature=0.8, seed=5))
+    drawn = np.bincount([sampler.sample(logits.copy()).token for _ in range(20_000)], minlength=12) / 20_000
+    weights = np.exp(logits.astype(np.float64) / 0.8)
+    np.testing.assert_allclose(drawn, weights / weights.sum(), atol=0.015)  # four standard deviations
 
 
 def test_a_bias_is_added() -> None:

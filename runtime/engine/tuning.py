@@ -140,8 +140,8 @@ as busy: the server's own process takes less. Threads spin while they wait for e
 not use, others did."""
 
 IDLE_CORES = 0.5
-"""More threads are only tried if so much of the machine is idle: if it is busy, a step with as many threads as cores may
-take a hundred times longer, since they wait for each other by turns on one core."""
+"""More threads are only tried if so much of the machine is idle: if it is busy, a step with as many threads as cores
+may take a hundred times longer, since they wait for each other by turns on one core."""
 
 FIRST_PAUSE_STEPS, MAX_PAUSE_STEPS, MAX_REDUCED_PAUSE_STEPS = 32, 2048, 256
 """Steps between two trials; doubled after each trial that changed nothing. The maximum is lower while some threads are

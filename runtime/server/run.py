@@ -19,9 +19,6 @@ from ..types.limits import limit
 from .app import ERROR_RESPONSES, build
 from .connections import ConnectionLimits, LimitedConnection, LimitedSocket
 
-ACCEPTED_AT_ONCE = 32
-"""Connections, before others have their turn."""
-
 BACKLOG = 2048
 """Connections that may wait until they are accepted. Beyond, the system lets a client try again after a second."""
 
@@ -42,7 +39,7 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
         application,
         http=partial(LimitedConnection, limits=limits),  # type: ignore[arg-type]
         ws=partial(LimitedSocket, limits=limits),  # type: ignore[arg-type]
-        backlog=ACCEPTED_AT_ONCE,
+        backlog=BACKLOG,
         timeout_keep_alive=limit("idle_seconds"),
         log_level="error",
         access_log=False,

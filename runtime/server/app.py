@@ -92,7 +92,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     application = Starlette(
         routes=routes,
         middleware=[
-            Middleware(AllowedOrigins, config=config),
+            *([Middleware(AllowedOrigins, config=config)] if config.allowed_origins else []),
             Middleware(
                 Guard,
                 config=config,

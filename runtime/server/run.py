@@ -17,7 +17,7 @@ from ..process.limits import return_freed_memory
 from ..service import Service
 from ..types.limits import limit
 from .app import ERROR_RESPONSES, build
-from .connections import ConnectionLimits, LimitedConnection, LimitedSocket
+from .http.security import ConnectionLimits, LimitedConnection, LimitedSocket
 
 BACKLOG = 2048
 """Connections that may wait until they are accepted. Beyond, the system lets a client try again after a second."""

@@ -1,4 +1,4 @@
-"""`scripts/bench NAME...`: runs benchmarks, one after another. A single one takes options."""
+"""`scripts/bench NAME...` runs benchmarks, one after another; a single one takes options. Without a name: `summary`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from . import llama_cpp_build
 
 BENCHMARKS = (
+    "summary",
     "speed",
     "stalls",
     "images",
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
+    arguments = arguments or [BENCHMARKS[0]]
     names = list(itertools.takewhile(BENCHMARKS.__contains__, arguments))
     commands = [[name] for name in names] if len(names) == len(arguments) > 1 else [arguments]
     runs = [parser().parse_args(command) for command in commands]

@@ -23,8 +23,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    starts: dict[str, list[float]] = {"galago": [], "baseline" if options.baseline else "llama-server": []}
     memory: dict[str, dict[str, float]] = {}
+    starts = start_times(options, memory)
+    for name, parts in memory.items():
+        shown = ", ".join(f"{part} {mib:.0f}" for part, mib in parts.items())
+        print(f"{name}: {sum(parts.values()):.0f} MiB resident with 4 slots in use ({shown})")
+    ours, theirs = (sum(memory[name].values()) for name in starts)
+    print(f"memory ratio {ours / theirs:.3f}")
+    for name, seconds in starts.items():
+        print(f"{name}: {statistics.median(seconds):.2f} s from start to first token")
+    print(f"start ratio {spread([a / b for a, b in zip(*starts.values(), strict=True)])}")
+
+
+def start_times(options: argparse.Namespace, memory: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+    """Seconds from each start of each server to its first token. The last round also measures their `memory`."""
+    starts: dict[str, list[float]] = {"galago": [], "baseline" if options.baseline else "llama-server": []}
     for turn in range(options.rounds):
         for start in (_ours, _theirs) if turn % 2 else (_theirs, _ours):
             begin = time.perf_counter()
@@ -35,14 +48,7 @@ def main(options: argparse.Namespace) -> None:
                     with ThreadPoolExecutor(4) as pool:
                         list(pool.map(lambda n, to=server: ask(to, " ".join(WORDS[n : n + 300]), 100), range(4)))
                     memory[server.name] = _parts(server.process)
-    for name, parts in memory.items():
-        shown = ", ".join(f"{part} {mib:.0f}" for part, mib in parts.items())
-        print(f"{name}: {sum(parts.values()):.0f} MiB resident with 4 slots in use ({shown})")
-    ours, theirs = (sum(memory[name].values()) for name in starts)
-    print(f"memory ratio {ours / theirs:.3f}")
-    for name, seconds in starts.items():
-        print(f"{name}: {statistics.median(seconds):.2f} s from start to first token")
-    print(f"start ratio {spread([a / b for a, b in zip(*starts.values(), strict=True)])}")
+    return starts
 
 
 def _ours(options: argparse.Namespace) -> AbstractContextManager[Server]:

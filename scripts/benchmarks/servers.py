@@ -225,9 +225,10 @@ def picture(seed: int) -> dict[str, object]:
 
 
 @contextmanager
-def busy_cores() -> Iterator[None]:
-    """Keeps every core busy with one process each."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+def busy_cores(count: int | None = None) -> Iterator[None]:
+    """Keeps so many cores busy with one process each, all of them by default."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(count or os.cpu_count() or 1)]
     try:
         yield
     finally:

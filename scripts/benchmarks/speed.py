@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import random_gguf
 from .servers import WORDS, Answer, Server, ask, busy_cores, galago, llama_server, random_model, spread
@@ -64,23 +65,27 @@ def main(options: argparse.Namespace) -> None:
             other = galago(model, ours, options.baseline) if options.baseline else llama_server(model, theirs)
             servers = [stack.enter_context(galago(model, ours)), stack.enter_context(other)]
             for clients in options.clients:
-                _report(model.name, clients, options, _measure(servers, clients, options))
+                samples = measure(servers, clients, options.rounds, options.words, options.tokens, options.warmup)
+                _report(model.name, clients, options, samples)
 
 
-def _measure(servers: Sequence[Server], clients: int, options: argparse.Namespace) -> dict[str, list[Sample]]:
+def measure(
+    servers: Sequence[Server], clients: int, rounds: int, words: int, tokens: int, warmup: int = 2, **fields: Any
+) -> dict[str, list[Sample]]:
+    """Samples of each server; the counted rounds follow `warmup` others. `fields` are added to the requests."""
     samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
-    words = random.Random(0)
+    choice = random.Random(0)
     with ThreadPoolExecutor(clients) as pool:
-        for turn in range(options.warmup + options.rounds):
-            prompts = [" ".join(words.choices(WORDS, k=options.words)) for _ in range(clients)]
+        for turn in range(warmup + rounds):
+            prompts = [" ".join(choice.choices(WORDS, k=words)) for _ in range(clients)]
             for server in servers if turn % 2 else servers[::-1]:
-                sample = _round(list(pool.map(lambda prompt, to=server: ask(to, prompt, options.tokens), prompts)))
-                if turn >= options.warmup:
-                    samples[server.name].append(sample)
+                answers = list(pool.map(lambda prompt, to=server: ask(to, prompt, tokens, **fields), prompts))
+                if turn >= warmup:
+                    samples[server.name].append(_sample(answers))
     return samples
 
 
-def _round(answers: list[Answer]) -> Sample:
+def _sample(answers: list[Answer]) -> Sample:
     if len(answers) == 1:
         rate = (answers[0].tokens - 1) / (answers[0].last - answers[0].first)
     else:

@@ -27,6 +27,7 @@ class Stalls:
     the other client's first token."""
 
     longest: list[float] = field(default_factory=list)
+    longest_seconds: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ def _compare(model: Files, what: str, options: argparse.Namespace, disturb: Call
         for turn in range(options.rounds + 1):
             for server in (ours, theirs) if turn % 2 else (theirs, ours):
                 measured = stalls[server.name] if turn else Stalls()  # the first round is warm-up
-                _round(server, disturb(), measured)
+                run_round(server, disturb(), measured)
     print(f"{model.name}, {threads} threads: another client sends {what}; {options.rounds} rounds")
     for name, measured in stalls.items():
         print(f"  {name:<13} longest pause, in usual intervals: {spread(measured.longest)}")
@@ -67,7 +68,8 @@ def _compare(model: Files, what: str, options: argparse.Namespace, disturb: Call
         print(f"  {'':<13} sender's first token, s:            {spread(measured.first)}", flush=True)
 
 
-def _round(server: Server, content: object, measured: Stalls) -> None:
+def run_round(server: Server, content: object, measured: Stalls) -> None:
+    """Streams an answer while another client asks, and adds a round to `measured`."""
     stream = Answer()
     left = threading.Event()
     running = threading.Thread(target=_stream, args=(server, stream, left))
@@ -85,6 +87,7 @@ def _round(server: Server, content: object, measured: Stalls) -> None:
     usual = statistics.median(b - a for a, b in itertools.pairwise(stream.times[:before]))
     during = [b - a for a, b in itertools.pairwise([t for t in stream.times[before - 1 :] if t < end] + [end])]
     measured.longest.append(max(during) / usual)
+    measured.longest_seconds.append(max(during))
     measured.rate.append(len(during) * usual / (end - sender.asked))
     measured.first.append(sender.first)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_this_machine_has_plausible_memory() -> None:
 
 def test_idle_cores_are_those_between_two_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     now, idle = 100.0, 50.0
-    monkeypatch.setattr(device.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(device, "_idle_seconds", lambda: idle)
     cores = device.IdleCores()
     now, idle = 102.0, 53.0

@@ -277,6 +277,8 @@ VALUES = st.none() | st.booleans() | st.integers(-3, 9) | st.text(max_size=4) | 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(FIELDS, VALUES, max_size=5))
 def test_no_body_is_answered_with_a_server_error(server: Server, body: dict[str, Any]) -> None:
+    if body.get("max_tokens", 3) is None:  # an answer without a limit fills the context
+        body = body | {"stop": ["a", "e", "i", "o"]}
     answer = server.post({"prompt": "a", "max_tokens": 3} | body, "/v1/completions")
     assert answer.status_code in (200, 400), answer.text
 

@@ -68,12 +68,12 @@ def fill(folder: Path) -> None:
     fruits = {"type": "array", "items": {"enum": ["apple", "pear"]}, "maxItems": 3}
     schema = {"type": "object", "properties": {"fruits": fruits}}
     (folder / "fruits.json").write_text(json.dumps(schema))
-    (folder / "notes.txt").write_text("The opposite of big is small. " * 400)
+    (folder / "notes.txt").write_text("The opposite of big is small. " * 100)
     picture = [{"type": "image", "file": "photo.png"}, {"type": "text", "text": "How many shapes are there?"}]
     questions = [("What day comes after Wednesday?", "Thursday."), ("Opposite of big?", "Small."), (picture, "Six.")]
     chats = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-        for question, answer in questions * 20
+        for question, answer in questions * 4
     ]
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     days = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Monday"]

@@ -69,15 +69,16 @@ def variant_grid(
     """Returns every text model with every projector. The pair of the largest files comes first: the baseline.
 
     `variants` and `projectors` are names of schemes, which are quantized into `folder`, or paths. For `builtin` the
-    16-bit pair is added if there is something to compare, or `with_original`. Raises `GalagoError`, also if schemes are
-    to be made of files that are quantized already, unless `requantize`.
+    16-bit file of those that vary is added, or both `with_original`. Raises `GalagoError`, also if schemes are to be
+    made of files that are quantized already, unless `requantize`.
     """
     own = resolve(model, mmproj)
     _check_generates(own.header)
     model_paths, projector_paths = [own.weights], [own.projector] if own.projector else []
-    if is_builtin(model) and (variants or projectors or with_original):
+    if is_builtin(model) and (variants or with_original):
         model_paths += [path for path in [builtin_folder() / "text-F16.gguf"] if path.exists()]
-        projector_paths += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists() and mmproj is None]
+    if is_builtin(model) and (projectors or with_original) and mmproj is None:
+        projector_paths += [path for path in [builtin_folder() / "mmproj-F16.gguf"] if path.exists()]
     if projectors and not projector_paths:
         raise ConfigError(f"{own.id} has no projector to make variants of; give one with --mmproj", "projectors")
     models = _files(model_paths, variants, folder, progress, requantize)

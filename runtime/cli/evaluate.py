@@ -36,7 +36,7 @@ _Tasks = Annotated[
     list[Path] | None,
     typer.Option(help="question set: .zip, .jsonl or folder  [default: the built-in model's]", metavar="PATH"),
 ]
-_Quick = Annotated[bool, typer.Option("--quick", help="use only a few questions of each group")]
+_Quick = Annotated[bool, typer.Option("--quick", help="use only a few questions of each group and measure costs once")]
 _Sensitivity = Annotated[
     bool, typer.Option("--sensitivity", help="also quantize each tensor alone and measure the KL divergence (slow)")
 ]
@@ -103,7 +103,7 @@ def evaluate(
         folder=folder,
         texts=text or [],
         limit=QUICK_QUESTIONS if quick else 1_000_000,
-        rounds=2 if quick else 3,
+        rounds=1 if quick else 3,
         threads=threads,
         gpu_layers=gpu_layers,
         constraints=Constraints(memory_bytes, min_speed, parse_max_loss(max_loss)),

@@ -88,7 +88,7 @@ class Server:
     def wait_until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            if self.url and httpx.get(f"{self.url}/health").status_code == 200:
+            if self.url and httpx.get(f"{self.url}/health", timeout=seconds).status_code == 200:
                 return
             time.sleep(0.05)
         raise AssertionError(f"the server did not start: {self.lines}")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fakes import bert
+from fakes.benchmark import keep_benchmark
 from fakes.heldout import part_of_heldout
 from galago.models.errors import ConfigError, GalagoError
 from galago.models.registry.resolve import builtin_folder
@@ -34,8 +35,9 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty cache folder."""
+    """A cache folder in which only the benchmark of this machine is kept."""
     folder = tmp_path_factory.mktemp("cache")
+    keep_benchmark(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
@@ -188,8 +190,12 @@ def test_rounds_alternate_and_the_best_counts() -> None:
 def test_the_largest_pair_of_a_grid_comes_first(tmp_path: Path) -> None:
     made = variant_grid("builtin", None, ["Q4_0", "Q8_0"], [], tmp_path)
     sizes = [combination.bytes for combination in made]
-    assert len(made) == 6 and max(sizes) == sizes[0]
-    assert {c.model.name for c in made} == {"text-F16", "text-Q8_0", "Q4_0"}
+    assert len(made) == 3 and max(sizes) == sizes[0]
+    assert {c.name for c in made} == {f"{text} + mmproj-Q8_0" for text in ("text-F16", "text-Q8_0", "Q4_0")}
+    both = variant_grid("builtin", None, ["Q8_0"], ["Q8_0"], tmp_path)
+    assert len(both) == 4 and both[0].name == "text-F16 + mmproj-F16"
+    seen = variant_grid("builtin", None, [], ["Q8_0"], tmp_path)
+    assert [c.name for c in seen] == ["text-Q8_0 + mmproj-F16", "text-Q8_0 + mmproj-Q8_0"]
     alone = variant_grid(str(MODEL), None, [], [], tmp_path)
     assert [(c.name, c.projector) for c in alone] == [("text-Q8_0", None)]
     assert EvaluationPlan(alone, [], tmp_path).steps == {"fidelity": 1, "tasks": 1, "cost": 3}

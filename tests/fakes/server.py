@@ -85,7 +85,7 @@ class Server:
         (worker,) = found
         return worker
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             if self.url and httpx.get(f"{self.url}/health", timeout=seconds).status_code == 200:

@@ -45,12 +45,27 @@ def _message(message: Any, roles: Sequence[str], path: str, warnings: Warnings) 
         warnings.add_unless_strict(f"{path} is null", path, instead="it is left out")
         return None
     if isinstance(message, dict):
-        return {**message, "role": nearest_role(message, roles, path, warnings)}
+        return with_content({**message, "role": nearest_role(message, roles, path, warnings)})
     if isinstance(message, list) and len(message) == 2 and str(message[0]).lower() in _SYNONYMS:  # LangChain's pairs
         return _message({"role": message[0], "content": message[1]}, roles, path, warnings)
     problem = f"{path} is not an object"
     warnings.add_unless_strict(problem, path, instead="it is read as a message of the user")
     return {"role": "user", "content": message if isinstance(message, str | list) else json.dumps(message)}
+
+
+def with_content(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with `content`, if it has `parts` instead, as in Gemini's API and in Vercel's messages."""
+    parts = message.get("parts")
+    if message.get("content") is not None or not isinstance(parts, list):
+        return message
+    others = {name: value for name, value in message.items() if name != "parts"}
+    return others | {"content": list(map(_part, parts))}
+
+
+def _part(part: Any) -> Any:
+    """A part with the type by which a medium is known; Gemini's parts have none."""
+    data = (part.get("inlineData") or part.get("inline_data")) if isinstance(part, dict) else None
+    return {**data, "type": "media"} if isinstance(data, dict) else part
 
 
 def nearest_role(message: dict[str, Any], roles: Sequence[str], path: str, warnings: Warnings) -> str:

@@ -120,6 +120,8 @@ QUIET: list[tuple[str, Any, list[tuple[str, str]]]] = [
     ("a function's name alone", called([{"id": "c1", "function": "f", "arguments": {"a": 1}}]), ANSWERED),
     ("no calls", called([]), DROPPED),
     ("calls of nothing", called(None), DROPPED),
+    ("parts", [{"role": "user", "parts": [{"text": "One"}, {"text": "Two"}]}], [("user", "One\nTwo")]),
+    ("parts with types", [{"role": "user", "parts": [{"type": "text", "text": "One"}]}], [("user", "One")]),
     (
         "a tool's result",
         [USER, called([CALL])[1], {"role": "function", "tool_call_id": "c1", "content": "Two"}],
@@ -182,6 +184,18 @@ def test_a_message_of_another_shape_is_shown_as_the_nearest_one_with_a_warning(p
 def test_another_form_of_the_same_causes_no_warning(path: str, messages: Any, expected: list[tuple[str, str]]) -> None:
     messages_read, warnings = read(path, messages, strict=True)
     assert without_empty(messages_read) == without_empty(expected) and not warnings
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_conversation_in_geminis_form_is_shown_with_its_picture(path: str) -> None:
+    picture = {"inlineData": {"mimeType": "image/png", "data": "aGk="}}
+    asked = {"role": "user", "parts": [{"text": "Two"}, picture]}
+    messages = [{"role": "user", "parts": [{"text": "One"}]}, {"role": "model", "parts": [{"text": "So"}]}, asked]
+    warnings = request_io.no_warnings(strict=False)
+    messages_read = APIS[path]({"messages": messages}, warnings)
+    assert shown(messages_read) == [("user", "One"), ("assistant", "So"), ("user", "Two")]
+    assert sorted(type(part).__name__ for part in messages_read[-1].parts) == ["Image", "Text"]
+    assert len(warnings) == 1 and "role is 'model'" in warnings[0]
 
 
 @pytest.mark.parametrize("path", ALL)

@@ -97,6 +97,7 @@ class _Rewriter:
         kind = fields["type"] = _kind(fields)
         if kind == "message":
             fields["role"] = message_forms.nearest_role(fields, _ROLES, path, self._warnings)
+            fields = message_forms.with_content(fields)
             if fields["role"] == "tool":
                 kind, fields = "function_call_output", _tool_message(fields)
         match kind:

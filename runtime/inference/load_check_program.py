@@ -30,6 +30,7 @@ from .loader import open_model
 
 _CONTEXT = 1024
 _FILE_BYTES_PER_SECOND = 2 << 20
+_SIGNS_OF_NO_MEMORY = ("std::bad_alloc", "can't start new thread")
 
 
 def main(model: str, projector: str, draft: str, *adapters: str) -> None:
@@ -107,7 +108,7 @@ def _encode_media(generator: Generator) -> None:
 def _describe(error: Exception) -> str:
     """Says in one line why the model cannot be used."""
     name = Path(sys.argv[1]).name
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY):
         error = limit_error("load_check_memory", f"{name} needs too much memory")
     unforeseen = f"{name} cannot be used: {type(error).__name__}: {error}"
     return " ".join((error.message if isinstance(error, GalagoError) else unforeseen).split())

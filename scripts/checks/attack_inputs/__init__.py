@@ -26,8 +26,12 @@ def names() -> list[str]:
     for path in sorted(_FOLDER.glob("*.py")):
         if path.stem not in _NO_ATTACKS:
             functions = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
-            found += [f"{path.stem}.{one.name}" for one in functions if not one.name.startswith("_")]
+            found += [f"{path.stem}.{one.name}" for one in functions if _is_attack(one)]
     return found
+
+
+def _is_attack(function: ast.FunctionDef) -> bool:
+    return not function.name.startswith("_") and [argument.arg for argument in function.args.args] == ["target"]
 
 
 def find(name: str) -> Attack:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from fakes import crafted, lora
 from galago.models.errors import ModelError
 from galago.models.json_file import unseal
 from galago.models.registry.resolve import resolve
-from galago.runtime.inference import load_check
+from galago.runtime.inference import load_check, load_check_program
+from galago.runtime.llamacpp import memory
 from galago.runtime.process import spawn
 
 BUILTIN = resolve("builtin")
@@ -124,12 +126,35 @@ def split_model(folder: Path) -> list[Path]:
     return parts
 
 
+# load_check_seconds, load_check_memory
+
+
+def test_the_child_may_use_what_the_limits_say_and_more_for_larger_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, int] = {}
+
+    def limit_this_process(**limits: int) -> None:
+        given.update(limits)
+        if "data_bytes" in limits:
+            raise InterruptedError
+
+    monkeypatch.setenv("GALAGO_LIMIT_LOAD_CHECK_SECONDS", "20")
+    monkeypatch.setenv("GALAGO_LIMIT_LOAD_CHECK_MEMORY", "2GiB")
+    monkeypatch.setattr(load_check_program, "limit_this_process", limit_this_process)
+    monkeypatch.setattr(memory, "limit_this_process", limit_this_process)
+    monkeypatch.setattr(memory, "gpus", list)
+    monkeypatch.setattr(time, "process_time", lambda: 3.5)
+    with pytest.raises(InterruptedError):
+        load_check_program.main(str(BUILTIN.weights), "", "")
+    size_bytes = BUILTIN.weights.stat().st_size
+    assert given == {"cpu_seconds": 4 + 20 + (size_bytes >> 21), "data_bytes": (2 << 30) + 3 * size_bytes}
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no such limit")
-def test_memory_and_time_of_the_child_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_needs_more_than_the_limits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(BUILTIN.weights.read_bytes())
     monkeypatch.setenv("GALAGO_LIMIT_LOAD_CHECK_MEMORY", "1MiB")
-    with pytest.raises(ModelError, match="model.gguf"):
+    with pytest.raises(ModelError, match=r"model.gguf needs too much memory; .*--limit load_check_memory=VALUE"):
         load_check.check_loading(resolve(path))
     monkeypatch.setattr(spawn, "run_module", lambda *_, **__: spawn.ChildResult(-signal.SIGXCPU))
     with pytest.raises(ModelError, match=r"the limit is 5 s \(change it with --limit load_check_seconds=VALUE\)"):

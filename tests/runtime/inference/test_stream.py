@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from galago.models.errors import EngineError
+from galago.runtime.inference import stream as stream_module
 from galago.runtime.inference.stream import Stream
 from galago.runtime.output.parser import EventParser
 from galago.runtime.types.events import (
@@ -21,6 +22,7 @@ from galago.runtime.types.events import (
     ReasoningDelta,
     Started,
     Timings,
+    TokenLogprob,
     ToolCallArguments,
     ToolCallStart,
     Usage,
@@ -130,6 +132,28 @@ def test_a_cancelled_reader_on_the_loop_cancels_the_work() -> None:
 
     asyncio.run(main())
     assert cancelled == [1]
+
+
+LOGPROBS = (TokenLogprob(b"a", -1.0, ((b"a", -1.0),) * 3),)
+
+
+@pytest.mark.parametrize(("event", "fits"), [(Delta("a"), 9), (Delta("a", logprobs=LOGPROBS), 1)])
+def test_an_answer_may_have_as_many_unread_tokens_as_the_limit(
+    event: Event, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log-probabilities count too."""
+    monkeypatch.setattr(stream_module, "MAX_UNREAD_TOKENS", 9)
+    stream, cancelled = Stream(), []
+    stream.on_close(lambda: cancelled.append(1))
+    for _ in range(fits):
+        stream.put(event)
+    reader = iter(stream)
+    assert next(reader) == event and not cancelled
+    for _ in range(fits + 1):
+        stream.put(event)
+    assert cancelled == [1]
+    (last,) = reader
+    assert isinstance(last, Failed) and "was not read" in last.error.message
 
 
 SPEC = ParserSpec("hermes", (Tool("get_weather"),), ("<think>", "</think>"))

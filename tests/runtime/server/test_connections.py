@@ -5,15 +5,22 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from fakes.server import Server, serving
+from galago.runtime.server.connections import TRY_AGAIN_LATER
 
 CONNECTIONS = 4
+IDLE_SECONDS = 4
+HELD_BYTES = 1_000_000
+"""By all requests together. A message counts twice, for the copy that is decoded."""
 HALF_HEAD = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
 HALF_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
 
@@ -21,6 +28,7 @@ HALF_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconten
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     limits = (f"connections={CONNECTIONS}", "header_seconds=2", "body_seconds=2")
+    limits += (f"idle_seconds={IDLE_SECONDS}", f"total_held_bytes={HELD_BYTES}")
     with serving(*(word for one in limits for word in ("--limit", one))) as running:
         running.wait_until_ready()
         yield running
@@ -108,3 +116,38 @@ def test_a_body_that_goes_on_slowly_is_read(server: Server) -> None:
             connection.sendall(b" ")
         connection.sendall(b"}" + b" " * 92)
         assert connection.recv(4096).split()[1] == b"400"
+
+
+def test_a_connection_without_a_next_request_is_closed(server: Server) -> None:
+    with ExitStack() as stack:
+        connection = opened(server, stack, HALF_HEAD + b"\r\n")
+        began = time.monotonic()
+        answers = received(connection)
+        assert time.monotonic() - began >= IDLE_SECONDS - 1  # it stays open for a while
+    assert answers.startswith(b"HTTP/1.1 200") and answers.count(b"HTTP/1.1") == 1
+
+
+def socket_opened(server: Server, stack: ExitStack) -> ClientConnection:
+    return stack.enter_context(connect(f"ws{server.url.removeprefix('http')}/v1/responses", compression=None))
+
+
+def test_a_half_message_of_a_websocket_counts_as_held_until_the_connection_closes(server: Server) -> None:
+    part = " " * (HELD_BYTES * 3 // 10)
+
+    def parts_with_another_message_between() -> Iterator[str]:
+        yield part
+        assert first.ping().wait(60)  # the server has read the part
+        with pytest.raises(ConnectionClosed) as closed:
+            second.send(part)
+            second.recv(timeout=60)
+        assert closed.value.rcvd is None or closed.value.rcvd.code == TRY_AGAIN_LATER
+        yield "{}"
+
+    with ExitStack() as stack:
+        first, second = (socket_opened(server, stack) for _ in range(2))
+        first.send(parts_with_another_message_between())
+        assert "only response.create" in str(first.recv(timeout=60))
+    with ExitStack() as stack:
+        third = socket_opened(server, stack)
+        third.send(part + "{}")
+        assert "only response.create" in str(third.recv(timeout=60))

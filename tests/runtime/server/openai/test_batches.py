@@ -14,6 +14,7 @@ from typing import Any, Literal
 import httpx
 import openai
 import pytest
+from websockets.sync.client import connect
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
 from galago.runtime.server.openai.batches.lines import MAX_ERRORS, check_lines
@@ -229,6 +230,14 @@ def test_lines_in_progress_pause_while_a_chat_is_answered(api: openai.OpenAI, st
     assert 1 in seen, seen
     api.batches.cancel(batch.id)
     wait(api, batch.id, has_ended)
+
+
+def test_an_idle_websocket_does_not_delay_a_batch(api: openai.OpenAI, storing: Server) -> None:
+    with connect(f"ws{storing.url.removeprefix('http')}/v1/responses") as socket:
+        socket.send("{}")
+        assert json.loads(socket.recv(timeout=30))["type"] == "error"
+        name = start(api, [line("a", chat_body("Hi", max_tokens=1))]).id
+        assert wait(api, name, has_ended, 30).status == "completed"
 
 
 def test_each_line_is_answered_once_if_the_server_is_killed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -245,6 +246,25 @@ def test_a_file_is_deleted_when_it_expires(tmp_path: Path) -> None:
         store.get(expired.id)
     assert store.page(None, None, 9, True)[0] == [current]
     assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [current.id]
+
+
+def test_a_file_can_be_deleted_although_the_disk_is_full(tmp_path: Path) -> None:
+    """Its bytes make room. Its row goes when there is room again."""
+    database = Database(tmp_path / "store")
+    store = FileStore(database)
+    file, kept = (store.add([b"x" * 9999], name, "vision") for name in ("gone", "kept"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # every write fails, as on a full disk
+    try:
+        with pytest.raises(ConfigError, match="check the free disk space"):
+            store.add([b"x"], "more", "vision")
+        store.delete(file.id)
+        with pytest.raises(NotFound):
+            store.get(file.id)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "store" / "galago-files").iterdir()] == [kept.id]
+    assert store.page(None, None, 9, True)[0] == [kept]
 
 
 def test_incomplete_files_of_a_killed_server_are_deleted(tmp_path: Path) -> None:

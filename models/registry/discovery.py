@@ -5,6 +5,7 @@ Says of every file that is not a usable model why it was left out. Manifests of 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -130,7 +131,7 @@ def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
         if kind not in ("model", "projector", "part") or (kind == "part" and split_name(name)[2] == 1):
             reasons.append(f"{name} is {DESCRIPTIONS[kind]}, not a model")
     for name, parts in selection.missing_parts(usable, folder.kinds).items():
-        reasons.append(f"{name}: {describe_missing(parts)}")
+        reasons.append(f"{name}: {describe_missing(parts)}{_in_other_folders(parts, path, top)}")
     reasons += [f"{cut.whole}: {cut.how_to_join}" for cut in pieces(folder.all_names)]
     reasons += [reason for name in folder.all_names if (reason := why_not_whole(name))]
     groups = selection.weight_sets(usable, kinds=folder.kinds)
@@ -143,6 +144,13 @@ def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
     below = "" if path == top else f"{path.relative_to(top).as_posix()}/"
     discovery.left_out += [below + reason for reason in reasons]
     return [] if groups else [path / name for name, kind in folder.kinds.items() if kind == "projector"]
+
+
+def _in_other_folders(parts: Sequence[str], path: Path, top: Path) -> str:
+    """Says in which folders below `top` the parts are that a folder lacks, or returns an empty text."""
+    found = {other.parent for part in parts for other in top.rglob(glob.escape(part))} - {path}
+    places = ", ".join(sorted(str(folder) for folder in found))
+    return f"; it is in {places}: move all parts into one folder" if places else ""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...models import units
-from ...models.errors import NotFound
+from ...models.errors import ModelError, NotFound
 from .ui import report
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _file(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "kind": header_kind(header),
+        "problem": _problem(header),
         "title": header.name,
         "architecture": header.architecture,
         "parameters": header.parameters,
@@ -89,6 +90,18 @@ def _file(path: Path) -> dict[str, Any]:
         "gguf_version": header.version,
         "conversion": _receipt(conversion_receipt(header)),
     }
+
+
+def _problem(header: GGUFHeader) -> str | None:
+    """Says which other parts of the same model are missing, if any are."""
+    from ...models.files import weight_parts
+    from ...models.registry import pairing
+
+    try:
+        pairing.check_parts(header, weight_parts(header.path))
+    except ModelError as error:
+        return error.message
+    return None
 
 
 def _further(header: GGUFHeader) -> dict[str, Any]:

@@ -153,6 +153,11 @@ FOLDERS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
         ["a-q8_0"],
         ["b-00002-of-00002.gguf: part 1 of 2 is missing: b-00001-of-00002.gguf"],
     ),
+    "parts in two folders": (
+        {"a-Q8_0.gguf": "model", "x/b-00001-of-00002.gguf": "part 1", "y/b-00002-of-00002.gguf": "part 2"},
+        ["a-q8_0"],
+        ["/y: move all parts into one folder", "/x: move all parts into one folder"],
+    ),
     "a later part under another name": (
         {"a-Q8_0.gguf": "model", "b.gguf": "part 2"}, ["a-q8_0"], ["b.gguf is a later part of a split model"]
     ),
@@ -224,6 +229,18 @@ SINGLE_FILES: dict[str, tuple[dict[str, str], str]] = {
     "a model called draft": ({"a-draft-Q8_0.gguf": "model", "a-Q8_0.gguf": "model"}, ""),
     "the second part": ({"a-00002-of-00002.gguf": "part 2", "a-00001-of-00002.gguf": "part 1"}, ""),
 }  # fmt: skip
+
+
+def test_show_names_the_parts_that_are_missing(
+    tmp_path: Path, files: Mapping[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = lay_out(tmp_path, {"a-00001-of-00002.gguf": "part 1", "a-00002-of-00002.gguf": "part 2"}, files)
+    for missing in ("", "a-00002-of-00002.gguf"):
+        if missing:
+            (place / missing).unlink()
+        show(str(place / "a-00001-of-00002.gguf"), as_json=True)
+        problem = json.loads(capsys.readouterr().out)["problem"]
+        assert f"part 2 of 2 is missing: {missing}" in problem if missing else problem is None
 
 
 @pytest.mark.parametrize("layout", SINGLE_FILES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from galago.models import device
 from galago.models.registry.resolve import resolve
 from galago.runtime import load
 from galago.runtime.cli.main import main
@@ -61,6 +63,8 @@ def test_a_model_of_the_catalog_is_estimated_before_it_is_downloaded(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # nothing is installed
+    machine = dataclasses.replace(device.this_machine(), total_memory_bytes=64_000_000_000)
+    monkeypatch.setattr(device, "this_machine", lambda: machine)
     said, _ = fit(capsys, "qwen3.5-0.8b", "--budget", "64GB")
     assert re.match(r"qwen3.5-0.8b:\S+ fits: a context of \d+ tokens in about .* of 64", said)
     assert "galago pull qwen3.5-0.8b" in said

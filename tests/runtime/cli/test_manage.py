@@ -10,16 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from huggingface_hub import constants
 
 from fakes.hub import LocalHub, digest, running
 from fakes.scripts import scripts_environment
 from fakes.server import DATA, serving
 from galago.models.registry.resolve import builtin_folder
+from galago.runtime.cli.main import main
 
 GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
 TEXT = (builtin_folder() / "text-Q8_0.gguf").read_bytes()
@@ -36,6 +40,11 @@ quants = [{ name = "Q8_0", total = 8_570_000 }, { name = "F16" }]
 """
 
 
+class Output(NamedTuple):
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A user with an empty cache and a catalog of one model, and a local Hub that has it."""
@@ -43,6 +52,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         hub.put("acme/omni-GGUF", {"omni-Q8_0.gguf": TEXT, "mmproj-omni-Q8_0.gguf": EYES})
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(tmp_path / "hf")), ("HOME", str(tmp_path))):
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf/hub"))
         monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))  # not those of the machine
         for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
             monkeypatch.setenv(name, str(tmp_path / name))
@@ -52,11 +66,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         yield hub
 
 
-def galago(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*GALAGO, *map(str, arguments)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+def galago(*arguments: str | Path, code: int = 0) -> Output:
+    """Runs a command in this process, which is much faster than in one of its own."""
+    with redirect_stdout(StringIO()) as stdout, redirect_stderr(StringIO()) as stderr:
+        assert main([*map(str, arguments)]) == code, (stdout.getvalue(), stderr.getvalue())
+    assert "Traceback" not in stderr.getvalue()
+    return Output(stdout.getvalue(), stderr.getvalue())
 
 
 def as_json(*arguments: str | Path, code: int = 0) -> Any:
@@ -74,9 +89,9 @@ def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, monkeypatch
         and "100 %" in output.stderr
     )
     assert "already installed" in galago("pull", "omni").stdout
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "the Hub was not asked" in (offline := galago("pull", "omni").stdout) and "already installed" in offline
-    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert "omni:q8_0  8.57 MB" in galago("list").stdout
     details = galago("show", "omni").stdout
     assert "be kind" in details and "context          2048" in details
@@ -112,9 +127,10 @@ def test_the_list_of_models_fits_a_terminal(home: LocalHub, tmp_path: Path) -> N
     (folder / "cut.gguf").write_bytes(TEXT)
     galago("import", folder)
     (folder / "cut.gguf").write_bytes(TEXT[:1000])
-    lines = galago("list").stdout.splitlines()
-    assert max(map(len, lines)) <= 80 or all(" " not in line[40:] for line in lines if len(line) > 80)
-    assert any(line.startswith("cut: ") and "cut.gguf" in line for line in lines)
+    *tables, places = (block.splitlines() for block in galago("list").stdout.split("\n\n"))
+    lines = [line for table in tables for line in table]
+    assert max(map(len, lines)) <= 80 and places[0].split() == ["model", "from"]
+    assert any(line.startswith("cut: ") and "cut.gguf" in line for line in places)
     assert sum("images, audio" in line for line in lines) == 2
 
 

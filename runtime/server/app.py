@@ -76,7 +76,8 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     described = [route for one in [*unversioned, *versioned] for route in one.routes("/v1")]
     routes: list[BaseRoute] = [*described, openapi.endpoint(described, ERROR_RESPONSES)]
     routes += [route for one in versioned for route in one.routes("")]
-    routes += [route for one in versioned for prefix in ("/v1", "") for route in one.sockets(prefix)]
+    routes += [route for one in versioned for route in one.sockets("/v1")]
+    routes += [route for one in [*unversioned, *versioned] for route in one.sockets("")]
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -98,7 +99,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
                 config=config,
                 error_responses=ERROR_RESPONSES,
                 budget=context.budget,
-                running=context.running,
+                foreground=context.foreground,
             ),
         ],
         lifespan=lifespan,

@@ -30,7 +30,7 @@ RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
 class ServerContext:
     """What the endpoints of one application share. `database` and `files` exist if the user has named a folder.
 
-    `running` collects the requests that are computed, other than those of batches.
+    `foreground` collects the requests that are computed, other than those of batches.
     """
 
     service: Service
@@ -38,7 +38,7 @@ class ServerContext:
     database: Database | None = None
     files: FileStore | None = None
     budget: MemoryBudget = field(default_factory=MemoryBudget)
-    running: set[object] = field(default_factory=set)
+    foreground: set[object] = field(default_factory=set)
 
     def file_store(self, field: str) -> FileStore:
         """Raises `InvalidRequest`, which names the request's field, if the server stores no files."""

@@ -255,7 +255,7 @@ class Choices:
         self.count = count
         self._created_at = time.perf_counter()
         self._closed = threading.Event()
-        self._running = None if context is None or request.background else context.running
+        self._foreground = None if context is None or request.background else context.foreground
         if context is not None and count > 1:
             context.is_kept = True
         self._streams = [self._begin(request, cancelled)]
@@ -303,9 +303,9 @@ class Choices:
     def _begin(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         """Starts an answer. It counts as computed until its last event is there, whether or not it is read."""
         one = self._generate(request, cancelled)
-        if self._running is not None:
-            self._running.add(one)
-            one.on_end(partial(self._running.discard, one))
+        if self._foreground is not None:
+            self._foreground.add(one)
+            one.on_end(partial(self._foreground.discard, one))
         return one
 
     def _start(self, index: int, delay_seconds: float) -> Stream:

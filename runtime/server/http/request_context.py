@@ -55,9 +55,9 @@ class MemoryBudget:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def request(self, running: set[object] | None = None) -> Iterator[RequestContext]:
+    def request(self, foreground: set[object] | None = None) -> Iterator[RequestContext]:
         """Within it, this thread or task works on a request. What it holds is released at the end."""
-        context = RequestContext(self, running)
+        context = RequestContext(self, foreground)
         token = CURRENT.set(context)
         try:
             yield context
@@ -144,10 +144,10 @@ class MemoryBudget:
 
 
 class RequestContext(Struct, eq=False):
-    """One request. `running` collects the requests that are computed, other than those of batches."""
+    """One request. `foreground` collects the requests that are computed, other than those of batches."""
 
     budget: MemoryBudget
-    running: set[object] | None = None
+    foreground: set[object] | None = None
     client: str = ""
     """Whose request it is, for the model's queue."""
     is_complete: bool = False

@@ -92,14 +92,14 @@ def count(working: asyncio.Future[Any]) -> None:
 
     def done(_working: asyncio.Future[Any]) -> None:
         context.threads -= 1
-        if context.running is not None:
-            context.running.discard(working)
+        if context.foreground is not None:
+            context.foreground.discard(working)
         if context.held_bytes and not context.threads and (context.has_ended or not context.is_kept):
             context.budget.release(context)
 
     context.threads += 1
-    if context.running is not None:
-        context.running.add(working)
+    if context.foreground is not None:
+        context.foreground.add(working)
     working.add_done_callback(done)
 
 

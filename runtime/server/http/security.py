@@ -75,7 +75,7 @@ class AllowedOrigins:
 class Guard:
     """ASGI middleware. Refuses a request before its body is read, and a body once it exceeds the limit or stops.
 
-    Each request gets a context with the `budget`, and with `running`, the requests that are computed.
+    Each request gets a context with the `budget`, and with `foreground`, the requests that are computed.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Guard:
         config: ServerConfig,
         error_responses: ErrorResponses,
         budget: MemoryBudget,
-        running: set[object],
+        foreground: set[object],
     ) -> None:
         self._app = app
         self._error_responses = error_responses
         self._budget = budget
-        self._running = running
+        self._foreground = foreground
         self._requests_by_client: Counter[str] = Counter()
         self._host = config.host
         self._allowed_hosts = config.allowed_hosts
@@ -107,7 +107,7 @@ class Guard:
         scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
         send = _with_request_id(scope[REQUEST_ID], send)
         client, headers = (scope.get("client") or ("",))[0], Headers(scope=scope)
-        context = RequestContext(self._budget, self._running, _identity(client, headers))
+        context = RequestContext(self._budget, self._foreground, _identity(client, headers))
         CURRENT.set(context)
         try:
             self._check(scope["path"], headers)

@@ -27,8 +27,8 @@ HALF_REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconten
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    limits = (f"connections={CONNECTIONS}", "header_seconds=2", "body_seconds=2")
-    limits += (f"idle_seconds={IDLE_SECONDS}", f"total_held_bytes={HELD_BYTES}")
+    limits = [f"connections={CONNECTIONS}", "header_seconds=2", "body_seconds=2"]
+    limits += [f"idle_seconds={IDLE_SECONDS}", f"total_held_bytes={HELD_BYTES}"]
     with serving(*(word for one in limits for word in ("--limit", one))) as running:
         running.wait_until_ready()
         yield running

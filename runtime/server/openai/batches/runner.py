@@ -44,7 +44,7 @@ class BatchRunner:
         self._batches = batches
         self._endpoints = endpoints
         self._budget = context.budget
-        self._running = context.running
+        self._foreground = context.foreground
         self._service = context.service
         self._error_responses = error_responses
         self._new_batch = asyncio.Event()
@@ -145,7 +145,7 @@ class BatchRunner:
 
     async def _wait_until_idle(self) -> None:
         """Returns when the model is ready and no other requests are computed."""
-        while self._running or not self._service.ready:
+        while self._foreground or not self._service.ready:
             await asyncio.sleep(_POLL_SECONDS)
 
 

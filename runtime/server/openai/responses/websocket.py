@@ -106,7 +106,7 @@ class _Connection:
             while True:
                 raw, warnings = await self._messages.get()
                 self._socket.scope[BUSY] = True
-                with self._context.budget.request(self._context.running):
+                with self._context.budget.request(self._context.foreground):
                     await self._answer(raw, warnings)
                 self._socket.scope[BUSY] = False
 

@@ -174,7 +174,8 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
     raise ConfigError(
         f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, but there are "
         "only "
-        f"{units.format_bytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0",
+        f"{units.format_bytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0, "
+        "which is slower on a CPU",
         "budget",
     )
 

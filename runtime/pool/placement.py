@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...models.capacity import gpu_offload
 from ...models.errors import ConfigError
 from ...models.files import ModelFiles
@@ -14,6 +16,17 @@ _GIB = 1 << 30
 
 def place(files: ModelFiles, config: ModelConfig, build: LlamaBuild) -> Placement:
     """Places a model. Raises `ConfigError` if a GPU was asked for and there is none."""
+    placement = _place(files, config, build)
+    if config.kv_type == "f16" or placement.gpu_layers:
+        return placement
+    warning = (
+        f"a KV cache of {config.kv_type} makes long prompts and conversations slower on a CPU; leave --kv-type at f16 "
+        "unless memory is short"
+    )
+    return replace(placement, warnings=(*placement.warnings, warning))
+
+
+def _place(files: ModelFiles, config: ModelConfig, build: LlamaBuild) -> Placement:
     if config.gpu_layers == 0:
         return ON_CPU
     backends = ", ".join(build.gpu_backends)

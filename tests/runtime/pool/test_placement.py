@@ -65,6 +65,14 @@ def test_a_model_that_does_not_fit_at_all_has_a_warning(large: ModelFiles) -> No
     assert "nothing of the model fits on the GPU (0.6 GiB free on CUDA0)" in placed.warnings[0]
 
 
+def test_a_smaller_cache_on_a_cpu_has_a_warning(large: ModelFiles) -> None:
+    config = ModelConfig(kv_type="q8_0")
+    for placed in (place(large, config, build()), place(large, config, build(0.6))):
+        assert "a KV cache of q8_0 makes long prompts and conversations slower on a CPU" in placed.warnings[-1]
+    for config, gpus in ((config, build(4)), (ModelConfig(), build())):
+        assert "slower on a CPU" not in " ".join(place(large, config, gpus).warnings)
+
+
 def test_layers_are_split_over_several_gpus(large: ModelFiles) -> None:
     placed = place(large, ModelConfig(), build(4, 4))
     assert placed.gpu_layers == sum(placed.split) == 33 and all(placed.split)

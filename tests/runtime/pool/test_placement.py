@@ -66,10 +66,10 @@ def test_a_model_that_does_not_fit_at_all_has_a_warning(large: ModelFiles) -> No
 
 
 def test_a_smaller_cache_on_a_cpu_has_a_warning(large: ModelFiles) -> None:
-    config = ModelConfig(kv_type="q8_0")
-    for placed in (place(large, config, build()), place(large, config, build(0.6))):
+    small = ModelConfig(kv_type="q8_0")
+    for placed in (place(large, small, build()), place(large, small, build(0.6))):
         assert "a KV cache of q8_0 makes long prompts and conversations slower on a CPU" in placed.warnings[-1]
-    for config, gpus in ((config, build(4)), (ModelConfig(), build())):
+    for config, gpus in ((small, build(4)), (ModelConfig(), build())):
         assert "slower on a CPU" not in " ".join(place(large, config, gpus).warnings)
 
 

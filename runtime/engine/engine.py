@@ -1,7 +1,7 @@
 """The engine: one thread that owns a model runner and answers all requests, step by step.
 
-No request can hurt another. An error of a sink, a sampler, a grammar, or of the runner on behalf of one sequence ends
-only that sequence. An error of a whole step ends the sequences in it. The thread always goes on.
+Requests are isolated from each other: an error in a sink, a sampler, a grammar, or a runner call for one sequence ends
+only that sequence. An error in a whole step ends the sequences in it. The thread always continues.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .sequence import Detokenizer, Sequence
 from .tuning import CacheForecast, EngineMetrics, PrefillLimits, ThreadTuner
 
 Command = tuple[Sequence | None, Callable[[], None]]
-"""What the engine's thread is to do, and the sequence that ends if it fails."""
+"""A function for the engine's thread to call, and the sequence that ends if it fails."""
 
 _NO_PREFILL = PrefillLimits(0, 0)
 
@@ -39,8 +39,8 @@ class Engine:
     """`submit` works from any thread. Events reach a request's sink on the engine's thread; the last one is a
     `Finished` or `Failed`.
 
-    `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. What finished
-    requests have computed stays there, and in `prefix_cache`, for later requests with the same beginning. A
+    `slots` requests run at once, `queue_length` more may wait, and all share `cells` tokens of context. The cells of
+    finished requests stay there, and in `prefix_cache`, for later requests with the same prefix. A
     `thread_tuner` chooses the number of threads for each step (else `threads`), a `draft_model` proposes tokens, and at
     most `outputs` rows of a step have logits.
     """
@@ -122,14 +122,14 @@ class Engine:
                 raise EngineError("the model is closed")
             if not self._permits.acquire(blocking=False):
                 raise QueueFull(
-                    f"{self._queue_length} requests wait for the model already; try again in a moment, or start the "
-                    "server with a larger --queue"
+                    f"{self._queue_length} requests are already waiting for the model; try again in a moment, or start "
+                    "the server with a larger --queue"
                 )
             self._commands.put((sequence, lambda: self._loop.start(sequence)))
         return lambda: self._commands.put((sequence, lambda: self._loop.end(sequence, None)))
 
     def forecast(self, prompt: Prompt, adapters: tuple[float, ...]) -> CacheForecast:
-        """What a prompt would find in the cache if it came now. Waits for the current step."""
+        """What the cache would hold for a prompt submitted now. Waits for the current step."""
         result: Future[CacheForecast] = Future()
 
         def look_up() -> None:
@@ -182,7 +182,7 @@ class Engine:
             self._execute_commands()
             try:
                 has_work = self._loop.step()
-            except BaseException as error:  # unexpected: all that is known for certain is that the thread must go on
+            except BaseException as error:  # unexpected, but the thread must go on
                 self._loop.fail_step(self._loop.scheduler.sequences, error)
                 has_work = False
         self._execute_commands()
@@ -211,9 +211,9 @@ class Engine:
 
 
 class EngineLoop:
-    """Takes sequences to their end, step by step. Everything here runs on the engine's thread.
+    """Runs sequences to their end, step by step. Everything here runs on the engine's thread.
 
-    `post` queues a command for that thread from another one, `release_permit` lets another request in.
+    `post` queues a command from another thread, `release_permit` lets another request in.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class EngineLoop:
             self.fail([sequence], error)
 
     def _encode_media(self, sequence: Sequence) -> None:
-        """Has the media encoded that the sequence still needs."""
+        """Submits the media that the sequence still needs to the encoder."""
         media = [item.payload for item in sequence.items[sequence.computed :] if isinstance(item, MediaSpan)]
         if all(payload.ready for payload in media):
             return
@@ -391,7 +391,7 @@ class EngineLoop:
         self._release_permit()
         self.metrics.record_end(event)
         if event is not None and not silent:
-            with contextlib.suppress(BaseException):  # the reader is gone, and so is the sequence
+            with contextlib.suppress(BaseException):  # the reader is gone, so the event is not needed
                 sequence.sink(event)
         if slot is not None and sequence.reuse:
             self.kv.persist(slot)

@@ -1,6 +1,6 @@
 """Everything that calls the model runner for a sequence: its slot in the KV cache, its steps, and its sampled tokens.
 
-Handles no failures of requests: what it raises, the engine turns into the end of a sequence.
+Does not handle failures of requests: the engine ends the sequence for which something is raised here.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class KVCache:
         return True
 
     def save(self, slot: Slot) -> None:
-        """Saves a slot in host memory, if that may be of use and costs less than computing it again."""
+        """Saves a slot in host memory, if it may be reused and saving costs less than recomputing."""
         try:
             if slot.cells < MIN_CELLS or not self._prefixes.limit or self._prefixes.holds(slot.items, slot.adapters):
                 return
@@ -121,13 +121,13 @@ class KVCache:
             self.errors.record("write a prefix to the cache folder", error)
 
     def save_and_clear(self, slot: Slot) -> None:
-        """Empties a slot. Its content can be found again, unless its owner shares nothing."""
+        """Empties a slot, saving its content first unless its owner does not take part in reuse."""
         if slot.owner is None or slot.owner.reuse:
             self.save(slot)
         self.discard(slot)
 
     def clear_idle(self) -> None:
-        """Saves and empties the slots without an owner: attention reads all cells in use, theirs too.
+        """Saves and empties the slots without an owner, because attention reads all cells in use, including theirs.
 
         A slot that would take more than half of the prefix cache stays.
         """
@@ -174,7 +174,7 @@ class KVCache:
 
 
 class StepExecutor:
-    """Computes steps with the number of threads that `thread_tuner` chooses, and measures how long they take."""
+    """Computes and times steps, with the number of threads that `thread_tuner` chooses."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class StepExecutor:
         self._thread_tuner = thread_tuner
 
     def start(self, sequence: Sequence) -> None:
-        """Tells the request that it is accepted, unless its prompt's log-probabilities must be collected first."""
+        """Sends `Started`, unless the prompt's log-probabilities must be collected first."""
         if sequence.next_logprob is None or prompt_logprobs.collect_first(sequence, self._runner):
             self._send_started(sequence)
 
@@ -207,7 +207,7 @@ class StepExecutor:
         begin, cpu_begin = time.perf_counter(), time.process_time()
         self._runner.decode(step.rows)
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
-        if not step.prompt_logprobs:  # steps with them are small, so that each row costs more
+        if not step.prompt_logprobs:  # steps with them are small, so each row costs more
             self.prefill_budget.record(answer_rows, prompt_rows, seconds)
             if prompt_rows and not answer_rows:
                 self._save_policy.compute_seconds_per_cell = self.prefill_budget.row_seconds

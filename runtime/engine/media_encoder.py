@@ -1,4 +1,4 @@
-"""A thread that encodes images and audio, so that no answer waits for them."""
+"""A thread that encodes images and audio, so that running answers do not wait for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..types.prompt import MediaPayload
 
 EncodeFunction = Callable[[list[MediaPayload]], None]
-"""Encodes the first item of a list of media, and as many of the next ones as it can at once."""
+"""Encodes the first item of a list of media, and as many of the following ones as it can in one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class EncodeJob:
 
 
 class MediaEncoder:
-    """Works off jobs in order of arrival, until `close`."""
+    """Processes jobs in order of arrival, until `close`."""
 
     def __init__(self, encode: EncodeFunction) -> None:
         self._encode = encode
@@ -45,11 +45,11 @@ class MediaEncoder:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self._work_off(job)
+                self._process(job)
             except BaseException as error:  # ends the job's sequence; the thread goes on
                 job.done(error)
 
-    def _work_off(self, job: EncodeJob) -> None:
+    def _process(self, job: EncodeJob) -> None:
         while (missing := [m for m in job.media if not m.ready]) and job.is_wanted() and not self._closing:
             self._encode(missing)
             job.done(None)

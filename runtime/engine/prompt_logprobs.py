@@ -1,4 +1,4 @@
-"""Collects prompt-token log-probabilities during prefill. Entered only for requests that ask for log-probabilities."""
+"""Collects prompt-token log-probabilities during prefill, only for requests that ask for them."""
 
 from __future__ import annotations
 

@@ -15,15 +15,15 @@ from .sequence import Sequence, Slot, cells_in_use, place_in_turn
 from .tuning import PrefillLimits
 
 ENOUGH_PREFILL_ROWS = 128
-"""A step with this many prompt rows takes no further prompt: more rows are hardly faster, and first come is first
-served."""
+"""A step with this many prompt rows takes no further prompt: more rows are hardly more efficient, and prompts are
+served in order."""
 
 MAX_MIXED_STEPS = 8
-"""After this many steps that mix prompt rows with answers, one is of answers only. How long that takes tells how many
-prompt rows fit next to answers, and the machine may have become busy."""
+"""After this many steps with both prompt and answer rows, one step has answer rows only. Its duration, which changes as
+the machine becomes busy, determines how many prompt rows fit next to answers."""
 
 RECURRENT_REPLAY_TOKENS = 16
-"""Items at the end of a prompt that are computed again when a recurrent model's state is reused: the next turn may show
+"""Items at the end of a prompt that are recomputed when a recurrent model's state is reused: the next turn may render
 the beginning of the answer differently, for example without its reasoning."""
 
 HEADROOM_CELLS = 32
@@ -101,8 +101,8 @@ class Scheduler:
     Background sequences wait behind all others, and run only while there are no others.
 
     A slot keeps its content until another sequence needs it; a sequence with the same beginning continues it. The cells
-    may be promised more than once: when they run out, idle slots are cleared, then the youngest sequences are
-    preempted, to be restored from `prefixes` or computed again. Without `partial_removal`, as in recurrent models, a
+    may be overcommitted: when they run out, idle slots are cleared, then the youngest sequences are preempted, to be
+    restored from `prefixes` or recomputed. Without `partial_removal`, as in recurrent models, a
     slot can only be continued at its end. At most `outputs` rows of a step have logits.
     """
 
@@ -168,14 +168,14 @@ class Scheduler:
         return slot
 
     def preempt(self, slot: Slot) -> None:
-        """Takes a slot, whose content is gone, from its owner, if it has one. The owner waits as first of its kind."""
+        """Takes a slot, whose content is lost, from its owner, if any. The owner goes to the front of its queue."""
         owner = slot.owner
         if owner is not None:
             self.remove(owner)
             self.waiting.insert(self._waiting_foreground() if owner.background else 0, owner)
 
     def admit(self) -> SlotAssignment | None:
-        """Assigns a slot to the first waiting sequence, if one is free and its prompt fits next to what is running."""
+        """Assigns a slot to the first waiting sequence, if one is free and its prompt fits next to the running ones."""
         free = [slot for slot in self._slots if slot.owner is None]
         if not self.waiting or not free:
             return None
@@ -194,17 +194,17 @@ class Scheduler:
         return SlotAssignment(sequence, self._choose_slot(free, source, shared), source, shared, reused)
 
     def cached_cells(self, items: list[Item], adapters: tuple[float, ...]) -> int:
-        """Cells of a prompt that need not be computed if it comes now."""
+        """Cells of a prompt submitted now that need not be computed."""
         return count_cells(items[: self._reusable(items, self._best_source(items, adapters)[1])])
 
     def _reusable(self, items: list[Item], shared: int) -> int:
-        """How many computed items are reused: fewer if the rest would be computed faster as a whole attention tile."""
+        """How many computed items to reuse: fewer if the rest is faster to compute as a whole attention tile."""
         if not self._may_recompute or not shared or any(s.is_decoding for s in self.running):
             return shared
         return _reuse_before_tile(items, shared, self._tile)
 
     def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | CachedPrefix | None, int]:
-        """Where most of the items are computed already. The last item does not count, since its logits are needed."""
+        """The source that shares the most items, and how many. The last item does not count: its logits are needed."""
         wanted = items[:-1]
         source: Slot | CachedPrefix | None
         source, most = self._prefixes.find(wanted, adapters)
@@ -250,7 +250,7 @@ class Scheduler:
         return next((s.slot for s in self.running if s.background), None)
 
     def slot_to_clear(self) -> Slot | None:
-        """A slot to clear because what is running needs its cells: the least recently used idle one, else that of the
+        """A slot to clear because running sequences need its cells: the least recently used idle one, else that of the
         youngest sequence, unless it is the only one."""
         if self._free_cells() >= 0:
             return None
@@ -260,7 +260,7 @@ class Scheduler:
         return self.running[-1].slot if len(self.running) > 1 else None
 
     def next_group(self) -> list[Sequence]:
-        """The sequences that the next step can be made of; none if there is nothing to compute.
+        """The sequences that can share the next step; none if there is nothing to compute.
 
         Tokens and media take turns, because llama.cpp computes one kind at a time. So do sequences under different
         adapters, because llama.cpp applies adapters to a whole step.
@@ -320,7 +320,7 @@ class Scheduler:
                 free_outputs -= step.add_prompt(sequence, limit)
 
     def _free_cells(self) -> int:
-        """Cells left when each running sequence has what it needs for its items so far, and for one token more."""
+        """Cells left when each running sequence has those for its items so far and one more token."""
         return self._cells - self.cells_in_use - self._pending_cells() - len(self.running)
 
     def _pending_cells(self) -> int:
@@ -340,7 +340,7 @@ class _StepBuilder:
         self._samples: list[SampleRow] = []
 
     def add(self, sequence: Sequence, limit: int, draft: Draft = _NO_DRAFT) -> int:
-        """Adds the sequence's next tokens, and draft tokens behind them; returns the number of the former."""
+        """Adds the sequence's next tokens, followed by draft tokens; returns the number of the former."""
         rows, slot = self.rows, sequence.slot
         assert slot is not None
         tokens = sequence.next_tokens(limit)
@@ -377,9 +377,10 @@ class _StepBuilder:
 
 
 def prefill_rows(left: int, limit: int, room: int, tile_rows: int) -> int:
-    """How many of the `left` rows of a prompt a step of at most `limit` takes, so that the last step has a whole tile.
+    """Chooses how many of a prompt's `left` rows go into a step of at most `limit`, so that its last step fills a tile.
 
-    That is fewer than the limit or, if the limit is one tile, as many more as leave whole tiles, if there is `room`.
+    That may be fewer than `limit`. If `limit` is one tile and there is `room`, the step also takes the rows beyond
+    whole tiles.
     """
     if limit >= left or limit < tile_rows:
         return min(left, limit)

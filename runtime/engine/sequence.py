@@ -18,7 +18,7 @@ from ..types.events import Delta, Finished, FinishReason, Sink, Timings, TokenLo
 from ..types.prompt import RELEASED_PAYLOAD, Item, MediaSpan, Prompt, count_cells, count_positions
 
 LONG_PROMPT_CELLS = 512
-"""Uncomputed cells from which on a prompt counts as long: other answers would notice how long it takes."""
+"""A prompt with more uncomputed cells than this counts as long: it would delay other answers noticeably."""
 
 _range_ids = itertools.count()
 
@@ -78,12 +78,12 @@ class Slot:
 
 
 def _without_payload(item: Item) -> Item:
-    """Media without its payload: a slot only needs what is compared, and may keep it for long."""
+    """Media without its payload: a slot only compares items, and may keep them for a long time."""
     return item if isinstance(item, int) else replace(item, payload=RELEASED_PAYLOAD)
 
 
 def cells_in_use(ranges: Iterable[CellRange]) -> int:
-    """Cells that these ranges take together, shared ones counted once."""
+    """Cells that these ranges take together, counting shared ones once."""
     longest: dict[int, int] = {}
     for cells in ranges:
         longest[cells.id] = max(longest.get(cells.id, 0), cells.end - cells.begin)
@@ -93,7 +93,7 @@ def cells_in_use(ranges: Iterable[CellRange]) -> int:
 class Detokenizer:
     """`feed` takes bytes and returns the text that is certain; `finish` returns what was held back.
 
-    The result does not depend on how the bytes were split. The text ends before the stop string that is complete
+    The result does not depend on how the bytes were split. The text ends before the stop string that is completed
     first, or before the longest one if several end at the same place.
     """
 
@@ -106,7 +106,7 @@ class Detokenizer:
         self.stopped_by: str | None = None
         """The stop string that ended the text."""
         self.cut_bytes = 0
-        """Bytes at the end of what was fed that are not in the text: the stop string and what follows it."""
+        """Bytes at the end of the input that are not in the text: the stop string and whatever follows it."""
 
     @property
     def stopped(self) -> bool:
@@ -140,14 +140,14 @@ class Detokenizer:
         return text
 
     def _first_stop(self) -> tuple[int, str] | None:
-        """Where the stop string that is complete first begins, and which one it is."""
+        """The start of the stop string that is completed first, and the string."""
         if self._first_characters.isdisjoint(self._held):
             return None
         matches = [(at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         return min(matches)[1:] if matches else None
 
     def _possible_stop_length(self) -> int:
-        """Length of the longest end of the held text that may be the beginning of a stop string."""
+        """Length of the longest suffix of the held text that may be the start of a stop string."""
         for length in range(min(self._longest_stop - 1, len(self._held)), 0, -1):
             tail = self._held[-length:]
             if tail[0] in self._first_characters and any(stop.startswith(tail) for stop in self._stop):
@@ -254,7 +254,7 @@ class Sequence:
         self.generated += 1
 
     def take_text(self, piece: bytes, is_end: bool) -> tuple[Delta | None, FinishReason | None]:
-        """Adds a token's bytes to the text. Returns what can be shown now, and why the answer ends, if it does."""
+        """Adds a token's bytes to the text. Returns the text that can be sent now, and why the answer ends, if so."""
         detokenizer = self.detokenizer
         text = "" if is_end else detokenizer.feed(piece)
         reason: FinishReason | None = None
@@ -303,7 +303,7 @@ class Sequence:
 
 
 def place_in_turn(client: str, waiting: Iterable[Sequence]) -> int:
-    """Where the client's next sequence waits: behind its own, and behind as many of each other client."""
+    """Queue index of the client's next sequence: behind its own, and behind as many of each other client."""
     others = list(waiting)
     own, place = sum(one.client == client for one in others), len(others)
     turns: Counter[str] = Counter()

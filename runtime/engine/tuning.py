@@ -1,4 +1,4 @@
-"""What the engine learns from how long its steps take: prefill budget, what to save, threads; and its counters."""
+"""What the engine learns from the duration of its steps: prefill budget, what to save, threads; and its counters."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ without, or 30 ms if that is longer, since people do not read faster. With rows 
 """
 
 MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 1.0
-"""If fewer rows than this fit into a step, it takes a whole attention tile, which behind thousands of tokens takes
-hardly longer, unless the step would take more than a second. A long prompt would otherwise take minutes."""
+"""If fewer rows than this fit into a step, it takes a whole attention tile, which takes hardly longer behind thousands
+of tokens, unless the step would take more than a second. Otherwise a long prompt would take minutes."""
 
 FIRST_PREFILL_ROWS = 32
 """Prompt rows in a step before any step was measured."""
 
 FEW_ROWS_COST = 3.0
-"""Assumed cost of a prompt row next to answers, in rows of a prompt computed alone, until it is measured."""
+"""Assumed cost of a prompt row next to answers, relative to one of a prompt computed alone, until it is measured."""
 
 SAVE_ALWAYS_BELOW_SECONDS = 0.005
 """A slot is always saved if saving takes less than this."""
 
 SAVE_PROBE_INTERVAL = 8
-"""If saving is slower than computing again, every 8th slot is still saved, to measure again. From a GPU, llama.cpp
-copies each run of neighboring cells separately, so the time depends on how many answers ran side by side."""
+"""If saving is slower than recomputing, every 8th slot is still saved, to measure again. From a GPU, llama.cpp
+copies each run of neighboring cells separately, so the time depends on how many answers ran at once."""
 
 _SAMPLES = 9
-"""Measurements that a median is taken of: on a busy machine, single steps take many times longer."""
+"""Measurements per median: on a busy machine, single steps take many times longer."""
 
 
 class PrefillLimits(NamedTuple):
@@ -46,14 +46,14 @@ class PrefillLimits(NamedTuple):
 
 
 class PrefillBudget:
-    """Learns how long a step takes, and each prompt row in it. `tile_rows` is the size of an attention tile."""
+    """Learns how long steps and the prompt rows in them take. `tile_rows` is the size of an attention tile."""
 
     def __init__(self, tile_rows: int) -> None:
         self._tile_rows = tile_rows
         self._steps: deque[float] = deque(maxlen=_SAMPLES)
-        """Seconds of steps without prompt rows."""
+        """Durations of steps without prompt rows, in seconds."""
         self._few_rows: deque[float] = deque(maxlen=_SAMPLES)
-        """Seconds of a prompt row next to answers, in steps with less than a tile of them."""
+        """Seconds per prompt row next to answers, in steps with less than a tile of them."""
         self._tile_row_seconds: deque[float] = deque(maxlen=_SAMPLES)
         self._prompt_alone: deque[float] = deque(maxlen=_SAMPLES)
         self._steps_since_prefill = 0
@@ -77,7 +77,7 @@ class PrefillBudget:
 
     @property
     def row_seconds(self) -> float | None:
-        """Seconds of a row of a prompt that is computed alone; `None` if not measured yet."""
+        """Seconds per row of a prompt that is computed alone; `None` if not measured yet."""
         return median(self._prompt_alone) if self._prompt_alone else None
 
     def limits(self) -> PrefillLimits:
@@ -103,7 +103,7 @@ class PrefillBudget:
 
 
 class SavePolicy:
-    """Decides whether saving a slot is worthwhile, from how long saving and computing take."""
+    """Decides whether saving a slot is worthwhile, from measured times of saving and computing."""
 
     def __init__(self) -> None:
         self.compute_seconds_per_cell: float | None = None
@@ -129,23 +129,23 @@ class SavePolicy:
 
 
 THREAD_SAMPLES = 4
-"""Steps that a number of threads is judged by. One more before them is ignored, while the threads start."""
+"""Steps over which a thread count is judged, after one that is ignored because the threads are starting."""
 
 THREAD_GAIN = 0.95
-"""A number of threads is adopted if its steps take less than this share of the present number's."""
+"""A thread count is adopted if its steps take less than this fraction of the time of the current one's."""
 
 STARVED_CORES = 0.3
-"""Cores' worth of processor time that other programs took from the threads of a step, from which on the machine counts
-as busy: the server's own process takes less. Threads spin while they wait for each other, so what a step's threads did
-not use, others did."""
+"""The machine counts as busy if other programs took more than this many cores' worth of CPU time from the threads of a
+step; the server's own process takes less. Threads spin while they wait for each other, so CPU time that a step's
+threads did not use was used by other programs."""
 
 IDLE_CORES = 0.5
-"""More threads are only tried if so much of the machine is idle: if it is busy, a step with as many threads as cores
-may take a hundred times longer, since they wait for each other by turns on one core."""
+"""More threads are only tried if this many cores are idle: on a busy machine, a step with as many threads as cores may
+take a hundred times longer, since threads that share a core wait for each other in turn."""
 
 FIRST_PAUSE_STEPS, MAX_PAUSE_STEPS, MAX_REDUCED_PAUSE_STEPS = 32, 2048, 256
 """Steps between two trials; doubled after each trial that changed nothing. The maximum is lower while some threads are
-unused, because one thread does not notice that a busy machine becomes quiet."""
+unused, because a single thread does not show when a busy machine becomes quiet."""
 
 CHANGED_RATIO = 1.4
 """If steps take this many times longer or shorter than when they were judged, a trial starts at once."""
@@ -157,7 +157,7 @@ MIN_TUNING_ROWS = 16
 class ThreadChoice:
     """The number of threads for one kind of step. It changes when a neighboring number is measured to be faster.
 
-    `idle_cores` returns how much of the machine was idle of late.
+    `idle_cores` returns how many cores were idle recently.
     """
 
     def __init__(self, max_threads: int, idle_cores: Callable[[], float] = lambda: inf) -> None:
@@ -175,16 +175,16 @@ class ThreadChoice:
 
     @property
     def threads(self) -> int:
-        """The number for the next step, which may be on trial."""
+        """The number for the next step; it may be on trial."""
         return self._ladder[self._chosen if self._trial is None else self._trial]
 
     @property
     def settled(self) -> int:
-        """The number that was found best."""
+        """The best number found so far."""
         return self._ladder[self._chosen]
 
     def record(self, cost: float, is_starved: bool = False) -> None:
-        """Records what a step took. `is_starved`: other programs took the cores of some of its threads."""
+        """Records the cost of a step. `is_starved`: other programs took cores from some of its threads."""
         usual, trial = self._usual_cost, self._trial
         if is_starved and trial is not None and trial > self._chosen:
             self._costs = []
@@ -212,7 +212,7 @@ class ThreadChoice:
             self._remaining_pause -= THREAD_SAMPLES
 
     def _try(self, indices: list[int]) -> None:
-        """Starts a trial of the first of these rungs of the ladder, the others later; pauses if there is none."""
+        """Starts a trial of the first of these ladder indices, with the others to follow; pauses if there is none."""
         possible = [i for i in dict.fromkeys(indices) if 0 <= i < len(self._ladder) and i != self._chosen]
         fewer = [i for i in possible if i < self._chosen]
         is_busy = len(fewer) < len(possible) and self._idle_cores() < IDLE_CORES
@@ -245,8 +245,8 @@ class ThreadTuner:
     and are many times slower than one thread. On a quiet machine they are much faster. Steps with prompt rows
     are judged separately, other steps by how many answers run together.
 
-    If the threads `spin` while they wait, the processor time of a step says at once whether other programs need cores.
-    `idle_cores` returns how many cores were idle of late.
+    If the threads `spin` while they wait, the CPU time of a step shows at once whether other programs need cores.
+    `idle_cores` returns how many cores were idle recently.
     """
 
     def __init__(self, max_threads: int, spin: bool = False, idle_cores: Callable[[], float] = lambda: inf) -> None:
@@ -261,7 +261,7 @@ class ThreadTuner:
         return choice.settled if settled else choice.threads
 
     def record(self, answer_rows: int, prompt_rows: int, seconds: float, cpu_seconds: float = inf) -> None:
-        """Records how long a step took, and how much processor time."""
+        """Records the duration of a step and its CPU time."""
         if 0 < prompt_rows < MIN_TUNING_ROWS:
             return
         choice = self._choice(answer_rows, prompt_rows)
@@ -274,10 +274,11 @@ class ThreadTuner:
 
 
 class CacheForecast(NamedTuple):
-    """What a prompt would find if it came now.
+    """The state of the cache for a prompt submitted now.
 
-    `cached_cells` of it need not be computed, `idle_cells` of others may be saved first. `peak_cells` were in use at
-    once so far, `saved_bytes` are in the prefix cache. `save_seconds_per_cell` is `None` if nothing was saved yet.
+    `cached_cells` of it need not be computed; `idle_cells` of other prompts may have to be saved first. `peak_cells` is
+    the most in use at once so far, `saved_bytes` the size of the prefix cache. `save_seconds_per_cell` is `None` if
+    nothing was saved yet.
     """
 
     cached_cells: int

@@ -1,7 +1,7 @@
 """Carries messages between a worker and the process that started it: the connection, and the bytes on it.
 
-A worker may be taken over by a hostile model, so its end is not trusted. The length of what it writes is checked before
-memory is taken, and msgspec decodes only what the type of a message allows. Anything else is an `UnexpectedMessage`.
+A worker may be taken over by a hostile model, so its end is not trusted. The length of each write is checked before
+memory is allocated, and msgspec decodes only what the message's type allows. Anything else is an `UnexpectedMessage`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .spawn import PipeEnd
 COALESCE_SECONDS = 0.025
 """How long a worker holds back a message that is not urgent, to send it together with the next ones. Each write wakes
 two processes and the client, on the cores that compute the next token: one write per token costs a small model a tenth
-of its speed. Text that comes 40 times a second is smooth to the eye."""
+of its speed. Text that arrives 40 times a second looks smooth."""
 
 MAX_REQUEST_BYTES = (1 << 31) - 64
 """The largest message to a worker: the length of a write is a signed number of four bytes."""
@@ -43,20 +43,20 @@ MAX_REQUEST_BYTES = (1 << 31) - 64
 _MAX_MESSAGES = 4096
 """Messages in one write."""
 
-MessagePieces: TypeAlias = tuple[bytes, ...]  # of one message
+MessagePieces: TypeAlias = tuple[bytes, ...]  # the bytes of one message
 
 _HEADER_BYTES = 4
-"""Before each write: its length, as `multiprocessing.connection.Connection` writes it."""
+"""Size of the length before each write, as `multiprocessing.connection.Connection` writes it."""
 
 _LIST_BYTES = 5
-"""Begin the list of messages in a write."""
+"""Size of the header of the list of messages in a write."""
 
 _READ_BYTES = 1 << 16
 _POLLS = 10
 
 
 class Channel:
-    """The end of the process that started a worker. Any thread sends, by itself; one thread receives."""
+    """The parent's end. Any thread may send, and writes the message itself; one thread receives."""
 
     _receives: Any = FromWorker
 
@@ -79,7 +79,7 @@ class Channel:
         self._flush_unless_writing()
 
     def post(self, message: ToWorker) -> None:
-        """Sends a small message without waiting: a thread that is writing now also writes this message."""
+        """Sends a small message without waiting: a thread that is already writing also writes this message."""
         self._outbox.append((encode(message),))
         self._flush_unless_writing()
 
@@ -93,12 +93,12 @@ class Channel:
         return messages
 
     def close(self) -> None:
-        """Closes the connection once a write that is under way has ended. It does end if the other side is gone."""
+        """Closes the connection once a write in progress has ended, which it also does if the other side is gone."""
         with self._writing:
             self._connection.close()
 
     def _receive_bytes(self, timeout_seconds: float | None) -> bytes | bytearray:
-        """Reads one write. Memory grows with what arrives, not with the length that is announced."""
+        """Reads one write. Memory use grows with the bytes that arrive, not with the announced length."""
         if sys.platform == "win32":  # the pipe keeps each write together
             self._wait(timeout_seconds, inf)
             return self._connection.recv_bytes(self._max_received_bytes)
@@ -117,7 +117,7 @@ class Channel:
         return data
 
     def _end_of_write(self) -> int | None:
-        """Where the first write in the received bytes ends, `None` if it is incomplete."""
+        """Returns where the first write in the received bytes ends, `None` if it is incomplete."""
         if len(self._received) < _HEADER_BYTES:
             return None
         length = int.from_bytes(self._received[:_HEADER_BYTES], "big", signed=True)
@@ -128,8 +128,7 @@ class Channel:
         return end if len(self._received) >= end else None
 
     def _wait(self, timeout_seconds: float | None, deadline: float) -> None:
-        """Waits for bytes. Several short polls, because time in which this process is stopped (Ctrl-Z) must hardly
-        count."""
+        """Waits for bytes. Polls several times, so that time while this process is stopped (Ctrl-Z) hardly counts."""
         if timeout_seconds is None:
             return
         late = time.monotonic() > deadline
@@ -151,7 +150,7 @@ class Channel:
         self._write(batch, MAX_REQUEST_BYTES)
 
     def _write(self, messages: Iterable[MessagePieces], max_bytes: int) -> bool:
-        """Writes messages, together as far as the other side accepts. Returns whether the other side is there."""
+        """Writes messages, together up to the size that the other side accepts. Returns whether it is still there."""
         try:
             for batch in _batches(messages, max_bytes):
                 head = b"\xdd" + len(batch).to_bytes(_LIST_BYTES - 1, "big")
@@ -250,7 +249,7 @@ def _pieces(message: ToWorker) -> MessagePieces:
     return before + b"\xc6" + len(message.data).to_bytes(4, "big"), message.data
 
 
-# The bytes of a message: an array of its class's name and its fields. Other values are arrays of this kind too.
+# A message is encoded as an array of its class's name and its fields, and so are the values in it.
 
 
 class _PathText(Struct, array_like=True, tag="Path", forbid_unknown_fields=True):
@@ -284,10 +283,10 @@ _ERRORS = {
 _SUBSTITUTES: dict[Any, type[Struct]] = {Path: _PathText, GalagoError: _ErrorText}
 _FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
 _WITH_FINITE_NUMBERS = (Heartbeat, LoadProgress, Stats, Timings)
-"""Classes whose numbers the parent computes with. A NaN in them would switch off what notices a worker that hangs."""
+"""Classes whose numbers the parent computes with. A NaN in them would disable the detection of hanging workers."""
 
 _making_decoder = threading.Lock()
-"""msgspec 0.22 crashes if a thread decodes with what another one has not finished making."""
+"""msgspec 0.22 crashes if a thread decodes with a decoder that another thread is still making."""
 
 _makers: dict[type, Callable[[Any], Any]] = {kind: kind.value for kind in (_PathText, _JsonText, _ErrorText)}
 
@@ -371,7 +370,7 @@ def _pack(value: Any) -> Any:
 
 @functools.cache
 def _packer(kind: type) -> Callable[[Any], Any] | None:
-    """What makes arrays of the values of a class, `None` if msgspec encodes them as they are."""
+    """Returns the function that turns values of a class into arrays, `None` if msgspec encodes them directly."""
     if is_dataclass(kind):
         names = tuple(field.name for field in fields(kind))
         return lambda value: [kind.__name__, *[_pack(getattr(value, name)) for name in names]]
@@ -387,7 +386,7 @@ def _packer(kind: type) -> Callable[[Any], Any] | None:
 
 
 def _valid_text(text: str) -> str:
-    """The text with a question mark for each lone surrogate, as the tokenizer would make it."""
+    """The text with a question mark for each lone surrogate, as the tokenizer would replace it."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,7 +1,7 @@
-"""Runs a job in a child process: llama.cpp ends its process on some damaged files, and its memory is sure to be freed.
+"""Runs a job in a child process: llama.cpp aborts on some damaged files, and a child's memory is sure to be freed.
 
 A module that takes jobs has a function `work(job, arrays, report)`. `job` is a frozen dataclass, `arrays` are numpy
-arrays by name, and `report` sends the caller progress, as JSON. What `work` returns, JSON too, is the job's result.
+arrays by name, and `report` sends progress to the caller, as JSON. `work` returns the job's result, also as JSON.
 """
 
 from __future__ import annotations

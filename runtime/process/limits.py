@@ -1,4 +1,4 @@
-"""Limits what the process that calls it may use. Child processes that open other people's files call it first."""
+"""Limits the resources of the calling process. Child processes that open other people's files call it first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def limit_this_process(
     open_files: int | None = None,
     processes: int | None = None,
 ) -> None:
-    """Bounds what is given, and turns core dumps off. Does nothing where the system has no such limits.
+    """Sets the given limits and disables core dumps. Does nothing on systems without such limits.
 
-    `data_bytes` counts what is allocated; `address_bytes` also counts mapped files and reserved addresses. `file_bytes`
-    is the size up to which files can be written. `processes` is how many the user may have, threads included, when this
-    one starts another.
+    `data_bytes` counts allocated memory; `address_bytes` also counts mapped files and reserved addresses. `file_bytes`
+    is the size up to which files can be written. `processes` is how many processes and threads the user may have when
+    this process starts another.
     """
     with contextlib.suppress(ImportError):  # Windows
         import resource
@@ -36,9 +36,9 @@ def limit_this_process(
 
 
 def return_freed_memory() -> None:
-    """Makes GNU's malloc return freed blocks of 1 MiB and more to the system, as it does until the first is freed.
+    """Makes GNU's malloc return freed blocks of 1 MiB and more to the system.
 
-    Afterwards it would keep up to 64 MB of them for each of its heaps, of which there would be eight per core.
+    By default it stops doing so once one is freed, and keeps up to 64 MB for each heap, with eight heaps per core.
     """
     import ctypes
 
@@ -49,7 +49,7 @@ def return_freed_memory() -> None:
 
 
 def _lower(kind: int, value: int | None, room: int = 0) -> None:
-    """Sets a limit, with `room` up to the one that cannot be raised again, unless a lower one holds already."""
+    """Lowers the soft limit to `value`, and the hard limit to `room` more. Limits that are lower already stay."""
     import resource
 
     if value is None:

@@ -1,6 +1,6 @@
-"""What a worker and the process that started it say to each other. Only values; `channel` turns them into bytes.
+"""The messages between a worker and the process that started it. Only values; `channel` turns them into bytes.
 
-Whoever receives a message gets values of exactly these types, whatever the other side wrote.
+The receiver gets values of exactly these types, whatever the other side wrote.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """To the worker: answer a request, which is encoded already. Later messages refer to it by `number`."""
+    """To the worker: answer the request encoded in `data`. Later messages refer to it by `number`."""
 
     number: int
     data: bytes
@@ -56,7 +56,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class RunTask:
-    """To the worker: run a task, which is encoded already. One `TaskDone` or `Refused` answers it."""
+    """To the worker: run the task encoded in `data`. One `TaskDone` or `Refused` answers it."""
 
     number: int
     data: bytes
@@ -76,9 +76,9 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """From the worker, once a second: it is alive, and this is what it does.
+    """From the worker, once a second: it is alive, with its current state.
 
-    `cpu_seconds` is the processor time that its process has used so far.
+    `cpu_seconds` is the CPU time that its process has used so far.
     """
 
     stats: Stats
@@ -120,7 +120,7 @@ class Accepted(AboutRequest):
 
 @dataclass(frozen=True, slots=True)
 class Refused(AboutRequest):
-    """The request or task has failed, and nothing more will be said about it."""
+    """The request or task has failed, and no further message about it follows."""
 
     error: GalagoError
 

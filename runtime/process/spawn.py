@@ -1,6 +1,6 @@
 """Starts child processes. No other module does.
 
-Decides a child's environment, connects its standard streams, ends it when its time is up, and words how it ended.
+Decides a child's environment, connects its standard streams, ends it when its time is up, and describes how it ended.
 Imports little, so that a worker can be started before anything else is imported.
 """
 
@@ -26,13 +26,13 @@ PipeEnd: TypeAlias = "Connection[Any, Any]"
 """One end of the connection between a worker and the process that started it."""
 
 _POLL_SECONDS = 0.2
-"""How often a child that nobody may be waiting for is looked at."""
+"""Polling interval, to notice that the caller has gone."""
 
 EXIT_GRACE_SECONDS = 2.0
 """Time for a process to exit after it has closed its connection or was killed."""
 
 _LAST_BYTES = 4096
-"""Bytes of a child's standard error in which its last line is looked for."""
+"""Bytes at the end of a child's standard error that are searched for its last line."""
 
 
 def describe_exit(code: int) -> str:
@@ -70,12 +70,12 @@ class ChildResult:
 
     @property
     def killed(self) -> bool:
-        """Returns whether the child died of a signal that was not sent here: it has crashed."""
+        """Returns whether a signal that was not sent here killed the child: it has crashed."""
         return self.code < 0 and not self.timed_out
 
     @property
     def out_of_cpu_time(self) -> bool:
-        """Returns whether the system killed it for using more processor time than `limits` gave it."""
+        """Returns whether the system killed it for using more CPU time than `limits` allows."""
         return self.code == -getattr(signal, "SIGXCPU", 0) != 0
 
     @property
@@ -92,7 +92,7 @@ class ChildResult:
 
 
 def python_command(module: str, *arguments: object) -> list[str]:
-    """Returns the command that runs a module. A folder named galago in the current folder does not shadow ours."""
+    """Returns the command that runs a module. A `galago` folder in the current folder does not shadow this package."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
@@ -104,7 +104,7 @@ def run_module(
     timeout_seconds: float | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> ChildResult:
-    """Runs a module of ours to its end in a child process. Kills it and raises `Cancelled` once `cancelled()`."""
+    """Runs a Galago module to its end in a child process. Kills it and raises `Cancelled` once `cancelled()`."""
     environment = cpu_environment() if hide_gpus else worker_environment()
     return _run(python_command(module, *arguments), stdin, environment, timeout_seconds, cancelled)
 
@@ -145,7 +145,7 @@ def _run(
 def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
     """Writes to the child's standard input on a thread, until all is written or the child has ended.
 
-    `communicate` cannot do it: once it has timed out, it never writes the rest of its input.
+    `communicate` cannot do it: after a timeout, it never writes the rest of its input.
     """
     stream, process.stdin = process.stdin, None
     assert stream is not None
@@ -206,7 +206,7 @@ class WorkerProcess:
                 os.set_handle_inheritable(handle, True)
                 options["startupinfo"] = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
                 options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
-            else:  # a Ctrl-C in the terminal is for the parent, which ends its workers in good order
+            else:  # Ctrl-C in the terminal is for the parent, which shuts its workers down cleanly
                 options |= {"pass_fds": (handle,), "process_group": 0}
             command = [*(command or python_command("galago.runtime.worker.main")), str(handle)]
             self._process = subprocess.Popen(command, env=worker_environment(), **options)
@@ -226,7 +226,7 @@ class WorkerProcess:
             return None
 
     def reap(self) -> str:
-        """Waits for the process to exit, kills it if it does not, and completes a sentence whose subject it is."""
+        """Waits for the process to exit and kills it if it does not. Returns how it ended, like `describe_exit`."""
         for _ in range(2):
             code = self.wait(EXIT_GRACE_SECONDS)
             if code is not None:

@@ -1,1 +1,1 @@
-"""A model in a process of its own: whatever ends that process, the one that asks lives on. Knows no HTTP."""
+"""Runs a model in its own process: a crash there does not end the parent process. Knows no HTTP."""

@@ -60,16 +60,16 @@ HEARTBEAT_SECONDS = 1.0
 
 MAX_OPEN_FILES = 4096
 MIN_FILE_BYTES = 1 << 30
-"""Of the largest file that a worker may write, if its disk cache needs less: its log may be a file too."""
+"""Size up to which a worker may write files, if its disk cache needs less: its log may also be a file."""
 
 WORK_BYTES = 8 << 30
-"""How much a worker may allocate for its requests, besides what it holds once its model is loaded and its cache."""
+"""Memory that a worker may allocate for requests, in addition to its loaded model and its cache."""
 
 LoadFunction: TypeAlias = "Callable[[Load, Callable[[float], None]], LoadedModel]"
 
 
 class ActiveRequest:
-    """A request or task that is worked on."""
+    """A request or task in progress."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -84,7 +84,7 @@ class ActiveRequest:
 
 
 class ModelWorker:
-    """Obeys the parent's messages, with one model."""
+    """Handles the parent's messages with one model."""
 
     def __init__(self, channel: BufferedChannel, load: LoadFunction) -> None:
         self._channel = channel
@@ -96,11 +96,11 @@ class ModelWorker:
         self._sending = threading.Lock()
 
     def import_ahead(self) -> None:
-        """Starts to import what `Load` needs. An import that fails will fail there again."""
+        """Starts to import the modules that `Load` needs. An import that fails will fail there again."""
         self._threads.submit(importlib.import_module, "galago.runtime.inference.loader")
 
     def handle(self, message: ToWorker) -> bool:
-        """Obeys a message. Returns `False` if it was the last one."""
+        """Handles a message. Returns `False` if it was the last one."""
         match message:
             case Load():
                 self._submit(self._load, message)
@@ -165,7 +165,7 @@ class ModelWorker:
         except Exception as error:
             self._refuse(number, _as_galago_error(error))
             return
-        if request.cancelled.is_set():  # after `generate` asked last, and before it returned the stream
+        if request.cancelled.is_set():  # between the last check in `generate` and its return
             stream.close()
         self._say(number, Accepted(number))
         stream.forward(lambda event: self._send_event(number, event, request))
@@ -192,7 +192,7 @@ class ModelWorker:
             request.cancel()
 
     def _say(self, number: int, message: FromWorker, *, last: bool = False, urgent: bool = True) -> None:
-        """Sends a message about a request, unless its last one was sent: the parent kills a worker that goes on."""
+        """Sends a message about a request, unless its last one was sent: the parent kills a worker that sends more."""
         try:
             data = self._channel.encode(message)
         except GalagoError as error:
@@ -218,7 +218,7 @@ def load_model(load: Load, progress: Callable[[float], None]) -> LoadedModel:
 
 
 def _limit_memory(load: Load) -> None:
-    """Bounds what is allocated from now on. Not with GPUs, whose drivers reserve addresses as they like."""
+    """Limits what is allocated from now on. Not with GPUs, whose drivers reserve large address ranges."""
     import psutil
 
     held_bytes = getattr(psutil.Process().memory_info(), "data", None)
@@ -227,7 +227,7 @@ def _limit_memory(load: Load) -> None:
 
 
 def _as_galago_error(error: Exception) -> GalagoError:
-    """Returns the error for the other side. The details of an unexpected one go to standard error."""
+    """Returns the error to send to the parent. The details of an unexpected one go to standard error."""
     if isinstance(error, GalagoError):
         return error
     traceback.print_exception(error)

@@ -1,7 +1,7 @@
-"""The parent's side of a worker: a model in a child process, which is started again when it dies or hangs.
+"""The parent's side of a worker: a model in a child process, which is restarted when it dies or hangs.
 
-What a worker says is checked: one that says anything unexpected is killed, which counts as a crash. A request that was
-alone in two crashes is refused from then on.
+A worker's messages are checked: one that sends anything unexpected is killed, which counts as a crash. A request that
+was the only one running in two crashes is refused from then on.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ CLOSE_GRACE_SECONDS = 3.0
 """How long a worker may take to end its requests and exit."""
 
 MAX_CRASHES_PER_REQUEST = 2
-"""A request that was alone in so many crashes is refused."""
+"""A request that was the only one running in this many crashes is refused."""
 
 MAX_RESTART_DELAY_SECONDS = 60.0
 
-_POLL_SECONDS = 0.05  # how soon it is noticed that a caller has left
+_POLL_SECONDS = 0.05  # polling interval, to notice that the caller has gone
 
 SLOW_STEP_FACTOR = 10
-"""How many hang limits a step may take that uses the processor: a small machine needs minutes for 512 tokens."""
+"""A step that uses the CPU may take this many times the hang limit: a small machine needs minutes for 512 tokens."""
 
-_BUSY_SHARE = 0.1  # of one core, for a step that is taken to compute
+_BUSY_SHARE = 0.1  # a step that uses more than this share of a core counts as computing
 
 MAX_CHARACTERS_PER_TOKEN = 4096
 """The average over an answer; a worker that sends more text is killed."""
@@ -54,7 +54,7 @@ MAX_REPORTS_PER_SECOND = 1000
 
 
 class PendingCall:
-    """A request or task that the worker was given, and what it has said about it. `digest` identifies the content."""
+    """A request or task sent to the worker, and the worker's replies so far. `digest` identifies the content."""
 
     def __init__(self, content: Request | Task[Any], digest: bytes, context_length: int) -> None:
         self.digest = digest
@@ -223,7 +223,7 @@ class WorkerClient:
         self._process.kill()
 
     def discard(self) -> None:
-        """Ends a worker whose messages nobody reads."""
+        """Ends a worker while no thread listens to it."""
         self._process.kill()
         self._process.reap()
         self._channel.close()
@@ -245,7 +245,7 @@ class WorkerClient:
             self._complaint = f"gave no sign of life for {self._hang_limit:g} s and "
         except (EOFError, OSError):
             pass
-        except Exception as error:  # whatever it is, the requests of this worker must end
+        except Exception as error:  # whatever the error, the worker's requests must end
             self._reject(error if isinstance(error, messages.UnexpectedMessage) else repr(error))
         if self._complaint:
             self._process.kill()

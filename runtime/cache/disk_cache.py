@@ -175,7 +175,7 @@ def entries(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Itera
 def trim(folder: Path, limit: int) -> None:
     """Deletes files not used for `MAX_AGE_DAYS`, then the least recently used ones beyond `limit` bytes.
 
-    Skips what cannot be deleted. Deletes what killed processes left, too.
+    Also deletes temporary files that killed processes left. Skips files that cannot be deleted.
     """
     kept_file.delete_abandoned(folder)
     files = []
@@ -222,7 +222,7 @@ def _digest(data: bytes | memoryview) -> bytes:
 
 def _header_size(start: bytes | memoryview) -> int:
     size = int.from_bytes(start[len(_MAGIC) : len(_MAGIC) + _SIZE_BYTES], "little")
-    return min(size, _MAX_HEADER_BYTES)  # the digest is wrong if there is more
+    return min(size, _MAX_HEADER_BYTES)  # a longer header fails the digest check
 
 
 def _parse_header(

@@ -1,4 +1,4 @@
-"""Saved sequences in host memory, and on disk if there is a disk cache, found again by their first tokens."""
+"""Saved sequences in host memory, and on disk if there is a disk cache, looked up by their first tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PrefixCache:
         self._on_disk = [] if disk is None else list(_stored_prefixes(disk))
 
     def add(self, prefix: CachedPrefix) -> None:
-        """Keeps a prefix in memory if it fits, and drops those that it makes useless."""
+        """Keeps a prefix in memory if it fits, and drops those that it makes redundant."""
         self.cell_bytes = len(prefix.data) / count_cells(prefix.items)
         if len(prefix.data) > self.limit:
             return
@@ -58,7 +58,7 @@ class PrefixCache:
             self._drop(self._in_memory[0])
 
     def store(self, prefix: CachedPrefix) -> None:
-        """Writes a prefix to disk, and deletes those that it makes useless."""
+        """Writes a prefix to disk, and deletes those that it makes redundant."""
         assert self._disk is not None
         for old in [p for p in self._on_disk if self._replaces(prefix, p.items, p.adapters)]:
             assert old.path is not None
@@ -74,7 +74,7 @@ class PrefixCache:
         return any(self._replaces(prefix, items, adapters) for prefix in self._in_memory)
 
     def find(self, items: Sequence[Item], adapters: tuple[float, ...]) -> tuple[CachedPrefix | None, int]:
-        """The restorable prefix that shares most with the beginning of `items`, and how many items it shares."""
+        """The restorable prefix that shares the most leading `items`, and how many items it shares."""
         best, most = None, 0
         for prefix in (*self._in_memory, *self._on_disk):
             shared = common_prefix(prefix.items, items) if prefix.adapters == adapters else 0
@@ -83,7 +83,7 @@ class PrefixCache:
         return best, most
 
     def longest_shared(self, items: Sequence[Item], adapters: tuple[float, ...]) -> int:
-        """How many of the `items` some prefix begins with, even if it cannot be restored there."""
+        """Length of the longest start of `items` that some prefix shares, even if it cannot be restored there."""
         prefixes = (prefix for prefix in (*self._in_memory, *self._on_disk) if prefix.adapters == adapters)
         return max((common_prefix(prefix.items, items) for prefix in prefixes), default=0)
 

@@ -54,7 +54,7 @@ class KVCache:
             return None, 0
 
     def longest_shared(self, items: Items[Item], adapters: tuple[float, ...]) -> int:
-        """How many of the items some saved prefix begins with."""
+        """Length of the longest start of the items that some saved prefix shares."""
         try:
             return self._prefixes.longest_shared(items, adapters)
         except BaseException as error:

@@ -24,7 +24,7 @@ BATCH = 512
 """Rows per step and llama.cpp micro-batch, its own default: larger ones cost memory and gain nothing on a CPU."""
 
 ATTENTION_TILE_ROWS = 64
-"""Rows from which on llama.cpp's flash attention works in tiles on a CPU (`GGML_FA_TILE_Q` in ggml-cpu/common.h).
+"""Minimum rows with which llama.cpp's flash attention uses tiles on a CPU (`GGML_FA_TILE_Q` in ggml-cpu/common.h).
 Behind 4,000 tokens, 32 rows of a 135M model, one by one, take 3.6 times as long as 64."""
 
 TILE_SPEEDUP = 8.0
@@ -69,7 +69,7 @@ class TokenBatch:
 
 
 def new_context(weights: Weights, params: Any, advice: str = "") -> Any:
-    """The handle of a new llama.cpp context. `advice` ends the error's advice to try a smaller context."""
+    """The handle of a new llama.cpp context. `advice` completes the error's advice to try a smaller context."""
     take_errors()
     handle = llama.llama_init_from_model(weights.handle, params)
     if not handle:
@@ -128,9 +128,7 @@ class Context:
         self._memory = llama.llama_get_memory(self.handle)
         if not self._memory:
             self.close()
-            raise ModelError(
-                f"{weights.path.name} is a model that turns text into vectors; it cannot answer", str(weights.path)
-            )
+            raise ModelError(f"{weights.path.name} is an embedding model and generates no text", str(weights.path))
         self._vocab_size = weights.vocab_size
         self.batch: int = llama.llama_n_batch(self.handle)
         self._batch = TokenBatch(self.batch)
@@ -158,7 +156,7 @@ class Context:
             self._scales = scales
 
     def decode(self, rows: Sequence[BatchToken]) -> None:
-        """Computes a step of at most `batch` token rows. Waits for the end, since a GPU works asynchronously."""
+        """Computes a step of at most `batch` token rows. Waits until it is done, since a GPU works asynchronously."""
         if len(rows) > self.batch:  # llama.cpp would end the process with an assertion
             raise EngineError(f"a step of {len(rows)} rows is larger than the batch of {self.batch}")
         self._check(llama.llama_decode(self.handle, self._batch.fill(rows)))

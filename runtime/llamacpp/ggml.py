@@ -22,7 +22,7 @@ _validate = _declared("ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, cty
 
 
 def is_valid(kind: int, data: NDArray[np.uint8]) -> bool:
-    """Whether a tensor's bytes, of that `enum ggml_type`, are whole blocks without NaN or infinity. Integers are not
+    """Whether a tensor's bytes are whole blocks of that `enum ggml_type` without NaN or infinity. Integers are not
     checked."""
     return bool(_validate(kind, data.ctypes.data, data.nbytes))
 

@@ -17,7 +17,7 @@ try:
     from llama_cpp import mtmd_cpp as mtmd
 except (ImportError, OSError, RuntimeError) as error:
     raise ConfigError(
-        f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or see what `galago doctor` says"
+        f"llama.cpp cannot be loaded ({error}); run scripts/bootstrap, or `galago doctor` to find out why"
     ) from error
 
 __all__ = ["NO_REASON", "build_info", "features", "listen", "llama", "mtmd", "take_errors"]

@@ -1,4 +1,4 @@
-"""Limits the memory that loading may take, and returns what it has filled but that is not needed.
+"""Limits the memory that loading may take, and returns the pages that are not needed afterwards to the system.
 
 Memory is returned on Linux with glibc only. Released pages come back by themselves when they are touched: those of a
 file from the page cache, zeros as zeros (madvise(2), MADV_DONTNEED).
@@ -33,7 +33,7 @@ def limit_memory(file_sizes: Iterable[int], base_bytes: int = 4 << 30) -> None:
 
     `base_bytes` is for libraries, stacks of threads, and the working memory of a context. llama.cpp keeps at most a
     second copy of the weights, repacked. There is no limit where the system has none (macOS, Windows), nor with a GPU,
-    whose driver reserves memory as it likes.
+    whose driver reserves large address ranges.
     """
     if not gpus():
         limit_this_process(data_bytes=base_bytes + 3 * sum(file_sizes))

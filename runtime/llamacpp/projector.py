@@ -55,7 +55,7 @@ def encode_first(chunks: list[MediaChunk]) -> None:
 
 
 def embedded_by(path: Path, use_gpu: bool) -> tuple[str, ...]:
-    """Identifies what embeddings depend on besides the build of llama.cpp, for a disk cache: not the text model."""
+    """Identifies what embeddings depend on besides the llama.cpp build, for a disk cache. Not the text model."""
     return fingerprint(path), "media on a GPU" if use_gpu else "media on the CPU"
 
 

@@ -138,5 +138,5 @@ def _metadata(metadata: Mapping[str, str | int]) -> Any:
 
 
 def _truncated(value: str) -> bytes:
-    """The bytes of a text that fit, without half a character at the end."""
+    """The UTF-8 bytes of a text, cut to the maximum length at a character boundary."""
     return value.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore").encode()

@@ -11,7 +11,7 @@ _MAX_THREADS = 512
 """`GGML_MAX_N_THREADS` in ggml.h."""
 
 _POLL = 1
-"""For how long threads spin before they sleep, in llama.cpp's unit: 131,072 pauses of the processor, 2 to 5 ms. That is
+"""How long threads spin before they sleep, in llama.cpp's unit of 131,072 CPU pause instructions, 2 to 5 ms. That is
 longer than the time between two steps. Its default of 50 would take cores from other programs after each answer."""
 
 

@@ -1,4 +1,4 @@
-"""A loaded model's vocabulary: text to tokens and back. What runs for each request; `weights.py` does the loading."""
+"""A loaded model's vocabulary: text to tokens and back, for each request. `weights.py` does the loading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_PADDING_TOKENS = 128
 """Tokens by which the sizes of equal vocabularies may differ; llama.cpp allows the same."""
 
 _COMPARED_EVERY = 7
-"""Every 7th token is compared: that finds another vocabulary, and comparing all 128,000 takes a while."""
+"""Every 7th token is compared: enough to detect another vocabulary, and faster than comparing all 128,000."""
 
 
 class Vocab:
@@ -121,7 +121,7 @@ class Vocab:
 
     @property
     def separator(self) -> int | None:
-        """The token between two texts, besides those that end each; `None` if the model has none there."""
+        """The token between two texts, in addition to those that end each; `None` if the model uses none."""
         if not (llama.llama_vocab_get_add_sep(self.vocab) and llama.llama_vocab_get_add_eos(self.vocab)):
             return None
         token = int(llama.llama_vocab_sep(self.vocab))
@@ -135,7 +135,7 @@ class Vocab:
 
     @property
     def constrained_end_tokens(self) -> frozenset[int]:
-        """Every token that ends an answer with a grammar. If the model has none, one stands for it."""
+        """Every token that ends an answer with a grammar. If the model has none, a substitute."""
         return self.end_tokens or frozenset([max(0, llama.llama_vocab_eos(self.vocab))])
 
     @cached_property

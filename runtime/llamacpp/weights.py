@@ -51,7 +51,7 @@ class Weights(Vocab):
                 progress(fraction)
             return True
 
-        overrides = (llama.llama_model_kv_override * 2)()  # ends with an empty one
+        overrides = (llama.llama_model_kv_override * 2)()  # an empty entry ends the list
         overrides[0].key, overrides[0].tag = _STRIP_ACCENTS.encode(), _BOOLEAN
         overrides[0].value.val_bool = False
         params.kv_overrides = overrides
@@ -82,7 +82,7 @@ class Weights(Vocab):
         return (self.metadata(_STRIP_ACCENTS) or self.metadata(_LOWERCASE) or "true") == "true"
 
     def _names_eos(self, vocab: Any) -> bool:
-        """Whether the file names the end-of-text token. If not, llama.cpp assumes a fixed number, whatever it means."""
+        """Whether the file names the end-of-text token. If not, llama.cpp assumes a fixed id, whatever its meaning."""
         token = llama.llama_vocab_eos(vocab)
         return self.metadata(_EOS) == str(token) or (token >= 0 and llama.llama_vocab_is_control(vocab, token))
 
@@ -111,7 +111,7 @@ class Weights(Vocab):
 
     @property
     def recurrent(self) -> bool:
-        """Whether all or some layers have a recurrent state, which cannot be cut back."""
+        """Whether all or some layers have a recurrent state, which cannot be truncated."""
         return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
 
     @property
@@ -126,7 +126,7 @@ class Weights(Vocab):
 
     @property
     def scores(self) -> int:
-        """Scores that a reranking model gives a text."""
+        """Number of scores that a reranking model gives a text."""
         return int(llama.llama_model_n_cls_out(self.handle))
 
     @property

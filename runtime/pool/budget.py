@@ -1,4 +1,4 @@
-"""Decides how large a model is made: its place, its context, and the slots that a memory budget has room for."""
+"""Decides a model's placement, context length and number of slots, within a memory budget if there is one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .placement import place
 
 
 def plan_load(files: ModelFiles, config: ModelConfig, build: LlamaBuild, server: bool = True) -> LoadPlan:
-    """Fills in the context and slots that were left open, and places the model.
+    """Fills in the context and slots that are not set, and places the model.
 
     `server` counts the memory of the process that serves the API. Raises `ConfigError` if nothing fits the budget.
     """

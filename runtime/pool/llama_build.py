@@ -1,6 +1,6 @@
-"""Tells what the installed build of llama.cpp can do, without loading it: a child process is asked once.
+"""Finds out what the installed build of llama.cpp can do, in a child process that loads it once.
 
-The answer is kept in the cache folder. A build with GPU backends is asked each time, because free memory changes.
+The result is kept in the cache folder. With GPU backends the child runs each time, because free memory changes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _to_json(build: LlamaBuild) -> dict[str, Any]:
 
 
 def _key() -> str:
-    """Names the build: an installation that replaces it changes its version or its file's time."""
+    """Identifies the build: an installation that replaces it changes its version or its file's time."""
     library = util.find_spec("llama_cpp")
     built = Path(library.origin).stat().st_mtime_ns if library and library.origin else 0
     with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Decides where a model is computed: lets `gpu_offload` plan for the GPUs, and says what does not go on one."""
+"""Decides where a model is computed: lets `gpu_offload` plan for the GPUs, and warns about what stays on the CPU."""
 
 from __future__ import annotations
 

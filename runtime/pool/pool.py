@@ -139,12 +139,12 @@ class ModelPool:
         return self.default if model is None and self._any_model else model
 
     def _answers_unknown(self, name: str) -> bool:
-        """Whether the default model answers to a name that means no model: if it is the only one loaded."""
+        """Whether the default model answers to a name that no model has: only if it is the pool's only model."""
         return len(self._models) == 1 and self.default.loaded is not None and not installed.exists(name)
 
 
 def _plain(name: str) -> str:
-    """The name as it is compared with others: without case, and without the tag that Ollama's clients add."""
+    """The name in the form that is compared: without case, and without the tag that Ollama's clients add."""
     return name.casefold().removesuffix(_LATEST)
 
 

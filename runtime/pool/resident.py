@@ -46,7 +46,7 @@ class ResidentModel:
         self.files = files
         self.state: ResidentState = "loading"
         self.loaded: LoadedModel | WorkerSupervisor | None = None
-        """What answers; `None` unless the state is "ready"."""
+        """The loaded model or its worker; `None` unless the state is "ready"."""
         self._config = config
         self._progress = progress
         self._isolated = isolated

@@ -1,7 +1,7 @@
 """The program that times llama.cpp on this machine: `python -m ...benchmark THREADS TYPE...`
 
 Computes with models whose weights are all zero, which take as long as others. Writes the fields of `MachineBenchmark`
-as JSON. A program of its own, because a build for another CPU crashes.
+as JSON. It is a separate program, because a build for another CPU crashes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FEW_ROWS = 24
 """A step with several tokens, but fewer than a tile."""
 
 _MAX_SECONDS = 1.0
-"""Of one measurement: a slow or busy machine repeats its steps less often."""
+"""Duration of one measurement: a slow or busy machine repeats its steps less often."""
 
 _CONTEXT_TOKENS = 2048
 _HEAD_SIZE = 64
@@ -62,7 +62,7 @@ class Zeros:
 
 
 NARROW = Zeros("Q8_0", layers=24, width=256, inner=1024)
-"""Its weights stay in the processor's cache, so that its time is the overhead of layers."""
+"""Its weights stay in the CPU cache, so that its time is the overhead of layers."""
 LONG = Zeros("Q8_0", layers=8, inner=256)
 """Its time is attention, once the context is long."""
 
@@ -110,7 +110,7 @@ def _measure_type(path: Path, kind: str, overhead: MachineBenchmark) -> WeightTy
 
 @dataclass(frozen=True, slots=True)
 class _PromptRow:
-    """The time of one prompt token without attention, with the weights it is multiplied by and the values computed."""
+    """The time of one prompt token without attention, and the numbers of weights used and values computed."""
 
     seconds: float
     weights: int

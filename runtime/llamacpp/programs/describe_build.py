@@ -1,7 +1,7 @@
-"""A program that says what this build of llama.cpp can do here: `python -m ...describe_build`.
+"""A program that reports what this build of llama.cpp can do here: `python -m ...describe_build`.
 
-Writes the fields of `LlamaBuild` as one line of JSON. A program of its own, so that a process that serves an API can
-ask without loading llama.cpp.
+Writes the fields of `LlamaBuild` as one line of JSON. It is a separate program, so that a process that serves an API
+need not load llama.cpp.
 """
 
 from __future__ import annotations

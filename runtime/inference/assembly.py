@@ -49,7 +49,7 @@ class Assembly:
     engine: Engine
     chat_format: ChatFormat
     tool_chat_format: ChatFormat | None
-    """That of the template for chats with tools, if the file has one besides the other."""
+    """The format of the template for chats with tools, if the file has a separate one."""
     call_tokens: frozenset[int]
     """Control tokens that start a tool call, in either format."""
     completion_prompts: CompletionPrompts
@@ -110,7 +110,7 @@ class Assembly:
             text_side.result()
 
     def _assemble_text_side(self, header: GGUFHeader, chosen_source: str | None, limits: MediaLimits | None) -> None:
-        """Makes what renders prompts and constrains answers."""
+        """Creates the parts that render prompts and constrain answers."""
         from ..prompt.completion import CompletionPrompts
         from ..prompt.named_templates import chosen_template, tool_template, usable_template
         from .chat_format import chat_format
@@ -271,7 +271,7 @@ def prompt_builder(
 
 
 def media_parts(projector: Projector | None, limits: MediaLimits | None = None) -> MediaParts | None:
-    """What decodes the media in messages; `None` for a model without a projector."""
+    """Returns the decoder of the media in messages; `None` for a model without a projector."""
     if projector is None:
         return None
     from ..prompt.media_parts import MediaParts

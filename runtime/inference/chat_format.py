@@ -33,7 +33,7 @@ class ChatFormat:
 def chat_format(weights: Weights, media: MediaParts | None, template: ChatTemplate, context_length: int) -> ChatFormat:
     tool_format, tags = tool_format_of(template.source), tags_of(template.source)
     prompts = PromptBuilder(weights, TemplateTraits(template, tool_format), media, context_length, tags)
-    turn_end = None if tool_format.answer_header else _turn_end(weights, template)  # answers of others have many turns
+    turn_end = None if tool_format.answer_header else _turn_end(weights, template)  # Harmony answers have many turns
     return ChatFormat(prompts, tool_format, tags, AnswerConstraints(weights, tool_format, tags), turn_end)
 
 
@@ -48,7 +48,7 @@ def _turn_end(weights: Weights, template: ChatTemplate) -> int | None:
     texts = {text for text in (*weights.control_texts, *weights.user_defined_texts) if len(text) > 1}
     ends = [text for text in texts if between.lstrip().startswith(text) and after.lstrip().startswith(text)]
     last_before = max(texts, key=before.rfind, default="")
-    if not ends or (last_before in ends and last_before in before):  # it begins turns
+    if not ends or (last_before in ends and last_before in before):  # the token starts turns
         return None
     token = weights.tokenize(max(ends, key=len), parse_special=True)[0]
     return None if token in weights.end_tokens else token

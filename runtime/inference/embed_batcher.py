@@ -17,7 +17,7 @@ ComputeStep: TypeAlias = Callable[[list[TokenSequence]], Iterable[Any]]
 
 @dataclass(eq=False, slots=True)
 class EmbedJob:
-    """A caller's texts. `pending` are the indices of those not computed yet, `results` what came of the others."""
+    """A caller's texts. `pending` are the indices of those not computed yet, `results` has the others by index."""
 
     texts: Sequence[TokenSequence]
     pending: deque[int] = field(init=False)
@@ -35,7 +35,7 @@ class EmbedJob:
 class EmbedBatcher:
     """A step has at most `max_tokens` tokens and `max_texts` texts; a longer text is a step by itself.
 
-    A caller that finds no step under way computes one, for all callers. Their texts take turns, so that a caller with
+    A caller that finds no step in progress computes one, for all callers. Their texts take turns, so that a caller with
     few texts does not wait for one with many.
     """
 

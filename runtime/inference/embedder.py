@@ -98,14 +98,14 @@ class Embedder:
         self._metrics = EngineMetrics()
 
     def close(self) -> None:
-        """Waits for the step under way, then frees everything."""
+        """Waits for the step in progress, then frees everything."""
         self._lease.close()
         self._thread.shutdown()
         self._context.close()
         self._weights.close()
 
     def stats(self) -> Stats:
-        """Returns what the model does and has done, and the memory of this process."""
+        """Returns the model's state and counters, and the memory of this process."""
         began = self._step_began
         stats = self._metrics.stats(
             slots=SEQUENCES,
@@ -192,7 +192,7 @@ class Embedder:
         return vectors
 
     def _compute_first(self) -> list[str]:
-        """Proves that the model computes. Returns what its first result shows to be wrong with it."""
+        """Checks that the model computes. Returns the faults that its first result reveals."""
         first = self._compute_on_thread([[0]])
         _check_finite([first])
         return [] if first.any() else [ONLY_ZEROS]

@@ -19,7 +19,7 @@ FootprintFunction: TypeAlias = Callable[[int, int], MemoryFootprint]
 def footprint_function(
     files: ModelFiles, config: ModelConfig, placement: Placement, features: frozenset[str], server: bool
 ) -> FootprintFunction:
-    """Returns what tells the memory of a context size and a number of slots.
+    """Returns a function that estimates the memory for a context size and a number of slots.
 
     `features` are those of `LlamaBuild`. `server` adds the memory of the process that serves the API.
     """

@@ -256,7 +256,7 @@ class Generator:
         return self._estimator.estimate(request, prompt, part_tokens, forecast, seconds)
 
     def _generate_first_token(self, header: GGUFHeader) -> None:
-        """Proves that the model computes. Adds what its first token shows to be wrong with it to the warnings."""
+        """Checks that the model computes. Adds the faults that its first token reveals to the warnings."""
         messages, greedy = (Message("user", (Text("Hi"),)),), Sampling(temperature=0.0)
         request = Request(messages, greedy, max_tokens=1, cache=False, ignore_eos=True, logprobs=1)
         prompt, scales = self._prompt(request, lambda: False), self._adapter_scales(request)

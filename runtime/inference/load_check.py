@@ -1,4 +1,4 @@
-"""Tries an unknown model in a child process first, because llama.cpp ends the process on some damaged files.
+"""Tries an unknown model in a child process first, because llama.cpp aborts on some damaged files.
 
 Files that passed are not tried again until one of them changes.
 """

@@ -1,7 +1,7 @@
 """Loads a model and does what first requests do: `python -m ...load_check_program MODEL PROJECTOR DRAFT ADAPTER...`
 
-llama.cpp ends its process on some damaged files, which is this one then. How it exits is its result, and the last line
-of its standard output says what is wrong.
+llama.cpp aborts on some damaged files; here that ends only this process. The exit code is the result, and the last line
+of standard output says what is wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .loader import open_model
 
 _CONTEXT = 1024
 _FILE_BYTES_PER_SECOND = 2 << 20
-_SIGNS_OF_NO_MEMORY = ("std::bad_alloc", "can't start new thread")
+_OUT_OF_MEMORY_TEXTS = ("std::bad_alloc", "can't start new thread")
 
 
 def main(model: str, projector: str, draft: str, *adapters: str) -> None:
@@ -80,7 +80,7 @@ def _check_tokens(weights: Weights) -> None:
 
 
 def _characters() -> Iterator[str]:
-    """Yields characters with every byte that occurs in UTF-8, each byte in several."""
+    """Yields characters that together contain every byte of UTF-8, each in several of them."""
     yield from map(chr, range(128))
     for lead in range(0xC2, 0xF5):
         for rest in range(0x80, 0xC0, 3):
@@ -108,7 +108,7 @@ def _encode_media(generator: Generator) -> None:
 def _describe(error: Exception) -> str:
     """Says in one line why the model cannot be used."""
     name = Path(sys.argv[1]).name
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _SIGNS_OF_NO_MEMORY):
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY_TEXTS):
         error = limit_error("load_check_memory", f"{name} needs too much memory")
     unforeseen = f"{name} cannot be used: {type(error).__name__}: {error}"
     return " ".join((error.message if isinstance(error, GalagoError) else unforeseen).split())

@@ -1,6 +1,6 @@
 """Measures how fast llama.cpp multiplies matrices on this machine, in a child process, once for each weight type.
 
-The results are kept in the cache folder, for each processor, number of threads and build of llama.cpp.
+The results are kept in the cache folder, by CPU, number of threads and build of llama.cpp.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TIMEOUT_SECONDS = 300.0
 
 
 def measured(types: Collection[str], anew: bool = False, threads: int | None = None) -> MachineBenchmark:
-    """Returns the kept measurements, after measuring the types that are missing, or all if `anew`.
+    """Returns the stored measurements, after measuring the missing types, or all if `anew`.
 
     A type takes a few seconds. `threads` `None` means the default number. Raises `EngineError` if llama.cpp cannot
     compute here.

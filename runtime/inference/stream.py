@@ -1,4 +1,4 @@
-"""A stream of an answer's events, from the thread that puts them to one reader, in a thread or on an event loop."""
+"""A stream of an answer's events, from the thread that produces them to one reader, on a thread or an event loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stream:
     def put(self, event: Event) -> None:
         """Adds an event. Called by the engine, or by the thread that receives a worker's messages.
 
-        An answer of which too much is unread is cancelled, and ends with an error.
+        An answer with too much unread output is cancelled, and ends with an error.
         """
         with self._arrived:
             if self._is_complete:
@@ -70,7 +70,7 @@ class Stream:
             on_end()
 
     def on_end(self, callback: Callable[[], object]) -> None:
-        """Sets the function to call once the last event was put or the reader has left, perhaps more than once."""
+        """Sets a function that is called, perhaps more than once, after the last event or when the reader has left."""
         with self._arrived:
             self._on_end = callback
             has_ended = self._is_complete or self._closed
@@ -171,7 +171,7 @@ class Stream:
 
 
 def _token_count(event: Event) -> int:
-    """How much of the memory an event takes, in tokens and log-probabilities."""
+    """The size of an event, in tokens and log-probabilities."""
     return 1 + sum(1 + len(one.top_logprobs) for one in event.logprobs) if isinstance(event, Delta) else 1
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the weights of a model that computes all the same: one sentence for each fault."""
+"""Finds faults in the weights of a model that can still compute: one sentence for each fault."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SAME_PROBABILITY_NATS = 1e-3
 """All tokens count as equally likely if the most likely one exceeds their mean by no more than this."""
 
 ONLY_ZEROS = (
-    "the model computes only zeros, as one whose weights are zeros does, so its results mean nothing; download or "
-    "convert it again"
+    "the model computes only zeros, as if its weights were zeros, so its results are meaningless; download or convert "
+    "it again"
 )
 NO_PREFERENCE = (
-    "the model finds all tokens equally likely, as one whose weights are zeros does, so its answers mean nothing; "
+    "the model finds all tokens equally likely, as if its weights were zeros, so its answers are meaningless; "
     "download or convert it again"
 )
 _NO_END_TOKEN = (
@@ -25,8 +25,8 @@ _NO_END_TOKEN = (
     "max_tokens, a stop string or the end of the context"
 )
 _ONE_EXPERT = (
-    "the model has a single expert in each layer, so its router chooses nothing; it may have been cut out of a larger "
-    "model"
+    "the model has a single expert in each layer, so its router chooses nothing; it may have been extracted from a "
+    "larger model"
 )
 
 

@@ -13,7 +13,7 @@ from .library import llama
 _MAX_PADDING_TOKENS = 128
 """Tokens by which the sizes of equal vocabularies may differ; llama.cpp allows the same."""
 
-_COMPARED_EVERY = 7
+_COMPARISON_STRIDE = 7
 """Every 7th token is compared: enough to detect another vocabulary, and faster than comparing all 128,000."""
 
 
@@ -95,7 +95,7 @@ class Vocab:
             return False
         if self.bos != other.bos or self.eos != other.eos:
             return False
-        compared = range(0, min(self.vocab_size, other.vocab_size) - _MAX_PADDING_TOKENS, _COMPARED_EVERY)
+        compared = range(0, min(self.vocab_size, other.vocab_size) - _MAX_PADDING_TOKENS, _COMPARISON_STRIDE)
         return all(self.piece(token) == other.piece(token) for token in compared)
 
     @property

@@ -29,10 +29,10 @@ REPEAT_WINDOW_TOKENS = 64
 """Last tokens that repeat_penalty looks at, those of the prompt included: llama.cpp's own default."""
 
 _FIRST_GAP, _MAX_GAP = 1.0, 64.0
-"""Distances from the best logit between which the most probable tokens are searched."""
+"""First and largest distance from the best logit within which the most probable tokens are searched."""
 
 _BLOCK = 512
-"""Weights that are summed at a time. Up to this many tokens are sorted at once."""
+"""Weights that are summed at a time; also the most tokens that are sorted directly."""
 
 _ROWS = 64
 """Rows that the logits are arranged in, to find the most probable ones by the best of each column."""
@@ -42,7 +42,8 @@ _PROPOSALS = 64
 in 999 of 1,000 steps."""
 
 _NEAR_DEPTH = 16.0
-"""How far below the best, in units of temperature, tokens count as near it. The others weigh less than 1e-7 each."""
+"""Distance from the best logit, in units of temperature, within which tokens count as near it. Others weigh less than
+1e-7 each."""
 
 _BANDS_PER_LOGIT, _LAST_BAND = 32, 2047
 """Bands of distance from the best logit. The last one is open-ended."""

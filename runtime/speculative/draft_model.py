@@ -89,7 +89,7 @@ class DraftModel:
         return rows
 
     def _make_room(self, requests: list[DraftRequest]) -> None:
-        """Empties the slots that no request is about, if all together would not fit."""
+        """Empties the slots without a request, if all together would not fit."""
         requested = {request.slot for request in requests}
         needed = sum(len(request.items) + request.limit for request in requests)
         if needed + sum(map(len, self._computed)) > self._cells:

@@ -35,7 +35,7 @@ _IDLE_WEIGHT = 0.001
 """How fast the acceptance rate of an unused draft model returns to its first value, so that it is tried again."""
 
 _MIN_GAIN = 1.1
-"""Drafts are verified only if they promise this many times more tokens per second; below that, noise would decide."""
+"""Drafts are verified only if they promise this many times the tokens per second; below that, noise would decide."""
 
 _MAX_AGE_STEPS = 500
 """A duration that was not measured for this many steps is forgotten, because it may have changed."""
@@ -46,9 +46,9 @@ def moving_average(old: float | None, new: float, weight: float = _NEW_WEIGHT) -
 
 
 class NgramProposer:
-    """A sequence's tokens, and the earlier place that they seem to repeat.
+    """A sequence's tokens, and the earlier position that they seem to repeat.
 
-    It follows that place whether or not its proposals are verified, so that `acceptance`, the probability that the
+    It follows that position even if its proposals are not verified, so that `acceptance`, the probability that the
     next token is as proposed, is always known. The tokens are the characters of a string, because `str.rfind` is the
     fastest search.
     """
@@ -124,7 +124,7 @@ class DraftLengthPolicy:
         self._durations = {n: m for n, m in self._durations.items() if self._steps - m[1] < _MAX_AGE_STEPS}
 
     def lengths(self, rows: int, proposals: list[DraftProposal], limit: int) -> list[int]:
-        """How many tokens of each proposal to verify, at most `limit` together, in a step that has `rows` anyway.
+        """How many tokens of each proposal to verify, at most `limit` together, in a step that already has `rows`.
 
         A step size that was not measured is assumed to take no longer than the next smaller one, so that it gets
         tried. Smaller sizes are tried first, because larger ones may be far too slow.

@@ -1,4 +1,4 @@
-"""Reads messages and tools that Python programs give as dictionaries, in the form of the OpenAI API."""
+"""Reads messages and tools that Python programs pass as dictionaries, in the form of the OpenAI API."""
 
 from __future__ import annotations
 

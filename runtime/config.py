@@ -41,13 +41,13 @@ class ModelConfig:
       `DEFAULT_CONTEXT`.
     - `slots`: requests that are answered at once. `None`: `DEFAULT_SLOTS`.
     - `queue`: requests that may wait for a slot.
-    - `memory`: bytes that the model and its processes may take. It decides those of the two above that are `None`.
-    - `threads`: a fixed number. `None`: chosen from measured steps.
+    - `memory`: bytes that the model and its processes may take. Determines `context_length` and `slots` if `None`.
+    - `threads`: a fixed number. `None`: chosen by measuring steps.
     - `gpu_layers`: -1 puts on the GPUs what fits, 0 nothing.
     - `kv_type`: the type in which the KV cache is stored.
     - `cache_mib`: memory for the prefix cache and for encoded media.
-    - `cache_folder`: keeps both over restarts, at most `cache_disk_mib`. `None`, the default: they may hold private
-      texts, so that nothing is written.
+    - `cache_folder`: keeps both over restarts, at most `cache_disk_mib`. `None`, the default, writes nothing, because
+      they may hold private texts.
     - `chat_template`: the Jinja source of a chat template to use in place of the file's.
     - `hang_limit`: seconds without a sign of life from a worker, or in one step of its engine, until it is restarted.
     """
@@ -94,7 +94,7 @@ class ModelConfig:
 class ServerConfig:
     """Where the HTTP server listens and what it allows. Without an API key it listens on loopback only.
 
-    `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, of all theirs.
+    `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, to allow all.
     `allow_pull` and `allow_rm` let clients download and delete models. `store` is the folder that keeps their files,
     batches and responses; `None` keeps nothing.
     """
@@ -111,7 +111,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port {self.port} is not possible; use 0 to 65535", "port")
+            raise ConfigError(f"port {self.port} is not valid; use 0 to 65535", "port")
         if self.api_key is not None and not self.api_key.isprintable() or self.api_key == "":
             raise ConfigError("the API key is empty or has unprintable characters", "api-key")
         if not self.loopback and self.api_key is None:
@@ -136,7 +136,7 @@ def _check_origin(origin: str) -> None:
     match = _ORIGIN.fullmatch(origin)
     if match is None:
         raise ConfigError(
-            f"{origin!r} is no origin; use one such as app://obsidian.md or http://localhost:3000, without a path, "
+            f"{origin!r} is not an origin; use one such as app://obsidian.md or http://localhost:3000, without a path, "
             "or a scheme such as tauri://",
             "allow-origin",
         )

@@ -19,13 +19,13 @@ VARIABLES = {
     "GOMP_SPINCOUNT": "How long GNU OpenMP's threads spin; workers use 1000 unless it is set",
     "KMP_BLOCKTIME": "How many milliseconds LLVM OpenMP's threads spin; workers use 1 unless it is set",
     "MALLOC_ARENA_MAX": "How many heaps GNU malloc has; workers use 2 unless it is set",
-    "MALLOC_MMAP_THRESHOLD_": "From which size GNU malloc maps memory; workers use 4 MiB unless it is set",
+    "MALLOC_MMAP_THRESHOLD_": "Size from which GNU malloc maps memory; workers use 4 MiB unless it is set",
     "XDG_CACHE_HOME": "Where Galago keeps its cache on Linux (default: `~/.cache`)",
     "XDG_CONFIG_HOME": "Where Galago reads your catalog on Linux (default: `~/.config`)",
     "XDG_DATA_HOME": "Where Galago keeps the list of imported models on Linux (default: `~/.local/share`)",
 }
-"""The variables that matter to users, with what they do. `docs/reference/environment.md` is made of them. The variables
-of limits are in `docs/reference/limits.md`."""
+"""The variables for users, with what they do. `docs/reference/environment.md` is generated from them. The variables of
+limits are in `docs/reference/limits.md`."""
 
 _CHILD_NAMES = frozenset(
     # where things are, and the language
@@ -38,7 +38,7 @@ _CHILD_NAMES = frozenset(
     "LD_LIBRARY_PATH LD_PRELOAD DYLD_LIBRARY_PATH DYLD_FALLBACK_LIBRARY_PATH DYLD_INSERT_LIBRARIES LLAMA_CPP_LIB_PATH "
     "GLIBC_TUNABLES NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES GPU_DEVICE_ORDINAL VK_DRIVER_FILES "
     "VK_ADD_DRIVER_FILES VK_ICD_FILENAMES VK_LAYER_PATH "
-    # our own
+    # Galago's own
     "GALAGO_NATIVE_LOG".split()
 )
 _CHILD_PREFIXES = tuple(
@@ -88,7 +88,7 @@ def prepare_native_environment() -> None:
 
 
 def program_environment() -> dict[str, str]:
-    """Returns the environment for any child: what of this process's own is on the list."""
+    """Returns the environment for any child: this process's variables that are on the list."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -105,7 +105,7 @@ def worker_environment() -> dict[str, str]:
 
     GNU's malloc has one heap for every two threads, and serves images and audio from it once the first of them was
     freed: 30 MB of fragmentation after some hundred requests. Two heaps are enough. Blocks larger than a row of logits
-    are mapped, so that they go back to the system.
+    are mapped, so that they are returned to the system when freed.
     """
     heap = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
     spin = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}

@@ -20,4 +20,4 @@ class RecoveredErrors:
         if what not in self._logged:
             self._logged.add(what)
             reason = str(error) or type(error).__name__
-            log(f"could not {what}: {reason}; answers are not affected, and further failures of this kind only counted")
+            log(f"could not {what}: {reason}; answers are not affected; later failures of this kind are only counted")

@@ -17,7 +17,7 @@ from .types.warnings import Warnings
 
 
 def never() -> bool:
-    """The `cancelled` of a caller that always waits for the end."""
+    """The `cancelled` function of a caller that never cancels."""
     return False
 
 
@@ -41,7 +41,7 @@ class Service(Protocol):
         """
 
     def model(self, name: str | None) -> ModelInfo:
-        """Returns what a loaded model is and can do."""
+        """Returns a loaded model's description and abilities."""
 
     def models(self) -> list[ModelInfo]:
         """Returns the loaded models, the default first. Raises `NotReady` while it is loading."""
@@ -53,7 +53,7 @@ class Service(Protocol):
         """Whether a name, in any spelling, means one of the pool's models."""
 
     def stats(self) -> list[tuple[str, Stats]]:
-        """Returns what each loaded model does and has done, with its id."""
+        """Returns each loaded model's id, with its state and counters."""
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = never) -> Stream:
         """Starts an answer. `cancelled` is called while the prompt is prepared; if it returns true, `Cancelled` is

@@ -1,4 +1,4 @@
-"""A gray image and silence, as files: to try a projector, and to see what real media contribute to an answer."""
+"""A gray image and silence, as files: to test a projector, and as a baseline for the effect of real media."""
 
 from __future__ import annotations
 

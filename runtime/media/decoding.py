@@ -1,4 +1,4 @@
-"""Who may decode when, and for how long. Decoding one picture may take 200 MB, so pieces take turns."""
+"""Lets media be decoded one at a time, since one image may take 200 MB, and limits the time of each."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ...models.errors import Cancelled
 from ..types.limits import limit, limit_error
 
 _POLL_SECONDS = 0.1
-"""How often a piece that waits looks whether its client has left."""
+"""Polling interval of a waiting file, to notice that its client has left."""
 
 
 class Decoding:
-    """One piece of media that is being decoded by this thread. Decoders call `check` as they proceed."""
+    """One file that this thread is decoding. Decoders call `check` as they proceed."""
 
     def __init__(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         self._cancelled = cancelled
         self._end = time.thread_time() + limit("decoding_seconds")
 
     def check(self) -> None:
-        """Raises `Cancelled` if the client has left, and `MediaError` if the processor time is used up."""
+        """Raises `Cancelled` if the client has left, and `MediaError` if the CPU time is used up."""
         _check_client(self._cancelled)
         if time.thread_time() > self._end:
             raise limit_error("decoding_seconds", "the file takes too long to decode; make it shorter or smaller")
 
 
 class DecodingTurns:
-    """Lets one piece be decoded at a time. Of those that wait, the smallest file comes first.
+    """Lets one file be decoded at a time. The smallest waiting file comes first.
 
-    So pictures of the usual size wait for one large file at most, however many were sent before them.
+    So images of the usual size wait for one large file at most, however many were sent before them.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class DecodingTurns:
             finally:
                 self._waiting.remove(entry)
                 heapq.heapify(self._waiting)
-                self._changed.notify_all()  # the next in turn may have been waiting behind this one
+                self._changed.notify_all()  # the next file may have waited for this one
         try:
             yield Decoding(cancelled)
         finally:

@@ -60,7 +60,7 @@ def kind_of(data: bytes) -> FileKind | None:
 
 
 def is_medium(data: bytes) -> bool:
-    """Whether these bytes are a picture, sound or video, even of a format that cannot be read."""
+    """Whether these bytes are an image, audio or video file, even of a format that cannot be read."""
     return kind_of(data) is not None or _find(_UNSUPPORTED_MEDIA, data) is not None
 
 

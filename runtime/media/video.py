@@ -19,7 +19,7 @@ from .sniff import container_of, describe, kind_of
 from .video_decoder import CPU_SECONDS
 
 _TIMEOUT_SECONDS = 4 * CPU_SECONDS
-"""More than the decoder's CPU time, because other processes may use the processor."""
+"""More than the decoder's CPU time, because other processes may use the CPU."""
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
 MAX_FRAME_PIXELS = 9_000_000
-"""Of a frame in the file: 4K."""
+"""Pixels of a frame in the file: 4K."""
 MAX_DURATION_SECONDS = 3600
 CPU_SECONDS = 30
 MAX_MEMORY_BYTES = 2 * 2**30
 MAX_OUTPUT_FRAME_PIXELS = 1_000_000
 MAX_OUTPUT_PIXELS = 16_000_000
-"""Of all output frames together."""
+"""Pixels of all output frames together."""
 
 
 def main(container: str, count: int) -> None:
@@ -158,7 +158,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _time(timed: Any, stream: VideoStream) -> float | None:
-    """When a packet or frame is shown, in seconds. AVI stores only when it is decoded."""
+    """When a packet or frame is shown, in seconds. AVI files only store decoding times."""
     stamp = timed.pts if timed.pts is not None else timed.dts
     return None if stamp is None else float(stamp * (timed.time_base or stream.time_base or 0))
 

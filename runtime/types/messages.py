@@ -87,10 +87,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A picture, sound, video or file that cannot be shown to the model, called `name`, and the error that says why.
+    """An image, audio, video or other file called `name` that the model cannot be shown, and the error that says why.
 
-    In the question, the last message of a user, it is refused with the error if it is `required`. Elsewhere the model
-    is shown a text in its place.
+    In the last user message the request fails with the error if the part is `required`. Elsewhere the model is shown a
+    text in its place.
     """
 
     name: str
@@ -134,7 +134,7 @@ class ToolCall:
 
     @property
     def arguments_object(self) -> dict[str, Any] | None:
-        """The arguments as values; `None` if they are not a JSON object, such as when cut off. Nothing means `{}`."""
+        """The arguments as values; `None` if they are not a JSON object, such as when cut off. Empty means `{}`."""
         try:
             value = json.loads(self.arguments.strip() or "{}")
         except (ValueError, RecursionError):

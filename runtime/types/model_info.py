@@ -31,7 +31,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a model is doing, and what it has done since it was loaded. Seconds and tokens are sums over requests.
+    """A model's current state, and its counters since it was loaded. Seconds and tokens are sums over requests.
 
     `first_token_seconds` sums the times to first token, `busy_seconds` the time spent computing. `steps` counts the
     engine's loop iterations and only grows; `step_seconds` is how long the current one has been running, 0 while the

@@ -1,4 +1,4 @@
-"""The options of a request, in one table from which every other description of them derives.
+"""The options of a request, in one table from which all other descriptions of them derive.
 
 A row gives the bounds that `Sampling` and `Request` check, the flag of `galago run` and `galago chat`, the keyword of
 `model.chat`, the conversion from each HTTP dialect, the limits in the OpenAPI document, and the reference page.
@@ -45,8 +45,8 @@ class OptionSpec:
     name; empty: none). `keyword` is the Python keyword (default: the name; empty: none). `wire` holds, by dialect, the
     path of the request field, followed by the dialect's other fields with the same meaning. `gguf` is the key under
     `general.sampling.`, and `checkpoint` the key in a checkpoint's generation_config.json. With `file` the command line
-    reads the value from a file. `other_values` are numbers that other programs' clients send over HTTP, with the value
-    that they mean.
+    reads the value from a file. `other_values` are numbers that clients of other programs send over HTTP, with their
+    meanings.
     """
 
     name: str

@@ -59,8 +59,8 @@ class Prompt:
     """Token ids and media in the order in which the model reads them. Ends with at least one token.
 
     `in_reasoning`: the prompt has opened the reasoning, which the answer continues. `media_part_cells`: the cells of
-    each image and audio part, including the tokens around it. `logprobs_from`: the item from which on the
-    log-probabilities of the tokens are reported before the answer; `None` for none.
+    each image and audio part, including the tokens around it. `logprobs_from`: the first item whose log-probability is
+    reported before the answer, with all later ones; `None` for none.
     `warnings` and `parsing` are passed on in the answer's `Started` event.
     """
 
@@ -101,7 +101,7 @@ class BatchToken(NamedTuple):
 
 
 class AttentionTile(NamedTuple):
-    """How a backend computes attention: from `rows` rows in a step on in tiles, which is `speedup` times faster.
+    """How a backend computes attention: in tiles if a step has at least `rows` rows, which is `speedup` times faster.
 
     `cost` is the time of a row's attention to one token before it, in a step with few rows, relative to the row's
     matrix products; 0 if there is no difference.

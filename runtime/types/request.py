@@ -66,7 +66,7 @@ class CompletionPrompt:
 class Request:
     """A chat to answer, or a `completion` prompt without messages to continue.
 
-    `max_tokens`: `None` means the rest of the context. `min_tokens`: the model cannot end the answer before.
+    `max_tokens`: `None` means the rest of the context. `min_tokens`: the model cannot end the answer earlier.
     `stop_token_ids`: these tokens end the answer too. `cache`: the prefix cache is read and written.
     `lora`: the scale of each loaded adapter, 0 for missing ones; `None` means as loaded.
     `timeout`: the answer fails if it is not complete this many seconds after the request's arrival.
@@ -76,8 +76,8 @@ class Request:
     `allowed_tools`: the names of the tools that may be called, if not all. `parallel_tool_calls`: several calls may be
     in one answer. `reasoning_effort`: `None` means the template's default; `effort_field` is the caller's name for it.
     `template_variables` are set for the template. `background`: lowest priority; the request is preempted while there
-    is any other. `client` identifies whose request it is: the waiting requests of several clients take turns.
-    `strict`: what cannot be done as asked is refused, instead of done as far as possible with a warning.
+    is any other. `client` identifies the sender: the waiting requests of several clients take turns.
+    `strict`: refuses what cannot be done as asked, instead of doing it as far as possible with a warning.
     """
 
     messages: tuple[Message, ...]
@@ -199,7 +199,7 @@ def _bad_name(name: str) -> str:
 def check_option(
     option: OptionSpec, value: object, name: str | None = None, error: type[GalagoError] = InvalidRequest
 ) -> None:
-    """Checks a number against its bounds in the table; `name` is what the caller calls it, if not as the table does."""
+    """Checks a number against its bounds in the table; `name` is the caller's name for it, if it is another one."""
     check_number(
         name or option.name, value, option.minimum, option.maximum, whole=option.kind == "integer", error=error
     )
@@ -318,7 +318,7 @@ def _without_empty(texts: tuple[str, ...], name: str, warnings: Warnings) -> tup
 
 
 def _token_id(given: int | str) -> int | None:
-    """The token's id, which JSON has as a text; `None` if it is not one."""
+    """The token's id, which is a text in JSON; `None` if it is not one."""
     if not isinstance(given, str):
         return given
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else None
@@ -376,7 +376,7 @@ class RequestLimits:
         prompt = None if request.completion is None else request.completion.prompt
         self.check_characters(characters + (len(prompt) if isinstance(prompt, str) else 0), "messages")
         if parts > self._parts:
-            raise limit_error("parts", f"the request has {parts} pictures, sounds, films and files", "messages")
+            raise limit_error("parts", f"the request has {parts} images, audio clips, videos and files", "messages")
         if size_bytes > self._bytes:
             raise limit_error("held_bytes", f"the media of the request have {size_bytes:,} bytes", "messages")
 

@@ -11,8 +11,8 @@ from ...models.errors import UnsupportedField
 class Warnings(list[str]):
     """What a request asked for and does not get, a sentence each. With `strict` the request is refused instead.
 
-    `append` is for what changes nothing that the caller could want: it stays a warning in strict mode.
-    `caller_fields` maps fields to the names by which the caller gave them, if those are others, for errors.
+    `append` is for notes about what the caller does not miss: they stay warnings in strict mode.
+    `caller_fields` maps fields to the caller's names for them, if those differ, for errors.
     """
 
     strict = False

@@ -56,8 +56,8 @@ def this_machine() -> Machine:
 
 
 class IdleCores:
-    """How many cores were idle between two calls. 0 if there was less time between them than can be measured, or so
-    much that it says little about now."""
+    """How many cores were idle between two calls. 0 if the time between them is too short to measure, or too long to
+    describe the present."""
 
     _SHORTEST, _LONGEST = 0.2, 30.0
 
@@ -91,7 +91,7 @@ def parse_memory_size(text: str, total: int) -> int:
     else:
         size = number * (1024 if "I" in unit else 1000) ** ("KMGT".index(unit[0]) + 1)
     if size <= 0:
-        raise ConfigError(f"{text} is nothing; write an amount as 4GB, 512MiB or 50%", "memory")
+        raise ConfigError(f"{text} is zero; write an amount as 4GB, 512MiB or 50%", "memory")
     if size > total:
         raise ConfigError(f"{text} of memory is not possible: this machine has {units.format_bytes(total)}", "memory")
     return int(size)

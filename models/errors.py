@@ -6,7 +6,7 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     GalagoError
     ├── InvalidRequest            a field is missing, malformed or out of range
     │   ├── UnsupportedField      the field is valid in the API, but not offered here
-    │   ├── MediaError            an image, video or sound that cannot be read or exceeds a limit
+    │   ├── MediaError            an image, video or audio file that cannot be read or exceeds a limit
     │   ├── UnsupportedModality   the model takes no images or no audio
     │   ├── PromptTooLong         the prompt does not fit into the context
     │   └── TemplateError         the model's chat template cannot be rendered within its limits
@@ -58,7 +58,7 @@ class UnsupportedField(InvalidRequest):
 
 
 class MediaError(InvalidRequest):
-    """An image, video or sound cannot be read, or exceeds a limit. Send another format or a smaller file."""
+    """An image, video or audio file cannot be read, or exceeds a limit. Send another format or a smaller file."""
 
 
 class UnsupportedModality(InvalidRequest):

@@ -1,4 +1,4 @@
-"""The files that Galago keeps, in any format: read safely, replaced as a whole, and changed under a lock.
+"""Reads, replaces and locks the files that Galago keeps, in any format.
 
 A new file is written under a temporary name in the same folder and then renamed, so that a reader sees the old content
 or the new one and never a part. The system releases all locks of a process that ends. So a temporary file that nobody
@@ -31,7 +31,7 @@ MAX_BYTES = 256 << 20
 
 _PRIVATE, _PUBLIC, _LOCK_MODE = 0o600, 0o666, 0o664
 _ABANDONED_SECONDS = 3600.0
-"""Where files cannot be locked, a temporary file that has not changed for so long is abandoned."""
+"""Where files cannot be locked, a temporary file that has not changed for this long is abandoned."""
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _WRITE_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -128,7 +128,7 @@ def locked(
 
     While another process holds it, waits, and logs once that it waits since `busy` ("another program writes x.json").
     `while_waiting` is called twice a second meanwhile, and may raise to give up. Raises `TimeoutError` if it takes
-    longer than `timeout_seconds`. Goes on without a lock, after a line in the log, if the file system has no locks.
+    longer than `timeout_seconds`. If the file system has no locks, logs that and continues without one.
     """
     import filelock  # here, because a worker reads kept files at its start and never locks one
 
@@ -163,7 +163,7 @@ def locked_beside(file: Path, busy: str) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # who waits for the deleted file notices, and takes a new one
+            with contextlib.suppress(OSError):  # waiting processes notice the deletion and create a new file
                 lock.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Tells the user, on standard error, about events such as an ignored file or a wait."""
+"""Logs events for the user, such as an ignored file or a wait, to standard error."""
 
 from __future__ import annotations
 

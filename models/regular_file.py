@@ -1,4 +1,4 @@
-"""Opens files that other programs wrote, and asks first what they are: a pipe in their place would wait for ever."""
+"""Opens files that other programs wrote, after checking their kind: opening a named pipe would wait forever."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 def check_regular(path: Path) -> os.stat_result:
-    """Returns the status of a regular file, for those who let a library open it. Raises `OSError` for anything else."""
+    """Returns the status of a regular file that a library will open. Raises `OSError` for anything else."""
     status = path.stat()
     _check(status, path)
     return status

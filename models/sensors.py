@@ -10,7 +10,7 @@ _POWERCAP, _POWER_SUPPLIES = Path("/sys/class/powercap"), Path("/sys/class/power
 
 
 def energy_source() -> str | None:
-    """Returns what energy is read from: "processor" (RAPL counters of Intel and AMD), "battery", or `None`.
+    """Returns the source of energy readings: "processor" (RAPL counters of Intel and AMD), "battery", or `None`.
 
     A battery counts only while it discharges, and includes everything else that draws on it.
     """

@@ -93,7 +93,7 @@ def offload_needs(
 
 
 def plan_offload(needs: OffloadNeeds, free: Sequence[int], layers: int | None = None) -> OffloadPlan:
-    """Places as many layers as fit into the `free` bytes of each GPU, then the projector on the first if it fits, too.
+    """Places as many layers as fit into the `free` bytes of each GPU, then the projector on the first if it also fits.
 
     More memory never means fewer layers. If `layers` sets their number, only the projector is planned.
     """

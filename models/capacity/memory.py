@@ -19,7 +19,7 @@ WORKER_BYTES = 54 << 20
 SERVER_BYTES = 40 << 20
 """The process of the HTTP API, measured the same way."""
 MEDIA_BYTES = 18 << 20
-"""Decoding an image or sound, without the projector's working memory. Measured with images of 512 pixels."""
+"""Decoding an image or audio clip, without the projector's working memory. Measured with images of 512 pixels."""
 
 _TOKEN_BYTES, _MERGE_BYTES = 165, 125  # in llama.cpp's vocabulary; measured over 17 vocabularies of its tests
 _AUDIO_FRAMES = 1500  # an audio encoder computes half a minute at once, as Whisper's does
@@ -36,7 +36,7 @@ _FIXED_SIZE_PROJECTORS = (
 )
 _INPUTS = ("token_embd", "per_layer_token_embd", "position_embd", "token_types")  # looked up, not multiplied
 MIN_CONTEXT_TOKENS = gpu_offload.CONTEXT_STEP_TOKENS
-"""The shortest context that a budget leads to."""
+"""The shortest context that is chosen for a budget."""
 
 _TOKENS_PER_SLOT = 2048  # if a budget sets the context, each of these adds a slot
 _MAX_SLOTS = 8
@@ -47,7 +47,7 @@ class MemoryFootprint:
     """Bytes of RAM by part.
 
     `weights`: mapped from the file.
-    `repacked`: weights that llama.cpp copies into a layout for this processor.
+    `repacked`: weights that llama.cpp copies into a layout for this CPU.
     `context`: the KV cache when it is full.
     `caches`: the limit of the caches for earlier conversations and media.
     `processes`: Python and its libraries.
@@ -74,7 +74,7 @@ class MemorySettings:
     """The settings that decide how much memory a model takes.
 
     `features` are the CPU features of the llama.cpp build, as it spells them (`AVX2`, `DOTPROD`). `cache_bytes`
-    is the limit of the caches. `server` says whether a server process runs besides the worker.
+    is the limit of the caches. `server` says whether a server process runs in addition to the worker.
     """
 
     features: frozenset[str]
@@ -170,7 +170,7 @@ def check_header(header: GGUFHeader) -> None:
 
 
 def estimate_caveats(header: GGUFHeader, projector: GGUFHeader | None) -> list[str]:
-    """Returns what makes the estimates inexact, in words for the user."""
+    """Returns the reasons why the estimates are inexact, for the user."""
     architecture, caveats = header.architecture, []
     if header.get("split.count", 1) != 1:
         caveats.append("only the first of the model's files is counted: it takes more memory than estimated")
@@ -184,7 +184,7 @@ def estimate_caveats(header: GGUFHeader, projector: GGUFHeader | None) -> list[s
         caveats.append(f"{architecture} compresses its KV cache, which takes less memory than estimated")
     if gpu_offload.recurrent_state_bytes(header):
         caveats.append(
-            f"{architecture} has recurrent layers, which take less memory than estimated; the speed is inexact, too"
+            f"{architecture} has recurrent layers, which take less memory than estimated; the speed is also inexact"
         )
     if projector is not None and projector.get("clip.has_vision_encoder") and not _fixed_size(projector):
         caveats.append("the projector's working memory grows with the image; the estimate is for one megapixel")

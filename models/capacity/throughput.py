@@ -21,7 +21,7 @@ ENGINE_SECONDS_PER_TOKEN = 0.0007
 Measured on two cores of an AMD EPYC (Zen 4)."""
 
 REQUEST_SECONDS = 0.002
-"""The way of a request to the engine, and of its first token back. Measured on the same machine."""
+"""Time to pass a request to the engine, and its first token back. Measured on the same machine."""
 
 SPLIT_KV_TOKENS = 256
 """Tokens from which llama.cpp splits the attention of a row between threads. It rounds the KV cache up to multiples of
@@ -190,7 +190,7 @@ def estimate_speed(
 def encoding_seconds(
     projector: GGUFHeader, benchmark: MachineBenchmark, kind: Literal["image", "audio"], cells: int
 ) -> float | None:
-    """Returns the seconds that a projector takes for an image or sound of `cells` tokens.
+    """Returns the seconds that a projector takes for an image or audio clip of `cells` tokens.
 
     Counts its matrices, and its attention over all patches or frames at once. Returns `None` if the benchmark lacks
     one of the weight types.

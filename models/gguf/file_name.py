@@ -88,7 +88,7 @@ def is_quant(quant: str, asked: str) -> bool:
 
 
 def why_not_whole(name: str) -> str:
-    """Says of a file what keeps the GGUF file in it from being used, by its name. Empty for all other files."""
+    """Says, by a file's name, why the GGUF file in it cannot be used. Empty for all other files."""
     end = name.lower().rpartition(".gguf.")[2] if ".gguf." in name.lower() else ""
     if end in ("part", "crdownload", "incomplete", "download", "downloadinprogress", "tmp", "aria2", "!qb"):
         return f"{name} belongs to a download that is not complete"
@@ -105,7 +105,7 @@ class Pieces:
 
     @property
     def how_to_join(self) -> str:
-        """What the pieces are and what to do, as one sentence."""
+        """A sentence that says what the pieces are and what to do with them."""
         if self.count > len(self.names):
             verb = "is" if len(self.names) == 1 else "are"
             return f"{self.whole} was cut into {self.count} pieces, but only {', '.join(self.names)} {verb} there"
@@ -132,6 +132,6 @@ def pieces(names: Iterable[str]) -> list[Pieces]:
 
 
 def _count(rows: Sequence[tuple[int, str, str, int]]) -> int:
-    """Returns how many pieces there must be: as many as a name says, or as their numbers do, which begin at 0 or 1."""
+    """Returns how many pieces there must be, from a count in a name or from their numbers, which begin at 0 or 1."""
     numbers = [int(order) for _, order, _, _ in rows if order.isdecimal()]
     return max(*(row[-1] for row in rows), 1 + max(numbers) - min(1, *numbers) if len(numbers) == len(rows) else 0)

@@ -41,7 +41,7 @@ _REPOSITORY = re.compile(r"/models--[^/]+--([^/]+)/snapshots/")
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """A long array of which only this is stored: the enum gguf_type of its elements, and their number."""
+    """A long array, without its values: the enum gguf_type of its elements, and their number."""
 
     type: int
     count: int
@@ -137,17 +137,17 @@ class GGUFHeader:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the chat template, as untrusted as the file; if there is no other, that for tools."""
+        """The Jinja source of the chat template, as untrusted as the file. The one for tools if it is the only one."""
         return self._text(_TEMPLATE) or self._text(f"{_TEMPLATE}.{_TOOL_USE}")
 
     @property
     def tool_use_template(self) -> str | None:
-        """The source of the template for chats with tools, if the file has one besides the other."""
+        """The source of the template for chats with tools, if the file has a separate one."""
         return self._text(f"{_TEMPLATE}.{_TOOL_USE}") if self._text(_TEMPLATE) else None
 
     @property
     def chat_template_names(self) -> list[str]:
-        """The names of all chat templates in the file; `default` is that without a name."""
+        """The names of all chat templates in the file; `default` is the unnamed one."""
         keys = [key for key in self.metadata if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")]
         return sorted(
             (key[len(_TEMPLATE) + 1 :] or "default" for key in keys), key=lambda name: (name != "default", name)
@@ -161,7 +161,7 @@ class GGUFHeader:
 
     @property
     def is_encoder(self) -> bool:
-        """Whether it is a model that only turns texts into vectors, and cannot generate any."""
+        """Whether the model only turns texts into vectors, and cannot generate text."""
         return self.architecture in _ENCODERS
 
     @property
@@ -188,7 +188,7 @@ class GGUFHeader:
 
 
 def is_projector(metadata: Mapping[str, MetadataValue]) -> bool:
-    """Whether metadata is that of a projector."""
+    """Whether the metadata is that of a projector."""
     return metadata.get("general.type") == "mmproj" or metadata.get("general.architecture") == "clip"
 
 

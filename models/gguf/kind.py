@@ -1,7 +1,7 @@
-"""What a GGUF file is: a model, or one of the files that lie beside models.
+"""What a GGUF file is: a model, or one of the files that are published with models.
 
-The header decides. The name decides where no header is at hand, as in a listing of the Hub. Beside a model, the name
-also decides which file is a draft model, because the header of a draft model may be that of any small model.
+The header decides. The name decides if there is no header, as in a listing of the Hub. Next to a model, the name also
+decides which file is a draft model, because the header of a draft model may be that of any small model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ USES: Mapping[GGUFKind, str] = {
     "adapter": "pass it as --lora with its model",
     "importance matrix": "pass it to galago quantize as --calibration",
     "part": "name the first part, and keep all parts in one folder under the names they were published with",
-    "Ollama's form": "pull it from the Hub, where its projector (mmproj) is a file of its own; see galago search",
+    "Ollama's form": "pull it from the Hub, where its projector (mmproj) is a separate file; see galago search",
 }
 """What to do with a file that is not a model, or why it has no use."""
 
@@ -64,7 +64,7 @@ _SURE_SIGNS: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
     ("draft", re.compile(r"(?:.*/)?(?:mtp|assistant|(?:[^/]*[-_.])?draft(?:er)?)s?/.*")),
     ("vocabulary", re.compile(r"(?:.*/)?(?:ggml-vocab[-_.][^/]*|(?:[^/]*[-_.])?vocab)")),
 )
-"""Signs in a path, in lower case and without its extension. Draft models have the prefixes that llama.cpp looks for
+"""Patterns of a path in lower case without its extension. Draft models have the prefixes that llama.cpp looks for
 (common/download.cpp). Whole models that have a head for multi-token prediction have MTP elsewhere in their names."""
 
 _WORDS_BESIDE_MODEL: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
@@ -72,10 +72,10 @@ _WORDS_BESIDE_MODEL: tuple[tuple[GGUFKind, re.Pattern[str]], ...] = (
     ("projector", re.compile(r"(?:^|[-_. ])(?:vision|visual|clip|siglip|vit)(?:[-_. ](?:encoder|tower))?(?=$|[-_. ])")),
     ("adapter", re.compile(r"(?:^|[-_. ])(?:q?lora|adapter)(?=$|[-_. ])")),
 )
-"""Words that models have in their names too. They count only beside a model of the same name without such a word."""
+"""Words that also occur in the names of models. They count only next to a model of the same name without the word."""
 
 _DRAFT = re.compile(r"(?:^|[-_. ])draft(?:er)?(?=$|[-_. ])")
-"""Counts beside a model of any name, because a draft model may be another, smaller model."""
+"""Counts next to a model of any name, because a draft model may be another, smaller model."""
 
 _MATRIX = re.compile(r"(?:^|.*[-_. /])imatrix(?=$|[-_. ]).*")
 
@@ -137,7 +137,7 @@ def kinds_in_folder(folder: Path, names: Iterable[str]) -> dict[str, GGUFKind]:
 
 
 def with_header(by_name: GGUFKind, by_header: GGUFKind) -> GGUFKind:
-    """Combines both judgements: the header's, except that a model may be a draft model by its name."""
+    """Combines both kinds: the header decides, except that the name may make a model a draft model."""
     return "draft" if (by_name, by_header) == ("draft", "model") else by_header
 
 
@@ -161,7 +161,7 @@ def _sure_kind(path: str) -> GGUFKind:
 
 
 def _kind_beside(stem: str, plain: Collection[str]) -> GGUFKind:
-    """Returns the kind of a file beside models whose names, without quantization, are `plain`."""
+    """Returns the kind of a file next to models whose names, without quantization, are `plain`."""
     if plain and _DRAFT.search(stem):
         return "draft"
     for kind, sign in _WORDS_BESIDE_MODEL:
@@ -173,7 +173,7 @@ def _kind_beside(stem: str, plain: Collection[str]) -> GGUFKind:
 
 
 def _is_in_ollamas_form(metadata: Mapping[str, MetadataValue], tensors: Iterable[str]) -> bool:
-    """Whether a file has an architecture of Ollama's own engine, or a projector beside the layers of a text model."""
+    """Whether a file has an architecture of Ollama's own engine, or a projector with the layers of a text model."""
     architecture = metadata.get("general.architecture")
     has_projector = f"{architecture}.vision.block_count" in metadata or f"{architecture}.audio.block_count" in metadata
     return has_projector or architecture in _OLLAMA_ARCHITECTURES or any(n.startswith(("v.", "mm.")) for n in tensors)

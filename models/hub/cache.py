@@ -127,7 +127,7 @@ class HubCache:
         blob = self.blob_path(repository, etag)
         self._make_folder(blob.parent)
         partial = blob.with_name(etag + PARTIAL_SUFFIX)
-        busy = f"another program downloads a file of {repository}"
+        busy = f"another program is downloading a file of {repository}"
         with locked(self._lock_path(repository, etag), busy, while_waiting):
             if os.path.lexists(partial) and not stat.S_ISREG(partial.lstat().st_mode):
                 partial.unlink()  # a link or pipe in its place
@@ -203,7 +203,7 @@ class HubCache:
         return 0
 
     def is_downloading(self, repository: str) -> bool:
-        """Whether a process downloads a file of a repository now."""
+        """Whether a process is downloading a file of a repository."""
         for path in (self.root / ".locks" / self.folder(repository).name).glob("*.lock"):
             try:
                 with locked(path, "", timeout_seconds=0):
@@ -218,7 +218,7 @@ class HubCache:
         return {path: os.readlink(path).replace("\\", "/").rsplit("/", 1)[-1] for path in paths}
 
     def _remove_stale_names(self, repository: str) -> None:
-        """Deletes the branches and tags of commits that have no files any more, and folders that are empty then."""
+        """Deletes the branches and tags of commits that no longer have files, and folders that become empty."""
         folder = self.folder(repository)
         remaining = {path.name for path in (folder / "snapshots").glob("*")}
         for ref in [path for path in (folder / "refs").rglob("*") if path.is_file()]:

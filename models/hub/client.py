@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub has: metadata of repositories, and the bytes of their files.
+"""Reads from the Hugging Face Hub: metadata of repositories, and the bytes of their files.
 
 Everything the Hub sends is untrusted: names and digests must be checked before they become paths
 (`cache.checked_name`).
@@ -41,7 +41,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A repository at a revision. `commit` is what the revision pointed to when the Hub at `endpoint` was asked."""
+    """A repository at a revision. `commit` is what the revision pointed to on the Hub at `endpoint`."""
 
     name: str
     revision: str
@@ -150,7 +150,7 @@ def fetch_start(repository: HubRepository, name: str, size: int) -> bytes:
 
 @contextlib.contextmanager
 def stream_file(repository: HubRepository, name: str, start: int, end: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Streams the bytes of a file from `start` to `end`. Yields their real start, 0 if the server ignores ranges, too.
+    """Streams the bytes of a file from `start` to `end`, with their actual start: 0 if the server ignores ranges.
 
     Raises `TransientHubError` if another attempt may succeed, otherwise `NotFound` or `HubError`.
     """

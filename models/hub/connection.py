@@ -1,8 +1,8 @@
-"""Requests to the Hugging Face Hub: redirects, retries, limits and errors. Nothing else of Galago opens a connection,
+"""Requests to the Hugging Face Hub: redirects, retries, limits and errors. Nothing else in Galago opens a connection,
 except `galago ps` to a running server.
 
-Authentication and settings are huggingface-hub's: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and others apply. Whoever
-answers is untrusted: redirects lead only back to the endpoint or to public hosts, metadata and waits have limits.
+Authentication and settings are huggingface-hub's: `HF_TOKEN`, `HF_ENDPOINT`, `HF_HUB_OFFLINE` and others apply. Servers
+are untrusted: only redirects to the endpoint or to public hosts are followed; metadata and waits have limits.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 6
-"""For a request to a busy server, and for a transfer that makes no progress."""
+"""Attempts for a request to a busy server, and for a transfer that makes no progress."""
 _MAX_CONNECT_ATTEMPTS = 3
-"""For a server that cannot be reached at all."""
+"""Attempts for a server that cannot be reached at all."""
 MAX_REDIRECTS = 8
 MAX_METADATA_BYTES = 32 << 20
-"""Of all answers about one repository, or to one search."""
+"""Size of all answers about one repository, or to one search."""
 MAX_WAIT_SECONDS = 120.0
-"""A Hub that asks to wait longer is not waited for."""
+"""A request fails if the Hub asks to wait longer than this."""
 _METADATA_SECONDS = 120.0
-"""Time in which one answer with metadata has to arrive."""
+"""Time limit for one answer with metadata."""
 _TIMEOUT_SECONDS = 30.0
 _ANNOUNCED_FROM_SECONDS = 3.0
 _BUSY_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -170,7 +170,7 @@ class MetadataReader:
 
     def get(self, url: str, params: dict[str, Any] | None = None) -> tuple[Any, str | None]:
         """Returns the JSON at an address, and the address of the next page if there is one."""
-        identity = {"Accept-Encoding": "identity"}  # a packed answer may be a thousand times as large
+        identity = {"Accept-Encoding": "identity"}  # a compressed answer may expand a thousandfold
         with open_url(url, self._name, self._revision, identity, params) as response:
             data = self._read(response)
             following = response.links.get("next", {}).get("url")
@@ -278,7 +278,7 @@ def with_retries(ask: Callable[[], T]) -> T:
             time.sleep(retry_delay_seconds(attempt, error.wait_seconds))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise HubError(
-                f"{endpoint()} sent an answer that a Hub does not send ({_reason(error)}); check HF_ENDPOINT", "hub"
+                f"{endpoint()} sent an unexpected answer ({_reason(error)}); check HF_ENDPOINT", "hub"
             ) from error
     raise AssertionError("not reached")
 
@@ -295,7 +295,7 @@ def _no_answer(error: TransientHubError) -> str:
 def retry_delay_seconds(attempt: int, requested: float | None) -> float:
     """Returns the delay after an attempt (the first is 0): what the server requested, or exponential backoff.
 
-    Says so if the server requests a delay. Raises `HubError` for one longer than `MAX_WAIT_SECONDS`.
+    Logs a delay that the server requests. Raises `HubError` for one longer than `MAX_WAIT_SECONDS`.
     """
     if requested is None:
         return 2.0 ** min(attempt, 5) * random.uniform(0.5, 1.0)

@@ -36,7 +36,7 @@ def usable(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def take_refused(sent: MutableMapping[str, str], status: int, answer: Mapping[str, str]) -> RefusedToken | None:
-    """Takes the token from the headers of a request if the Hub may have refused it only because of that.
+    """Removes the token from the headers of a request if the Hub may have refused it only because of the token.
 
     `answer` are the headers of the Hub's answer.
     """
@@ -49,18 +49,18 @@ def take_refused(sent: MutableMapping[str, str], status: int, answer: Mapping[st
 def remember_refused(token: RefusedToken) -> None:
     """Keeps a token from being sent again. Tells the user."""
     _not_sent.add(token.header)
-    log_once(f"the Hub refused {TOKEN}: {token.reason}; going on without it")
+    log_once(f"the Hub refused {TOKEN}: {token.reason}; continuing without it")
 
 
 def how_to_open_private() -> str:
-    """Says what a user does about a repository that may be private."""
+    """Returns advice for a repository that may be private."""
     if _not_sent:
         return f"If it is private, replace {TOKEN}, which was refused"
     return "If it is private, run `hf auth login` or set HF_TOKEN"
 
 
 def how_to_get_access(sent: Mapping[str, str], answer: Mapping[str, str], page: str) -> str:
-    """Says what a user does about a gated repository, by the headers of a request and of the Hub's answer."""
+    """Returns advice for a gated repository, from the headers of a request and of the Hub's answer."""
     if _HEADER not in sent:
         return f"accept its terms at {page}, then run `hf auth login` or set HF_TOKEN"
     reason = _message(answer)

@@ -38,8 +38,8 @@ def download(
 ) -> list[Path]:
     """Downloads the files that are not in the cache yet, and returns the paths of all.
 
-    Raises `HubError` or `ConfigError`. What was transferred until then stays for the next attempt. Writes nothing if
-    a name or digest is invalid, or the disk has too little room.
+    Raises `HubError` or `ConfigError`. Bytes transferred before the error are kept for the next attempt. Writes nothing
+    if a name or digest is invalid, or the disk has too little room.
     """
     check_names(repository, files)
     _check_disk_space(repository, files, cache)

@@ -1,4 +1,4 @@
-"""Remembers which commits were downloaded from another Hub than huggingface.co, such as a mirror."""
+"""Remembers which commits were downloaded from a Hub other than huggingface.co, such as a mirror."""
 
 from __future__ import annotations
 

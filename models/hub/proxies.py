@@ -1,7 +1,7 @@
 """The proxies between this machine and the Hub, and one HTTP client for each.
 
 HTTPS_PROXY and HTTP_PROXY name the proxy for addresses of that kind, ALL_PROXY for all others, NO_PROXY the hosts that
-are reached directly; in lower case, too. Where none is set, macOS and Windows have such settings of their own.
+are reached directly, also in lower case. If none is set, the system settings of macOS and Windows apply.
 """
 
 from __future__ import annotations

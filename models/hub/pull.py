@@ -31,7 +31,7 @@ _LEADING_BYTES = 1 << 20
 """Contains a header's keys up to the vocabulary; `general.*` and the embedding widths come before it."""
 _MAX_PROJECTORS = 8
 _MAX_OTHERS = 4
-"""So many files of other names are looked at, if no projector is named like one or several files fit."""
+"""Files with other names to read at most, if no file is named like a projector or several weights fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def _hint(ref: ModelRef) -> str:
 def pull(plan: PullPlan, progress: download.DownloadProgress, cache: HubCache | None = None) -> InstalledModel:
     """Carries out a plan. The revision points to the new commit only once every file is complete and correct.
 
-    Raises `HubError`, or `ModelError` if the files are no model after all. Then deletes what it has downloaded.
+    Raises `HubError`, or `ModelError` if the files turn out not to be a model; then the downloaded files are deleted.
     """
     if not plan.is_checked:
         return installed.find(plan.ref)
@@ -131,7 +131,7 @@ def _check_headers(plan: PullPlan, headers: Sequence[GGUFHeader]) -> None:
 
 
 class _Listing:
-    """The files of a repository, what kind each is, and the first keys of those that were looked at.
+    """The files of a repository, the kind of each, and the first keys of those that were read.
 
     File names only suggest kinds; the headers of the files that matter decide.
     """
@@ -150,7 +150,7 @@ class _Listing:
             pass  # other files fit, now that these have other kinds
         choice = source.select(list(self._files), quant, self._kinds)
         if source.projector is not None and not choice.projectors:
-            self._look_at_other_names(choice.weights)
+            self._read_other_names(choice.weights)
         for name in choice.projectors[:_MAX_PROJECTORS]:
             self._is_as_named(name)
         candidates = source.select(list(self._files), quant, self._kinds).projectors[:_MAX_PROJECTORS]
@@ -162,7 +162,7 @@ class _Listing:
         return tuple(files)
 
     def _doubtful(self, source: HubSource, quant: str) -> list[str]:
-        """Returns the files whose kinds decide the choice: the weights that fit, or those that are no model by name."""
+        """Returns the files whose kinds decide the choice: the weights that fit, or else files not named as models."""
         if sets := source.fitting_sets(self._kinds, quant):
             return [group.parts[0] for group in sets[:_MAX_OTHERS]]
         others = [name for name, kind in self._kinds.items() if kind not in ("model", "part", "draft")]
@@ -175,7 +175,7 @@ class _Listing:
         self._kinds[name] = with_header(expected, kind_of(header.metadata, tensors))
         return self._kinds[name] == expected
 
-    def _look_at_other_names(self, weights: WeightSet) -> None:
+    def _read_other_names(self, weights: WeightSet) -> None:
         """Corrects the kinds of files that are named differently from the weights, if they are few."""
         own = without_quant(weights.stem)
         others = [n for n, kind in self._kinds.items() if kind == "model" and without_quant(split_name(n)[0]) != own]

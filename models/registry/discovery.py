@@ -1,6 +1,6 @@
 """Finds the models that other programs stored on this machine: in Ollama's folder, and in any other folder.
 
-Says of every file that is not a usable model why it was left out. Manifests of other programs are untrusted.
+Reports why files that are not usable models were left out. Manifests of other programs are untrusted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OLLAMA_LAYERS = {
     "params": "its parameters",
     "messages": "its example messages",
 }
-"""Layers of Ollama's models, beside adapters, that are not taken over. Licenses and the like change no answer."""
+"""Layers of Ollama's models, besides adapters, that are not imported although they change answers."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ def discover(*places: Path) -> Discovery:
 
 
 def _hint(place: Path) -> str:
-    """Says what to do with a folder that has weights in another form, or an empty text."""
+    """Returns advice for a folder that has weights in another format, or an empty text."""
     if any(place.glob("*.safetensors")):
         return f"{place} holds a checkpoint; convert it with: galago convert {shlex.quote(str(place))} -o FILE.gguf"
     if any(place.glob("sha256-*")):
@@ -169,7 +169,7 @@ class _GGUFFolder:
     def read(cls, path: Path, top: Path) -> _GGUFFolder:
         """Reads the headers of a folder below `top`.
 
-        A folder such as `MTP` says of its files what they are, and belongs to the model in the folder above it.
+        The name of a folder such as `MTP` gives the kind of its files, which belong to the model in the folder above.
         """
         all_names = tuple(sorted(entry.name for entry in path.iterdir() if not entry.is_dir()))
         names = tuple(name for name in all_names if name.lower().endswith(".gguf"))
@@ -223,7 +223,7 @@ def _read_headers(folder: Path, names: Sequence[str]) -> tuple[dict[str, GGUFHea
     for name in names:
         try:
             if not is_gguf(name):
-                raise NotFound(f"{name}: this is a file of macOS beside {name[2:]}, without its content", "path")
+                raise NotFound(f"{name}: this is a file that macOS adds to {name[2:]}, without its content", "path")
             headers[name] = read_header(folder / name)
         except GalagoError as error:
             problems[name] = error
@@ -259,7 +259,7 @@ def _add_ollama(place: Path, discovery: Discovery) -> None:
             layers = json.loads(read_file(path, _MAX_MANIFEST_BYTES))["layers"]
             blobs: dict[str, list[Path]] = {}
             for layer in layers:
-                if blob := _blob_path(place, layer["digest"]):  # else a manifest that leads elsewhere
+                if blob := _blob_path(place, layer["digest"]):  # otherwise the manifest points elsewhere
                     blobs.setdefault(layer["mediaType"].rpartition(".")[2], []).append(blob)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not a manifest, or of an unknown kind

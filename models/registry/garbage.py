@@ -18,7 +18,7 @@ from . import imported, selection
 GarbageKind = Literal["partial download", "file without a name", "older commit"]
 
 _OTHER_PARTIAL_SUFFIXES = (".incomplete", ".downloadInProgress")
-"""Of the partial files of huggingface-hub and llama.cpp."""
+"""Suffixes of the partial files of huggingface-hub and llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)

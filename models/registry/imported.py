@@ -31,8 +31,8 @@ class ImportedModel:
     """A model that another program stored.
 
     `fingerprints` are those of its files, in order, when it was imported. `published_as` is the name that the other
-    program has for it, or the repository and commit on the Hub; empty if neither is known. `left_out` has what was not
-    taken over, and `version` is the version of Galago that imported it.
+    program has for it, or the repository and commit on the Hub; empty if neither is known. `left_out` lists what was
+    not imported, and `version` is the version of Galago that imported it.
     """
 
     name: str
@@ -125,7 +125,7 @@ def remove(name: str) -> bool:
 
 
 def read_list() -> list[ImportedModel]:
-    """Returns the imported models: none, after a line in the log, if the list cannot be read."""
+    """Returns the imported models. If the list cannot be read, logs that and returns none."""
     file = _file()
     try:
         return file.read()

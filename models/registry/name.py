@@ -32,7 +32,7 @@ _IN_REPOSITORY = re.compile(rf"(hf:)?{_PART}/{_PART}:.*", re.ASCII | re.DOTALL)
 _ADDRESS = re.compile(r"(?i)(https?://|hf://|huggingface://|(?:hf\.co|huggingface\.co)/)(.*)", re.DOTALL)
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co")
 _PAGES = ("blob", "resolve", "raw", "blame", "commit", "commits", "discussions", "edit", "settings")
-"""Pages of a repository on the Hub, besides those of its folders. What else follows its name says what is wanted."""
+"""Pages of a repository on the Hub, besides those of its folders. Any other path after its name is that of a file."""
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 
 
@@ -121,7 +121,7 @@ def _parse_address(text: str, scheme: str, rest: str) -> ModelRef:
 
 
 def _check_host(text: str, host: str) -> None:
-    """Raises `NotFound` if a web address does not belong to the Hub that is used."""
+    """Raises `NotFound` if a web address does not belong to the Hub in use."""
     from ..hub.connection import endpoint
 
     if host.lower() not in (*_HUB_HOSTS, urlsplit(endpoint()).netloc.lower()):

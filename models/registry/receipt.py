@@ -1,4 +1,4 @@
-"""What a model was made from, what was left out, and by which version: of its conversion, or of its import."""
+"""Records of conversions and imports: what a model was made from, what was left out, and by which version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MADE_FROM_KEY, LEFT_OUT_KEY, VERSION_KEY = "galago.made_from", "galago.left_out"
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """`made_from` is the source, with its commit where that is known. `left_out` has what was not taken over."""
+    """`made_from` is the source, with its commit where that is known. `left_out` lists what was not carried over."""
 
     made_from: str
     left_out: tuple[str, ...]

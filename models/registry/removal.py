@@ -16,10 +16,10 @@ from .name import ModelRef
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What was removed: `model`, in so many `commits`, which freed `freed` bytes.
+    """What was removed: `model`, from a number of `commits`, which freed `freed` bytes.
 
-    `remaining` are the models of the same repository that are still installed. `successor` is the file that the name of
-    `model` stands for now, of another name in another commit; empty if there is none.
+    `remaining` are the models of the same repository that are still installed. `successor` is the file, with another
+    name in another commit, that the name of `model` refers to now; empty if there is none.
     """
 
     model: InstalledModel

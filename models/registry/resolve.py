@@ -90,7 +90,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
 
 
 def _about_folder(path: Path) -> str:
-    """Says what to give in place of a folder."""
+    """Says what to give instead of a folder."""
     names = sorted(other.name for other in path.glob("*.[gG][gG][uU][fF]"))
     if names:
         return f"{path} is a folder; give a file in it, such as {path / names[0]}, or use galago import {path}"

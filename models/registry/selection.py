@@ -149,7 +149,7 @@ def _why_none(
     """Says why no weights were selected: a part is missing, pieces are not joined, or no file is a model."""
     for name, parts in missing_parts(names, kinds).items():
         if not sets or _is_meant(name, quant):
-            return f"{where} has not all parts of {name}: {describe_missing(parts)}"
+            return f"{where} does not have all parts of {name}: {describe_missing(parts)}"
     for cut in pieces(names):
         if not sets or _is_meant(cut.whole, quant) or quant.lower() in [name.lower() for name in cut.names]:
             if "/" not in where or cut.count > len(cut.names):
@@ -187,7 +187,7 @@ def _names_of_copies(group: WeightSet, sets: Sequence[WeightSet]) -> list[str]:
 
 
 def _what_is_named(name: str, kinds: Mapping[str, GGUFKind]) -> str:
-    """Says what a file is that a user names although it is no model."""
+    """Describes the file that a user named, if it is not a model."""
     stem = split_name(name.lower())[0]
     for other, kind in kinds.items():
         path = split_name(other)[0].lower()
@@ -251,8 +251,8 @@ def rank_projectors(
 ) -> tuple[str, ...]:
     """Returns the projectors that match a pattern: the nearest to the weights first, then those of their quantization.
 
-    A projector in the folder of the weights is nearer than one in a folder above it, and that than any other. Of those
-    as near, the one whose name is most like that of the weights comes first.
+    A projector in the folder of the weights is nearer than one in a folder above it, and any other is farther. Among
+    equally near ones, the one whose name is most like that of the weights comes first.
     """
     if pattern is None:
         return ()
@@ -273,7 +273,7 @@ def rank_projectors(
 def name_distance(weights: WeightSet, projector: str) -> int:
     """Returns how much the file name of a projector differs from that of weights: the words that only one of them has.
 
-    Of the projectors of several models, which may have equal widths, the nearest belongs to the weights.
+    Projectors of several models may have equal widths; the one with the nearest name belongs to the weights.
     """
     return len(_words(weights.parts[0]) ^ _words(projector))
 

@@ -27,7 +27,7 @@ def test_invalid_amounts_are_rejected(text: str) -> None:
 
 
 def test_no_memory_at_all_is_not_blamed_on_the_machine() -> None:
-    with pytest.raises(ConfigError, match="^0% is nothing"):
+    with pytest.raises(ConfigError, match="^0% is zero"):
         parse_memory_size("0%", TOTAL)
 
 

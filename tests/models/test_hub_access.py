@@ -161,7 +161,7 @@ def test_a_public_model_needs_no_token_that_works(
     local.refusals = {"Bearer hf_old": refusal}
     assert len(client.fetch_repository(REPO).files) == 1
     warning = capfd.readouterr().err
-    assert "the Hub refused your token (of HF_TOKEN or `hf auth login`)" in warning and "going on without it" in warning
+    assert "the Hub refused your token (of HF_TOKEN or `hf auth login`)" in warning and "continuing without" in warning
     assert refusal[1].get("X-Error-Message", "").rstrip(".") in warning and "hf_old" not in warning
     requests = len(local.log)
     assert client.search_models("omni") and client.fetch_repository(REPO)

@@ -558,7 +558,7 @@ def test_the_second_of_two_equal_pulls_waits_for_the_first(
     with store.partial_file(REPO, digest(TEXT), lambda: None):
         second.start()
         said = ""
-        while "another program downloads a file of" not in said:
+        while "another program is downloading a file of" not in said:
             said += capsys.readouterr().err
     second.join()
     assert len(results) == 1 and store.commit(REPO, "main")

@@ -117,7 +117,9 @@ class JsonFile(Generic[Content]):
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = kept_file.locked(
-            self.path.parent / LOCK_NAME, f"another program writes {self.path}", timeout_seconds=LOCK_TIMEOUT_SECONDS
+            self.path.parent / LOCK_NAME,
+            f"another program is writing {self.path}",
+            timeout_seconds=LOCK_TIMEOUT_SECONDS,
         )
         try:
             stack.enter_context(lock)

@@ -126,7 +126,7 @@ def locked(
 ) -> Iterator[None]:
     """Holds the lock file `path`, whose folder must exist, against other processes and threads.
 
-    While another process holds it, waits, and logs once that it waits since `busy` ("another program writes x.json").
+    While another process holds it, waits, and logs once that it waits since `busy` ("another program is writing x").
     `while_waiting` is called twice a second meanwhile, and may raise to give up. Raises `TimeoutError` if it takes
     longer than `timeout_seconds`. If the file system has no locks, logs that and continues without one.
     """

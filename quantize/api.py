@@ -109,7 +109,7 @@ class QuantizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationResult:
-    """What was written. `mixture` is set if a mixture was requested. `warnings` has a sentence for each doubt."""
+    """What was written. `mixture` is set if a mixture was requested. `warnings` has a sentence for each problem."""
 
     plan: VariantPlan
     output: Path
@@ -123,7 +123,7 @@ def quantize(
     stage: Stage = no_stage,
     on_dropped: Callable[[list[DroppedLayer]], None] = lambda _: None,
 ) -> QuantizationResult:
-    """Writes a variant. `on_dropped` is told which layers are dropped before anything is written."""
+    """Writes a variant. `on_dropped` is called with the dropped layers before anything is written."""
     scheme = _requested_scheme(request)
     source = open_source(request.model)
     check_target(request.output, request.force, source.parts)
@@ -199,7 +199,7 @@ def _check_tables(source: SourceModel, scheme: Scheme) -> None:
 
 
 def _calibration_data(source: SourceModel, request: QuantizationRequest) -> CalibrationData:
-    """Selects what is read, and by which model."""
+    """Selects the calibration data, and the model that reads it."""
     if not source.header.is_projector:
         if request.reader is not None:
             raise ConfigError(
@@ -235,7 +235,7 @@ def _without_layers(
 def _scheme_matrix(
     source: SourceModel, scheme: Scheme, data: CalibrationData, use_calibration: bool, part: Path, stage: Stage
 ) -> ImportanceMatrix | None:
-    """Returns the importance matrix for a scheme, from the given files or the built-in text, if it is of use."""
+    """Returns the importance matrix for a scheme, from the given files or the built-in text, if the scheme uses one."""
     if not use_calibration and not data.builtin:
         raise ConfigError("--calibration and --no-calibration contradict each other", "calibration")
     needs_data = source.header.is_projector or source.header.is_encoder
@@ -250,7 +250,7 @@ def _scheme_matrix(
 def _find_mixture(
     source: SourceModel, data: CalibrationData, request: QuantizationRequest, part: Path, stage: Stage
 ) -> MixtureResult:
-    """Calibrates on three segments of four, and compares variants on the fourth."""
+    """Calibrates on three of every four segments, and compares variants on the fourth."""
     if not request.use_calibration:
         raise ConfigError("a mixture needs calibration; leave out --no-calibration", "calibration")
     _check_mixture_request(source, data, request)

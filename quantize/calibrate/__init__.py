@@ -1,1 +1,1 @@
-"""Importance matrices: reads calibration data with a model and collects how large the inputs of its weights are."""
+"""Importance matrices: reads calibration data with a model and measures how large the inputs of its weights are."""

@@ -130,7 +130,7 @@ def discard(part: Path) -> None:
 
 
 def _locked(part: Path) -> AbstractContextManager[None]:
-    return locked_beside(part, f"another program calibrates, and saves its state in {part}")
+    return locked_beside(part, f"another program is calibrating, and saves its state in {part}")
 
 
 def _collect(data: CalibrationData, part: Path, progress: Progress) -> ImportanceMatrix:
@@ -164,15 +164,15 @@ def _collect(data: CalibrationData, part: Path, progress: Progress) -> Importanc
         )
     if not any(entry.sums.any() for entry in matrix.entries.values()):
         raise ModelError(
-            f"{data.source.path.name} computes only zeros, as a model whose weights are zeros does, so that there is "
-            "nothing to calibrate; download or convert it again",
+            f"{data.source.path.name} computes only zeros, as if its weights were zeros, so there is nothing to "
+            "calibrate; download or convert it again",
             "model",
         )
     return matrix
 
 
 def _done_segments(part: Path, key: str) -> int:
-    """Returns how many segments an earlier run has read into `part`: none if it is damaged or of other data."""
+    """Returns how many segments an earlier run has read into `part`: 0 if it is damaged or from other data."""
     with contextlib.suppress(GalagoError, ValueError, OSError):
         header = read_header(part)
         done = header.get(DONE)

@@ -20,9 +20,10 @@ from .sample_reader import SampleReader
 
 _SAVE_INTERVAL_SECONDS = 30.0
 _OUTPUT = "output.weight"
-"""A table that the input shares is left to llama.cpp: what GPTQ gains for the output it loses for the input."""
+"""If the input shares this table, its rounding is left to llama.cpp: GPTQ would improve the output at the input's
+expense."""
 _MAX_PRODUCTS = 64 << 20
-"""Products of inputs to sum: 256 MB, or more if the model has more columns than that is enough for."""
+"""Products of inputs to sum: 256 MB, or more if the model has too many columns for that."""
 DONE, KEY, CHECKSUM = "galago.calibrate.done", "galago.calibrate.key", "galago.calibrate.checksum"
 
 

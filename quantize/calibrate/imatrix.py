@@ -23,7 +23,7 @@ from ...models.regular_file import open_regular
 
 _SUMS, _COUNTS, _PRODUCTS = ".in_sum2", ".counts", ".galago.in_products"
 _F32 = 0
-_LITTLE = 1e-6
+_ZERO_COLUMN_IMPORTANCE = 1e-6
 """The importance of a column that has seen only zeros, as a fraction of the mean."""
 _MOMENTS_PREFIX = "moments of "
 
@@ -45,11 +45,11 @@ class ImatrixEntry:
 
         Bit-identical to llama-quantize (`load_imatrix` in tools/quantize/quantize.cpp), except for zeros: llama.cpp
         makes the weights of a block of columns zero if the importance of all of them is. A column that has seen only
-        zeros counts little instead, and rows of zeros count as no rows.
+        zeros gets little importance instead, and rows of zeros are not counted.
         """
         counts = self.counts[:, None]
         means = self.sums / np.where(counts > 0, counts, 1)
-        little = means.mean(axis=1, keepdims=True, dtype=np.float64) * _LITTLE
+        little = means.mean(axis=1, keepdims=True, dtype=np.float64) * _ZERO_COLUMN_IMPORTANCE
         means = np.where(means > 0, means, np.where(little > 0, little, 1))
         return np.where(counts > 0, means, 1).astype(np.float32).reshape(-1)
 

@@ -2,7 +2,7 @@
 
 Little-endian: the number of entries as int32; of each entry the length of its name, the name, the number of calls, the
 number of values, and the values as float32; then, unless it is an early version, the number of chunks, the length of
-the data's name, and the name. Values are means times the number of calls. Rows of experts are not told apart
+the data's name, and the name. Values are means times the number of calls. Rows of experts are not distinguished
 (`common_imatrix_load_legacy` in common/imatrix-loader.cpp).
 """
 
@@ -66,7 +66,7 @@ def _read(file: BinaryIO, file_name: str) -> ImportanceMatrix:
 
 
 def _entry(calls: int, values: NDArray[np.float32]) -> ImatrixEntry:
-    """Makes sums over tokens of the values. Their means are exactly those that llama-quantize computes."""
+    """Turns the values into sums over tokens. Their means are exactly those that llama-quantize computes."""
     scale = np.float32(CHUNK_TOKENS if calls else 1)
     return ImatrixEntry((values * scale)[None, :], np.array([max(calls, 1) * scale], np.float32))
 
@@ -81,7 +81,7 @@ def _values(file: BinaryIO, count: int) -> NDArray[np.float32]:
 
 
 def _bytes(file: BinaryIO, size: int) -> bytes:
-    """Raises `EOFError` if the file has fewer bytes; a size that nothing has is not allocated."""
+    """Raises `EOFError` if the file has fewer bytes, without allocating an impossible size."""
     if not 0 < size <= os.fstat(file.fileno()).st_size - file.tell():
         raise EOFError
     return file.read(size)

@@ -1,6 +1,6 @@
 """Reads samples with a model, in a child process: chunks of text, and chats in its own template with their media.
 
-Does not know what is collected while it reads, nor what its logits are used for.
+Does not know what is collected while it reads, or what its logits are used for.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def read_content(checkpoint: Checkpoint) -> GGUFContent:
         raise config.error(f"the weights are already quantized ({method}); convert the original model instead")
     mapped = family(config, checkpoint.architecture)
     if mapped is not bert and (config.get("is_causal", True) is not True or config.get("is_bidirectional")):
-        raise config.error("its tokens attend to later ones, too (is_causal), which llama.cpp does not do for it")
+        raise config.error("its tokens also attend to later ones (is_causal), which llama.cpp does not support here")
     if config.get("auto_map"):
         checkpoint.left_out.append(
             f"what the checkpoint's own code (auto_map in config.json) computes differently from transformers' "

@@ -17,7 +17,7 @@ class Checkpoint:
     """`config` is config.json. `tensors` holds the tensors of all weight files by name.
 
     `left_out` is a line for each part of the checkpoint that will not be in the converted file, `notes` for each way in
-    which the file behaves differently. Whatever reads a part adds to them.
+    which the file behaves differently. The functions that read the parts add to them.
     """
 
     folder: Path

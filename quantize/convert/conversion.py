@@ -1,4 +1,4 @@
-"""Converts a checkpoint to a GGUF file, which is tested before it gets its name."""
+"""Converts a checkpoint to a GGUF file, which is tested before it gets its final name."""
 
 from __future__ import annotations
 
@@ -137,14 +137,14 @@ def check_disk_space(target: Path, needed_bytes: int) -> None:
 def check_nothing_left_out(left_out: Sequence[str], strict: bool) -> None:
     if strict and left_out:
         raise ConfigError(
-            "nothing was converted, because this would be left out, as it is without --strict", "strict", left_out
+            "nothing was converted, because --strict is given and this would be left out", "strict", left_out
         )
 
 
 def receipt(
     folder: Path, files: tuple[Path, ...], left_out: Sequence[str], progress: Callable[[float], None]
 ) -> dict[str, GGUFValue]:
-    """Returns metadata that tell what the file was made from, what was left out, and by which version of Galago.
+    """Returns metadata about what the file was made from, what was left out, and by which version of Galago.
 
     `galago.convert.source` lists the names and SHA-256 of the weight files. GGUF has no empty lists.
     """

@@ -36,12 +36,12 @@ GEMMA_TENSORS = DECODER_TENSORS | {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-"""The same for Gemma 2 and 3, which also normalize what attention and the feed-forward layer give."""
+"""The same for Gemma 2 and 3, which also normalize the outputs of attention and the feed-forward layer."""
 
 
 @dataclass(frozen=True)
 class _Layers:
-    """What the layers of a family are like.
+    """The properties of a family's layers.
 
     `name` is llama.cpp's name of the architecture. With `interleaved_rope` it expects the rows of queries and keys in
     another order. `norm_offset` is what a family adds to the weights of normalization layers when it computes.
@@ -81,13 +81,13 @@ def granite(checkpoint: Checkpoint) -> GGUFContent:
 
 
 def smollm3(checkpoint: Checkpoint) -> GGUFContent:
-    """Llama with every fourth layer without rotary positions; llama.cpp knows no other interval."""
+    """Llama with every fourth layer without rotary positions; llama.cpp supports no other interval."""
     config = checkpoint.config
     layers = range(1, layer_count(config) + 1)
     interval = config.positive_int("no_rope_layer_interval", 4)
     rotated = config.get("no_rope_layers", [int(layer % interval != 0) for layer in layers])
     if rotated != [int(layer % 4 != 0) for layer in layers]:
-        raise config.error("other layers than every fourth lack rotary positions (no_rope_layers)")
+        raise config.error("layers other than every fourth lack rotary positions (no_rope_layers)")
     return _decoder(checkpoint, _Layers("smollm3", interleaved_rope=True))
 
 
@@ -131,7 +131,7 @@ def _gemma_layers(name: str, head_norms: bool) -> _Layers:
 
 
 def _check_gemma(checkpoint: Checkpoint, interval: int, largest: int) -> None:
-    """Raises `ModelError` for settings that llama.cpp has fixed: which layers slide, and how scores are scaled.
+    """Raises `ModelError` if the sliding layers or the scaling of scores differ from those hard-coded in llama.cpp.
 
     It recognizes the largest model, which scales them differently, by its number of layers.
     """
@@ -139,7 +139,7 @@ def _check_gemma(checkpoint: Checkpoint, interval: int, largest: int) -> None:
     usual = ["full_attention" if layer % interval == 0 else "sliding_attention" for layer in range(1, layers + 1)]
     stated = config.positive_int("sliding_window_pattern", interval)
     if config.get("layer_types", usual) != usual or stated != interval:
-        raise config.error(f"other layers than every {interval}th attend to the whole context (layer_types)")
+        raise config.error(f"layers other than every {interval}th attend to the whole context (layer_types)")
     attention = read_attention_shape(config)
     scale = attention.head_size if layers != largest else config.positive_int("hidden_size") // attention.heads
     if config.number("query_pre_attn_scalar", 256) != scale:

@@ -1,4 +1,4 @@
-"""Which tokens end an answer, in keys that llama.cpp obeys, and one of Galago's own for what is left."""
+"""Stores the tokens that end an answer: under the keys that llama.cpp reads, and the rest under a key of Galago's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KNOWN = frozenset(
 """Tokens that end an answer in llama.cpp whatever the metadata say (`load` in src/llama-vocab.cpp)."""
 
 _OTHER_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-"""The keys of other end tokens than the first, each for one token."""
+"""The keys of further end tokens after the first, each for one token."""
 
 
 def read_end_tokens(checkpoint: Checkpoint, tokens: Sequence[str], first: GGUFValue | None) -> dict[str, GGUFValue]:

@@ -128,9 +128,9 @@ def convert_adapter(
 
 
 def _base_copies(config: JSONConfig, tensors: dict[str, StoredTensor], base: Path) -> list[str]:
-    """Removes the model's own embeddings and output matrix, which PEFT saves beside an adapter that changes them.
+    """Removes the model's own embeddings and output matrix, which PEFT saves with an adapter that changes them.
 
-    Returns a line for each that could not be compared with the model's. Raises `ModelError` if one was trained, too.
+    Returns a line for each that could not be compared with the model's. Raises `ModelError` if one was also trained.
     """
     lines = []
     for name in [name for name in tensors if _BASE_COPY.fullmatch(name)]:
@@ -226,7 +226,7 @@ class _Outputs:
         """llama.cpp has one matrix for tied embeddings, and cannot change its two uses differently."""
         if ties_embeddings(self.config):
             raise self.settings.config.error(
-                f"the adapter changes {module}, but the model uses its embeddings as its output matrix, too "
+                f"the adapter changes {module}, but the model also uses its embeddings as its output matrix "
                 f"(tie_word_embeddings), and llama.cpp cannot change only one of the two; {MERGE}"
             )
 

@@ -30,7 +30,7 @@ _IRRELEVANT = frozenset(
     "megatron_core parent_library peft_type peft_version qalora_group_size revision runtime_config target_modules "
     "task_type velora_config".split()
 )
-"""Settings of training, or of which matrices are changed, which the tensors themselves say."""
+"""Settings of training, or of which matrices are changed, which the tensors themselves show."""
 
 _USED = frozenset(
     "alora_invocation_tokens alpha_pattern init_lora_weights lora_alpha r rank_pattern use_rslora".split()
@@ -54,7 +54,7 @@ class LoraSettings:
     def factor(self, module: str, rank: int) -> float:
         """Returns the number to multiply a matrix by, so that llama.cpp scales the matrix as PEFT does.
 
-        `module` is PEFT's name of the changed module. Raises `ModelError` if the settings say another rank.
+        `module` is PEFT's name of the changed module. Raises `ModelError` if the settings give another rank.
         """
         stated = self._of_module("rank_pattern", module, self.config.positive_int("r"))
         if stated != rank:
@@ -124,7 +124,7 @@ def _changed_base_error(config: JSONConfig, start: str) -> ModelError:
 def _matches(config: JSONConfig, pattern: str, module: str) -> bool:
     """Whether a key of rank_pattern or alpha_pattern means this module.
 
-    Keys are regular expressions from an untrusted file. Those whose matching could take for ever are refused.
+    Keys are regular expressions from an untrusted file. Those whose matching could take forever are refused.
     """
     quantifiers = re.sub(r"\.\*", "", pattern)
     if len(pattern) > 200 or pattern.count(".*") > 3 or re.search(r"[*+?{]", quantifiers):
@@ -132,4 +132,4 @@ def _matches(config: JSONConfig, pattern: str, module: str) -> bool:
     try:
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
     except re.error:
-        raise config.error(f"the pattern {quoted(pattern)} is no regular expression") from None
+        raise config.error(f"the pattern {quoted(pattern)} is not a regular expression") from None

@@ -33,15 +33,15 @@ _GENERATION_CONSTRAINTS = (
     "forced_eos_token_id", "guidance_scale", "min_length", "min_new_tokens", "no_repeat_ngram_size", "num_beams",
     "penalty_alpha", "sequence_bias", "stop_strings", "suppress_tokens", "typical_p", "watermarking_config",
 )  # fmt: skip
-"""Settings that change which tokens an answer may have, and that transformers obeys."""
+"""Settings, applied by transformers, that change which tokens an answer may have."""
 
 _NEUTRAL_AT_ONE = ("encoder_repetition_penalty", "guidance_scale", "num_beams", "typical_p")
 
 _WITHOUT_SAMPLING = ("repetition_penalty",)
-"""Sampling settings that transformers obeys even if it takes the most likely token each time (do_sample)."""
+"""Sampling settings that transformers applies even if it always takes the most likely token (do_sample)."""
 
 _UNUSED_TOKENS = ("pad_token", "mask_token")
-"""Special tokens that no text contains, so that a model works without them."""
+"""Special tokens that occur in no text, so a model works without them."""
 
 _POOLING = {"mean_tokens": 1, "cls_token": 2, "lasttoken": 3, "mean": 1, "cls": 2}
 
@@ -149,7 +149,7 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
         number = _number_of(option, value)
         if number is None:
             checkpoint.left_out.append(
-                f"{option.checkpoint} of generation_config.json: {quoted(value)} is no value that it can have"
+                f"{option.checkpoint} of generation_config.json: {quoted(value)} is not a valid value"
             )
         else:
             metadata[f"general.sampling.{option.gguf}"] = number
@@ -157,7 +157,7 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, GGUFValue]:
 
 
 def _number_of(option: OptionSpec, value: Any) -> int | float | None:
-    """Returns the number that a sampling option gets, such as 0 for top_k -1. `None` if it cannot have the value."""
+    """Returns the value of a sampling option, such as 0 for top_k -1; `None` if the given one is not valid."""
     if type(value) not in (int, float):
         return None
     number = option.other_values.get(value, value)

@@ -1,4 +1,4 @@
-"""Where a checkpoint's folder came from: a repository on the Hub and a commit, as far as its path and files tell."""
+"""Where a checkpoint's folder came from: a repository on the Hub and a commit, if its path and files show them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Origin:
 
 
 def find_origin(folder: Path) -> Origin:
-    """Finds it for a snapshot in the Hub's cache, and for a folder that huggingface-hub downloaded files into."""
+    """Finds the origin of a snapshot in the Hub's cache, or of a folder that huggingface-hub downloaded files into."""
     folder = folder.resolve()
     for snapshot in (folder, *folder.parents):
         match = _REPOSITORY_FOLDER.fullmatch(snapshot.parent.parent.name)
@@ -70,7 +70,7 @@ def snapshot_of(folder: Path) -> Path:
 
 
 def _downloaded_commit(folder: Path) -> str | None:
-    """Returns the commit that huggingface-hub notes beside files that it downloads into a folder."""
+    """Returns the commit that huggingface-hub records with files that it downloads into a folder."""
     with contextlib.suppress(OSError, ValueError):
         lines = read_text(folder / ".cache" / "huggingface" / "download" / "config.json.metadata").splitlines()
         return lines[0] if lines and _COMMIT.fullmatch(lines[0]) else None

@@ -21,7 +21,7 @@ from .safetensors import quoted
 class RopeConfig:
     """`metadata` keys lack the architecture prefix. `factors` divide the frequency of each pair of a head's values.
 
-    `left_out` says what llama.cpp cannot do of the scaling."""
+    `left_out` says which part of the scaling llama.cpp does not support."""
 
     metadata: dict[str, GGUFValue]
     factors: NDArray[np.float32] | None = None
@@ -59,10 +59,10 @@ def read_rope(config: JSONConfig, head_size: int, context_tokens: int) -> RopeCo
 
 
 def _scaling(config: JSONConfig) -> JSONConfig:
-    """Returns the object with the scaling, that of layers that attend to everything if there are several.
+    """Returns the object with the scaling; the one of full-attention layers if there are several.
 
     Raises `ModelError` if the two names of the object have different content: versions of transformers, and other
-    programs, disagree on which of them counts.
+    programs, disagree on which of them applies.
     """
     named = [config.part(name) for name in ("rope_parameters", "rope_scaling")]
     parameters, scaling = (each.part("full_attention") if "full_attention" in each.entries else each for each in named)
@@ -70,7 +70,7 @@ def _scaling(config: JSONConfig) -> JSONConfig:
         return parameters if parameters.entries else scaling
     stated = [(name, value) for name, value in scaling.entries.items() if name not in ("rope_type", "type")]
     if _kind(parameters) != _kind(scaling) or any(parameters.get(name) != value for name, value in stated):
-        raise config.error("rope_parameters and rope_scaling contradict each other; remove the one that does not count")
+        raise config.error("rope_parameters and rope_scaling contradict each other; remove the wrong one")
     return parameters
 
 

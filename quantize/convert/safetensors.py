@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 8
 
-_COMPARED_WEIGHTS = 4 << 20  # at once
+_COMPARED_WEIGHTS = 4 << 20  # weights compared at once
 
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,

@@ -47,7 +47,7 @@ def run_selftest(
     adapter: Path | None = None,
     peft: Path | None = None,
 ) -> SelftestResult:
-    """Tests `file`. Raises `ModelError` if it does not work, or its outputs are not those of transformers.
+    """Tests `file`. Raises `ModelError` if it does not work, or its outputs differ from those of transformers.
 
     Outputs are compared only with `compare_outputs`. `adapter` is a converted adapter for the model `file`, `peft` the
     folder it was converted from.
@@ -86,7 +86,7 @@ def _compare_outputs(result: SelftestResult, ours: Path, theirs: Path) -> Selfte
     difference, std = float(np.abs(own - other).max()), float(other.std())
     if not difference <= 0.1 * std:
         raise ModelError(
-            f"its outputs are not those of transformers: the largest difference is {difference:.3g}, and their "
+            f"its outputs differ from those of transformers: the largest difference is {difference:.3g}, and their "
             f"standard deviation {std:.3g}",
             "check",
         )

@@ -142,7 +142,7 @@ class _TokenizerJSON:
         return Vocabulary(self.tokens, self.types, metadata, scores, notes)
 
     def _space_prefix(self) -> tuple[bool, list[str]]:
-        """Returns whether a space is put in front of a text, and notes on where llama.cpp does this differently."""
+        """Returns whether a space is added before a text, and notes on where llama.cpp does this differently."""
         normalizers = _steps(self.config.get("normalizer"), "normalizers")
         splits = _steps(self.config.get("pre_tokenizer"), "pretokenizers")
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}

@@ -20,7 +20,7 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """The tensors of all files by name. `left_out` says which files beside them were not read, and why."""
+    """The tensors of all files by name. `left_out` says which other files were not read, and why."""
 
     tensors: Mapping[str, StoredTensor]
     files: tuple[Path, ...]
@@ -40,7 +40,7 @@ def read_weight_files(folder: Path) -> WeightFiles:
         named = set(file_of_tensor.values())
         if present & named or _SINGLE not in present:
             return _indexed(folder, index, file_of_tensor, present)
-        text = f"{index.path.name}: none of the files that it names is there; {_SINGLE} was read instead"
+        text = f"{index.path.name}: none of the files that it names exists; {_SINGLE} was read instead"
         return _listed(folder, [_SINGLE], present, [text])
     if _SINGLE in present:
         return _listed(folder, [_SINGLE], present, [])
@@ -80,7 +80,7 @@ def _file_of_tensor(index: JSONConfig) -> dict[str, str]:
         raise index.error("weight_map does not name a file for each tensor")
     for name in set(entries.values()):
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise index.error(f"it names the file {quoted(name)}, which is outside this folder or no safetensors file")
+            raise index.error(f"it names the file {quoted(name)}, which is outside this folder or not safetensors")
     return dict(entries)
 
 

@@ -192,7 +192,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[Arrays], Arrays], str]] = {
     "made by MLX": ({"peft_type": None, "lora_parameters": {"rank": 8}}, unchanged, "made by MLX; fuse it"),
     "a rank that the settings do not say": ({"r": 4}, unchanged, "has the rank 3, but the settings say 4"),
     "a pattern that never ends": ({"alpha_pattern": {"(a+)+b": 3}}, unchanged, "is too complex"),
-    "a pattern that is none": ({"alpha_pattern": {"(": 3}}, unchanged, "no regular expression"),
+    "a pattern that is none": ({"alpha_pattern": {"(": 3}}, unchanged, "not a regular expression"),
     "two adapters": ({}, lambda a: a | named(matrices(("mlp.down_proj",))), "several adapters"),
     "a norm": (
         {},

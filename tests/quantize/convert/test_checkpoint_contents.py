@@ -236,7 +236,7 @@ def test_the_file_says_what_it_was_made_from_and_what_was_left_out(tmp_path: Pat
     ends = [size - 1, 0, 1, 2, size - 4]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     target = tmp_path / "made.gguf"
-    with pytest.raises(ConfigError, match=r"would be left out, as it is without --strict: the file other.safetensors"):
+    with pytest.raises(ConfigError, match=r"--strict is given and this would be left out: the file other.safetensors"):
         convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress, strict=True)
     assert not target.exists()
     result = convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress)
@@ -275,15 +275,15 @@ def test_families_that_cannot_be_converted_are_refused_with_the_reason(tmp_path:
 
 
 REFUSED_SETTINGS: dict[str, tuple[str, dict[str, object], str]] = {
-    "other layers without rope": ("SmolLM3", {"no_rope_layers": [1, 0]}, "other layers than every fourth"),
-    "another interval without rope": ("SmolLM3", {"no_rope_layer_interval": 2}, "other layers than every fourth"),
-    "other sliding layers": ("Gemma3", {"layer_types": ["full_attention"] * 2}, "other layers than every 6th"),
-    "another sliding interval": ("Gemma3", {"sliding_window_pattern": 4}, "other layers than every 6th"),
+    "other layers without rope": ("SmolLM3", {"no_rope_layers": [1, 0]}, "layers other than every fourth"),
+    "another interval without rope": ("SmolLM3", {"no_rope_layer_interval": 2}, "layers other than every fourth"),
+    "other sliding layers": ("Gemma3", {"layer_types": ["full_attention"] * 2}, "layers other than every 6th"),
+    "another sliding interval": ("Gemma3", {"sliding_window_pattern": 4}, "layers other than every 6th"),
     "another scale": ("Gemma3", {"query_pre_attn_scalar": 168}, "query_pre_attn_scalar is 168; llama.cpp uses 8"),
     "both directions": ("Gemma3", {"query_pre_attn_scalar": 8, "use_bidirectional_attention": True}, "later tokens"),
     "untied embeddings": ("Gemma2", {"query_pre_attn_scalar": 8, "tie_word_embeddings": False}, "are not tied"),
     "another activation": ("Gemma2", {"query_pre_attn_scalar": 8, "hidden_activation": "gelu"}, "hidden_act is 'gelu'"),
-    "attention to later tokens": ("Qwen2", {"is_causal": False}, "its tokens attend to later ones"),
+    "attention to later tokens": ("Qwen2", {"is_causal": False}, "its tokens also attend to later ones"),
     "already quantized": ("Qwen2", {"quantization_config": {"quant_method": "fp8"}}, "already quantized .'fp8'"),
 }
 

@@ -50,7 +50,7 @@ READ: dict[str, tuple[dict[str, dict[str, bool]], dict[str, str] | None, str]] =
     "an index whose parts are not there": (
         {SINGLE: {"a": True, "b": True}},
         {"a": A, "b": B},
-        "none of the files that it names is there; model.safetensors was read instead",
+        "none of the files that it names exists; model.safetensors was read instead",
     ),
     "parts without an index": ({A: {"a": True}, B: {"b": True}}, None, ""),
     "a file of another name": ({"pytorch_model.safetensors": {"a": True, "b": True}}, None, ""),

@@ -1,8 +1,8 @@
 """Reads, replaces and locks the files that Galago keeps, in any format.
 
 A new file is written under a temporary name in the same folder and then renamed, so that a reader sees the old content
-or the new one and never a part. The system releases all locks of a process that ends. So a temporary file that nobody
-has locked was left by a killed process, and `delete_abandoned` deletes it.
+or the new one and never a part. The system releases all locks of a process that ends. So an unlocked temporary file was
+left by a killed process, and `delete_abandoned` deletes it.
 """
 
 from __future__ import annotations

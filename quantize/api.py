@@ -81,7 +81,7 @@ def _collect(data: CalibrationData, part: Path, stage: Stage) -> ImportanceMatri
 
 @dataclass(frozen=True, slots=True)
 class QuantizationRequest:
-    """What to make of a model or projector: a `scheme`, or the best mixture for a budget.
+    """How to quantize a model or projector: with a `scheme`, or the best mixture for a budget.
 
     The budget is one of `size` (bytes as text: 900MB or 30%), `bits` per weight and `like` (a scheme's size), or
     `speed` in tokens per second, which may be combined with one of them. `reader` is the model that uses a projector.
@@ -109,7 +109,7 @@ class QuantizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationResult:
-    """What was written. `mixture` is set if a mixture was requested. `warnings` has a sentence for each problem."""
+    """The written variant. `mixture` is set if a mixture was requested. `warnings` has a sentence for each problem."""
 
     plan: VariantPlan
     output: Path

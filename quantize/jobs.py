@@ -1,7 +1,7 @@
 """The jobs that quantization gives to child processes: frozen messages that are sent as bytes.
 
 They are separate from the modules that do the work, so that a process can send one without loading llama.cpp. A
-*segment* is what a model reads at once: a chunk of text, or a chat.
+*segment* is the unit that a model reads: a chunk of text, or a chat.
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ def check_target(target: Path, force: bool, sources: Sequence[Path] = ()) -> Non
 def output_file(target: Path, force: bool) -> Iterator[Path]:
     """Yields a path next to the target to write to. It is renamed to the target on success, and deleted otherwise.
 
-    Waits while another program writes the same target. Raises `ConfigError` if that program has written something else
-    there, unless `force`.
+    Waits while another program is writing the same target. Raises `ConfigError` if that program has written something
+    else there, unless `force`.
     """
     delete_abandoned(target.parent)
-    with locked_beside(target, f"another program writes {target}"), temporary_path(target) as part:
+    with locked_beside(target, f"another program is writing {target}"), temporary_path(target) as part:
         yield part
         sync(part)
         if not (target.is_file() and filecmp.cmp(part, target, shallow=False)):

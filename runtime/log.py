@@ -1,4 +1,4 @@
-"""What the runtime logs: lines, and failures that it recovered from."""
+"""Logs lines, and failures that the runtime recovered from."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class WeightTypeSpeed:
 
 @dataclass(frozen=True, slots=True)
 class MachineBenchmark:
-    """What was measured on this machine with `threads` threads.
+    """Measurements of this machine with `threads` threads.
 
     `layer_seconds`: fixed overhead of a layer.
     `split_kv_seconds`: added per layer from `SPLIT_KV_TOKENS` on, where threads share a row's attention and wait for
@@ -97,7 +97,7 @@ def matrix_types(header: GGUFHeader) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class TokenCosts:
-    """What tokens of one model cost on the machine of a benchmark.
+    """The cost of one model's tokens on the machine of a benchmark.
 
     `row_seconds`: a step of one row at the start of a context.
     `prompt_row_seconds`: the matrix products of one of many rows.

@@ -1,7 +1,7 @@
 """The user's token for the Hub, and what happens if the Hub refuses it.
 
 huggingface-hub finds the token. An expired one would make even public repositories fail, so a request whose token is
-refused is sent again without it, and the user is told.
+refused is sent again without it, and a warning is logged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def take_refused(sent: MutableMapping[str, str], status: int, answer: Mapping[st
 
 
 def remember_refused(token: RefusedToken) -> None:
-    """Keeps a token from being sent again. Tells the user."""
+    """Keeps a token from being sent again. Logs a warning."""
     _not_sent.add(token.header)
     log_once(f"the Hub refused {TOKEN}: {token.reason}; continuing without it")
 

@@ -26,7 +26,7 @@ class Garbage:
     """Files that can be deleted together.
 
     `paths` are files of `commit`, or of the repository's `blobs` if that is empty. `size` are the bytes that deleting
-    them frees, if everything before it in the list is deleted, too.
+    them frees, if everything before it in the list is also deleted.
     """
 
     kind: GarbageKind

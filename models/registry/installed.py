@@ -55,7 +55,7 @@ class InstalledModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """What the headers of an installed model say.
+    """A summary of the headers of an installed model.
 
     `context` is in tokens, and None if they do not say. `conversion` is None if Galago did not convert the model.
     """

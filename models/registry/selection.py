@@ -203,7 +203,7 @@ def _is_meant(name: str, quant: str) -> bool:
 
 
 def is_same_model(name: str, other: str) -> bool:
-    """Whether weights of two commits have the same name. In another folder, they have the same quantization, too."""
+    """Whether weights of two commits have the same name. In another folder, they also have the same quantization."""
     stems = [split_name(each)[0].lower() for each in (name, other)]
     same_file = len({PurePosixPath(stem).name for stem in stems}) == 1
     return stems[0] == stems[1] or (same_file and quant_of(name) == quant_of(other) != "")

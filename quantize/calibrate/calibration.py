@@ -33,7 +33,7 @@ BUILTIN_SEGMENTS = 32
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """What a model reads: files of samples, in chunks of `chunk_tokens`, at most `max_segments` chunks and chats.
+    """Data for a model to read: files of samples, in chunks of `chunk_tokens`, at most `max_segments` chunks and chats.
 
     `matrices` were collected before; their sums are added. Every `held_out_every`-th segment is left out, to compare
     variants on (0: none). With `products`, the products of inputs and the inputs of the output matrix are collected.

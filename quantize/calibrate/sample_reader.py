@@ -29,7 +29,7 @@ STEP_TOKENS = 128
 MAX_CHAT_TOKENS = 4096
 
 Segment: TypeAlias = tuple[int, ...] | ChatSample
-"""What is read at once, with an empty context before it: a chunk of text tokens, or a chat."""
+"""The unit of reading, each with an empty context before it: a chunk of text tokens, or a chat."""
 LogitsConsumer: TypeAlias = Callable[[NDArray[np.float32]], None]
 """Receives logits, rows x vocabulary: a view that is valid until it returns."""
 

@@ -31,7 +31,7 @@ _HEADER_BYTES = 64 << 20  # room for the header, most of which is the vocabulary
 
 @dataclass(frozen=True, slots=True)
 class ConversionResult:
-    """What was written.
+    """The result of a conversion.
 
     `notes` describe where the file behaves differently from the checkpoint, `left_out` which parts of the checkpoint
     the file lacks. `selftest` is empty for files that were not tested.

@@ -37,7 +37,7 @@ READABLE: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where the weights of one tensor are stored. `shape` is in PyTorch's order, rows first."""
+    """The location of one tensor's weights. `shape` is in PyTorch's order, rows first."""
 
     name: str
     dtype: str

@@ -83,8 +83,8 @@ def read_attention_shape(config: JSONConfig) -> AttentionShape:
 
 
 def prefix_before(checkpoint: Checkpoint, name: str, usual: str) -> str:
-    """Returns the prefix of the tensor `name` in this checkpoint: empty, `usual`, or longer, such as `_orig_mod.`, which
-    torch.compile puts before all names."""
+    """Returns the prefix of the tensor `name` in this checkpoint: empty, `usual`, or longer, for example because
+    torch.compile puts `_orig_mod.` before all names."""
     prefixes = [full.removesuffix(name) for full in checkpoint.tensors if full == name or full.endswith(f".{name}")]
     return prefixes[0] if len(prefixes) == 1 else usual
 

@@ -1,4 +1,4 @@
-"""Has a loaded model answer questions, and scores the answers."""
+"""Asks a loaded model questions, and scores its answers."""
 
 from __future__ import annotations
 

@@ -60,12 +60,12 @@ FORM = 4
 """The version of the results' schema and of saved records; records of another version are measured again."""
 FIDELITY, TASKS, COST = "fidelity", "tasks", "cost"
 COST_LIFETIME_SECONDS = 6 * 3600
-"""For how long an interrupted run's cost measurements count when it resumes."""
+"""How long the cost measurements of an interrupted run can be reused."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to evaluate. The first variant is the baseline. `limit` bounds the questions of each group."""
+    """The settings of an evaluation. The first variant is the baseline. `limit` bounds the questions of each group."""
 
     variants: Sequence[ModelVariant]
     questions: Sequence[Path]
@@ -177,7 +177,7 @@ def _evaluate(plan: EvaluationPlan, progress: ProgressEstimator) -> dict[str, An
 
 
 def _baseline_warnings(variants: Sequence[ModelVariant]) -> list[str]:
-    """Returns a sentence for each file of the baseline that is quantized, although other files are compared with it."""
+    """Returns a sentence for each file of the baseline that is quantized while other files are compared with it."""
     warnings = []
     for files in ([v.model for v in variants], [v.projector for v in variants if v.projector]):
         quantized_type = open_source(str(files[0].path)).quantized_type if len(set(files)) > 1 else None

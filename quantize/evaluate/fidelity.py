@@ -19,7 +19,7 @@ LogProbs: TypeAlias = NDArray[np.float32]
 
 WINDOW_NATS = 32.0
 """How far below the most likely token a packed row reaches. With a vocabulary of 150,000 everything below adds up to
-2e-9; llama-perplexity's files keep 16 nats, below which it adds up to 2 %."""
+2e-9; llama-perplexity's files keep 16 nats, below which everything adds up to 2 %."""
 
 _STEPS = 65535
 
@@ -57,7 +57,7 @@ def unpack(codes: NDArray[np.uint16]) -> LogProbs:
 def kl_divergence(base: LogProbs, other: LogProbs) -> NDArray[np.float64]:
     """Returns the Kullback-Leibler divergence of `other` from `base` in nats, per row."""
     weights = np.exp(base)
-    # the sums are 1 but for the 32 bits of a logarithm, which would matter
+    # the sums are 1 except for the rounding of 32-bit logarithms, which would matter
     total, other_total = _row_sums(weights), _row_sums(np.exp(other))
     terms = base - other
     terms *= weights

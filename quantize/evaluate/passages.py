@@ -1,6 +1,6 @@
 """The passages on which token probabilities are compared: answers to questions, and windows of plain text.
 
-A passage says what the model reads and which answer follows. Nothing here runs a model.
+A passage is what the model reads and the answer that follows. Nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def sample_evenly(questions: Sequence[Question], limit: int) -> list[Question]:
 
 
 def blank_media(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Returns the messages with every image replaced by a gray one and every sound by silence."""
+    """Returns the messages with every image replaced by a gray one and every audio clip by silence."""
     return tuple(replace(message, parts=tuple(map(_blank, message.parts))) for message in messages)
 
 

@@ -14,7 +14,7 @@ _MINIMUM_STEP_FRACTION = 0.2
 
 @dataclass
 class ProgressEstimator:
-    """Counts steps of several kinds; all steps of a kind take equally long.
+    """Counts steps of several kinds; all steps of a kind are assumed to take equally long.
 
     `report` receives a line of text and the completed fraction. `weights` are the relative durations of kinds that
     have not begun (1 by default).

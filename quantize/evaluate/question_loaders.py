@@ -7,7 +7,7 @@ the answer is a transcript, and its word errors are counted.
 
 A folder is searched for such lines, for MMLU (`.csv` without a header: question, four choices, letter), for VQA (JSON
 with `questions`, and with `annotations` in the same or another file; images by `image_id`) and for LibriSpeech
-(`.trans.txt`, with a sound file for each line).
+(`.trans.txt`, with an audio file for each line).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _user_message(media: list[Part], text: str) -> tuple[Message, ...]:
 def _read_media(file: Path, kind: Any, name: str) -> Part:
     path = (file.parent / name).resolve()
     if not path.is_relative_to(file.parent.resolve()):
-        raise ValueError(f"{name} is outside of the folder")
+        raise ValueError(f"{name} is outside the folder")
     return read_media(kind, path)
 
 
@@ -185,6 +185,6 @@ def _read_transcripts(file: Path) -> Iterator[Question]:
     for line in filter(str.strip, read_text(file).splitlines()):
         name, _, words = line.partition(" ")
         if name not in sounds:
-            raise ConfigError(f"{file}: there is no sound file {name}", "questions")
+            raise ConfigError(f"{file}: there is no audio file {name}", "questions")
         messages = _user_message([read_media("audio", sounds[name])], _TRANSCRIBE)
         yield Question("speech", file.name.split(".")[0], messages, words, accepted=(words,), match="words")

@@ -21,7 +21,7 @@ Record = dict[str, Any]
 def exclusive(folder: Path) -> Iterator[None]:
     """Locks a folder against other processes, and waits while one of them holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock", "another program measures the same variants on the same questions"):
+    with locked(folder / "lock", "another program is measuring the same variants on the same questions"):
         yield
 
 
@@ -41,7 +41,7 @@ class RecordLog:
             try:
                 record = _decode(line)
             except ValueError:
-                log_once(f"measurements in {path} are damaged, or of another version of Galago; they are made again")
+                log_once(f"measurements in {path} are damaged, or of another version of Galago; they are repeated")
                 break
             self._size_bytes += len(line) + 1
             self.complete = record is None

@@ -82,7 +82,7 @@ def _speed(model: LocalModel) -> CostFigures:
 
 
 def _media(model: LocalModel) -> CostFigures:
-    """Measures the seconds that an image or a sound adds before the first token. The first of two is a warm-up."""
+    """Measures the seconds that an image or audio clip adds before the first token. The first of two is a warm-up."""
     figures: CostFigures = {}
     folder = builtin_folder() / "samples"
     without_media = _ask(model, "What is it?", 1).timings.first_token_seconds

@@ -154,7 +154,7 @@ def quantized_file(
 
 
 def _digest(path: Path) -> str:
-    """Returns "" for what cannot be read."""
+    """Returns "" for a file that cannot be read."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ MIN_TOP1_AGREEMENT = 0.9
 MIN_MEDIA_GAIN_RATIO = 0.5
 """A variant still uses a modality if its media contribute at least this share of the baseline's contribution."""
 MAX_CUT_SHARE = 0.5
-"""If more answers than this are as long as they may be, the model's end token may never come."""
+"""If more than this share of answers reach the maximum length, the model's end token may never come."""
 _MIN_BASELINE_GAIN_NATS = 0.1
 """If media contribute less than this per token in the baseline, variants are not blamed for a smaller contribution."""
 
@@ -60,7 +60,7 @@ def parse_max_loss(text: str) -> dict[str, float]:
 
 
 def accuracy_loss(variant: VariantResults, baseline: VariantResults, modality: str) -> float | None:
-    """Returns how many percentage points of accuracy the variant loses, or `None` if nothing was asked."""
+    """Returns how many percentage points of accuracy the variant loses, or `None` if no questions were asked."""
     own, base = variant["tasks"].get(modality), baseline["tasks"].get(modality)
     return None if own is None or base is None else 100 * (base["accuracy"] - own["accuracy"])
 
@@ -132,7 +132,7 @@ def _answer_warnings(variant: VariantResults, baseline: VariantResults) -> list[
 
 
 def _length_warnings(variant: VariantResults) -> list[str]:
-    """Reports answers that do not end by themselves, also those of the baseline."""
+    """Reports answers that do not end by themselves, including those of the baseline."""
     cut = {modality: task for modality, task in variant["tasks"].items() if modality not in variant["failed"]}
     return [
         f"does not end {task['cut']:.0%} of its answers on {MODALITY_NAMES[modality]} within {MAX_ANSWER_TOKENS} "

@@ -1,1 +1,1 @@
-"""Searches for the mixture of types with the least KL divergence in a size or speed budget."""
+"""Searches for the mixture of types with the least KL divergence within a size or speed budget."""

@@ -1,4 +1,4 @@
-"""Chooses one option per group, with the least total cost in a byte budget. Knows nothing about models."""
+"""Chooses one option per group, with the least total cost within a byte budget. Knows nothing about models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_UNITS = 1 << 15
 
 
 class Option(NamedTuple):
-    """What a group may become. Size in bytes and cost are not negative."""
+    """A possible choice for a group. Size in bytes and cost are not negative."""
 
     size: int
     cost: float
@@ -25,7 +25,7 @@ def allocate(groups: Sequence[Sequence[Option]], budget: int) -> list[int]:
     Solves a multiple-choice knapsack by dynamic programming over bytes. It is exact if the budget is at most 32,768
     bytes above the smallest choice. Otherwise bytes are counted in 32,768 units, with sizes rounded up: no better
     choice exists that leaves as many units unused as there are groups, a third of a percent of that span for a hundred
-    groups. What rounding leaves is spent on the best single changes that fit.
+    groups. The bytes that rounding leaves are spent on the best single changes that fit.
     """
     least = [min(option.size for option in options) for options in groups]
     spare = budget - sum(least)
@@ -51,7 +51,7 @@ def allocate(groups: Sequence[Sequence[Option]], budget: int) -> list[int]:
 
 
 def _spend_rest(groups: Sequence[Sequence[Option]], picks: list[int], budget: int) -> list[int]:
-    """Changes single options as long as one fits that costs less."""
+    """Changes single options as long as a cheaper one fits."""
     while True:
         left = budget - sum(options[pick].size for options, pick in zip(groups, picks, strict=True))
         gains = [

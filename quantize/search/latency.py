@@ -1,4 +1,4 @@
-"""Predicts how the types of weights affect the time per token, from a benchmark of this CPU's kernels."""
+"""Predicts how weight types affect the time per token, from a benchmark of this CPU's kernels."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finds the mixture of types with the least KL divergence in a size or speed budget.
+"""Finds the mixture of types with the least KL divergence within a size or speed budget.
 
 The cost of a type is the divergence of the model in which one group of tensors alone has it. Costs are added, so the
-best choice is a knapsack (`allocation.py`). Costs that the chosen mixture relies on but that were only interpolated are
-measured; then the knapsack is solved again, up to six times.
+best choice solves a knapsack (`allocation.py`). Costs that the chosen mixture relies on but that were only interpolated
+are measured; then the knapsack is solved again, up to six times.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ EFFORTS = tuple(_MAX_CHUNKS)
 _METADATA_BYTES = 1024
 """The size of a mixture's metadata beyond that of a scheme."""
 _MAX_ROUNDS = 6
-"""How often the knapsack is solved again at most."""
+"""Maximum number of times that the knapsack is solved again."""
 _PRICE_RANGE, _PRICE_STEPS = (1e-9, 1e12), 24
-"""Nats per second of a token: the range of a price, and how often its logarithm is halved."""
+"""Range of a price in nats per second of a token, and the number of bisections of its logarithm."""
 
 
 @dataclass(frozen=True)
 class MixtureBudget:
-    """What a variant may take: `size` in bytes, and with a `latency` target, time.
+    """The limits of a variant: `size` in bytes, and with a `latency` target, time.
 
-    `like` is the name of the scheme whose size it is.
+    `like` is the name of the scheme that has this size.
     """
 
     size: int
@@ -247,7 +247,7 @@ def _solve(
 
 
 def _delays(groups: Sequence[TensorGroup], latency: LatencyTarget) -> list[list[float]]:
-    """Returns the seconds of each group as each of its types, beyond those of its fastest type."""
+    """Returns the seconds of each group in each of its types, beyond those of its fastest type."""
     each = [[latency.seconds(group.as_type(type_name)) for type_name in group.types] for group in groups]
     return [[seconds - min(row) for seconds in row] for row in each]
 

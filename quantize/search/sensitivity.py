@@ -1,4 +1,4 @@
-"""How much divergence each group of tensors causes as each type: measured, or interpolated from measurements.
+"""How much divergence each group of tensors causes in each type: measured, or interpolated from measurements.
 
 Knows no budget and chooses nothing.
 """
@@ -127,7 +127,7 @@ def _bits(type_name: str) -> float:
 
 
 class TypeCosts:
-    """The cost in divergence of each group as each type.
+    """The cost in divergence of each group in each type.
 
     A cost that was not measured is interpolated: the group's nearest measured cost is scaled by the divergence of the
     whole model as either type. The cost of a choice is the sum over its groups.

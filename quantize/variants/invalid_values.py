@@ -1,4 +1,4 @@
-"""Finds weights that a type cannot represent, and tensors whose weights say nothing because they are all equal."""
+"""Finds weights that a type cannot represent, and tensors without information because their weights are all equal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK_WEIGHTS = 1 << 22
 _MIN_COLUMNS = 32
 """Rows of fewer weights, such as those of a small convolution, may well be constant."""
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of a weight, by the types of which weights are counted."""
+"""Bytes per weight of the types whose weights are counted."""
 
 
 def describe(model: Path, name: str, target_type: str | None) -> str:

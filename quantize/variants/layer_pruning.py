@@ -1,4 +1,4 @@
-"""Layer pruning: measures what each layer contributes, and drops the ones that the model misses least.
+"""Layer pruning: measures what each layer contributes, and drops the ones that contribute least.
 
 Layers are chosen one after another, because measuring each alone does not show what two layers do together.
 """

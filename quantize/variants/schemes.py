@@ -19,8 +19,8 @@ FALLBACKS = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
-"""What llama.cpp uses if a tensor's rows do not fill blocks (`tensor_type_fallback` in llama-quant.cpp); F16 if they do
-not fill blocks of 32 either."""
+"""Types that llama.cpp uses if a tensor's rows do not fill blocks (`tensor_type_fallback` in llama-quant.cpp); F16 if
+they do not fill blocks of 32 either."""
 
 _ARM = ("MATMUL_INT8", "DOTPROD")
 _REPACKED = {
@@ -130,10 +130,10 @@ LARGE_TABLE_SCHEMES = {
 
 _NEED_IMPORTANCE = ("IQ2_XS", "IQ2_XXS")
 TENSOR_TYPES = tuple(dict.fromkeys(s.type for s in SCHEMES.values() if s.type not in _NEED_IMPORTANCE))
-"""The types that output and token embeddings can get, of whose columns no importance is known."""
+"""Types usable for output and token embeddings, which have no importance matrix."""
 
 _OTHERS_MIX = re.compile(r"UD-(?P<of>I?Q\d.*)|(?P<like>I?Q\d.*_X+L)")
-"""Names of others' mixes, such as UD-Q4_K_XL, which the pages of the Hub show as Q4_K_XL."""
+"""Names of third-party mixes, such as UD-Q4_K_XL, which the pages of the Hub show as Q4_K_XL."""
 
 _ALIASES = {"INT8": "Q8_0", "INT4": "Q4_K_M", "Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
 
@@ -156,7 +156,7 @@ def find(name: str) -> Scheme:
 
 
 def _nearest(name: str) -> str:
-    """Returns the scheme that is most like a mix: of its family the largest, or the smallest of all for other mixes."""
+    """Returns the scheme that is most like a mix: the largest of its family, or the smallest of all if it has none."""
     family = re.sub(r"_[SMLX]+$", "", name)
     likely = (name, *(f"{family}_{size}" for size in ("L", "M", "S")), family, family.replace("_K", "_0"))
     return next((known for known in likely if _scheme(known)), tuple(SCHEMES)[-1])

@@ -40,13 +40,13 @@ _OUTPUT = "output.weight"
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 
 _NAMED = 3
-"""Tensors that a warning names."""
+"""Tensors that a warning names at most."""
 
 _LARGEST_IMPORTANCE = 1e30
 """Larger values overflow when llama.cpp multiplies them by weights, which then become zero."""
 
 FTYPE_FOR_TYPES = 7
-"""Q8_0: an ftype with which llama.cpp accepts types of single tensors, and whose own recipe changes no others."""
+"""Q8_0: an ftype with which llama.cpp accepts types for single tensors, and whose own recipe changes no others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class VariantPlan:
-    """What a recipe makes of a source: the type of every tensor, in the order of the file."""
+    """A recipe applied to a source: the type of every tensor, in the order of the file."""
 
     source: SourceModel
     recipe: Recipe
@@ -184,7 +184,7 @@ def table_types(source: SourceModel, scheme: Scheme) -> dict[str, str]:
 
 
 def numbered(types: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
-    """Returns types by tensor name as a job takes them."""
+    """Returns types by tensor name in the form that a job takes."""
     return tuple((name, TYPE_NUMBERS[type_name]) for name, type_name in types.items())
 
 
@@ -253,7 +253,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def write(plan: VariantPlan, out: Path, force: bool = False, progress: Progress = no_progress) -> Path:
-    """Writes and checks the planned file. Returns its path. Waits while another program writes the same file.
+    """Writes and checks the planned file. Returns its path. Waits while another program is writing the same file.
 
     Raises `ConfigError` if `out` cannot be written or the disk is too full, and `ModelError` if llama.cpp fails. An
     existing file then stays as it is.
@@ -332,4 +332,4 @@ def _check_written(plan: VariantPlan, written: GGUFHeader) -> None:
         if actual.get(name) != expected[name]:
             raise ModelError(f"llama.cpp wrote {name} as {actual.get(name)} instead of {expected[name]}", "model")
     if len(actual) != len(expected) or written.architecture != plan.source.header.architecture:
-        raise ModelError(f"llama.cpp wrote another model than {plan.source.path.name}", "model")
+        raise ModelError(f"llama.cpp wrote a model other than {plan.source.path.name}", "model")

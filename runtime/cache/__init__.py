@@ -1,1 +1,1 @@
-"""What was computed before and can be reused: prefixes, encoded media, and their copies on disk."""
+"""Caches of computed prefixes and encoded media, in memory and on disk."""

@@ -132,7 +132,7 @@ class DiskCache:
                 if self._bytes_since_trim > self._limit // _TRIMS_PER_LIMIT:
                     trim(self._folder, self._limit)
                     self._bytes_since_trim = 0
-            except Exception as error:  # the entry is lost; the thread goes on
+            except Exception as error:  # the entry is lost; the thread continues
                 reason = (error.strerror if isinstance(error, OSError) else None) or repr(error)
                 self.warn(f"a cache file in {self._folder} could not be written: {reason}")
             with self._lock:

@@ -155,7 +155,7 @@ class Engine:
                 closers.callback(close)
 
     def stats(self) -> Stats:
-        """What the engine is doing and has done. Other threads may see numbers that are one step apart."""
+        """The engine's current state and counters. Other threads may see numbers that are one step apart."""
         began = self._step_began
         return self._loop.metrics.stats(
             slots=len(self._loop.kv.slots),

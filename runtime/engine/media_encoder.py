@@ -46,7 +46,7 @@ class MediaEncoder:
         while (job := self._jobs.get()) is not None:
             try:
                 self._process(job)
-            except BaseException as error:  # ends the job's sequence; the thread goes on
+            except BaseException as error:  # ends the job's sequence; the thread continues
                 job.done(error)
 
     def _process(self, job: EncodeJob) -> None:

@@ -242,7 +242,7 @@ def _size(pieces: MessagePieces) -> int:
 
 
 def _pieces(message: ToWorker) -> MessagePieces:
-    """A message's bytes. The encoded request or task in it, which may be large, is a piece of its own."""
+    """A message's bytes. The encoded request or task in it, which may be large, is a separate piece."""
     if not isinstance(message, Generate | RunTask):
         return (encode(message),)
     before = encode(replace(message, data=b"")).removesuffix(b"\xc4\x00")

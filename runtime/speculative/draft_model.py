@@ -16,7 +16,7 @@ _FIRST_TOKEN_SECONDS = 0.002
 
 
 class DraftRunner(Protocol):
-    """What is needed from the draft model's runner."""
+    """The methods that a draft model needs from its runner."""
 
     def use_threads(self, threads: int) -> None: ...
     def decode(self, rows: list[BatchToken]) -> None: ...

@@ -72,7 +72,7 @@ class NgramProposer:
         self._next = self._next or self._find()
 
     def propose(self, limit: int) -> list[int]:
-        """The next tokens if the sequence goes on as before. A repetition that reaches its own end is continued."""
+        """The next tokens if the sequence continues as before. A repetition that reaches its own end is continued."""
         ahead = self._text[self._next : self._next + limit] if self._next else ""
         return [ord(token) for token in (ahead * limit)[:limit].split(_MEDIA)[0]]
 

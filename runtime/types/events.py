@@ -59,7 +59,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ParserSpec:
-    """What the reader of a stream needs to parse the answer's text into text, reasoning and tool calls.
+    """Tells the reader of a stream how to parse the answer's text into text, reasoning and tool calls.
 
     `tools` are those that the answer may call. `reasoning_tags` are the texts that open and close the reasoning.
     `in_reasoning`: the prompt has opened it already. `continues_message`: the answer continues a message's text.

@@ -82,7 +82,7 @@ SERVICE_SETTINGS = (
         minimum=2, maximum=86400, flags=("--hang-limit",), metavar="SECONDS", keyword="",
     ),
 )  # fmt: skip
-"""How a model answers several requests, one after the other and at once."""
+"""How a model serves several requests, one after the other or at once."""
 
 SETTINGS = (*MODEL_SETTINGS, *SERVICE_SETTINGS)
 LOADING = (*FILES, *SETTINGS)

@@ -1,4 +1,4 @@
-"""What a loaded model is, and its current state and counters."""
+"""A loaded model's description, current state and counters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .request import Sampling
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is and which media it accepts. `warnings` are from loading it.
+    """A loaded model's description, and the media it accepts. `warnings` are from loading it.
 
     An `embedding` model embeds texts, and a `rerank` model scores documents; neither generates text. `sampling` holds
     the settings that the model's file recommends.

@@ -77,7 +77,7 @@ class OptionSpec:
 
     @property
     def label(self) -> str:
-        """What errors call it: the first flag without dashes."""
+        """Its name in errors: the first flag without dashes."""
         return self.flags[0].lstrip("-") if self.flags else self.name
 
     @property
@@ -101,7 +101,7 @@ PROMPT = (
     ),
     OptionSpec("system", "text", "system message", flags=("--system",), metavar="TEXT"),
 )  # fmt: skip
-"""What becomes part of the messages."""
+"""Options that become part of the messages."""
 
 SAMPLING = (
     OptionSpec(
@@ -202,7 +202,7 @@ REQUEST = (
         },
     ),
     OptionSpec(
-        "ignore_eos", "flag", "go on after the model has ended its answer", default=False, wire=_openai("ignore_eos"),
+        "ignore_eos", "flag", "continue after the model ends its answer", default=False, wire=_openai("ignore_eos"),
     ),
     OptionSpec(
         "cache", "flag", "take from the prefix cache, and add to it", default=True, wire=_openai("cache"),
@@ -258,7 +258,7 @@ REQUEST = (
         unset="yes", default=True, wire={"chat": ("continue_final_message", "add_generation_prompt")},
     ),
 )  # fmt: skip
-"""What else a request may ask for: fields of `Request`."""
+"""The other options of a request: fields of `Request`."""
 
 
 def bounds(dialect: Dialect) -> dict[str, tuple[float, float]]:

@@ -355,7 +355,7 @@ _REQUEST_FIELDS = {
 
 
 class RequestLimits:
-    """What one request may hold, read from the table of limits when this is created."""
+    """The size limits of one request, read from the table of limits when this is created."""
 
     def __init__(self) -> None:
         self._characters = limit("prompt_characters")

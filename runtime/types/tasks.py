@@ -147,7 +147,7 @@ class PartTokens:
 
 @dataclass(frozen=True, slots=True)
 class RequestEstimate:
-    """What a request would take now if it ran alone.
+    """The estimated cost of a request if it ran now and alone.
 
     `template_tokens`: the prompt tokens that belong to no part: those of the template, tools and names.
     `cached_tokens` need not be computed. `excess_tokens`: by how many tokens the prompt, with one for an answer,

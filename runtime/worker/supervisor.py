@@ -152,7 +152,7 @@ class WorkerClient:
         """How the process ended, as the rest of a sentence about it."""
 
     def load(self, load: messages.Load, progress: Callable[[float], None]) -> ModelInfo:
-        """Has the worker load a model, and waits for it. Raises the error that prevented it."""
+        """Makes the worker load a model, and waits for it. Raises the error that prevented it."""
         self._hang_limit = load.config.hang_limit
         self._channel.send(load)
         for message in self._incoming:

@@ -122,7 +122,7 @@ def notes(results: EvaluationResults) -> list[str]:
 
 
 def circumstances(results: EvaluationResults) -> str:
-    """Says when, where and on what the results were measured, and how to read them."""
+    """Describes when, where and on what the results were measured, and how to read them."""
     device, sets = results["device"], [*results["questions"], *results["texts"]]
     versions = f"galago {results['galago']} and llama-cpp-python {results['llama_cpp']}"
     machine = f"{device['processor']}, {device['cores']} cores, {device['memory'] / 1e9:.1f} GB"

@@ -53,7 +53,7 @@ def test_json_lines_are_loaded_with_media(tmp_path: Path) -> None:
         ({"question": "a", "answer": "b", "pictures": []}, "unknown field pictures"),
         ({"question": "a", "answer": "c", "choices": ["x", "y"]}, "not one of the choices"),
         ({"question": "a", "answer": 5, "choices": ["x", "y"]}, "line 1"),
-        ({"question": "a", "answer": "c", "image": "../own.png"}, "outside of the folder"),
+        ({"question": "a", "answer": "c", "image": "../own.png"}, "outside the folder"),
         ([1], "line 1"),
     ],
 )
@@ -94,7 +94,7 @@ def test_librispeech_is_loaded(tmp_path: Path) -> None:
     assert question.needs(Audio) and question.match == "words" and question.answer == "SPELL EHN"
     (folder / "1089-134686.trans.txt").write_text("1089-134686-0001 SPELL\n")
     assert digest(tmp_path) != before
-    with pytest.raises(ConfigError, match="no sound file 1089-134686-0001"):
+    with pytest.raises(ConfigError, match="no audio file 1089-134686-0001"):
         read(tmp_path)
 
 

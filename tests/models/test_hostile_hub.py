@@ -34,7 +34,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    """Another server on this machine, which must not be asked anything."""
+    """Another server on this machine, which must receive no request."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -243,7 +243,7 @@ with locked(Path(sys.argv[1]), "busy"):
 
 
 def test_locks_can_be_removed_by_their_holders(tmp_path: Path) -> None:
-    """A lock file that its holder deletes guards nothing, so who waited for it must take the next one."""
+    """A deleted lock file guards nothing, so a process that waited for it must take the next one."""
     inside, most, path = 0, 0, tmp_path / "lock"
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Energy readings from the processor's counters or a battery."""
+"""Energy readings from the CPU's counters or a battery."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_media_may_be_as_large_as_their_limits(
 
 
 def decode_file(name: str) -> None:
-    """Decodes a black picture or a silent sound; the name is its size or its seconds."""
+    """Decodes a black image or silent audio; the name is its size or its seconds."""
     out = io.BytesIO()
     size, _, kind = name.partition(".")
     if kind == "wav":

@@ -1,4 +1,4 @@
-"""LoRA adapters in the forms that PEFT writes change a model as PEFT does, or are refused with what to do."""
+"""LoRA adapters in the forms that PEFT writes change a model as PEFT does, or are refused with advice."""
 
 from __future__ import annotations
 

@@ -317,7 +317,7 @@ def test_a_model_that_supports_no_question_is_refused(tmp_path: Path) -> None:
 def test_the_built_in_model_is_as_accurate_as_its_card_says(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each group, except for the few answers that another processor's rounding may change."""
+    """In each group, except for the few answers that the rounding of another CPU may change."""
     file = tmp_path / "results.json"
     monkeypatch.setattr("galago.quantize.evaluate.evaluation._score_passages", lambda *_given: [])
     monkeypatch.setattr(runtime_cost, "measure", lambda *_given: {})

@@ -131,7 +131,7 @@ def test_a_mixture_fits_its_budget_and_is_not_worse_than_the_scheme(calibrated: 
 
 
 def test_the_chosen_mixture_relies_on_measured_costs(calibrated: Calibrated) -> None:
-    """However few types were measured at first, everything that is chosen is measured in the end."""
+    """Every choice is measured in the end, even if few types were measured at first."""
     data, matrix = calibrated
     budget = mixture.resolve_budget(data.source, matrix, None, None, "Q5_0")
     result = mixture.find_mixture(data, matrix, budget, "quick")

@@ -1,4 +1,4 @@
-"""No request can hurt another: any call of the runner, a sink, the caches, a sampler or the encoder may fail.
+"""Requests are isolated from each other: any call of the runner, a sink, the caches, a sampler or the encoder may fail.
 
 The suite runs a few hundred examples; `pytest tests/runtime/engine/test_engine_faults.py --hypothesis-profile=thorough`
 runs 10,000.
@@ -269,7 +269,7 @@ class FaultyRunner(FakeRunner):
 
 
 class FaultyDraftRunner(FakeRunner):
-    """Drafts tokens that are right now and then."""
+    """Drafts tokens, some of which are right."""
 
     def __init__(self, cells: int, faults: Faults) -> None:
         super().__init__(cells, batch=64)

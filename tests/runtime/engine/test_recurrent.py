@@ -1,4 +1,4 @@
-"""A recurrent model, whose state cannot be cut back: reuse does not change its answers."""
+"""A recurrent model, whose state cannot be truncated: reuse does not change its answers."""
 
 from __future__ import annotations
 

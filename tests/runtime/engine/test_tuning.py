@@ -1,4 +1,4 @@
-"""What is learned from durations, on machines that are only a table of durations."""
+"""What the engine learns from durations, on simulated machines that are a table of durations."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_it_follows_a_machine_that_becomes_busy_and_quiet_again() -> None:
 
 
 def run_spinning(tuner: ThreadTuner, steps: int, free_cores: float) -> list[int]:
-    """The threads of steps on a machine whose other cores are taken: threads wait for those that have none."""
+    """The threads of steps on a machine whose other cores are taken: threads wait for those without a core."""
     used = []
     for _ in range(steps):
         threads = tuner.threads(1, 0)

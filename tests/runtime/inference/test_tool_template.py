@@ -1,4 +1,4 @@
-"""A template of its own for chats with tools (`tokenizer.chat_template.tool_use`) is used as transformers does."""
+"""A separate template for chats with tools (`tokenizer.chat_template.tool_use`) is used as transformers does."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_tools_choose_the_template(
     base: crafted.Model,
     tmp_path: Path,
 ) -> None:
-    """Of the prompt, of its estimate, and of how the answer is constrained and read."""
+    """It applies to the prompt, its estimate, and how the answer is constrained and read."""
     model = opened(written(base, tmp_path / "model.gguf", templates))
     request = Request((Message("user", (Text("Hi"),)),), max_tokens=1, **settings)
     prompt = model.run_task(Tokenize(request))

@@ -1,4 +1,4 @@
-"""Models that load but compute nothing of use are refused, or told in one sentence."""
+"""Models that load but compute nothing useful are refused, or reported in one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that loading has filled but that is not needed is released, and its content does not change."""
+"""Memory that is not needed after loading is released, and its content does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contexts compute on threads of their own pool, which several may share, and which end with it."""
+"""Contexts compute on the threads of a pool, which several may share, and which end with the pool."""
 
 from __future__ import annotations
 

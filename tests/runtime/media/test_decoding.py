@@ -32,7 +32,7 @@ def stays() -> bool:
 
 
 def leaves_after(checks: int) -> Callable[[], bool]:
-    """Tells that the client has left once it was asked so often."""
+    """Reports that the client has left after this many calls."""
     counter = itertools.count()
     return lambda: next(counter) >= checks
 

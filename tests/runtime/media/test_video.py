@@ -67,7 +67,7 @@ def shown(video: VideoFrames) -> list[Frame]:
 
 
 def grey(frame: Frame) -> int:
-    """Of the last pixel."""
+    """Returns the gray level of the last pixel."""
     return frame.pixels[-1]
 
 

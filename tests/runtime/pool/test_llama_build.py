@@ -1,4 +1,4 @@
-"""What the installed llama.cpp can do is asked of a child process once, and each time if it has a GPU backend."""
+"""A child process reports what the installed llama.cpp can do: once, or each time if it has a GPU backend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPU: dict[str, Any] = {
 
 
 class FakeChild:
-    """Answers in place of the program, and counts how often it is started."""
+    """Replaces the program, and counts how often it is started."""
 
     def __init__(self, result: ChildResult) -> None:
         self.result = result

@@ -1,4 +1,4 @@
-"""What is placed on a GPU, and what the user is told about it. The devices are invented; no GPU is used."""
+"""What is placed on a GPU, and what the user is told about it. The devices are made up; no GPU is used."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
     "anthropic": (anthropic.MessagesRequest, {"model", "messages", "system", "stream"}),
     "ollama": (ollama.ChatRequest, {"model", "messages", "stream", "logprobs"}),
 }  # fmt: skip
-"""The request type of each dialect, with its fields that are no options."""
+"""The request type of each dialect, with its fields that are not options."""
 
 
 def test_the_table_has_exactly_the_fields_of_the_values() -> None:

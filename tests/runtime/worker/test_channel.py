@@ -260,7 +260,7 @@ def test_many_messages_arrive_in_several_writes_and_in_order(ends: tuple[Buffere
 
 
 def test_decoders_are_made_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """msgspec crashes otherwise: threads that prepare requests decode the first ones at once."""
+    """Otherwise msgspec crashes: threads that prepare requests decode the first ones concurrently."""
     making = threading.Lock()
     overlaps: list[object] = []
 

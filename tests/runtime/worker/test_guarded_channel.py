@@ -1,4 +1,4 @@
-"""A worker that says what it may not say is ended: its requests fail with one error, and another worker takes over."""
+"""A worker that sends a forbidden message is killed: its requests fail with one error, and another takes over."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def event(number: int, *fields: object) -> bytes:
 
 
 class Double:
-    """Stands for a worker's process. A thread obeys: it loads no model, and answers requests as `answer` says."""
+    """Replaces a worker's process: a thread that loads no model, and answers requests as `answer` says."""
 
     def __init__(self, answer: Callable[[int], bytes], load: bytes) -> None:
         self.connection, self._end = multiprocessing.Pipe()
@@ -115,7 +115,7 @@ class Double:
                 self._killed.set()
 
     def _write(self, data: bytes) -> None:
-        """Writes until it is killed, also if nobody reads."""
+        """Writes until it is killed, even if the other side does not read."""
         with socket.socket(fileno=os.dup(self._end.fileno())) as end:
             while data and not self._killed.is_set():
                 try:
@@ -130,7 +130,7 @@ def right(number: int) -> bytes:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., WorkerSupervisor]]:
-    """Starts a worker that first answers wrongly, and rightly once it was restarted."""
+    """Starts a worker that first answers wrongly, and correctly after a restart."""
     started: list[WorkerSupervisor] = []
 
     def start(wrong: Callable[[int], bytes], load: bytes = b"", hang_limit: float = 30) -> WorkerSupervisor:
@@ -334,7 +334,7 @@ def test_a_worker_that_says_something_else_while_it_loads_is_an_error(
 
 
 def test_the_announced_length_takes_no_memory() -> None:
-    """A message just below the limit, of which only the start arrives."""
+    """Only the start of a message just below the limit arrives."""
     here, there = multiprocessing.Pipe()
     channel = Channel(here)
     os.write(there.fileno(), struct.pack("!i", 64 << 20) + bytes(1000))

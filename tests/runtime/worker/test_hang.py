@@ -1,4 +1,4 @@
-"""Workers that are half alive: their process runs and beats, but no answer will come. The model in them is a double."""
+"""Workers that are half alive: the process sends heartbeats, but no answer will come. The model in them is a fake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model in a worker process: it gives the same answers, and survives that the process crashes or hangs."""
+"""A model in a worker process: it gives the same answers, and survives a crash or hang of the process."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def at_rest(worker: WorkerSupervisor) -> bool:
-    """Returns whether the process computes nothing for a quarter of a second."""
+    """Returns whether the process is idle for a quarter of a second."""
     begin = process(worker).cpu_times().user
     time.sleep(0.25)
     return bool(process(worker).cpu_times().user - begin < 0.05)
@@ -491,7 +491,7 @@ def test_a_process_with_an_isolated_model_loads_neither_llama_cpp_nor_numpy() ->
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_api_process_is_small() -> None:
-    """A server of its own, because other tests' requests leave a fragmented heap."""
+    """A separate server, because other tests' requests leave a fragmented heap."""
     with serving() as server:
         server.wait_until_ready()
         assert all(server.ask("Opposite of big?").status_code == 200 for _ in range(20))

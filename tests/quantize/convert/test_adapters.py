@@ -236,7 +236,7 @@ TIED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
 def test_an_adapter_of_tied_embeddings_is_refused(tmp_path: Path, name: str, case: str) -> None:
     checkpoints.decoder(tmp_path / "base", **TIED[case])
-    with pytest.raises(ModelError, match=f"changes .*{name}.* as its output matrix, too"):
+    with pytest.raises(ModelError, match=f"changes .*{name}.* also uses its embeddings as its output matrix"):
         run(write(tmp_path / "lora", matrices((name,))), tmp_path / "base")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import os
 import re
 import signal
 import struct
@@ -55,6 +56,10 @@ def video_file(
             silence.sample_rate = 16000
             file.mux(audio.encode(silence))
             file.mux(audio.encode(None))
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # As root, SVT-AV1 raises the calling thread to the highest real-time priority, which the threads and processes
+        # started later would inherit: spinning threads of a model would then keep all other programs from running.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return out.getvalue()
 
 

@@ -134,7 +134,7 @@ def _write(
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole; writes into what is no regular file, such as a pipe."""
+    """Replaces a regular file atomically; writes directly to anything else, such as a pipe."""
     from ...models.kept_file import temporary_path
 
     target = path.resolve()

@@ -28,7 +28,7 @@ FittedModel = Annotated[
     str | None, typer.Argument(help="builtin, a model installed or in the catalog, or a GGUF file", metavar="MODEL")
 ]
 Budget = Annotated[str | None, typer.Option(help="memory limit, 4GB or 50%  [default: free memory]", metavar="SIZE")]
-Measure = Annotated[bool, typer.Option("--measure", help="measure this machine again, if it was busy")]
+Measure = Annotated[bool, typer.Option("--measure", help="repeat the speed measurements of this machine")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, sizes in bytes")]
 
 _PARTS = {
@@ -47,7 +47,7 @@ _PARTS = {
 _NO_LIMIT = 1 << 60
 
 _JSON_NAMES = {"caches": "kept"}
-"""Names of parts that differ in JSON, which older versions named."""
+"""Parts whose name in JSON differs, for compatibility with older versions."""
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
 
 
 def _not_installed(model: str) -> tuple[CatalogEntry, str] | None:
-    """Returns the catalog's entry and the quantization of a model that is not on this machine, if it has them."""
+    """Returns the catalog entry and the quantization of a model that is not installed, or `None`."""
     from ...models.errors import NotFound
     from ...models.hub.source import find_source
     from ...models.registry import installed
@@ -93,7 +93,7 @@ def _not_installed(model: str) -> tuple[CatalogEntry, str] | None:
 
 
 def _estimate(entry: CatalogEntry, quant: str, memory: int, again: bool, as_json: bool) -> int:
-    """Prints an estimate for a model that is not downloaded yet, from the figures of the catalog."""
+    """Prints an estimate for a model that is not downloaded yet, from the catalog's figures."""
     from ...models.gguf.file_name import is_quant
     from ..config import DEFAULT_CONTEXT
 
@@ -101,7 +101,7 @@ def _estimate(entry: CatalogEntry, quant: str, memory: int, again: bool, as_json
     if not quants:
         names = ", ".join(known.name for known in entry.quants)
         raise ConfigError(
-            f"the catalog knows {entry.name} as {names}; for another quantization, pull it first", "model"
+            f"the catalog lists {entry.name} only as {names}; for another quantization, pull it first", "model"
         )
     candidates = models_that_fit([replace(entry, quants=tuple(quants))], _NO_LIMIT, again)
     if not candidates:
@@ -114,8 +114,8 @@ def _estimate(entry: CatalogEntry, quant: str, memory: int, again: bool, as_json
     if not fits:
         raise ConfigError(
             f"{row['name']} does not fit, by the catalog's figures: a context of {DEFAULT_CONTEXT} tokens needs about "
-            f"{needed}, but there are only {units.format_bytes(memory)}; galago fit --budget SIZE lists models that "
-            "fit",
+            f"{needed}, but only {units.format_bytes(memory)} are available; galago fit --budget SIZE lists models "
+            "that fit",
             "budget",
         )
     if not as_json:
@@ -123,7 +123,7 @@ def _estimate(entry: CatalogEntry, quant: str, memory: int, again: bool, as_json
         print(
             f"{row['name']} fits: a context of {DEFAULT_CONTEXT} tokens in about {needed} of "
             f"{units.format_bytes(memory)}{rate}\n"
-            f"  estimated by the catalog's figures, because it is not installed; galago pull {row['name']}"
+            f"  estimated from the catalog's figures, because it is not installed; galago pull {row['name']}"
         )
     return 0
 
@@ -172,10 +172,9 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
     if as_json:
         print(json.dumps({"model": files.id, "fits": False, "context": context, "needed": needed, "budget": memory}))
     raise ConfigError(
-        f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, but there are "
-        "only "
-        f"{units.format_bytes(memory)}; choose a smaller context, model or quantization, or --kv-type q8_0, "
-        "which is slower on a CPU",
+        f"{files.id} does not fit: a context of {context} tokens needs {units.format_bytes(needed)}, but only "
+        f"{units.format_bytes(memory)} are available; choose a smaller context, model or quantization, or "
+        "--kv-type q8_0, which is slower on a CPU",
         "budget",
     )
 
@@ -183,7 +182,7 @@ def _too_large(files: ModelFiles, needed: int, context: int, memory: int, as_jso
 def _speed(
     files: ModelFiles, chosen: ContextPlan, placement: Placement, config: ModelConfig, again: bool
 ) -> tuple[SpeedEstimate | None, list[str]]:
-    """Returns the expected speed, and what makes it inexact."""
+    """Returns the expected speed, and the reasons why it is inexact."""
     from ...models.capacity.throughput import estimate_speed, matrix_types
     from ..inference.machine_benchmark import measured
 

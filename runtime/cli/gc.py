@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "partial download": "partial download; galago pull would resume it",
-    "file without a name": "in no commit any more",
+    "file without a name": "no longer in any commit",
     "older commit": "replaced by a newer commit",
 }
 

@@ -40,7 +40,7 @@ def import_(
     left_out = [*discovery.left_out, *(f"{m.name}: {what}" for m in discovery.models for what in m.left_out)]
     if strict and left_out:
         raise ConfigError(
-            "nothing was imported, because this would be left out, as it is without --strict", "strict", left_out
+            "nothing was imported, because --strict is set and this would be left out", "strict", left_out
         )
     added = imported.add(discovery.models)
     for line in discovery.left_out:

@@ -99,13 +99,13 @@ def _fail(message: str, items: Sequence[str] = ()) -> int:
     """Prints a message, and below it the items that it is about, one per line."""
     if sys.stderr is not None:
         lines = [f"galago: {message}{':' if items else ''}", *(f"  {item}" for item in items)]
-        for line in lines:  # which may quote what an untrusted file contains
+        for line in lines:  # they may quote an untrusted file
             print("".join(c if c.isprintable() else " " for c in line), file=sys.stderr)
     return 1
 
 
 def _open_missing_streams() -> None:
-    """Opens the null device where a standard stream is closed: the next file would take its number, and its output."""
+    """Opens the null device for each closed standard stream: the next file would get its number, and its output."""
     for handle, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(handle)

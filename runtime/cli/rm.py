@@ -40,7 +40,7 @@ def rm(
             print(f"still installed: {', '.join(remaining)}")
         if removed.successor:
             print(
-                f"{removed_model.ref} now stands for {report.printable(removed.successor)}, another model of another "
+                f"{removed_model.ref} now refers to {report.printable(removed.successor)}, another model from another "
                 "commit; to delete that as well, run the same command again"
             )
     else:

@@ -54,7 +54,7 @@ def search(
 
 
 def _without_address(text: str) -> str:
-    """Returns OWNER/REPO for the address of a page of the Hub, and any other text as it is."""
+    """Returns OWNER/REPO for the URL of a page of the Hub, and any other text unchanged."""
     from ...models.errors import NotFound
     from ...models.registry.name import parse_ref
 

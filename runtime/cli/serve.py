@@ -57,8 +57,8 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="refuse, instead of answering with a warning, what would change the answer or leave something out, such "
-        "as unknown fields or models",
+        help="refuse a request instead of warning that something is changed or left out, such as an unknown field or "
+        "model",
     ),
 ]
 
@@ -113,7 +113,7 @@ def _api_key(given: str | None, file: Path | None) -> str | None:
     from ..log import log
 
     if given is not None and file is not None:
-        raise ConfigError("--api-key and --api-key-file exclude each other; give the file", "api-key")
+        raise ConfigError("--api-key and --api-key-file exclude each other; use --api-key-file", "api-key")
     if file is not None:
         return _key_in(file)
     if given is not None:
@@ -134,15 +134,15 @@ def _key_in(file: Path) -> str:
         raise ConfigError(f"the API key cannot be read from {file}: {error}", "api-key-file") from error
     if len(content) > _MAX_KEY_FILE_BYTES:
         raise ConfigError(
-            f"{file} has more than {_MAX_KEY_FILE_BYTES} bytes; it must have the API key alone", "api-key-file"
+            f"{file} has more than {_MAX_KEY_FILE_BYTES} bytes; it must contain only the API key", "api-key-file"
         )
     if not text or "\n" in text:
-        raise ConfigError(f"{file} must have the API key as its only line", "api-key-file")
+        raise ConfigError(f"{file} must contain the API key as its only line", "api-key-file")
     return text
 
 
 class _Names(NamedTuple):
-    """What the model is called in the API."""
+    """The model's names in the API."""
 
     id: str | None
     aliases: tuple[str, ...]
@@ -152,7 +152,7 @@ class _Names(NamedTuple):
 def _serve(
     model: str, names: _Names, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
 ) -> None:
-    """Starts the worker first: it imports what it needs, and loads the model, while this process imports the server."""
+    """Starts the worker first, so that it loads the model while this process imports the server."""
     from ...models.errors import ConfigError
 
     if "" in names.aliases:

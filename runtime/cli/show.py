@@ -29,7 +29,7 @@ _LABELS = {
     "quants": "quantizations",
     "senses": "input",
 }
-"""How fields are printed, where their names in JSON are not plain enough."""
+"""Printed names of fields whose names in JSON are not clear enough."""
 
 
 def show(
@@ -105,7 +105,7 @@ def _problem(header: GGUFHeader) -> str | None:
 
 
 def _further(header: GGUFHeader) -> dict[str, Any]:
-    """Returns what is shown of files and of installed models alike."""
+    """Returns the fields that files and installed models have in common."""
     experts = None if header.experts is None else dataclasses.asdict(header.experts)
     return {"chat_templates": header.chat_template_names, "experts": experts}
 

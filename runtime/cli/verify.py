@@ -39,7 +39,7 @@ def verify(
         if pulled:
             print(f"to repair them, run: {'; '.join(f'galago rm {m} && galago pull {m}' for m in sorted(pulled))}")
         for name in sorted(damaged.difference(pulled)):
-            print(f"{name} is imported: repair or return its files and import them again, or run: galago rm {name}")
+            print(f"{name} is imported: repair or restore its files and import them again, or run: galago rm {name}")
     return 1 if damaged else 0
 
 

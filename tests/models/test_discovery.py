@@ -351,7 +351,7 @@ def test_what_is_not_taken_over_from_ollama_is_said_at_import_and_in_show(
     rows, lost = OLLAMA_LAYERS[layers]
     place = ollama(tmp_path / "models", files, **{f"{LIBRARY}/tiny/latest": rows})
     if lost:
-        with pytest.raises(ConfigError, match="would be left out, as it is without --strict: tiny-latest: "):
+        with pytest.raises(ConfigError, match="--strict is set and this would be left out: tiny-latest: "):
             import_(place, strict=True)
         assert imported.read_list() == []
     import_(place)

@@ -1,1 +1,1 @@
-"""What the commands share: options, tables and progress bars."""
+"""Code that the commands share: options, tables and progress bars."""

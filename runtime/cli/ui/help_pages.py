@@ -28,7 +28,7 @@ PAGES: dict[type[GalagoError], str] = {
     UnsupportedModality: "docs/guide/models.md",
     TemplateError: "docs/guide/models.md",
 }
-"""By the class of an error; a class without an entry has its base class's page, or none."""
+"""Pages by error class. A class without an entry uses its base class's page, if there is one."""
 
 PARAM_PAGES = {
     "api-key": "docs/guide/http.md",
@@ -41,7 +41,7 @@ PARAM_PAGES = {
     "calibration": "docs/guide/quantize.md",
     "scheme": "docs/guide/quantize.md",
 }
-"""By the option at fault; takes precedence over the class."""
+"""Pages by the option at fault; these take precedence over the class."""
 
 
 def page_for(error: GalagoError) -> str | None:

@@ -125,7 +125,7 @@ def _text(option: OptionSpec, path: Path) -> str:
 
 
 def by_keyword(values: Mapping[str, Any]) -> dict[str, Any]:
-    """OptionSpec values by their Python keywords instead of their names."""
+    """Option values by their Python keywords instead of their names."""
     keywords = {
         option.name: option.python_name for option in (*table.PROMPT, *table.SAMPLING, *table.REQUEST, *LOADING)
     }

@@ -66,5 +66,5 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def printable_line(text: str) -> str:
-    """A path, command or reason, without control characters, cut off only if it has more than 4000."""
+    """A path, command or reason, without control characters, and cut off after 4000 characters."""
     return printable(text, 4000)

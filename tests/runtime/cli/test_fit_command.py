@@ -55,7 +55,7 @@ def test_a_model_that_fits_is_printed_as_json(capsys: Capture) -> None:
 def test_a_model_that_does_not_fit_is_reported_in_one_line(capsys: Capture) -> None:
     said, error = fit(capsys, "builtin", "--budget", "100MB", code=1)
     assert said == "" and len(error.splitlines()) == 1
-    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but there are only 100 MB", error)
+    assert re.search(r"does not fit: a context of 256 tokens needs \d+ MB, but only 100 MB are available", error)
     assert json.loads(fit(capsys, "builtin", "--budget", "100MB", "--json", code=1)[0])["fits"] is False
 
 

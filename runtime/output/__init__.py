@@ -1,1 +1,1 @@
-"""What an answer must look like (constraints) and what its text means (parsing)."""
+"""Constrains the form of an answer, and parses its text."""

@@ -1,6 +1,6 @@
 """Decides which grammar constrains an answer: of tool calls, a JSON schema, a Lark grammar or a regular expression.
 
-Runs beside the model, before generation. Requests without any of these never enter this module.
+Runs in the model's process, before generation. Requests without any of these never enter this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .tool_formats.tool_format import ToolFormat, speller
 
 _MAX_RECENT = 16
 _MAX_RECENT_CHARACTERS = 2 << 20
-"""A compiled grammar takes up to 100 bytes of memory for each of its characters."""
+"""Total length of the cached grammars; each character takes up to 100 bytes of memory once compiled."""
 
 _LARGE_CHARACTERS = 16 << 10
 _POLL_SECONDS = 0.02
@@ -62,14 +62,14 @@ class AnswerConstraints:
         self.call_tokens = frozenset(
             token for text, token in control_tokens.items() if tool_format.start_marker.startswith(text)
         )
-        """Control tokens that start a tool call. They are banned where none may be made."""
+        """Control tokens that start a tool call. They are banned where no call is allowed."""
 
     def grammar(
         self, request: Request, warnings: Warnings, cancelled: Callable[[], bool] = lambda: False
     ) -> Grammar | None:
         """The grammar of the answer after any reasoning. Raises `InvalidRequest` if it cannot be enforced.
 
-        What of the tools' schemas cannot be enforced is left out with a warning, except where a tool is strict.
+        Parts of the tools' schemas that cannot be enforced are left out with a warning, unless a tool is strict.
         `cancelled` is called while it waits; if it returns `True`, `Cancelled` is raised.
         """
         tools = request.callable_tools
@@ -94,7 +94,7 @@ class AnswerConstraints:
         return grammar
 
     def _written(self, order: GrammarOrder, cancelled: Callable[[], bool]) -> WrittenGrammar:
-        """A grammar that was compiled before, is plain enough to be compiled at once, or is tried elsewhere first."""
+        """A cached grammar, or a new one: compiled at once if it is plain, else tried in a child process first."""
         order.check_size()
         text = order.to_json()
         if text is None:
@@ -175,9 +175,9 @@ class AnswerConstraints:
 
 
 class _RecentGrammars:
-    """The grammars compiled last, by what they are made from. Agents send the same tools with each request.
+    """The most recent grammars, by their order as JSON. Agents send the same tools with each request.
 
-    Also what took too long to compile, so that it does so only once.
+    Errors are kept too, so that a grammar that takes too long to compile is tried only once.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a grammar is made from, as the process that compiles it gets it, and whether it needs that process."""
+"""The order for a grammar, as it is sent to the process that compiles it, and whether it needs that process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PLAIN_KEYWORDS = frozenset(
 _ALONE = ({"anyOf"}, {"$ref"})
 _MAX_PLAIN_CHARACTERS = 512 << 10
 _MAX_PLAIN_ENTRIES = 256
-"""Properties of an object, or alternatives. llguidance's time grows with the square of some of them."""
+"""Most properties or alternatives in a plain schema: llguidance's time can grow with their square."""
 _MAX_PLAIN_DEPTH = 16
 _MAX_PLAIN_REFERENCES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarOrder:
-    """The parts of a request that say which answers it allows, with its tools unless they are not to be called."""
+    """The parts of a request that constrain its answer, with its tools unless they may not be called."""
 
     tools: tuple[Tool, ...]
     required: bool
@@ -72,7 +72,7 @@ class GrammarOrder:
         return not self.strict and self.json_schema is None and not any(tool.strict for tool in self.tools)
 
     def check_size(self) -> None:
-        """Raises `InvalidRequest` if the answer's schema or grammar exceeds a limit. Those of tools are left out."""
+        """Raises `InvalidRequest` if the answer's schema or grammar exceeds a limit. Tools' schemas are checked later."""
         for name in ("grammar", "regex"):
             text = getattr(self, name)
             if text is not None and len(text) > limit("grammar_characters"):
@@ -82,10 +82,10 @@ class GrammarOrder:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it certainly compiles in moderate time. Only schemas of common keywords are plain."""
+        """Whether it is certain to compile in moderate time. Only schemas with common keywords are plain."""
         text = self.to_json()
         if text is None:
-            return True  # the schemas that are no JSON are refused or left out
+            return True  # schemas that are not JSON are refused or left out
         if self.grammar is not None or self.regex is not None or len(text) > _MAX_PLAIN_CHARACTERS:
             return False
         schemas: list[Any] = [tool.parameters for tool in self.tools if tool.parameters is not None]
@@ -94,12 +94,12 @@ class GrammarOrder:
         for depth, schema in _subschemas(schemas):
             if isinstance(schema, dict):
                 references += "$ref" in schema
-                if depth > _MAX_PLAIN_DEPTH or references > _MAX_PLAIN_REFERENCES or not _says_little(schema):
+                if depth > _MAX_PLAIN_DEPTH or references > _MAX_PLAIN_REFERENCES or not _is_plain(schema):
                     return False
         return True
 
 
-def _says_little(schema: dict[str, Any]) -> bool:
+def _is_plain(schema: dict[str, Any]) -> bool:
     """Whether a schema has a moderate number of entries, and nothing that is combined with other rules."""
     rules = schema.keys() - ANNOTATIONS
     if not rules <= _PLAIN_KEYWORDS or (rules & {"anyOf", "$ref"} and rules - {"type", "nullable"} not in _ALONE):
@@ -118,7 +118,7 @@ def too_large(schema: Any, field: str = "json_schema") -> GalagoError | None:
     try:
         size = len(json.dumps(schema))
     except (TypeError, ValueError):
-        return None  # what it is instead of JSON is said elsewhere
+        return None  # not JSON; reported elsewhere
     if size > limit("schema_bytes"):
         return limit_error("schema_bytes", f"the JSON schema has {size:,} bytes", field)
     return None

@@ -1,4 +1,4 @@
-"""Has grammars written and tried in child processes, which may take their time, hang or crash."""
+"""Writes and tries grammars in child processes, which may be slow, hang or crash."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..types.limits import limit, limit_error
 _PROCESSES = 2
 _POLL_SECONDS = 0.02
 _START_SECONDS = 60.0
-"""A child that has not started after this time never will."""
+"""Time for a child to start; after that it is given up."""
 
 _QUICK_SECONDS = 0.5
 _SLOW_NICENESS = 5
-"""The priority of a child that is not quick: answers that are running come first. Such a child is not used again."""
+"""Nice value of a slow child, so that running answers come first. Such a child is not used again."""
 
 _TIMEOUT_FACTOR = 1.75
-"""A grammar may take so many times longer than its processor time, because other processes may use the processor."""
+"""Elapsed time that a grammar may take, as a multiple of its CPU time: other processes use the CPU too."""
 
 
 class TrialFailed(Exception):
@@ -46,7 +46,7 @@ class TrialFailed(Exception):
 
 
 class GrammarProcesses:
-    """A few child processes for one model. They are started when needed, and exit if they have nothing to do.
+    """A few child processes for one model. They are started when needed, and exit when idle.
 
     `describe_model` returns the first message for each of them.
     """
@@ -132,7 +132,7 @@ class GrammarProcesses:
 
 
 def _wait(process: WorkerProcess, seconds: float, cancelled: Callable[[], bool]) -> bool:
-    """Whether a message comes in time. Counts polls, since time in which this process is stopped must hardly count."""
+    """Whether a message comes in time. Counts polls, so that time in which this process is stopped hardly counts."""
     for _ in range(int(seconds / _POLL_SECONDS)):
         if process.connection.poll(_POLL_SECONDS):
             return True
@@ -173,7 +173,7 @@ def _raise_if(cancelled: Callable[[], bool]) -> None:
 def _failure(code: int | None) -> TrialFailed:
     if code == -getattr(signal, "SIGPROF", 0) != 0:
         return _too_slow()
-    if code == -signal.SIGABRT:  # so ends a Rust program that gets no memory
+    if code == -signal.SIGABRT:  # how a Rust program ends that runs out of memory
         return _too_large()
     return TrialFailed("it is nested too deeply or too large to be compiled")
 

@@ -1,10 +1,10 @@
 """The program of a process that writes and tries grammars: `python -m ...grammar_program MEMORY HANDLE`.
 
-llguidance may need any time and memory for a grammar, or end its process. Here it takes nobody with it: the parent ends
-this process when the time is up, and the system limits its memory.
+llguidance may need unlimited time and memory for a grammar, or crash. Here this affects no other request: the parent
+ends this process when the time is up, and the operating system limits its memory.
 
-All messages but the reply to the first, which is `ready`, are JSON. The first one describes the model. Each other one
-is an order, which `_answer` answers.
+Messages are JSON. The first one describes the model; the reply to it is `ready`, without quotes. Each further one is an
+order, which `_answer` answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .tool_formats.tool_format import speller
 _IDLE_SECONDS = 120.0
 _TOKENS_TO_TRY = 48
 _WARM_UP = GrammarOrder((), False, False, False, None, None, "a")
-"""Has the vocabulary read."""
+"""Makes llguidance read the vocabulary."""
 
 _TOKENIZE_FUNCTION = ctypes.CFUNCTYPE(
     ctypes.c_int32,
@@ -69,7 +69,7 @@ def _writer(description: bytes) -> GrammarWriter:
 
 
 def _limit_time(seconds: float) -> None:
-    """Has the system end this process if it uses more processor time than this from now on. 0 removes the limit."""
+    """Makes the operating system end this process after this much more CPU time. 0 removes the limit."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -1,6 +1,6 @@
 """Writes and compiles the grammar of an answer: tool calls, a JSON schema, a Lark grammar or a regular expression.
 
-Rewrites the schemas, and leaves out what of the tools' schemas cannot be compiled.
+Rewrites the schemas, and leaves out parts of the tools' schemas that cannot be compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tool_formats.notation import ANY_OBJECT, JSON_NOTATION, EnforcedTool, enfo
 from .tool_formats.tool_format import Speller, ToolFormat
 
 _MAX_TOOL_WARNINGS = 16
-"""How many warnings about the tools' schemas a request gets. The rest is counted."""
+"""Warnings about the tools' schemas that a request gets; further ones are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class GrammarWriter:
         return _finished(self._compiler.compile(text, "the grammar cannot be used", field), order, schemas)
 
     def without_schemas(self, order: GrammarOrder, reason: str) -> WrittenGrammar:
-        """The grammar of calls of the tools with any arguments, for tools whose schemas cannot be compiled."""
+        """The grammar of tool calls with any arguments, for tools whose schemas cannot be compiled."""
         warnings = Warnings()
         tools = [EnforcedTool(tool.name, ANY_OBJECT, Omissions(warnings, complete=False)) for tool in order.tools]
         warnings.append(f"the tools' schemas are not enforced: {reason}")
@@ -126,7 +126,7 @@ class GrammarWriter:
         return replace(enforced, schema=self._compiler.compilable(enforced.schema, enforced.omissions))
 
     def _compilable(self, tool: EnforcedTool) -> EnforcedTool:
-        """A tool whose calls compile: without the parts of its schema that do not, if need be without all of it."""
+        """A tool whose calls compile, without the parts of its schema that do not, or without all of it."""
         omissions = tool.omissions
         tool = replace(tool, schema=self._compiler.compilable(tool.schema, omissions))
         if self._call_error(tool) is None:

@@ -1,7 +1,7 @@
 """Turns raw events of an answer into parsed ones: text, reasoning and tool calls.
 
 An `EventParser` runs where a stream is read, so that neither the engine's thread nor the worker process parses text.
-What it needs, a `ParserSpec`, is made from the request beside the model. Pure Python.
+Its `ParserSpec` is made from the request in the model's process. Pure Python.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parser_spec(
     tags: ReasoningTags | None,
     in_reasoning: bool,
 ) -> ParserSpec | None:
-    """What parses the answer to a chat; `None` if all of the answer is plain text.
+    """Describes the parser of a chat's answer; `None` if all of the answer is plain text.
 
     `tools` may be called, and have their schemas as they are enforced. `in_reasoning`: the prompt has opened the
     reasoning already.

@@ -21,5 +21,5 @@ KNOWN_TAGS = (
 
 
 def tags_of(template: str) -> ReasoningTags | None:
-    """The tags that a chat template mentions. That the vocabulary has such tokens does not make a model reason."""
+    """The tags that a chat template mentions. Having such tokens in its vocabulary does not make a model reason."""
     return next((tags for tags in KNOWN_TAGS if tags.closing in template), None)

@@ -1,4 +1,4 @@
-"""Takes a rewritten JSON schema apart, for notations that llguidance has no schemas for."""
+"""Splits a rewritten JSON schema into simple alternatives, for notations other than JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TooManyBranches(Exception):
 
 
 def branches(schema: Schema, definitions: dict[str, Any], hops: int = 0) -> list[dict[str, Any]]:
-    """Schemas without `allOf`, `anyOf`, `$ref` and `const`, one of which a value satisfies.
+    """The schema's alternatives, without `allOf`, `anyOf`, `$ref` and `const`: a value must satisfy one of them.
 
     Their subschemas may have them. `pattern` and `format` are lists: all of them must match. `types` is a list of
     types. An empty result means that no value satisfies the schema. Raises `TooManyBranches`, also if the schema

@@ -28,17 +28,17 @@ _MAX_REASON_CHARS = 300
 
 _LEXER_FUEL = 100_000
 _MAX_LEXER_FUEL = 1_000_000
-"""llguidance's measure for the size of all regular expressions. Each byte of a grammar may add one: real grammars need
-less, and repetitions of repetitions many times more. Their masks would take seconds each."""
+"""llguidance's measure for the size of all regular expressions. Each byte of a grammar may add one. Real grammars need
+less; nested repetitions need many times more, and each of their masks would take seconds."""
 _STEP_LIMITS = {"step_lexer_fuel": 50_000, "step_max_items": 10_000, "verbose_errors": False}
 """A quarter and a fifth of llguidance's defaults: a mask takes at most about 0.1 s."""
 
 _SECONDS_AHEAD = 1.0
 _SECONDS_PER_TOKEN = 0.02
-"""Processor time that an answer's masks may take: for each token, and in advance. Typical masks take 0.1 ms."""
+"""CPU time that an answer's masks may take: `_SECONDS_AHEAD`, and this for each token. Typical masks take 0.1 ms."""
 
 _MAX_TOKEN_BYTES = 1023
-"""llguidance has no place for longer tokens. Grammars never write them."""
+"""The longest token that llguidance supports. Grammars never write longer ones."""
 
 _TOKENS_AT_ONCE = 256
 _CANNOT_CONTINUE = "the answer cannot continue because of its grammar: "
@@ -59,7 +59,7 @@ class Grammar:
     """The state of one answer within a grammar; a `Constraint` for the sampler. `text` is the grammar for llguidance.
 
     A grammar that becomes too complex or too slow raises `InvalidRequest` naming the request's `field`. With
-    `optional` it constrains the answer no more from then on.
+    `optional`, it stops constraining the answer instead.
     """
 
     def __init__(self, text: str, matcher: Any, tokenizer: Any, vocab_size: int, field: str) -> None:
@@ -77,7 +77,7 @@ class Grammar:
         self._is_off = False
 
     def copy(self) -> Grammar:
-        """The same grammar in the same state, for another answer. Takes far less time than to compile it again."""
+        """The same grammar in the same state, for another answer. Much faster than compiling it again."""
         matcher = self._matcher.deep_copy()
         copied = Grammar(self.text, matcher, self._tokenizer, self._vocab_size, self.field)
         copied.tools, copied.optional = self.tools, self.optional
@@ -152,7 +152,7 @@ class Grammar:
         if not self.optional:
             raise InvalidRequest(_CANNOT_CONTINUE + problem, self.field)
         self._is_off = True
-        log(f"the rest of an answer is free text, because of its tools' grammar: {problem}")
+        log(f"the rest of an answer is not constrained by the grammar of its tools: {problem}")
 
 
 class GrammarCompiler:
@@ -188,7 +188,7 @@ class GrammarCompiler:
             omissions = Omissions(Warnings() if warnings is None else warnings)
             return self.compilable(enforceable(schema, omissions), omissions)
         except UnsupportedField:
-            raise  # what strict servers refuse, and others can enforce in part
+            raise  # strict servers refuse it; others can enforce it in part
         except InvalidRequest as error:
             raise InvalidRequest(f"{_SCHEMA_REFUSED}: {error.message}", "json_schema") from error
         except RecursionError as error:
@@ -208,7 +208,7 @@ class GrammarCompiler:
             self.compile(_json_grammar(schema), "", "json_schema")
         except InvalidRequest as error:
             return error.message.removeprefix(": ")
-        if self._tokens_to_try:  # an answer that is tried need not come to each text
+        if self._tokens_to_try:  # the answer that is tried may not reach each text
             errors = (self._text_error(json.dumps(text)) for text in _texts_with_patterns(schema))
             return next((error for error in errors if error is not None), None)
         return None
@@ -261,7 +261,7 @@ class GrammarCompiler:
             raise _refused(refusal, str(error), field) from error
         except MemoryError as error:
             if self._tokens_to_try:
-                raise  # the limit of this process is the user's
+                raise  # the parent reports the memory limit
             raise _refused(refusal, str(error), field) from error
         if matcher.is_error() and not matcher.is_accepting():
             raise _refused(refusal, matcher.get_error(), field)
@@ -310,7 +310,7 @@ def _json_grammar(schema: Any) -> str:
 
 
 def _texts_with_patterns(schema: Any) -> Iterator[dict[str, Any]]:
-    """What the patterns in a schema that are not simple say about texts, each with the limits of its length."""
+    """A schema of a string for each pattern that is not simple, with the limits of its length."""
     pending = [schema]
     while pending:
         value = pending.pop()

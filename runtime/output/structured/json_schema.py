@@ -47,7 +47,7 @@ _MAX_BOUND_DECIMALS = 6
 """Between bounds with more decimals than this there may be no number that `_NINE_DECIMALS` allows."""
 _LARGEST_NUMBER_BOUND = 1e15
 _LARGEST_INTEGER_BOUND = 2**63 - 1024
-"""llguidance takes no larger bounds. A larger one is lowered to this: few numbers are so large."""
+"""The largest bound that llguidance takes. Larger ones are lowered to this: few numbers are so large."""
 
 _OVERLAP = "has alternatives that allow the same values; make them distinct or use anyOf"
 
@@ -56,9 +56,9 @@ _SET_OPERATION = re.compile(r"(?<!\\)\[(?:\\.|[^\]\\])*?(?:&&|--|~~|(?<!\\)\[)")
 
 
 def enforceable(schema: JsonSchemaValue | bool, omissions: Omissions | None = None) -> JsonSchemaValue:
-    """A schema that llguidance enforces completely or refuses. Its values satisfy the given one, but for omissions.
+    """A schema that llguidance enforces completely or refuses. Its values satisfy the given one, except for omissions.
 
-    By default the first omission raises `InvalidRequest`. All references are to `$defs`, and only those used are there.
+    By default the first omission raises `InvalidRequest`. All references are to `$defs`, which holds only those used.
     """
     omissions = omissions or Omissions(Warnings())
     schema = with_null(schema)
@@ -116,7 +116,7 @@ class _Rewriter:
         return checked | ({"allOf": [*checked.get("allOf", []), *rules]} if rules else {})
 
     def _given(self, schema: JsonSchemaValue, place: str) -> JsonSchemaValue:
-        """The keywords that may say something about a value, with values that have the expected shape."""
+        """The keywords that may constrain a value, if their own values have the expected shape."""
         given: JsonSchemaValue = {}
         for keyword, value in schema.items():
             if keyword in ANNOTATIONS or keyword.startswith("x-") and keyword not in REFUSED:
@@ -144,7 +144,7 @@ class _Rewriter:
         return _modern(given)
 
     def _kept(self, keyword: str, value: Any, schema: JsonSchemaValue, place: str) -> tuple[JsonSchemaValue, list[Any]]:
-        """What replaces a keyword that llguidance knows, and schemas that have to be satisfied, too."""
+        """The replacement of a keyword that llguidance knows, and schemas that must be satisfied as well."""
         match keyword:
             case "type":
                 kinds = self._types(value, place)
@@ -215,7 +215,7 @@ class _Rewriter:
         return kinds if isinstance(value, list) else kinds[0]
 
     def _format(self, name: str, kinds: set[str], place: str) -> tuple[JsonSchemaValue, list[Any]]:
-        """A format of texts or of numbers. An unknown one, or one of other types, is an annotation by the standard."""
+        """A format of texts or of numbers. By the standard, any other format is an annotation."""
         numbers = kinds <= {"integer", "number", "null"} or name in NUMBER_FORMATS
         formats = NUMBER_FORMATS if numbers else FORMATS | EXTRA_FORMATS
         if name not in formats or not kinds & ({"integer", "number"} if numbers else {"string"}):
@@ -240,7 +240,7 @@ class _Rewriter:
         return {"patternProperties": named} if named else {}
 
     def _rewritten(self, keyword: str, schema: JsonSchemaValue, place: str) -> Iterator[Any]:
-        """Schemas in other keywords that replace one keyword. They are yet to be rewritten themselves."""
+        """Schemas in other keywords that replace one keyword. They must be rewritten themselves."""
         value, resolve = schema[keyword], self._references.resolve
         match keyword:
             case "uniqueItems":
@@ -280,7 +280,7 @@ class _Rewriter:
         return {"maxItems": len(schema.get("prefixItems") or schema.get("items") or ())}
 
     def _possible(self, names: list[str], schema: JsonSchemaValue, place: str) -> list[str]:
-        """The required properties that there may be."""
+        """The required properties that the schema allows."""
         properties = schema.get("properties", {})
         closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
         possible = [name for name in names if properties.get(name, not closed) is not False]
@@ -310,7 +310,7 @@ class _Rewriter:
             named = {name: True for name in rules["enum"] if isinstance(name, str)}
             yield {"properties": named, "additionalProperties": False}
         elif rules.keys() == {"pattern"}:
-            _pattern_of_names(rules["pattern"])  # here, where the keyword is known that the schema has
+            _pattern_of_names(rules["pattern"])  # checked here, so that the error names the keyword as written
             yield {"patternProperties": {rules["pattern"]: True}, "additionalProperties": False}
         else:
             raise Omitted("can be enforced only with a single enum or a single pattern, or with lengths")
@@ -322,13 +322,13 @@ class _Rewriter:
             raise Omitted(f"points to {target[:200]!r}, which is not a schema")
         if pointer not in self._names:
             name = self._names[pointer] = f"d{len(self._names)}"
-            self.definitions[name] = True  # while it is rewritten, as it may contain itself
+            self.definitions[name] = True  # until it is rewritten: it may contain itself
             self.definitions[name] = self.schema(self._references.value(pointer), pointer)
         return f"#/$defs/{self._names[pointer]}"
 
 
 def _modern(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """Bounds of older drafts, which are exclusive or not, in their present form."""
+    """Converts bounds of older drafts, with `exclusiveMinimum: true`, to their present form."""
     for bound in ("minimum", "maximum"):
         exclusive = f"exclusive{bound.capitalize()}"
         if isinstance(schema.get(exclusive), bool):
@@ -339,7 +339,7 @@ def _modern(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _modern_items(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """The list of `items` of older drafts in its present form."""
+    """Converts the list of `items` of older drafts to its present form."""
     others = schema.pop("additionalItems", None)
     if isinstance(schema.get("items"), list):
         schema["prefixItems"] = schema.pop("items")

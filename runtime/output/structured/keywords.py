@@ -1,4 +1,4 @@
-"""The keywords of JSON schemas: what becomes of each, which values it may have, and the formats of texts."""
+"""The keywords of JSON schemas: how each is handled, which values it may have, and the formats of texts."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ REWRITTEN = frozenset(
 )
 """Keywords that llguidance lacks. They are rewritten in terms of others, or partly so."""
 HELPERS = frozenset("then else minContains maxContains".split())
-"""Keywords that mean something only beside one of `REWRITTEN`."""
+"""Keywords that have a meaning only next to one of `REWRITTEN`."""
 
 IGNORED = {
     "contentMediaType": "describes the text, which is not checked",
     "contentSchema": "describes the text, which is not checked",
 }
-"""Keywords without effect by the standard, although their authors may expect one."""
+"""Keywords that have no effect by the standard, although authors of schemas may expect one."""
 
 NULLABLE = "nullable"
 """OpenAPI's keyword for a value that may also be null. Read before the others, see `nullable.py`."""
@@ -57,7 +57,7 @@ _MEANT_SIMILARITY = 0.85
 
 
 def meant_keyword(unknown: str) -> str | None:
-    """The constraining keyword that was probably meant by an unknown one, such as `minLength` by `min_length`."""
+    """The constraining keyword that an unknown one probably means, such as `minLength` for `min_length`."""
     letters = unknown.lower().replace("_", "").replace("-", "")
     close = difflib.get_close_matches(letters, _MEANT, 1, _MEANT_SIMILARITY)
     return _MEANT[close[0]] if close else None
@@ -71,7 +71,7 @@ NO_EFFECT: dict[str, tuple[object, ...]] = {
     "propertyNames": (True, {}),
     "contentEncoding": ("7bit", "8bit", "binary", ""),
 }
-"""Values with which a keyword says nothing."""
+"""Values with which a keyword has no effect."""
 
 _LEAP_DAY = r"(?:\d\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29"
 _NINE_DIGITS = r"(?:\.\d{1,9})?[Zz+-]"
@@ -140,7 +140,7 @@ TYPE_ALIASES = {
 
 
 def keyword_groups() -> dict[str, list[str]]:
-    """Every known keyword and format by what becomes of it, for the reference page."""
+    """Every known keyword and format by how it is handled, for the reference page."""
     partly = {"oneOf", "patternProperties", "minProperties", "propertyNames", *(REWRITTEN - {"dependentRequired"})}
     return {
         "enforced": sorted({*NESTED, *_PLAIN, NULLABLE, "dependentRequired"} - partly),

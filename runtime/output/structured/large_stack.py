@@ -1,4 +1,4 @@
-"""Runs llguidance where it has enough stack: it calls itself once for each level of a grammar."""
+"""Runs llguidance on a thread with enough stack: it calls itself once for each level of a grammar."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 _STACK_BYTES = 16 << 20
 _STACK_BYTES_PER_CHARACTER = 1 << 10
-"""Measured: at most 850, in nested groups of Lark; 350 in JSON schemas. Memory is used only as far as calls nest."""
+"""Measured: at most 850, in nested groups of Lark; 350 in JSON schemas. Only the part in use takes memory."""
 _MAX_STACK_BYTES = 512 << 20
 
 _starting = threading.Lock()
 
 
 def on_large_stack(work: Callable[[], T], characters: int = 0) -> T:
-    """Returns what `work` returns, which runs on a thread with a stack for a text of this many characters.
+    """Runs `work` on a thread with enough stack for a text of this many characters, and returns its result.
 
-    Raises what `work` raises, but `RuntimeError` for panics of Rust, and `MemoryError` if the stack finds no place.
+    Raises what `work` raises, `RuntimeError` for Rust panics, and `MemoryError` if the stack cannot be allocated.
     """
     results: list[T] = []
     errors: list[BaseException] = []

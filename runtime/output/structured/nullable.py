@@ -1,4 +1,4 @@
-"""Replaces OpenAPI's `nullable` by what JSON Schema has for it: a type, a value or an alternative that is null."""
+"""Replaces OpenAPI's `nullable` by its equivalent in JSON Schema: a type, a value or an alternative that is null."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 _BY_NAME = frozenset(
     ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies", "dependentRequired")
 )
-"""Keywords with schemas by name. Their names are not keywords."""
+"""Keywords whose values hold schemas by name. These names are not keywords."""
 _VALUES = frozenset(("enum", "const", "default", "example", "examples"))
 _RESTRICTING_NULL = frozenset(("const", "allOf", "anyOf", "oneOf", "$ref", "not", "if"))
-"""Keywords beside which a further type does not suffice to allow null."""
+"""Keywords next to which adding the type null is not enough to allow null."""
 
 
 def with_null(schema: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What of a JSON schema is not enforced: a warning for each part, or an error if every part must be."""
+"""Parts of a JSON schema that are not enforced: a warning for each, or an error if every part must be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_REASON_CHARS = 300
 
 
 class Omissions:
-    """Collects as warnings what of a schema is not enforced.
+    """Collects warnings about the parts of a schema that are not enforced.
 
     With `complete`, everything must be enforced: the first omission raises `InvalidRequest` with the request's `field`.
     `tool`: the name of the tool that the schema belongs to, if it is not an answer's.

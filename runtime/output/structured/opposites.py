@@ -43,7 +43,7 @@ _OPPOSITE_BOUNDS: dict[str, tuple[str, str, int]] = {
 
 
 def violations(schema: Schema, resolve: Resolver, depth: int = 0) -> list[Schema]:
-    """Schemas each of whose values violates the given one. There may be values that violate it and satisfy none."""
+    """Schemas whose values all violate the given one. Some values that violate it may satisfy none of them."""
     schema = resolve(schema)
     if schema is False:
         return [True]
@@ -58,7 +58,7 @@ def violations(schema: Schema, resolve: Resolver, depth: int = 0) -> list[Schema
 def separated(alternatives: list[Schema], resolve: Resolver) -> list[Schema]:
     """Alternatives of `oneOf` without the values that satisfy another of them, too.
 
-    Those are left out of which nothing remains, or for which that cannot be written.
+    Alternatives with no values left, and those for which this cannot be written, are left out.
     """
     if _are_distinct_values(alternatives, resolve):
         return alternatives
@@ -75,7 +75,7 @@ def separated(alternatives: list[Schema], resolve: Resolver) -> list[Schema]:
 
 
 def _are_distinct_values(alternatives: list[Schema], resolve: Resolver) -> bool:
-    """Whether each alternative lists its values, and none stands twice. There may be thousands of them."""
+    """Whether each alternative lists its values, and none occurs twice. There may be thousands of them."""
     values: list[Any] = []
     for alternative in map(resolve, alternatives):
         listed = _values(alternative) if isinstance(alternative, dict) else None
@@ -105,13 +105,13 @@ def _disjoint(one: Schema, other: Schema, resolve: Resolver, depth: int = 0) -> 
 
 
 def _values(schema: dict[str, Any]) -> list[Any] | None:
-    """The texts and truth values that are all that a schema allows."""
+    """All values that a schema allows, if it lists them and they are strings and booleans."""
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     return values if isinstance(values, list) and all(isinstance(value, str | bool) for value in values) else None
 
 
 def _property(schema: dict[str, Any], name: str) -> Schema:
-    """What a schema says of an object's property."""
+    """The schema of an object's property."""
     properties = schema.get("properties")
     return properties.get(name, True) if isinstance(properties, dict) else True
 
@@ -174,7 +174,7 @@ def _only(names: dict[str, str]) -> Schema:
 
 
 def _evaluated(schema: Schema, resolve: Resolver, depth: int = 0) -> dict[str, str] | None:
-    """The properties and patterns that a schema evaluates whatever the value. `None` if it evaluates all."""
+    """The properties and patterns that a schema evaluates for any value. `None` if it evaluates all."""
     rules: dict[str, str] = {}
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return rules
@@ -239,7 +239,7 @@ def _beyond(keyword: str, value: Any) -> list[Schema]:
 
 
 def _other_types(types: list[Any]) -> list[Schema]:
-    """All other types. Without integers, the only numbers are fractions near 0: each whole part takes a rule."""
+    """All other types. Numbers that are not integers are covered only near 0: each whole part takes a rule."""
     excluded = {*types} | ({"integer"} if "number" in types else {"number"} if "integer" in types else set())
     others = [kind for kind in TYPE_NAMES if kind not in excluded and kind != "integer"]
     fractions = range(-_MAX_FRACTIONS, _MAX_FRACTIONS) if "integer" in types and "number" not in types else ()

@@ -22,7 +22,7 @@ _MAX_EXCLUDED_CHARS = 12
 
 
 def is_simple(schema: dict[str, Any]) -> bool:
-    """Whether a schema's pattern is short, repeats no groups, and is all that it says about texts."""
+    """Whether a schema's pattern is short, repeats no groups, and is its only constraint on texts."""
     return (
         len(schema["pattern"]) <= _MAX_SIMPLE_CHARS
         and not _REPEATS_MUCH.search(schema["pattern"])
@@ -34,7 +34,7 @@ def is_simple(schema: dict[str, Any]) -> bool:
 def without_looks(pattern: str) -> list[str] | None:
     """Patterns without look-aheads and word boundaries. A text that matches them all matches `pattern`.
 
-    Returns `None` if there are none such, or none are known.
+    Returns `None` if there are no such patterns, or none are known.
     """
     if not _LOOKS.search(pattern):
         return [pattern]
@@ -58,7 +58,7 @@ def without_looks(pattern: str) -> list[str] | None:
 
 
 def opposite(pattern: str) -> list[str] | None:
-    """Patterns that a text which does not match `pattern` may match. A text that matches them all does not match it."""
+    """Patterns for texts that do not match `pattern`. A text that matches them all certainly does not match it."""
     result: list[str] = []
     for branch in _alternatives(pattern):
         patterns = not_beginning(branch[1:] if branch.startswith("^") else ".*" + branch)
@@ -100,7 +100,7 @@ def not_equal(text: str) -> str | None:
 
 
 def whole_text(pattern: str) -> str | None:
-    """A regular expression of Rust, without anchors, for all texts in which `pattern` matches. `None` if it has others.
+    """A Rust regular expression without anchors for all texts in which `pattern` matches. `None` if it has other ones.
 
     Classes such as backslash w are ASCII, as in JavaScript.
     """
@@ -243,7 +243,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _spread(pattern: str) -> list[str]:
-    """The branches of a pattern, with a group of branches at its start or after `.*` taken apart."""
+    """The branches of a pattern, with a group of branches at its start or after `.*` expanded."""
     branches: list[str] = []
     for branch in _alternatives(pattern):
         lead = ".*" if branch.startswith(".*") else ""
@@ -292,7 +292,7 @@ def _negated(atom: str) -> str:
 
 
 def _escape(char: str) -> str:
-    """A character as itself within a class or outside."""
+    """Escapes a character for use inside or outside a class."""
     known = {value: key for key, value in _ESCAPED.items() if key != "0"}
     if char in known:
         return "\\" + known[char]

@@ -12,7 +12,7 @@ from .references import escaped
 
 _MAX_STEPS = 5000
 _MAX_DEPTH = 60
-"""Schemas that are larger or deeper are taken to have a value."""
+"""Schemas that are larger or deeper are assumed to have a value."""
 
 SchemaKey: TypeAlias = Any
 
@@ -191,6 +191,6 @@ def _has_array(branch: dict[str, Any], has_value: Callable[[Any], bool]) -> bool
 
 
 def _key(schema: Any) -> SchemaKey:
-    """What identifies a schema. The parts do if `branches` has put it together from two schemas of one property."""
+    """Identifies a schema. One that `branches` has merged from two schemas of a property is identified by its parts."""
     parts = schema.get("allOf") if isinstance(schema, dict) and schema.keys() == {"allOf"} else None
     return id(schema) if parts is None else tuple(map(_key, parts))

@@ -1,4 +1,4 @@
-"""Finds what the references within a JSON schema point to."""
+"""Resolves the references within a JSON schema."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class References:
         return schema
 
     def _bases(self, place: str) -> list[str]:
-        """Where references start that have no document: the closest schema with an `$id`, or else the root."""
+        """The bases of references without a document: the closest schema with an `$id`, and the root."""
         identified = set(self._named().values()) if self._has_ids() else set()
         steps = place.split("/")
         inner = [base for end in range(len(steps), 1, -1) if (base := "/".join(steps[:end])) in identified]
@@ -70,7 +70,7 @@ class References:
         return any(not name.startswith("#") for name, pointer in self._named().items() if pointer != "#")
 
     def _named(self) -> dict[str, str]:
-        """The pointers to schemas with an `$id`, without an empty fragment, or with an `$anchor`, which follows `#`."""
+        """Pointers to schemas by their `$id`, without an empty fragment, or by `#` and their `$anchor`."""
         if self._names is None:
             self._names = {}
             pending = [("#", self._root)]

@@ -32,7 +32,7 @@ def repaired(schema: JsonSchemaValue, compile_error: CompileError, omissions: Om
 
 
 class _Repair:
-    """Descends only into what does not compile. Definitions are repaired one by one: those to come allow everything."""
+    """Descends only into what does not compile. Definitions are repaired in turn; until then they allow anything."""
 
     def __init__(self, compile_error: CompileError, omissions: Omissions) -> None:
         self._compile_error = compile_error

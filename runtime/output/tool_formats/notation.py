@@ -25,7 +25,7 @@ _OPEN_OBJECT_KEYWORDS = frozenset(
 
 @dataclass(frozen=True)
 class EnforcedTool:
-    """A tool with the schema of its arguments as it is enforced, and what is not enforced of it.
+    """A tool with the schema of its arguments as it is enforced, and the parts that are not enforced.
 
     The schema is an object's. Its references are to `$defs`.
     """
@@ -40,7 +40,7 @@ class EnforcedTool:
         return definitions
 
     def cannot_write(self, keyword: str, place: str, what: str = "") -> None:
-        """Leaves out what the model's tool-call format has no means for."""
+        """Leaves out a keyword that the model's tool-call format cannot express."""
         self.omissions.omit(keyword, place, f"{what}cannot be expressed in this model's tool-call format")
 
 

@@ -26,7 +26,7 @@ _FORMATS = {
     "uuid": "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
     "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+",
 }
-"""Regular expressions of formats, as llguidance has them for JSON only. For some they allow less than the format."""
+"""Regular expressions of formats: llguidance has them for JSON only. Some allow less than the format."""
 
 
 def text_branches(schema: Any, definitions: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -79,7 +79,7 @@ def text_rule(
 
 
 def one_of(texts: list[str]) -> str:
-    """A grammar expression for any of these texts. Many are one regular expression: a step has room for few rules."""
+    """A grammar expression for any of these texts. Many become one regular expression: a step allows few rules."""
     if len(texts) <= _MAX_LITERALS:
         return f"({' | '.join(map(literal_text, texts))})"
     return lark_regex(f"(?:{'|'.join(map(_regex_literal, texts))})")

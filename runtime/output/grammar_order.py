@@ -72,7 +72,7 @@ class GrammarOrder:
         return not self.strict and self.json_schema is None and not any(tool.strict for tool in self.tools)
 
     def check_size(self) -> None:
-        """Raises `InvalidRequest` if the answer's schema or grammar exceeds a limit. Tools' schemas are checked later."""
+        """Raises `InvalidRequest` if the answer's schema or grammar exceeds a limit. Tools are checked later."""
         for name in ("grammar", "regex"):
             text = getattr(self, name)
             if text is not None and len(text) > limit("grammar_characters"):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .template_traits import TemplateTraits
 
 LONG_TEXT_CHARS = 1_000_000
-"""A longer text is refused without tokenizing it if it cannot fit whatever its tokens are."""
+"""A longer text is refused without tokenizing it if it cannot fit, whatever its tokens are."""
 
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 """Code points that Unicode reserves for use inside one program; no text in any language contains them."""
@@ -73,8 +73,9 @@ class PromptBuilder:
         """Builds the prompt of a chat, with its media decoded and counted but not encoded yet.
 
         `tools` are shown to the model. `template_variables` are set for the template if it has them. With
-        `continue_last` the prompt ends with the text of the last message, which the model then continues. What the
-        prompt lacks is told in its warnings, or refused with `strict`. `effort_field` is what warnings call the effort.
+        `continue_last` the prompt ends with the text of the last message, which the model then continues. Anything
+        missing from the prompt is named in its warnings, or refused with `strict`. `effort_field` is the name of the
+        effort in warnings.
         Raises `PromptTooLong` as early as possible, and `Cancelled` once `cancelled` returns `True` during decoding.
         """
         warnings = Warnings()
@@ -108,7 +109,7 @@ class PromptBuilder:
         if self._weights.adds_bos and items[:1] != [self._weights.bos]:
             items.insert(0, self._weights.bos)
         if not items or isinstance(items[-1], MediaSpan):
-            raise TemplateError("the model's chat template adds nothing after these messages that could be answered")
+            raise TemplateError("the model's chat template adds no text after these messages, so no answer can begin")
         media_cells = tuple(cells for _, cells in sorted(zip(order, media_cells, strict=True)))
         in_reasoning = self._tags is not None and rendered.rstrip().endswith(self._tags.opening)
         return Prompt(tuple(items), tuple(warnings), in_reasoning, media_cells)
@@ -163,7 +164,7 @@ class PromptBuilder:
         return items, tuple(media_cells)
 
     def _check_characters(self, characters: int, media: int = 0) -> None:
-        """Refuses a long text that does not fit whatever its tokens are, before it is rendered or tokenized."""
+        """Refuses a long text that cannot fit, whatever its tokens are, before it is rendered or tokenized."""
         if characters > LONG_TEXT_CHARS:
             self._check_length(characters // self._weights.longest_piece + media, exact=False)
 

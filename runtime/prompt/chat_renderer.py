@@ -2,7 +2,7 @@
 
 The chat is laid out as the template's traits suggest. A chat of the same shape with short marks as texts shows whether
 the template accepts this layout and loses nothing. If not, the lost parts are written as text, then all calls and
-results, and at last the whole chat is written into one message.
+results, and finally the whole chat is written into one message.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN_CHARS = 60
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A prompt, how it was laid out, and the indexes of the turns of which it lacks something."""
+    """A prompt, how it was laid out, and the indexes of turns that it shows only in part or not at all."""
 
     rendered: str
     plan: Plan
@@ -89,7 +89,7 @@ class ChatRenderer:
             try:
                 rendered = self._traits.render(turns, tools, plan.tools_as_text is True, switches)
             except TemplateRefusal as error:
-                if lost is not None and plan.tools_as_text is False:  # it takes such a chat, but not these tools
+                if lost is not None and plan.tools_as_text is False:  # it accepts such a chat, but not these tools
                     plan = replace(plan, tools_as_text=True)
                     continue
                 refusal, lost = refusal or error, None
@@ -117,7 +117,7 @@ class ChatRenderer:
             for call in message.tool_calls:
                 if call.arguments_object is None:
                     warnings.append(
-                        f"the arguments of the call of {call.name} in messages[{i}] are not a JSON object, so that "
+                        f"the arguments of the call of {call.name} in messages[{i}] are not a JSON object, so "
                         "the model sees the call as text"
                     )
         if refusal is not None:

@@ -14,7 +14,7 @@ from ..types.messages import Tool, ToolCall
 from .turns import Turn
 
 MAX_ROUND = 6
-"""The most turns in a round that may be left out."""
+"""The longest round, in turns, that may be left out."""
 
 TOOL_MARKS = ("galago_tool", "GalagoAbout", "galago_argument")
 MARKED_TOOL = Tool(

@@ -237,6 +237,6 @@ def _one_call_each(entries: Sequence[_Entry], as_text: frozenset[int]) -> Iterat
 
 
 def _transcript(turns: Sequence[Turn]) -> Turn:
-    """All turns as one of the user, each after its role."""
+    """All turns as one turn of the user, each preceded by its role."""
     lines = [f"{turn.role.capitalize()}: {turn.content}" for turn in turns if turn.sources]
     return Turn("user", "\n\n".join(lines), sources=tuple(i for turn in turns for i in turn.sources))

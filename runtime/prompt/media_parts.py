@@ -21,7 +21,7 @@ from ..types.warnings import Warnings
 
 _NAMES: dict[type, str] = {Image: "picture", Frame: "picture", Audio: "sound", Video: "video"}
 MAX_REASON_CHARACTERS = 200
-"""Of why a part cannot be read, as the model is told it."""
+"""Longest reason shown to the model for an unreadable part."""
 
 
 class MediaParts:
@@ -31,7 +31,7 @@ class MediaParts:
         self._projector = projector
         self._limits = limits or MediaLimits()
         self._turns = DecodingTurns()
-        self._video_turns = DecodingTurns()  # of their own, since a child process decodes them and may take longer
+        self._video_turns = DecodingTurns()  # separate: a child process decodes videos and may take longer
 
     def with_frames(self, message: Message, warnings: list[str], cancelled: Callable[[], bool]) -> Message:
         """The message with each video replaced by frames, each after its time as text."""
@@ -59,7 +59,7 @@ class MediaParts:
     ) -> list[Item] | str:
         """The prompt items of one part, or the text that is shown in its place if it cannot be read.
 
-        Raises the error if the question needs it: an answer without it would not be an answer to the question.
+        Raises the error if the part belongs to the question, which cannot be answered without it.
         """
         if not isinstance(part, Unreadable):
             try:

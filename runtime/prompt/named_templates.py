@@ -1,4 +1,4 @@
-"""Chat templates under a name, for models whose file has none that can be used, and templates that users give."""
+"""Named chat templates, for models whose file has no usable one, and templates given by users."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def chosen_template(source: str, weights: Weights) -> ChatTemplate:
 
 
 def usable_template(source: str | None, weights: Weights) -> tuple[ChatTemplate, str | None]:
-    """The template of a model's file, or another if it has none that can be used; and a warning about that."""
+    """The template of a model's file, or a named one and a warning if the file has none that can be used."""
     if source is None:
         return _compiled(NAMED_TEMPLATES["chatml"], weights), NO_TEMPLATE
     try:
         return _compiled(source, weights), None
     except (ModelError, TemplateError) as error:
         name = fallback_name((*weights.control_texts, *weights.user_defined_texts))
-        warning = f"{error.message}; {name} is used in its place, or the template that you give with --chat-template"
+        warning = f"{error.message}; {name} is used instead, unless you give a template with --chat-template"
         return _compiled(NAMED_TEMPLATES[name], weights), warning
 
 
@@ -89,7 +89,7 @@ def tool_template(source: str | None, weights: Weights) -> tuple[ChatTemplate | 
         return _compiled(source, weights), None
     except (ModelError, TemplateError) as error:
         text = error.message.replace("the model's chat template", "the model's chat template for tools")
-        return None, f"{text}; its other template is used in its place"
+        return None, f"{text}; its other template is used instead"
 
 
 def fallback_name(special_texts: Collection[str]) -> str:

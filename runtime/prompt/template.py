@@ -28,26 +28,26 @@ RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "bos_token",
 MAX_RENDERERS = 8
 
 _MAX_IDLE = 2
-"""More are closed, unless a rendering was stopped in the last `_ALERT_SECONDS`: then all may be needed at once."""
+"""Idle children to keep, unless a rendering was stopped in the last `_ALERT_SECONDS`: then all may be needed soon."""
 
 _ALERT_SECONDS = 60.0
 
 _TURN_SECONDS = 0.02
-"""How long a rendering waits for a child before it looks again, and starts another. Most take less than a tenth."""
+"""How long a rendering waits for a child before it starts another. Most renderings take less than a tenth of this."""
 
 _START_SECONDS = 60.0
-"""If no child has started after this time, none ever will."""
+"""Time for a child to start; after that, the rendering fails."""
 
 _QUICK_SECONDS = 0.1
-"""A rendering that uses more processor time gets a lower priority, so that it does not slow others down."""
+"""A rendering that uses more CPU time gets a lower priority, so that it does not slow others down."""
 
 _POLL_SECONDS = 0.05
 
 _WAITING_SECONDS = 6.0
-"""A rendering may take this much longer than its processor time, because other processes use the processor too."""
+"""A rendering may take this much longer than its CPU time, because other processes use the CPU too."""
 
 _MIN_SECONDS = 0.25
-"""Processor time that a template gets however often it was stopped: hundreds of times what a real one needs."""
+"""CPU time that a template always gets, however often it was stopped: hundreds of times what a real one needs."""
 
 _COMPILING_FACTOR = 4
 """A template may take this many times longer to compile than to render: about 20 ms per 1000 characters."""
@@ -56,7 +56,7 @@ TemplateMessage = dict[str, Any]
 
 
 class Renderer:
-    """A child process that renders one template at a time, of whatever model."""
+    """A child process that renders one template at a time, for any model."""
 
     def __init__(self) -> None:
         self._max_memory = limit("template_memory")
@@ -108,7 +108,7 @@ class Renderer:
         with contextlib.suppress(psutil.Error):  # the process has ended
             process = psutil.Process(self._process.pid)
             seconds_before = sum(process.cpu_times()[:2])
-            for _ in range(self._max_polls):  # not the clock: time in which this process is stopped must hardly count
+            for _ in range(self._max_polls):  # not the clock: time in which this process is stopped should hardly count
                 if self._process.connection.poll(_POLL_SECONDS):
                     return not lowered
                 if process.memory_info().rss > self._max_memory:
@@ -132,7 +132,7 @@ class RendererPool:
     def __init__(self) -> None:
         self._reset()
         atexit.register(self.close)
-        if hasattr(os, "register_at_fork"):  # two processes must not talk with the same child
+        if hasattr(os, "register_at_fork"):  # two processes must not share a child
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
@@ -155,7 +155,7 @@ class RendererPool:
 
     @contextlib.contextmanager
     def renderer(self) -> Iterator[Renderer]:
-        """Lends a renderer that nobody else uses meanwhile."""
+        """Lends a renderer for exclusive use."""
         renderer = self._take()
         try:
             yield renderer
@@ -186,7 +186,7 @@ class RendererPool:
         raise TemplateError("no process to render the model's chat template has started within a minute; try again")
 
     def _take_back(self, renderer: Renderer) -> None:
-        """Keeps a renderer for others. One that cannot be used again is replaced before anyone needs it."""
+        """Returns a renderer to the pool. One that cannot be used again is replaced in advance."""
         if not renderer.usable:
             renderer.close()
             with contextlib.suppress(OSError):
@@ -268,7 +268,7 @@ class ChatTemplate:
         return False
 
     def check(self) -> None:
-        """Raises `TemplateError` if the template refuses a single message of the user, with a system message or not."""
+        """Raises `TemplateError` if the template refuses a user message both with and without a system message."""
         if self._refusal is not None:
             try:
                 self.render([{"role": "system", "content": "Hi"}, {"role": "user", "content": "Hi"}])
@@ -291,7 +291,7 @@ class ChatTemplate:
         return rendered
 
     def _ask(self, task: Literal["compile", "render"], seconds: float, given: Any) -> Any:
-        """Has a renderer do something. A template that was stopped gets less time in future."""
+        """Runs a task in a renderer. A template that was stopped gets less time afterwards."""
         request = json.dumps([task, seconds, given], ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
             if seconds <= 0:
@@ -310,14 +310,14 @@ class ChatTemplate:
 
 
 def _reply(request: bytes, code: bytes) -> tuple[str, Any, float]:
-    for _ in range(2):  # a child may also end for a reason outside, such as a lack of memory
+    for _ in range(2):  # a child may also be ended from outside, for example when memory runs out
         with contextlib.suppress(EOFError, OSError, ValueError, TypeError), RENDERERS.renderer() as renderer:
             return renderer.ask(request, code)
     raise TemplateError("the process that renders the model's chat template has ended unexpectedly; try again")
 
 
 def _out_of_time() -> Exception:
-    problem = "the model's chat template runs too long, perhaps for ever; give another with --chat-template"
+    problem = "the model's chat template runs too long, perhaps forever; give another with --chat-template"
     return limit_error("template_seconds", problem)
 
 

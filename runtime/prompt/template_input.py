@@ -1,4 +1,4 @@
-"""Gives turns and tools to a chat template in the form in which it takes them."""
+"""Converts turns and tools to the form that a chat template expects."""
 
 from __future__ import annotations
 

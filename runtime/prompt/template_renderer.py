@@ -98,7 +98,7 @@ def _render(code: bytes, variables: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _limit_time(seconds: float) -> None:
-    """Has the system end this process if it uses more processor time than this from now on. 0 removes the limit."""
+    """Makes the operating system end this process after this much more CPU time. 0 removes the limit."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

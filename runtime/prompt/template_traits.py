@@ -20,7 +20,7 @@ _USER = {"role": "user", "content": "Hi"}
 MAX_REMEMBERED_CHATS = 1000
 
 TOOLS = -1
-"""Stands for the tools among the indexes of the turns that a prompt lacks."""
+"""Stands for the tools among the indexes of turns missing from a prompt."""
 
 
 class TemplateTraits:
@@ -41,7 +41,7 @@ class TemplateTraits:
         return self.lost(shape_of(_example(chat)), None) == frozenset()
 
     def lost(self, chat: ChatShape, tools_as_text: bool | None) -> frozenset[int] | None:
-        """The indexes of turns of which the prompt lacks something; `None` if the template refuses such a chat.
+        """The indexes of turns that the prompt does not show in full; `None` if the template refuses such a chat.
 
         Reasoning and names may be missing. `tools_as_text`: the chat has tools, and they are written into a message;
         `None` if there are none.

@@ -32,7 +32,7 @@ def known_variables(
 
 
 def other_switch(template: ChatTemplate, variables: Mapping[str, Any]) -> str | None:
-    """A variable by which other templates switch reasoning and that this one does not have, if it is given."""
+    """A given variable that switches reasoning in other templates but not in this one, if there is one."""
     given = (name for name in _REASONING_SWITCHES if isinstance(variables.get(name), bool))
     return next((name for name in given if name not in template.variables), None)
 

@@ -1,1 +1,1 @@
-"""The OpenAI-shaped HTTP API. One file per resource; wire shapes in `wire.py`, conversion in `convert.py`."""
+"""The HTTP server. One package per API: JSON shapes are in `schema.py`, conversions in `convert.py`."""

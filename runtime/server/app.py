@@ -133,7 +133,7 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
     """The response, which does not pass through the guard again. Uvicorn writes the traceback to standard error."""
     request_id = request.scope[REQUEST_ID]
     log(f"request {request_id} failed with an unexpected error:")
-    internal = GalagoError(f"internal error: {type(error).__name__}; the server's log has the details of {request_id}")
+    internal = GalagoError(f"internal error: {type(error).__name__}; see the server's log about {request_id}")
     response = _error_response(internal, request)
     response.headers[REQUEST_ID] = request_id
     return response

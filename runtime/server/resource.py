@@ -1,4 +1,4 @@
-"""What every group of endpoints is built from.
+"""The base class of groups of endpoints, and the objects that they share.
 
 A new endpoint is a package with a `Resource` that lists its routes, and one line in `app.build`.
 """
@@ -28,9 +28,9 @@ RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What the endpoints of one application share. `database` and `files` exist if the user has named a folder.
+    """Objects shared by the endpoints of an application. `database` and `files` exist if the user has named a folder.
 
-    `foreground` collects the requests that are computed, other than those of batches.
+    `foreground` collects the requests being computed, other than those of batches.
     """
 
     service: Service

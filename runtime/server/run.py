@@ -20,10 +20,10 @@ from .app import ERROR_RESPONSES, build
 from .http.security import ConnectionLimits, LimitedConnection, LimitedSocket
 
 BACKLOG = 2048
-"""Connections that may wait until they are accepted. Beyond, the system lets a client try again after a second."""
+"""Connections that may wait to be accepted. The operating system makes further clients try again after a second."""
 
 SHUTDOWN_SECONDS = 3
-"""That connections get to end after the answers in progress have been ended."""
+"""Time for connections to close after the answers in progress have been ended."""
 
 
 def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) -> None:
@@ -83,7 +83,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(BACKLOG)  # again: asyncio accepts as many at once as may wait
+            listener.listen(BACKLOG)  # set again: asyncio accepts as many at once as may wait
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = threading.Thread(target=self._service.close)  # the loop's threads may all be waiting for the model

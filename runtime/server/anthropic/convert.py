@@ -20,11 +20,11 @@ from ..openai.chat import message_parts
 from . import schema
 
 _BILLING_NOTE = "x-anthropic-billing-header:"
-"""How a coding agent's first system block begins. It differs between conversations that otherwise begin alike."""
+"""Start of a coding agent's first system block, which differs between conversations that otherwise begin alike."""
 
 
 def to_request(request: schema.CountRequest, warnings: Warnings) -> values.Request:
-    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
+    """The request to the runtime. Warns about anything done differently than asked."""
     options: dict[str, Any] = {}
     if isinstance(request, schema.MessagesRequest):
         if request.max_tokens == 0:  # only to compute the prompt; the shortest answer is one token
@@ -51,7 +51,7 @@ def _system(system: str | list[schema.TextBlock] | None, warnings: Warnings) -> 
 
 
 def _effort(request: schema.CountRequest) -> dict[str, Any]:
-    """The effort that the last system message with one asks for, or else the request, and the field that asks."""
+    """The effort that the last system message with an effort asks for, or else the request's; and the field's name."""
     if isinstance(request.thinking, schema.ThinkingDisabled):
         return {"reasoning_effort": "none", "effort_field": "thinking"}
     configs = [one.output_config for one in request.messages if isinstance(one, schema.SystemMessage)]
@@ -129,7 +129,7 @@ def _assistant_message(message: schema.AssistantMessage, path: str) -> Message:
 
 
 def _arguments(given: dict[str, Any] | list[Any] | str) -> str:
-    """The arguments as JSON text. A text that is not JSON is what was written of a call before it was cut off."""
+    """The arguments as JSON text. A text that is not JSON is kept: it belongs to a call that was cut off."""
     return given if isinstance(given, str) else json.dumps(given)
 
 

@@ -1,7 +1,7 @@
-"""Content blocks that clients send and the schema does not have, as blocks that it has. Pure: no I/O.
+"""Converts content blocks that the schema does not have to blocks that it has. Pure: no I/O.
 
 A conversation that began at Anthropic holds results of tools that run there, PDF files, addresses, and types that are
-newer than this server. What can be read of them is shown to the model as text, so that the conversation can go on.
+newer than this server. Their readable parts are shown to the model as text, so that the conversation can go on.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def _adapt_block(block: object, types: frozenset[str], path: str, warnings: Warn
     reader = _Reader()
     text = reader.read(block)
     if kind not in _READERS and not str(kind).endswith("_tool_result") and not (kind is None and types is RESULT_TYPES):
-        reader.losses.append(f"the type {kind!r:.60} is not known in this place")
+        reader.losses.append(f"the type {kind!r:.60} is not known here")
     for loss in reader.losses:
         warnings.add_unless_strict(f"{path}: {loss}", path, instead="the rest is shown as text")
     return _text_block(text)
 
 
 def _image_at(url: object) -> Block:
-    """A block with a picture. Sounds and videos are written so too: the schema has no block of their own for them."""
+    """A block with a picture. Sounds and videos use it too, because the schema has no other block for them."""
     return {"type": "image", "source": {"type": "url", "url": url}}
 
 
@@ -77,7 +77,7 @@ def _text_block(text: str) -> Block:
 
 
 def _completed(block: Block, kind: str, path: str, warnings: Warnings) -> Block:
-    """A block that the schema has, with what clients leave out or write as null."""
+    """A block of a known type, with the fields that clients leave out or write as null."""
     completed = block | {"type": kind}
     if kind in ("text", "thinking"):
         completed[kind] = "" if block.get(kind) is None else as_text(block[kind], f"{path}.{kind}", warnings)
@@ -122,7 +122,7 @@ def _plain_text(source: Any) -> Block | None:
 
 
 class _Reader:
-    """Reads what a block says. `losses` are sentences about what could not be read."""
+    """Reads the text of a block. `losses` are sentences about parts that could not be read."""
 
     def __init__(self) -> None:
         self.losses: list[str] = []

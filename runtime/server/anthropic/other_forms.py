@@ -3,7 +3,7 @@
 Entered only if a request does not have the documented form.
 
 Coding agents send what only Anthropic's own service can do, and proxies send null, one object for a list, and the like.
-What is merely more than this server can do is left out with a warning; strict servers refuse it.
+Anything that this server cannot do is left out with a warning; strict servers refuse it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TYPES_BY_ROLE = {
 
 
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    """A copy of a request without what the schema does not have. What is wrong in any form is left as it is."""
+    """A copy of a request in the schema's form. Values that have no known form are left as they are."""
     adapted = dict(raw)
     adapted["messages"] = message_forms.listed(raw.get("messages"), _ROLES, warnings)
     _adapt_tools(adapted, warnings)
@@ -52,7 +52,7 @@ def _adapt_tools(adapted: dict[str, Any], warnings: Warnings) -> None:
         return
     is_left_out = choice.get("type") == "tool" and str(choice.get("name")) in left_out
     if is_left_out or choice.get("type") == "any" and not adapted["tools"]:
-        problem = "tool_choice asks for a tool that is left out"
+        problem = "tool_choice requires a tool that is left out"
         warnings.add_unless_strict(problem, "tool_choice", instead="no call is required")
         adapted["tool_choice"] = {"type": "auto"}
 

@@ -1,4 +1,4 @@
-"""Tools that are more than functions: offered as functions if the client runs them, else left out. Pure: no I/O."""
+"""Tools other than functions: offered as functions if the client runs them, else left out. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _RUN_BY_CLIENTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "text_editor_": ("str_replace_based_edit_tool", "Views, creates and edits text files.", _EDITOR),
     "memory_": ("memory", "Views, creates, edits, deletes and renames files under /memories.", _MEMORY),
 }
-"""By how their types begin: tools that clients run themselves, whose parameters Anthropic's models know by heart.
+"""Tools that clients run themselves, by the start of their type. Anthropic's models know their parameters.
 
-The name is the one that such a tool has if it gives none.
+Each has a default name, a description and parameters.
 """
 
 

@@ -42,13 +42,13 @@ class Base64Source(Struct, tag="base64"):
 
 
 class URLSource(Struct, tag="url"):
-    """A data URI: this server fetches nothing. Other pictures are refused in the question, and else only named."""
+    """A data URI: this server fetches nothing. Other URLs are refused in the question, and elsewhere only named."""
 
     url: str
 
 
 class FileSource(Struct, tag="file"):
-    """An uploaded file, which this server does not have: handled as a picture at an address is."""
+    """An uploaded file, which this server does not have: handled like a URL."""
 
     file_id: str
 

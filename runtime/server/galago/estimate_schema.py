@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class EstimatedPart(Struct):
-    """`message` and `part` count from 0; a message whose content is a string has the one part 0."""
+    """`message` and `part` count from 0; a message whose content is a string has one part, 0."""
 
     message: int
     part: int
@@ -15,7 +15,7 @@ class EstimatedPart(Struct):
 
 
 class EstimatedTokens(Struct):
-    """`total` is exact. `template` are the tokens of no part: those of the chat template, of tools and of names."""
+    """`total` is exact. `template` counts tokens outside of parts: of the chat template, tools and names."""
 
     total: int
     cached: int

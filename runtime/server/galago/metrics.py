@@ -1,4 +1,4 @@
-"""`GET /metrics`: what each model is doing and has done, in Prometheus's text format."""
+"""`GET /metrics`: gauges and counters of each model, in Prometheus's text format."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every route shares: security, request bodies, errors, pagination and event streams."""
+"""Code that all routes share: security, request bodies, errors, pagination and event streams."""

@@ -13,11 +13,11 @@ _SWITCHES = {
 
 
 _MEMBERS = ("effort", "enabled", "type")
-"""Where an object says whether to reason, and how long."""
+"""Members of an object that say whether to reason, and how much."""
 
 
 def effort_or_switch(given: Any) -> Any:
-    """An effort by its name, or whether to reason at all; what means neither is left as it is."""
+    """An effort by its name, or whether to reason at all; any other value is left as it is."""
     if isinstance(given, dict):
         members = [given[name] for name in _MEMBERS if given.get(name) is not None]
         return effort_or_switch(members[0]) if members and not isinstance(members[0], dict) else given

@@ -95,7 +95,7 @@ class ErrorResponses:
         if status(error) == 503:
             headers["retry-after"] = "1"
         if isinstance(error, errors.DeadlineExceeded):
-            headers["x-should-retry"] = "false"  # a retry, which OpenAI's clients do by default, would take as long
+            headers["x-should-retry"] = "false"  # OpenAI's clients retry by default, which would take as long
         if isinstance(error, errors.Unauthorized):
             headers["www-authenticate"] = "Bearer"
         body = encode_json(self.format(path).write(error, request_id))

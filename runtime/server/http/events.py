@@ -1,4 +1,4 @@
-"""The one loop that encodes streams of events, of one or several answers, as a whole answer or as SSE or NDJSON.
+"""Encodes the events of one or several answers as a whole answer, or as a stream of SSE or NDJSON.
 
 A dialect gives an `Encoder`, which turns events into its chunks. The loop reads the events, sends the chunks, turns an
 error after the status line into the dialect's error chunk, and closes the streams at the end or when the client leaves.
@@ -34,10 +34,10 @@ Chunk = TypeVar("Chunk", bound=Struct, covariant=True)
 C = TypeVar("C", bound=Struct)
 
 MAX_CHOICES = 32
-"""Answers to one request."""
+"""Maximum number of answers to one request."""
 
 MAX_COLLECTED_LOGPROBS = 400_000
-"""Log-probabilities in an answer that is not streamed, of about 150 bytes each: all are in memory until its end."""
+"""Most log-probabilities in an answer that is not streamed: all are in memory until its end, 150 bytes each."""
 
 
 class Encoder(Protocol[Chunk]):
@@ -58,7 +58,7 @@ class StreamEncoder(Encoder[Chunk], Protocol[Chunk]):
     """An encoder whose chunks are sent to a client."""
 
     def fail(self, error: GalagoError) -> Iterable[Struct]:
-        """What the stream ends with in place of the rest of the answer."""
+        """The chunks that end the stream in place of the rest of the answer."""
         ...
 
 
@@ -94,7 +94,7 @@ async def encode(choices: Sequence[Choices], encoder: Encoder[C]) -> AsyncGenera
 
 @dataclass(slots=True)
 class CollectedAnswer:
-    """A whole answer: its deltas in order, and what its start and its end said."""
+    """A whole answer: its deltas in order, its start and its end."""
 
     end: Finished
     deltas: list[OutputDelta] = field(default_factory=list)
@@ -235,9 +235,8 @@ def stream_response(
 class Choices:
     """`count` answers to one prompt, as one stream of indexed events.
 
-    The first answer is prepared when this is created, which raises what is wrong with the request. The others are
-    prepared when the first has begun: they find its prompt in the prefix cache. With a seed, answer `i` gets the seed
-    plus `i`.
+    The first answer is prepared when this is created, which raises errors about the request. The others are prepared
+    when the first has begun: they find its prompt in the prefix cache. With a seed, answer `i` gets the seed plus `i`.
     """
 
     def __init__(
@@ -261,7 +260,7 @@ class Choices:
         self._streams = [self._begin(request, cancelled)]
 
     async def events(self) -> AsyncGenerator[IndexedEvent, None]:
-        """Ends when every answer has finished or one has failed, and then closes all of them."""
+        """Yields events until every answer has finished or one has failed, and then closes all of them."""
         if self.count == 1:
             async for event in self._streams[0]:
                 yield 0, event
@@ -301,7 +300,7 @@ class Choices:
             queue.put_nowait((index, Failed(error)))
 
     def _begin(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
-        """Starts an answer. It counts as computed until its last event is there, whether or not it is read."""
+        """Starts an answer, which counts as running until its last event has arrived, read or not."""
         one = self._generate(request, cancelled)
         if self._foreground is not None:
             self._foreground.add(one)

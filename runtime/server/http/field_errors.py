@@ -1,4 +1,4 @@
-"""Says which field of a request has which value instead of which other one. Entered only if a request is refused."""
+"""Errors that name a request's field, its value and the values it may have. Entered only if a request is refused."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _TYPES = {
     "object": "an object",
     "null": "null",
 }
-"""What msgspec calls a type of JSON, in words."""
+"""msgspec's names of JSON types, in words."""
 _LISTED = frozenset(("messages", "tools", "images"))
-"""Fields whose names say what their lists consist of."""
+"""Fields whose names describe the items of their lists."""
 _MAX_SHOWN = 40
 _NO_VALUE = object()
 
@@ -59,7 +59,7 @@ def invalid_field(message: str, raw: dict[str, Any], struct: type) -> InvalidReq
 
 
 def _beyond_limit(text: str, value: object) -> str:
-    """What is wrong with a value of the right type."""
+    """Why a value of the right type is refused."""
     if "matching regex" in text:
         return "is not the data of a file: addresses are not fetched; send the file in base64 or as a data URI"
     if text.endswith("of length >= 1"):
@@ -124,7 +124,7 @@ def _either(texts: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A short value as it is, or else what kind of value it is."""
+    """A short value as it is, or the kind of a long one."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) or isinstance(value, str) and len(value) <= _MAX_SHOWN:

@@ -25,7 +25,7 @@ class Medium(NamedTuple):
 
 
 def medium_of(part: dict[str, Any]) -> Medium | None:
-    """The medium that a part is, if it has one of these forms."""
+    """The medium in a part, if the part has one of these forms."""
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in TYPES:
         return None

@@ -20,7 +20,7 @@ _ROLES = {
         "function_result",
     ),
 }  # fmt: skip
-"""The roles that all chat templates know, each with the names of the same in other programs and models."""
+"""The roles that all chat templates know, each with its names in other programs and models."""
 _SYNONYMS = {word: role for role, words in _ROLES.items() for word in words}
 _SAME = ("developer", "function")
 """Documented names of OpenAI's API that mean the same as another one."""
@@ -29,7 +29,7 @@ UNNAMED = "function"
 
 
 def listed(messages: Any, roles: Sequence[str], warnings: Warnings) -> Any:
-    """The messages as objects with one of these roles. What stands for no list of messages is left as it is."""
+    """The messages as objects with one of these roles. A value that cannot be a list of messages is left as it is."""
     if isinstance(messages, str | dict):
         kind = "a text" if isinstance(messages, str) else "an object"
         warnings.add_unless_strict(f"messages is {kind}, not a list", "messages", instead="it is read as one message")
@@ -63,7 +63,7 @@ def with_content(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(part: Any) -> Any:
-    """A part with the type by which a medium is known; Gemini's parts have none."""
+    """A part with its type; Gemini's media have none."""
     data = (part.get("inlineData") or part.get("inline_data")) if isinstance(part, dict) else None
     return {**data, "type": "media"} if isinstance(data, dict) else part
 
@@ -92,7 +92,7 @@ def _role_by_fields(message: dict[str, Any]) -> str:
 
 
 class CallForm(NamedTuple):
-    """A call of a tool. `arguments` are as given; `fields` and `function_fields` are what else was given."""
+    """A tool call. `arguments` are as given; `fields` and `function_fields` hold the other fields."""
 
     id: str | None
     name: str
@@ -105,7 +105,7 @@ _CALL_FIELDS = frozenset(("id", "type", "function", "custom", "name", "arguments
 
 
 def calls(message: dict[str, Any], path: str, warnings: Warnings) -> list[CallForm]:
-    """The tool calls of a message. What is not a call of a function is left out with a warning."""
+    """The tool calls of a message. Values that are not function calls are left out with a warning."""
     given, old = message.get("tool_calls"), message.get("function_call")
     if not given:
         given = [{"function": old}] if isinstance(old, dict) else []

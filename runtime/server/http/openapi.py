@@ -33,9 +33,9 @@ _ALWAYS_POSSIBLE = (Unauthorized, Forbidden, RequestTimeout, RequestTooLarge, Ga
 """The errors of every route: those of the guard, and the one for an unexpected exception."""
 _REFERENCE = "#/components/schemas/{name}"
 _MODULE = re.compile(r"galago\.runtime\.server\.(?:openai\.(?:chat\.)?)?((?:\w+\.)*)\w*schema\.")
-"""The prefix that msgspec gives to types of equal names; what is left of it is the package, such as `anthropic.`."""
+"""Matches msgspec's prefix of types with equal names; only its package is kept, such as `anthropic.`."""
 _HEADERS = {
-    "x-galago-warnings": "A JSON list of the warnings, if there are any; that of a stream has only those about fields",
+    "x-galago-warnings": "A JSON list of the warnings, if there are any; for streams, only those about fields",
     "retry-after": "Seconds to wait before the request is sent again",
 }
 
@@ -127,7 +127,7 @@ def document(endpoints: Sequence[Endpoint], error_responses: ErrorResponses) -> 
 
 
 class _Schemas:
-    """The JSON schemas of all request and response types. Equal names in two APIs are told apart by a prefix."""
+    """The JSON schemas of all request and response types. A prefix distinguishes equal names in two APIs."""
 
     def __init__(self, endpoints: Sequence[Endpoint], error_responses: ErrorResponses) -> None:
         descriptions = [endpoint.description for endpoint in endpoints]

@@ -1,4 +1,4 @@
-"""What the server knows about a request that it works on, and the memory that all requests together may hold.
+"""The context of a request in progress, and the memory that all requests together may hold.
 
 A context variable carries a `RequestContext` from the guard, a batch or a WebSocket to the threads that prepare the
 request. A short request without files enters no function of this module.
@@ -24,13 +24,13 @@ from ....models.errors import NotReady
 from ...types.limits import limit, limit_error
 
 UNCOUNTED_BYTES = 64 << 10
-"""Of a body: short requests never wait for long ones."""
+"""Size of a body up to which it is not counted: short requests never wait for long ones."""
 
 COPIES = 2
-"""Of a body while its JSON is decoded, and of a file while it is sent to the model's process."""
+"""Copies in memory: of a body while its JSON is decoded, and of a file while it is sent to the model's process."""
 
 MAX_WAIT_SECONDS = 10.0
-"""That a request waits until others are prepared."""
+"""Longest wait of a request for others to be prepared."""
 
 _POLL_SECONDS = 0.05
 
@@ -56,7 +56,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def request(self, foreground: set[object] | None = None) -> Iterator[RequestContext]:
-        """Within it, this thread or task works on a request. What it holds is released at the end."""
+        """Context manager for the work on one request. Releases the memory that it holds at the end."""
         context = RequestContext(self, foreground)
         token = CURRENT.set(context)
         try:
@@ -111,13 +111,13 @@ class MemoryBudget:
             raise limit_error("held_bytes", f"the files that the request names have {context.named_bytes:,} bytes")
 
     def end(self, context: RequestContext) -> None:
-        """Releases what a request holds, or has it released when no thread prepares it any more."""
+        """Releases the memory that a request holds, at once or when no thread prepares it any longer."""
         context.has_ended = True
         if not context.threads:
             self.release(context)
 
     def release(self, context: RequestContext) -> None:
-        """Called when a request holds nothing large any more. May be called more than once."""
+        """Called when a request no longer holds anything large. May be called more than once."""
         with self._lock:
             self._total -= context.held_bytes
             context.held_bytes = 0
@@ -125,7 +125,7 @@ class MemoryBudget:
         context.files.clear()
 
     def _add(self, context: RequestContext, size_bytes: int, deadline: float) -> bool:
-        """Counts bytes if there is room, or if the request goes on before all that are not prepared yet."""
+        """Counts bytes if there is room, or if the request is the first of those that are not prepared yet."""
         with self._lock:
             if self._total + size_bytes <= self._max_total or self._goes_first(context, size_bytes):
                 self._holders[context] = None
@@ -133,7 +133,7 @@ class MemoryBudget:
                 context.held_bytes += size_bytes
                 return True
         if time.monotonic() > deadline:
-            raise NotReady("other requests hold as much memory as all together may; try again in a moment")
+            raise NotReady("other requests hold all the memory that requests may use; try again in a moment")
         return False
 
     def _goes_first(self, context: RequestContext, size_bytes: int) -> bool:
@@ -144,23 +144,23 @@ class MemoryBudget:
 
 
 class RequestContext(Struct, eq=False):
-    """One request. `foreground` collects the requests that are computed, other than those of batches."""
+    """One request. `foreground` collects the requests being computed, other than those of batches."""
 
     budget: MemoryBudget
     foreground: set[object] | None = None
     client: str = ""
-    """Whose request it is, for the model's queue."""
+    """The client's identity, for the model's queue."""
     is_complete: bool = False
-    """Whether all of its body has come."""
+    """Whether all of its body has arrived."""
     held_bytes: int = 0
-    """What the budget has counted."""
+    """Bytes that the budget has counted."""
     named_bytes: int = 0
-    """Of the stored files that the request names, each time that it names one."""
+    """Bytes of the stored files that the request names; a file named twice counts twice."""
     files: dict[str, bytes] = msgspec.field(default_factory=dict)
     threads: int = 0
-    """That prepare the request, perhaps after its client has left."""
+    """Threads that prepare the request, perhaps after its client has left."""
     is_kept: bool = False
-    """Whether what it holds is needed until its end, and not only until it is prepared."""
+    """Whether its memory is needed until its end, and not only until it is prepared."""
     has_ended: bool = False
 
 
@@ -169,6 +169,6 @@ CURRENT: ContextVar[RequestContext | None] = ContextVar("CURRENT", default=None)
 
 
 def keep() -> None:
-    """Says that what the current request holds is needed until its end."""
+    """Marks the current request's memory as needed until its end."""
     if (context := CURRENT.get()) is not None:
         context.is_kept = True

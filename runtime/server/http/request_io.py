@@ -40,7 +40,7 @@ _ESCAPE = re.compile(
 """An escape in JSON; `lone` matches half of a surrogate pair without the other half."""
 _UNCOUNTED_VALUES, _VALUE_BYTES = 10_000, 100
 _MAX_HEADER_CHARACTERS = 4000
-"""Of the header with warnings: some clients read no header of more than 8 KiB."""
+"""Length of the header with warnings: some clients read no header of more than 8 KiB."""
 
 
 async def read_body(request: Request) -> bytearray:
@@ -69,7 +69,7 @@ async def run_on_thread(
 
     If the client disconnects first, raises `Cancelled`, and `undo` gets the result when the work is done.
     """
-    for _ in range(2):  # the loop notices until then that a client hung up as soon as it had sent the request
+    for _ in range(2):  # lets the loop notice a client that hung up as soon as it had sent the request
         await asyncio.sleep(0)
     if await request.is_disconnected():
         raise Cancelled("the client disconnected")
@@ -85,7 +85,7 @@ async def run_on_thread(
 
 
 def count(working: asyncio.Future[Any]) -> None:
-    """Counts the current request as computed until the work is done. Then what it holds is released, unless kept."""
+    """Counts the current request as running until the work is done. Then its memory is released, unless kept."""
     context = CURRENT.get()
     if context is None:
         return
@@ -182,9 +182,9 @@ def decode_object(body: bytes | bytearray, warnings: Warnings) -> dict[str, Any]
 
 
 def _count_values(body: bytes | bytearray) -> None:
-    """Refuses JSON of too many values, which take much more memory than in the body. Those of long ones are counted.
+    """Refuses JSON with too many values, which take much more memory than in the body, and counts many values.
 
-    Commas and brackets in texts count as well: more than that many are in no text that a model could read.
+    Commas and brackets in texts count as well: no text that a model could read has more of them than the limit.
     """
     if (context := CURRENT.get()) is not None:
         count = body.count(b",") + body.count(b"[") + body.count(b"{")
@@ -208,18 +208,17 @@ def _decoded(body: bytes | bytearray, warnings: Warnings) -> Any:
             raise
     raw = msgspec.json.decode(repaired)
     warnings.add_unless_strict(
-        "a text has half of a surrogate pair, which is not a character", instead="U+FFFD stands in its place"
+        "a text has half of a surrogate pair, which is not a character", instead="it is replaced by U+FFFD"
     )
     return raw
 
 
 def convert_object(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
-    """The object as a struct; an error names the field at fault. Adds warnings about fields that are not used as given.
+    """The object as a struct; an error names the field at fault. Warns about fields that are not used as given.
 
-    A struct's `adapt(raw, warnings)`, if it has one, first returns the object in the form that the struct documents:
-    other programs' clients send other forms of it. A struct's `settings`, if it has them, are fields whose values are
-    ignored with a warning if they fit in no form. A struct's `accepted_values`, if it has them, list the supported
-    values of tagged fields for error messages.
+    A struct may have `adapt(raw, warnings)`, which converts other clients' forms of the object to the documented one;
+    `settings`, fields whose values are ignored with a warning if they cannot be read; and `accepted_values`, which
+    list the supported values of tagged fields for error messages.
     """
     adapt: Callable[[dict[str, Any], Warnings], dict[str, Any]] | None = getattr(struct, "adapt", None)
     converted, unused = _converted(raw, struct), _unused_fields(raw, struct)
@@ -292,7 +291,7 @@ class OtherFields:
 
 
 class UndeclaredField(NamedTuple):
-    """A field of a request that the struct which it stands in does not declare."""
+    """A field of a request that its struct does not declare."""
 
     path: str
     struct: type
@@ -303,7 +302,7 @@ class UndeclaredField(NamedTuple):
 _NO_FIELDS = OtherFields()
 MAX_WARNINGS = 20
 MAX_PATH_CHARACTERS = 200
-"""Of an unknown field's path, in a warning or an error."""
+"""Length of an unknown field's path in a warning or an error."""
 
 
 def other_fields(struct: type) -> OtherFields:
@@ -333,7 +332,7 @@ def _add_unused(fields: Sequence[UndeclaredField], warnings: Warnings) -> None:
 
 
 def _ignored_field(field: UndeclaredField, strict: bool) -> str:
-    """The warning about a field that is ignored. Raises `UnsupportedField` if it must not be."""
+    """The warning about an ignored field. Raises `UnsupportedField` if it must not be ignored."""
     fields, name, path = other_fields(field.struct), field.name, field.path[:MAX_PATH_CHARACTERS]
     reason = fields.warned.get(name)
     if reason is not None:

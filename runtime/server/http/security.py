@@ -33,7 +33,7 @@ from .request_context import BUSY, CURRENT, UNCOUNTED_BYTES, MemoryBudget, Reque
 REQUEST_ID = "x-request-id"
 """The header that OpenAI's clients show as the request id of an answer or an error."""
 _ANTHROPIC_REQUEST_ID = "request-id"
-"""The one that Anthropic's clients show."""
+"""The header that Anthropic's clients show."""
 
 _IDENTITY_HEADERS = ("authorization", "x-api-key", "user-agent")
 
@@ -41,14 +41,14 @@ _PUBLIC_PATHS = frozenset({"/health"})
 """Paths that need no API key: they only say whether the server is up."""
 _SHOWN_HEADERS = (REQUEST_ID, _ANTHROPIC_REQUEST_ID, "retry-after", "x-galago-warnings")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-"""The usual ones, which are recognized without parsing."""
+"""Common loopback names, recognized without parsing."""
 
 
 MAX_UNREAD_BYTES = 1 << 20
-"""Of pongs, which uvicorn writes whether or not they are read."""
+"""Limit of unread pongs, which uvicorn writes whether or not they are read."""
 
 TRY_AGAIN_LATER = 1013
-"""The code with which a WebSocket is closed that finds no room for a message."""
+"""The close code of a WebSocket that has no room for a message."""
 
 
 class AllowedOrigins:
@@ -75,7 +75,7 @@ class AllowedOrigins:
 class Guard:
     """ASGI middleware. Refuses a request before its body is read, and a body once it exceeds the limit or stops.
 
-    Each request gets a context with the `budget`, and with `foreground`, the requests that are computed.
+    Each request gets a context with the `budget`, and with `foreground`, the requests being computed.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ def _is_address(name: str) -> bool:
 
 
 class ConnectionLimits:
-    """The limits, read when this is created, and what a connection needs to refuse one in the API's form."""
+    """Limits of connections, read when this is created, and the errors of those that exceed them."""
 
     def __init__(self, budget: MemoryBudget, error_responses: ErrorResponses) -> None:
         self.budget = budget
@@ -234,7 +234,7 @@ class ConnectionLimits:
         self._error_responses = error_responses
 
     def make_room(self) -> bool:
-        """Closes the oldest connection that waits for its client. Returns whether there is one."""
+        """Closes the oldest connection that waits for its client. Returns whether there was one."""
         oldest = next((one for one in self.open if one.waits_for_client), None)
         if oldest is not None:
             del self.open[oldest]
@@ -260,12 +260,12 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_since: float | None = None
         self._unread: tuple[int, float] = (0, 0.0)
-        """Bytes that wait for the client to read, and since when there are so many."""
+        """Bytes that the client has not read, and the time since when their number is the same."""
         self.opened = self.loop.time()
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether there is no request, or half of one."""
+        """Whether there is no request, or only a part of one."""
         if self.cycle is None or self.cycle.response_complete:
             return True
         return self.cycle.more_body and not self.cycle.response_started
@@ -295,7 +295,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._receiving, self._head_bytes = "head", 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._receiving == "head":  # later ones are a chunked body's trailers, which nobody reads
+        if self._receiving == "head":  # later headers are a chunked body's trailers, which are ignored
             super().on_header(name, value)
             self._count_head(len(name) + len(value))
 
@@ -339,7 +339,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._watch()
 
     def _waits_for_head(self) -> bool:
-        """Whether the first head is missing, half of another has come, or a body goes on after its response."""
+        """Whether the first head is missing, another is incomplete, or a body goes on after its response."""
         return self.cycle is None or self._receiving is not None
 
     def _refuse(self, error: GalagoError) -> None:
@@ -355,7 +355,7 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 class LimitedSocket(WebSocketsSansIOProtocol):
-    """A WebSocket whose messages count as memory that is held, from their first bytes until the next message."""
+    """A WebSocket whose messages count as held memory from their first bytes until the next message."""
 
     def __init__(self, *, limits: ConnectionLimits, **arguments: Any) -> None:
         super().__init__(**arguments)

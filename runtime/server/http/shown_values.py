@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _MAX_WORD = 500
-"""A longer text without spaces, such as a file in base64, is data."""
+"""A longer text without spaces, such as a file in base64, counts as data."""
 _SHOWN_OF_DATA = 100
 
 
 def as_text(kind: object, fields: Mapping[str, Any], unseen: Collection[str] = ()) -> str:
-    """The type and the fields, except the `unseen` ones. Of data only the beginning is shown."""
+    """The type and the fields, except the `unseen` ones. Only the beginning of data is shown."""
     seen = {name: _without_data(value) for name, value in fields.items() if name not in unseen}
     return f"[{str(kind)[:60]}] {json.dumps(seen, ensure_ascii=False)}"
 

@@ -8,11 +8,11 @@ from typing import Any
 from ...types.warnings import Warnings
 
 _TEXT_FIELDS = ("text", "content", "value")
-"""Where objects have their text."""
+"""Fields that hold the text of an object."""
 
 
 def as_text(given: Any, path: str, warnings: Warnings) -> str:
-    """A text, or with a warning the text in another value: of parts and lists of them, or else its JSON."""
+    """A text; or, with a warning, the text of parts, or any other value as JSON."""
     if isinstance(given, str):
         return given
     shown = json.dumps(given, ensure_ascii=False)

@@ -17,7 +17,7 @@ _SCHEMA_FIELDS = ("parameters", "input_schema", "inputSchema")
 
 
 def listed(tools: Any, warnings: Warnings) -> list[Any] | None:
-    """The list of tools, whatever stands in its place."""
+    """The list of tools, also if another value holds them."""
     if tools is None or isinstance(tools, list):
         return tools
     problem = f"tools is {_shown(tools)}, not a list"
@@ -40,7 +40,7 @@ def _is_tool(given: dict[str, Any]) -> bool:
 
 
 def _named(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A function that is given under its name: as a function, a tool or the schema of its arguments."""
+    """A function given by name: as a function, a tool or the schema of its arguments."""
     function = given["function"] if isinstance(given.get("function"), dict) else given
     if "$ref" in function or "properties" in function or function.get("type") == "object":
         function = {"parameters": function}
@@ -93,7 +93,7 @@ def _description(given: Any, path: str, warnings: Warnings) -> str | None:
 
 
 def _schema(given: Any, path: str, is_strict: bool, warnings: Warnings) -> dict[str, Any] | None:
-    """The schema of a tool's arguments. What is not a schema allows everything, if the tool is not strict."""
+    """The schema of a tool's arguments. A value that is not a schema allows anything, unless the tool is strict."""
     if given is None or isinstance(given, dict):
         return given
     if given == []:  # PHP writes an empty object as a list

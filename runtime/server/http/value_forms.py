@@ -1,4 +1,4 @@
-"""Reads values that clients write in another form, such as `8.0` or `"8"` for 8, and leaves out unreadable settings.
+"""Reads values that clients write in another form, such as `8.0` or `"8"` for 8, and ignores unreadable settings.
 
 Entered only if a request does not have the documented form.
 """
@@ -28,9 +28,9 @@ _MAX_SHOWN = 40
 
 
 def converted_as_meant(raw: dict[str, Any], struct: type[T], warnings: Warnings) -> T:
-    """The object as a struct, with values in other forms read, and settings that cannot be read ignored.
+    """The object as a struct. Reads values in other forms, and ignores settings that cannot be read.
 
-    Raises `InvalidRequest` for what is left that does not fit.
+    Raises `InvalidRequest` if it still does not fit.
     """
     from . import field_errors
 
@@ -51,11 +51,11 @@ def converted_as_meant(raw: dict[str, Any], struct: type[T], warnings: Warnings)
 
 
 def fit(raw: object, kind: Any, path: str, warnings: Warnings) -> Any:
-    """A copy of `raw` that fits the type `kind` better; what does not fit in any form is left as it is.
+    """A copy of `raw` that fits the type `kind` better; values that fit in no form are left as they are.
 
-    A whole number may be written `8.0`, a word in capitals, and null may stand for a field that has a default: none of
-    these changes anything. A number or a truth value that is written as a text is read, with a warning, and so is a
-    setting in a form that can be read.
+    A whole number may be written `8.0`, a word in capitals, and null may stand for a field that has a default: these
+    change nothing. A number or boolean that is written as a text is read with a warning, and so is a setting in
+    another readable form.
     """
     if isinstance(raw, list):
         item = item_type(kind)
@@ -101,7 +101,7 @@ def _settings(struct: type[Struct]) -> frozenset[str]:
 
 
 def _fit_setting(value: object, kind: Any, path: str, warnings: Warnings) -> object:
-    """One value in place of a list, a number in place of a text, or a fraction in place of a whole number."""
+    """Reads one value as a list, a number as a text, or a fraction as a whole number."""
     accepted, item = set(alternatives(kind)), item_type(kind)
     if isinstance(value, list):
         given = enumerate(value)
@@ -124,7 +124,7 @@ def _fit_setting(value: object, kind: Any, path: str, warnings: Warnings) -> obj
 
 
 def _without_setting(raw: dict[str, Any], struct: type[Struct], path: str) -> dict[str, Any] | None:
-    """A copy of an object without what does not fit in the setting that a path leads to; `None` if it leads to none."""
+    """A copy of an object without the misfits in the setting at a path; `None` if there is no setting at the path."""
     name = re.split(r"[.\[]", path, maxsplit=1)[0]
     value = raw.get(name)
     if name in _settings(struct) and name in raw:
@@ -139,7 +139,7 @@ def _without_setting(raw: dict[str, Any], struct: type[Struct], path: str) -> di
 
 
 def _fitting(value: object, struct: type[Struct], name: str) -> object:
-    """The values in a list or an object that fit alone, if they are fewer than all; else `None`."""
+    """The values in a list or an object that fit on their own; `None` if all do."""
     kind = next(field.type for field in msgspec.structs.fields(struct) if field.name == name)
     kept: list[object] | dict[str, object]
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def _fit_scalar(raw: str | int, kind: Any, path: str, warnings: Warnings) -> object:
-    """A number or a truth value for a text, or a truth value for 0 or 1, where the type has no such values."""
+    """Reads a text as a number or boolean, or 0 and 1 as booleans, where the type requires it."""
     accepted = set(alternatives(kind))
     if type(raw) in accepted:
         return raw

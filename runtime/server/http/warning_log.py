@@ -9,7 +9,7 @@ from ...log import log
 _MAX_REMEMBERED = 256
 _MAX_CHARACTERS = 500
 _logged: dict[str, None] = {}
-"""The texts logged last, oldest first."""
+"""The most recently logged texts, oldest first."""
 
 
 def log_new(warnings: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ ChatOrGenerateRequest: TypeAlias = schema.ChatRequest | schema.GenerateRequest
 
 
 def messages(request: ChatOrGenerateRequest) -> tuple[Message, ...]:
-    """Empty if the client only wants the model to be loaded, or gives a prompt without a chat template."""
+    """The messages; none if the client only wants the model to be loaded, or gives a prompt without a template."""
     if isinstance(request, schema.ChatRequest):
         return _chat_messages(request.messages or [])
     if not request.prompt and not request.images or _has_no_template(request):
@@ -99,7 +99,7 @@ def _image(text: str, path: str) -> Part:
 
 
 def to_request(request: ChatOrGenerateRequest, warnings: Warnings) -> values.Request:
-    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
+    """The request to the runtime. Warns about anything done differently than asked."""
     tools = request.tools or () if isinstance(request, schema.ChatRequest) else ()
     if isinstance(request, schema.GenerateRequest) and request.system and _has_no_template(request):
         problem = "system has no place, because raw and suffix use no chat template; write it into prompt"

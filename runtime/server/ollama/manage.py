@@ -16,7 +16,7 @@ from ...service import Service
 from . import schema
 
 _PROGRESS_BYTES = 1 << 22
-"""Between two lines about the progress of a file."""
+"""Bytes between two lines about the progress of a file."""
 
 
 async def pull_model(name: str) -> AsyncGenerator[schema.Status, None]:

@@ -64,7 +64,7 @@ def details(service: Service, name: str) -> schema.ModelDetails:
 
 
 def _capabilities(header: GGUFHeader, optional: dict[str, bool]) -> list[str]:
-    """Ollama's names of what the model can do; it has none for a reranker."""
+    """Ollama's names for the model's capabilities; there is none for a reranker."""
     if header.pooling is not None:
         return [] if header.pooling == "rank" else ["embedding"]
     return ["completion", "tools", *(name for name, present in optional.items() if present)]

@@ -2,8 +2,8 @@
 
 Entered only if a request does not have the documented form.
 
-Programs copy settings from Ollama's manual, and send null, data URIs, other roles and arguments as text. What has no
-effect is left out with a warning; strict servers refuse what would change the answer.
+Programs copy settings from Ollama's manual, and send null, data URIs, other roles and arguments as text. Fields without
+effect are left out with a warning; strict servers refuse those that would change the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNUSED_SAMPLERS: dict[str, tuple[object, ...]] = {
     "tfs_z": (1,),
     "typical_p": (1,),
 }
-"""Options of samplers that there are none of here, with the values that switch them off."""
+"""Options of samplers that Galago lacks, with the values that switch them off."""
 OPTIONS_OF_OTHERS = {
     "max_tokens": "num_predict",
     "max_completion_tokens": "num_predict",
@@ -35,9 +35,9 @@ TOP_LEVEL_OPTIONS = (
     "temperature", "top_p", "top_k", "min_p", "seed", "stop", "num_predict", "num_ctx", "repeat_penalty",
     "presence_penalty", "frequency_penalty", *OPTIONS_OF_OTHERS,
 )  # fmt: skip
-"""Fields that belong into `options` and that clients of OpenAI's API write next to it."""
+"""Fields that belong in `options`, which clients of OpenAI's API write next to it."""
 _IMAGE_FIELDS = ("data", "image_url", "url", "source", "image")
-"""Where objects hold an image."""
+"""Fields that hold the image of an object."""
 _MAX_NESTED = 5
 _LOAD_OPTIONS = (
     "embedding_only", "f16_kv", "logits_all", "low_vram", "main_gpu", "num_batch", "num_gpu", "num_gqa", "num_keep",
@@ -46,11 +46,11 @@ _LOAD_OPTIONS = (
 
 
 _SERVE_OPTIONS = {"num_thread": "--threads", "num_gpu": "--gpu-layers", "f16_kv": "--kv-type"}
-"""The options of `galago serve` that stand for some of these."""
+"""The equivalents of some of these among the options of `galago serve`."""
 
 
 def adapt(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    """A copy of a request to `/api/chat` or `/api/generate`. What is wrong in any form is left as it is."""
+    """A copy of a request to `/api/chat` or `/api/generate`. Values that have no known form are left as they are."""
     adapted = dict(raw)
     messages = message_forms.listed(raw.get("messages"), _ROLES, warnings)
     if isinstance(messages, list):
@@ -206,7 +206,7 @@ def _adapt_format(answer_format: Any, warnings: Warnings) -> Any:
 
 
 def _with_others(given: dict[str, Any], options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    """The options with those that are given next to them, or under the names of other APIs."""
+    """The options, including those given next to them or under the names of other APIs."""
     merged = {name: value for name, value in options.items() if name not in OPTIONS_OF_OTHERS}
     others = given | {name: options[name] for name in OPTIONS_OF_OTHERS if name in options}
     for field, value in others.items():
@@ -220,7 +220,7 @@ def _with_others(given: dict[str, Any], options: dict[str, Any], warnings: Warni
 
 
 def _adapt_options(options: dict[str, Any], warnings: Warnings) -> dict[str, Any]:
-    """The options without those that have no effect, which two warnings name together."""
+    """The options that have an effect. Two warnings name all others."""
     samplers = [name for name, off in _UNUSED_SAMPLERS.items() if options.get(name) not in (None, *off)]
     if samplers:
         text = f"options.{', options.'.join(samplers)}: this server does not have these samplers"

@@ -38,7 +38,7 @@ from .events import LineEncoder
 
 PREFIX = "/api/"
 API_VERSION = "0.12.11"
-"""The release of Ollama whose API this is, for clients that decide by it what they may send."""
+"""The release of Ollama whose API this is: clients use it to decide what they may send."""
 
 _ANSWER_ERRORS = (InvalidRequest, NotFound, NotReady, EngineError)
 _BOUNDS = bounds("ollama") | {"num_predict": (-2, MAX_INTEGER)}

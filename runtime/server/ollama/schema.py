@@ -20,7 +20,7 @@ _TOP_LEVEL = {
 _NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
 
 ImageData: TypeAlias = Annotated[str, Meta(min_length=1)]
-"""A file in base64 or a data URI. An address is refused in the question, and elsewhere only named to the model."""
+"""A file in base64 or a data URI. A URL is refused in the question, and elsewhere only named to the model."""
 
 
 class Options(Struct):
@@ -172,7 +172,7 @@ class ModelRequest(Struct):
 
     other_fields = OtherFields(
         ignored={"insecure": False, "verbose": ANY},
-        warned={"insecure": ": files are verified, whatever the connection"},
+        warned={"insecure": ": files are verified on every connection"},
     )
 
 

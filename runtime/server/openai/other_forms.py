@@ -1,7 +1,7 @@
 """Brings requests in the forms of other programs' clients into the documented form: settings and the answer's format.
 
-Works on decoded JSON of any shape: what is no form of anything is left as it is, for the error that follows. Entered
-only if a request does not have the documented form.
+Works on decoded JSON of any shape. Values that have no known form are left as they are, for the error that follows.
+Entered only if a request does not have the documented form.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GUIDED = {
 """Fields of vLLM, SGLang and llama-server for the answer's form, with their names in vLLM's `structured_outputs`."""
 _NO_FORMAT = ("", "auto", "default", "none", "null")
 _KEYWORDS = frozenset(("type", "properties", "anyOf", "oneOf", "allOf", "$ref", "$defs", "enum", "const", "items"))
-"""Members by which an object without `schema` is a schema itself."""
+"""Members that identify an object without `schema` as a schema itself."""
 
 
 def settings(raw: dict[str, Any], warnings: Warnings) -> dict[str, Any]:

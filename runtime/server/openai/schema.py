@@ -11,7 +11,7 @@ from ...types.options import MAX_STOPS
 from ..http.request_io import ANY, OtherFields
 
 FINGERPRINT = f"galago-{metadata.version('galago')}-llama-cpp-python-{metadata.version('llama-cpp-python')}"
-"""The versions that an answer to a seeded request depends on: it repeats only with the same two."""
+"""The versions that the answer to a seeded request depends on: it repeats only if both are the same."""
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1})]

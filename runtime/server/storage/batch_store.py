@@ -37,7 +37,7 @@ class BatchLine:
 
 
 class BatchStore:
-    """The answer to a line, and the end of a batch, are stored wholly or not at all, even if the server is killed."""
+    """The answer to a line, and the end of a batch, are stored in full or not at all, even if the server is killed."""
 
     def __init__(self, files: FileStore) -> None:
         self._database = files.database
@@ -92,7 +92,7 @@ class BatchStore:
             )
 
     def cancel(self, batch_id: str) -> Batch:
-        """Marks a batch as to be cancelled. Raises `InvalidRequest` if it has ended."""
+        """Marks a batch for cancellation. Raises `InvalidRequest` if it has ended."""
         with self._database.transaction() as connection:
             batch = _batch(connection, batch_id)
             if batch.status not in ("in_progress", "cancelling"):
@@ -127,7 +127,7 @@ class BatchStore:
             connection.execute("DELETE FROM batch_lines WHERE batch = ?", (batch.id,))
 
     def _results(self, batch_id: str, status: Status, good: bool) -> Iterator[bytes]:
-        """The lines of an output file or of an error file. One at a time is in memory."""
+        """The lines of an output file or of an error file, one in memory at a time."""
         columns, where = "number, custom_id, result", "batch = ? AND coalesce(good, 0) = ? AND number > ?"
         query = f"SELECT {columns} FROM batch_lines WHERE {where} ORDER BY number LIMIT 1"
         number = -1

@@ -30,7 +30,7 @@ def register(connection: sqlite3.Connection) -> None:
 
 
 def check(connection: sqlite3.Connection, table: str) -> int:
-    """Deletes the rows of a table that have changed on the disk, and returns how many. Watches it from now on."""
+    """Deletes the rows of a table that have changed on the disk, and returns their number. Adds missing triggers."""
     columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
     names = [column["name"] for column in columns]
     keys = [column["name"] for column in columns if column["pk"]]
@@ -62,7 +62,7 @@ def _key(names: list[str], prefix: str = "") -> str:
 
 
 def _row(names: list[str], prefix: str = "") -> str:
-    """A row's checksum in SQL. Bytes are compared, because a damaged text may not be text any more."""
+    """A row's checksum in SQL. Bytes are compared, because a damaged text may no longer be text."""
     values = (f"typeof({prefix}{name}), CAST({prefix}{name} AS BLOB)" for name in names)
     return f"row_checksum({', '.join(values)})"
 

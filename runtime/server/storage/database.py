@@ -1,6 +1,6 @@
 """The SQLite database in the folder that the user has named, and the folder of uploaded files next to it.
 
-Both are readable only by their owner, because they hold what people have written. One server at a time uses them.
+Both are readable only by their owner, because they hold people's texts. Only one server at a time may use them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Connection: TypeAlias = sqlite3.Connection
 class Database:
     """Each store creates its own tables here with `create_tables`. Thread-safe.
 
-    A damaged database is renamed, and a new one is made. Damaged rows are deleted.
+    A damaged database is renamed, and a new one is created. Damaged rows are deleted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,14 +54,14 @@ class Database:
         return ConfigError(f"the store {self._path} cannot be used: {reason}", "store")
 
     def _start_over(self, reason: str) -> Connection:
-        """Renames the database and the folder of files, whose rows are in it, and opens new ones."""
+        """Renames the database and the folder of files, and opens new ones."""
         number = next(n for n in itertools.count(1) if not os.path.lexists(f"{self._path}.damaged-{n}"))
         for path in (self._path, self.files_folder):
             path.rename(f"{path}.damaged-{number}")
         Path(f"{self._path}-journal").unlink(missing_ok=True)
         log(
             f"the store {self._path} is damaged ({reason:.80}). It is now {self._path.name}.damaged-{number}, and a "
-            "new one was made; galago store clear deletes both"
+            "new one was created; galago store clear deletes both"
         )
         private_folder(self.files_folder, "store")
         return self._open()
@@ -90,7 +90,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Commits what is done within it to disk, or nothing of it if it raises."""
+        """Commits all changes made within it to disk, or none of them if it raises."""
         with self._lock:
             try:
                 with self._connection:
@@ -107,7 +107,7 @@ class Database:
 
 
 class _Damaged(Exception):
-    """The file is no database, or a damaged one."""
+    """The file is not a database, or is damaged."""
 
 
 def _is_damage(error: sqlite3.DatabaseError | UnicodeDecodeError) -> bool:
@@ -117,7 +117,7 @@ def _is_damage(error: sqlite3.DatabaseError | UnicodeDecodeError) -> bool:
 
 
 def _described(sql: str) -> dict[str, list[str]]:
-    """The tables that `CREATE TABLE` statements make, with their columns."""
+    """The tables that `CREATE TABLE` statements create, with their columns."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         connection.row_factory = sqlite3.Row
         connection.executescript(sql)
@@ -130,7 +130,7 @@ def _columns(connection: Connection, table: str) -> list[str]:
 
 
 def _open_exclusively(path: Path) -> Connection:
-    """Opens the file and locks it as long as it is open. Deleted rows are overwritten. Raises `_Damaged`."""
+    """Opens the file and locks it while it is open. Deleted rows are overwritten. Raises `_Damaged`."""
     connection = sqlite3.connect(path, timeout=1, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row

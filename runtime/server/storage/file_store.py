@@ -18,7 +18,7 @@ from ..openai.files.schema import FileObject
 from .database import Connection, Database
 
 MAX_TOTAL_BYTES = 4 * 2**30
-"""All uploaded files together."""
+"""Size of all uploaded files together."""
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS files (
@@ -30,15 +30,15 @@ CREATE TABLE IF NOT EXISTS file_checksums (id TEXT PRIMARY KEY, checksum BLOB NO
 
 
 class StoredFile(NamedTuple):
-    """What is known about a file, and the checksum of its bytes."""
+    """A file's metadata, and the checksum of its bytes."""
 
     file: FileObject
     checksum: bytes
 
 
 class FileStore:
-    """A file exists while its row and its bytes do. What is left of others is deleted: of those that a killed server
-    was writing, and of those that were deleted when the disk was full, so that their rows had to stay."""
+    """A file exists while its row and its bytes do. Remains of others are deleted: of files that a killed server was
+    writing, and of files deleted when the disk was full, so that their rows had to stay."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -102,7 +102,7 @@ class FileStore:
             raise _not_found(file_id, field) from None
 
     def check(self, file_id: str, field: str, data: BufferedIOBase) -> None:
-        """Raises `NotFound` if the bytes of a file, which are read, are not those that were stored.
+        """Reads the bytes of a file. Raises `NotFound` if they are not those that were stored.
 
         Files of earlier versions have no checksum.
         """
@@ -133,7 +133,7 @@ class FileStore:
         self._delete([file_id])
 
     def delete_expired(self) -> set[str]:
-        """Deletes files that have expired, and rows without bytes. Returns the ids of the files that are left."""
+        """Deletes files that have expired, and rows without bytes. Returns the ids of the remaining files."""
         now = int(time.time())
         with self.database.transaction() as connection:
             expires_at = dict(connection.execute("SELECT id, expires_at FROM files").fetchall())

@@ -13,7 +13,7 @@ from ....models.errors import InvalidRequest
 from .database import Connection, Database
 
 MAX_TURNS = 1000
-"""Responses in one conversation."""
+"""Most responses in one conversation."""
 
 _INTERRUPTED = {
     "status": "failed",
@@ -43,7 +43,7 @@ class _Output(Struct):
 
 
 class ResponseStore:
-    """Input items and responses are JSON. Thread-safe. Responses that an earlier server did not finish have failed."""
+    """Stores input items and responses as JSON. Thread-safe. Responses that an earlier server left unfinished fail."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -83,7 +83,7 @@ class ResponseStore:
             return connection.execute("DELETE FROM responses WHERE id = ?", (response_id,)).rowcount > 0
 
     def items(self, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The items of input and output with these ids, as they are stored; of several with one id, the newest."""
+        """The stored items of input and output with these ids; the newest, if several have the same id."""
         items_by_id: dict[str, dict[str, Any]] = {}
         decoded: dict[str, dict[str, dict[str, Any]]] = {}
         for item_id in ids:

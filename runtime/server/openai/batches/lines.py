@@ -1,4 +1,4 @@
-"""The input file of a batch: all of it is checked before any line is answered. One line at a time is in memory."""
+"""The input file of a batch. It is checked in full before any line is answered, one line in memory at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parse_lines(texts: Iterable[bytes], endpoint: str) -> Iterator[LineRequest]:
 def _parse_line(text: bytes, endpoint: str) -> LineRequest:
     warnings = Warnings()
     line = convert_object(decode_object(text, warnings), LineRequest, warnings)
-    if warnings:  # keeps what was replaced in a text, so that the line's answer will have the warnings about it
+    if warnings:  # keeps the original text, so that the line's answer will have the warnings about it
         line.body = json.loads(text)["body"]
     if line.url != endpoint:
         raise InvalidRequest(f"url is {line.url!r:.100}; it must be the batch's endpoint, {endpoint}", "url")

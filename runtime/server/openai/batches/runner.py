@@ -21,9 +21,9 @@ from .schema import Batch, LineResponse, LineResult, Status
 
 _MAX_ATTEMPTS = 3
 _PAUSE_SECONDS = 10
-"""After an unexpected error."""
+"""Pause after an unexpected error."""
 _POLL_SECONDS = 0.05
-"""Between two checks whether the model is ready and idle."""
+"""Interval of checks whether the model is ready and idle."""
 
 
 class BatchRunner:

@@ -37,7 +37,7 @@ class LineRequest(Struct, forbid_unknown_fields=True):
 
     @property
     def encoded_body(self) -> bytes:
-        """The body as JSON, in which halves of surrogate pairs are as in the file."""
+        """The body as JSON, with halves of surrogate pairs as in the file."""
         return json.dumps(self.body).encode()
 
 

@@ -51,7 +51,7 @@ _ROLES: dict[type, Role] = {
 
 
 def to_request(chat: schema.ChatRequest, read_file: message_parts.ReadFile, warnings: Warnings) -> values.Request:
-    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
+    """The request to the runtime. Warns about anything done differently than asked."""
     uses_tools = bool(chat.tools) or chat.tool_choice is not None
     shared = generation_arguments(chat, "chat", warnings)
     return values.Request(
@@ -98,7 +98,7 @@ def in_background(request: values.Request) -> values.Request:
 
 @contextlib.contextmanager
 def api_field_names(warnings: Warnings | None = None) -> Iterator[None]:
-    """Within it, errors about a field of the runtime's request name the API's field, or the one that was given."""
+    """Context manager: errors about the runtime's fields name the API's field, or the one that was given."""
     try:
         yield
     except GalagoError as error:
@@ -129,7 +129,7 @@ def _top_logprobs(chat: schema.ChatRequest, top: int | None, warnings: Warnings)
 
 
 def _continues_final_message(chat: schema.ChatRequest) -> bool:
-    """Whether the answer continues an assistant's message at the end: yes, unless one of two fields says no."""
+    """Whether the answer continues an assistant's message at the end; true unless one of two fields says no."""
     continues, adds_prompt = chat.continue_final_message, chat.add_generation_prompt
     ends_with_assistant = bool(chat.messages) and isinstance(chat.messages[-1], schema.AssistantMessage)
     if continues and adds_prompt:

@@ -1,4 +1,4 @@
-"""Media parts of a message: images, audio and video that stand in the request or name an uploaded file."""
+"""Media parts of a message: images, audio and video that are in the request or in an uploaded file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DecodeMedia: TypeAlias = Callable[[str, str], bytes]
 
 
 def readable(name: str, path: str, read: Callable[[], Part]) -> Part:
-    """The part that `read` returns, or one that says why it cannot be read: its place decides what becomes of it."""
+    """The part that `read` returns, or one that says why it cannot be read. Its place decides whether it is refused."""
     try:
         return read()
     except (InvalidRequest, NotFound) as error:
@@ -80,7 +80,7 @@ def audio_part(audio: schema.InputAudio, path: str, read_file: ReadFile) -> Audi
 def media_bytes(
     text: str | None, file_id: str | None, path: str, field: str, decode: DecodeMedia, read_file: ReadFile
 ) -> tuple[bytes, str]:
-    """The bytes of media that stand in the field or in an uploaded file, and the path of the field that gave them."""
+    """The bytes of media in the field or in an uploaded file, and the path of the field that they come from."""
     if file_id is not None and text is None:
         return read_file(file_id, f"{path}.file_id"), f"{path}.file_id"
     if text is None or file_id is not None:
@@ -149,7 +149,7 @@ def from_data_uri(url: str, source: str) -> bytes:
 
 
 def _unquoted(text: str, start: int) -> bytes:
-    """The bytes of a percent-encoded text behind `start`, decoded piece by piece as quoted-printable.
+    """The bytes of a percent-encoded text after `start`, decoded piece by piece as quoted-printable.
 
     `unquote_to_bytes` takes ten times as long and fifty times the text's memory.
     """
@@ -164,7 +164,7 @@ def _unquoted(text: str, start: int) -> bytes:
 
 
 def from_base64(text: str, source: str, start: int = 0) -> bytes:
-    """The bytes that the field `source` holds in base64 behind `start`, decoded piece by piece without a copy of it.
+    """The bytes in a base64 text after `start`, decoded piece by piece without a copy of it; `source` names the field.
 
     Accepts both alphabets of RFC 4648, whitespace anywhere, and missing padding.
     """

@@ -8,11 +8,11 @@ from ...http import shown_values
 from .other_parts import text_part
 
 _UNUSED = ("type", "id", "status", "phase")
-"""Fields of a message as an item that a chat's message does not have."""
+"""Fields that a message has as an item, but not as a chat message."""
 
 
 def messages(given: Any) -> Any:
-    """The messages that the value of `input` stands for. Calls and reasoning join the assistant's message."""
+    """Converts the value of `input` to messages. Calls and reasoning join the assistant's message."""
     if isinstance(given, str | dict):
         given = [given]
     if not isinstance(given, list):

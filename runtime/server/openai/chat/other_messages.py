@@ -1,7 +1,7 @@
 """Brings messages in the forms of other programs' clients into the documented form.
 
-Whatever a client sent stays in the message, or a warning names what is left out. Entered only if a request does not
-have the documented form.
+Everything that a client sent stays in the message, or a warning says that it is left out. Entered only if a request
+does not have the documented form.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _call_id(message: dict[str, Any], index: int, open_calls: list[dict[str, Any
 
 
 def _set_refusal(message: dict[str, Any]) -> None:
-    """A refusal is what the assistant said."""
+    """Uses a refusal as the content of the assistant's message."""
     refusal = message.pop("refusal", None)
     if not refusal or not isinstance(refusal, str):
         return

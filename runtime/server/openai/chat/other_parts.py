@@ -14,7 +14,7 @@ from ...http.media_forms import TYPES, medium_of
 from ...http.text_forms import as_text
 
 _TEXT_FIELDS = ("text", "content", "refusal", "thinking", "reasoning")
-"""Where parts of other types have their text."""
+"""Fields that hold the text of parts of other types."""
 _TEXTS = frozenset(("text", "input_text", "output_text"))
 _CALLS = frozenset(("tool_use", "tool_call"))
 _THOUGHTS = frozenset(("thinking", "reasoning", "reasoning_text"))

@@ -33,7 +33,7 @@ def prompts(field: str | list[str | int | list[int]], name: str) -> list[str | t
 
 
 def to_request(request: schema.CompletionRequest, prompt: str | tuple[int, ...], warnings: Warnings) -> values.Request:
-    """The request to the runtime. Adds to `warnings` what is done otherwise than asked."""
+    """The request to the runtime. Warns about anything done differently than asked."""
     if request.echo and request.suffix is not None:
         raise InvalidRequest("echo and suffix exclude each other; give only one of them", "echo")
     raw = CompletionPrompt(prompt, request.suffix, prompt_logprobs=bool(request.echo and request.logprobs is not None))
@@ -155,7 +155,7 @@ class CompletionEncoder:
 
 
 class _LogprobEncoder:
-    """Encodes log-probabilities piece by piece, and counts where each token begins in the text, from `offset` on."""
+    """Encodes log-probabilities piece by piece, and counts where each token begins in the text, from `offset`."""
 
     def __init__(self, offset: int) -> None:
         self._offset = offset

@@ -115,7 +115,7 @@ class _Prepared:
 
 @contextlib.contextmanager
 def _prompt_number(index: int, prompt_count: int) -> Iterator[None]:
-    """Within it, errors about the prompt name which one of several it is."""
+    """Context manager: errors about the prompt name its number, if there are several."""
     try:
         yield
     except GalagoError as error:

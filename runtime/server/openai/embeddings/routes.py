@@ -58,7 +58,7 @@ class Embeddings(Resource):
 
 
 def _refuse_media(field: object) -> None:
-    """Raises for media as other servers accept them, such as `{"content": [PARTS]}`, with more than a type error."""
+    """Raises a clear error for media in the form of other servers, such as `{"content": [PARTS]}`."""
     for i, one in enumerate(field if isinstance(field, list) else [field]):
         if isinstance(one, dict) or isinstance(one, list) and any(isinstance(part, dict) for part in one):
             raise UnsupportedField(

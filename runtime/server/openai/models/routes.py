@@ -51,7 +51,7 @@ class Models(Resource):
         for info in await asyncio.to_thread(self.service.installed):
             if info.id == name:
                 return json_response(_card(info, loaded=False))
-        raise NotFound(f"there is no model {name!r} on this machine; GET /v1/models lists those there are", "model")
+        raise NotFound(f"there is no model {name!r} on this machine; GET /v1/models lists the models", "model")
 
 
 def _is_anthropic(request: Request) -> bool:

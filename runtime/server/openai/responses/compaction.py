@@ -1,6 +1,6 @@
-"""Compaction: the earlier items of a conversation as one short item, which a later request sends back.
+"""Compacts the earlier items of a conversation into one short item, which a later request sends back.
 
-No model takes part: long texts are cut in the middle. The item's `encrypted_content` is not encrypted, since the text
+No model is used: long texts are cut in the middle. The item's `encrypted_content` is not encrypted, since the text
 is the client's own. It is the base64 form of the JSON object `{"galago_compaction": 1, "text": "..."}`.
 """
 
@@ -16,10 +16,10 @@ from msgspec import Struct
 from . import item_schema as schema
 
 MAX_TEXT_CHARACTERS = 32_000
-"""Of all items together."""
+"""Length of the text of all items together."""
 _MAX_ITEM_CHARACTERS = 2000
 _MAX_USER_CHARACTERS = 300
-"""Of a user's message, which the client may keep."""
+"""Length of a user's message, which the client may keep."""
 _MAX_ENCODED_CHARACTERS = 8 * MAX_TEXT_CHARACTERS
 _VERSION = 1
 _HEADING = "Earlier in this conversation, in short:"
@@ -31,14 +31,14 @@ class _Content(Struct):
 
 
 def is_kept(item: schema.Item | None) -> bool:
-    """Whether an item stays beside a compaction: a message of the system, the developer or the user."""
+    """Whether an item is kept next to a compaction: a message of the system, the developer or the user."""
     return isinstance(item, schema.Message) and item.role != "assistant"
 
 
 def encoded(items: Sequence[schema.Item | None], *, beside_kept: bool = False) -> str:
-    """What the items say, as the content of a compaction item.
+    """The text of the items, as the content of a compaction item.
 
-    With `beside_kept` the kept messages are before it, in their order, so that it only says where each of them was.
+    With `beside_kept`, the kept messages come before it in their order, so that it only says where each of them was.
     """
     lines, kept = [], 0
     for item in items:
@@ -63,7 +63,7 @@ def text_of(content: object) -> str | None:
 
 
 def shown(content: str) -> str:
-    """What the model is shown of a compaction item."""
+    """The text that the model is shown for a compaction item."""
     return f"{_HEADING}\n{text_of(content) or ''}"
 
 

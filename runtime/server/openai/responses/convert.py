@@ -37,14 +37,14 @@ _REQUIRED: dict[str, dict[str, Any]] = {
     "input_image": {"detail": "auto"},
     "output_text": {"annotations": [], "logprobs": []},
 }
-"""Fields that are shown of items and parts even if the client has left them out."""
+"""Fields that are shown in items and parts even if the client left them out, with their values."""
 NO_USAGE = schema.Usage(0, 0, 0, schema.InputDetails(0, 0, 0), schema.OutputDetails(0))
-"""The usage of a response that no model computed."""
+"""The usage of a response that was made without a model."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _KEYS = ("user", "safety_identifier", "prompt_cache_key")
-"""Fields that the response only repeats."""
+"""Fields that are only repeated in the response."""
 _MAX_PLACES = 5
-"""Items that a warning names."""
+"""Most items that a warning names."""
 _API_FIELD_NAMES = {"json_schema": "text.format", "max_tokens": "max_output_tokens"}
 
 
@@ -101,7 +101,7 @@ def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def all_tools(request: schema.ResponsesRequest, items: Sequence[Item | None]) -> list[Tool]:
-    """The tools of the request and of a conversation's items. Of two with the same name, the later one counts."""
+    """The tools of the request and of a conversation's items. If two have the same name, the later one counts."""
     added = [tool for item in items if isinstance(item, item_schema.AdditionalTools) for tool in item.tools]
     return list(tools.by_name([*(request.tools or ()), *added]).values()) if added else request.tools or []
 
@@ -127,7 +127,7 @@ def warn_about_outputs_without_calls(
 
 
 def kept_messages(items: Sequence[Item | None], new_id: Callable[[str], str]) -> list[dict[str, Any]]:
-    """The messages that a compaction leaves as they are, with ids."""
+    """The messages that a compaction leaves unchanged, with ids."""
     return stored_items([msgspec.to_builtins(item) for item in items if compaction.is_kept(item)], new_id)
 
 
@@ -170,7 +170,7 @@ def to_request(
 ) -> values.Request:
     """The request to the runtime; `history` comes before the input.
 
-    Adds to `warnings` what is done otherwise than asked.
+    Warns about anything done differently than asked.
     """
     system = (Message("system", (Text(request.instructions),)),) if request.instructions else ()
     if request.truncation == "auto":

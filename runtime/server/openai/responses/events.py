@@ -1,4 +1,4 @@
-"""The runtime's events as the events of a streamed response, and the response that they build up. Pure."""
+"""Converts the runtime's events to those of a streamed response, and builds the response from them. Pure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from . import convert, item_schema, schema, tools
 from . import stream_schema as stream
 
 ERROR_CODE = "server_error"
-"""The code of a failed response; the only one of this API's codes that fits."""
+"""The code of a failed response: the only code of this API that fits."""
 
 
 class ResponseEncoder:
     """Encodes one answer as events, item by item, and writes it into `response` at the same time.
 
-    After the response was cancelled, later events change nothing. `clock` returns the time in seconds since 1970.
+    Events after the response was cancelled change nothing. `clock` returns the time in seconds since 1970.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ResponseEncoder:
         return self._numbered(self._fail(convert.with_api_field_name(error)))
 
     def whole(self, output: Iterable[item_schema.OutputItem]) -> Iterable[stream.StreamEvent]:
-        """The events of a response that no model computes."""
+        """The events of a response that is made without a model."""
         return self._numbered(self._whole(output))
 
     def _numbered(self, events: Iterable[stream.StreamEvent]) -> Iterator[stream.StreamEvent]:

@@ -1,6 +1,6 @@
 """Reads input items in the forms that clients send, and rewrites them to those that `item_schema.py` declares.
 
-Items that only another service can run or read are shown to the model as text, or passed over; both with a warning.
+Items that only another service can run or read are shown to the model as text, or skipped; both with a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IMAGE_PARTS = ("input_image", "image_url", "image", "computer_screenshot")
 _KNOWN_PARTS = ("input_text", "output_text", "refusal", "input_audio", "input_file")
 _COMPACTIONS = ("compaction", "compaction_summary", "context_compaction")
 _SILENT = ("compaction_trigger", "configuration_update")
-"""Items that say nothing to the model: they concern the request itself."""
+"""Items that are not shown to the model: they concern the request itself."""
 _CALLS = ("local_shell_call", "shell_call", "apply_patch_call", "computer_call", "tool_search_call")
 """Calls of other services' tools whose results are items of their own."""
 _CHAT_FIELDS = ("tool_calls", "function_call", "reasoning_content", "reasoning")
@@ -31,7 +31,7 @@ _UNSEEN = ("id", "status", "type", "created_by", "phase")
 
 
 def rewritten(items: Sequence[Any], path: str, warnings: Warnings) -> list[JsonObject | None]:
-    """The items in the declared forms, one for each; `None` for an item that is passed over."""
+    """The items in the declared forms, one for each; `None` for an item that is skipped."""
     rewriter = _Rewriter(path, warnings)
     return [rewriter.item(item, f"{path}[{i}]", i) for i, item in enumerate(items)]
 
@@ -58,7 +58,7 @@ def _spread(message: JsonObject, path: str, warnings: Warnings) -> Iterator[Json
 
 
 def with_kept_items(items: Sequence[Any], path: str, find: FindItems, warnings: Warnings) -> Sequence[Any]:
-    """The items, with the kept ones in place of references; `None` for an item that the conversation has already."""
+    """The items, with references replaced by the kept items; `None` for an item that the conversation has already."""
     ids = {i: item["id"] for i, item in enumerate(items) if _is_reference(item)}
     if not ids:
         return items

@@ -1,4 +1,4 @@
-"""Items as the messages that the model is shown. Pure: no I/O, no clock."""
+"""Converts items to the messages that the model is shown. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _AssistantTurn:
         self.calls: list[ToolCall] = []
 
     def end(self) -> tuple[Message, ...]:
-        """The message, if it is not empty; the next turn begins."""
+        """The message, if it is not empty. Starts the next turn."""
         reasoning = "".join(self.reasoning)
         message = Message("assistant", tuple(self.parts), tool_calls=tuple(self.calls), reasoning=reasoning or None)
         self.reasoning, self.parts, self.calls = [], [], []

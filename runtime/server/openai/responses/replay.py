@@ -1,6 +1,6 @@
 """The events of a stored response, for clients that stream it again: each text comes in one delta. Pure.
 
-The numbers of the events do not depend on when they are asked for, so that a client can go on after any of them.
+The numbers of the events are always the same, so that a client can go on after any of them.
 """
 
 from __future__ import annotations

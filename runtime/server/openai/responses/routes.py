@@ -51,7 +51,7 @@ COUNT = RouteDescription(
     examples={"text": _EXAMPLE},
 )
 COMPACT = RouteDescription(
-    "Compact a conversation: one short item stands for all but the system's, developer's and user's messages",
+    "Compact a conversation: one short item replaces all but the system's, developer's and user's messages",
     {200: schema.CompactedResponse},
     body=schema.CompactRequest,
     errors=_ERRORS,
@@ -59,7 +59,7 @@ COMPACT = RouteDescription(
     examples={"text": _EXAMPLE | {"model": "builtin"}},
 )
 RETRIEVE = RouteDescription(
-    "A stored response; a stream of one in progress waits for its end, and has each text in one delta",
+    "A stored response; a stream of it waits until it has ended, and has each text in one delta",
     {200: schema.Response},
     stream=Streamed(StreamEvent),
     errors=_STORE_ERRORS,

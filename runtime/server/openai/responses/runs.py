@@ -33,7 +33,7 @@ _NO_STORE = f"this server stores no responses; start it with `{STORE_OPTION}`"
 
 @dataclass(frozen=True)
 class Conversation:
-    """The items up to and including a response; `by_id` has those with an id, as JSON."""
+    """The items up to and including a response; `by_id` holds those with an id, as JSON."""
 
     last_id: str | None = None
     items: Sequence[Item | None] = ()
@@ -71,7 +71,7 @@ class ParsedRequest:
 class Run:
     """A response in progress. `error` is set if it has failed.
 
-    Without `choices` no model answers: the response ends at once, with the items in `output`.
+    Without `choices`, the response ends at once, with the items in `output` and without a model.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Runs:
             raise
 
     def prepare(self, parsed: ParsedRequest, cancelled: Callable[[], bool], answers: bool = True) -> Run:
-        """Starts a response. Its end must be told to `end`. Without `answers` it has no output."""
+        """Starts a response; the caller must call `end` when it has ended. Without `answers` it has no output."""
         store = self.store_for(parsed)
         request = self.runtime_request(parsed) if answers and not parsed.compacts else None
         model = self._service.model(self._service.model_for(parsed.request.model, parsed.warnings))

@@ -1,4 +1,4 @@
-"""The JSON shapes of the Responses API, but for items and the events of streams."""
+"""The JSON shapes of the Responses API, except items and the events of streams."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class ResponseError(Struct):
 
 
 class Response(Struct, kw_only=True):
-    """The response so far. The fields after `usage` say what the request asked for, or what was used without it."""
+    """The response so far. The fields after `usage` are the settings of the request, or the defaults that were used."""
 
     id: str
     created_at: int
@@ -212,7 +212,7 @@ class Response(Struct, kw_only=True):
 
 
 class CompactedResponse(Struct, kw_only=True):
-    """The system's, developer's and user's messages as they were, and a compaction item that stands for the rest."""
+    """The system's, developer's and user's messages unchanged, and a compaction item that replaces the rest."""
 
     id: str
     created_at: int

@@ -1,4 +1,4 @@
-"""The tools of a request: which ones the model can call, what a call may name, and how calls are written."""
+"""The tools of a request: which ones the model can call, their names, and how calls are written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INPUT: JsonObject = {
 """The parameters of a custom tool, which takes text."""
 _INPUT_START = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _LONGEST_ESCAPE = 12
-"""Characters of a surrogate pair in JSON."""
+"""Length of a surrogate pair in JSON."""
 
 
 def kept(raw_tools: Sequence[Any], warnings: Warnings) -> list[Any]:
@@ -100,7 +100,7 @@ def _auto(problem: str, warnings: Warnings) -> str:
 
 
 def full_name(name: str, namespace: str | None) -> str:
-    """The name under which the model calls a tool: it knows no namespaces."""
+    """The name under which the model calls a tool: models have no namespaces."""
     return f"{namespace}__{name}" if namespace else name
 
 
@@ -110,7 +110,7 @@ def by_name(tools: Iterable[schema.Tool]) -> dict[str, schema.Tool]:
 
 
 def chosen_name(name: str, tools: Iterable[schema.Tool]) -> str:
-    """The name for the model of a tool that `tool_choice` names."""
+    """The model's name for the tool that `tool_choice` names."""
     matches = [full_name(tool.name, tool.namespace) for tool in tools if tool.name == name]
     return matches[0] if len(matches) == 1 else name
 

@@ -1,7 +1,7 @@
 """Responses over a WebSocket: `GET /v1/responses`, upgraded.
 
 A client sends `response.create` messages, which have the fields of `POST /v1/responses`, and gets the events of each
-answer as text messages. Answers are made one after the other. The connection remembers the conversation of the last
+answer as text messages, one answer after the other. The connection remembers the conversation of the last
 response that did not fail, so that `previous_response_id` continues it without a store, also after an error, and
 references find its items. Closing the connection stops the answer.
 """
@@ -29,12 +29,12 @@ from . import convert
 from .runs import Conversation, Run, Runs
 
 MAX_WAITING = 4
-"""Messages that wait while an answer is made."""
+"""Most messages that may wait while a request is answered."""
 
 _NO_PREVIOUS = "previous_response_not_found"
 _PREVIOUS_FIELD = "previous_response_id"
 _SILENT = ("response.processed",)
-"""Messages that ask for nothing."""
+"""Messages that need no answer."""
 
 
 class ErrorEvent(Struct, tag="error"):
@@ -67,7 +67,7 @@ class _Connection:
         self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
         self._last: Conversation | None = None
-        """That of the last response that did not fail."""
+        """The conversation of the last response that did not fail."""
 
     async def serve(self) -> None:
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._answer_all())]
@@ -130,7 +130,7 @@ class _Connection:
             self._runs.end(run)
 
     async def _prepared(self, raw: dict[str, Any], warnings: Warnings) -> Run:
-        """The response in progress. If the client leaves meanwhile, it is ended as soon as it is there."""
+        """The response in progress. If the client leaves before it has started, it is ended as soon as it starts."""
         working = asyncio.ensure_future(asyncio.to_thread(self._prepare, raw, warnings))
         request_io.count(working)
         try:

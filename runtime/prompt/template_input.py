@@ -51,7 +51,7 @@ class TemplateInput:
 
     @cached_property
     def call_style(self) -> tuple[bool, str | None] | None:
-        """How the template wants calls, if it shows any: whether arguments are text, and the content beside calls."""
+        """How the template takes calls, if it shows any: whether arguments are text, and the content next to calls."""
         result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": _PROBE}
 
         def shows_result(style: tuple[bool, str | None]) -> bool:
@@ -94,7 +94,7 @@ class TemplateInput:
 
 
 def _call_styles(template: ChatTemplate) -> Iterator[tuple[bool, str | None]]:
-    """The ways in which the template shows calls: whether arguments are text, and the content beside the calls.
+    """The ways in which the template shows calls: whether arguments are text, and the content next to the calls.
 
     No content is tried first: some templates, such as DeepSeek R1's, show calls only then, or else add an empty answer.
     """

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 JsonSchemaValue: TypeAlias = dict[str, Any]
 Schema: TypeAlias = Any
-"""A JSON schema: an object or a boolean, or whatever a client sent in its place."""
+"""A JSON schema: an object or a boolean, or anything else that a client sent instead."""
 
 ONE, LIST, MAP = range(3)
 NESTED = {

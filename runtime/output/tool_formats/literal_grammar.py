@@ -68,7 +68,7 @@ class ArgumentsGrammar:
     def _branch(self, branch: dict[str, Any], place: str) -> list[str]:
         if "enum" in branch:
             for keyword in {"pattern", "format", "properties", "items"} & branch.keys():
-                self.tool.cannot_write(keyword, place, "beside enum ")
+                self.tool.cannot_write(keyword, place, "next to enum ")
             return self._literals([value for value in branch["enum"] if allows(branch, value)])
         typed = (self._typed(branch, kind, place) for kind in branch.get("types", _TYPES))
         return [expression for expression in typed if expression is not None]

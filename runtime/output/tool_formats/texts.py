@@ -53,7 +53,7 @@ def text_rule(
         if not values:
             return None
         for keyword in {"pattern", "format"} & branch.keys():
-            tool.cannot_write(keyword, place, "beside enum ")
+            tool.cannot_write(keyword, place, "next to enum ")
         rules.append(f"{rule}: {one_of(values)} {end}")
         return rule
     least, most = branch.get("minLength", 0), branch.get("maxLength", "")

@@ -1,4 +1,4 @@
-"""`scripts/bench NAME...` runs benchmarks, one after another; a single one takes options. Without a name: `summary`."""
+"""`scripts/bench [NAME...]` runs benchmarks one after another, `summary` by default; a single one takes options."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ STREAMS = 8
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--times", type=int, default=20, help="for each signal")
+    parser.add_argument("--times", type=int, default=20, help="crashes for each signal")
     parser.add_argument("--hang-limit", type=float, default=3.0)
 
 
@@ -27,8 +27,8 @@ def main(options: argparse.Namespace) -> None:
             ends = [_crash(server, getattr(signal, name)) for _ in range(times)]
             print(
                 f"{name} {times} times under {STREAMS} streams: an error on {sum(e[0] for e in ends)} of "
-                f"{times * STREAMS} streams, after {max(e[1] for e in ends):.2f} s at most; the next request right "
-                f"{sum(e[2] for e in ends)} times, after {max(e[3] for e in ends):.2f} s at most",
+                f"{times * STREAMS} streams, after {max(e[1] for e in ends):.2f} s at most; the next request "
+                f"succeeded {sum(e[2] for e in ends)} times, after {max(e[3] for e in ends):.2f} s at most",
                 flush=True,
             )
 

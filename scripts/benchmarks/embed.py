@@ -17,7 +17,7 @@ _TEXTS = 64
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--words", type=int, nargs="+", default=[8, 32, 128], help="in a text")
+    parser.add_argument("--words", type=int, nargs="+", default=[8, 32, 128], help="words in a text")
     parser.add_argument("--threads", type=int, default=2)
 
 
@@ -48,7 +48,7 @@ def _model() -> Files:
 
 
 def _seconds(server: Server, texts: list[str]) -> float:
-    with httpx.Client(timeout=600) as client:  # creating a client takes 20 ms, which do not count
+    with httpx.Client(timeout=600) as client:  # creating a client takes 20 ms, which are not counted
         begin = time.perf_counter()
         answer = client.post(f"{server.url}/v1/embeddings", json={"input": texts})
         seconds = time.perf_counter() - begin

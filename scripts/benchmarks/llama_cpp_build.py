@@ -1,7 +1,7 @@
 """Builds llama.cpp's own programs from the source that the locked llama-cpp-python vendors.
 
-The build uses the flags of `scripts/bootstrap`, so that Galago and the programs run the same kernels, but OpenMP, as
-llama.cpp's own releases do. Needs cmake and a C++ compiler. The first build takes about 6 minutes on 2 cores.
+The build uses the flags of `scripts/bootstrap`, so that Galago and the programs run the same kernels, but with OpenMP,
+as in llama.cpp's own releases. Needs cmake and a C++ compiler. The first build takes about 6 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPTIONS = (
 
 
 def build(*targets: str) -> Path:
-    """Builds the targets where needed; returns the folder of the programs."""
+    """Builds the targets that are not up to date; returns the folder of the programs."""
     version = _locked_version()
     flags = shlex.split(_run(str(ROOT / "scripts/bootstrap"), "--print-cmake-args"))
     flags = [flag for flag in flags if flag != "-DGGML_OPENMP=OFF"]
@@ -40,7 +40,7 @@ def build(*targets: str) -> Path:
         return PROGRAMS
     fetch_source()
     _say(f"building {', '.join(targets)} in {FOLDER}")
-    if configured != configuration:  # CMake remembers options that were dropped since
+    if configured != configuration:  # CMake remembers options that have been removed
         shutil.rmtree(FOLDER / "build", ignore_errors=True)
         _STAMP.unlink(missing_ok=True)
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []

@@ -67,8 +67,8 @@ def _flags(options: argparse.Namespace) -> list[object]:
 
 
 def _parts(server: psutil.Process) -> dict[str, float]:
-    """MiB of each process, by part: mapped weights; llama.cpp's buffers for repacked weights, context and compute; the
-    rest."""
+    """MiB of each process by part: mapped weights; llama.cpp's buffers for repacked weights, context and compute; and
+    the rest."""
     parts: Counter[str] = Counter()
     for number, process in enumerate([server, *server.children(recursive=True)]):
         name = f"worker {number}" if number else "server"

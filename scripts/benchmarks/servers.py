@@ -1,4 +1,4 @@
-"""Runs Galago's server and llama-server on the same model; a client that times every piece of their answers."""
+"""Runs Galago's server and llama-server on the same model, and times every piece of their answers."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def ask(
     }
     answer = answer or Answer()
     # llama-server may close a kept-alive connection during the client's next request, so each request gets a new one.
-    # Creating a client takes 20 ms, which do not count.
+    # Creating a client takes 20 ms, which are not counted.
     with httpx.Client(timeout=600) as client:
         answer.asked = time.perf_counter()
         try:
@@ -226,7 +226,7 @@ def picture(seed: int) -> dict[str, object]:
 
 @contextmanager
 def busy_cores(count: int | None = None) -> Iterator[None]:
-    """Keeps so many cores busy with one process each, all of them by default."""
+    """Keeps this many cores busy with one process each; by default, all of them."""
     command = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(command) for _ in range(count or os.cpu_count() or 1)]
     try:

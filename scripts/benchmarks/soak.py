@@ -19,7 +19,7 @@ STUCK_SECONDS = 60.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--requests", type=int, default=2000, help="spread over that time")
+    parser.add_argument("--requests", type=int, default=2000, help="number of requests, spread over that time")
 
 
 def main(options: argparse.Namespace) -> None:

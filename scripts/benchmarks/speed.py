@@ -38,15 +38,15 @@ class Sample:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", nargs="+", choices=random_gguf.SHAPES, default=["135m", "1b"])
     parser.add_argument("--scheme", default="Q4_0")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="how many ask at once")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="number of simultaneous clients")
     parser.add_argument("--rounds", type=int, default=12, help="counted rounds of each server")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--words", type=int, default=100, help="length of the prompts")
     parser.add_argument("--tokens", type=int, default=64, help="length of the answers")
-    parser.add_argument("--threads", type=int, help="of both; each chooses for itself otherwise")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="of both; needs a build for a GPU")
+    parser.add_argument("--threads", type=int, help="threads of both servers; by default, each chooses for itself")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers of both on a GPU; needs a build for a GPU")
     parser.add_argument("--baseline", type=Path, help="another checkout of Galago, in place of llama-server")
-    parser.add_argument("--busy", action="store_true", help="beside one busy process for each core")
+    parser.add_argument("--busy", action="store_true", help="measure next to one busy process for each core")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""How long a stream stalls while another client sends a long prompt or a new image, and how long that client waits.
+"""Measures stalls of a stream while another client sends a long prompt or a new image, and how long that client waits.
 
 Stalls are given as multiples of the stream's usual interval between tokens, measured just before. Rounds alternate
 between Galago and llama-server.
@@ -34,7 +34,7 @@ class Stalls:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--words", type=int, default=2600, help="of the long prompt: about 1.5 tokens each")
+    parser.add_argument("--words", type=int, default=2600, help="words in the long prompt, of about 1.5 tokens each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--what", nargs="+", choices=("prompt", "picture"), default=["prompt", "picture"])
 

@@ -33,7 +33,7 @@ CONSTRAINTS: dict[str, dict[str, Any]] = {
     "regular expression": {"regex": r"(?:[A-Za-zÄÖÜäöü]+[,;.]? )+\."},
     "tools": {"tools": [_TOOL], "tool_choice": "required"},
 }
-"""Each allows answers longer than the measured ones."""
+"""The measured constraints. Each allows answers that are longer than the measured ones."""
 _ASKED = "Who comes to the party?"
 
 

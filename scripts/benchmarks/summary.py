@@ -1,7 +1,7 @@
-"""What people compare first, next to llama-server, as one table; less than 20 minutes. `scripts/bench` alone runs it.
+"""One table of the main figures next to llama-server, in less than 20 minutes; the default of `scripts/bench`.
 
-Each figure is a ratio, Galago's by llama-server's, of rounds in which both take turns, unless it says otherwise. A line
-that was measured while other programs used the machine is marked: its figure says little.
+Unless marked otherwise, each figure is Galago's divided by llama-server's, from rounds in which both take turns. A line
+that was measured while other programs used the machine is marked as unreliable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLIENTS = (1, 4, 8)
 WITH_TOP_K: dict[str, Any] = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "min_p": 0.0}
 WITHOUT_TOP_K = WITH_TOP_K | {"top_k": 0}
 QUIET_SHARE = 0.1
-"""Of the machine, which other programs may use."""
+"""Share of the machine's CPU time that other programs may use."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, help="weights to measure in place of random ones (lines tokens, first)")
-    parser.add_argument("--idle-seconds", type=int, default=60, help="of the line idle")
+    parser.add_argument("--idle-seconds", type=int, default=60, help="duration of the line idle")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def _row(label: str, values: Sequence[float], quiet: bool, unit: str = "") -> No
 
 
 def _is_quiet() -> bool:
-    """Whether others leave the machine alone just now."""
+    """Whether other programs hardly use the machine at the moment."""
     return bool(psutil.cpu_percent(interval=1) < 100 * QUIET_SHARE)
 
 
@@ -100,11 +100,11 @@ def _busy(options: argparse.Namespace) -> None:
         quiet = _is_quiet()
         with busy_cores(count), _both(_model(options)) as servers:
             samples = speed.measure(servers, 1, max(options.rounds // 2, 3), words=50, tokens=64, **WITH_TOP_K)
-            _row(f"tokens per second beside {label}", _ratios(samples, "rate"), quiet)
+            _row(f"tokens per second next to {label}", _ratios(samples, "rate"), quiet)
 
 
 def _overhead(options: argparse.Namespace) -> None:
-    """What Galago itself takes: between two steps, and in the API process."""
+    """Galago's own cost: time between two steps, and CPU time of the API process."""
     with galago(_model(options), ["--ctx", 8192, "--slots", 8, "--threads", options.threads]) as server:
         words = random.Random(0)
         for clients in (1, 4):
@@ -139,7 +139,7 @@ def _start(options: argparse.Namespace) -> None:
 
 
 def _beside(options: argparse.Namespace) -> None:
-    """A long prompt beside a stream, compared with what llama-server takes for the prompt alone."""
+    """A long prompt during a stream, compared with the time that llama-server takes for the prompt alone."""
     words, measured = random.Random(0), stalls.Stalls()
     alone: list[float] = []
     quiet = _is_quiet()
@@ -148,9 +148,9 @@ def _beside(options: argparse.Namespace) -> None:
             prompt = " ".join(words.choices(WORDS, k=2600))
             stalls.run_round(ours, prompt, measured if turn else stalls.Stalls())
             alone.append(ask(theirs, prompt, 2).first)
-    _row("long prompt beside a stream: the stream's longest pause", measured.longest_seconds, quiet, " s")
+    _row("long prompt during a stream: the stream's longest pause", measured.longest_seconds, quiet, " s")
     ratios = [a / b for a, b in zip(measured.first, alone[1:], strict=True)]
-    _row("long prompt beside a stream: its first token, theirs alone", ratios, quiet)
+    _row("long prompt during a stream: its first token, theirs alone", ratios, quiet)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -159,7 +159,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _busy_seconds(server: Server) -> float:
-    """Seconds that the engine has computed; the worker reports them once a second."""
+    """Seconds that the engine has spent computing; the worker reports them once a second."""
     time.sleep(1.1)
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith("galago_busy_seconds_total"))

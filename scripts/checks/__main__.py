@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 
 def summaries() -> dict[str, str]:
-    """Check name -> first line of its docstring. Imports no check, because some need packages that others do not."""
+    """Check name -> first line of its docstring. Imports no check, because some need additional packages."""
     files = sorted(path for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
     docstrings = {path.stem: ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "" for path in files}
     return {name: docstring.partition("\n")[0] for name, docstring in docstrings.items()}

@@ -1,9 +1,9 @@
-"""Attacks a real server while a neighbour streams short answers, and shows what the neighbour and the server suffered.
+"""Attacks a real server while a neighbour streams short answers, and shows the effects on both.
 
     scripts/check attacks [NAME...] [--seconds S] [--list]
 
-`galago serve` runs the built-in model, with a chat template that goes off at certain words. The neighbour asks a
-question with a known answer every 50 ms. Beside it, one attack after another runs for a few seconds, each in a process
+`galago serve` runs the built-in model, with a chat template that turns hostile at certain words. The neighbour asks a
+question with a known answer every 50 ms. Meanwhile one attack after another runs for a few seconds, each in a process
 of its own, since some take much memory. The attacks are functions in the modules of `attack_inputs/`.
 
 Exits with 1 if the neighbour gets a wrong answer, loses one or waits too long, if the API process holds too much
@@ -42,24 +42,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 QUESTION, ANSWER = "What day comes after Wednesday?", "Thursday"
 PAUSE_SECONDS = 0.05
-"""Between two questions of the neighbour."""
+"""Time between two questions of the neighbour."""
 PATIENCE_SECONDS = 30
-"""A question without an answer for so long is lost."""
+"""Time after which a question without an answer counts as lost."""
 MAX_WAIT_SECONDS = 1.0
 MAX_WAIT_RATIO = 20
-"""Of the longest wait on the quiet server, for a machine on which that alone is long."""
+"""Longest wait as a multiple of that on the quiet server, for slow machines; the larger limit applies."""
 MAX_API_BYTES = 300 * 10**6
 MAX_ADDRESS_BYTES = 4 << 30
-"""Of each process of the server, so that an attack that succeeds does not take this machine's memory."""
+"""Address space of each process of the server, so that a successful attack does not take this machine's memory."""
 SETTLE_SECONDS = 1.0
-"""After an attack, in which the server ends what is left of it."""
+"""Time after an attack for the server to end its last requests."""
 OVERTIME_SECONDS = 20
-"""After which an attack that does not end is killed."""
+"""Time after which an attack that does not end is killed."""
 
 
 @dataclass
 class Neighbour:
-    """What the neighbour got: answers that are wrong or lost, and the longest time from a question to a text."""
+    """The neighbour's results: answers that are wrong or lost, and the longest time without a text."""
 
     answers: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Neighbour:
 
 @dataclass
 class Outcome:
-    """What happened during one attack. `restarts` counts those of the API process and of the worker."""
+    """The results of one attack. `restarts` counts those of the API process and of the worker."""
 
     name: str
     statuses: dict[str, int]
@@ -100,7 +100,7 @@ class Server:
 
     @property
     def worker(self) -> psutil.Process | None:
-        """The worker, which is the largest child: decoders of films and compilers of grammars are smaller."""
+        """The worker, which is the largest child: video decoders and grammar compilers are smaller."""
         children = self.process.children() if self.process.is_running() else []
         return max(children, key=_bytes, default=None)
 
@@ -140,7 +140,7 @@ def _port_when_ready(process: psutil.Popen, log: Path) -> int:
 
 @contextmanager
 def neighbour(port: int) -> Iterator[Neighbour]:
-    """Asks until the block ends, then waits for the answers that are still to come."""
+    """Asks until the block ends, then waits for outstanding answers."""
     found, ended, lock = Neighbour(), threading.Event(), threading.Lock()
 
     def ask() -> None:
@@ -204,7 +204,7 @@ def _bytes(process: psutil.Process) -> int:
 
 
 class Watch:
-    """Samples the memory of both processes, and notices other ones in their place."""
+    """Samples the memory of both processes, and notices when they are replaced."""
 
     def __init__(self, server: Server) -> None:
         self.api_bytes = self.worker_bytes = 0
@@ -234,7 +234,7 @@ class Watch:
 
 
 def attack(server: Server, name: str, seconds: float) -> Outcome:
-    """Runs one attack beside the neighbour. Without a name nothing runs beside it."""
+    """Runs one attack next to the neighbour. Without a name, the neighbour runs alone."""
     with Watch(server) as watch, neighbour(server.port) as found:
         statuses = _run_attack(server.port, name, seconds) if name else {}
         time.sleep(SETTLE_SECONDS if name else seconds)
@@ -265,7 +265,7 @@ def _row(outcome: Outcome, quiet_seconds: float) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="scripts/check attacks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="attacks, or parts of their names; default: all")
-    parser.add_argument("--seconds", type=float, default=4, help="of each attack")
+    parser.add_argument("--seconds", type=float, default=4, help="duration of each attack")
     parser.add_argument("--list", action="store_true", help="list the attacks")
     options = parser.parse_args(arguments)
     chosen = [name for name in names() if not options.names or any(part in name for part in options.names)]

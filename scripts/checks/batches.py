@@ -3,7 +3,7 @@
     scripts/check batches [--lines N]          default: 500 lines; 0 measures the streams only
 
 Lines contain text, images and audio. Each line must be answered exactly once. A regular expression forces the answer to
-contain the line's number, so that a mixed-up answer is detected whatever the model knows. Streams run with and without
+contain the line's number, so that a mixed-up answer is detected regardless of the model. Streams run with and without
 a batch in alternating rounds, because the speed of a machine drifts. Exits with 1 if a line is answered wrongly, or if
 streams become more than 10 % slower.
 """

@@ -47,7 +47,7 @@ Array = NDArray[np.float32]
 
 TEXTS = 1000
 TOLERANCE = 1e-3
-"""Allowed differences, as a part of the outputs' standard deviation."""
+"""Allowed difference, as a fraction of the outputs' standard deviation."""
 
 
 def texts() -> list[tuple[str, str]]:

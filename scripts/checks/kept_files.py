@@ -1,8 +1,8 @@
-"""Lets four writers and four readers use each kind of kept file at once, and counts what is lost or half read.
+"""Lets four writers and four readers use each kind of kept file at once, and counts lost updates and partial reads.
 
     scripts/check kept_files [SECONDS] [--kind KIND]        default: 60 seconds for all kinds together
 
-Writers and readers are processes. Exits with 1 if an update is lost, a reader sees what nobody wrote as a whole, or a
+Writers and readers are processes. Exits with 1 if an update is lost, a reader sees content that no writer wrote, or a
 temporary file is left.
 """
 
@@ -158,7 +158,7 @@ class Outcome:
 
 
 def run(kind: str, folder: Path, seconds: float, writes: int) -> Outcome:
-    """Lets all processes work until the time is up or each writer has made its `writes`. They begin together."""
+    """Lets all processes work until the time is up or each writer has made its `writes`. They start together."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "checks.kept_files", "--work", kind, str(folder), str(seconds), str(writes)]
     roles = [*range(WRITERS), *[-1] * READERS]

@@ -38,7 +38,7 @@ _PROCESSES = {"server": "/server/", "worker": "/worker/", "renderer": "/template
 
 @dataclass
 class ProcessTrace:
-    """What one process ran for the request: thread names and files, each in order of first entry."""
+    """The threads and files that one process ran for the request, in order of first entry."""
 
     name: str
     threads: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Tries the real commands on files with one thing wrong each: weights, projectors and adapters.
+"""Runs the real commands on weights, projectors and adapters, each with a single fault.
 
     scripts/check weights [--every N] [--seconds N] [COMMAND...]        default: every 40th file, 10 s, all commands
 
@@ -36,7 +36,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 """Command lines. FILE is the file that is tried, and OUT one to write."""
 WITH_MODEL = {"mmproj": "--mmproj", "adapter": "--lora"}
-"""Kinds of files that `run` takes beside the built-in model."""
+"""Kinds of files that `run` takes in addition to the built-in model."""
 
 
 def originals(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -59,7 +59,7 @@ def command_line(name: str, kind: str, path: Path, out: Path) -> list[str]:
 
 
 def problem(command: list[str], environment: dict[str, str], seconds: float) -> str:
-    """Runs a command. Returns what is wrong with how it ended, or an empty text."""
+    """Runs a command. Returns what is wrong with its end, or an empty text."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=environment
@@ -78,7 +78,7 @@ def problem(command: list[str], environment: dict[str, str], seconds: float) -> 
                     for each in family:
                         each.kill()
                     process.wait()
-                    return f"it took {used:.0f} s of processor time and {peak >> 20} MiB"
+                    return f"it took {used:.0f} s of CPU time and {peak >> 20} MiB"
         errors.seek(0)
         text = errors.read().decode(errors="replace").strip()
     if process.returncode < 0:
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("scripts/check weights", description=__doc__)
     parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []], metavar="COMMAND")
     parser.add_argument("--every", type=int, default=40, metavar="N", help="try every Nth file")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="N", help="processor time for each command")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="N", help="CPU time for each command")
     options = parser.parse_args(arguments)
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
 """Runs Claude Code against a server with a scripted model: an answer, a tool loop of three turns, counts, a search.
 
-Exits with 1 if something goes another way than scripted.
+Exits with 1 if anything deviates from the script.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gala
 ISOLATED = "GALAGO_CLIENT_IS_ISOLATED"
 ONLY_LOOPBACK = ["unshare", "--map-root-user", "--net"]
 CONTEXT = "65536"
-"""Tokens; the first request alone has about 22,000."""
+"""Context length in tokens; the first request alone has about 22,000."""
 SECONDS = 240
 
 
 class Script(NamedTuple):
-    """What the model does, what Claude Code is asked, and a check of its events."""
+    """The model's answers, the prompt and options of Claude Code, and a check of its events."""
 
     name: str
     answers: list[ScriptedAnswer]
@@ -97,7 +97,7 @@ def _results(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run(script: Script, program: Path, server: Server, folder: Path, home: Path) -> list[dict[str, Any]]:
-    """The events of one call of the program, whose settings are its own but for the server's address and a key."""
+    """The events of one call of the program, with default settings except for the server's address and a key."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TERM": "xterm"}
     environment |= {"ANTHROPIC_BASE_URL": server.url, "ANTHROPIC_AUTH_TOKEN": "unused"}
     command = [str(program), "-p", *script.arguments]
@@ -136,7 +136,7 @@ def main(version: str = VERSION) -> int:
         if subprocess.run([*ONLY_LOOPBACK, "true"], capture_output=True, check=False).returncode == 0:
             inner = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, __file__]
             return subprocess.run([*ONLY_LOOPBACK, *inner], env=os.environ | {ISOLATED: "1"}, check=False).returncode
-        print("this system permits no network of its own; the client could reach other machines", flush=True)
+        print("this system permits no network namespace; the client could reach other machines", flush=True)
     failed = 0
     for index in range(len(scripts(Path()))):
         with tempfile.TemporaryDirectory() as name:

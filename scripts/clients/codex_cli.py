@@ -1,4 +1,4 @@
-"""Installs the Codex CLI and runs it, as it is, against a server with a scripted model.
+"""Installs the Codex CLI and runs it, unchanged, against a server with a scripted model.
 
 Its configuration names the server, and is otherwise the default one: once as a provider of its own (HTTP), once as the
 base URL of the default provider (WebSocket, with tools among the items). Exits with 1 unless both finish their loop.
@@ -76,14 +76,14 @@ def install(version: str) -> Path:
 
 
 def isolate() -> None:
-    """Starts this script again where only loopback can be reached, if this machine permits it."""
+    """Starts this script again in a network namespace that has only loopback, if this machine permits it."""
     if ISOLATED in os.environ:
         return
     inside = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     if shutil.which("unshare") and subprocess.run([*inside, "true"], stderr=subprocess.DEVNULL).returncode == 0:
         os.environ[ISOLATED] = "1"
         os.execvp(inside[0], [*inside, sys.executable, *sys.argv])
-    print("this machine permits no network namespace: Codex runs with the whole network", file=sys.stderr)
+    print("this machine permits no network namespace: Codex runs with full network access", file=sys.stderr)
 
 
 def run(program: Path, setup: Setup, folder: Path) -> list[str]:

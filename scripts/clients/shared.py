@@ -1,4 +1,4 @@
-"""What the suites of the Python clients share: addresses, media, a schema, the script and the tools that it calls.
+"""Shared by the suites of the Python clients: addresses, media, a schema, the script and the tools that it calls.
 
 Annotations are evaluated here, because LlamaIndex does not resolve those of a function within a function.
 """

@@ -42,8 +42,8 @@ OPENAI_TESTS = (
 COUNTED = re.compile(r"# (pass|fail|cancelled|skipped) (\d+)|(\d+) (passed|failed|errors?|skipped)\b")
 GUARD = {
     "PYTHONPATH": str(ROOT / "tests" / "guard"),  # blocks connections to other machines
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else LiteLLM downloads a price list when it is imported
-    "OPENAI_AGENTS_DISABLE_TRACING": "1",  # else it sends each run to OpenAI
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # otherwise LiteLLM downloads a price list when it is imported
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",  # otherwise it sends each run to OpenAI
 }
 
 

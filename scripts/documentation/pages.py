@@ -69,7 +69,7 @@ def _output(arguments: list[str]) -> str:
 
 
 def _openapi() -> dict[str, Any]:
-    """The OpenAPI document of a server with everything switched on."""
+    """The OpenAPI document of a server with all options."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "store"
         app = build(cast(Any, None), ServerConfig(store=folder))
@@ -82,7 +82,7 @@ _ALWAYS_POSSIBLE = ("401", "403", "408", "413", "500")
 
 
 def routes() -> str:
-    """Every route with what it takes and answers."""
+    """Every route with its request body and status codes."""
     lines = [
         "# Routes",
         "",
@@ -218,14 +218,14 @@ def error_table() -> str:
 
 
 def schema_keywords() -> str:
-    """What becomes of every JSON schema keyword."""
+    """How every JSON schema keyword is handled."""
     names = {group: ", ".join(f"`{name}`" for name in members) for group, members in keyword_groups().items()}
     return f"""\
 # JSON schema keywords
 
 The schema of an answer is enforced completely, token by token, or refused with an error that names the keyword and
-its place. So is the schema of a tool with `strict`. What cannot be enforced of another tool's schema is left
-unenforced, and `warnings` name the tool, the keyword and the place; `galago serve --strict` refuses it.
+its place. So is the schema of a tool with `strict`. Keywords of other tools' schemas that cannot be enforced are left
+unenforced, and `warnings` name the tool, the keyword and the place; `galago serve --strict` refuses them.
 
 | | Keywords |
 |---|---|
@@ -238,28 +238,28 @@ unenforced, and `warnings` name the tool, the keyword and the place; `galago ser
 
 - `not`, `if`, `dependentSchemas`, `contains`, `oneOf`, `unevaluatedProperties` and `unevaluatedItems` are rewritten in
   other keywords. Where no exact form is known, a narrower one is enforced: every answer is valid, but some valid ones
-  are not written. An item that `contains` asks for comes first. `not` is refused if no value that it allows is known.
+  are never generated. Items that satisfy `contains` come first. `not` is refused if no value that it allows is known.
 - A `pattern` may begin with look-ahead or look-behind, end with look-ahead, and begin or end with `\\b`. Look-around
   elsewhere and back-references are refused.
 - `patternProperties` is enforced if the patterns do not overlap.
 - `uniqueItems` is enforced for booleans, and for up to four texts or integers of an `enum`.
 - `propertyNames` is enforced if it is an `enum`, a `pattern` or a length.
-- `minProperties` is enforced if so many properties are listed; without any, up to 1.
+- `minProperties` is enforced if at least that many properties are listed; without any, up to 1.
 - Keywords that are null are ignored with a warning. Types such as `int`, `STRING` and `any` are read as the types of
   JSON Schema that they stand for.
 
-A tool-call format other than JSON has no means for some keywords. Then they are left unenforced, as above.
+Tool-call formats other than JSON cannot express some keywords, which are then left unenforced, as above.
 
-Properties come in the order of the schema. Arguments of a tool call have no properties that the schema does not name,
-unless it allows others. Integers fit in 64 bits. Numbers with bounds and fractions of a second have at most nine
-decimals, because small models often write digits forever.
+Properties come in the order of the schema. Arguments of a tool call have only properties that the schema names, unless
+it allows others. Integers fit in 64 bits. Numbers with bounds and fractions of a second have at most nine decimals,
+because small models often write digits forever.
 
 An answer that reaches `max_tokens` (`finish_reason: length`) is cut off and not valid.
 """
 
 
 def environment() -> str:
-    """Every environment variable that matters."""
+    """Every environment variable that Galago reads."""
     lines = ["# Environment variables", "", "| Variable | Meaning |", "|---|---|"]
     lines += [f"| `{name}` | {meaning} |" for name, meaning in VARIABLES.items()]
     lines += ["", "[Limits](limits.md) lists the variables of limits."]

@@ -1,4 +1,4 @@
-"""What a fuzz target is, how the targets are found, and how one is run for a time or for a number of inputs."""
+"""Defines fuzz targets, finds them, and runs one for a time or for a number of inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Attacks on a server, one module per kind: every public function of a module whose argument is a `Target` is one.
+"""Attacks on a server, one module per kind. Every public function that takes a `Target` is an attack.
 
-The function is called again and again, on several threads, until the time is up. It returns the statuses of its
-requests, or of the connections it could not open. It may hold connections open until `target.ended()`.
+The function is called repeatedly, on several threads, until the time is up. It returns the statuses of its requests,
+or of the connections it could not open. It may hold connections open until `target.ended()`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small requests that make a server hold much: stored files named often, large media, deep or wide JSON."""
+"""Small requests that make a server use much memory: stored files named often, large media, deep or wide JSON."""
 
 from __future__ import annotations
 

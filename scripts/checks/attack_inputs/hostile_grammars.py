@@ -17,7 +17,7 @@ def _form(schema: Any) -> dict[str, Any]:
 
 
 def _chain(length: int, link: Callable[[Any], Any], step: int = 0) -> dict[str, Any]:
-    """Definitions each of which refers to the next. They are seen from the last one on, if `step` is not 0."""
+    """A chain of definitions, each of which refers to the next. With `step`, references start from the last one."""
     definitions = {f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(length)}
     starts = range(length, -1, -step) if step else (0,)
     return {
@@ -98,7 +98,7 @@ def forty_slow_schemas_at_once(target: Target) -> list[int]:
 
 
 def clients_that_leave(target: Target) -> list[int | str]:
-    """Before their schemas are compiled."""
+    """Clients that leave before their schemas are compiled."""
     for i in range(40):
         body = json.dumps({"messages": [{"role": "user", "content": "x"}], **_form(_slow(i))}).encode()
         target.open(head(CHAT, f"content-length: {len(body)}") + b"\r\n" + body).close()

@@ -1,4 +1,4 @@
-"""Clients that send slowly, only half, without an end or too many at once, and clients that do not read."""
+"""Clients that send slowly, incompletely, endlessly or too much at once, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALL = json.dumps({**_QUESTION, "max_tokens": 4}).encode()
 
 
 def slow_headers(target: Target) -> list[int | str]:
-    """A header each 0.2 s, without an end."""
+    """One header every 0.2 s, endlessly."""
     connections = [target.open(head()) for _ in range(100)]
     while not target.ended():
         for connection in connections:
@@ -25,7 +25,7 @@ def slow_headers(target: Target) -> list[int | str]:
 
 
 def slow_bodies(target: Target) -> list[int | str]:
-    """A byte each 0.2 s."""
+    """One byte every 0.2 s."""
     connections = [target.open(head(CHAT, "content-length: 100000") + b"\r\n{") for _ in range(100)]
     while not target.ended():
         for connection in connections:
@@ -35,7 +35,7 @@ def slow_bodies(target: Target) -> list[int | str]:
 
 
 def half_bodies(target: Target) -> list[int | str]:
-    """Large ones."""
+    """Half of a large body."""
     half = b" " * 30_000_000
     connections = []
     for _ in range(10):
@@ -45,13 +45,13 @@ def half_bodies(target: Target) -> list[int | str]:
             try:
                 connections[-1].sendall(head(CHAT, "content-length: 60000000") + b"\r\n" + half)
             except TimeoutError:
-                pass  # the server does not read on
+                pass  # the server has stopped reading
     target.hold()
     return _close(connections)
 
 
 def many_half_bodies(target: Target) -> list[int | str]:
-    """Small ones, which are less than what is read at once."""
+    """Half of a small body, less than the server reads at once."""
     half = head(CHAT, "content-length: 1000000") + b"\r\n" + b" " * 300_000
     connections = [target.open(half) for _ in range(100)]
     target.hold()
@@ -93,7 +93,7 @@ def chunk_head_without_an_end(target: Target) -> list[int | str]:
 
 
 def silent_connections(target: Target) -> list[int | str]:
-    """750 of each thread, 3000 in all."""
+    """750 connections from each thread, 3000 in all."""
     connections = []
     for _ in range(750):
         try:
@@ -111,7 +111,7 @@ def connections_that_come_and_go(target: Target) -> list[int | str]:
 
 
 def kept_alive_connections(target: Target) -> list[int | str]:
-    """They stay open after an answer."""
+    """Connections that stay open after an answer."""
     request = head("/health", method="GET") + b"\r\n"
     connections = [target.open(request) for _ in range(300)]
     statuses = [status_of(connection) for connection in connections]
@@ -127,7 +127,7 @@ def pipelined_requests(target: Target) -> list[int | str]:
     try:
         connection.sendall(request * 2000)
     except OSError:
-        pass  # the server does not read on while it answers
+        pass  # the server stops reading while it answers
     return [status_of(connection)]
 
 
@@ -174,7 +174,7 @@ def silent_sockets(target: Target) -> list[int | str]:
 
 
 def half_socket_messages(target: Target) -> list[int | str]:
-    """WebSocket messages of 60 MB, half of which comes, in frames of 64 KB."""
+    """The first half of WebSocket messages of 60 MB, in frames of 64 KB."""
     connection = target.open(_upgrade())
     status = status_of(connection)
     connection.settimeout(1)
@@ -189,7 +189,7 @@ def half_socket_messages(target: Target) -> list[int | str]:
 
 
 def empty_socket_frames(target: Target) -> list[int | str]:
-    """A message of frames without bytes."""
+    """A message of empty frames."""
     connection = target.open(_upgrade())
     status = status_of(connection)
     connection.sendall(_frame(1, b""))
@@ -202,7 +202,7 @@ def empty_socket_frames(target: Target) -> list[int | str]:
 
 
 def pings_without_an_end(target: Target) -> list[int | str]:
-    """Their pongs are not read."""
+    """Pings whose pongs are not read."""
     connection = target.open(_upgrade())
     connection.settimeout(2)
     while not target.ended():
@@ -214,7 +214,7 @@ def pings_without_an_end(target: Target) -> list[int | str]:
 
 
 def socket_requests_without_reading(target: Target) -> list[int | str]:
-    """Requests on a WebSocket that are refused, while nobody reads."""
+    """Requests on a WebSocket that are refused, without reading the errors."""
     connection = target.open(_upgrade())
     connection.settimeout(2)
     while not target.ended():
@@ -239,7 +239,7 @@ def _frame(opcode: int, payload: bytes, final: bool = False) -> bytes:
 
 
 def _close(connections: list[socket.socket]) -> list[int | str]:
-    """What came on connections, which are closed."""
+    """Closes connections; returns the status that arrived on each."""
     for connection in connections:
         connection.settimeout(0.01)
     statuses = [_state(connection) for connection in connections]

@@ -1,4 +1,4 @@
-"""Media that take long to decode, also for clients that leave at once."""
+"""Media that take long to decode, also from clients that leave at once."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Target:
-    """A server on this machine. It is attacked for some seconds."""
+    """A server on this machine, which is attacked for some seconds."""
 
     def __init__(self, port: int, seconds: float = 0) -> None:
         self.port = port
@@ -92,7 +92,7 @@ def head(path: str = CHAT, *headers: str, method: str = "POST") -> bytes:
 
 
 def status_of(connection: socket.socket) -> int | str:
-    """The status in the response that comes on a connection, or "closed"."""
+    """The status in the response on a connection, or "closed"."""
     try:
         first = connection.recv(1000)
     except OSError:

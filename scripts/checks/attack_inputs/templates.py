@@ -1,4 +1,4 @@
-"""Chats that set off the chat template of the attacked server. Others get the built-in model's prompt from it."""
+"""Chats that trigger the hostile parts of the attacked server's chat template. Other chats get a normal prompt."""
 
 from __future__ import annotations
 

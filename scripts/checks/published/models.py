@@ -1,6 +1,6 @@
-"""Settings of published models, each with small sizes in place of its own.
+"""Settings of published models, with small sizes instead of their own.
 
-The entries of config.json are those that the publishers wrote, so that old names of settings are read, too.
+The entries of config.json are those of the publishers, so that old names of settings are read, too.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def gpt2_tokens() -> Tokenizer:
 
 
 def gemma_tokens() -> Tokenizer:
-    """Spaces become SentencePiece's character for one before the text is split at spaces, of which none are left."""
+    """Replaces spaces by SentencePiece's character for a space before the text is split at spaces, so none remain."""
     tokenizer = sentence_piece("never")
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that published models have, trained on Galago's own texts."""
+"""Small tokenizers of the kinds used by published models, trained on Galago's own texts."""
 
 from __future__ import annotations
 

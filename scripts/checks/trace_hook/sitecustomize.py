@@ -2,8 +2,8 @@
 
 `scripts/check request_trace` sets two variables: `GALAGO_TEST_TRACE_ROOT` is the checkout, `GALAGO_TEST_TRACE_DIR` a
 folder. A process records while the first byte of `armed` in that folder is 1 and writes each first entry of (thread,
-file, function) as a JSON line to `PID.jsonl` there. The file is mapped into
-memory, because some processes may not write to files.
+file, function) as a JSON line to `PID.jsonl` there. The file is mapped into memory, because some processes may not
+write to files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every reader of files that Galago keeps, on real files that were changed: their content, or nothing."""
+"""Every reader of files that Galago keeps, on changed files: it must return the original content, or nothing."""
 
 from __future__ import annotations
 

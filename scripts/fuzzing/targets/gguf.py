@@ -1,4 +1,4 @@
-"""Headers of GGUF files: what the reader, `show`, `list`, `fit` and pairing make of metadata that may be anything."""
+"""Headers of GGUF files with arbitrary metadata, for the reader, `show`, `list`, `fit` and pairing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BENCHMARK = MachineBenchmark(1, 1e-5, 1e-5, 1e-9, 1e-9, 1e-9, 1e-9, {t: _SPEED 
 
 @functools.cache
 def _original(name: str) -> Model:
-    """A good file, without its weights: a hole takes their place."""
+    """A good file, with a hole in place of its weights."""
     return crafted.read(builtin_folder() / name).having(data=b"")
 
 

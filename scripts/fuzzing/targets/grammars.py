@@ -133,7 +133,7 @@ def _nested(schema: Any, depth: int) -> Any:
 
 
 def _schema_chain(length: int, link: Any, step: int) -> dict[str, Any]:
-    """Definitions each of which refers to the next. They are seen from the last one on, if `step` is not 0."""
+    """A chain of definitions, each of which refers to the next. With `step`, references start from the last one."""
     definitions = {f"d{i}": link({"$ref": f"#/$defs/d{i + 1}"}) for i in range(length)}
     starts = range(length, -1, -step) if step else (0,)
     return {

@@ -19,9 +19,9 @@ from ..target import Target
 
 LIMITS = {"GALAGO_LIMIT_TEMPLATE_SECONDS": "0", "GALAGO_LIMIT_TEMPLATE_MEMORY": "64MiB"}
 MAX_BYTES = 64 << 20
-"""Of what one input adds to this process. A renderer cannot have more: the system refuses it."""
+"""Most memory that one input may add to this process. The operating system limits a renderer to the same."""
 MAX_SECONDS = 60.0
-"""A renderer that is not stopped runs for ever. This is far more than all limits together."""
+"""A renderer that is not stopped runs forever. This is far more than all limits together."""
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
@@ -85,7 +85,7 @@ _STATEMENTS = [
 
 @st.composite
 def _template(draw: st.DrawFn) -> str:
-    """A template of at most some hundred patterns, filled at random."""
+    """A template of at most a few hundred patterns, filled at random."""
     choices = {"F": _FILTERS, "T": _TESTS, "M": _METHODS}
     left = draw(st.integers(1, 60))
 

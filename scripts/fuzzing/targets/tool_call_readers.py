@@ -1,4 +1,4 @@
-"""Readers of answers in every tool-call format: the same text gives the same events however it is cut."""
+"""Readers of answers in every tool-call format: the same text gives the same events, however it is split."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ALL_TAGS = sorted(
 
 @st.composite
 def _answers(draw: st.DrawFn) -> tuple[str, str, str, tuple[int, ...]]:
-    """A format, the parser's state at the start, a text, and where the text is cut."""
+    """A format, the parser's state at the start, a text, and the positions where it is split."""
     tool_format = draw(st.sampled_from(_FORMATS))
     call = tool_format.block_start + tool_format.call_start + "get" + tool_format.arguments_start
     pieces = st.one_of(

@@ -1,4 +1,4 @@
-"""Messages between a worker and its parent, in both directions: any bytes are messages of that direction or refused."""
+"""Messages between a worker and its parent: bytes are valid messages of their direction, or refused."""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ the tables name, such as `StreamOptions`.
 
 A field that is not listed is ignored, and listed in the answer's `warnings` and the header `x-galago-warnings`. A
 number out of its range is limited or ignored with a warning where its meaning is clear. `galago serve --strict` refuses
-both, and other values of a field that is accepted "with a warning unless" it has those listed. A field marked "Not
-supported" would change the answer, so any value but those listed is always refused."""
+both. Where a table says "with a warning unless", it also refuses all values except those listed. A field marked "Not
+supported" would change the answer, so any value except those listed is always refused."""
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[str]:

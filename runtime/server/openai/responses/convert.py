@@ -123,7 +123,7 @@ def warn_about_outputs_without_calls(
     alone = [i for i, item in enumerate(given) if isinstance(item, outputs) and item.call_id not in call_ids]
     if alone:
         places = ", ".join(f"input[{i}]" for i in alone[:_MAX_PLACES]) + (", ..." if alone[_MAX_PLACES:] else "")
-        warnings.append(f"the calls that {places} answers are not in the conversation; the model sees only the outputs")
+        warnings.append(f"the calls answered by {places} are not in the conversation; the model sees only the outputs")
 
 
 def kept_messages(items: Sequence[Item | None], new_id: Callable[[str], str]) -> list[dict[str, Any]]:

@@ -151,7 +151,7 @@ def test_an_output_without_its_call_is_shown_with_a_warning(storing: Server) -> 
     continued: Json = {"input": [ORPHAN], "max_output_tokens": 1, "previous_response_id": first["id"]}
     single: Json = {"input": [{"role": "user", "content": "Hi"}, *first["output"], ORPHAN], "max_output_tokens": 1}
     answers = [post(storing, body) for body in (continued, single)]
-    assert [["the calls that input[" in text for text in answer["warnings"]] for answer in answers] == [[True]] * 2
+    assert [["calls answered by input[" in text for text in answer["warnings"]] for answer in answers] == [[True]] * 2
     assert answers[0]["usage"]["input_tokens"] == answers[1]["usage"]["input_tokens"]
     empty = count(storing, [{**ORPHAN, "output": ""}], previous_response_id=first["id"])
     assert answers[0]["usage"]["input_tokens"] > empty["input_tokens"]

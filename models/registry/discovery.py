@@ -148,8 +148,8 @@ def _add_folder(path: Path, top: Path, discovery: Discovery) -> list[Path]:
 
 def _in_other_folders(parts: Sequence[str], path: Path, top: Path) -> str:
     """Says in which folders below `top` the parts are that a folder lacks, or returns an empty text."""
-    found = {other.parent for part in parts for other in top.rglob(glob.escape(part))} - {path}
-    places = ", ".join(sorted(str(folder) for folder in found))
+    folders = {other.parent for part in parts for other in top.rglob(glob.escape(part))} - {path}
+    places = ", ".join(sorted(map(str, folders)))
     return f"; it is in {places}: move all parts into one folder" if places else ""
 
 

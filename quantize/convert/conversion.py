@@ -137,7 +137,7 @@ def check_disk_space(target: Path, needed_bytes: int) -> None:
 def check_nothing_left_out(left_out: Sequence[str], strict: bool) -> None:
     if strict and left_out:
         raise ConfigError(
-            "nothing was converted, because --strict is given and this would be left out", "strict", left_out
+            "nothing was converted, because --strict is set and this would be left out", "strict", left_out
         )
 
 

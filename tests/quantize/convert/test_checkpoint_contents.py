@@ -236,7 +236,7 @@ def test_the_file_says_what_it_was_made_from_and_what_was_left_out(tmp_path: Pat
     ends = [size - 1, 0, 1, 2, size - 4]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     target = tmp_path / "made.gguf"
-    with pytest.raises(ConfigError, match=r"--strict is given and this would be left out: the file other.safetensors"):
+    with pytest.raises(ConfigError, match=r"--strict is set and this would be left out: the file other.safetensors"):
         convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress, strict=True)
     assert not target.exists()
     result = convert_checkpoint(folder, target, FloatType.F32, False, False, no_progress)

@@ -132,6 +132,7 @@ def quantize(
         _check_tables(source, scheme)
     data = _calibration_data(source, request)
     part = request.output.with_name(f"{request.output.name}.imatrix.part")
+    warnings = _weight_warnings(source)
     with _without_layers(source, data, request.drop_layers, stage, on_dropped) as (source, data, dropped):
         result = None
         if scheme is None:
@@ -143,7 +144,7 @@ def quantize(
         with stage(f"quantizing {plan.source.path.name}") as progress:
             variant.write(plan, request.output, request.force, progress)
     calibration.discard(part)
-    return QuantizationResult(plan, request.output, result, dropped, [*plan.warnings, *_weight_warnings(source)])
+    return QuantizationResult(plan, request.output, result, dropped, [*plan.warnings, *warnings])
 
 
 def _weight_warnings(source: SourceModel) -> list[str]:

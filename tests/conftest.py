@@ -7,7 +7,9 @@ folders from the environment and the guard from `tests/guard`.
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +37,9 @@ import loopback_only  # noqa: E402
 from fakes.benchmark import keep_benchmark  # noqa: E402
 from fakes.server import Server, serving  # noqa: E402
 from galago.runtime import LocalModel, load  # noqa: E402
+
+# httpx makes a context for each request without a client, and each takes 40 ms; the tests' servers have no TLS
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
 
 loopback_only.watch()
 keep_benchmark(Path(os.environ["XDG_CACHE_HOME"]))

@@ -57,5 +57,5 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(GGUFError, match="directory"):
+    with pytest.raises(NotFound, match="is a folder without GGUF files; give the path of a GGUF file"):
         resolve(tmp_path)

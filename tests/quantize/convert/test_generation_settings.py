@@ -82,7 +82,11 @@ SAMPLING: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "all tokens, as -1": ({"top_k": -1}, {"top_k": 0}, ""),
     "a whole number as a fraction": ({"top_k": 20.0}, {"top_k": 20}, ""),
     "a number as a text": ({"temperature": "0.6", "top_p": 0.9}, {"top_p": 0.9}, "temperature of generation_config"),
-    "impossible": ({"top_p": 1.5, "temperature": float("nan")}, {}, "top_p of generation_config.json: 1.5 is no value"),
+    "impossible": (
+        {"top_p": 1.5, "temperature": float("nan")},
+        {},
+        "top_p of generation_config.json: 1.5 is not a valid value",
+    ),
     "a penalty without sampling": (
         {"do_sample": False, "temperature": 0.5, "repetition_penalty": 1.3},
         {"penalty_repeat": 1.3},

@@ -84,7 +84,8 @@ def test_gc_prints_json(cache: HubCache, capsys: pytest.CaptureFixture[str]) -> 
 def test_list_shows_every_commit_if_asked(cache: HubCache, capsys: pytest.CaptureFixture[str]) -> None:
     new = cache.commit(REPO, "main") or ""
     assert main(["list", "--all"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hf:")]
+    *_tables, commits = capsys.readouterr().out.split("\n\n")
+    lines = [line for line in commits.splitlines() if line.startswith("hf:")]
     assert [line.split()[-1] for line in lines] == [new[:12], older(cache)[:12]]
     assert lines[1].startswith(f"hf:{REPO}:q8_0@{older(cache)[:12]} ")
 

@@ -206,7 +206,7 @@ def test_a_template_that_drops_media_is_an_error(weights: Weights) -> None:
 
 
 def test_a_prompt_that_ends_with_media_or_nothing_is_an_error(weights: Weights) -> None:
-    with pytest.raises(InvalidRequest, match="nothing after these messages"):
+    with pytest.raises(InvalidRequest, match="adds no text after these messages"):
         builder_without_projector(weights, "{% if false %}{% endif %}").build([user("x")])
 
 

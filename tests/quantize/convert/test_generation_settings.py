@@ -85,7 +85,7 @@ SAMPLING: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "impossible": (
         {"top_p": 1.5, "temperature": float("nan")},
         {},
-        "top_p of generation_config.json: 1.5 is not a valid value",
+        "top_p of generation_config.json: 1.5 is not a valid",
     ),
     "a penalty without sampling": (
         {"do_sample": False, "temperature": 0.5, "repetition_penalty": 1.3},

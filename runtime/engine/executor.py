@@ -185,7 +185,7 @@ class StepExecutor:
         thread_tuner: ThreadTuner | None,
     ) -> None:
         self.threads = threads
-        self.prefill_budget = PrefillBudget(runner.attention_tile.rows)
+        self.prefill_budget = PrefillBudget(runner.attention_tile)
         self._runner = runner
         self._save_policy = kv_cache.save_policy
         self._drafter = drafter

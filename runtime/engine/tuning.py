@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..types.events import Failed, Finished
 from ..types.model_info import Stats
+from ..types.prompt import AttentionTile
 
 LONG_PROMPT_STEPS, LONG_PROMPT_SECONDS, SHORT_PROMPT_SECONDS = 2.5, 0.03, 0.2
 """How long a step with prompt rows may take while answers wait for it. With rows of a long prompt: 2.5 times a step
@@ -17,9 +18,9 @@ without, or 30 ms if that is longer, since people do not read faster. With rows 
 200 ms.
 """
 
-MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 1.0
+MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 2.0
 """If fewer rows than this fit into a step, it takes a whole attention tile, which takes hardly longer behind thousands
-of tokens, unless the step would take more than a second. Otherwise a long prompt would take minutes."""
+of tokens, unless the step would take more than two seconds. Otherwise a long prompt would take minutes."""
 
 FIRST_PREFILL_ROWS = 32
 """Prompt rows in a step before any step was measured."""
@@ -46,10 +47,10 @@ class PrefillLimits(NamedTuple):
 
 
 class PrefillBudget:
-    """Learns how long steps and the prompt rows in them take. `tile_rows` is the size of an attention tile."""
+    """Learns how long steps and the prompt rows in them take."""
 
-    def __init__(self, tile_rows: int) -> None:
-        self._tile_rows = tile_rows
+    def __init__(self, tile: AttentionTile) -> None:
+        self._tile = tile
         self._steps: deque[float] = deque(maxlen=_SAMPLES)
         """Durations of steps without prompt rows, in seconds."""
         self._few_rows: deque[float] = deque(maxlen=_SAMPLES)
@@ -69,10 +70,10 @@ class PrefillBudget:
             return
         self._steps_since_prefill = 0
         if not answer_rows:
-            if prompt_rows >= self._tile_rows:  # with fewer, each row takes longer
+            if prompt_rows >= self._tile.rows:  # with fewer, each row takes longer
                 self._prompt_alone.append(seconds / prompt_rows)
         elif self._steps:
-            rows = self._few_rows if prompt_rows < self._tile_rows else self._tile_row_seconds
+            rows = self._few_rows if prompt_rows < self._tile.rows else self._tile_row_seconds
             rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
 
     @property
@@ -86,13 +87,18 @@ class PrefillBudget:
     def _worthwhile_rows(self, seconds: float) -> int:
         """The rows that fit into a step, or a whole tile."""
         rows = self._fitting_rows(seconds)
-        if rows >= MIN_PREFILL_ROWS or not self._few_rows or not (self._tile_row_seconds or self._prompt_alone):
+        if rows >= MIN_PREFILL_ROWS or not self._few_rows:
             return rows
-        in_tile = median(self._tile_row_seconds or self._prompt_alone)
-        is_faster = 2 * in_tile < median(self._few_rows)
-        if is_faster and median(self._steps) + self._tile_rows * in_tile <= MAX_TILE_STEP_SECONDS:
-            return self._tile_rows
-        return rows
+        in_tile = self._tile_row()
+        if in_tile is None or 2 * in_tile >= median(self._few_rows):
+            return rows
+        return self._tile.rows if median(self._steps) + self._tile.rows * in_tile <= MAX_TILE_STEP_SECONDS else rows
+
+    def _tile_row(self) -> float | None:
+        """Seconds per row of a tile: measured or, if none was computed yet, estimated from rows outside of tiles."""
+        if measured := self._tile_row_seconds or self._prompt_alone:
+            return median(measured)
+        return median(self._few_rows) / self._tile.speedup if self._tile.cost else None
 
     def _fitting_rows(self, seconds: float) -> int:
         if not self._steps or not (self._few_rows or self._prompt_alone):

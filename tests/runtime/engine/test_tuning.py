@@ -20,8 +20,10 @@ from galago.runtime.engine.tuning import (
     SavePolicy,
     ThreadTuner,
 )
+from galago.runtime.types.prompt import AttentionTile
 
 TILE_ROWS = 64
+TILE = AttentionTile(TILE_ROWS, speedup=8, cost=0.001)
 
 
 def long_prompt_rows(budget: PrefillBudget) -> int:
@@ -30,7 +32,7 @@ def long_prompt_rows(budget: PrefillBudget) -> int:
 
 def trained_budget(step: float, row: float) -> PrefillBudget:
     """A budget that has seen steps of `step` seconds and prompt rows of `row` seconds."""
-    budget = PrefillBudget(TILE_ROWS)
+    budget = PrefillBudget(TILE)
     for _ in range(50):
         budget.record(2, 0, step)
         budget.record(2, 10, step + 10 * row)
@@ -55,7 +57,7 @@ def test_a_short_prompt_may_take_longer() -> None:
 
 
 def test_rows_beside_answers_are_assumed_to_cost_more_until_measured() -> None:
-    budget = PrefillBudget(TILE_ROWS)
+    budget = PrefillBudget(TILE)
     budget.record(1, 0, 0.02)
     budget.record(0, 512, 512 * 0.001)
     assert 0.02 + 3 * 0.001 * long_prompt_rows(budget) <= LONG_PROMPT_STEPS * 0.02
@@ -64,7 +66,7 @@ def test_rows_beside_answers_are_assumed_to_cost_more_until_measured() -> None:
 
 
 def test_a_prompt_always_makes_progress() -> None:
-    assert long_prompt_rows(PrefillBudget(TILE_ROWS)) == FIRST_PREFILL_ROWS
+    assert long_prompt_rows(PrefillBudget(TILE)) == FIRST_PREFILL_ROWS
     assert long_prompt_rows(trained_budget(step=0.01, row=10.0)) == 1
 
 
@@ -87,7 +89,7 @@ def test_on_a_machine_that_becomes_busy_prefill_keeps_its_share() -> None:
 
 def deep_budget(step: float, row: float, tile_row: float) -> PrefillBudget:
     """Behind many tokens, where a row takes `row` among a few and `tile_row` in a tile."""
-    budget = PrefillBudget(TILE_ROWS)
+    budget = PrefillBudget(TILE)
     budget.record(0, 512, 512 * tile_row)
     for _ in range(9):
         budget.record(1, 0, step)
@@ -104,6 +106,15 @@ def test_if_hardly_a_row_fits_a_long_prompt_is_computed_in_tiles() -> None:
 def test_no_tile_is_computed_that_gains_nothing_or_takes_too_long() -> None:
     assert long_prompt_rows(deep_budget(step=0.008, row=0.011, tile_row=0.009)) == 2
     assert long_prompt_rows(deep_budget(step=0.15, row=0.125, tile_row=0.05)) == 1
+
+
+def test_a_tile_is_tried_before_any_was_measured() -> None:
+    assert long_prompt_rows(trained_budget(step=0.016, row=0.06)) == TILE_ROWS
+    assert long_prompt_rows(trained_budget(step=0.016, row=0.3)) == 1  # it would take 2.4 s
+    without_tiles = PrefillBudget(AttentionTile(TILE_ROWS, speedup=8, cost=0))
+    for rows in (0, 10):
+        without_tiles.record(1, rows, 0.016 + rows * 0.06)
+    assert long_prompt_rows(without_tiles) == 1
 
 
 def test_the_next_long_prompt_starts_with_few_rows_again() -> None:

@@ -22,6 +22,10 @@ MIN_PREFILL_ROWS, MAX_TILE_STEP_SECONDS = 8, 2.0
 """If fewer rows than this fit into a step, it takes a whole attention tile, which takes hardly longer behind thousands
 of tokens, unless the step would take more than two seconds. Otherwise a long prompt would take minutes."""
 
+TILE_RETRY_STEPS = 32
+"""A tile that took too long is tried again after this many steps with fewer prompt rows: another program may have been
+the cause."""
+
 FIRST_PREFILL_ROWS = 32
 """Prompt rows in a step before any step was measured."""
 
@@ -58,6 +62,8 @@ class PrefillBudget:
         self._tile_row_seconds: deque[float] = deque(maxlen=_SAMPLES)
         self._prompt_alone: deque[float] = deque(maxlen=_SAMPLES)
         self._steps_since_prefill = 0
+        self._steps_since_tile = 0
+        """Steps with prompt rows next to answers since the last one with a whole tile."""
 
     def record(self, answer_rows: int, prompt_rows: int, seconds: float) -> None:
         """Records how long a step took."""
@@ -73,7 +79,12 @@ class PrefillBudget:
             if prompt_rows >= self._tile.rows:  # with fewer, each row takes longer
                 self._prompt_alone.append(seconds / prompt_rows)
         elif self._steps:
-            rows = self._few_rows if prompt_rows < self._tile.rows else self._tile_row_seconds
+            has_tile = prompt_rows >= self._tile.rows
+            self._steps_since_tile = 0 if has_tile else self._steps_since_tile + 1
+            if self._steps_since_tile >= TILE_RETRY_STEPS:
+                self._steps_since_tile = 0
+                self._tile_row_seconds.clear()
+            rows = self._tile_row_seconds if has_tile else self._few_rows
             rows.append(max(seconds - median(self._steps), 0) / prompt_rows)
 
     @property

@@ -16,6 +16,7 @@ from galago.runtime.engine.tuning import (
     MIN_PREFILL_ROWS,
     SAVE_PROBE_INTERVAL,
     SHORT_PROMPT_SECONDS,
+    TILE_RETRY_STEPS,
     PrefillBudget,
     SavePolicy,
     ThreadTuner,
@@ -115,6 +116,16 @@ def test_a_tile_is_tried_before_any_was_measured() -> None:
     for rows in (0, 10):
         without_tiles.record(1, rows, 0.016 + rows * 0.06)
     assert long_prompt_rows(without_tiles) == 1
+
+
+def test_a_tile_that_took_too_long_is_tried_again() -> None:
+    budget = trained_budget(step=0.016, row=0.06)
+    budget.record(1, TILE_ROWS, 4.0)
+    rows = []
+    for _ in range(2 * TILE_RETRY_STEPS):
+        rows.append(long_prompt_rows(budget))
+        budget.record(1, rows[-1], 0.016 + rows[-1] * (0.008 if rows[-1] >= TILE_ROWS else 0.06))
+    assert rows[:TILE_RETRY_STEPS] == [1] * TILE_RETRY_STEPS and set(rows[TILE_RETRY_STEPS:]) == {TILE_ROWS}
 
 
 def test_the_next_long_prompt_starts_with_few_rows_again() -> None:

@@ -176,8 +176,8 @@ class PromptBuilder:
         if cells >= self._context_length:
             raise PromptTooLong(
                 f"this model's maximum context length is {self._context_length} tokens, one of them for the answer, "
-                f"and the prompt has {'' if exact else 'at least '}{cells}; shorten the messages or load the model "
-                "with a larger --context",
+                f"and the prompt has {'' if exact else 'at least '}{cells}; "
+                + ways_to_fit("messages", self._context_length, self._weights),
                 "messages",
             )
 
@@ -289,6 +289,13 @@ def break_up(text: str, control_texts: re.Pattern[str] | None, mark: str) -> str
             break
         text = broken
     return text
+
+
+def ways_to_fit(too_long: str, context_length: int, weights: Weights) -> str:
+    """What to do about a prompt that does not fit. A context longer than the model was trained for is refused."""
+    if context_length < weights.context_length:
+        return f"shorten the {too_long} or load the model with a larger --context"
+    return f"shorten the {too_long}, since this model was trained for no larger context"
 
 
 def split_before(text: str, control_texts: re.Pattern[str] | None) -> Iterator[str]:

@@ -13,7 +13,7 @@ from ..llamacpp.weights import Weights
 from ..types.prompt import Prompt
 from ..types.request import CompletionPrompt
 from ..types.tasks import Detokenize, Tokenize, TokenPieces
-from .builder import LONG_TEXT_CHARS, split_before
+from .builder import LONG_TEXT_CHARS, split_before, ways_to_fit
 
 
 class CompletionPrompts:
@@ -72,7 +72,7 @@ class CompletionPrompts:
         if tokens >= self._context_length:
             raise PromptTooLong(
                 f"the prompt has {qualifier}{tokens} tokens and the context length is {self._context_length}, of "
-                "which one must be left for an answer; shorten the prompt or load the model with a larger context",
+                "which one must be left for an answer; " + ways_to_fit("prompt", self._context_length, self._weights),
                 "prompt",
             )
 

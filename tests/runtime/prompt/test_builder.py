@@ -21,9 +21,11 @@ from galago.runtime.inference.generator import Generator
 from galago.runtime.llamacpp.projector import MediaChunk, encode_first
 from galago.runtime.llamacpp.weights import Weights
 from galago.runtime.prompt.builder import PromptBuilder, break_up
+from galago.runtime.prompt.completion import CompletionPrompts
 from galago.runtime.prompt.template import ChatTemplate
 from galago.runtime.types.messages import Audio, Image, Message, Text, ToolCall
 from galago.runtime.types.prompt import Item, MediaSpan, Prompt
+from galago.runtime.types.request import CompletionPrompt
 
 PICTURE = Image((DATA / "picture-5.png").read_bytes())
 SOUND = Audio((DATA / "sound-1.wav").read_bytes())
@@ -191,8 +193,8 @@ def test_skipped_frames_of_an_image_cause_a_warning(loaded: Generator) -> None:
     assert prompt.warnings and "cat.gif" in prompt.warnings[0] and "first frame" in prompt.warnings[0]
 
 
-def builder_without_projector(weights: Weights, source: str) -> PromptBuilder:
-    return prompt_builder(weights, None, source, 2048)
+def builder_without_projector(weights: Weights, source: str, context_length: int = 2048) -> PromptBuilder:
+    return prompt_builder(weights, None, source, context_length)
 
 
 def test_a_model_without_a_projector_refuses_images(weights: Weights) -> None:
@@ -220,6 +222,16 @@ def test_many_control_tokens_are_tokenized_quickly(loaded: Generator) -> None:
     with pytest.raises(PromptTooLong):
         loaded._assembly.chat_format.prompts.build([user("x")] * 40_000)
     assert time.process_time() - started < 8
+
+
+@pytest.mark.parametrize(
+    ("length", "advice"), [(64, "or load the model with a larger --context"), (2048, "trained for no larger context")]
+)
+def test_a_larger_context_is_advised_only_if_the_model_can_have_it(weights: Weights, length: int, advice: str) -> None:
+    with pytest.raises(PromptTooLong, match=f"shorten the messages.*{advice}$"):
+        builder_without_projector(weights, "{{ messages[0].content }}", length).build([user("x " * 3000)])
+    with pytest.raises(PromptTooLong, match=f"shorten the prompt.*{advice}$"):
+        CompletionPrompts(weights, None, length).build(CompletionPrompt("x " * 3000))
 
 
 def test_a_huge_text_is_refused_without_tokenizing_it(loaded: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

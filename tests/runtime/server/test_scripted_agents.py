@@ -42,7 +42,7 @@ EXPECTED: Said = [
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = write_scripted_model(tmp_path_factory.mktemp("scripted") / "scripted.gguf", SCRIPT, aside="A title")
-    with serving("--model", str(model), "--threads", "1") as running:
+    with serving("--model", str(model), "--threads", "1", "--context", "32768") as running:
         running.wait_until_ready()
         yield running
 
@@ -128,6 +128,13 @@ Loop: TypeAlias = Callable[[Server, list[Any], bool], Said]
 @pytest.mark.parametrize("loop", [chat, responses, anthropic_messages, ollama_chat])
 def test_an_agent_sees_the_script(scripted: Server, loop: Loop, stream: bool) -> None:
     assert loop(scripted, [HI], stream) == EXPECTED
+
+
+@pytest.mark.parametrize("loop", [chat, responses, anthropic_messages, ollama_chat])
+def test_many_tools_with_long_names_are_offered(scripted: Server, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"mcp__server__tool_{i}" for i in range(180)] + [f"mcp__{'a' * (n - 5)}" for n in (65, 72, 100, 127, 128)]
+    monkeypatch.setitem(globals(), "SCHEMAS", {name: SCHEMAS["read"] for name in names} | SCHEMAS)
+    assert loop(scripted, [HI], False) == EXPECTED
 
 
 def test_each_further_question_gets_the_next_text_and_at_last_the_same(scripted: Server) -> None:

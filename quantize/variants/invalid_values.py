@@ -33,7 +33,7 @@ def describe(model: Path, name: str, target_type: str | None) -> str:
         large += int((np.abs(weights[is_finite]) > _LARGEST_F16).sum()) if target_type == "F16" else 0
         total += weights.size
     kinds = ((nan, "NaN"), (infinite, "infinite"), (large, f"beyond {_LARGEST_F16:.0f}, which is F16's largest"))
-    counts = [f"{count} are {kind}" for count, kind in kinds if count]
+    counts = [f"{count} {'is' if count == 1 else 'are'} {kind}" for count, kind in kinds if count]
     return f"of its {total} weights, {' and '.join(counts)}" if counts else ""
 
 

@@ -73,7 +73,11 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"galago {metadata.version('galago')}", flush=True)
         return 0
     if name not in COMMANDS:
-        _fail(f"there is no command {name!r}; galago --help lists the commands")
+        import difflib
+
+        similar = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        _fail(f"there is no command {name!r}; {hint}galago --help lists the commands")
         return 2
     return _run(name, arguments[1:])
 
@@ -90,6 +94,7 @@ def _run(name: str, arguments: list[str]) -> int:
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show"):
             raise
+        error.message = error.message.removeprefix("Value error, ")  # words of the library that checks values
         error.show()  # click's own usage errors
         return int(error.exit_code)
     return int(code or 0)

@@ -31,17 +31,14 @@ def search(
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
         entries = _that_fit(entries)
+    if entries and not as_json:
+        _print_entries(entries)  # before the Hub is asked, which may fail
     repositories = client.search_models(text) if on_hub else []
     if as_json:
         rows = [_row(entry) for entry in entries]
         rows += [{"model": f"hf:{f.name}"} | dataclasses.asdict(f) for f in repositories]
         report.emit_json(rows)
         return
-    if entries:
-        print(report.table(("model", "use", "size", "download", "license"), [_cells(entry) for entry in entries]))
-        notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
-        notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
-        print("\n".join(["", *notes]), file=sys.stderr)
     if repositories and mirrors.is_mirror(connection.endpoint()):
         print(f"from {connection.endpoint()}:", file=sys.stderr)
     for repository in repositories:
@@ -51,6 +48,13 @@ def search(
     if not entries and not repositories:
         what = "fits into the free memory" if fits else f"matches {text!r}"
         print(f"no model of the catalog {what}; search the Hub with --hub" if not on_hub else "no models found")
+
+
+def _print_entries(entries: list[CatalogEntry]) -> None:
+    print(report.table(("model", "use", "size", "download", "license"), [_cells(entry) for entry in entries]))
+    notes = ["* not confirmed by a download yet"] * any(not entry.verified for entry in entries)
+    notes += ["+ has conditions; see galago show MODEL"] * any(entry.conditions for entry in entries)
+    print("\n".join(["", *notes]), file=sys.stderr)
 
 
 def _without_address(text: str) -> str:

@@ -28,6 +28,7 @@ _LABELS = {
     "licence": "license",
     "quants": "quantizations",
     "senses": "input",
+    "unverified": "not confirmed",
 }
 """Printed names of fields whose names in JSON are not clear enough."""
 
@@ -194,6 +195,8 @@ def _text(name: str, value: Any) -> str:
         return report.count(value)
     if name == "quants":
         return ", ".join(q["name"] + (f" ({units.format_bytes(q['total'])})" if q["total"] else "") for q in value)
+    if name == "unverified":
+        return ", ".join(_LABELS.get(fact, fact).removeprefix("quants.") for fact in value)
     if isinstance(value, list):
         return ", ".join(map(report.printable_line, map(str, value)))
     return report.printable_line(str(value))

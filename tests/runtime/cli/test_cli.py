@@ -114,6 +114,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert galago(*arguments, code=2).stderr
 
 
+def test_a_mistyped_command_and_a_wrong_value_say_what_was_meant() -> None:
+    assert galago("runn", code=2).stderr.endswith("'runn'; did you mean run? galago --help lists the commands\n")
+    wrong = galago("chat", "builtin", "--kv-type", "q9", code=2).stderr
+    assert "Invalid value for '--kv-type': 'q9' is not one of 'f16', 'q8_0', 'q4_0'." in wrong
+
+
 def test_chat_remembers_clears_and_leaves() -> None:
     lines = [
         "Opposite of big?",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,18 @@ def test_a_model_is_searched_pulled_used_and_removed(home: LocalHub, monkeypatch
     assert "deleted omni, which freed 8.57 MB" in galago("rm", "omni").stdout
     assert "omni" not in galago("list").stdout
     assert "is not installed" in galago("rm", "omni", code=1).stderr
+
+
+def test_the_catalog_is_shown_even_if_the_hub_cannot_be_asked(home: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    done = galago("search", "omni", "--hub", code=1)
+    assert "\nomni " in done.stdout and "HF_HUB_OFFLINE" in done.stderr
+
+
+def test_unconfirmed_facts_are_named_as_they_are_printed(home: LocalHub, tmp_path: Path) -> None:
+    catalog = tmp_path / "XDG_CONFIG_HOME/galago/catalog.toml"
+    catalog.write_text(CATALOG + 'unverified = ["licence", "quants.F16"]\n')
+    assert re.search(r"^  not confirmed +license, F16$", galago("show", "omni").stdout, re.MULTILINE)
 
 
 def test_every_command_prints_json(home: LocalHub) -> None:

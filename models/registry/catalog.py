@@ -19,7 +19,7 @@ from ..kept_file import read_file
 from ..log import log_once
 from ..paths import user_catalog_path
 
-TASKS = ("chat", "transcription", "speech", "embedding")
+TASKS = ("chat", "transcription", "speech", "embedding", "test")
 MODALITIES = ("vision", "audio")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -69,6 +69,11 @@ class CatalogEntry:
     def verified(self) -> bool:
         """Whether every fact is confirmed."""
         return not self.unverified
+
+    @property
+    def is_recommended(self) -> bool:
+        """Whether the model is for real use, so that it may be recommended if it fits."""
+        return self.task != "test"
 
 
 def entries(user_path: Path | None = None) -> tuple[CatalogEntry, ...]:

@@ -19,7 +19,7 @@ from ..gguf.file_name import describe_missing, part_name, pieces, split_name
 from ..gguf.header import GGUFHeader
 from ..gguf.kind import DESCRIPTIONS, check_is_model, header_kind
 from ..gguf.reader import read_header
-from . import installed, pairing
+from . import catalog, installed, pairing
 from .name import BUILTIN, ModelRef, is_builtin, parse_ref
 
 MAX_ADAPTERS = 16
@@ -77,7 +77,7 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
     ref = parse_ref(model) if isinstance(model, str) else ModelRef("path", str(model))
     if ref.kind == "path":
         if path.is_dir():
-            raise NotFound(_about_folder(path), "model")
+            raise NotFound(about_folder(path), "model")
         if path.exists():
             return path.stem, path, None  # a pipe or device, which the reader rejects with a clear message
         if path.is_symlink():
@@ -85,11 +85,16 @@ def _find(model: str | Path) -> tuple[str, Path, Path | None]:
         raise NotFound(
             f"there is no model {model}: {_similar_files(path)}use `{BUILTIN}` or the path of a GGUF file", "model"
         )
-    model_on_disk = installed.find(ref)
+    try:
+        model_on_disk = installed.find(ref)
+    except NotFound:
+        if path.is_dir() and not (ref.kind == "name" and catalog.find(ref.name)):
+            raise NotFound(about_folder(path), "model") from None
+        raise
     return str(ref), model_on_disk.weights[0], model_on_disk.projector
 
 
-def _about_folder(path: Path) -> str:
+def about_folder(path: Path) -> str:
     """Says what to give instead of a folder."""
     names = sorted(other.name for other in path.glob("*.[gG][gG][uU][fF]"))
     if names:

@@ -13,7 +13,7 @@ from ..types.messages import Message, Part, Text
 from ..types.options import PROMPT, REQUEST, SAMPLING
 from ..types.request import Request, Sampling
 from .run import print_notes
-from .ui import options
+from .ui import options, report
 
 with contextlib.suppress(ImportError):  # not on Windows; gives `input` arrow keys and a history
     import readline  # noqa: F401
@@ -62,7 +62,7 @@ class _Conversation:
                 print(f"galago: {error.message}; /clear starts a new conversation", file=sys.stderr)
             except (MediaError, UnsupportedModality, UnsupportedField) as error:
                 self._media = []
-                print(f"galago: {error.message}", file=sys.stderr)
+                print(f"galago: {report.error_summary(error)}", file=sys.stderr)
             except GalagoError as error:
                 print(f"galago: {error.message}", file=sys.stderr)
 

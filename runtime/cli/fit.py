@@ -284,7 +284,7 @@ def _list(budget: int, again: bool, as_json: bool) -> int:
     from ...models.registry.catalog import entries
     from ..config import DEFAULT_CONTEXT
 
-    recommendations = models_that_fit(entries(), budget, again)
+    recommendations = models_that_fit((entry for entry in entries() if entry.is_recommended), budget, again)
     if as_json:
         print(json.dumps([_row(candidate) for candidate in recommendations], indent=1))
     elif recommendations:

@@ -46,9 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except GalagoError as error:
         from .ui.help_pages import page_for
+        from .ui.report import error_summary
 
-        page = page_for(error)
-        return _fail(f"{error.summary} (see {page})" if page else error.summary, error.items)
+        page, summary = page_for(error), error_summary(error)
+        return _fail(f"{summary} (see {page})" if page else summary, error.items)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output, such as `head`, has exited

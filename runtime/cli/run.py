@@ -27,6 +27,7 @@ def run(
     """Answer one prompt, with images, audio and video."""
     if prompt == "-":
         prompt = sys.stdin.read()
+    _check_media(request)
     with options.load(model, loading) as loaded:
         with loaded.chat(prompt, stream=True, **options.by_keyword(request)) as answer:
             for text in answer:
@@ -35,6 +36,15 @@ def run(
         print_notes(answer.reply, loaded.info.warnings)
         if stats:
             print(_stats(answer.reply), file=sys.stderr)
+
+
+def _check_media(request: options.OptionValues) -> None:
+    """Raises `MediaError` for a file that cannot be read, before the model is loaded, which may take minutes."""
+    from ..media.limits import MediaLimits, read_media_file
+
+    for option in PROMPT:
+        for path in request.get(option.name, ()) if option.kind == "paths" else ():
+            read_media_file(path.expanduser(), MediaLimits())
 
 
 def print_notes(reply: Reply, printed: Sequence[str]) -> None:

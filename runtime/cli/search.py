@@ -30,7 +30,7 @@ def search(
     text = _without_address(text)
     entries = [entry for entry in catalog.entries() if all(word in _words(entry) for word in text.lower().split())]
     if fits:
-        entries = _that_fit(entries)
+        entries = _that_fit([entry for entry in entries if entry.is_recommended])
     if entries and not as_json:
         _print_entries(entries)  # before the Hub is asked, which may fail
     repositories = client.search_models(text) if on_hub else []

@@ -29,6 +29,7 @@ _LABELS = {
     "quants": "quantizations",
     "senses": "input",
     "unverified": "not confirmed",
+    "version": "galago version",
 }
 """Printed names of fields whose names in JSON are not clear enough."""
 
@@ -40,7 +41,7 @@ def show(
     """Describe a model or a GGUF file."""
     from ...models.registry import catalog, installed
     from ...models.registry.name import parse_ref
-    from ...models.registry.resolve import builtin_model
+    from ...models.registry.resolve import about_folder, builtin_model
 
     path = Path(model).expanduser()
     if path.is_file():
@@ -48,11 +49,13 @@ def show(
     else:
         ref = parse_ref(model)
         if ref.kind == "path":
-            raise NotFound(f"there is no file {model}", "model")
+            raise NotFound(about_folder(path) if path.is_dir() else f"there is no file {model}", "model")
         entry = catalog.find(ref.name) if ref.kind == "name" else None
         try:
             fields = _model(builtin_model() if ref.kind == "builtin" else installed.find(ref))
         except NotFound as error:
+            if entry is None and path.is_dir():
+                raise NotFound(about_folder(path), "model") from None
             if entry is None:
                 raise
             fields = {"model": str(ref), "installed": False, "how": error.message}

@@ -8,6 +8,7 @@ import pytest
 
 from galago.models.errors import GGUFError, ModelError, NotFound
 from galago.models.registry.resolve import resolve
+from galago.runtime.cli.main import main
 
 BUILTIN = resolve("builtin")
 
@@ -59,3 +60,25 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is a folder without GGUF files; give the path of a GGUF file"):
         resolve(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "my/folder"])
+def test_a_folder_without_a_slash_or_like_a_repository_is_rejected_as_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "x.gguf").touch()
+    with pytest.raises(NotFound, match=f"{name} is a folder; give a file in it, such as {name}/x.gguf, or use galago"):
+        resolve(name)
+    assert main(["show", name]) == main(["show", f"./{name}"]) == 1
+    assert capsys.readouterr().err.count("is a folder; give a file in it") == 2
+
+
+def test_a_folder_does_not_hide_how_to_install_a_model_of_the_catalog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qwen3.5-0.8b").mkdir()
+    with pytest.raises(NotFound, match="galago pull qwen3.5-0.8b"):
+        resolve("qwen3.5-0.8b")

@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ....models.errors import GalagoError, MediaError
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def error_summary(error: GalagoError) -> str:
+    """The first line about an error, with the name of the media file that caused it."""
+    if isinstance(error, MediaError) and error.param and error.param not in error.summary:
+        if Path(error.param).is_file():
+            return f"{error.param}: {error.summary}"
+    return error.summary
 
 
 def emit_json(value: Any) -> None:

@@ -18,8 +18,8 @@ from fakes.waiting import wait_until_read
 from galago.models import errors
 from galago.models.registry.resolve import resolve
 from galago.runtime.cache.disk_cache import DiskCache
-from galago.runtime.cli.main import COMMANDS
-from galago.runtime.cli.ui import help_pages, progress
+from galago.runtime.cli.main import COMMANDS, main
+from galago.runtime.cli.ui import help_pages, options, progress
 
 DOCS = Path(__file__).parents[3] / "docs"
 GALAGO = [sys.executable, "-m", "galago.runtime.cli.main"]
@@ -118,6 +118,23 @@ def test_a_mistyped_command_and_a_wrong_value_say_what_was_meant() -> None:
     assert galago("runn", code=2).stderr.endswith("'runn'; did you mean run? galago --help lists the commands\n")
     wrong = galago("chat", "builtin", "--kv-type", "q9", code=2).stderr
     assert "Invalid value for '--kv-type': 'q9' is not one of 'f16', 'q8_0', 'q4_0'." in wrong
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    fake = tmp_path / "fake.png"
+    fake.write_text("# no picture")
+    done = galago("run", "builtin", "Count.", "--image", DATA / "picture-5.png", "--image", fake, code=1)
+    assert f"galago: {fake}: a file that starts with the bytes" in done.stderr
+    chat = galago("chat", "builtin", stdin=f"/image {fake}\nCount.\n")
+    assert f"galago: {fake}: a file that starts with the bytes" in chat.stderr
+
+
+def test_a_missing_file_is_reported_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(options, "load", unittest.mock.Mock(side_effect=AssertionError("the model was loaded")))
+    assert main(["run", "builtin", "Count.", "--image", "nowhere.png"]) == 1
+    assert "there is no file nowhere.png" in capsys.readouterr().err
 
 
 def test_chat_remembers_clears_and_leaves() -> None:

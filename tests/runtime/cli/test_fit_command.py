@@ -16,6 +16,7 @@ from galago.models.registry.resolve import resolve
 from galago.runtime import load
 from galago.runtime.cli.main import main
 from galago.runtime.config import ModelConfig
+from galago.runtime.inference import machine_benchmark
 from galago.runtime.pool.budget import plan_load
 from galago.runtime.pool.llama_build import installed_build
 
@@ -29,6 +30,17 @@ def fit(capsys: Capture, *arguments: str, code: int = 0) -> tuple[str, str]:
     """What `galago fit` prints to standard output and standard error."""
     assert main(["fit", *arguments]) == code
     return capsys.readouterr()
+
+
+def test_test_models_are_not_recommended(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_benchmark, "measured", lambda *_: None)
+    machine = dataclasses.replace(device.this_machine(), total_memory_bytes=64 << 30, available_memory_bytes=64 << 30)
+    monkeypatch.setattr(device, "this_machine", lambda: machine)
+    for command in (["fit", "--budget", "32GB"], ["search", "--fits"]):
+        assert main(command) == 0
+        found = capsys.readouterr().out
+        assert "\nqwen3.5-0.8b" in found and "tinygemma3" not in found
+    assert main(["search", "tinygemma3"]) == 0 and "tinygemma3  test  38M" in capsys.readouterr().out
 
 
 def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

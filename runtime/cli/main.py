@@ -93,7 +93,7 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
     except Exception as error:
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+        if not hasattr(error, "exit_code") or not hasattr(error, "show") or not hasattr(error, "message"):
             raise
         error.message = error.message.removeprefix("Value error, ")  # words of the library that checks values
         error.show()  # click's own usage errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -40,11 +40,11 @@ def run(
 
 def _check_media(request: options.OptionValues) -> None:
     """Raises `MediaError` for a file that cannot be read, before the model is loaded, which may take minutes."""
-    from ..media.limits import MediaLimits, read_media_file
+    from ..python_api import MediaKind, read_media
 
-    for option in PROMPT:
-        for path in request.get(option.name, ()) if option.kind == "paths" else ():
-            read_media_file(path.expanduser(), MediaLimits())
+    for kind in get_args(MediaKind):
+        for path in request.get(kind, ()):
+            read_media(kind, path)
 
 
 def print_notes(reply: Reply, printed: Sequence[str]) -> None:

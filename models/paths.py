@@ -17,6 +17,11 @@ def data_folder() -> Path:
     return platformdirs.user_data_path("galago", appauthor=False)
 
 
+def config_folder() -> Path:
+    """Returns the folder for files that the user writes: the settings, the presets and the user's own catalog."""
+    return platformdirs.user_config_path("galago", appauthor=False)
+
+
 def user_catalog_path() -> Path:
     """Returns the path of the user's own catalog, which may not exist."""
-    return platformdirs.user_config_path("galago", appauthor=False) / "catalog.toml"
+    return config_folder() / "catalog.toml"

@@ -375,7 +375,7 @@ def test_values_too_large_for_f16_are_reported(tmp_path: Path) -> None:
     offset = next(t.offset for t in header.tensors if t.name == "blk.2.ffn_down.weight")
     struct.pack_into("<f", content, header.data_offset + offset, 1e6)
     wide.write_bytes(content)
-    with pytest.raises(ModelError, match=r"blk\.2\.ffn_down\.weight contains .* 1 are beyond 65504"):
+    with pytest.raises(ModelError, match=r"blk\.2\.ffn_down\.weight contains .* 1 is beyond 65504"):
         made(wide, tmp_path / "q.gguf", "F16")
     made(wide, tmp_path / "b.gguf", "BF16")
 

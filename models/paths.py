@@ -25,3 +25,8 @@ def config_folder() -> Path:
 def user_catalog_path() -> Path:
     """Returns the path of the user's own catalog, which may not exist."""
     return config_folder() / "catalog.toml"
+
+
+def presets_path() -> Path:
+    """Returns the path of the user's presets, which may not exist."""
+    return config_folder() / "models.toml"

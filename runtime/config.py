@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..models.errors import ConfigError
 from .types.load_options import SETTINGS
-from .types.request import check_option
+from .types.messages import Role
+from .types.request import Sampling, check_option
 
 DEFAULT_CONTEXT = 8192
 """The default context in tokens, if the model allows it: enough for a long chat, with a KV cache for small machines."""
@@ -34,6 +35,26 @@ def default_threads() -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestDefaults:
+    """What a preset gives to requests that do not say it themselves.
+
+    - `system`: the system message of chats that have none.
+    - `messages`: roles and texts, which precede the messages of every chat.
+    - `sampling`: its fields that are not `None` take precedence over what the model's file recommends.
+    - `max_tokens`, `stop`: as in `Request`.
+    """
+
+    system: str | None = None
+    messages: tuple[tuple[Role, str], ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+NO_DEFAULTS = RequestDefaults()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """How a model is loaded.
 
@@ -50,6 +71,7 @@ class ModelConfig:
       they may hold private texts.
     - `chat_template`: the Jinja source of a chat template to use in place of the file's.
     - `hang_limit`: seconds without a sign of life from a worker, or in one step of its engine, until it is restarted.
+    - `request_defaults`: what the model's preset gives to requests.
     """
 
     context_length: int | None = None
@@ -65,6 +87,7 @@ class ModelConfig:
     hang_limit: float = 30.0
     memory: int | None = None
     chat_template: str | None = None
+    request_defaults: RequestDefaults = NO_DEFAULTS
 
     def __post_init__(self) -> None:
         for option in SETTINGS:

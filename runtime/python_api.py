@@ -238,53 +238,51 @@ def load(
     ctx: int | None = None,
     threads: int | None = None,
     slots: int | None = None,
-    gpu_layers: int = -1,
-    cache_mib: int = 256,
+    gpu_layers: int | None = None,
+    cache_mib: int | None = None,
     cache_dir: Path | None = None,
-    kv_type: KVType = "f16",
-    flash_attention: FlashAttention = "auto",
+    kv_type: KVType | None = None,
+    flash_attention: FlashAttention | None = None,
     chat_template: str | Path | None = None,
-    lora: Sequence[str | Path] = (),
+    lora: Sequence[str | Path] | None = None,
     draft: str | Path | None = None,
     memory: str | None = None,
     isolated: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> LocalModel:
-    """Loads a model: `"builtin"`, the name of an installed model, or the path of a GGUF file.
+    """Loads a model: `"builtin"`, the name of an installed model or of a preset, or the path of a GGUF file.
 
+    An option that is `None` has the value of the preset, or else its default.
     `mmproj` is the projector file for image and audio input, `lora` adapters as `FILE[:SCALE]`, and `draft` a smaller
     model with the same vocabulary for speculative decoding. `ctx` is the context length in tokens, and `slots` the
     number of requests answered at once (4); with `memory` ("4GB", "50%") the two follow from it unless given.
-    `kv_type` is the precision of the KV cache: "f16", "q8_0" or "q4_0". `cache_mib` is the memory for cached prefixes
-    and encoded media, and `cache_dir` a folder that keeps them over restarts. `chat_template` replaces the one in the
-    model's file: "chatml", "llama3", "gemma", "mistral", "plain", or the path of a Jinja file. An `isolated` model runs
-    in its own process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of the
-    weights loaded. Raises `GalagoError`.
+    `kv_type` is the precision of the KV cache: "f16", "q8_0" or "q4_0". `cache_mib` (256) is the memory for cached
+    prefixes and encoded media, and `cache_dir` a folder that keeps them over restarts. `chat_template` replaces the one
+    in the model's file: "chatml", "llama3", "gemma", "mistral", "plain", or the path of a Jinja file. An `isolated`
+    model runs in its own process; if llama.cpp crashes, the model is loaded again. `progress` receives the fraction of
+    the weights loaded. Raises `GalagoError`.
     """
-    from ..models.device import parse_memory_size, this_machine
-    from ..models.registry.resolve import resolve
-    from .config import ModelConfig
     from .pool.pool import ModelPool
+    from .pool.presets import resolve_model
     from .pool.resident import ResidentModel
 
-    if chat_template is not None:
-        from .prompt.named_templates import template_source
-
-        chat_template = template_source(str(chat_template))
-    config = ModelConfig(
-        ctx,
-        threads,
-        slots,
-        gpu_layers,
-        cache_mib=cache_mib,
-        cache_folder=cache_dir,
-        kv_type=kv_type,
-        flash_attention=flash_attention,
-        chat_template=chat_template,
-        memory=None if memory is None else parse_memory_size(memory, this_machine().total_memory_bytes),
-    )
-    files = resolve(model, mmproj, lora=lora, draft=draft)
-    service = ModelPool(ResidentModel(files, config, progress, isolated=isolated))
+    options = {
+        "mmproj": mmproj,
+        "lora": lora,
+        "draft": draft,
+        "context_length": ctx,
+        "memory": memory,
+        "threads": threads,
+        "gpu_layers": gpu_layers,
+        "kv_type": kv_type,
+        "flash_attention": flash_attention,
+        "chat_template": None if chat_template is None else str(chat_template),
+        "slots": slots,
+        "cache_mib": cache_mib,
+        "cache_folder": cache_dir,
+    }
+    found = resolve_model(model, {name: value for name, value in options.items() if value is not None})
+    service = ModelPool(ResidentModel(found.files, found.config, progress, isolated=isolated))
     service.load()
     return LocalModel(service)
 

@@ -57,6 +57,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "httpx2": ("models/hub/connection.py", "models/hub/proxies.py"),
     "filelock": "models/kept_file.py",
     "platformdirs": "models/paths.py",
+    "tomlkit": "models/presets.py",
     "PIL": "runtime/media/image.py",
     "soundfile": "runtime/media/audio.py",
     "soxr": "runtime/media/audio.py",

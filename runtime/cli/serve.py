@@ -12,10 +12,10 @@ from ..types.load_options import LOADING
 from .ui import options, progress
 
 if TYPE_CHECKING:
-    from ..config import ModelConfig, ServerConfig
+    from ..config import ServerConfig
 
 ServedModel = Annotated[
-    str, typer.Option(help="builtin, the name of an installed model, or a GGUF file", metavar="MODEL")
+    str, typer.Option(help="builtin, the name of an installed model or a preset, or a GGUF file", metavar="MODEL")
 ]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's name]", metavar="NAME")]
 Alias = Annotated[
@@ -87,7 +87,7 @@ def serve(
     limit: LimitValue = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
-    from ..config import ModelConfig, ServerConfig
+    from ..config import ServerConfig
     from ..types.limits import check_limits, set_limits
 
     set_limits(limit or ())
@@ -104,7 +104,7 @@ def serve(
         store=store,
     )
     names = _Names(name, tuple(alias or ()), any_model)
-    _serve(model, names, loading, ModelConfig(**options.model_settings(loading)), config)
+    _serve(model, names, loading, config)
 
 
 def _api_key(given: str | None, file: Path | None) -> str | None:
@@ -149,9 +149,7 @@ class _Names(NamedTuple):
     any: bool
 
 
-def _serve(
-    model: str, names: _Names, loading: options.OptionValues, settings: ModelConfig, config: ServerConfig
-) -> None:
+def _serve(model: str, names: _Names, loading: options.OptionValues, config: ServerConfig) -> None:
     """Starts the worker first, so that it loads the model while this process imports the server."""
     from ...models.errors import ConfigError
 
@@ -160,13 +158,13 @@ def _serve(
     from ..process.spawn import WorkerProcess
 
     process = WorkerProcess()
-    from ...models.registry.resolve import resolve
     from ..pool.pool import ModelPool
+    from ..pool.presets import resolve_model
     from ..pool.resident import ResidentModel
 
-    files = resolve(model, loading.get("mmproj"), names.id, loading.get("lora") or (), loading.get("draft"))
-    resident = ResidentModel(files, settings, progress.percent("loading"), isolated=True, process=process)
-    service = ModelPool(resident, aliases=names.aliases, any_model=names.any)
+    found = resolve_model(model, loading, names.id)
+    resident = ResidentModel(found.files, found.config, progress.percent("loading"), isolated=True, process=process)
+    service = ModelPool(resident, aliases=(*names.aliases, *found.aliases), any_model=names.any)
     service.begin()
     from ..server.run import serve as run_server
 

@@ -26,7 +26,7 @@ from ..log import log
 from ..speculative.draft_model import DraftModel
 from ..speculative.drafting import MAX_DRAFT_TOKENS
 from ..types.placement import Placement
-from ..types.request import Sampling, recommended_sampling
+from ..types.request import Sampling, filled, recommended_sampling
 
 if TYPE_CHECKING:
     from ...models.gguf.header import GGUFHeader
@@ -97,7 +97,7 @@ class Assembly:
             weights = self.weights = Weights(files.weights, placement.gpu_layers, progress, placement.split)
             self._closers.append(weights.close)
             self.context_length = context_length(config, weights)
-            self.default_sampling = self._recommended_sampling()
+            self.default_sampling = filled(config.request_defaults.sampling, self._recommended_sampling())
             store = self._open_state_store(files, config)
             self.projector = self._load_projector(files, threads, config, placement)
             adapters = self._load_adapters(files)

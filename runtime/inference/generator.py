@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
 from ...models.errors import EngineError, InvalidRequest
 from ...models.files import ModelFiles
-from ..config import ModelConfig
+from ..config import NO_DEFAULTS, ModelConfig, RequestDefaults
 from ..llamacpp.weights import Weights
 from ..sampling.sampler import REPEAT_WINDOW_TOKENS, Constraint, Sampler
 from ..types.events import Delta, Failed
@@ -21,7 +22,7 @@ from ..types.messages import Message, Text
 from ..types.model_info import ModelInfo, Stats
 from ..types.placement import ON_CPU, Placement
 from ..types.prompt import Prompt
-from ..types.request import Request, Sampling
+from ..types.request import Request, Sampling, filled
 from ..types.tasks import Detokenize, Embed, Estimate, R, RequestEstimate, Rerank, Task, Tokenize, TokenPieces
 from ..types.warnings import Warnings
 from . import weight_faults
@@ -80,6 +81,7 @@ class Generator:
         progress: Callable[[float], None] | None = None,
     ) -> None:
         config = config or ModelConfig()
+        self._defaults = config.request_defaults
         check_loading(files)
         self._lease = Lease()
         self._assembly = parts = Assembly(files, config, placement, limits, progress)
@@ -123,6 +125,7 @@ class Generator:
 
     def _generate(self, request: Request, cancelled: Callable[[], bool]) -> Stream:
         arrived = time.perf_counter()
+        request = self._filled(request)
         parts, chat_format = self._assembly, self._format_of(request)
         adapters = self._adapter_scales(request)
         grammar: Grammar | None = None
@@ -154,6 +157,9 @@ class Generator:
         prompt = replace(prompt, warnings=tuple(warnings))
         return self._submit(request, prompt, constraint, max_tokens, arrived, adapters)
 
+    def _filled(self, request: Request) -> Request:
+        return request if self._defaults == NO_DEFAULTS else _with_defaults(request, self._defaults)
+
     def _format_of(self, request: Request) -> ChatFormat:
         """The chat format for a request: that for tools if the model is shown some, as transformers chooses."""
         parts = self._assembly
@@ -182,7 +188,7 @@ class Generator:
         min_tokens = request.min_tokens if request.min_tokens and constraint is None else 0
         if not request.shown_tools and request.completion is None:
             banned |= self._assembly.call_tokens
-        sampling = _filled(request.sampling, self._assembly.default_sampling)
+        sampling = filled(request.sampling, self._assembly.default_sampling)
         recent = [item for item in prompt.items[-REPEAT_WINDOW_TOKENS:] if isinstance(item, int)]
         stream = Stream()
         cancel = self._engine.submit(
@@ -234,7 +240,7 @@ class Generator:
     def _tokenize(self, request: Request, cancelled: Callable[[], bool]) -> TokenPieces:
         from ..prompt.completion import token_pieces
 
-        prompt = self._prompt(request, cancelled)
+        prompt = self._prompt(self._filled(request), cancelled)
         ids = tuple(item for item in prompt.items if isinstance(item, int))
         if len(ids) < len(prompt.items):
             raise InvalidRequest("images and audio have no token ids; use /v1/plan to count them", "messages")
@@ -244,6 +250,7 @@ class Generator:
         from .estimate import count_part_tokens
 
         begin = time.perf_counter()
+        request = self._filled(request)
         adapters = self._adapter_scales(request)
         prompts = self._format_of(request).prompts.unbounded()
         prompt = _chat_prompt(prompts, request, cancelled)
@@ -308,7 +315,14 @@ def _known_biases(sampling: Sampling, vocab_size: int, warnings: Warnings) -> Sa
     return replace(sampling, logit_bias=tuple(pair for pair in sampling.logit_bias if pair[0] < vocab_size))
 
 
-def _filled(sampling: Sampling, defaults: Sampling) -> Sampling:
-    """The sampling settings with missing ones taken from `defaults`."""
-    missing = {f.name: getattr(defaults, f.name) for f in fields(sampling) if getattr(sampling, f.name) is None}
-    return replace(sampling, **missing)
+def _with_defaults(request: Request, defaults: RequestDefaults) -> Request:
+    """The request with what the model's preset gives to chats that do not say it themselves."""
+    messages = request.messages
+    if request.completion is None and (defaults.system or defaults.messages):
+        given = {"system", "developer"} & {message.role for message in messages}
+        own = tuple(Message(role, (Text(text),)) for role, text in defaults.messages)
+        first = (Message("system", (Text(defaults.system),)),) if defaults.system and not given else ()
+        system = tuple(itertools.takewhile(lambda message: message.role in ("system", "developer"), messages))
+        messages = (*first, *system, *own, *messages[len(system) :])
+    max_tokens = defaults.max_tokens if request.max_tokens is None else request.max_tokens
+    return replace(request, messages=messages, max_tokens=max_tokens, stop=request.stop or defaults.stop)

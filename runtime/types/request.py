@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ...models.errors import GalagoError, InvalidRequest
@@ -232,6 +232,12 @@ def recommended_sampling(number: Callable[[str], float | None]) -> Sampling:
         if value is not None:
             values[option.name] = int(value) if option.kind == "integer" else value
     return Sampling(**{"temperature": 0.0} | values)
+
+
+def filled(sampling: Sampling, defaults: Sampling) -> Sampling:
+    """Returns the settings with missing ones taken from `defaults`."""
+    missing = {f.name: getattr(defaults, f.name) for f in fields(sampling) if getattr(sampling, f.name) in (None, ())}
+    return replace(sampling, **missing)
 
 
 def request_fields_from(

@@ -18,7 +18,7 @@ import typer
 from ....models.errors import ConfigError
 from ...config import KVType
 from ...types import options as table
-from ...types.load_options import LOADING, SETTINGS
+from ...types.load_options import LOADING
 from ...types.options import OptionSpec
 from . import progress
 
@@ -45,11 +45,16 @@ _LITERAL: Any = Literal
 _ANNOTATED: Any = Annotated
 
 
-def flag(option: OptionSpec) -> Any:
-    """The flag of an option in the table, for use in `Annotated`."""
+def flag(option: OptionSpec, with_default: bool = False) -> Any:
+    """The flag of an option in the table, for use in `Annotated`.
+
+    `with_default` names the default, for a parameter that is `None` unless the flag is given.
+    """
     text = f"{option.help} (a file)" if option.file else option.help
     if option.unset and option.default is None:
         text += f"  [default: {option.unset}]"
+    elif with_default and option.default is not None and option.default != ():
+        text += f"  [default: {option.default}]"
     return typer.Option(*option.flags, help=text, metavar=option.metavar or None)
 
 
@@ -57,7 +62,9 @@ def _named(name: str) -> OptionSpec:
     return next(option for option in LOADING if option.name == name)
 
 
-ModelArgument = Annotated[str, typer.Argument(help="builtin, the name of an installed model, or a GGUF file")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="builtin, the name of an installed model or a preset, or a GGUF file")
+]
 ProjectorOption = Annotated[Path | None, flag(_named("mmproj"))]
 ContextLength = Annotated[int | None, flag(_named("context_length"))]
 Parallel = Annotated[int | None, flag(_named("slots"))]
@@ -69,7 +76,7 @@ KVTypeOption = Annotated[KVType, flag(_named("kv_type"))]
 def with_options(**groups: Sequence[OptionSpec]) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Replaces each named parameter of a command by the flags of its options.
 
-    Options without a flag are left out. The command receives a dictionary of values by the options' names.
+    Options without a flag are left out. The command receives a dictionary of the given values by the options' names.
     """
     shown = {group: [option for option in options if option.flags] for group, options in groups.items()}
 
@@ -94,9 +101,8 @@ def with_options(**groups: Sequence[OptionSpec]) -> Callable[[Callable[..., T]],
 
 def _parameter(option: OptionSpec) -> inspect.Parameter:
     kind: Any = Path if option.file else _LITERAL[option.choices] if option.choices else _TYPES[option.kind]
-    default = option.default or None if option.kind in ("texts", "paths") else option.default
-    annotation = _ANNOTATED[kind if default is not None else kind | None, flag(option)]
-    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    annotation = _ANNOTATED[kind | None, flag(option, with_default=True)]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _read(option: OptionSpec, value: Any) -> Any:
@@ -130,20 +136,6 @@ def by_keyword(values: Mapping[str, Any]) -> dict[str, Any]:
         option.name: option.python_name for option in (*table.PROMPT, *table.SAMPLING, *table.REQUEST, *LOADING)
     }
     return {keywords[name]: value for name, value in values.items()}
-
-
-def model_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `ModelConfig` among the loading options."""
-    settings = {option.name: values[option.name] for option in SETTINGS if option.name in values}
-    if "memory" in settings:
-        from ....models.device import parse_memory_size, this_machine
-
-        settings["memory"] = parse_memory_size(settings["memory"], this_machine().total_memory_bytes)
-    if "chat_template" in settings:
-        from ...prompt.named_templates import template_source
-
-        settings["chat_template"] = template_source(settings["chat_template"])
-    return settings
 
 
 def load(model: str, loading: Mapping[str, Any]) -> LocalModel:

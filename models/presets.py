@@ -145,8 +145,10 @@ def _table(name: str, values: Any, text: str, others: Iterable[PresetTable]) -> 
         raise _Wrong(f"{name!r} is already a name of the preset {taken[plain_name(name)]!r}")
     model = values.get("model")
     if not isinstance(model, str) or not model:
-        found = f"model is {model!r:.60}; it must be" if "model" in values else "model is missing; it must be"
-        raise _Wrong(f"{found} the name of a model, or the path of a GGUF file", *["model"] * ("model" in values))
+        problem = f"model is {model!r:.60}" if "model" in values else "model is missing"
+        raise _Wrong(
+            f"{problem}; it must be the name of a model, or the path of a GGUF file", *["model"] * ("model" in values)
+        )
     aliases = values.get("aliases", [])
     if not isinstance(aliases, list):
         raise _Wrong("aliases must be a list of texts", "aliases")
@@ -196,7 +198,7 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
     while low + 1 < high:
         middle = (low + high) // 2
         ends = ((end, _lacks(lines[:end], keys)) for end in range(middle, high))
-        end, lacks = next((found for found in ends if found[1] is not None), (high, False))
+        end, lacks = next((pair for pair in ends if pair[1] is not None), (high, False))
         low, high = (end, high) if lacks else (low, middle)
     return (
         next((n for n in range(low, len(lines)) if lines[n].strip() and not lines[n].strip().startswith("#")), low) + 1

@@ -281,8 +281,8 @@ def load(
         "cache_mib": cache_mib,
         "cache_folder": cache_dir,
     }
-    found = resolve_model(model, {name: value for name, value in options.items() if value is not None})
-    service = ModelPool(ResidentModel(found.files, found.config, progress, isolated=isolated))
+    resolved = resolve_model(model, {name: value for name, value in options.items() if value is not None})
+    service = ModelPool(ResidentModel(resolved.files, resolved.config, progress, isolated=isolated))
     service.load()
     return LocalModel(service)
 

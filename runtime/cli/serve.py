@@ -162,9 +162,11 @@ def _serve(model: str, names: _Names, loading: options.OptionValues, config: Ser
     from ..pool.presets import resolve_model
     from ..pool.resident import ResidentModel
 
-    found = resolve_model(model, loading, names.id)
-    resident = ResidentModel(found.files, found.config, progress.percent("loading"), isolated=True, process=process)
-    service = ModelPool(resident, aliases=(*names.aliases, *found.aliases), any_model=names.any)
+    resolved = resolve_model(model, loading, names.id)
+    resident = ResidentModel(
+        resolved.files, resolved.config, progress.percent("loading"), isolated=True, process=process
+    )
+    service = ModelPool(resident, aliases=(*names.aliases, *resolved.aliases), any_model=names.any)
     service.begin()
     from ..server.run import serve as run_server
 

@@ -67,10 +67,10 @@ class Presets(NamedTuple):
     def find(self, name: str) -> Preset | None:
         """Returns the preset with a name or alias, in any spelling. Raises `ConfigError` if it is broken."""
         plain = plain_name(name)
-        found = next((p for p in self.presets if plain in map(plain_name, (p.name, *p.aliases))), None)
-        if found is None and plain in self.broken:
+        preset = next((p for p in self.presets if plain in map(plain_name, (p.name, *p.aliases))), None)
+        if preset is None and plain in self.broken:
             raise ConfigError(f"the preset {name!r} has an error: {presets_path()}, {self.broken[plain]}", "model")
-        return found
+        return preset
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     │   ├── PromptTooLong         the prompt does not fit into the context
     │   └── TemplateError         the model's chat template cannot be rendered within its limits
     │       └── TemplateRefusal   the model's chat template rejects the messages
-    ├── Forbidden                 the Host or Origin header is not allowed
+    ├── Forbidden                 the Host or Origin header, or the model for this API key, is not allowed
     ├── Unauthorized              the API key is missing or wrong
+    ├── RateLimited               the API key has used its requests or tokens of this minute
     ├── NotFound                  no such model, file, route or stored object
     ├── MethodNotAllowed          the route exists, but not with this method
     ├── RequestTooLarge           the request, its body or the files that it names exceed a limit
@@ -78,11 +79,19 @@ class TemplateRefusal(TemplateError):
 
 
 class Forbidden(GalagoError):
-    """The server does not answer this Host or Origin. Allow it with an option of `galago serve`."""
+    """The server does not answer this Host or Origin, or not with this model. Allow it in the server's settings."""
 
 
 class Unauthorized(GalagoError):
-    """The API key is missing or wrong. Send the key that `galago serve` was started with."""
+    """The API key is missing or wrong. Send a key that `galago serve` was started with."""
+
+
+class RateLimited(GalagoError):
+    """The API key has used its requests or tokens of this minute. Try again after `retry_after_seconds`."""
+
+    def __init__(self, message: str, param: str | None = None, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message, param)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotFound(GalagoError):

@@ -18,6 +18,7 @@ from . import kept_file
 from .errors import ConfigError, NotFound
 from .paths import presets_path
 from .registry.name import is_builtin, parse_ref
+from .toml_lines import line_of
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -42,7 +43,7 @@ class PresetTable:
 
     def line_of(self, *keys: str) -> int:
         """Returns the line, from 1, on which a key of this table is set; without keys, that of its header."""
-        return _line_of(self.text, (self.name, *keys))
+        return line_of(self.text, (self.name, *keys))
 
 
 class PresetTables(NamedTuple):
@@ -91,7 +92,7 @@ def read_tables(path: Path | None = None) -> PresetTables:
         try:
             table = _table(name, values, text, tables.values())
         except _Wrong as wrong:
-            line = _line_of(text, (name, *wrong.keys) if isinstance(values, dict) else (name,))
+            line = line_of(text, (name, *wrong.keys) if isinstance(values, dict) else (name,))
             broken[plain_name(name)] = f"line {line}: {wrong}"
             problems.append(f"line {line}: {wrong}; the preset {name!r} is left out")
         else:
@@ -189,33 +190,6 @@ def _parse(text: str) -> tuple[dict[str, Any], str, list[str], dict[str, str]]:
             with contextlib.suppress(tomllib.TOMLDecodeError):
                 broken.update({plain_name(name): problem for name in tomllib.loads(lines[first])})
             lines[first:end] = [""] * (end - first)
-
-
-def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line on which a value is set, by bisection: each step parses the text up to the end of a statement."""
-    lines = text.split("\n")
-    low, high = 0, len(lines)  # the statement begins at line `low` or later, and before `high`
-    while low + 1 < high:
-        middle = (low + high) // 2
-        ends = ((end, _lacks(lines[:end], keys)) for end in range(middle, high))
-        end, lacks = next((pair for pair in ends if pair[1] is not None), (high, False))
-        low, high = (end, high) if lacks else (low, middle)
-    return (
-        next((n for n in range(low, len(lines)) if lines[n].strip() and not lines[n].strip().startswith("#")), low) + 1
-    )
-
-
-def _lacks(lines: list[str], keys: tuple[str, ...]) -> bool | None:
-    """Whether lines do not set a value; `None` if they end within a statement."""
-    try:
-        value: Any = tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError:
-        return None
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            return True
-        value = value[key]
-    return False
 
 
 @contextlib.contextmanager

@@ -118,6 +118,7 @@ class ServerConfig:
     """Where the HTTP server listens and what it allows. Without an API key it listens on loopback only.
 
     `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, to allow all.
+    `api_keys_file` has several keys, with limits. `audit_log` gets a line for each request.
     `allow_pull` and `allow_rm` let clients download and delete models. `store` is the folder that keeps their files,
     batches and responses; `None` keeps nothing.
     """
@@ -125,6 +126,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     api_key: str | None = None
+    api_keys_file: Path | None = None
+    audit_log: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     strict: bool = False
@@ -137,10 +140,10 @@ class ServerConfig:
             raise ConfigError(f"port {self.port} is not valid; use 0 to 65535", "port")
         if self.api_key is not None and not self.api_key.isprintable() or self.api_key == "":
             raise ConfigError("the API key is empty or has unprintable characters", "api-key")
-        if not self.loopback and self.api_key is None:
+        if not self.loopback and self.api_key is None and self.api_keys_file is None:
             raise ConfigError(
-                f"{self.host} can be reached from other machines; set an API key (GALAGO_API_KEY or --api-key-file), "
-                "or listen on 127.0.0.1",
+                f"{self.host} can be reached from other machines; set an API key (GALAGO_API_KEY, --api-key-file or "
+                "--api-keys-file), or listen on 127.0.0.1",
                 "host",
             )
         for origin in self.allowed_origins:

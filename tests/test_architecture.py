@@ -62,7 +62,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "soundfile": "runtime/media/audio.py",
     "soxr": "runtime/media/audio.py",
     "starlette": "runtime/server/",
-    "uvicorn": ("runtime/server/run.py", "runtime/server/http/security.py"),
+    "uvicorn": ("runtime/server/run.py", "runtime/server/http/security.py", "runtime/server/http/sockets.py"),
     "msgspec": ("runtime/server/", "runtime/process/"),
     "sqlite3": "runtime/server/storage/",
     "typer": "runtime/cli/",

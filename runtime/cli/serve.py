@@ -30,6 +30,18 @@ Key = Annotated[
 KeyFile = Annotated[
     Path | None, typer.Option("--api-key-file", help="file with the key that clients must send", metavar="FILE")
 ]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option("--api-keys-file", help="TOML file with several keys, each with a name and limits", metavar="FILE"),
+]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit-log",
+        help="append a JSON line about each request, without its content, to this file",
+        metavar="FILE",
+    ),
+]
 AllowHost = Annotated[
     list[str] | None, typer.Option(help="accept this Host header too; may be repeated", metavar="HOST")
 ]
@@ -78,6 +90,8 @@ def serve(
     loading: options.OptionValues,
     api_key: Key = None,
     api_key_file: KeyFile = None,
+    api_keys_file: KeysFile = None,
+    audit_log: AuditFile = None,
     allow_host: AllowHost = None,
     allow_origin: AllowOrigin = None,
     store: StoreDir = None,
@@ -96,6 +110,8 @@ def serve(
         host=host,
         port=port,
         api_key=_api_key(api_key, api_key_file),
+        api_keys_file=api_keys_file,
+        audit_log=audit_log,
         allowed_hosts=tuple(allow_host or ()),
         allowed_origins=tuple(origin.lower() for origin in allow_origin or ()),
         strict=strict,

@@ -37,6 +37,7 @@ class Stream:
         self._sink: Sink | None = None
         self._parser: EventParser | None = None
         self._on_end: Callable[[], object] | None = None
+        self._observer: Callable[[Event | None], None] | None = None
         self._unread_tokens = 0
         self._is_complete = False
         self._ended = False
@@ -55,6 +56,8 @@ class Stream:
             if too_many:
                 self._events.clear()
                 event = Failed(EngineError("the answer was stopped because it was not read; read it faster"))
+            if self._observer is not None:
+                self._observer(event)
             self._events.append(event)
             self._is_complete = isinstance(event, Finished | Failed)
             if self._sink is not None:
@@ -77,6 +80,18 @@ class Stream:
         if has_ended:
             callback()
 
+    def observe(self, observer: Callable[[Event | None], None]) -> None:
+        """Sets a function that gets each event, unparsed, also if nobody reads it, and `None` when the reader leaves.
+
+        Must be called before the stream is read. The function must not use the stream.
+        """
+        with self._arrived:
+            self._observer = observer
+            for event in self._events:
+                observer(event)
+            if self._closed:
+                observer(None)
+
     def forward(self, sink: Sink) -> None:
         """Passes every event to `sink` unparsed, on the thread that puts it. Replaces the reader."""
         with self._arrived:
@@ -97,6 +112,8 @@ class Stream:
         with self._arrived:
             cancel = None if self._ended or self._closed else self._cancel
             self._closed = True
+            if self._observer is not None:
+                self._observer(None)
             self._arrived.notify()
             wake, self._wake = self._wake, None
             on_end = self._on_end

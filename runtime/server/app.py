@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.applications import Starlette
@@ -12,22 +12,27 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from ...models.errors import GalagoError, MethodNotAllowed, NotFound
 from ..config import ServerConfig
 from ..log import log
 from ..service import Service
 from ..types.limits import limit
+from .accounts.accounts import Accounts
+from .accounts.metered_service import metered
+from .accounts.record import Recorder
 from .anthropic import errors as anthropic_errors
 from .anthropic import routes as anthropic
 from .galago.estimate import Estimates
 from .galago.health import Health
 from .galago.metrics import Metrics
 from .galago.tokenize import Tokenization
+from .galago.usage import Usage
 from .http import openapi
 from .http.errors import ErrorResponses
-from .http.security import REQUEST_ID, AllowedOrigins, Guard
+from .http.origins import AllowedOrigins
+from .http.security import REQUEST_ID, Guard
 from .ollama import errors as ollama_errors
 from .ollama import routes as ollama
 from .openai import errors as openai_errors
@@ -53,7 +58,10 @@ def build(service: Service, config: ServerConfig) -> Starlette:
     """The application over a service, which the caller loads and closes. A new endpoint needs one line here."""
     database = None if config.store is None else Database(config.store)
     files = None if database is None else FileStore(database)
-    context = ServerContext(service, config, database, files)
+    accounts = Accounts(config)
+    if accounts.are_needed:
+        service = metered(service)
+    context = ServerContext(service, config, database, files, accounts=accounts)
     versioned: list[Resource] = [  # under /v1, and also without it, because some clients leave it out
         Models(context),
         Chat(context),
@@ -64,6 +72,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         Tokenization(context),
         Responses(context),
         Files(context),
+        Usage(context),
     ]
     batch_endpoints = {path: answer for one in versioned for path, answer in one.batch_endpoints().items()}
     versioned.append(Batches(context, batch_endpoints, ERROR_RESPONSES))
@@ -84,6 +93,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         async with contextlib.AsyncExitStack() as stack:
             threads = ThreadPoolExecutor(limit("connections"), "galago-request")  # one for each request in progress
             asyncio.get_running_loop().set_default_executor(threads)
+            stack.callback(accounts.close)
             if database is not None:
                 stack.callback(database.close)
             for one in [*unversioned, *versioned]:
@@ -92,21 +102,31 @@ def build(service: Service, config: ServerConfig) -> Starlette:
 
     application = Starlette(
         routes=routes,
-        middleware=[
-            *([Middleware(AllowedOrigins, config=config)] if config.allowed_origins else []),
-            Middleware(
-                Guard,
-                config=config,
-                error_responses=ERROR_RESPONSES,
-                budget=context.budget,
-                foreground=context.foreground,
-            ),
-        ],
+        middleware=_middleware(context, routes),
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unexpected_error},
     )
     application.state.budget = context.budget
+    application.state.accounts = accounts
     return application
+
+
+def _middleware(context: ServerContext, routes: Sequence[BaseRoute]) -> list[Middleware]:
+    config, accounts = context.config, context.accounts
+    paths = [route.path for route in routes if isinstance(route, Route)]
+    guard = Middleware(
+        Guard,
+        config=config,
+        error_responses=ERROR_RESPONSES,
+        budget=context.budget,
+        foreground=context.foreground,
+        keys=accounts.keys,
+    )
+    return [
+        *([Middleware(AllowedOrigins, config=config)] if config.allowed_origins else []),
+        *([Middleware(Recorder, on_end=accounts.write, paths=paths)] if accounts.are_needed else []),
+        guard,
+    ]
 
 
 async def _galago_error(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from starlette.routing import WebSocketRoute
 from ...models.errors import InvalidRequest, RequestTooLarge
 from ..config import ServerConfig
 from ..service import Service
+from .accounts.accounts import Accounts
 from .http.openapi import Endpoint
 from .http.request_context import CURRENT, MemoryBudget
 from .storage.database import STORE_OPTION, Database
@@ -39,6 +40,7 @@ class ServerContext:
     files: FileStore | None = None
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     foreground: set[object] = field(default_factory=set)
+    accounts: Accounts = field(default_factory=lambda: Accounts(ServerConfig()))
 
     def file_store(self, field: str) -> FileStore:
         """Raises `InvalidRequest`, which names the request's field, if the server stores no files."""

@@ -17,7 +17,8 @@ from ..process.limits import return_freed_memory
 from ..service import Service
 from ..types.limits import limit
 from .app import ERROR_RESPONSES, build
-from .http.security import ConnectionLimits, LimitedConnection, LimitedSocket
+from .http.security import ConnectionLimits, LimitedConnection
+from .http.sockets import LimitedSocket
 
 BACKLOG = 2048
 """Connections that may wait to be accepted. The operating system makes further clients try again after a second."""

@@ -27,6 +27,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.TemplateRefusal: (400, _INVALID, "chat_template_error"),
     errors.Forbidden: (403, "permission_error", "forbidden"),
     errors.Unauthorized: (401, "authentication_error", "invalid_api_key"),
+    errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
     errors.NotFound: (404, _INVALID, "not_found"),
     errors.MethodNotAllowed: (405, _INVALID, "method_not_allowed"),
     errors.RequestTooLarge: (413, _INVALID, "request_too_large"),
@@ -94,6 +95,8 @@ class ErrorResponses:
         headers = {}
         if status(error) == 503:
             headers["retry-after"] = "1"
+        if isinstance(error, errors.RateLimited):
+            headers["retry-after"] = str(error.retry_after_seconds)
         if isinstance(error, errors.DeadlineExceeded):
             headers["x-should-retry"] = "false"  # OpenAI's clients retry by default, which would take as long
         if isinstance(error, errors.Unauthorized):

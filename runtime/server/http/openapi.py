@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ....models.errors import Forbidden, GalagoError, RequestTimeout, RequestTooLarge, Unauthorized
+from ....models.errors import Forbidden, GalagoError, RateLimited, RequestTimeout, RequestTooLarge, Unauthorized
 from .errors import TABLE, ErrorResponses, codes
 from .request_io import ANY, encode_json, other_fields
 
@@ -29,7 +29,7 @@ LINES = "application/x-ndjson"
 FORM = "multipart/form-data"
 OpenApiSchema: TypeAlias = dict[str, Any]
 
-_ALWAYS_POSSIBLE = (Unauthorized, Forbidden, RequestTimeout, RequestTooLarge, GalagoError)
+_ALWAYS_POSSIBLE = (Unauthorized, Forbidden, RateLimited, RequestTimeout, RequestTooLarge, GalagoError)
 """The errors of every route: those of the guard, and the one for an unexpected exception."""
 _REFERENCE = "#/components/schemas/{name}"
 _MODULE = re.compile(r"galago\.runtime\.server\.(?:openai\.(?:chat\.)?)?((?:\w+\.)*)\w*schema\.")

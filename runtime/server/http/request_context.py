@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from math import inf
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 from msgspec import Struct
 
 from ....models.errors import NotReady
 from ...types.limits import limit, limit_error
+
+if TYPE_CHECKING:
+    from ..accounts.record import RequestRecord
 
 UNCOUNTED_BYTES = 64 << 10
 """Size of a body up to which it is not counted: short requests never wait for long ones."""
@@ -55,9 +58,11 @@ class MemoryBudget:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def request(self, foreground: set[object] | None = None) -> Iterator[RequestContext]:
+    def request(
+        self, foreground: set[object] | None = None, record: RequestRecord | None = None
+    ) -> Iterator[RequestContext]:
         """Context manager for the work on one request. Releases the memory that it holds at the end."""
-        context = RequestContext(self, foreground)
+        context = RequestContext(self, foreground, record=record)
         token = CURRENT.set(context)
         try:
             yield context
@@ -162,6 +167,8 @@ class RequestContext(Struct, eq=False):
     is_kept: bool = False
     """Whether its memory is needed until its end, and not only until it is prepared."""
     has_ended: bool = False
+    record: RequestRecord | None = None
+    """What the request uses, if the server has API keys or an audit log."""
 
 
 CURRENT: ContextVar[RequestContext | None] = ContextVar("CURRENT", default=None)

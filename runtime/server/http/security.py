@@ -11,65 +11,40 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import ipaddress
 import uuid
 from collections import Counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from ....models.errors import Forbidden, GalagoError, Unauthorized
+from ....models.errors import Forbidden, GalagoError
 from ...config import ServerConfig, is_loopback
 from ...types.limits import limit, limit_error
 from .errors import ErrorResponses
-from .request_context import BUSY, CURRENT, UNCOUNTED_BYTES, MemoryBudget, RequestContext
+from .request_context import CURRENT, MemoryBudget, RequestContext
+
+if TYPE_CHECKING:
+    from ..accounts.keys import ApiKeys
+    from ..accounts.record import RequestRecord
 
 REQUEST_ID = "x-request-id"
 """The header that OpenAI's clients show as the request id of an answer or an error."""
-_ANTHROPIC_REQUEST_ID = "request-id"
+ANTHROPIC_REQUEST_ID = "request-id"
 """The header that Anthropic's clients show."""
 
 _IDENTITY_HEADERS = ("authorization", "x-api-key", "user-agent")
 
+RECORD = "galago.record"
+"""The scope's entry with the record of a request, if the server has API keys or an audit log."""
+
 _PUBLIC_PATHS = frozenset({"/health"})
 """Paths that need no API key: they only say whether the server is up."""
-_SHOWN_HEADERS = (REQUEST_ID, _ANTHROPIC_REQUEST_ID, "retry-after", "x-galago-warnings")
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """Common loopback names, recognized without parsing."""
-
-
-MAX_UNREAD_BYTES = 1 << 20
-"""Limit of unread pongs, which uvicorn writes whether or not they are read."""
-
-TRY_AGAIN_LATER = 1013
-"""The close code of a WebSocket that has no room for a message."""
-
-
-class AllowedOrigins:
-    """ASGI middleware. Lets pages of allowed origins read responses, and answers the preflight requests for them."""
-
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self._app = app
-        self._allows = config.allows_origin
-        self._shared = CORSMiddleware(
-            app,
-            allow_origin_regex=".*",
-            allow_methods=("GET", "HEAD", "POST", "DELETE"),
-            allow_headers=("*",),
-            allow_private_network=True,
-            expose_headers=_SHOWN_HEADERS,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_request = scope["type"] == "http"
-        app = self._shared if is_request and self._allows(Headers(scope=scope).get("origin", "")) else self._app
-        await app(scope, receive, send)
 
 
 class Guard:
@@ -85,6 +60,7 @@ class Guard:
         error_responses: ErrorResponses,
         budget: MemoryBudget,
         foreground: set[object],
+        keys: ApiKeys | None = None,
     ) -> None:
         self._app = app
         self._error_responses = error_responses
@@ -95,7 +71,7 @@ class Guard:
         self._allowed_hosts = config.allowed_hosts
         self._allows_origin = config.allows_origin
         self._only_loopback = config.loopback
-        self._api_key = config.api_key
+        self._keys = keys
         self._max_body_bytes = limit("body_bytes")
         self._max_client_requests = limit("client_requests")
         self._body_seconds = limit("body_seconds")
@@ -107,10 +83,11 @@ class Guard:
         scope[REQUEST_ID] = f"req_{uuid.uuid4().hex}"
         send = _with_request_id(scope[REQUEST_ID], send)
         client, headers = (scope.get("client") or ("",))[0], Headers(scope=scope)
-        context = RequestContext(self._budget, self._foreground, _identity(client, headers))
+        record = scope.get(RECORD)
+        context = RequestContext(self._budget, self._foreground, _identity(client, headers), record=record)
         CURRENT.set(context)
         try:
-            self._check(scope["path"], headers)
+            self._check(scope["path"], headers, record)
             limited = self._limited(receive, client, context) if scope["type"] == "http" else receive
             await self._app(scope, limited, send)
         except GalagoError as error:
@@ -123,7 +100,7 @@ class Guard:
             if context.held_bytes:
                 self._budget.end(context)
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check(self, path: str, headers: Headers, record: RequestRecord | None) -> None:
         host = headers.get("host", "")
         if not self._host_allowed(host):
             raise Forbidden(
@@ -138,8 +115,10 @@ class Guard:
                     "if you trust them, allow them with `galago serve --allow-origin ORIGIN`",
                     "Origin",
                 )
-        if self._api_key is not None and path not in _PUBLIC_PATHS:
-            self._check_key(headers, self._api_key.encode())
+        if self._keys is not None and path not in _PUBLIC_PATHS:
+            account = self._keys.account_for(headers)
+            if record is not None:
+                record.account = account
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise self._too_large()
@@ -149,16 +128,6 @@ class Guard:
         if name in _LOOPBACK_NAMES or name in self._allowed_hosts or host in self._allowed_hosts:
             return True
         return is_loopback(name) or (not self._only_loopback and (name == self._host or _is_address(name)))
-
-    def _check_key(self, headers: Headers, expected: bytes) -> None:
-        """Accepts the key in the header of OpenAI's clients or in that of Anthropic's."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        keys = [key.strip()] if scheme.lower() == "bearer" else []
-        keys += headers.getlist("x-api-key")
-        if not any([hmac.compare_digest(key.encode("latin-1", "replace"), expected) for key in keys]):
-            raise Unauthorized(
-                "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
-            )
 
     def _limited(self, receive: Receive, client: str, context: RequestContext) -> Receive:
         """Receives a body within the limits. The request counts as one of its client's once all of it has come."""
@@ -192,7 +161,7 @@ class Guard:
 def _with_request_id(request_id: str, send: Send) -> Send:
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update({REQUEST_ID: request_id, _ANTHROPIC_REQUEST_ID: request_id})
+            MutableHeaders(scope=message).update({REQUEST_ID: request_id, ANTHROPIC_REQUEST_ID: request_id})
         await send(message)
 
     return send_with_id
@@ -220,6 +189,16 @@ def _is_address(name: str) -> bool:
     return True
 
 
+class OpenConnection(Protocol):
+    """A connection of either protocol."""
+
+    transport: Any
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it may be closed to make room for another."""
+
+
 class ConnectionLimits:
     """Limits of connections, read when this is created, and the errors of those that exceed them."""
 
@@ -229,7 +208,7 @@ class ConnectionLimits:
         self.head_seconds = limit("header_seconds")
         self.head_bytes = limit("header_bytes")
         self.unread_seconds = limit("body_seconds")
-        self.open: dict[LimitedConnection | LimitedSocket, None] = {}
+        self.open: dict[OpenConnection, None] = {}
         """The open connections, the oldest first."""
         self._error_responses = error_responses
 
@@ -352,49 +331,3 @@ class LimitedConnection(HttpToolsProtocol):
             self._timer.cancel()
         self._limits.open.pop(self, None)
         super().handle_websocket_upgrade()
-
-
-class LimitedSocket(WebSocketsSansIOProtocol):
-    """A WebSocket whose messages count as held memory from their first bytes until the next message."""
-
-    def __init__(self, *, limits: ConnectionLimits, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._context = RequestContext(limits.budget)
-        self._pending_bytes = self._counted_bytes = 0
-        self._open = limits.open
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._open[self] = None
-
-    @property
-    def waits_for_client(self) -> bool:
-        return not getattr(self, "scope", {}).get(BUSY)
-
-    def data_received(self, data: bytes) -> None:
-        self._pending_bytes += len(data)
-        if self._pending_bytes > UNCOUNTED_BYTES:
-            if not self._counted_bytes:
-                self._context.budget.release(self._context)
-            if not self._context.budget.try_add(self._context, self._pending_bytes - self._counted_bytes):
-                self.conn.fail(TRY_AGAIN_LATER, "other requests hold all memory; try again in a moment")
-                self.handle_parser_exception()
-                return
-            self._counted_bytes = self._pending_bytes
-        super().data_received(data)
-        if not self.frames and not self.conn.reader.buffer:
-            self._pending_bytes = self._counted_bytes = 0
-
-    def send_receive_event_to_app(self) -> None:
-        self._pending_bytes = self._counted_bytes = 0
-        super().send_receive_event_to_app()
-
-    def handle_ping(self) -> None:
-        super().handle_ping()
-        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._open.pop(self, None)
-        self._context.budget.release(self._context)
-        super().connection_lost(exc)

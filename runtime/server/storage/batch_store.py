@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS batch_lines (
     batch TEXT NOT NULL, number INTEGER NOT NULL, custom_id TEXT NOT NULL, body BLOB NOT NULL,
     good INTEGER, result BLOB, PRIMARY KEY (batch, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch_owners (batch TEXT PRIMARY KEY, owner TEXT NOT NULL);
 """
 _UNANSWERED: dict[Status, LineFailure] = {
     "expired": LineFailure("batch_expired", "the completion window ended before this line was answered"),
@@ -44,14 +45,29 @@ class BatchStore:
         self._files = files
         self._database.create_tables(_TABLES)
 
-    def add(self, batch: Batch, lines: Iterable[LineRequest], output_expires_after: ExpiresAfter | None) -> None:
+    def add(
+        self,
+        batch: Batch,
+        lines: Iterable[LineRequest],
+        output_expires_after: ExpiresAfter | None,
+        owner: str | None = None,
+    ) -> None:
+        """Stores a new batch; `owner` is the name of the API key that created it."""
         encode = msgspec.json.encode
         rows = ((batch.id, i, line.custom_id, line.encoded_body) for i, line in enumerate(lines))
         with self._database.transaction() as connection:
             keep_seconds = output_expires_after.seconds if output_expires_after else None
             row = (batch.id, batch.status == "in_progress", keep_seconds, encode(batch))
             connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", row)
+            if owner is not None:
+                connection.execute("INSERT INTO batch_owners VALUES (?, ?)", (batch.id, owner))
             connection.executemany("INSERT INTO batch_lines VALUES (?, ?, ?, ?, NULL, NULL)", rows)
+
+    def owner(self, batch_id: str) -> str | None:
+        """The name of the API key that created a batch, if the server had keys."""
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT owner FROM batch_owners WHERE batch = ?", (batch_id,)).fetchone()
+            return None if row is None else str(row["owner"])
 
     def get(self, batch_id: str) -> Batch:
         """The batch with its current progress. Raises `NotFound`."""
@@ -125,6 +141,7 @@ class BatchStore:
                 insert(connection, stored)
             _save(connection, batch)
             connection.execute("DELETE FROM batch_lines WHERE batch = ?", (batch.id,))
+            connection.execute("DELETE FROM batch_owners WHERE batch = ?", (batch.id,))
 
     def _results(self, batch_id: str, status: Status, good: bool) -> Iterator[bytes]:
         """The lines of an output file or of an error file, one in memory at a time."""

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from fakes.server import Server, serving
-from galago.runtime.server.http.security import TRY_AGAIN_LATER
+from galago.runtime.server.http.sockets import TRY_AGAIN_LATER
 
 CONNECTIONS = 4
 IDLE_SECONDS = 4

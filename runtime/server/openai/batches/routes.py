@@ -115,7 +115,7 @@ class Batches(Resource):
             file.seek(0)
             batch = _new_batch(request, window_seconds, count, errors)
             lines = () if errors else parse_lines(file, request.endpoint)
-            services.batches.add(batch, lines, request.output_expires_after)
+            services.batches.add(batch, lines, request.output_expires_after, _owner())
         return batch
 
     async def list(self, request: Request) -> Response:
@@ -138,6 +138,13 @@ class Batches(Resource):
         if self._optional is None:
             raise InvalidRequest(f"this server stores no batches; start it with `{STORE_OPTION}`", "batch")
         return self._optional
+
+
+def _owner() -> str | None:
+    """The name of the current request's API key."""
+    context = CURRENT.get()
+    account = None if context is None or context.record is None else context.record.account
+    return None if account is None else account.name
 
 
 def _new_batch(request: BatchRequest, window_seconds: int, count: int, errors: list[LineError]) -> Batch:

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from .....models.errors import EngineCrashed, GalagoError, NotReady
+from .....models.errors import EngineCrashed, GalagoError, NotReady, RateLimited
 from ....log import log
+from ...accounts.record import recorded
 from ...http.errors import ErrorResponses, code
 from ...resource import RequestFunction, ServerContext
 from ...storage.batch_store import BatchLine, BatchStore, new_request_id
@@ -46,6 +47,7 @@ class BatchRunner:
         self._budget = context.budget
         self._foreground = context.foreground
         self._service = context.service
+        self._accounts = context.accounts
         self._error_responses = error_responses
         self._new_batch = asyncio.Event()
         self._cancelled: set[str] = set()
@@ -128,13 +130,21 @@ class BatchRunner:
             await asyncio.to_thread(self._batches.answer, batch.id, line, result)
 
     async def _answer(self, batch: Batch, line: BatchLine) -> tuple[Response, str | None]:
-        """The endpoint's response, and the code of its error. Retries while the model is not ready."""
+        """The endpoint's response, and the code of its error. Retries while the model is not ready.
+
+        If the batch's key is over its limit, the line waits.
+        """
         endpoint = self._endpoints[batch.endpoint]
+        owner = await asyncio.to_thread(self._batches.owner, batch.id)
         while True:
             await self._wait_until_idle()
             try:
-                with self._budget.request():
+                record = self._accounts.batch_record(batch.endpoint, owner)
+                with recorded(record), self._budget.request(record=record):
                     return await endpoint(_request(batch.endpoint, line.body)), None
+            except RateLimited as limited:
+                await asyncio.sleep(limited.retry_after_seconds)
+                continue
             except GalagoError as known:
                 error = known
             except Exception as unexpected:

@@ -19,8 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
 from ....types.warnings import Warnings
+from ...accounts.record import RequestRecord, recorded
 from ...http import errors, request_io
-from ...http.request_context import BUSY
+from ...http.request_context import BUSY, CURRENT
 from ...http.warning_log import log_new
 from ...resource import ServerContext
 from ..errors import error_response
@@ -66,6 +67,8 @@ class _Connection:
         self._context = context
         self._messages: asyncio.Queue[tuple[dict[str, Any], Warnings]] = asyncio.Queue(MAX_WAITING)
         self._closed = threading.Event()
+        request = CURRENT.get()
+        self._record = None if request is None else request.record
         self._last: Conversation | None = None
         """The conversation of the last response that did not fail."""
 
@@ -106,14 +109,17 @@ class _Connection:
             while True:
                 raw, warnings = await self._messages.get()
                 self._socket.scope[BUSY] = True
-                with self._context.budget.request(self._context.foreground):
-                    await self._answer(raw, warnings)
+                record = self._record and self._record.child()
+                with recorded(record), self._context.budget.request(self._context.foreground, record):
+                    await self._answer(raw, warnings, record)
                 self._socket.scope[BUSY] = False
 
-    async def _answer(self, raw: dict[str, Any], warnings: Warnings) -> None:
+    async def _answer(self, raw: dict[str, Any], warnings: Warnings, record: RequestRecord | None) -> None:
         try:
             run = await self._prepared(raw, warnings)
         except GalagoError as error:
+            if record is not None:
+                record.status = errors.status(error)
             await self._send(_error_event(error))
             return
         log_new(run.warnings)

@@ -40,7 +40,7 @@ def line_of(text: str, keys: tuple[str, ...]) -> int:
     while low + 1 < high:
         middle = (low + high) // 2
         ends = ((end, _lacks(lines[:end], keys)) for end in range(middle, high))
-        end, lacks = next((found for found in ends if found[1] is not None), (high, False))
+        end, lacks = next((pair for pair in ends if pair[1] is not None), (high, False))
         low, high = (end, high) if lacks else (low, middle)
     statements = (n for n in range(low, len(lines)) if lines[n].strip() and not lines[n].strip().startswith("#"))
     return next(statements, low) + 1

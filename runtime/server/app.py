@@ -28,7 +28,7 @@ from .galago.estimate import Estimates
 from .galago.health import Health
 from .galago.metrics import Metrics
 from .galago.tokenize import Tokenization
-from .galago.usage import Usage
+from .galago.usage import UsageReport
 from .http import openapi
 from .http.errors import ErrorResponses
 from .http.origins import AllowedOrigins
@@ -72,7 +72,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         Tokenization(context),
         Responses(context),
         Files(context),
-        Usage(context),
+        UsageReport(context),
     ]
     batch_endpoints = {path: answer for one in versioned for path, answer in one.batch_endpoints().items()}
     versioned.append(Batches(context, batch_endpoints, ERROR_RESPONSES))

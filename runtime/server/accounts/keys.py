@@ -77,16 +77,16 @@ class ApiKeys:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = [key.strip()] if scheme.lower() == "bearer" else []
         given += headers.getlist("x-api-key")
-        found = None
+        matched = None
         for digest in [_digest(key.encode("latin-1", "replace")) for key in given]:
             for known, account in self._keys:  # all of them, so that the time says nothing
                 if hmac.compare_digest(digest, known):
-                    found = account
-        if found is None:
+                    matched = account
+        if matched is None:
             raise Unauthorized(
                 "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`"
             )
-        return found
+        return matched
 
     def named(self, name: str) -> Account | None:
         return next((account for _, account in self._keys if account.name == name), None)

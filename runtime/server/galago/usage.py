@@ -22,7 +22,7 @@ SHOW = RouteDescription(
 )
 
 
-class Usage(Resource):
+class UsageReport(Resource):
     def __init__(self, context: ServerContext) -> None:
         super().__init__(context)
         self._since = int(time.time())

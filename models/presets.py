@@ -192,6 +192,15 @@ def _parse(text: str) -> tuple[dict[str, Any], str, list[str], dict[str, str]]:
             lines[first:end] = [""] * (end - first)
 
 
+def table_text(name: str, values: Mapping[str, Any]) -> str:
+    """Returns a preset as it would stand in the file."""
+    import tomlkit
+
+    document = tomlkit.document()
+    document[name] = _toml_table(values)
+    return tomlkit.dumps(document)
+
+
 @contextlib.contextmanager
 def _editing(path: Path) -> Iterator[TOMLDocument]:
     """Yields the file's document, from the library that keeps comments, under a lock; then writes it."""
@@ -209,6 +218,8 @@ def _editing(path: Path) -> Iterator[TOMLDocument]:
         yield document
         text = tomlkit.dumps(document)
         tomllib.loads(text)  # what is written can be read again
+        if len(text.encode()) > MAX_FILE_BYTES:
+            raise ConfigError(f"{path} would have more than {MAX_FILE_BYTES} bytes; make its texts shorter", "name")
         with kept_file.replacing(path, durable=True) as file:
             file.write(text.encode())
 

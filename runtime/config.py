@@ -119,8 +119,8 @@ class ServerConfig:
 
     `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, to allow all.
     `api_keys_file` has several keys, with limits. `audit_log` gets a line for each request.
-    `allow_pull` and `allow_rm` let clients download and delete models. `store` is the folder that keeps their files,
-    batches and responses; `None` keeps nothing.
+    `allow_pull`, `allow_create` and `allow_rm` let clients download models, make presets and delete both. `store` is
+    the folder that keeps their files, batches and responses; `None` keeps nothing.
     """
 
     host: str = "127.0.0.1"
@@ -132,6 +132,7 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = ()
     strict: bool = False
     allow_pull: bool = False
+    allow_create: bool = False
     allow_rm: bool = False
     store: Path | None = None
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...models import units
 from ...models.errors import GalagoError
 from .ui import report
+
+if TYPE_CHECKING:
+    from ..pool.presets import Preset
 
 
 def list(
@@ -18,11 +22,16 @@ def list(
     ] = False,
     as_json: report.Json = False,
 ) -> None:
-    """List the models on this machine: built in, in the Hub's cache, or imported."""
+    """List the models on this machine: built in, in the Hub's cache, imported, or presets of these."""
     from ...models.registry import installed
     from ...models.registry.resolve import builtin_model
+    from ..pool.presets import read_presets
 
+    presets = read_presets()
     rows = [_row(model) for model in (builtin_model(), *installed.all_models(every_commit))]
+    rows += map(_preset_row, presets.presets)
+    for problem in presets.problems:
+        print(f"galago: {report.printable_line(problem)}", file=sys.stderr)
     if as_json:
         report.emit_json(rows)
         return
@@ -54,6 +63,16 @@ def _row(model: Any) -> dict[str, Any]:
         "parameters": summary.parameters,
         "quant": summary.quant,
     }
+
+
+def _preset_row(preset: Preset) -> dict[str, Any]:
+    from ..pool.presets import preset_files
+
+    try:
+        return _row(preset_files(preset)) | {"preset_of": preset.model}
+    except GalagoError as error:
+        row: dict[str, Any] = {"model": preset.name, "size": 0, "from": f"preset of {preset.model}", "paths": []}
+        return row | {"repository": None, "commit": None, "problem": error.message, "preset_of": preset.model}
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

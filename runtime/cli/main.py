@@ -23,6 +23,7 @@ COMMANDS = {
     "gc": "Delete partial downloads and older commits",
     "verify": "Check models against their published checksums",
     "import": "Use models that other programs have downloaded",
+    "preset": "Give a model a name with its own settings",
     "run": "Answer one prompt, with images, audio and video",
     "chat": "Chat with a model in the terminal",
     "serve": "Serve a model over HTTP (OpenAI, Anthropic, Ollama APIs)",

@@ -60,7 +60,8 @@ StoreDir = Annotated[
     ),
 ]
 AllowPull = Annotated[bool, typer.Option("--allow-pull", help="let clients download models from the Hub")]
-AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete models")]
+AllowCreate = Annotated[bool, typer.Option("--allow-create", help="let clients make presets")]
+AllowRm = Annotated[bool, typer.Option("--allow-rm", help="let clients delete models and presets")]
 LimitValue = Annotated[
     list[str] | None,
     typer.Option("--limit", help="change a limit, such as body_bytes=128MiB; may be repeated", metavar="NAME=VALUE"),
@@ -96,6 +97,7 @@ def serve(
     allow_origin: AllowOrigin = None,
     store: StoreDir = None,
     allow_pull: AllowPull = False,
+    allow_create: AllowCreate = False,
     allow_rm: AllowRm = False,
     strict: Strict = False,
     limit: LimitValue = None,
@@ -116,6 +118,7 @@ def serve(
         allowed_origins=tuple(origin.lower() for origin in allow_origin or ()),
         strict=strict,
         allow_pull=allow_pull,
+        allow_create=allow_create,
         allow_rm=allow_rm,
         store=store,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from ...models.files import ModelFiles
 from ...models.log import log_once
 from ...models.paths import presets_path
 from ...models.presets import PresetTable, plain_name, read_tables
-from ...models.registry.name import is_builtin
+from ...models.registry.installed import InstalledModel
+from ...models.registry.name import ModelRef, is_builtin
 from ...models.registry.resolve import resolve
 from ..config import ModelConfig, RequestDefaults
 from ..types.keep_alive import keep_alive_seconds
@@ -28,7 +29,7 @@ from ..types.request import Request, Sampling, check_option, option_value
 _SERVER_ONLY = ("cache_folder", "cache_disk_mib", "queue", "hang_limit")
 LOADING_KEYS = {o.label.replace("-", "_"): o for o in LOADING if o.name not in _SERVER_ONLY}
 REQUEST_KEYS = {o.name: o for o in (*SAMPLING, *REQUEST) if o in SAMPLING or o.name in ("max_tokens", "stop")}
-OWN_KEYS = ("model", "system", "messages", "keep_alive", "aliases")
+OWN_KEYS = ("model", "system", "messages", "keep_alive", "aliases", "license")
 KEYS = (*OWN_KEYS, *LOADING_KEYS, *REQUEST_KEYS)
 
 _KIND_NAMES = {
@@ -122,18 +123,46 @@ def resolve_model(model: str | Path, given: Mapping[str, Any], name: str | None 
     the preset or of the model. Raises `GalagoError`.
     """
     preset = find_preset(model) if isinstance(model, str) else None
-    options = {**(preset.loading if preset else {}), **given}
-    extra = (options.get("mmproj"), name or (preset.name if preset else None))
+    if preset is not None:
+        return resolve_preset(preset, given, name)
+    return ResolvedModel(_files(model, given, name), ModelConfig(**model_settings(given)))
+
+
+def resolve_preset(preset: Preset, given: Mapping[str, Any] | None = None, name: str | None = None) -> ResolvedModel:
+    """Does the same for a preset."""
+    options = {**preset.loading, **(given or {})}
     try:
-        files = resolve(preset.model if preset else model, *extra, options.get("lora") or (), options.get("draft"))
+        files = _files(preset.model, options, name or preset.name)
+        config = ModelConfig(**model_settings(options), request_defaults=preset.defaults)
     except GalagoError as error:
-        if preset is None:
-            raise
         raise type(error)(f"the preset {preset.name!r}: {error.message}", error.param) from error
-    config = ModelConfig(**model_settings(options))
-    if preset is None:
-        return ResolvedModel(files, config)
-    return ResolvedModel(files, replace(config, request_defaults=preset.defaults), preset.keep_alive, preset.aliases)
+    return ResolvedModel(files, config, preset.keep_alive, preset.aliases)
+
+
+def _files(model: str | Path, options: Mapping[str, Any], name: str | None) -> ModelFiles:
+    return resolve(model, options.get("mmproj"), name, options.get("lora") or (), options.get("draft"))
+
+
+def table_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of the command line, by their names in the tables, as the values of a preset.
+
+    Files get absolute paths.
+    """
+    keys = {o.name: key for key, o in (*LOADING_KEYS.items(), *REQUEST_KEYS.items())}
+    values = {}
+    for name, value in options.items():
+        if name in ("mmproj", "draft", "chat_template"):
+            value = located(str(value), Path.cwd())
+        elif name == "lora":
+            value = [located_adapter(adapter, Path.cwd()) for adapter in value]
+        values[keys.get(name, name)] = value
+    return values
+
+
+def preset_files(preset: Preset) -> InstalledModel:
+    """Returns the files of a preset's model under the preset's name. Raises `GalagoError` if there are none."""
+    files = resolve(preset.model, preset.loading.get("mmproj"))
+    return InstalledModel(ModelRef("name", preset.name), files.parts, files.projector, f"preset of {preset.model}")
 
 
 def model_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +215,8 @@ def _defaults(values: Mapping[str, Any]) -> RequestDefaults:
     if system is not None and not isinstance(system, str):
         raise _WrongValue(f"system is {system!r:.60}; it must be a text", "system")
     sampling = Sampling(**{o.name: given[o.name] for o in SAMPLING if o.name in given})
+    if not isinstance(values.get("license", ""), str):
+        raise _WrongValue("license must be a text", "license")
     return RequestDefaults(
         system or None, _messages(values), sampling, given.get("max_tokens"), tuple(given.get("stop", ()))
     )

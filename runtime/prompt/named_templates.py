@@ -47,9 +47,11 @@ NO_TEMPLATE = "the model's file has no chat template, so ChatML is used; the mod
 
 
 def template_source(name_or_file: str) -> str:
-    """The source of a named template or of a file. Raises `ConfigError` if there is neither."""
+    """The source of a named template or of a file, or a source itself. Raises `ConfigError` if there is neither."""
     if name_or_file in NAMED_TEMPLATES:
         return NAMED_TEMPLATES[name_or_file]
+    if "{%" in name_or_file:
+        return name_or_file
     try:
         return Path(name_or_file).read_text("utf-8")
     except (OSError, ValueError) as error:
@@ -90,6 +92,14 @@ def tool_template(source: str | None, weights: Weights) -> tuple[ChatTemplate | 
     except (ModelError, TemplateError) as error:
         text = error.message.replace("the model's chat template", "the model's chat template for tools")
         return None, f"{text}; its other template is used instead"
+
+
+def template_name(source: str) -> str | None:
+    """The named template with the format of a template in any language; `None` if there is none.
+
+    Llama 2 marks users' turns as Mistral does, but puts the system message elsewhere.
+    """
+    return None if "<<SYS>>" in source else next((n for n, marker in _MARKERS.items() if marker in source), None)
 
 
 def fallback_name(special_texts: Collection[str]) -> str:

@@ -140,7 +140,7 @@ SAMPLING = (
     ),
     OptionSpec(
         "frequency_penalty", "number", "lower a token's logit by this much for each time it was generated",
-        unset="0", minimum=-2, maximum=2,
+        unset="0", minimum=-2, maximum=2, flags=("--frequency-penalty",), metavar="X",
         wire={
             **_openai("frequency_penalty"), "responses": ("frequency_penalty",),
             "ollama": ("options.frequency_penalty",),
@@ -148,14 +148,14 @@ SAMPLING = (
     ),
     OptionSpec(
         "presence_penalty", "number", "lower a token's logit by this much once it was generated",
-        unset="0", minimum=-2, maximum=2,
+        unset="0", minimum=-2, maximum=2, flags=("--presence-penalty",), metavar="X",
         wire={
             **_openai("presence_penalty"), "responses": ("presence_penalty",), "ollama": ("options.presence_penalty",),
         },
     ),
     OptionSpec(
         "repeat_penalty", "number", "divide the logits of recent tokens by this; 1 changes nothing",
-        unset="the model's, else 1", minimum=0.01, maximum=100,
+        unset="the model's, else 1", minimum=0.01, maximum=100, flags=("--repeat-penalty",), metavar="X",
         wire={**_openai("repeat_penalty"), "ollama": ("options.repeat_penalty",)},
         gguf="penalty_repeat", checkpoint="repetition_penalty", other_values={0: 1},
     ),

@@ -378,7 +378,11 @@ def struct_for(raw: dict[str, Any], kind: Any) -> type[Struct] | None:
 
 @cache
 def type_hints(struct: type[Struct]) -> dict[str, Any]:
-    return typing.get_type_hints(struct)
+    """The types of a struct's fields, by their names in JSON."""
+    hints = typing.get_type_hints(struct)
+    return {
+        wire: hints[name] for name, wire in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
+    }
 
 
 @cache

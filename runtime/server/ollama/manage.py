@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator
 from ....models.errors import Cancelled, Forbidden, GalagoError, InvalidRequest, NotFound
 from ....models.hub import pull
 from ....models.hub.client import HubFile
+from ....models.presets import remove_table
 from ....models.registry import removal
 from ....models.registry.name import parse_ref
+from ...pool.presets import find_preset
 from ...service import Service
 from . import schema
 
@@ -60,7 +62,13 @@ def _pull(
 
 
 def delete_model(service: Service, name: str) -> None:
-    """Raises `NotFound`, and `InvalidRequest` if the model is loaded or was not downloaded."""
+    """Deletes a preset or a model.
+
+    Raises `NotFound`, and `InvalidRequest` if the model is loaded or was not downloaded.
+    """
+    if preset := find_preset(name):
+        remove_table(preset.name)
+        return
     ref = parse_ref(name)
     if service.is_loaded(name):
         raise InvalidRequest(f"{name} is loaded; stop the server before you delete it", "model")
@@ -71,10 +79,10 @@ def delete_model(service: Service, name: str) -> None:
     removal.remove(ref)
 
 
-def check_allowed(allowed: bool, command: str) -> None:
-    """Raises `Forbidden` unless the user has allowed it."""
+def check_allowed(allowed: bool, option: str, command: str = "") -> None:
+    """Raises `Forbidden` unless the user has allowed it with --allow-OPTION. `command` is by default the same word."""
     if not allowed:
         raise Forbidden(
-            f"this server does not let clients do this; allow it with `galago serve --allow-{command}`, or run "
-            f"`galago {command}`"
+            f"this server does not let clients do this; allow it with `galago serve --allow-{option}`, or run "
+            f"`galago {command or option}`"
         )

@@ -10,13 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ....models.errors import ModelError, NotFound
+from msgspec import UNSET
+
+from ....models.errors import GalagoError, ModelError, NotFound
 from ....models.gguf.header import ArrayInfo, GGUFHeader
 from ....models.gguf.reader import read_header
+from ....models.modelfile import modelfile_text
 from ....models.registry import installed
 from ....models.registry.installed import InstalledModel, ModelSummary
 from ....models.registry.name import parse_ref
 from ...output.reasoning import tags_of
+from ...pool.modelfile_presets import preset_instructions, preset_parameters
+from ...pool.presets import find_preset, preset_files, read_presets, resolve_preset
 from ...service import Service
 from ...types.options import SAMPLING
 from . import schema
@@ -32,6 +37,10 @@ def tags(service: Service) -> Iterator[schema.Model]:
     for model in service.installed_files():
         with contextlib.suppress(ModelError):
             yield _model(str(model.ref), model)
+    for preset in read_presets().presets:
+        with contextlib.suppress(GalagoError, OSError):
+            if not service.is_loaded(preset.name):
+                yield _model(preset.name, preset_files(preset))
 
 
 def running(service: Service) -> Iterator[schema.Model]:
@@ -46,16 +55,22 @@ def running(service: Service) -> Iterator[schema.Model]:
 
 def details(service: Service, name: str) -> schema.ModelDetails:
     """Raises `NotFound` if there is no such model on this machine."""
+    preset = find_preset(name)
     model = find(service, name)
     summary, header = installed.summarize(model), read_header(model.weights[0])
     thinks = header.chat_template is not None and tags_of(header.chat_template) is not None
     capabilities = {"vision": summary.vision, "audio": summary.audio, "thinking": thinks}
     recommended = {name: header.get(f"general.sampling.{key}") for key, name in _RECOMMENDED.items()}
+    own = preset_parameters(preset) if preset else []
+    parameters = [pair for pair in recommended.items() if pair[1] is not None and pair[0] not in dict(own)]
+    template = resolve_preset(preset).config.chat_template if preset else None
     return schema.ModelDetails(
-        modelfile=f"FROM {name}\n",
-        parameters="\n".join(f"{key} {value}" for key, value in recommended.items() if value is not None),
-        template=header.chat_template or "",
-        license=summary.licence,
+        modelfile=modelfile_text(preset_instructions(preset)) if preset else f"FROM {name}\n",
+        parameters="\n".join(f"{key} {value}" for key, value in (*parameters, *own)),
+        template=template or header.chat_template or "",
+        license=preset.values.get("license", summary.licence) if preset else summary.licence,
+        system=(preset.defaults.system if preset else None) or UNSET,
+        messages=[{"role": role, "content": text} for role, text in preset.defaults.messages] if preset else UNSET,
         details=_family_details(summary),
         model_info=_metadata(header, summary),
         capabilities=_capabilities(header, capabilities),
@@ -74,6 +89,8 @@ def find(service: Service, name: str) -> InstalledModel:
     """The model with this name, loaded or not."""
     if service.is_loaded(name):
         return service.files(name)
+    if preset := find_preset(name):
+        return preset_files(preset)
     ref = parse_ref(name)
     if ref.kind == "path":
         raise NotFound(f"there is no model {name!r:.100} on this machine", "model")

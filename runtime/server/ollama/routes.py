@@ -33,6 +33,7 @@ from ..http.openapi import LINES, Endpoint, RouteDescription, Streamed
 from ..http.request_io import answer_response, json_response
 from ..resource import Resource, ServerContext
 from . import convert, manage, models, schema
+from .create import create_preset
 from .errors import error_response
 from .events import LineEncoder
 
@@ -81,6 +82,15 @@ PULL = _description(
     stream=Streamed(schema.Status, LINES),
     **_NAMED,
 )
+CREATE = _description(
+    "Make a preset, if the server allows it",
+    schema.Status,
+    *(InvalidRequest, NotFound, ModelError, ConfigError),
+    body=schema.CreateRequest,
+    examples={"system": {"model": "pirate", "from": "builtin", "system": "You are a pirate."}},
+    method="POST",
+    stream=Streamed(schema.Status, LINES),
+)
 DELETE = _description(
     "Delete a model, if the server allows it",
     None,
@@ -106,6 +116,7 @@ class Ollama(Resource):
             Endpoint("/api/embed", partial(self.embed, schema.EmbedRequest), EMBED),
             Endpoint("/api/embeddings", partial(self.embed, schema.OldEmbedRequest), OLD_EMBED),
             Endpoint("/api/pull", self.pull, PULL),
+            Endpoint("/api/create", self.create, CREATE),
             Endpoint("/api/delete", self.delete, DELETE),
         ]
 
@@ -150,6 +161,17 @@ class Ollama(Resource):
             return events.ChunkResponse(lines, lambda error: (error_response(error),), events.NDJSON, headers)
         return json_response(await request_io.unless_disconnected(request, _last(lines)), headers)
 
+    async def create(self, request: Request) -> Response:
+        manage.check_allowed(self._config.allow_create, "create", "preset create")
+        body = await request_io.read_body(request)
+        parsed, warnings = request_io.parse_body(body, schema.CreateRequest, self.strict)
+        name = _required_name(parsed)
+        lines = await asyncio.to_thread(create_preset, name, parsed, warnings)
+        headers = request_io.warning_headers(warnings)
+        if parsed.stream is False:
+            return json_response(lines[-1], headers)
+        return events.ChunkResponse(_each(lines), lambda error: (error_response(error),), events.NDJSON, headers)
+
     async def delete(self, request: Request) -> Response:
         manage.check_allowed(self._config.allow_rm, "rm")
         name, _, headers = await self._parse_model_request(request)
@@ -160,10 +182,7 @@ class Ollama(Resource):
         """The name of a model, whether the answer is streamed, and the answer's headers."""
         body = await request_io.read_body(request)
         parsed, warnings = request_io.parse_body(body, schema.ModelRequest, self.strict)
-        name = parsed.model or parsed.name
-        if not name:
-            raise InvalidRequest("model is missing; give the name of a model", "model")
-        return name.removesuffix(":latest"), parsed.stream is not False, request_io.warning_headers(warnings)
+        return _required_name(parsed), parsed.stream is not False, request_io.warning_headers(warnings)
 
     async def answer(self, kind: type[convert.ChatOrGenerateRequest], request: Request) -> Response:
         body = await request_io.read_body(request)
@@ -209,6 +228,18 @@ class _Prepared:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _required_name(request: schema.ModelRequest | schema.CreateRequest) -> str:
+    name = request.model or request.name
+    if not name:
+        raise InvalidRequest("model is missing; give the name of a model", "model")
+    return name.removesuffix(":latest")
+
+
+async def _each(lines: list[schema.Status]) -> AsyncGenerator[schema.Status, None]:
+    for line in lines:
+        yield line
 
 
 async def _last(lines: AsyncGenerator[schema.Status, None]) -> schema.Status:

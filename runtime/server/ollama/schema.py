@@ -176,6 +176,24 @@ class ModelRequest(Struct):
     )
 
 
+class CreateRequest(Struct, rename={"base": "from"}):
+    """`/api/create`: the JSON form, or a `modelfile`; older clients send `name`."""
+
+    model: str | None = None
+    name: str | None = None
+    base: str | None = None
+    modelfile: str | None = None
+    system: str | None = None
+    parameters: dict[str, Any] | None = None
+    template: str | None = None
+    messages: list[Message] | None = None
+    license: str | list[str] | None = None
+    adapters: dict[str, str] | None = None
+    files: dict[str, str] | None = None
+    quantize: str | None = None
+    stream: bool | None = None
+
+
 class TokenLogprob(Struct):
     token: str
     logprob: float
@@ -283,10 +301,12 @@ class ModelDetails(Struct):
     model_info: dict[str, Any]
     capabilities: list[str]
     modified_at: str
+    system: str | UnsetType = UNSET
+    messages: list[dict[str, str]] | UnsetType = UNSET
 
 
 class Status(Struct):
-    """A line of `/api/pull`."""
+    """A line of `/api/pull` and `/api/create`."""
 
     status: str
     digest: str | UnsetType = UNSET

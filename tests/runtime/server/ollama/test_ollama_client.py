@@ -225,7 +225,7 @@ def test_options_that_are_set_at_load_get_a_warning(server: Server) -> None:
         (lambda c: list(c.pull("qwen3.5-0.8b", stream=True)), 403, "--allow-pull"),
         (lambda c: c.delete("builtin"), 403, "--allow-rm"),
         (lambda c: c.chat("builtin", ASKED, format={"not": {}}), 400, "not"),
-        (lambda c: c.create("mine", from_="builtin"), 404, "/api/create"),
+        (lambda c: c.create("mine", from_="builtin"), 403, "--allow-create"),
     ],
 )
 def test_an_unsupported_feature_is_refused_by_name(llama: ollama.Client, ask: Any, status: int, words: str) -> None:

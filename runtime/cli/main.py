@@ -91,8 +91,12 @@ def _run(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(f".{module_name}", __package__)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(getattr(module, module_name))
+    command = typer.main.get_command(app)
     try:
-        code = typer.main.get_command(app).main(arguments, f"galago {name}", standalone_mode=False)
+        if hasattr(module, "run_with_config"):
+            code = module.run_with_config(command, arguments)
+        else:
+            code = command.main(arguments, f"galago {name}", standalone_mode=False)
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "show") or not hasattr(error, "message"):
             raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ..types.load_options import LOADING
-from .ui import options, progress
+from .ui import config_file, options, progress
 
 if TYPE_CHECKING:
     from ..config import ServerConfig
@@ -66,6 +67,18 @@ LimitValue = Annotated[
     list[str] | None,
     typer.Option("--limit", help="change a limit, such as body_bytes=128MiB; may be repeated", metavar="NAME=VALUE"),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        config_file.CONFIG_FLAG,
+        help="TOML file with these options, without their dashes  [default: config.toml in the settings folder]",
+        metavar="FILE",
+    ),
+]
+ShowConfig = Annotated[
+    bool,
+    typer.Option(config_file.SHOW_FLAG, help="show which options apply and where they come from, and serve nothing"),
+]
 Strict = Annotated[
     bool,
     typer.Option(
@@ -77,6 +90,23 @@ Strict = Annotated[
 
 
 _MAX_KEY_FILE_BYTES = 4096
+
+
+def run_with_config(command: Any, arguments: list[str]) -> Any:
+    """Runs the command with the options of the configuration file, or shows what applies."""
+    from ...models.errors import GalagoError
+
+    run = partial(command.main, prog_name="galago serve", standalone_mode=False)
+    if not {"--help", "-h"}.isdisjoint(arguments):
+        return run(arguments)
+    file = config_file.config_file(command, arguments)
+    if config_file.SHOW_FLAG in arguments:
+        print("\n".join(file.shown(arguments)))
+        return 0
+    try:
+        return run(file.arguments(arguments))
+    except GalagoError as error:
+        raise file.located(error, arguments) from error
 
 
 @options.with_options(loading=LOADING)
@@ -101,6 +131,8 @@ def serve(
     allow_rm: AllowRm = False,
     strict: Strict = False,
     limit: LimitValue = None,
+    config: ConfigOption = None,
+    show_config: ShowConfig = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
     from ..config import ServerConfig
@@ -108,7 +140,7 @@ def serve(
 
     set_limits(limit or ())
     check_limits()
-    config = ServerConfig(
+    server_config = ServerConfig(
         host=host,
         port=port,
         api_key=_api_key(api_key, api_key_file),
@@ -123,7 +155,7 @@ def serve(
         store=store,
     )
     names = _Names(name, tuple(alias or ()), any_model)
-    _serve(model, names, loading, config)
+    _serve(model, names, loading, server_config)
 
 
 def _api_key(given: str | None, file: Path | None) -> str | None:

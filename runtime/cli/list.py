@@ -77,7 +77,8 @@ def _preset_row(preset: Preset) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["problem"]:
-        return (row["model"], units.format_bytes(row["size"]), "damaged", "", "", _place(row["from"]))
+        state = "unusable" if "preset_of" in row else "damaged"
+        return (row["model"], units.format_bytes(row["size"]), state, "", "", _place(row["from"]))
     return (
         row["model"],
         units.format_bytes(row["size"]),

@@ -21,13 +21,19 @@ def rm(
     """
     from ...models.registry import removal
     from ...models.registry.name import parse_ref
+    from ..pool.presets import find_preset
 
     ref = parse_ref(model)
     if ref.kind == "builtin":
         raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
         raise NotFound(f"{model} is a file that Galago does not manage; delete it yourself", "model")
-    removed = removal.remove(ref)
+    try:
+        removed = removal.remove(ref)
+    except NotFound:
+        if find_preset(model) is None:
+            raise
+        raise NotFound(f"{model} is a preset; galago preset rm {model} deletes it", "model") from None
     removed_model, remaining = removed.model, [str(other) for other in removed.remaining]
     if as_json:
         is_imported = not removed_model.repository

@@ -42,6 +42,7 @@ def show(
     from ...models.registry import catalog, installed
     from ...models.registry.name import parse_ref
     from ...models.registry.resolve import about_folder, builtin_model
+    from ..pool.presets import find_preset
 
     path = Path(model).expanduser()
     if path.is_file():
@@ -56,6 +57,8 @@ def show(
         except NotFound as error:
             if entry is None and path.is_dir():
                 raise NotFound(about_folder(path), "model") from None
+            if find_preset(model) is not None:
+                raise NotFound(f"{model} is a preset; galago preset show {model} shows it", "model") from None
             if entry is None:
                 raise
             fields = {"model": str(ref), "installed": False, "how": error.message}

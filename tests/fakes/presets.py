@@ -33,6 +33,7 @@ chat_template = "plain"
 cache_ram = 16
 memory = "90%"
 keep_alive = "1h30m"
+license = "MIT"
 """
 """A preset with every setting that needs no further file."""
 

@@ -98,6 +98,15 @@ def test_presets_are_listed_with_the_problems_of_the_file(file: Path, capsys: py
     assert "preset of builtin" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("command", "hint"), [("rm", "galago preset rm mine"), ("show", "galago preset show mine")])
+def test_commands_for_models_name_the_one_for_presets(
+    file: Path, capsys: pytest.CaptureFixture[str], command: str, hint: str
+) -> None:
+    file.write_text('[mine]\nmodel = "builtin"\n', "utf-8")
+    assert main([command, "mine"]) == 1
+    assert f"mine is a preset; {hint}" in capsys.readouterr().err
+
+
 def test_run_and_chat_use_a_preset_under_their_own_options(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,15 @@ def test_every_setting_is_in_the_configuration(written: Written) -> None:
     assert set(find_preset("mario").values) == set(KEYS) - {"mmproj", "lora", "draft"}  # type: ignore[union-attr]
 
 
+def test_the_guide_shows_a_file_without_problems_and_names_every_key(written: Written) -> None:
+    guide = (Path(__file__).parents[3] / "docs/guide/presets.md").read_text("utf-8")
+    written(guide.partition("```toml\n")[2].partition("```")[0])
+    presets = read_presets()
+    assert [preset.name for preset in presets.presets] == ["terse"] and not presets.problems
+    rows = [line.split(" | ")[0] for line in guide.splitlines() if line.startswith("| `")]
+    assert not [key for key in KEYS if not any(f"`{key}`" in row for row in rows)]
+
+
 @pytest.mark.parametrize("name", ["mario", "MARIO", "mario:latest", "It-Is-Me", "luigi"])
 def test_a_preset_is_found_under_each_of_its_names(written: Written, name: str) -> None:
     written(EVERYTHING)

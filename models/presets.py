@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 20
 MAX_NAME_CHARS = 100
+MAX_PROBLEMS = 100
 
 _HEADER = re.compile(r"\s*\[")
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
@@ -89,6 +90,8 @@ def read_tables(path: Path | None = None) -> PresetTables:
     parsed, text, problems, broken = _parse(text)
     tables: dict[str, PresetTable] = {}
     for name, values in parsed.items():
+        if plain_name(name) in broken:  # the rest of a preset with a table that is not TOML
+            continue
         try:
             table = _table(name, values, text, tables.values())
         except _Wrong as wrong:
@@ -177,19 +180,35 @@ def _parse(text: str) -> tuple[dict[str, Any], str, list[str], dict[str, str]]:
             return tomllib.loads(current), current, problems, broken
         except RecursionError:
             return {}, "", ["line 1: it is nested too deeply; there are no presets"], broken
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # also for a number of thousands of digits
+            if len(problems) == MAX_PROBLEMS:
+                return (
+                    {},
+                    "",
+                    [*problems, f"line 1: it has more than {MAX_PROBLEMS} errors; there are no presets"],
+                    broken,
+                )
             place = _PLACE.search(str(error))
             last = next((i for i in reversed(range(len(lines))) if lines[i].strip()), 0)
             wrong = min(int(place[1]) - 1 if place and place[1] else last, last)
             headers = [i for i, line in enumerate(lines) if _HEADER.match(line)]
             first = max((i for i in headers if i <= wrong), default=0)
             end = min((i for i in headers if i > wrong), default=len(lines))
-            what = f"{lines[first].strip()} is left out" if first in headers else "these lines are left out"
             problem = f"line {wrong + 1}: {_PLACE.sub('', str(error))}"
-            problems.append(f"{problem}; {what}")
-            with contextlib.suppress(tomllib.TOMLDecodeError):
-                broken.update({plain_name(name): problem for name in tomllib.loads(lines[first])})
+            name = _name_in(lines[first])
+            if name is not None:
+                broken[plain_name(name)] = problem
+            left_out = "these lines are left out" if name is None else f"the preset {name!r} is left out"
+            problems.append(f"{problem}; {left_out}")
             lines[first:end] = [""] * (end - first)
+
+
+def _name_in(header: str) -> str | None:
+    """The preset that a line begins, or a table of which it begins."""
+    try:
+        return next(iter(tomllib.loads(header))) if _HEADER.match(header) else None
+    except (ValueError, StopIteration):
+        return None
 
 
 def table_text(name: str, values: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ def read_toml(path: Path, param: str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{path} is not text in UTF-8", param) from error
     try:
         return tomllib.loads(text), text
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also for a number of thousands of digits
         place = f"(at line {len(text.splitlines()) or 1})"
         problem = str(error).replace("(at end of document)", place)
         raise ConfigError(f"{path} is not TOML: {problem}", param) from error
@@ -50,7 +50,7 @@ def _lacks(lines: list[str], keys: tuple[str, ...]) -> bool | None:
     """Whether lines do not set a value; `None` if they end within a statement."""
     try:
         value: Any = tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return None
     for key in keys:
         if not isinstance(value, dict) or key not in value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,11 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ('[bad]\nmodel = "builtin\n', r"line 2: Illegal character .*; \[bad\] is left out"),
-        ('[bad]\nmodel = "builtin"\n# note\n\nmodel = "other"\n', r"line 5: Cannot overwrite .*; \[bad\] is left out"),
+        ('[bad]\nmodel = "builtin\n', r"line 2: Illegal character .*; the preset 'bad' is left out"),
+        (
+            '[bad]\nmodel = "builtin"\n# note\n\nmodel = "other"\n',
+            r"line 5: Cannot overwrite .*; the preset 'bad' is left out",
+        ),
         ('[bad]\nsystem = """\nhello\n', r"line \d+: .*is left out"),
         ('[bad]\nsystem = "x"\n', r"line 1: model is missing"),
         ('[bad]\nsystem = """\n[good]\nmodel = 1\n"""\nmodel = 7\n', r"line 6: model is 7"),
@@ -34,11 +38,13 @@ def file(tmp_path: Path) -> Path:
         ('[bad]\nmodel = "builtin"\n\naliases = [\n "x",\n 1,\n]\n', r"line 4: aliases: 1 is not a name"),
         ('["a/b/c"]\nmodel = "builtin"\n', r"line 1: 'a/b/c' cannot be the name of a preset"),
         ('[builtin]\nmodel = "builtin"\n', r"line 1: 'builtin' always means another model"),
+        (f'[bad]\nmodel = "builtin"\ntop_k = {"1" * 5000}\n', r"line 5: .*digits.*; the preset 'bad' is left out"),
+        ('[bad]\nmodel = "builtin"\n[[bad.messages]]\nrole =\n', r"line 4: .*; the preset 'bad' is left out"),
         ('bad = "builtin"\n', r"line 1: bad is not in a table"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line_and_costs_one_preset(file: Path, wrong: str, problem: str) -> None:
-    ends_open = '"""\nhello\n' in wrong
+    ends_open = '"""\nhello\n' in wrong or "1" * 5000 in wrong
     file.write_text(GOOD + wrong if ends_open else wrong + GOOD, "utf-8")
     tables = read_tables(file)
     assert [table.name for table in tables.tables] == ["good"]
@@ -53,7 +59,7 @@ def test_two_presets_cannot_share_a_name(file: Path) -> None:
     assert "line 5: aliases: 'GOOD:latest' is already a name of the preset 'good'" in tables.problems[0]
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"x = " + b"[" * 100_000, b"[" * 2000, b"\0"])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x = " + b"[" * 100_000, b"[" * 2000, b"\0", b"[a]\n=\n" * 200])
 def test_a_file_that_cannot_be_read_is_a_problem_and_no_error(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     tables = read_tables(file)
@@ -89,6 +95,12 @@ def test_edits_keep_comments_and_other_tables(file: Path) -> None:
     assert [table.name for table in read_tables(file).tables] == ["good"] and "# mine" in file.read_text("utf-8")
     with pytest.raises(NotFound, match="no preset 'new:7b'"):
         remove_table("new:7b", file)
+
+
+def test_presets_written_at_once_are_all_kept(file: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: write_table(f"p{i}", {"model": "builtin"}, path=file), range(24)))
+    assert {table.name for table in read_tables(file).tables} == {f"p{i}" for i in range(24)}
 
 
 def test_a_broken_file_is_not_written(file: Path) -> None:

@@ -155,3 +155,12 @@ def test_chats_get_what_they_do_not_say(written: Written, model: LocalModel, iso
         assert short.chat("What is 5 plus 5?", temperature=0).usage.completion_tokens <= 4
         reply = short.chat("hello", ignore_eos=True, temperature=0, max_tokens=6, stop="\x01")
         assert reply.usage.completion_tokens == 6
+
+
+def test_a_preset_s_stop_texts_end_answers_unless_a_request_has_its_own(written: Written, model: LocalModel) -> None:
+    written('[cut]\nmodel = "builtin"\nthreads = 1\nstop = ["al"]\n')
+    whole = model.chat("Opposite of big?", temperature=0)
+    assert "al" in whole
+    with load("cut", slots=1) as cut:
+        assert cut.chat("Opposite of big?", temperature=0) == whole.partition("al")[0]
+        assert cut.chat("Opposite of big?", temperature=0, stop="\x01") == whole

@@ -100,7 +100,7 @@ class Engine:
 
         `arrived_at` is a time of `time.perf_counter`. If the answer is not complete `timeout` seconds later, it fails.
         With `reuse=False` it neither uses nor leaves cached content. Raises `QueueFull` if too many wait.
-        Waiting requests of several `client`s take turns.
+        Waiting requests of several `client`s take turns, also at the slots.
         """
         sequence = Sequence(
             prompt=prompt,

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 from ..cache.prefix_cache import CachedPrefix
 from ..speculative.drafting import MAX_DRAFT_TOKENS, Draft
 from ..types.prompt import AttentionTile, BatchToken, Item, MediaSpan, common_prefix, count_cells
-from .sequence import Sequence, Slot, cells_in_use, place_in_turn
-from .tuning import PrefillLimits
+from .sequence import Sequence, Slot, cells_in_use, place_in_turn, sequence_to_yield
+from .tuning import PrefillLimits, reuse_before_tile
 
 ENOUGH_PREFILL_ROWS = 128
 """A step with this many prompt rows takes no further prompt: more rows are hardly more efficient, and prompts are
@@ -98,7 +98,8 @@ _NO_DRAFT = Draft([], False)
 
 class Scheduler:
     """Sequences wait, run in slots, and share `cells` of KV cache. Those of a client wait in order of arrival.
-    Background sequences wait behind all others, and run only while there are no others.
+    Background sequences wait behind all others, and run only while there are no others. Clients that wait
+    get as many slots as those that run.
 
     A slot keeps its content until another sequence needs it; a sequence with the same beginning continues it. The cells
     may be overcommitted: when they run out, idle slots are cleared, then the youngest sequences are preempted, to be
@@ -146,9 +147,11 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence. Clients take turns, so that one with many requests does not delay another's single one."""
+        self.waiting.insert(len(self.waiting) if sequence.background else self._place(sequence), sequence)
+
+    def _place(self, sequence: Sequence, returns: bool = False) -> int:
         foreground = itertools.islice(self.waiting, self._waiting_foreground())
-        place = len(self.waiting) if sequence.background else place_in_turn(sequence.client, foreground)
-        self.waiting.insert(place, sequence)
+        return place_in_turn(sequence.client, self.running, foreground, returns)
 
     def _waiting_foreground(self) -> int:
         return sum(not sequence.background for sequence in self.waiting)
@@ -168,11 +171,14 @@ class Scheduler:
         return slot
 
     def preempt(self, slot: Slot) -> None:
-        """Takes a slot, whose content is lost, from its owner, if any. The owner goes to the front of its queue."""
+        """Takes a slot, whose content is lost, from its owner, if any. The owner goes to the front of its queue, or,
+        if its client yields the slot, behind as many sequences of each other client."""
         owner = slot.owner
         if owner is not None:
+            yields = self._waiting_foreground() and owner is sequence_to_yield(self.running, self.waiting[0])
             self.remove(owner)
-            self.waiting.insert(self._waiting_foreground() if owner.background else 0, owner)
+            place = self._place(owner, returns=True) if yields else 0
+            self.waiting.insert(self._waiting_foreground() if owner.background else place, owner)
 
     def admit(self) -> SlotAssignment | None:
         """Assigns a slot to the first waiting sequence, if one is free and its prompt fits next to the running ones."""
@@ -201,7 +207,7 @@ class Scheduler:
         """How many computed items to reuse: fewer if the rest is faster to compute as a whole attention tile."""
         if not self._may_recompute or not shared or any(s.is_decoding for s in self.running):
             return shared
-        return _reuse_before_tile(items, shared, self._tile)
+        return reuse_before_tile(items, shared, self._tile)
 
     def _best_source(self, items: list[Item], adapters: tuple[float, ...]) -> tuple[Slot | CachedPrefix | None, int]:
         """The source that shares the most items, and how many. The last item does not count: its logits are needed."""
@@ -244,10 +250,13 @@ class Scheduler:
         return sorted({n for n in (shared, len(sequence.items) - RECURRENT_REPLAY_TOKENS) if n > reused})
 
     def slot_to_yield(self) -> Slot | None:
-        """The slot of a background sequence, if there is other work."""
+        """The slot of a background sequence, if there is other work, or of a client that yields one to another."""
         if all(s.background for s in self.sequences):
             return None
-        return next((s.slot for s in self.running if s.background), None)
+        yielding = next((s for s in self.running if s.background), None)
+        if yielding is None and self._waiting_foreground() and len(self.running) == len(self._slots):
+            yielding = sequence_to_yield(self.running, self.waiting[0])
+        return yielding.slot if yielding else None
 
     def slot_to_clear(self) -> Slot | None:
         """A slot to clear because running sequences need its cells: the least recently used idle one, else that of the
@@ -388,13 +397,3 @@ def prefill_rows(left: int, limit: int, room: int, tile_rows: int) -> int:
         longer = tile_rows + left % tile_rows
         return longer if longer <= room else tile_rows
     return min(limit, left - tile_rows) if left >= 2 * tile_rows else limit
-
-
-def _reuse_before_tile(items: list[Item], shared: int, tile: AttentionTile) -> int:
-    """How many of the `shared` items to reuse: if few others follow them, computing a whole tile may be faster."""
-    few, rest = len(items) - shared, items[-tile.rows :]
-    if few >= tile.rows or len(rest) < tile.rows or not all(isinstance(item, int) for item in rest):
-        return shared
-    attention = tile.cost * shared
-    is_slower = few * (1 + attention) > tile.rows * (1 + attention / tile.speedup)
-    return len(items) - tile.rows if is_slower else shared

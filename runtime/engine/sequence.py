@@ -302,15 +302,30 @@ class Sequence:
         return Finished(reason, usage, timings, self.detokenizer.stopped_by)
 
 
-def place_in_turn(client: str, waiting: Iterable[Sequence]) -> int:
-    """Queue index of the client's next sequence: behind its own, and behind as many of each other client."""
-    others = list(waiting)
-    own, place = sum(one.client == client for one in others), len(others)
-    turns: Counter[str] = Counter()
+def place_in_turn(client: str, running: Iterable[Sequence], waiting: Iterable[Sequence], returns: bool = False) -> int:
+    """Queue index of the client's next sequence: behind its own, and behind as many of each other client.
+
+    With `returns`, the sequence was preempted, and goes before the client's own.
+    """
+    others, turns = list(waiting), Counter(one.client for one in running)
+    own, place = turns[client], len(others)
+    if not returns:
+        own += sum(one.client == client for one in others)
     for i, other in enumerate(others):
         if other.client == client:
+            if returns:
+                return min(place, i)
             place = len(others)
         elif turns[other.client] > own:
             place = min(place, i)
         turns[other.client] += 1
     return place
+
+
+def sequence_to_yield(running: list[Sequence], first_waiting: Sequence) -> Sequence | None:
+    """The youngest sequence of the client that runs the most, if that is at least two more than the waiting one's."""
+    counts = Counter(one.client for one in running)
+    most = max(counts.values(), default=0)
+    if most - counts[first_waiting.client] < 2:
+        return None
+    return next(one for one in reversed(running) if counts[one.client] == most)

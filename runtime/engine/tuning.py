@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..types.events import Failed, Finished
 from ..types.model_info import Stats
-from ..types.prompt import AttentionTile
+from ..types.prompt import AttentionTile, Item
 
 LONG_PROMPT_STEPS, LONG_PROMPT_SECONDS, SHORT_PROMPT_SECONDS = 2.5, 0.03, 0.2
 """How long a step with prompt rows may take while answers wait for it. With rows of a long prompt: 2.5 times a step
@@ -342,3 +342,13 @@ class EngineMetrics:
             busy_seconds=self._busy_seconds,
             **current,
         )
+
+
+def reuse_before_tile(items: list[Item], shared: int, tile: AttentionTile) -> int:
+    """How many of the `shared` items to reuse: if few others follow them, computing a whole tile may be faster."""
+    few, rest = len(items) - shared, items[-tile.rows :]
+    if few >= tile.rows or len(rest) < tile.rows or not all(isinstance(item, int) for item in rest):
+        return shared
+    attention = tile.cost * shared
+    is_slower = few * (1 + attention) > tile.rows * (1 + attention / tile.speedup)
+    return len(items) - tile.rows if is_slower else shared

@@ -41,6 +41,8 @@ from .attack_inputs.target import Target
 ROOT = Path(__file__).resolve().parents[2]
 
 QUESTION, ANSWER = "What day comes after Wednesday?", "Thursday"
+_HEADERS = {"content-type": "application/json", "user-agent": "neighbour"}
+"""The name makes the neighbour another client than the attacks."""
 PAUSE_SECONDS = 0.05
 """Time between two questions of the neighbour."""
 PATIENCE_SECONDS = 30
@@ -171,7 +173,7 @@ def _ask(port: int) -> tuple[str, float]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     text, longest, last = "", 0.0, time.monotonic()
     try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), _HEADERS)
         response = connection.getresponse()
         if response.status != 200:
             text = f"status {response.status}: {response.read().decode()}"

@@ -13,6 +13,8 @@ from typing import Any
 from .target import names, run_for
 
 _FOLDER = Path(__file__).parents[2] / "build/fuzz"
+_MAX_DEPTH = 20_000
+"""Recursion limit while an input is written: the deepest has 3,000 levels."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,6 +34,19 @@ def _input_file(name: str) -> Path:
     return _FOLDER / f"{name}.input"
 
 
+def _written(value: Any) -> str:
+    """The input as Python would write it; on one line if it is nested too deeply for `pprint`."""
+    try:
+        return pprint.pformat(value)
+    except RecursionError:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(_MAX_DEPTH)
+        try:
+            return repr(value)
+        finally:
+            sys.setrecursionlimit(limit)
+
+
 def _run_in_child(name: str, seconds: float) -> int:
     """Returns 0, or 1 if an input fails or ends the process."""
     _FOLDER.mkdir(parents=True, exist_ok=True)
@@ -45,7 +60,7 @@ def _run_in_child(name: str, seconds: float) -> int:
 
 def _run(name: str, seconds: float) -> int:
     def keep(value: Any) -> None:
-        _input_file(name).write_text(pprint.pformat(value), "utf-8", "backslashreplace")
+        _input_file(name).write_text(_written(value), "utf-8", "backslashreplace")
 
     try:
         count = run_for(name, seconds, keep)

@@ -82,6 +82,8 @@ async def run_on_thread(
         disconnected.set()
         working.add_done_callback(lambda done: _undo(done, undo))
         raise
+    finally:
+        del working  # its error's traceback has this frame: a cycle that would hold the request's files
 
 
 def count(working: asyncio.Future[Any]) -> None:
@@ -110,8 +112,7 @@ def _undo(done: asyncio.Future[T], undo: Callable[[T], None]) -> None:
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     """Awaits `work`; cancels it and raises `Cancelled` if the client disconnects first."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(request))
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -121,6 +122,7 @@ async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
         working.cancel()
         watching.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+        del work, working, watching  # as above
 
 
 async def _disconnected(request: Request) -> None:
@@ -133,8 +135,7 @@ async def answer_on_thread(
 ) -> Response:
     """Runs `work` on the body, on a thread; responds with the struct and the warnings that it returns."""
     body = await read_body(request)
-    answer, warnings = await run_on_thread(request, partial(work, body))
-    return answer_response(answer, warnings)
+    return answer_response(*await run_on_thread(request, partial(work, body)))
 
 
 def answer_response(answer: Struct, warnings: Sequence[str] = ()) -> Response:
@@ -154,8 +155,7 @@ def warning_headers(warnings: Sequence[str]) -> dict[str, str]:
     if not warnings:
         return {}
     log_new(warnings)
-    shown: list[str] = []
-    characters = 0
+    shown, characters = list[str](), 0
     for text in warnings:
         characters += len(json.dumps(text)) + 2
         if characters > _MAX_HEADER_CHARACTERS:

@@ -1,6 +1,5 @@
 """Guards every route: checks the Host and Origin headers, the API key, the body's size and pace, and the number of
-requests; names each response. Limits connections: their number, the time and size of a request's head, and for how long
-an answer stays unread.
+requests; names each response. Limits HTTP connections: their number, the time and size of a head, and unread answers.
 
 The Host check stops DNS rebinding, in which a web page makes a browser send requests to loopback under the page's own
 host name (CVE-2024-28224 was the lack of such a check). The Origin check stops other web pages from sending requests
@@ -12,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
+import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ....models.errors import Forbidden, GalagoError
 from ...config import ServerConfig, is_loopback
 from ...types.limits import limit, limit_error
 from .errors import ErrorResponses
+from .reading_pace import QUICK_SECONDS, ReadingPace
 from .request_context import CURRENT, MemoryBudget, RequestContext
 
 if TYPE_CHECKING:
@@ -208,6 +210,7 @@ class ConnectionLimits:
         self.head_seconds = limit("header_seconds")
         self.head_bytes = limit("header_bytes")
         self.unread_seconds = limit("body_seconds")
+        self.pace = ReadingPace()
         self.open: dict[OpenConnection, None] = {}
         """The open connections, the oldest first."""
         self._error_responses = error_responses
@@ -228,8 +231,41 @@ class ConnectionLimits:
         return b"\r\n".join(lines) + bytes(response.body)
 
 
+class _HoldableFlow(FlowControl):
+    """Flow control that can stop reading for a time, whether or not the request needs more of its body."""
+
+    is_held = False
+
+    def hold(self) -> None:
+        self.is_held = True
+        if not self.read_paused:
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        self.is_held = False
+        if not self.read_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def pause_reading(self) -> None:
+        if self.is_held:
+            self.read_paused = True
+        else:
+            super().pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.is_held:
+            self.read_paused = False
+        else:
+            super().resume_reading()
+
+
 class LimitedConnection(HttpToolsProtocol):
-    """An HTTP connection within the limits. At their limit, a new one takes the place of one that waits."""
+    """An HTTP connection within the limits. At their limit, a new one takes the place of one that waits.
+
+    A connection whose bytes take long to parse, such as chunks of one byte each, is read at a slower pace.
+    """
+
+    flow: _HoldableFlow
 
     def __init__(self, *, limits: ConnectionLimits, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -240,6 +276,8 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_since: float | None = None
         self._unread: tuple[int, float] = (0, 0.0)
         """Bytes that the client has not read, and the time since when their number is the same."""
+        self._earlier: deque[RequestResponseCycle] = deque()
+        """Requests before the last one that has arrived, if they are not answered yet."""
         self.opened = self.loop.time()
 
     @property
@@ -251,6 +289,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _HoldableFlow(transport)
         if len(self._limits.open) >= self._limits.connections and not self._limits.make_room():
             self._refuse(limit_error("connections", "the server has too many open connections"))
             return
@@ -261,11 +300,19 @@ class LimitedConnection(HttpToolsProtocol):
         self._limits.open.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
+        for cycle in self._earlier:  # uvicorn tells only the last one
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         continues_head = self._receiving == "head"
+        began = time.thread_time()
         super().data_received(data)
+        spent = time.thread_time() - began
+        if spent > QUICK_SECONDS and self in self._limits.open and not self.transport.is_closing():
+            self.flow.hold()
+            self.loop.call_later(self._limits.pace.pause_seconds(spent, self.loop.time()), self.flow.go_on)
         if continues_head and self._receiving == "head":
             self._count_head(len(data))
 
@@ -280,6 +327,10 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._receiving = "body"
+        while self._earlier and self._earlier[0].response_complete:
+            self._earlier.popleft()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._earlier.append(self.cycle)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -85,6 +85,7 @@ class TestRequest:
     max_tokens: int
     reuse: bool = True
     background: bool = False
+    client: str = ""
     adapters: tuple[float, ...] = ()
     logprobs: bool = False
     timeout: float | None = None
@@ -139,6 +140,7 @@ class TestRequest:
             arrived_at=time.perf_counter(),
             reuse=self.reuse and not self.logprobs,
             background=self.background,
+            client=self.client,
             adapters=self.adapters,
             timeout=self.timeout,
         )
@@ -346,6 +348,7 @@ REQUESTS = st.lists(
             "max_tokens": st.integers(1, 12),
             "reuse": st.sampled_from([True, True, True, False]),
             "background": st.sampled_from([False, False, True]),
+            "client": st.sampled_from(["a", "a", "b"]),
             "adapters": st.sampled_from([(), (), (), (), (1.0,)]),
             "logprobs": st.sampled_from([False, False, False, True]),
             "timeout": st.sampled_from([None, None, None, None, 0.0, 0.002]),

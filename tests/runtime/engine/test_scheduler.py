@@ -69,6 +69,35 @@ def test_waiting_clients_take_turns(arrivals: str, order: str) -> None:
     assert list(scheduler.waiting) == [waiting[name] for name in order.split()]
 
 
+def test_a_client_with_several_slots_yields_the_youngest_to_a_client_without_any() -> None:
+    scheduler = new_scheduler(3)
+    first, second, third, fourth = (sequence(prompt(1, 2), client="a") for _ in range(4))
+    for one in (first, second, third, fourth):
+        scheduler.add(one)
+    admit_all(scheduler)
+    assert scheduler.slot_to_yield() is None
+    others = [sequence(prompt(1, 3), client=client) for client in ("b", "b", "c", "d")]
+    for one in others:
+        scheduler.add(one)
+    yielded = []
+    while (slot := scheduler.slot_to_yield()) is not None:
+        yielded.append(slot.owner)
+        scheduler.preempt(slot)
+        admit_all(scheduler)
+    assert yielded == [third, second]
+    assert scheduler.running == [first, others[0], others[2]]
+    assert list(scheduler.waiting) == [others[3], others[1], second, third, fourth]
+
+
+def test_a_client_with_a_slot_waits_for_its_next() -> None:
+    scheduler = new_scheduler(3)
+    for client in "aab":
+        scheduler.add(sequence(prompt(1, 2), client=client))
+    admit_all(scheduler)
+    scheduler.add(sequence(prompt(1, 3), client="b"))
+    assert scheduler.slot_to_yield() is None
+
+
 def test_the_requests_of_a_client_keep_their_order_when_earlier_ones_are_cancelled() -> None:
     scheduler = new_scheduler(slots=1)
     first, second, third = (sequence(prompt(1), client="a") for _ in range(3))

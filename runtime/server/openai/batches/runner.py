@@ -145,13 +145,19 @@ class BatchRunner:
             except RateLimited as limited:
                 await asyncio.sleep(limited.retry_after_seconds)
                 continue
-            except GalagoError as known:
-                error = known
+            except GalagoError as error:  # not kept: its traceback holds the line's files
+                failure = self._failure(error, batch.endpoint)
             except Exception as unexpected:
-                error = GalagoError(f"internal error: {type(unexpected).__name__}")
-            if isinstance(error, EngineCrashed) or (self._service.ready and not isinstance(error, NotReady)):
-                return self._error_responses.response(error, batch.endpoint), code(error)
+                failure = self._failure(GalagoError(f"internal error: {type(unexpected).__name__}"), batch.endpoint)
+            if failure is not None:
+                return failure
             await asyncio.sleep(_POLL_SECONDS)
+
+    def _failure(self, error: GalagoError, path: str) -> tuple[Response, str] | None:
+        """The response for an error, and its code; `None` if the line is to be tried again."""
+        if isinstance(error, EngineCrashed) or (self._service.ready and not isinstance(error, NotReady)):
+            return self._error_responses.response(error, path), code(error)
+        return None
 
     async def _wait_until_idle(self) -> None:
         """Returns when the model is ready and no other requests are computed."""

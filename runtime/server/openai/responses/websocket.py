@@ -144,6 +144,8 @@ class _Connection:
         except asyncio.CancelledError:
             working.add_done_callback(self._end)
             raise
+        finally:
+            del working  # its error's traceback has this frame: a cycle that would hold the request's files
 
     def _prepare(self, raw: dict[str, Any], warnings: Warnings) -> Run:
         fields = {name: value for name, value in raw.items() if name != "generate"}

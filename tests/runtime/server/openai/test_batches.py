@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import itertools
 import json
 import re
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 from websockets.sync.client import connect
 
 from fakes.server import DATA, Server, audio_part, image_part, serving, text_part
+from galago.models.errors import InvalidRequest
+from galago.runtime.config import ServerConfig
+from galago.runtime.server.app import ERROR_RESPONSES
+from galago.runtime.server.http.request_io import run_on_thread
 from galago.runtime.server.openai.batches.lines import MAX_ERRORS, check_lines
+from galago.runtime.server.openai.batches.runner import BatchRunner
 from galago.runtime.server.openai.batches.schema import Batch, LineRequest, LineResponse, LineResult, RequestCounts
-from galago.runtime.server.storage.batch_store import BatchStore
+from galago.runtime.server.resource import ServerContext
+from galago.runtime.server.storage.batch_store import BatchLine, BatchStore
 from galago.runtime.server.storage.database import Database
 from galago.runtime.server.storage.file_store import FileStore
 
@@ -314,3 +326,40 @@ def test_a_batch_has_the_format_of_openais_api(storing: Server, api: openai.Open
     body = httpx.get(f"{storing.url}/v1/batches/{batch.id}").json()
     assert body["object"] == "batch" and set(body["request_counts"]) == {"total", "completed", "failed"}
     wait(api, batch.id, has_ended)
+
+
+def test_the_files_of_a_refused_line_are_not_kept() -> None:
+    class File:
+        """Stands for the bytes of a file."""
+
+    kept: list[weakref.ref[File]] = []
+
+    def read(_has_left: Any) -> Response:
+        file = File()
+        kept.append(weakref.ref(file))
+        raise InvalidRequest("the request names too many files")
+
+    async def refuse(request: Request) -> Response:
+        return await run_on_thread(request, read)
+
+    service: Any = SimpleNamespace(ready=True)
+    unused: Any = None
+    context = ServerContext(service, ServerConfig())
+    runner = BatchRunner(unused, {CHAT: refuse}, context, ERROR_RESPONSES)
+    batch = Batch(
+        id="batch_1",
+        endpoint=CHAT,
+        input_file_id="file_1",
+        completion_window="24h",
+        status="in_progress",
+        created_at=0,
+        expires_at=0,
+        request_counts=RequestCounts(1),
+    )
+    gc.disable()  # as between two collections, which may be far apart
+    try:
+        response, code = asyncio.run(runner._answer(batch, BatchLine(0, "a", b"{}")))
+        assert response.status_code == 400 and code == "invalid_value"
+        assert [file() for file in kept] == [None]
+    finally:
+        gc.enable()

@@ -343,9 +343,9 @@ def test_the_files_of_a_refused_line_are_not_kept() -> None:
         return await run_on_thread(request, read)
 
     service: Any = SimpleNamespace(ready=True)
-    unused: Any = None
     context = ServerContext(service, ServerConfig())
-    runner = BatchRunner(unused, {CHAT: refuse}, context, ERROR_RESPONSES)
+    batches: Any = SimpleNamespace(owner=lambda _batch: None)
+    runner = BatchRunner(batches, {CHAT: refuse}, context, ERROR_RESPONSES)
     batch = Batch(
         id="batch_1",
         endpoint=CHAT,

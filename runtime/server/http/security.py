@@ -26,7 +26,7 @@ from ....models.errors import Forbidden, GalagoError
 from ...config import ServerConfig, is_loopback
 from ...types.limits import limit, limit_error
 from .errors import ErrorResponses
-from .reading_pace import QUICK_SECONDS, ReadingPace
+from .read_throttle import QUICK_SECONDS, ReadThrottle
 from .request_context import CURRENT, MemoryBudget, RequestContext
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class ConnectionLimits:
         self.head_seconds = limit("header_seconds")
         self.head_bytes = limit("header_bytes")
         self.unread_seconds = limit("body_seconds")
-        self.pace = ReadingPace()
+        self.throttle = ReadThrottle()
         self.open: dict[OpenConnection, None] = {}
         """The open connections, the oldest first."""
         self._error_responses = error_responses
@@ -262,7 +262,7 @@ class _HoldableFlow(FlowControl):
 class LimitedConnection(HttpToolsProtocol):
     """An HTTP connection within the limits. At their limit, a new one takes the place of one that waits.
 
-    A connection whose bytes take long to parse, such as chunks of one byte each, is read at a slower pace.
+    A connection whose bytes take long to parse, such as chunks of one byte each, is read with pauses.
     """
 
     flow: _HoldableFlow
@@ -312,7 +312,7 @@ class LimitedConnection(HttpToolsProtocol):
         spent = time.thread_time() - began
         if spent > QUICK_SECONDS and self in self._limits.open and not self.transport.is_closing():
             self.flow.hold()
-            self.loop.call_later(self._limits.pace.pause_seconds(spent, self.loop.time()), self.flow.go_on)
+            self.loop.call_later(self._limits.throttle.pause_seconds(spent, self.loop.time()), self.flow.go_on)
         if continues_head and self._receiving == "head":
             self._count_head(len(data))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from .reading_pace import QUICK_SECONDS
+from .read_throttle import QUICK_SECONDS
 from .request_context import BUSY, UNCOUNTED_BYTES, RequestContext
 from .security import ConnectionLimits
 
@@ -29,7 +29,7 @@ class LimitedSocket(WebSocketsSansIOProtocol):
     """A WebSocket whose messages count as held memory from their first bytes until the next message.
 
     What has arrived is parsed in pieces, and only while the application has no unread message. A connection whose
-    bytes take long to parse, such as empty frames, is read at a slower pace.
+    bytes take long to parse, such as empty frames, is read with pauses.
     """
 
     def __init__(self, *, limits: ConnectionLimits, **arguments: Any) -> None:
@@ -37,7 +37,7 @@ class LimitedSocket(WebSocketsSansIOProtocol):
         self._context = RequestContext(limits.budget)
         self._pending_bytes = self._counted_bytes = 0
         self._open = limits.open
-        self._pace = limits.pace
+        self._throttle = limits.throttle
         self._unparsed = bytearray()
         self._pause: asyncio.TimerHandle | None = None
 
@@ -73,7 +73,7 @@ class LimitedSocket(WebSocketsSansIOProtocol):
             super().data_received(piece)
             spent_seconds += time.thread_time() - began
             if spent_seconds > QUICK_SECONDS:
-                pause_seconds = self._pace.pause_seconds(spent_seconds, self.loop.time())
+                pause_seconds = self._throttle.pause_seconds(spent_seconds, self.loop.time())
                 self._pause = self.loop.call_later(pause_seconds, self._go_on)
         if not self._unparsed and not self.frames and not self.conn.reader.buffer:
             self._pending_bytes = self._counted_bytes = 0

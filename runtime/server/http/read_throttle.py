@@ -9,7 +9,7 @@ _SHARE = 0.2
 """Share of the loop's time that all slow reads together may take."""
 
 
-class ReadingPace:
+class ReadThrottle:
     """Says how long a connection is not read after a slow read. Slow connections wait for each other."""
 
     def __init__(self) -> None:

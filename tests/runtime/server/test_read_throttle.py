@@ -1,4 +1,4 @@
-"""Connections whose bytes take long to parse are read at a slower pace, and what they send is still answered."""
+"""Connections whose bytes take long to parse are read with pauses, and what they send is still answered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from galago.runtime.server.app import ERROR_RESPONSES
 from galago.runtime.server.http import security, sockets
-from galago.runtime.server.http.reading_pace import ReadingPace
+from galago.runtime.server.http.read_throttle import ReadThrottle
 from galago.runtime.server.http.request_context import MemoryBudget
 from galago.runtime.server.http.security import ConnectionLimits, LimitedConnection
 from galago.runtime.server.http.sockets import PIECE_BYTES, LimitedSocket
@@ -74,10 +74,10 @@ def every_read_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slow_reads_wait_for_each_other() -> None:
-    pace = ReadingPace()
-    first, second = pace.pause_seconds(0.01, now=5.0), pace.pause_seconds(0.01, now=5.0)
+    throttle = ReadThrottle()
+    first, second = throttle.pause_seconds(0.01, now=5.0), throttle.pause_seconds(0.01, now=5.0)
     assert first == pytest.approx(0.05) and second == pytest.approx(0.1)
-    assert pace.pause_seconds(0.01, now=9.0) == pytest.approx(0.05)
+    assert throttle.pause_seconds(0.01, now=9.0) == pytest.approx(0.05)
 
 
 async def accept_and_put(messages: asyncio.Queue[str], scope: Any, receive: Any, send: Any) -> None:

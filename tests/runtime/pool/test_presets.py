@@ -164,3 +164,29 @@ def test_a_preset_s_stop_texts_end_answers_unless_a_request_has_its_own(written:
     with load("cut", slots=1) as cut:
         assert cut.chat("Opposite of big?", temperature=0) == whole.partition("al")[0]
         assert cut.chat("Opposite of big?", temperature=0, stop="\x01") == whole
+
+
+def test_a_preset_loads_a_model_as_the_same_options_of_load_do(written: Written, model: LocalModel) -> None:
+    path = written(
+        '[tuned]\nmodel = "builtin"\nlora = "one.gguf:2"\nchat_template = "plain"\nkv_type = "q8_0"\ncontext = 256\n'
+        'draft = "builtin"\nthreads = 1\nparallel = 1\n'
+    )
+    adapter = lora.write(path.with_name("one.gguf"))
+    question = ("user", "Opposite of big?")
+    with (
+        load("tuned") as tuned,
+        load(
+            "builtin",
+            lora=[f"{adapter}:2"],
+            chat_template="plain",
+            kv_type="q8_0",
+            ctx=256,
+            draft="builtin",
+            threads=1,
+            slots=1,
+        ) as same,
+    ):
+        assert tuned.info.context_length == same.info.context_length == 256
+        assert tokens(tuned, question) == tokens(same, question) != tokens(model, question)
+        answers = [loaded.chat(question[1], temperature=0, max_tokens=12) for loaded in (tuned, same, model)]
+        assert answers[0] == answers[1] != answers[2]

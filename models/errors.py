@@ -19,7 +19,8 @@ one table (`runtime/server/http/errors.py`); the command line prints the message
     ├── RequestTooLarge           the request, its body or the files that it names exceed a limit
     ├── RequestTimeout            the rest of the request did not arrive in time
     ├── NotReady                  the model is still loading, or the server is busy
-    │   └── QueueFull             too many requests wait for the model
+    │   ├── QueueFull             too many requests wait for the model
+    │   └── Unloaded              the model has just been unloaded
     ├── Cancelled                 the caller disconnected before the answer was complete
     ├── ModelError                a model file that cannot be used
     │   └── GGUFError             the header of a GGUF file is malformed
@@ -116,6 +117,10 @@ class NotReady(GalagoError):
 
 class QueueFull(NotReady):
     """Too many requests wait for the model. Try again later, or raise `--queue`."""
+
+
+class Unloaded(NotReady):
+    """The model was unloaded before it took the request. A server that may load it again does so."""
 
 
 class Cancelled(GalagoError):

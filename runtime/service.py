@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..models.registry.installed import InstalledModel
 from .inference.stream import Stream
-from .types.model_info import ModelInfo, Stats
+from .types.model_info import ModelInfo, ModelStatus, Stats
 from .types.request import Request
 from .types.tasks import R, Task
 from .types.warnings import Warnings
@@ -24,8 +24,13 @@ def never() -> bool:
 class Service(Protocol):
     """Models, by their names. A request names one, or the default by `None`, an empty name or "default".
 
-    Every method that takes a name raises `NotFound` if no loaded model has it, and `NotReady` while it is loading.
+    A service has fixed models, or loads a model when a request names it. Every method that takes a name raises
+    `NotFound` if no model has it, and `NotReady` while a fixed model is loading.
     """
+
+    @property
+    def loads_on_demand(self) -> bool:
+        """Whether models are loaded when requests name them, and unloaded when they are idle."""
 
     @property
     def ready(self) -> bool:
@@ -41,7 +46,7 @@ class Service(Protocol):
         """
 
     def model(self, name: str | None) -> ModelInfo:
-        """Returns a loaded model's description and abilities."""
+        """Returns a model's description and abilities, from its files if it is not loaded."""
 
     def models(self) -> list[ModelInfo]:
         """Returns the loaded models, the default first. Raises `NotReady` while it is loading."""
@@ -56,8 +61,8 @@ class Service(Protocol):
         """Returns each loaded model's id, with its state and counters."""
 
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = never) -> Stream:
-        """Starts an answer. `cancelled` is called while the prompt is prepared; if it returns true, `Cancelled` is
-        raised."""
+        """Starts an answer, once the model is loaded. `cancelled` is called while the model is loaded and the prompt
+        prepared; if it returns true, `Cancelled` is raised."""
 
     def run_task(self, model: str | None, task: Task[R], cancelled: Callable[[], bool] = never) -> R:
         """Returns a task's result: vectors, scores, tokens or an estimate."""
@@ -66,10 +71,28 @@ class Service(Protocol):
         """Returns the files of one of the pool's models, loaded or not."""
 
     def installed(self) -> list[ModelInfo]:
-        """Returns the models on this disk that are not in the pool, as their headers describe them."""
+        """Returns the models on this disk and the presets that are not in the pool, as their headers describe them."""
 
     def installed_files(self) -> Iterator[InstalledModel]:
         """Yields the files of the models on this disk that are not in the pool."""
+
+    def status(self) -> list[ModelStatus]:
+        """Returns what the models do that are in memory or on the way."""
+
+    def progress(self, name: str) -> str | None:
+        """Returns what a request for a model waits for, as a sentence, or `None` if it need not wait."""
+
+    def load_model(self, name: str, cancelled: Callable[[], bool] = never) -> ModelStatus:
+        """Loads a model, and waits for that. Raises the error that prevents it."""
+
+    def unload_model(self, name: str, cancelled: Callable[[], bool] = never) -> ModelStatus:
+        """Unloads a model once its running requests have ended, and waits for that.
+
+        Raises `ConfigError` for a fixed model.
+        """
+
+    def keep(self, name: str, seconds: float) -> None:
+        """Keeps a loaded model for so long after its last request; `math.inf` keeps it. Fixed models always stay."""
 
     def close(self) -> None:
         """Ends running requests with an error, and unloads the models."""

@@ -166,7 +166,7 @@ def test_nothing_opens_a_connection() -> None:
     dialing = re.compile(calls)
     dialers = [name for name, path in zip(NAMES, FILES, strict=True) if dialing.search(source(path))]
     hub = ["models/hub/connection.py", "models/hub/proxies.py"]
-    assert dialers == [*hub, "runtime/cli/ps.py"]  # the latter asks the server that runs here
+    assert dialers == [*hub, "runtime/cli/ui/server_client.py"]  # the latter asks the server that runs here
 
 
 def test_every_error_has_a_status() -> None:

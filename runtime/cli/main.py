@@ -28,6 +28,8 @@ COMMANDS = {
     "chat": "Chat with a model in the terminal",
     "serve": "Serve a model over HTTP (OpenAI, Anthropic, Ollama APIs)",
     "ps": "Show what a running server is doing",
+    "load": "Load a model in a running server",
+    "stop": "Unload a model in a running server",
     "fit": "Check whether a model fits this machine, and how",
     "convert": "Convert a Hugging Face checkpoint to GGUF",
     "quantize": "Make a smaller variant of a model or projector",

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import http.client
+import json
 import sys
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from ...models.errors import ConfigError, NotReady
-from ..environment import api_key_from_environment
 from .ui import report
+from .ui.server_client import DEFAULT_HOST, DEFAULT_PORT, ServerHost, ServerPort, send
 
-_COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory")
+_COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory", "unloaded")
 
 
 def ps(
-    host: Annotated[str, typer.Option(help="address of the server", metavar="HOST")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port of the server", metavar="PORT")] = 8080,
+    host: ServerHost = DEFAULT_HOST,
+    port: ServerPort = DEFAULT_PORT,
 ) -> None:
     """Show what a running `galago serve` is doing."""
-    models = _read_metrics(host, port)
-    print(report.table(_COLUMNS, [_row(model, stats) for model, stats in models.items()]))
+    from ..server.galago.metrics import parse
+
+    models = parse(send(host, port, "GET", "/metrics").decode("utf-8", "replace"))
+    cards = {card["id"]: card for card in json.loads(send(host, port, "GET", "/v1/models"))["data"]}
+    if not models:
+        print("no model is loaded; one is when a request names it, or with galago load NAME")
+        return
+    rows = [(*_row(model, stats), _left(cards[model]) if model in cards else "") for model, stats in models.items()]
+    print(report.table(_COLUMNS, rows))
     for model, stats in models.items():
         if stats["restarts"]:
             print(
@@ -47,22 +51,9 @@ def _row(model: str, stats: dict[str, float]) -> tuple[str, ...]:
     )
 
 
-def _read_metrics(host: str, port: int) -> dict[str, dict[str, float]]:
-    """The numbers of each model, by their names."""
-    from ..server.galago.metrics import parse
-
-    key = api_key_from_environment()
-    connection = http.client.HTTPConnection(host, port, timeout=5)
-    try:
-        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
-        text = response.read().decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        raise NotReady(f"no server answers at {host}:{port}; start one with galago serve") from None
-    finally:
-        connection.close()
-    if response.status == 401:
-        raise ConfigError("the server needs an API key: set GALAGO_API_KEY to it", "api-key")
-    if response.status != 200:
-        raise NotReady(f"the server at {host}:{port} is not ready (HTTP status {response.status})")
-    return parse(text)
+def _left(card: dict[str, Any]) -> str:
+    """When a model is unloaded, as people say it."""
+    if card["state"] != "ready":
+        return str(card["state"])
+    left = card.get("seconds_left")
+    return "" if left is None else f"in {left / 60:.0f} min" if left >= 60 else f"in {left:.0f} s"

@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ..types.load_options import LOADING
+from ..types.keep_alive import keep_alive_seconds
+from ..types.load_options import FILES, LOADING
 from .ui import config_file, options, progress
 
 if TYPE_CHECKING:
     from ..config import ServerConfig
+    from ..service import Service
 
 ServedModel = Annotated[
-    str, typer.Option(help="builtin, the name of an installed model or a preset, or a GGUF file", metavar="MODEL")
+    str | None,
+    typer.Option(
+        help="serve only this model: builtin, an installed one, a preset, or a GGUF file  [default: any, loaded when "
+        "a request names it]",
+        metavar="MODEL",
+    ),
+]
+KeepAlive = Annotated[
+    str,
+    typer.Option(
+        help="without --model: unload a model that has had no request for this long, such as 90s, 5m or 2h; -1: never",
+        metavar="TIME",
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="the model's id in the API  [default: the file's name]", metavar="NAME")]
 Alias = Annotated[
@@ -112,10 +126,11 @@ def run_with_config(command: Any, arguments: list[str]) -> Any:
 @options.with_options(loading=LOADING)
 def serve(
     *,
-    model: ServedModel = "builtin",
+    model: ServedModel = None,
     name: Name = None,
     alias: Alias = None,
     any_model: AnyModel = False,
+    keep_alive: KeepAlive = "5m",
     host: Host = "127.0.0.1",
     port: Port = 8080,
     loading: options.OptionValues,
@@ -135,6 +150,7 @@ def serve(
     show_config: ShowConfig = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI, Anthropic and Ollama APIs."""
+    from ...models.errors import ConfigError
     from ..config import ServerConfig
     from ..types.limits import check_limits, set_limits
 
@@ -155,7 +171,12 @@ def serve(
         store=store,
     )
     names = _Names(name, tuple(alias or ()), any_model)
-    _serve(model, names, loading, server_config)
+    if "" in names.aliases:
+        raise ConfigError("an alias cannot be empty", "alias")
+    if model is None and not (name or any_model or any(loading.get(file.name) for file in FILES)):
+        _serve_installed(names, loading, keep_alive_seconds(keep_alive, "keep-alive"), server_config)
+    else:
+        _serve_one(model or "builtin", names, loading, server_config)
 
 
 def _api_key(given: str | None, file: Path | None) -> str | None:
@@ -200,12 +221,8 @@ class _Names(NamedTuple):
     any: bool
 
 
-def _serve(model: str, names: _Names, loading: options.OptionValues, config: ServerConfig) -> None:
+def _serve_one(model: str, names: _Names, loading: options.OptionValues, config: ServerConfig) -> None:
     """Starts the worker first, so that it loads the model while this process imports the server."""
-    from ...models.errors import ConfigError
-
-    if "" in names.aliases:
-        raise ConfigError("an alias cannot be empty", "alias")
     from ..process.spawn import WorkerProcess
 
     process = WorkerProcess()
@@ -219,6 +236,30 @@ def _serve(model: str, names: _Names, loading: options.OptionValues, config: Ser
     )
     service = ModelPool(resident, aliases=(*names.aliases, *resolved.aliases), any_model=names.any)
     service.begin()
+    _run(service, config)
+
+
+def _serve_installed(names: _Names, loading: options.OptionValues, keep_alive: float, config: ServerConfig) -> None:
+    """Serves all models of this machine, which share the memory that is free now or that --memory gives."""
+    from ...models import units
+    from ...models.device import this_machine
+    from ..pool.opening import ModelOpener
+    from ..pool.pool import ModelPool
+    from ..pool.presets import model_settings
+    from ..pool.residency import Residency, free_memory
+
+    memory = model_settings(loading).get("memory") or free_memory(this_machine())
+    opener = ModelOpener({name: value for name, value in loading.items() if name != "memory"}, keep_alive)
+    service = ModelPool(aliases=names.aliases, residency=Residency(memory), open_model=opener)
+    _log(f"models are loaded when a request names them, in {units.format_bytes(memory)} of memory together")
+    _run(service, config)
+
+
+def _run(service: Service, config: ServerConfig) -> None:
     from ..server.run import serve as run_server
 
-    run_server(service, config, lambda line: print(f"galago: {line}", file=sys.stderr, flush=True))
+    run_server(service, config, _log)
+
+
+def _log(line: str) -> None:
+    print(f"galago: {line}", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...models import units
 from ...models.capacity import memory
 from ...models.capacity.memory import ContextPlan
-from ...models.errors import ConfigError
+from ...models.errors import ConfigError, ModelError
 from ...models.files import ModelFiles
 from ...models.gguf.reader import read_header
 from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
@@ -28,6 +28,32 @@ def plan_load(files: ModelFiles, config: ModelConfig, build: LlamaBuild, server:
     config = replace(config, context_length=choice.context, slots=choice.slots)
     projector = read_header(files.projector) if files.projector else None
     return LoadPlan(config, place(files, config, build), (note, *memory.estimate_caveats(files.header, projector)))
+
+
+def plan_shared(files: ModelFiles, config: ModelConfig, build: LlamaBuild, budget: int) -> LoadPlan:
+    """Plans a model that shares `budget` bytes with others: with its default context and slots, or fewer if need be.
+
+    A memory limit of its own in `config` counts as in `plan_load`. Raises `ConfigError` if the model cannot fit even if
+    it is the only one.
+    """
+    if config.memory is None:
+        plan = _with_memory(files, plan_load(files, config, build), build)
+        if plan.mapped_bytes + plan.private_bytes <= budget:
+            return plan
+    budget = min(config.memory or budget, budget)
+    return _with_memory(files, plan_load(files, replace(config, memory=budget), build, server=False), build)
+
+
+def _with_memory(files: ModelFiles, plan: LoadPlan, build: LlamaBuild) -> LoadPlan:
+    """Adds the memory that a planned model takes. Counts whole files if their headers do not say what is in memory."""
+    context = plan.config.context_length or default_context(files)
+    try:
+        estimate = footprint_function(files, plan.config, plan.placement, build.features, server=False)
+        needed = estimate(context, plan.config.slots or DEFAULT_SLOTS)
+    except ModelError:
+        size = sum(path.stat().st_size for path in files.paths)
+        return replace(plan, mapped_bytes=size, private_bytes=memory.WORKER_BYTES + (plan.config.cache_mib << 20))
+    return replace(plan, mapped_bytes=needed.weights, private_bytes=needed.needed - needed.weights)
 
 
 def default_context(files: ModelFiles) -> int:

@@ -1,12 +1,13 @@
-"""One model of the pool: its files, its settings, and the engine or worker that answers for it once it is loaded."""
+"""One model of the pool: its files, its settings, and the engine or worker that answers for it while it is loaded."""
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ...models.errors import NotReady
 from ...models.files import ModelFiles
@@ -14,16 +15,14 @@ from ...models.registry.installed import InstalledModel
 from ...models.registry.name import ModelRef
 from ..config import ModelConfig
 from ..log import log
+from ..types.model_info import ModelState
 from ..types.placement import LlamaBuild, LoadPlan
-from .budget import plan_load
+from .budget import plan_load, plan_shared
 
 if TYPE_CHECKING:
     from ..inference.loader import LoadedModel
     from ..process.spawn import WorkerProcess
     from ..worker.supervisor import WorkerSupervisor
-
-ResidentState: TypeAlias = Literal["loading", "ready", "failed", "closed"]
-"""A worker that is being restarted leaves its model "ready": requests wait for it."""
 
 
 class ResidentModel:
@@ -41,17 +40,35 @@ class ResidentModel:
         *,
         isolated: bool = False,
         process: WorkerProcess | None = None,
+        keep_alive: float = math.inf,
+        own_names: Sequence[str] | None = None,
     ) -> None:
         self.id = files.id
         self.files = files
-        self.state: ResidentState = "loading"
+        self.own_names = own_names
+        """The only further names of a preset; any name of its files means another model."""
+        self.state: ModelState = "loading"
+        """A worker that is being restarted leaves its model "ready": requests wait for it."""
         self.loaded: LoadedModel | WorkerSupervisor | None = None
         """The loaded model or its worker; `None` unless the state is "ready"."""
+        self.keep_alive = keep_alive
+        """Seconds without a request after which the model may be unloaded."""
+        self.idle_since = math.inf
+        """When its last request ended, as `time.monotonic` gives it."""
+        self.fraction = 0.0
+        """The part of the weights that is loaded."""
+        self.on_idle: Callable[[], object] | None = None
+        """Called when the last of its requests has ended."""
+        self.is_awaited: Callable[[], bool] = lambda: False
+        """Whether requests that waited for it have yet to begin."""
+        self.plan = LoadPlan(config)
         self._config = config
+        self._budget: int | None = None
         self._progress = progress
         self._isolated = isolated
         self._process = process
         self._loading: Future[None] | None = None
+        self._leaving: WorkerSupervisor | None = None
         self._lock = threading.Lock()
 
     def begin(self) -> None:
@@ -72,6 +89,12 @@ class ResidentModel:
         loaded = self.loaded
         return loaded is not None and loaded.ready
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request uses its worker, or is about to."""
+        worker: Any = self._leaving or self.loaded
+        return worker is not None and (self.is_awaited() or not worker.is_idle)
+
     def not_ready(self) -> NotReady:
         """Returns the error for a request that comes while the model cannot answer."""
         if self.state == "loading":
@@ -86,9 +109,38 @@ class ResidentModel:
     def has_file(self, path: Path) -> bool:
         return path.samefile(self.files.weights)
 
+    def share_memory(self, budget: int) -> None:
+        """Makes the model's plan for memory that it shares with others. Raises `ConfigError` if it cannot fit."""
+        from .llama_build import installed_build
+
+        self._budget = budget
+        self.plan = self._make_plan(installed_build(), server=True)
+
+    def withdraw(self) -> None:
+        """Takes no new requests, so that `unload` can unload the model once the running ones have ended."""
+        with self._lock:
+            if self.state == "ready":
+                worker: Any = self.loaded
+                self._leaving, self.loaded, self.state = worker, None, "unloading"
+
+    def unload(self) -> bool:
+        """Unloads a withdrawn model if no request uses it. Returns whether it is unloaded."""
+        if self._leaving is not None and not self.is_awaited() and self._leaving.close_if_idle():
+            with self._lock:
+                self._leaving, self.fraction = None, 0.0
+                self.state = "closed" if self.state == "closed" else "unloaded"
+        return self._leaving is None
+
+    def restore(self) -> bool:
+        """Takes requests again, if the model was withdrawn and is still loaded. Returns whether it is loaded."""
+        with self._lock:
+            if self._leaving is not None and self.state == "unloading":
+                self.loaded, self._leaving, self.state = self._leaving, None, "ready"
+            return self.loaded is not None
+
     def close(self) -> None:
         with self._lock:
-            loaded, self.loaded, self.state = self.loaded, None, "closed"
+            loaded, self.loaded, self.state = self.loaded or self._leaving, None, "closed"
         if loaded is not None:
             loaded.close()
 
@@ -101,6 +153,8 @@ class ResidentModel:
             loading.set_result(None)
 
     def _load(self) -> None:
+        with self._lock:
+            self.state = "closed" if self.state == "closed" else "loading"
         try:
             loaded = self._open()
         except BaseException:
@@ -118,21 +172,30 @@ class ResidentModel:
         if self._isolated:
             from ..worker.supervisor import WorkerSupervisor
 
-            return WorkerSupervisor(self.files, self._plan_for_worker, self._progress, self._process)
+            process, self._process = self._process, None
+            return WorkerSupervisor(self.files, self._plan_for_worker, self._show_progress, process, self.on_idle)
         from ..inference.loader import open_model
         from ..llamacpp.devices import describe_build
 
-        plan = self._plan(describe_build(), server=False)
-        return open_model(self.files, plan.config, plan.placement, self._progress)
+        plan = self._make_plan(describe_build(), server=False)
+        return open_model(self.files, plan.config, plan.placement, self._show_progress)
+
+    def _show_progress(self, fraction: float) -> None:
+        self.fraction = fraction
+        if self._progress is not None:
+            self._progress(fraction)
 
     def _plan_for_worker(self) -> LoadPlan:
         """Called for each start of the worker: another program may have taken GPU memory since the last one."""
         from .llama_build import installed_build
 
-        return self._plan(installed_build(), server=True)
+        return self._make_plan(installed_build(), server=True)
 
-    def _plan(self, build: LlamaBuild, server: bool) -> LoadPlan:
-        plan = plan_load(self.files, self._config, build, server)
-        for note in plan.notes:
+    def _make_plan(self, build: LlamaBuild, server: bool) -> LoadPlan:
+        if self._budget is None:
+            plan = plan_load(self.files, self._config, build, server)
+        else:
+            plan = plan_shared(self.files, self._config, build, self._budget)
+        for note in plan.notes if plan != self.plan else ():
             log(note)
         return plan

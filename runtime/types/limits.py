@@ -90,6 +90,7 @@ LIMITS = (
     Limit("idle_seconds", 75, "seconds", "time that a connection may stay open without a request", NotReady),
     Limit("connections", 512, "count", "open connections", NotReady),
     Limit("client_requests", 512, "count", "requests that one client may have waiting or running", NotReady),
+    Limit("load_seconds", 600, "seconds", "time that a request waits until its model is loaded", NotReady),
     Limit("load_check_seconds", 5, "seconds", "time to try a new model, and 1 s per 2 MiB of its files", ModelError),
     Limit("load_check_memory", 1 << 30, "bytes", "memory to try a new model, and 3 times its files", ModelError),
 )  # fmt: skip

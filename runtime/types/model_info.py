@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Literal, TypeAlias
 
 from .request import Sampling
+
+ModelState: TypeAlias = Literal["unloaded", "waiting", "loading", "ready", "unloading", "failed", "closed"]
+"""A "waiting" model is loaded as soon as others have made room. An "unloading" one still ends its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +61,20 @@ class Stats:
     step_seconds: float = 0.0
     recovered_errors: int = 0
     restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What a model of the pool does now. `memory_bytes` is what it may take, as planned.
+
+    `idle_seconds_left` is the time until it is unloaded if no request comes, `None` if it is in use or stays loaded.
+    `fraction` is the part of the weights that is loaded.
+    """
+
+    id: str
+    state: ModelState
+    memory_bytes: int = 0
+    busy: bool = False
+    keep_alive: float = inf
+    idle_seconds_left: float | None = None
+    fraction: float = 0.0

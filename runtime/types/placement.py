@@ -48,9 +48,12 @@ ON_CPU = Placement()
 class LoadPlan:
     """Settings with the number of slots decided, and the context too if a memory budget decides it.
 
-    `notes` tell the user what the budget has decided.
+    `notes` tell the user what the budget has decided. `mapped_bytes` are weights that stay in the file's pages, which
+    all models of that file share; `private_bytes` is the rest. Both are 0 unless the model shares a memory budget.
     """
 
     config: ModelConfig
     placement: Placement = ON_CPU
     notes: tuple[str, ...] = ()
+    mapped_bytes: int = 0
+    private_bytes: int = 0

@@ -1,7 +1,6 @@
 """The parent's side of a worker: a model in a child process, which is restarted when it dies or hangs.
 
-A worker's messages are checked: one that sends anything unexpected is killed, which counts as a crash. A request that
-was the only one running in two crashes is refused from then on.
+A worker's messages are checked: one that sends anything unexpected is killed, which counts as a crash.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from ...models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, NotReady
+from ...models.errors import Cancelled, EngineCrashed, EngineError, GalagoError, InvalidRequest, NotReady, Unloaded
 from ...models.files import ModelFiles
 from ..inference.stream import Stream
 from ..log import log
@@ -27,30 +26,11 @@ from ..types.model_info import ModelInfo, Stats
 from ..types.placement import LoadPlan
 from ..types.request import Request
 from ..types.tasks import R, Task
+from . import policy
 
-RESTART_WAIT_SECONDS = 30.0
-"""How long a request waits for a worker that is being restarted."""
-
-CLOSE_GRACE_SECONDS = 3.0
-"""How long a worker may take to end its requests and exit."""
-
-MAX_CRASHES_PER_REQUEST = 2
-"""A request that was the only one running in this many crashes is refused."""
-
-MAX_RESTART_DELAY_SECONDS = 60.0
-
-_POLL_SECONDS = 0.05  # polling interval, to notice that the caller has gone
-
-SLOW_STEP_FACTOR = 10
-"""A step that uses the CPU may take this many times the hang limit: a small machine needs minutes for 512 tokens."""
+_POLL_SECONDS = 0.05  # to notice that the caller has gone
 
 _BUSY_SHARE = 0.1  # a step that uses more than this share of a core counts as computing
-
-MAX_CHARACTERS_PER_TOKEN = 4096
-"""The average over an answer; a worker that sends more text is killed."""
-
-MAX_REPORTS_PER_SECOND = 1000
-"""Heartbeats and reports of progress that a worker may send, on average since its start."""
 
 
 class PendingCall:
@@ -66,7 +46,7 @@ class PendingCall:
         self._started = False
         asked = None if isinstance(content, Task) else content.max_tokens
         self._tokens_left = context_length if asked is None else min(asked, context_length)
-        self._characters_left = MAX_CHARACTERS_PER_TOKEN * self._tokens_left
+        self._characters_left = policy.MAX_CHARACTERS_PER_TOKEN * self._tokens_left
 
     def take(self, message: messages.AboutRequest, on_finished: Callable[[PendingCall], None]) -> bool:
         """Passes on a message. Returns whether it was the last. Raises `UnexpectedMessage` if it may not come now."""
@@ -121,7 +101,7 @@ class StepWatch:
             self._step, self._cpu_seconds_at_begin = stats.steps, heartbeat.cpu_seconds
         cpu_seconds = heartbeat.cpu_seconds - self._cpu_seconds_at_begin
         computes = cpu_seconds > _BUSY_SHARE * stats.step_seconds
-        limit = self._limit_seconds * (SLOW_STEP_FACTOR if computes else 1)
+        limit = self._limit_seconds * (policy.SLOW_STEP_FACTOR if computes else 1)
         return limit if stats.step_seconds > limit else None
 
 
@@ -131,9 +111,10 @@ class WorkerClient:
     `load` comes first. Then one thread calls `listen`, while other threads call `call`.
     """
 
-    def __init__(self, name: str, process: WorkerProcess | None = None) -> None:
+    def __init__(self, name: str, on_idle: Callable[[], object] | None, process: WorkerProcess | None = None) -> None:
         self._process = process or WorkerProcess()
         self._name = name
+        self._on_idle = on_idle
         self._hang_limit = 0.0
         self._channel = Channel(self._process.connection)
         self._incoming = self._messages()
@@ -188,6 +169,8 @@ class WorkerClient:
             raise messages.unexpected(message)
         if self._calls[message.number].take(message, on_finished):
             del self._calls[message.number]
+            if self._on_idle is not None and not self._calls:
+                self._on_idle()
 
     def call(
         self, content: Request | Task[Any], data: bytes, digest: bytes, cancelled: Callable[[], bool]
@@ -215,6 +198,16 @@ class WorkerClient:
         if call.error is not None:
             raise call.error
         return call
+
+    def take_no_more(self) -> bool:
+        """Refuses further calls, unless some are open. Returns whether there are none."""
+        with self._calls_lock:
+            self._ended |= not self._calls
+            return not self._calls
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._calls
 
     def shut_down(self) -> None:
         self._channel.post(messages.Shutdown())
@@ -253,7 +246,7 @@ class WorkerClient:
 
     def _note_report(self, message: messages.Heartbeat | messages.LoadProgress, watch: StepWatch) -> None:
         self._reports += 1
-        if self._reports > MAX_REPORTS_PER_SECOND * (1 + time.monotonic() - self._began):
+        if self._reports > policy.MAX_REPORTS_PER_SECOND * (1 + time.monotonic() - self._began):
             self._reject("too many reports")
         if isinstance(message, messages.Heartbeat):
             self.stats = message.stats
@@ -265,7 +258,7 @@ class WorkerSupervisor:
     """A model that answers from a worker process, with the methods of a model in this process.
 
     `plan` is called after each start of the worker, while it imports. `process` is a worker that was started before.
-    `progress` receives the fraction of the weights that is loaded.
+    `progress` receives the fraction of the weights that is loaded. `on_idle` is called when the last open call ends.
     """
 
     def __init__(
@@ -274,6 +267,7 @@ class WorkerSupervisor:
         plan: Callable[[], LoadPlan],
         progress: Callable[[float], None] | None = None,
         process: WorkerProcess | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> None:
         self._files = files
         self._plan = plan
@@ -282,20 +276,22 @@ class WorkerSupervisor:
         self._closed = False
         self._crashes = self._restarts = 0
         self._crashes_by_request: Counter[bytes] = Counter()
-        self._worker = WorkerClient(files.id, process)
+        self._on_idle = on_idle
+        self._worker = WorkerClient(files.id, on_idle, process)
         try:
             self.info = self._worker.load(messages.Load.of(files, plan()), self._progress)
         except BaseException:
             self._worker.discard()
             raise
-        self._ready = True
+        self.ready = True
+        """Whether a worker can take requests now."""
         self._thread = threading.Thread(target=self._run, name="galago-worker", daemon=True)
         self._thread.start()
 
     @property
-    def ready(self) -> bool:
-        """Whether a worker can take requests now."""
-        return self._ready
+    def is_idle(self) -> bool:
+        """Whether no call is open."""
+        return self._worker.is_idle
 
     def stats(self) -> Stats:
         """Returns the worker's last report, at most a second old, and how often it was restarted."""
@@ -307,8 +303,15 @@ class WorkerSupervisor:
 
     def run_task(self, task: Task[R], cancelled: Callable[[], bool] = lambda: False) -> R:
         """Runs a task, as `Generator.run_task` does. Waits for a restart as `generate` does."""
-        result: R = self._call(task, cancelled).result
-        return result
+        return cast(R, self._call(task, cancelled).result)
+
+    def close_if_idle(self) -> bool:
+        """Ends the worker unless it has open calls. A call that comes too late raises `Unloaded`."""
+        with self._changed:
+            self._closed = self._worker.take_no_more()
+        if self._closed:
+            self.close()
+        return self._closed
 
     def close(self) -> None:
         """Ends running requests with an error, then the worker."""
@@ -316,27 +319,27 @@ class WorkerSupervisor:
             self._closed = True
             self._changed.notify_all()
         self._worker.shut_down()
-        self._thread.join(CLOSE_GRACE_SECONDS)
+        self._thread.join(policy.CLOSE_GRACE_SECONDS)
         self._worker.kill()
         self._thread.join()
 
     def _call(self, content: Request | Task[Any], cancelled: Callable[[], bool]) -> PendingCall:
         data = encode(content)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        deadline = time.monotonic() + RESTART_WAIT_SECONDS
+        deadline = time.monotonic() + policy.RESTART_WAIT_SECONDS
         call = None
         while call is None:
             worker = self._wait_for_worker(cancelled, deadline)
-            if self._crashes_by_request[digest] >= MAX_CRASHES_PER_REQUEST:
+            if self._crashes_by_request[digest] >= policy.MAX_CRASHES_PER_REQUEST:
                 raise InvalidRequest("this request has crashed the model's process twice, so it is refused now")
             call = worker.call(content, data, digest, cancelled)
         return call
 
     def _wait_for_worker(self, cancelled: Callable[[], bool], deadline: float) -> WorkerClient:
         with self._changed:
-            while not self._ready or self._closed:
+            while not self.ready or self._closed:
                 if self._closed:
-                    raise EngineError("the model is closed")
+                    raise Unloaded("the model is closed")
                 if cancelled():
                     raise Cancelled("the caller has left")
                 if time.monotonic() > deadline:
@@ -349,7 +352,7 @@ class WorkerSupervisor:
         while True:
             calls = self._worker.listen(self._on_finished)
             with self._changed:
-                self._ready = False
+                self.ready = False
                 closed = self._closed
             if not closed:
                 self._record_crash(calls)
@@ -368,20 +371,20 @@ class WorkerSupervisor:
             self._crashes_by_request[calls[0].digest] += 1
         self._crashes += 1
         self._restarts += 1
-        when = f"in {delay:g} s" if (delay := restart_delay(self._crashes)) else "now"
-        log(f"the worker of {self._files.id} {self._worker.ending}; restarting it {when}")
+        delay = policy.describe_delay(self._crashes)
+        log(f"the worker of {self._files.id} {self._worker.ending}; restarting it {delay}")
 
     def _restart(self) -> bool:
         """Returns `True` when a worker is ready again, `False` after `close`."""
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: self._closed, restart_delay(self._crashes)):
+                if self._changed.wait_for(lambda: self._closed, policy.restart_delay(self._crashes)):
                     return False
             try:
                 with self._changed:
                     if self._closed:
                         return False
-                    self._worker = WorkerClient(self._files.id)
+                    self._worker = WorkerClient(self._files.id, self._on_idle)
                 self.info = self._worker.load(messages.Load.of(self._files, self._plan()), self._progress)
             except Exception as error:
                 self._worker.discard()
@@ -390,11 +393,6 @@ class WorkerSupervisor:
                     log(f"the worker of {self._files.id} cannot load its model: {error}")
             else:
                 with self._changed:
-                    self._ready = True
+                    self.ready = True
                     self._changed.notify_all()
                 return True
-
-
-def restart_delay(crashes: int) -> float:
-    """Returns the seconds before the next start, after that many crashes without a finished request in between."""
-    return 0.0 if crashes < 3 else min(2.0 ** (crashes - 3), MAX_RESTART_DELAY_SECONDS)

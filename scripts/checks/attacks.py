@@ -111,8 +111,8 @@ class Server:
 def serving(folder: Path) -> Iterator[Server]:
     log, template = folder / "server.log", folder / "template.jinja"
     template.write_text(sleeping_bombs(resolve("builtin").header.chat_template or ""), "utf-8")
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", "--store", folder / "store"]
-    command += ["--chat-template", template]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    command += ["--store", str(folder / "store"), "--chat-template", str(template)]
     with log.open("w") as output:
         words = [str(word) for word in command]
         process = psutil.Popen(words, stdout=output, stderr=output, cwd=ROOT, preexec_fn=_limit_memory)

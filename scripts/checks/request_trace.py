@@ -86,7 +86,8 @@ def _server(folder: Path) -> Iterator[int]:
         "GALAGO_TEST_TRACE_ROOT": str(ROOT),
         "GALAGO_TEST_TRACE_DIR": str(folder),
     }
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--threads", "2", "--port", "0"]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--model", "builtin", "--port", "0"]
+    command += ["--threads", "2"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as server:
         try:
             assert server.stderr is not None

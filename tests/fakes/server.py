@@ -122,6 +122,15 @@ def children_running(module: str, parent: int | None = None) -> list[psutil.Proc
 
 @contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[Server]:
+    """A server with one model: the built-in one, unless the arguments name another."""
+    given = () if "--model" in arguments else ("--model", "builtin")
+    with serving_any(*given, *arguments, **environment) as server:
+        yield server
+
+
+@contextmanager
+def serving_any(*arguments: str, **environment: str) -> Iterator[Server]:
+    """A server that loads any model when a request names it, unless the arguments name one."""
     command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     server = Server(process)

@@ -67,7 +67,7 @@ def test_a_closed_stream_has_no_reply_and_cancels_the_request(model: LocalModel)
     stream.close()
     with pytest.raises(EngineError, match="not finished"):
         _ = stream.reply
-    engine = cast(Any, model._service).default.loaded._engine
+    engine = cast(Any, model._service)._given[0].loaded._engine
     assert model.chat("Opposite of big?").text == "Small."
     assert engine.stats().running == engine.stats().waiting == 0
 

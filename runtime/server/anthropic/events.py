@@ -10,7 +10,7 @@ from msgspec import UNSET
 from ....models.errors import GalagoError, InvalidRequest
 from ...types.events import Delta, Finished, OutputDelta, ReasoningDelta, Started, ToolCallArguments, ToolCallStart
 from ...types.messages import ToolCall
-from ..http.events import CollectedAnswer
+from ..http.whole_answers import CollectedAnswer
 from . import convert, schema
 from .errors import error_response
 

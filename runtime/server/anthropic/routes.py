@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ....models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ...types.options import bounds
 from ...types.tasks import Estimate
-from ..http import events, request_io
+from ..http import events, request_io, whole_answers
 from ..http.openapi import Endpoint, RouteDescription, Streamed
 from ..resource import Resource
 from . import convert, schema
@@ -69,7 +69,7 @@ class Messages(Resource):
         if prepared.streamed:
             headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response([prepared.choices], encoder, events.NAMED_SSE, headers)
-        (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
+        (answer,) = await request_io.unless_disconnected(request, whole_answers.collect([prepared.choices]))
         return request_io.answer_response(encoder.message(answer))
 
     def _prepare(self, body: bytearray, disconnected: request_io.Cancellation) -> _Prepared:
@@ -78,7 +78,9 @@ class Messages(Resource):
         converted = convert.to_request(request, warnings)
         streamed, prompt_only = bool(request.stream), request.max_tokens == 0
         del request  # its media would stay in memory while the converted request is sent
-        choices = events.Choices(partial(self.service.generate, model), converted, cancelled=disconnected)
+        generate = partial(self.service.generate, model)
+        progress = partial(self.service.progress, model) if streamed else events.no_progress
+        choices = events.Choices(generate, converted, cancelled=disconnected, progress=progress)
         return _Prepared(streamed, prompt_only, model, warnings, choices)
 
     async def count_tokens(self, request: Request) -> Response:

@@ -34,6 +34,7 @@ TABLE: dict[type[errors.GalagoError], tuple[int, str, str]] = {
     errors.RequestTimeout: (408, _INVALID, "request_timeout"),
     errors.NotReady: (503, _SERVER, "not_ready"),
     errors.QueueFull: (503, _SERVER, "queue_full"),
+    errors.Unloaded: (503, _SERVER, "not_ready"),
     errors.Cancelled: (499, _INVALID, "client_closed_request"),  # only for logs, with nginx's status
     errors.ModelError: (500, _SERVER, "model_error"),
     errors.GGUFError: (500, _SERVER, "model_error"),

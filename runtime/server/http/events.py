@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -20,9 +20,9 @@ from msgspec import Struct
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ....models.errors import EngineError, GalagoError, InvalidRequest
+from ....models.errors import GalagoError
 from ...inference.stream import Stream
-from ...types.events import Delta, Event, Failed, Finished, OutputDelta, Started, TokenLogprob
+from ...types.events import Event, Failed, Finished, OutputDelta, Started
 from ...types.request import Request
 from .request_context import CURRENT
 from .request_io import encode_json
@@ -35,9 +35,6 @@ C = TypeVar("C", bound=Struct)
 
 MAX_CHOICES = 32
 """Maximum number of answers to one request."""
-
-MAX_COLLECTED_LOGPROBS = 400_000
-"""Most log-probabilities in an answer that is not streamed: all are in memory until its end, 150 bytes each."""
 
 
 class Encoder(Protocol[Chunk]):
@@ -92,71 +89,17 @@ async def encode(choices: Sequence[Choices], encoder: Encoder[C]) -> AsyncGenera
             one.close()
 
 
-@dataclass(slots=True)
-class CollectedAnswer:
-    """A whole answer: its deltas in order, its start and its end."""
-
-    end: Finished
-    deltas: list[OutputDelta] = field(default_factory=list)
-    warnings: tuple[str, ...] = ()
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
-
-
-class AnswerCollector:
-    """An encoder that collects whole answers and yields no chunks."""
-
-    def __init__(self) -> None:
-        self._started: dict[int, Started] = {}
-        self._deltas: dict[int, list[OutputDelta]] = {}
-        self._ends: dict[int, Finished] = {}
-        self._logprobs = 0
-
-    def start(self, index: int, event: Started) -> Iterable[Struct]:
-        self._started[index] = event
-        return ()
-
-    def delta(self, index: int, event: OutputDelta) -> Iterable[Struct]:
-        if isinstance(event, Delta):
-            self._logprobs += sum(1 + len(one.top_logprobs) for one in event.logprobs)
-        if self._logprobs > MAX_COLLECTED_LOGPROBS:
-            problem = f"the answer has more than {MAX_COLLECTED_LOGPROBS:,} log-probabilities"
-            raise InvalidRequest(f"{problem}; stream it, or ask for fewer alternatives, tokens or answers", "logprobs")
-        self._deltas.setdefault(index, []).append(event)
-        return ()
-
-    def finish(self, index: int, event: Finished) -> Iterable[Struct]:
-        self._ends[index] = event
-        return ()
-
-    def cancel(self) -> Iterable[Struct]:
-        raise EngineError("the answer was stopped before it was finished; send the request again")
-
-    def answers(self) -> list[CollectedAnswer]:
-        return [self._answer(index) for index in range(len(self._ends))]
-
-    def _answer(self, index: int) -> CollectedAnswer:
-        started = self._started.get(index, Started(0))
-        return CollectedAnswer(
-            self._ends[index], self._deltas.get(index, []), started.warnings, started.prompt_logprobs
-        )
-
-
-async def collect(choices: Sequence[Choices]) -> list[CollectedAnswer]:
-    """Waits for all answers. Raises the error of the first that fails."""
-    collector = AnswerCollector()
-    async with contextlib.aclosing(encode(choices, collector)) as chunks:
-        async for _ in chunks:
-            pass
-    return collector.answers()
-
-
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How chunks are written to a streamed body; `end` follows the last one of an answer that did not fail."""
+    """How chunks are written to a streamed body; `end` follows the last one of an answer that did not fail.
+
+    `comment` writes a text for people that clients skip.
+    """
 
     media_type: str
     frame: Callable[[Struct], bytes]
     end: bytes = b""
+    comment: Callable[[str], bytes] | None = None
 
 
 def _data_event(chunk: Struct) -> bytes:
@@ -173,13 +116,24 @@ def _line(chunk: Struct) -> bytes:
     return encode_json(chunk) + b"\n"
 
 
-SSE = Framing("text/event-stream", _data_event, b"data: [DONE]\n\n")
-NAMED_SSE = Framing("text/event-stream", _named_event)
+def _comment(text: str) -> bytes:
+    return b": " + " ".join(text.split()).encode() + b"\n\n"
+
+
+SSE = Framing("text/event-stream", _data_event, b"data: [DONE]\n\n", _comment)
+NAMED_SSE = Framing("text/event-stream", _named_event, comment=_comment)
 NDJSON = Framing("application/x-ndjson", _line)
 
 
+COMMENT_SECONDS = 2.0
+"""Time between two comments about a model that is being loaded."""
+
+
 class ChunkResponse(StreamingResponse):
-    """Sends chunks as they come. Calls `close` at the end, also if the client leaves before the first chunk."""
+    """Sends chunks as they come. Calls `close` at the end, also if the client leaves before the first chunk.
+
+    Until the first chunk is there, comments say what `progress` returns.
+    """
 
     def __init__(
         self,
@@ -188,11 +142,13 @@ class ChunkResponse(StreamingResponse):
         framing: Framing,
         headers: Mapping[str, str],
         close: Callable[[], None] = lambda: None,
+        progress: Callable[[], str | None] | None = None,
     ) -> None:
         self._chunks = chunks
         self._fail = fail
         self._framing = framing
         self._close = close
+        self._progress = progress
         headers = {"cache-control": "no-cache"} | dict(headers)
         super().__init__(self._body(), media_type=framing.media_type, headers=headers)
 
@@ -200,6 +156,9 @@ class ChunkResponse(StreamingResponse):
         frame = self._framing.frame
         try:
             async with contextlib.aclosing(self._chunks) as chunks:
+                if self._progress is not None and self._framing.comment is not None:
+                    async for piece in _first_chunk(chunks, self._framing, self._progress):
+                        yield piece
                 async for chunk in chunks:
                     yield frame(chunk)
             if self._framing.end:
@@ -213,6 +172,24 @@ class ChunkResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._close()
+
+
+async def _first_chunk(
+    chunks: AsyncGenerator[Struct, None], framing: Framing, progress: Callable[[], str | None]
+) -> AsyncIterator[bytes]:
+    """Yields the first chunk, and until it is there, comments about what it waits for."""
+    assert framing.comment is not None
+    first = asyncio.ensure_future(anext(chunks))
+    try:
+        while not first.done():
+            if text := progress():
+                yield framing.comment(text)
+            await asyncio.wait({first}, timeout=COMMENT_SECONDS)
+        with contextlib.suppress(StopAsyncIteration):
+            yield framing.frame(first.result())
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
 
 
 def stream_response(
@@ -229,7 +206,12 @@ def stream_response(
             one.close()
         on_end()
 
-    return ChunkResponse(encode(choices, encoder), encoder.fail, framing, headers, close)
+    progress = choices[0].progress
+    return ChunkResponse(encode(choices, encoder), encoder.fail, framing, headers, close, progress)
+
+
+def no_progress() -> None:
+    """The `progress` of a request whose client is told nothing while the model is loaded."""
 
 
 class Choices:
@@ -237,6 +219,7 @@ class Choices:
 
     The first answer is prepared when this is created, which raises errors about the request. The others are prepared
     when the first has begun: they find its prompt in the prefix cache. With a seed, answer `i` gets the seed plus `i`.
+    `progress` says what the model waits for; if it does, the first answer is prepared when its events are read.
     """
 
     def __init__(
@@ -245,6 +228,7 @@ class Choices:
         request: Request,
         count: int = 1,
         cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[], str | None] = no_progress,
     ) -> None:
         context = CURRENT.get()
         if context is not None and context.client:
@@ -255,12 +239,17 @@ class Choices:
         self._created_at = time.perf_counter()
         self._closed = threading.Event()
         self._foreground = None if context is None or request.background else context.foreground
-        if context is not None and count > 1:
+        self.progress = progress if progress() is not None else None
+        if context is not None and (count > 1 or self.progress is not None):
             context.is_kept = True
-        self._streams = [self._begin(request, cancelled)]
+        self._unprepared = None if self.progress is None else request
+        self._streams = [] if self._unprepared is not None else [self._begin(request, cancelled)]
 
     async def events(self) -> AsyncGenerator[IndexedEvent, None]:
         """Yields events until every answer has finished or one has failed, and then closes all of them."""
+        if self._unprepared is not None:
+            request, self._unprepared = self._unprepared, None
+            await asyncio.to_thread(self._begin_late, request)
         if self.count == 1:
             async for event in self._streams[0]:
                 yield 0, event
@@ -307,20 +296,23 @@ class Choices:
             one.on_end(partial(self._foreground.discard, one))
         return one
 
+    def _begin_late(self, request: Request) -> Stream:
+        """Starts an answer after this was created. `close` may be called meanwhile."""
+        one = self._begin(request, self._closed.is_set)
+        self._streams.append(one)
+        if self._closed.is_set():
+            one.close()
+        return one
+
     def _start(self, index: int, delay_seconds: float) -> Stream:
-        """Starts a further answer, this long after the first. `close` may be called meanwhile."""
+        """Starts a further answer, this long after the first."""
         request = self._request
         assert request is not None
         seed = request.sampling.seed
         if seed is not None:
             seed = (seed + index + 2**63) % 2**64 - 2**63
         timeout = None if request.timeout is None else max(request.timeout - delay_seconds, 0.0)
-        request = replace(request, sampling=replace(request.sampling, seed=seed), timeout=timeout)
-        one = self._begin(request, self._closed.is_set)
-        self._streams.append(one)
-        if self._closed.is_set():
-            one.close()
-        return one
+        return self._begin_late(replace(request, sampling=replace(request.sampling, seed=seed), timeout=timeout))
 
 
 async def _merged(several: Sequence[Choices]) -> AsyncGenerator[IndexedEvent, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from msgspec import UNSET
 
@@ -19,7 +20,7 @@ from ...types.events import (
     ToolCallStart,
 )
 from ...types.messages import ToolCall
-from ..http.events import CollectedAnswer
+from ..http.whole_answers import CollectedAnswer
 from ..openai.chat.convert import logprobs
 from . import schema
 from .errors import error_response
@@ -77,10 +78,10 @@ class LineEncoder:
         self._warnings += answer.warnings
         return self._last_line(self.whole_content(answer.deltas), answer.end)
 
-    def loaded(self) -> schema.Line:
-        """The answer to a request that only wants the model to be loaded."""
+    def without_answer(self, reason: Literal["load", "unload"]) -> schema.Line:
+        """The answer to a request that only wants the model to be loaded or unloaded."""
         line = self.line(LineContent())
-        line.done, line.done_reason, line.warnings = True, "load", self._warnings or UNSET
+        line.done, line.done_reason, line.warnings = True, reason, self._warnings or UNSET
         return line
 
     def whole_content(self, deltas: Iterable[OutputDelta]) -> LineContent:

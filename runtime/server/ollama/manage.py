@@ -62,20 +62,24 @@ def _pull(
 
 
 def delete_model(service: Service, name: str) -> None:
-    """Deletes a preset or a model.
+    """Deletes a preset or a model, which is unloaded first.
 
-    Raises `NotFound`, and `InvalidRequest` if the model is loaded or was not downloaded.
+    Raises `NotFound`, and `InvalidRequest` if the model always stays loaded or was not downloaded.
     """
     if preset := find_preset(name):
+        if service.is_loaded(name) and service.loads_on_demand:
+            service.unload_model(name)
         remove_table(preset.name)
         return
     ref = parse_ref(name)
-    if service.is_loaded(name):
+    if service.is_loaded(name) and not service.loads_on_demand:
         raise InvalidRequest(f"{name} is loaded; stop the server before you delete it", "model")
     if ref.kind == "builtin":
         raise NotFound("the built-in model is part of Galago and cannot be deleted", "model")
     if ref.kind == "path":
         raise NotFound(f"there is no model {name!r:.100} on this machine", "model")
+    if service.is_loaded(name):
+        service.unload_model(name)
     removal.remove(ref)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from ...output.reasoning import tags_of
 from ...pool.modelfile_presets import preset_instructions, preset_parameters
 from ...pool.presets import find_preset, preset_files, read_presets, resolve_preset
 from ...service import Service
+from ...types.model_info import ModelStatus
 from ...types.options import SAMPLING
 from . import schema
 
@@ -44,13 +47,23 @@ def tags(service: Service) -> Iterator[schema.Model]:
 
 
 def running(service: Service) -> Iterator[schema.Model]:
-    """The loaded models, with the memory that they use."""
+    """The loaded models, with the memory that they use, and when they will be unloaded."""
     memory = dict(service.stats())
+    status = {one.id: one for one in service.status()}
     for info in service.models():
-        model = _model(info.id, service.files(info.id))
-        model.expires_at, model.context_length = _NEVER, info.context_length
-        model.size = memory[info.id].memory_bytes or model.size
-        yield model
+        with contextlib.suppress(NotFound, OSError):  # it has just been unloaded
+            model = _model(info.id, service.files(info.id))
+            model.expires_at, model.context_length = _expiry(status.get(info.id)), info.context_length
+            model.size = (memory[info.id].memory_bytes if info.id in memory else 0) or model.size
+            yield model
+
+
+def _expiry(status: ModelStatus | None) -> str:
+    """When a model will be unloaded if no request comes, counted from now while it is in use."""
+    if status is None or status.keep_alive == math.inf:
+        return _NEVER
+    left = status.keep_alive if status.idle_seconds_left is None else status.idle_seconds_left
+    return _time(time.time() + left)
 
 
 def details(service: Service, name: str) -> schema.ModelDetails:
@@ -135,5 +148,5 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
 
 
-def _time(seconds: int) -> str:
+def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -28,7 +28,9 @@ from ....models.errors import (
 )
 from ...types.options import MAX_INTEGER, bounds
 from ...types.tasks import Embed
-from ..http import events, request_io
+from ...types.warnings import Warnings
+from ..http import events, request_io, whole_answers
+from ..http.keep_alive import generate_function, is_zero, keep_function
 from ..http.openapi import LINES, Endpoint, RouteDescription, Streamed
 from ..http.request_io import answer_response, json_response
 from ..resource import Resource, ServerContext
@@ -142,13 +144,16 @@ class Ollama(Resource):
         began = time.perf_counter()
         request, warnings = request_io.parse_body(body, kind, self.strict)
         model = self.service.model_for(request.model, warnings)
+        keep = keep_function(self.service, model, request.keep_alive, warnings)
         if isinstance(request, schema.OldEmbedRequest):
             vectors = self.service.run_task(model, Embed((request.prompt,)), disconnected)
+            keep()
             return schema.Embedding(vectors.rows()[0]), warnings
         texts = [request.input] if isinstance(request.input, str) else request.input
         if not texts:
             return schema.Embeddings(model, [], 0, 0, 0, warnings or UNSET), warnings
         vectors = self.service.run_task(model, Embed(tuple(texts), request.dimensions or None), disconnected)
+        keep()
         nanoseconds = round((time.perf_counter() - began) * 1e9)
         embeddings = schema.Embeddings(model, vectors.rows(), nanoseconds, vectors.tokens, 0, warnings or UNSET)
         return embeddings, warnings
@@ -189,11 +194,11 @@ class Ollama(Resource):
         prepared = await request_io.run_on_thread(request, partial(self._prepare, kind, body), _Prepared.close)
         encoder = LineEncoder(prepared.model, prepared.is_chat, prepared.warnings, _now)
         if prepared.choices is None:
-            return answer_response(encoder.loaded())
+            return answer_response(encoder.without_answer("unload" if prepared.unloaded else "load"))
         if prepared.streamed:
             headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response([prepared.choices], encoder, events.NDJSON, headers)
-        (answer,) = await request_io.unless_disconnected(request, events.collect([prepared.choices]))
+        (answer,) = await request_io.unless_disconnected(request, whole_answers.collect([prepared.choices]))
         return answer_response(encoder.whole(answer))
 
     def _prepare(
@@ -203,23 +208,43 @@ class Ollama(Resource):
         model = self.service.model(self.service.model_for(request.model, warnings))
         convert.check_context(request, model.context_length, warnings)
         converted = None if convert.is_empty(request) else convert.to_request(request, warnings)
-        streamed = request.stream is not False
+        streamed, keep_alive = request.stream is not False, request.keep_alive
         del request  # its media would stay in memory while the converted request is sent
-        choices = None
-        if converted is not None:
-            choices = events.Choices(partial(self.service.generate, model.id), converted, cancelled=disconnected)
-        return _Prepared(model.id, streamed, kind is schema.ChatRequest, warnings, choices)
+        is_chat = kind is schema.ChatRequest
+        if converted is None:
+            unloaded = self._load_or_unload(model.id, keep_alive, warnings, disconnected)
+            return _Prepared(model.id, streamed, is_chat, warnings, None, unloaded)
+        generate: events.GenerateFunction = partial(self.service.generate, model.id)
+        if keep_alive is not None:
+            generate = generate_function(self.service, model.id, keep_alive, warnings)
+        choices = events.Choices(generate, converted, cancelled=disconnected)
+        return _Prepared(model.id, streamed, is_chat, warnings, choices)
+
+    def _load_or_unload(
+        self, model: str, keep_alive: float | str | None, warnings: Warnings, disconnected: request_io.Cancellation
+    ) -> bool:
+        """Loads a model, or unloads it if it is to be kept for no time. Returns whether it was unloaded."""
+        if not self.service.loads_on_demand:
+            return False
+        if is_zero(keep_alive):
+            self.service.unload_model(model, disconnected)
+            return True
+        keep = keep_function(self.service, model, keep_alive, warnings)
+        self.service.load_model(model, disconnected)
+        keep()
+        return False
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A request whose answer has been started. `choices` is `None` if it only wants the model to be loaded."""
+    """A request whose answer has been started. `choices` is `None` if the model was only to be loaded or unloaded."""
 
     model: str
     streamed: bool
     is_chat: bool
     warnings: list[str]
     choices: events.Choices | None
+    unloaded: bool = False
 
     def close(self) -> None:
         if self.choices is not None:

@@ -10,14 +10,12 @@ from ...types.messages import ReasoningEffort
 from ..http.request_io import ANY, OtherFields
 from . import other_forms
 
-_KEEP_FOREVER: dict[str, object] = {"keep_alive": -1}
-_STAYS_LOADED = {"keep_alive": ": the model stays loaded as long as the server runs"}
 _NOT_SHORTENED = ": a prompt that is too long is refused"
-_HARMLESS: dict[str, object] = {**_KEEP_FOREVER, "shift": False, "truncate": False}
+_HARMLESS: dict[str, object] = {"shift": False, "truncate": False}
 _TOP_LEVEL = {
     name: f"options.{other_forms.OPTIONS_OF_OTHERS.get(name, name)}" for name in other_forms.TOP_LEVEL_OPTIONS
 }
-_NO_EFFECT = {**_STAYS_LOADED, "shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
+_NO_EFFECT = {"shift": _NOT_SHORTENED, "truncate": _NOT_SHORTENED}
 
 ImageData: TypeAlias = Annotated[str, Meta(min_length=1)]
 """A file in base64 or a data URI. A URL is refused in the question, and elsewhere only named to the model."""
@@ -109,8 +107,9 @@ class AnswerRequest(Struct, kw_only=True):
     think: bool | ReasoningEffort | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    keep_alive: float | str | None = None
 
-    settings = frozenset({"think", "logprobs", "top_logprobs"})
+    settings = frozenset({"think", "logprobs", "top_logprobs", "keep_alive"})
 
 
 class ChatRequest(AnswerRequest, kw_only=True):
@@ -147,10 +146,11 @@ class EmbedRequest(Struct, kw_only=True):
     model: str | None = None
     input: str | list[str]
     dimensions: int | None = None
+    keep_alive: float | str | None = None
 
     other_fields = OtherFields(
-        ignored=_KEEP_FOREVER | {"encoding_format": "float", "options": {}, "truncate": False},
-        warned=_STAYS_LOADED | {"truncate": ": a text that is too long is refused"},
+        ignored={"encoding_format": "float", "options": {}, "truncate": False},
+        warned={"truncate": ": a text that is too long is refused"},
     )
 
 
@@ -159,8 +159,9 @@ class OldEmbedRequest(Struct, kw_only=True):
 
     model: str | None = None
     prompt: str
+    keep_alive: float | str | None = None
 
-    other_fields = OtherFields(ignored=_KEEP_FOREVER | {"options": {}}, warned=_STAYS_LOADED)
+    other_fields = OtherFields(ignored={"options": {}})
 
 
 class ModelRequest(Struct):

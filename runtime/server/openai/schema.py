@@ -17,7 +17,6 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Stop = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 
 ONLY_SAVES_TIME = ": it would only save time"
-STAYS_LOADED = ": the model stays loaded as long as the server runs"
 
 GENERATION_FIELDS = OtherFields(
     ignored={
@@ -31,7 +30,6 @@ GENERATION_FIELDS = OtherFields(
         "dynatemp_exponent": ANY,
         "dynatemp_range": 0,
         "include_stop_str_in_output": False,
-        "keep_alive": -1,
         "input_extra": [],
         "length_penalty": 1,
         "metadata": ANY,
@@ -55,7 +53,6 @@ GENERATION_FIELDS = OtherFields(
         "xtc_probability": 0,
         "xtc_threshold": ANY,
     },
-    warned={"keep_alive": STAYS_LOADED},
     refused={"bad_words": []},
     adapted={
         "guided_choice": "regex",
@@ -120,6 +117,7 @@ class GenerationRequest(Struct, kw_only=True):
     cache: bool | None = None
     lora: list[LoraScale] | None = None
     timeout: float | None = None
+    keep_alive: float | str | None = None
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
@@ -134,7 +132,7 @@ class GenerationRequest(Struct, kw_only=True):
     accepted_values = {"response_format.type": "text, json_object or json_schema"}
     settings = frozenset(
         "max_tokens min_tokens temperature top_p top_k min_p seed stop stop_token_ids ignore_eos cache timeout n "
-        "frequency_penalty presence_penalty repeat_penalty logit_bias stream_options".split()
+        "frequency_penalty presence_penalty repeat_penalty logit_bias stream_options keep_alive".split()
     )
 
 

@@ -97,7 +97,7 @@ def test_a_model_that_is_loading_is_not_ready(pool: ModelPool) -> None:
             pool.generate(name, REQUEST)
     with pytest.raises(NotReady, match="still loading"):
         pool.models()
-    assert not pool.ready and [model.state for model in pool._models.values()] == ["loading"] * 2
+    assert not pool.ready and [model.state for model in pool._given] == ["loading"] * 2
 
 
 def test_one_model_that_fails_leaves_the_others(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_one_model_that_fails_leaves_the_others(tmp_path: Path) -> None:
 
 def test_a_closed_pool_answers_nothing(pool: ModelPool) -> None:
     pool.load()
-    models: list[Any] = [model.loaded for model in pool._models.values()]
+    models: list[Any] = [model.loaded for model in pool._given]
     pool.close()
     assert all(model.closed for model in models)
     with pytest.raises(NotReady, match="is closed"):

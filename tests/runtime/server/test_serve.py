@@ -34,7 +34,8 @@ WEIGHTS = resolve("builtin").weights
 
 
 def startup_error(*arguments: str) -> str:
-    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "galago.runtime.cli.main", "serve", "--port", "0", "--model", "builtin"]
+    command += arguments
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -235,8 +236,8 @@ class StepCounter:
     """Counts the steps that a service's model computes."""
 
     def __init__(self, service: ModelPool) -> None:
-        assert service.default.loaded
-        self.engine: Any = cast(Any, service.default.loaded)._engine
+        assert service._given[0].loaded
+        self.engine: Any = cast(Any, service._given[0].loaded)._engine
         runner: Any = self.engine._runner
         self.steps, decode = 0, runner.decode
 

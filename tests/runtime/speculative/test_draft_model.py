@@ -133,7 +133,7 @@ def test_acceptance_decides_whether_drafts_are_made(wrong: int, used: bool) -> N
 def test_a_model_that_drafts_for_itself_gives_the_same_answers() -> None:
     """The built-in model in both roles, so that every draft token is right."""
     with load("builtin", slots=1) as alone, load("builtin", draft="builtin", slots=1) as drafted:
-        cast(Any, drafted._service).default.loaded._engine._drafter.policy = MaxDrafts()
+        cast(Any, drafted._service)._given[0].loaded._engine._drafter.policy = MaxDrafts()
         accepted = 0
         for question in ("How much is 7 plus 5?", "Spell cat.", "Repeat this: red lamp and blue box"):
             reply = drafted.chat(question, max_tokens=24)

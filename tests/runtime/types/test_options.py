@@ -24,20 +24,21 @@ from galago.runtime.types.request import Request, Sampling, request_fields_from,
 from galago.runtime.types.warnings import Warnings
 
 PROTOCOL_FIELDS: dict[Dialect, tuple[type[msgspec.Struct], set[str]]] = {
-    "chat": (schema.ChatRequest, {"model", "messages", "n", "stream", "stream_options", "logprobs"}),
+    "chat": (schema.ChatRequest, {"model", "messages", "n", "stream", "stream_options", "logprobs", "keep_alive"}),
     "completions": (
         completions_schema.CompletionRequest,
-        {"model", "prompt", "suffix", "echo", "best_of", "n", "stream", "stream_options"},
+        {"model", "prompt", "suffix", "echo", "best_of", "n", "stream", "stream_options", "keep_alive"},
     ),
     "responses": (
         responses.ResponsesRequest,
         {
             "model", "input", "instructions", "include", "metadata", "stream", "store", "background",
             "previous_response_id", "truncation", "max_tool_calls", "safety_identifier", "prompt_cache_key", "user",
+            "keep_alive",
         },
     ),
     "anthropic": (anthropic.MessagesRequest, {"model", "messages", "system", "stream"}),
-    "ollama": (ollama.ChatRequest, {"model", "messages", "stream", "logprobs"}),
+    "ollama": (ollama.ChatRequest, {"model", "messages", "stream", "logprobs", "keep_alive"}),
 }  # fmt: skip
 """The request type of each dialect, with its fields that are not options."""
 

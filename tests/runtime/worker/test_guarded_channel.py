@@ -44,7 +44,8 @@ from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request
 from galago.runtime.types.tasks import Embed, Scores, Tokenize, Vectors
 from galago.runtime.worker import supervisor
-from galago.runtime.worker.supervisor import MAX_CHARACTERS_PER_TOKEN, MAX_REPORTS_PER_SECOND, WorkerSupervisor
+from galago.runtime.worker.policy import MAX_CHARACTERS_PER_TOKEN, MAX_REPORTS_PER_SECOND
+from galago.runtime.worker.supervisor import WorkerSupervisor
 
 BUILTIN = resolve("builtin")
 INFO = ModelInfo("double", "", 64, 0, 0, False, False, 0)

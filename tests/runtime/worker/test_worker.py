@@ -28,11 +28,11 @@ from galago.models import errors
 from galago.models.errors import (
     Cancelled,
     EngineCrashed,
-    EngineError,
     GalagoError,
     InvalidRequest,
     ModelError,
     NotReady,
+    Unloaded,
 )
 from galago.models.files import ModelFiles
 from galago.models.registry.resolve import resolve
@@ -48,9 +48,10 @@ from galago.runtime.types.events import Delta, Event, Failed, Finished, Started
 from galago.runtime.types.messages import Audio, Image, Message, Text
 from galago.runtime.types.placement import LoadPlan
 from galago.runtime.types.request import Request, Sampling
-from galago.runtime.worker import supervisor as worker_module
+from galago.runtime.worker import policy
 from galago.runtime.worker.main import PREPARATION_THREADS, ModelWorker
-from galago.runtime.worker.supervisor import WorkerSupervisor, restart_delay
+from galago.runtime.worker.policy import restart_delay
+from galago.runtime.worker.supervisor import WorkerSupervisor
 
 BUILTIN = resolve("builtin")
 PICTURE = Image((DATA / "picture-5.png").read_bytes())
@@ -253,7 +254,7 @@ def test_a_busy_worker_exits_when_its_parent_is_killed() -> None:
     code = (
         "import time; from galago.runtime import load; model = load('builtin', isolated=True)\n"
         "stream = model.chat('Tell', stream=True, ignore_eos=True)\n"
-        "print(model._service.default.loaded._worker._process.pid, flush=True); time.sleep(60)"
+        "print(model._service._given[0].loaded._worker._process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
@@ -287,7 +288,7 @@ def test_restarts_are_delayed_from_the_third_crash_until_a_request_finishes(capf
 
 def test_a_request_waits_for_a_restart_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with working() as worker:
-        monkeypatch.setattr(worker_module, "RESTART_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(policy, "RESTART_WAIT_SECONDS", 0.1)
         crash(worker)
         with pytest.raises(NotReady):
             worker.generate(SHORT)
@@ -362,7 +363,7 @@ def test_close_ends_running_streams_and_the_process() -> None:
         end = last(stream)
         assert isinstance(end, Failed) and end.error.message == "the model was closed"
         assert not child.is_running()
-        with pytest.raises(EngineError, match="closed"):
+        with pytest.raises(Unloaded, match="closed"):
             worker.generate(SHORT)
 
 
@@ -370,7 +371,7 @@ def test_close_ends_running_streams_and_the_process() -> None:
 def test_close_waits_neither_for_a_restart_nor_for_a_hanging_worker(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "CLOSE_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(policy, "CLOSE_GRACE_SECONDS", 0.5)
     with working() as worker:
         child = process(worker)
         child.send_signal(number)
@@ -437,8 +438,8 @@ def test_a_service_is_not_ready_between_a_crash_and_the_restart() -> None:
     service = ModelPool(ResidentModel(BUILTIN, ModelConfig(), isolated=True))
     service.load()
     try:
-        assert service.ready and isinstance(service.default.loaded, WorkerSupervisor)
-        crash(service.default.loaded)
+        assert service.ready and isinstance(service._given[0].loaded, WorkerSupervisor)
+        crash(service._given[0].loaded)
         assert not service.ready
         wait_until(lambda: service.ready)
     finally:
@@ -452,7 +453,8 @@ def test_a_process_that_was_started_before_is_used() -> None:
     service.load()
     try:
         assert (
-            isinstance(service.default.loaded, WorkerSupervisor) and process(service.default.loaded).pid == started.pid
+            isinstance(service._given[0].loaded, WorkerSupervisor)
+            and process(service._given[0].loaded).pid == started.pid
         )
         assert text(service.generate(None, SHORT)) == "Small."
     finally:

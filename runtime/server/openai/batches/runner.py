@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from .....models.errors import EngineCrashed, GalagoError, NotReady, RateLimited
+from ....config import DEFAULT_SLOTS
 from ....log import log
 from ...accounts.record import recorded
 from ...http.errors import ErrorResponses, code
@@ -100,10 +101,10 @@ class BatchRunner:
         waiting = deque(await asyncio.to_thread(self._batches.unanswered, batch.id))
         crashed: deque[int] = deque()
         await self._wait_until_idle()
-        slots = sum(stats.slots for _, stats in self._service.stats())
+        slots = sum(stats.slots for _, stats in self._service.stats()) or DEFAULT_SLOTS
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(max(slots, 1)):
+                for _ in range(slots):
                     group.create_task(self._answer_waiting(batch, waiting, crashed))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the others are alike, such as that of a full disk

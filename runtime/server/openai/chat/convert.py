@@ -19,7 +19,8 @@ from ....types.events import Delta, Finished, FinishReason, OutputDelta, Started
 from ....types.messages import Message, Part, Role, Text
 from ....types.options import Dialect, bounds
 from ....types.warnings import Warnings
-from ...http.events import MAX_CHOICES, CollectedAnswer
+from ...http.events import MAX_CHOICES
+from ...http.whole_answers import CollectedAnswer
 from ..errors import error_response
 from ..schema import (
     CompletionDetails,

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .....models.errors import DeadlineExceeded, EngineError, InvalidRequest, NotFound, NotReady
-from ...http import events, request_io
+from ...http import events, request_io, whole_answers
+from ...http.keep_alive import generate_function
 from ...http.openapi import Endpoint, RouteDescription, Streamed
 from ...resource import RequestFunction, Resource
 from . import convert, schema
@@ -83,7 +84,7 @@ class Chat(Resource):
         if chat.stream:
             return events.stream_response([choices], encoder, events.SSE, request_io.warning_headers(warnings))
         with convert.api_field_names():
-            answers = await request_io.unless_disconnected(request, events.collect([choices]))
+            answers = await request_io.unless_disconnected(request, whole_answers.collect([choices]))
         return request_io.answer_response(encoder.completion(answers))
 
     def _prepare(self, body: bytearray, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
@@ -96,8 +97,12 @@ class Chat(Resource):
             if background:
                 request = convert.in_background(request)
                 warnings += ["the field timeout has no effect in a batch"] if chat.timeout is not None else []
-            generate = partial(self.service.generate, chat.model)
-            return _Prepared(chat, chat.model, warnings, events.Choices(generate, request, count, disconnected))
+            generate: events.GenerateFunction = partial(self.service.generate, chat.model)
+            if chat.keep_alive is not None:
+                generate = generate_function(self.service, chat.model, chat.keep_alive, warnings)
+            progress = partial(self.service.progress, chat.model) if chat.stream else events.no_progress
+            choices = events.Choices(generate, request, count, disconnected, progress)
+            return _Prepared(chat, chat.model, warnings, choices)
 
 
 class _Prepared(NamedTuple):

@@ -13,7 +13,8 @@ from ....types import request as values
 from ....types.events import Delta, Finished, OutputDelta, Started, TokenLogprob
 from ....types.request import CompletionPrompt
 from ....types.warnings import Warnings
-from ...http.events import MAX_CHOICES, CollectedAnswer
+from ...http.events import MAX_CHOICES
+from ...http.whole_answers import CollectedAnswer
 from ..chat import convert as chat_convert
 from ..errors import error_response
 from ..schema import ErrorResponse, Usage

@@ -16,7 +16,8 @@ from .....models.errors import DeadlineExceeded, EngineError, GalagoError, Inval
 from ....types.options import MAX_INTEGER, bounds
 from ....types.tasks import Detokenize
 from ....types.warnings import Warnings
-from ...http import events, request_io
+from ...http import events, request_io, whole_answers
+from ...http.keep_alive import generate_function
 from ...http.openapi import Endpoint, RouteDescription, Streamed
 from ...http.request_context import keep
 from ...resource import RequestFunction, Resource
@@ -66,7 +67,7 @@ class Completions(Resource):
             headers = request_io.warning_headers(prepared.warnings)
             return events.stream_response(prepared.choices, encoder, events.SSE, headers)
         with api_field_names():
-            answers = await request_io.unless_disconnected(request, events.collect(prepared.choices))
+            answers = await request_io.unless_disconnected(request, whole_answers.collect(prepared.choices))
         return request_io.answer_response(encoder.completion(answers))
 
     def _prepare(self, body: bytearray, background: bool, disconnected: request_io.Cancellation) -> _Prepared:
@@ -83,10 +84,13 @@ class Completions(Resource):
                     requests = [in_background(one) for one in requests]
                 for prompt in prompts if request.echo else ():
                     prepared.echoes.append(self._text(request.model, prompt, disconnected))
-                generate = partial(self.service.generate, request.model)
+                generate: events.GenerateFunction = partial(self.service.generate, request.model)
+                if request.keep_alive is not None:
+                    generate = generate_function(self.service, request.model, request.keep_alive, warnings)
+                progress = partial(self.service.progress, request.model) if request.stream else events.no_progress
                 for i, one in enumerate(requests):
                     with _prompt_number(i, len(requests)):
-                        prepared.choices.append(events.Choices(generate, one, count, disconnected))
+                        prepared.choices.append(events.Choices(generate, one, count, disconnected, progress))
         except BaseException:
             prepared.close()
             raise

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from .....models.errors import EngineError, InvalidRequest, NotFound, NotReady, UnsupportedField
 from ....types.tasks import Embed, Vectors
 from ...http import request_io
+from ...http.keep_alive import keep_function
 from ...http.openapi import Endpoint, RouteDescription
 from ...resource import RequestFunction, Resource
 from ..completions.convert import prompts
@@ -49,7 +50,9 @@ class Embeddings(Resource):
         request.model = self.service.model_for(request.model, warnings)
         texts = prompts(request.input, "input")
         task = Embed(tuple(texts), request.dimensions)
+        keep = keep_function(self.service, request.model, request.keep_alive, warnings)
         vectors = self.service.run_task(request.model, task, disconnected)
+        keep()
         as_base64 = request.encoding_format == "base64"
         data: Sequence[str | list[float]] = _base64_rows(vectors) if as_base64 else vectors.rows()
         embeddings = [schema.Embedding(i, one) for i, one in enumerate(data)]

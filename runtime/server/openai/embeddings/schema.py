@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from ...http.request_io import ANY, OtherFields
-from ..schema import STAYS_LOADED, TokenId
+from ..schema import TokenId
 
 
 class EmbeddingRequest(Struct):
@@ -17,17 +17,16 @@ class EmbeddingRequest(Struct):
     model: str | None = None
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = None
+    keep_alive: float | str | None = None
 
     other_fields = OtherFields(
         ignored={
             "embd_normalize": 2,
             "input_type": (),
-            "keep_alive": -1,
             "task_type": (),
             "truncate": False,
             "user": ANY,
         },
-        warned={"keep_alive": STAYS_LOADED},
     )
 
 

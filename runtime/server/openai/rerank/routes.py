@@ -10,6 +10,7 @@ from .....models.errors import EngineError, InvalidRequest, NotFound, NotReady
 from ....types import tasks
 from ....types.request import check_number
 from ...http import request_io
+from ...http.keep_alive import keep_function
 from ...http.openapi import Endpoint, RouteDescription
 from ...resource import Resource
 from . import schema
@@ -39,7 +40,9 @@ class Reranking(Resource):
         check_number("top_n", request.top_n, 1, 2**31 - 1, whole=True)
         documents = [one if isinstance(one, str) else one.text for one in request.documents]
         task = tasks.Rerank(request.query, tuple(documents))
+        keep = keep_function(self.service, request.model, request.keep_alive, warnings)
         answer = self.service.run_task(request.model, task, disconnected)
+        keep()
         order = sorted(range(len(documents)), key=lambda i: -answer.scores[i])[: request.top_n]
         results = [schema.RerankResult(i, answer.scores[i]) for i in order]
         for result in results if request.return_documents else ():

@@ -17,6 +17,7 @@ class RerankRequest(Struct):
     model: str | None = None
     top_n: int | None = None
     return_documents: bool | None = None
+    keep_alive: float | str | None = None
 
 
 class RerankUsage(Struct):

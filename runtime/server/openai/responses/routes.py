@@ -108,7 +108,8 @@ class Responses(Resource):
         run = await request_io.run_on_thread(request, partial(self._prepare, body), self._runs.end)
         if run.request.stream:
             end, headers = partial(self._runs.end, run), request_io.warning_headers(run.warnings)
-            return events.ChunkResponse(run.chunks(), run.encoder.fail, events.NAMED_SSE, headers, end)
+            chunks, progress = run.chunks(), run.progress
+            return events.ChunkResponse(chunks, run.encoder.fail, events.NAMED_SSE, headers, end, progress)
         if run.request.background:
             task = asyncio.create_task(self._runs.answer(run))
             self._tasks.add(task)

@@ -19,6 +19,7 @@ from .....models.errors import GalagoError, InvalidRequest
 from ....types.request import Request
 from ....types.warnings import Warnings
 from ...http import events, request_io
+from ...http.keep_alive import generate_function
 from ...resource import ServerContext
 from ...storage.database import STORE_OPTION
 from ...storage.responses import ResponseStore
@@ -93,6 +94,7 @@ class Run:
         self.ended: Future[None] = Future()
         self.output: Sequence[item_schema.OutputItem] = ()
         self._choices = choices
+        self.progress = None if choices is None else choices.progress
 
     async def chunks(self) -> AsyncGenerator[StreamEvent, None]:
         """The events of the response. Raises the error that it fails with."""
@@ -159,7 +161,9 @@ class Runs:
         store = self.store_for(parsed)
         request = self.runtime_request(parsed) if answers and not parsed.compacts else None
         model = self._service.model(self._service.model_for(parsed.request.model, parsed.warnings))
-        choices = None if request is None else self._choices(model.id, request, cancelled)
+        choices = None
+        if request is not None:
+            choices = self._choices(parsed, model.id, request, cancelled)
         response_id = f"resp_{uuid.uuid4().hex}"
         response = convert.new_response(
             response_id, time.time(), model, parsed.request, parsed.tools, store is not None
@@ -173,9 +177,16 @@ class Runs:
         self.running[response_id] = run
         return run
 
-    def _choices(self, model: str | None, request: Request, cancelled: Callable[[], bool]) -> events.Choices:
+    def _choices(
+        self, parsed: ParsedRequest, model: str, request: Request, cancelled: Callable[[], bool]
+    ) -> events.Choices:
+        keep_alive = parsed.request.keep_alive
+        generate: events.GenerateFunction = partial(self._service.generate, model)
+        if keep_alive is not None:
+            generate = generate_function(self._service, model, keep_alive, parsed.warnings)
+        progress = partial(self._service.progress, model) if parsed.request.stream else events.no_progress
         try:
-            return events.Choices(partial(self._service.generate, model), request, cancelled=cancelled)
+            return events.Choices(generate, request, cancelled=cancelled, progress=progress)
         except InvalidRequest as error:
             convert.with_api_field_name(error)
             raise

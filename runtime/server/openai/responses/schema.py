@@ -87,6 +87,7 @@ class ResponsesRequest(Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    keep_alive: float | str | None = None
 
     accepted_values = {
         "].type": "message, function_call, function_call_output, reasoning or another type of item, with input_text, "
@@ -96,7 +97,7 @@ class ResponsesRequest(Struct, kw_only=True):
     }
     settings = frozenset(
         "parallel_tool_calls reasoning include max_output_tokens temperature top_p top_k min_p seed stop "
-        "presence_penalty frequency_penalty top_logprobs metadata truncation max_tool_calls".split()
+        "presence_penalty frequency_penalty top_logprobs metadata truncation max_tool_calls keep_alive".split()
     )
     other_fields = OtherFields(
         ignored={
@@ -207,6 +208,7 @@ class Response(Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    keep_alive: float | str | None = None
     warnings: list[str] | UnsetType = UNSET
     object: str = "response"
 

@@ -151,4 +151,4 @@ def test_encoding_time_is_estimated_from_the_header_until_it_is_measured() -> No
 
 
 def engine_planner(model: LocalModel) -> Any:
-    return cast(Any, model._service).default.loaded._estimator
+    return cast(Any, model._service)._given[0].loaded._estimator

@@ -16,8 +16,9 @@ from fakes.server import Server
 from galago.models.errors import EngineError, GalagoError, InvalidRequest, NotReady
 from galago.runtime import LocalModel
 from galago.runtime.inference.stream import Stream
-from galago.runtime.server.http import events
-from galago.runtime.server.http.events import Choices, collect
+from galago.runtime.server.http import whole_answers
+from galago.runtime.server.http.events import Choices
+from galago.runtime.server.http.whole_answers import collect
 from galago.runtime.types.events import Delta, Event, Failed, Finished, Started, Timings, TokenLogprob, Usage
 from galago.runtime.types.messages import Message, Text
 from galago.runtime.types.request import Request, Sampling
@@ -71,7 +72,7 @@ def test_streamed_choices_equal_the_whole_ones(client: openai.OpenAI) -> None:
 
 
 def test_the_prompt_is_computed_once(model: LocalModel) -> None:
-    engine = cast(Any, model._service).default.loaded._engine
+    engine = cast(Any, model._service)._given[0].loaded._engine
     rows: list[int] = []
     decode = engine._runner.decode
 
@@ -164,9 +165,9 @@ def test_a_whole_answer_holds_a_bounded_number_of_logprobs(monkeypatch: pytest.M
             script.streams[0].put(event)
         return len(await collect([choices]))
 
-    monkeypatch.setattr(events, "MAX_COLLECTED_LOGPROBS", 8)
+    monkeypatch.setattr(whole_answers, "MAX_COLLECTED_LOGPROBS", 8)
     assert asyncio.run(collected()) == 1
-    monkeypatch.setattr(events, "MAX_COLLECTED_LOGPROBS", 7)
+    monkeypatch.setattr(whole_answers, "MAX_COLLECTED_LOGPROBS", 7)
     with pytest.raises(InvalidRequest, match="log-probabilities; stream it"):
         asyncio.run(collected())
 

@@ -23,7 +23,7 @@ CHAT = [{"role": "user", "content": "Opposite of big?"}]
 
 
 def engine(model: LocalModel) -> Generator:
-    loaded = cast(Any, model._service).default.loaded
+    loaded = cast(Any, model._service)._given[0].loaded
     assert isinstance(loaded, Generator)
     return loaded
 

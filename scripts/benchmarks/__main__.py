@@ -13,6 +13,7 @@ BENCHMARKS = (
     "summary",
     "speed",
     "stalls",
+    "depth",
     "images",
     "memory",
     "speculation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import io
 import json
 import os
@@ -102,10 +103,17 @@ def builtin() -> Files:
 def galago(files: Files, options: Sequence[object] = (), checkout: Path | None = None) -> Iterator[Server]:
     """Galago's server, from this checkout or, as "baseline", from another one with its own .venv."""
     python = checkout / ".venv/bin/python" if checkout else sys.executable
+    _compile(checkout or ROOT)
     command = [python, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
     command += ["--mmproj", files.projector] if files.projector else []
     with _running("baseline" if checkout else "galago", [*command, *options]) as server:
         yield server
+
+
+def _compile(checkout: Path) -> None:
+    """Compiles the modules, as an installer does: with PYTHONDONTWRITEBYTECODE set, each start would compile them."""
+    for folder in ("models", "quantize", "runtime"):
+        compileall.compile_dir(checkout / folder, quiet=1)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Tokens per second behind a long conversation, with and without flash attention, against llama-server.
 
 Each client has a conversation of its own. Its prompt is sent once, so that the cache has it in the timed rounds, which
-measure decoding only. Ratios are computed within each round, in which the servers take turns. The line "beside" is one
-client that asks a short question while the cache still holds the long conversations.
+measure decoding only. Ratios are computed within each round, in which the servers take turns. A further client then
+asks a short question while the cache may still hold the long conversations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOKENS_PER_WORD = 1.21
 
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_k": 40, "top_p": 1.0, "min_p": 0.0}
 SHORT_TOKENS = 20
-"""Length of the prompt behind which depth 0 and the line "beside" are measured."""
+"""Length of the prompts of depth 0 and of the short chat."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,10 @@ def main(options: argparse.Namespace) -> None:
             if depth:
                 seconds = ", ".join(f"{name} {first:.2f}" for name, first in firsts.items())
                 print(f"  first token of the prompts, median of the clients, s: {seconds}", flush=True)
-                _report(f"beside {clients} of {depth} tokens", _rates(servers, _prompts(1, 0, seed=1), options))
+                _report(
+                    f"a short chat, {clients} of {depth} tokens in the cache",
+                    _rates(servers, _prompts(1, 0, seed=1), options),
+                )
 
 
 def _start(stack: ExitStack, options: argparse.Namespace, clients: int, depth: int) -> list[Server]:

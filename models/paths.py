@@ -22,6 +22,11 @@ def config_folder() -> Path:
     return platformdirs.user_config_path("galago", appauthor=False)
 
 
+def log_path() -> Path:
+    """Returns the path of the log of a server that runs as a service, which may not exist."""
+    return platformdirs.user_log_path("galago", appauthor=False) / "galago.log"
+
+
 def user_catalog_path() -> Path:
     """Returns the path of the user's own catalog, which may not exist."""
     return config_folder() / "catalog.toml"

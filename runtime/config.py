@@ -19,6 +19,8 @@ DEFAULT_CONTEXT = 8192
 
 DEFAULT_SLOTS = 4
 
+MAX_GRACE_SECONDS = 86_400
+
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#@\s]*)")
 _WEB_SCHEMES = ("http://", "https://")
 
@@ -119,6 +121,7 @@ class ServerConfig:
 
     `allowed_origins` are origins of other pages that may send requests, or schemes, such as `tauri://`, to allow all.
     `api_keys_file` has several keys, with limits. `audit_log` gets a line for each request.
+    `grace_seconds`: at SIGTERM, running requests may take so long to finish.
     `allow_pull`, `allow_create` and `allow_rm` let clients download models, make presets and delete both. `store` is
     the folder that keeps their files, batches and responses; `None` keeps nothing.
     """
@@ -128,6 +131,7 @@ class ServerConfig:
     api_key: str | None = None
     api_keys_file: Path | None = None
     audit_log: Path | None = None
+    grace_seconds: float = 10.0
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     strict: bool = False
@@ -147,6 +151,8 @@ class ServerConfig:
                 "--api-keys-file), or listen on 127.0.0.1",
                 "host",
             )
+        if not 0 <= self.grace_seconds <= MAX_GRACE_SECONDS:
+            raise ConfigError(f"grace is {self.grace_seconds:g}; use 0 to {MAX_GRACE_SECONDS} seconds", "grace")
         for origin in self.allowed_origins:
             _check_origin(origin)
 

@@ -22,6 +22,7 @@ VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "Size from which GNU malloc maps memory; workers use 4 MiB unless it is set",
     "XDG_CACHE_HOME": "Where Galago keeps its cache on Linux (default: `~/.cache`)",
     "XDG_CONFIG_HOME": "Where Galago reads your catalog on Linux (default: `~/.config`)",
+    "XDG_STATE_HOME": "Where Galago keeps the log of its service on Linux (default: `~/.local/state`)",
     "XDG_DATA_HOME": "Where Galago keeps the list of imported models on Linux (default: `~/.local/share`)",
 }
 """The variables for users, with what they do. `docs/reference/environment.md` is generated from them. The variables of

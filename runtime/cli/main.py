@@ -30,6 +30,7 @@ COMMANDS = {
     "ps": "Show what a running server is doing",
     "load": "Load a model in a running server",
     "stop": "Unload a model in a running server",
+    "logs": "Show the log of a server",
     "fit": "Check whether a model fits this machine, and how",
     "convert": "Convert a Hugging Face checkpoint to GGUF",
     "quantize": "Make a smaller variant of a model or projector",

@@ -57,6 +57,18 @@ AuditFile = Annotated[
         metavar="FILE",
     ),
 ]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file",
+        help="also write the log to this file, which begins anew at 5 MiB; 3 older ones are kept",
+        metavar="FILE",
+    ),
+]
+Grace = Annotated[
+    float,
+    typer.Option(help="time for running requests to finish after SIGTERM, before they are ended", metavar="SECONDS"),
+]
 AllowHost = Annotated[
     list[str] | None, typer.Option(help="accept this Host header too; may be repeated", metavar="HOST")
 ]
@@ -138,6 +150,8 @@ def serve(
     api_key_file: KeyFile = None,
     api_keys_file: KeysFile = None,
     audit_log: AuditFile = None,
+    log_file: LogFileOption = None,
+    grace: Grace = 10.0,
     allow_host: AllowHost = None,
     allow_origin: AllowOrigin = None,
     store: StoreDir = None,
@@ -162,6 +176,7 @@ def serve(
         api_key=_api_key(api_key, api_key_file),
         api_keys_file=api_keys_file,
         audit_log=audit_log,
+        grace_seconds=grace,
         allowed_hosts=tuple(allow_host or ()),
         allowed_origins=tuple(origin.lower() for origin in allow_origin or ()),
         strict=strict,
@@ -173,10 +188,14 @@ def serve(
     names = _Names(name, tuple(alias or ()), any_model)
     if "" in names.aliases:
         raise ConfigError("an alias cannot be empty", "alias")
-    if model is None and not (name or any_model or any(loading.get(file.name) for file in FILES)):
-        _serve_installed(names, loading, keep_alive_seconds(keep_alive, "keep-alive"), server_config)
-    else:
-        _serve_one(model or "builtin", names, loading, server_config)
+    from ..server import log_file as log_files
+    from ..server import signals
+
+    with signals.handled(), log_files.copied_to(log_file):
+        if model is None and not (name or any_model or any(loading.get(file.name) for file in FILES)):
+            _serve_installed(names, loading, keep_alive_seconds(keep_alive, "keep-alive"), server_config)
+        else:
+            _serve_one(model or "builtin", names, loading, server_config)
 
 
 def _api_key(given: str | None, file: Path | None) -> str | None:

@@ -106,8 +106,7 @@ def build(service: Service, config: ServerConfig) -> Starlette:
         lifespan=lifespan,
         exception_handlers={GalagoError: _galago_error, HTTPException: _http_error, Exception: _unexpected_error},
     )
-    application.state.budget = context.budget
-    application.state.accounts = accounts
+    application.state.context = context
     return application
 
 

@@ -27,6 +27,14 @@ from .storage.file_store import FileStore
 RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass
+class Shutdown:
+    """Whether the server is about to end, and the lines of batches that it finishes before."""
+
+    has_begun: bool = False
+    batch_lines: set[tuple[str, int]] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class ServerContext:
     """Objects shared by the endpoints of an application. `database` and `files` exist if the user has named a folder.
@@ -40,6 +48,7 @@ class ServerContext:
     files: FileStore | None = None
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     foreground: set[object] = field(default_factory=set)
+    shutdown: Shutdown = field(default_factory=Shutdown)
     accounts: Accounts = field(default_factory=lambda: Accounts(ServerConfig()))
 
     def file_store(self, field: str) -> FileStore:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 
 import uvicorn
 
@@ -16,12 +20,17 @@ from ..config import ServerConfig
 from ..process.limits import return_freed_memory
 from ..service import Service
 from ..types.limits import limit
+from . import signals
 from .app import ERROR_RESPONSES, build
 from .http.security import ConnectionLimits, LimitedConnection
 from .http.sockets import LimitedSocket
+from .resource import ServerContext
+from .tracebacks import WithoutMessages
 
 BACKLOG = 2048
 """Connections that may wait to be accepted. The operating system makes further clients try again after a second."""
+
+_POLL_SECONDS = 0.05
 
 SHUTDOWN_SECONDS = 3
 """Time for connections to close after the answers in progress have been ended."""
@@ -35,7 +44,9 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
     return_freed_memory()
     listener = _listen(config)
     application = build(service, config)
-    limits = ConnectionLimits(application.state.budget, ERROR_RESPONSES)
+    context: ServerContext = application.state.context
+    signals.on_hangup(context.accounts.reload)
+    limits = ConnectionLimits(context.budget, ERROR_RESPONSES)
     settings = uvicorn.Config(
         application,
         http=partial(LimitedConnection, limits=limits),  # type: ignore[arg-type]
@@ -49,7 +60,8 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
         ws_max_size=limit("body_bytes"),
         ws_per_message_deflate=False,
     )
-    server = _Server(settings, service)
+    logging.getLogger("uvicorn.error").addFilter(WithoutMessages())
+    server = _Server(settings, context, log)
     errors: list[BaseException] = []
 
     def load() -> None:
@@ -75,11 +87,21 @@ def serve(service: Service, config: ServerConfig, log: Callable[[str], None]) ->
 
 
 class _Server(uvicorn.Server):
-    """At shutdown, closes the service first, so that answers in progress end with an error that their clients get."""
+    """At SIGTERM, takes no new requests and lets the running ones finish, for a time. A second signal ends that time.
 
-    def __init__(self, settings: uvicorn.Config, service: Service) -> None:
+    Then it closes the service, so that answers in progress end with an error that their clients get.
+    """
+
+    def __init__(self, settings: uvicorn.Config, context: ServerContext, log: Callable[[str], None]) -> None:
         super().__init__(settings)
-        self._service = service
+        self._context = context
+        self._log = log
+        self._grace_seconds = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        is_first = sig == signal.SIGTERM and not self.should_exit
+        self._grace_seconds = self._context.config.grace_seconds if is_first else 0.0
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -87,10 +109,35 @@ class _Server(uvicorn.Server):
             listener.listen(BACKLOG)  # set again: asyncio accepts as many at once as may wait
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing = threading.Thread(target=self._service.close)  # the loop's threads may all be waiting for the model
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        await self._finish_requests()
+        # the loop's threads may all be waiting for the model
+        closing = threading.Thread(target=self._context.service.close)
         closing.start()
         await asyncio.to_thread(closing.join)
         await super().shutdown(sockets)
+
+    async def _finish_requests(self) -> None:
+        """Waits until nothing runs, at most for the time of grace, and closes connections that wait for a request."""
+        began, shutdown = time.monotonic(), self._context.shutdown
+        shutdown.has_begun = True
+        is_told = False
+        while time.monotonic() - began < self._grace_seconds:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, LimitedSocket):
+                    connection.end()
+                else:
+                    connection.shutdown()
+            await asyncio.sleep(_POLL_SECONDS)
+            state = self.server_state
+            if not (state.connections or state.tasks or self._context.foreground or shutdown.batch_lines):
+                return
+            if not is_told:
+                is_told = True
+                self._log(f"running requests have {self._grace_seconds:g} s to finish")
 
 
 def _listen(config: ServerConfig) -> socket.socket:

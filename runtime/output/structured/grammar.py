@@ -152,7 +152,7 @@ class Grammar:
         if not self.optional:
             raise InvalidRequest(_CANNOT_CONTINUE + problem, self.field)
         self._is_off = True
-        log(f"the rest of an answer is not constrained by the grammar of its tools: {problem}")
+        log("the rest of an answer is not constrained by the grammar of its tools, because it cannot continue it")
 
 
 class GrammarCompiler:

@@ -39,6 +39,8 @@ _POLL_SECONDS = 0.05
 
 BUSY = "galago.busy"
 """In the scope of a WebSocket: whether a message is being answered."""
+ENDING = "galago.ending"
+"""In the scope of a WebSocket: whether it is closed after the message that is being answered."""
 
 
 class MemoryBudget:

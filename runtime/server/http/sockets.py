@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from .read_throttle import QUICK_SECONDS
-from .request_context import BUSY, UNCOUNTED_BYTES, RequestContext
+from .request_context import BUSY, ENDING, UNCOUNTED_BYTES, RequestContext
 from .security import ConnectionLimits
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class LimitedSocket(WebSocketsSansIOProtocol):
     @property
     def waits_for_client(self) -> bool:
         return not getattr(self, "scope", {}).get(BUSY)
+
+    def end(self) -> None:
+        """Closes the connection at once, or after the message that is being answered."""
+        if self.waits_for_client:
+            self.shutdown()
+        else:
+            self.scope[ENDING] = True  # type: ignore[literal-required]
 
     def data_received(self, data: bytes) -> None:
         self._pending_bytes += len(data)

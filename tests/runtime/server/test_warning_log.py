@@ -22,3 +22,21 @@ def test_only_a_limited_number_of_warnings_is_remembered(monkeypatch: pytest.Mon
     monkeypatch.setattr(warning_log, "_logged", {})
     warning_log.log_new(str(i) for i in range(10_000))
     assert len(warning_log._logged) <= 256
+
+
+@pytest.mark.parametrize(
+    ("warning", "logged"),
+    [
+        ("max_tokens is 'secret'; it is ignored", "max_tokens is ...; it is ignored"),
+        ("role is 'it\\'s secret", "role is ..."),
+        ('content is {"a": ["secret"]}, not a text', "content is ..., not a text"),
+        ('content is [{"a": "secret', "content is ..."),
+        ("messages[0].content: the model's template has no place for it", None),
+    ],
+)
+def test_values_that_a_warning_quotes_are_not_logged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warning: str, logged: str | None
+) -> None:
+    monkeypatch.setattr(warning_log, "_logged", {})
+    warning_log.log_new([warning])
+    assert capsys.readouterr().err == f"galago: warning (logged once): {logged or warning}\n"

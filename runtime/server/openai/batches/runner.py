@@ -49,6 +49,7 @@ class BatchRunner:
         self._foreground = context.foreground
         self._service = context.service
         self._accounts = context.accounts
+        self._shutdown = context.shutdown
         self._error_responses = error_responses
         self._new_batch = asyncio.Event()
         self._cancelled: set[str] = set()
@@ -90,6 +91,7 @@ class BatchRunner:
             expired = not work.done()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            self._shutdown.batch_lines.clear()
         if not work.cancelled() and (error := work.exception()) is not None:
             raise error
         status: Status = "completed"
@@ -124,11 +126,13 @@ class BatchRunner:
             line = await asyncio.to_thread(self._batches.line, batch.id, number)
             response, error_code = await self._answer(batch, line)
             if error_code == "engine_crashed" and crashed is not None:
+                self._shutdown.batch_lines.discard((batch.id, number))
                 crashed.append(number)
                 continue
             answer = LineResponse(response.status_code, new_request_id(), msgspec.Raw(bytes(response.body)))
             result = LineResult(new_request_id(), line.custom_id, answer, None)
             await asyncio.to_thread(self._batches.answer, batch.id, line, result)
+            self._shutdown.batch_lines.discard((batch.id, number))
 
     async def _answer(self, batch: Batch, line: BatchLine) -> tuple[Response, str | None]:
         """The endpoint's response, and the code of its error. Retries while the model is not ready.
@@ -139,11 +143,13 @@ class BatchRunner:
         owner = await asyncio.to_thread(self._batches.owner, batch.id)
         while True:
             await self._wait_until_idle()
+            self._shutdown.batch_lines.add((batch.id, line.number))
             try:
                 record = self._accounts.batch_record(batch.endpoint, owner)
                 with recorded(record), self._budget.request(record=record):
                     return await endpoint(_request(batch.endpoint, line.body)), None
             except RateLimited as limited:
+                self._shutdown.batch_lines.discard((batch.id, line.number))
                 await asyncio.sleep(limited.retry_after_seconds)
                 continue
             except GalagoError as error:  # not kept: its traceback holds the line's files
@@ -152,6 +158,7 @@ class BatchRunner:
                 failure = self._failure(GalagoError(f"internal error: {type(unexpected).__name__}"), batch.endpoint)
             if failure is not None:
                 return failure
+            self._shutdown.batch_lines.discard((batch.id, line.number))
             await asyncio.sleep(_POLL_SECONDS)
 
     def _failure(self, error: GalagoError, path: str) -> tuple[Response, str] | None:
@@ -161,8 +168,8 @@ class BatchRunner:
         return None
 
     async def _wait_until_idle(self) -> None:
-        """Returns when the model is ready and no other requests are computed."""
-        while self._foreground or not self._service.ready:
+        """Returns when the model is ready and no other requests are computed. Never returns during the shutdown."""
+        while self._foreground or self._shutdown.has_begun or not self._service.ready:
             await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -21,7 +21,7 @@ from .....models.errors import GalagoError, InvalidRequest, UnsupportedField
 from ....types.warnings import Warnings
 from ...accounts.record import RequestRecord, recorded
 from ...http import errors, request_io
-from ...http.request_context import BUSY, CURRENT
+from ...http.request_context import BUSY, CURRENT, ENDING
 from ...http.warning_log import log_new
 from ...resource import ServerContext
 from ..errors import error_response
@@ -106,7 +106,7 @@ class _Connection:
 
     async def _answer_all(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
-            while True:
+            while not self._socket.scope.get(ENDING):
                 raw, warnings = await self._messages.get()
                 self._socket.scope[BUSY] = True
                 record = self._record and self._record.child()

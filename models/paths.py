@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import platformdirs
@@ -20,6 +21,13 @@ def data_folder() -> Path:
 def config_folder() -> Path:
     """Returns the folder for files that the user writes: the settings, the presets and the user's own catalog."""
     return platformdirs.user_config_path("galago", appauthor=False)
+
+
+def service_path() -> Path:
+    """Returns the path of the file that makes Galago a service of the user: of systemd, or of launchd on macOS."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library/LaunchAgents/galago.plist"
+    return config_folder().parent / "systemd/user/galago.service"
 
 
 def log_path() -> Path:

@@ -50,6 +50,19 @@ _CHILD_PREFIXES = tuple(
 untrusted files may be taken over."""
 
 
+_PLACES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+)
+_SESSION_NAMES = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+
+
 def api_key_from_environment() -> str | None:
     return os.environ.get("GALAGO_API_KEY")
 
@@ -86,6 +99,16 @@ def prepare_native_environment() -> None:
     dying.
     """
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+
+def service_environment() -> dict[str, str]:
+    """Returns the variables that say where things are, for the file of a service. No keys and tokens."""
+    return {name: os.environ[name] for name in _PLACES if os.environ.get(name)}
+
+
+def session_environment() -> dict[str, str]:
+    """Returns the environment for a program that talks to the user's own services."""
+    return program_environment() | {name: os.environ[name] for name in _SESSION_NAMES if name in os.environ}
 
 
 def program_environment() -> dict[str, str]:

@@ -31,6 +31,7 @@ COMMANDS = {
     "load": "Load a model in a running server",
     "stop": "Unload a model in a running server",
     "logs": "Show the log of a server",
+    "service": "Run a server in the background, from login on",
     "fit": "Check whether a model fits this machine, and how",
     "convert": "Convert a Hugging Face checkpoint to GGUF",
     "quantize": "Make a smaller variant of a model or projector",
@@ -96,8 +97,8 @@ def _run(name: str, arguments: list[str]) -> int:
     app.command()(getattr(module, module_name))
     command = typer.main.get_command(app)
     try:
-        if hasattr(module, "run_with_config"):
-            code = module.run_with_config(command, arguments)
+        if hasattr(module, "run_command"):
+            code = module.run_command(command, arguments)
         else:
             code = command.main(arguments, f"galago {name}", standalone_mode=False)
     except Exception as error:

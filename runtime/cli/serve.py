@@ -118,7 +118,7 @@ Strict = Annotated[
 _MAX_KEY_FILE_BYTES = 4096
 
 
-def run_with_config(command: Any, arguments: list[str]) -> Any:
+def run_command(command: Any, arguments: list[str]) -> Any:
     """Runs the command with the options of the configuration file, or shows what applies."""
     from ...models.errors import GalagoError
 

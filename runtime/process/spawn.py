@@ -20,7 +20,13 @@ from multiprocessing.connection import Connection
 from typing import IO, Any, TypeAlias
 
 from ...models.errors import Cancelled
-from ..environment import cpu_environment, program_environment, wants_native_log, worker_environment
+from ..environment import (
+    cpu_environment,
+    program_environment,
+    session_environment,
+    wants_native_log,
+    worker_environment,
+)
 
 PipeEnd: TypeAlias = "Connection[Any, Any]"
 """One end of the connection between a worker and the process that started it."""
@@ -112,6 +118,11 @@ def run_module(
 def run_program(command: Sequence[str]) -> ChildResult:
     """Runs another program to its end."""
     return _run(command, None, program_environment(), None)
+
+
+def run_session_program(command: Sequence[str]) -> ChildResult:
+    """Runs a program that talks to the user's own services to its end. Raises `FileNotFoundError`."""
+    return _run(command, None, session_environment(), None)
 
 
 def _run(

@@ -64,15 +64,13 @@ def test_sigterm_ends_an_idle_server_and_its_worker_at_once() -> None:
         worker.wait(10)
 
 
-def test_sigterm_ends_a_server_that_is_starting_or_loading() -> None:
-    for wait_for_port in (False, True):
-        with serving() as server:
-            wait_until((lambda server=server: server.url != "") if wait_for_port else lambda: True)
-            if not wait_for_port:
-                time.sleep(0.3)
-            server.process.send_signal(signal.SIGTERM)
-            assert ended(server) == -signal.SIGTERM
-            assert not say(server, "Traceback")()
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_sigterm_ends_a_server_that_is_starting_or_loading(is_loading: bool) -> None:
+    with serving() as server:
+        wait_until(lambda: server.url != "" or not is_loading)
+        server.process.send_signal(signal.SIGTERM)
+        assert ended(server) == -signal.SIGTERM
+        assert not say(server, "Traceback")()
 
 
 def test_sigterm_lets_a_stream_finish_and_takes_no_new_request() -> None:

@@ -13,7 +13,7 @@ from ....models.errors import Forbidden, GalagoError
 from ...inference.stream import Stream
 from ...service import Service, never
 from ...types.events import Delta, Event, Failed, Finished, Started
-from ...types.model_info import ModelInfo
+from ...types.model_info import ModelInfo, ModelStatus
 from ...types.request import Request
 from ...types.tasks import Embed, R, Rerank, Scores, Task, TokenIds, Vectors
 from ...types.warnings import Warnings
@@ -51,6 +51,18 @@ class MeteredService:
     def installed(self) -> list[ModelInfo]:
         return self._allowed(self._service.installed())
 
+    def status(self) -> list[ModelStatus]:
+        account, statuses = _account(), self._service.status()
+        return statuses if account is None else [one for one in statuses if self._allows(account, one.id)]
+
+    def load_model(self, name: str, cancelled: Callable[[], bool] = never) -> ModelStatus:
+        self._check(self._service.model_for(name, Warnings()))
+        return self._service.load_model(name, cancelled)
+
+    def unload_model(self, name: str, cancelled: Callable[[], bool] = never) -> ModelStatus:
+        self._check(self._service.model_for(name, Warnings()))
+        return self._service.unload_model(name, cancelled)
+
     def generate(self, model: str | None, request: Request, cancelled: Callable[[], bool] = never) -> Stream:
         record = _record()
         if record is None:
@@ -85,9 +97,14 @@ class MeteredService:
         if record is None:
             return
         name = model or self._service.model_for(model, Warnings())
-        if record.account is not None and not self._allows(record.account, name):
-            raise Forbidden(f"the key {record.account.name!r} may not use the model {name!r:.100}", "model")
+        self._check(name)
         record.admit(name, self._context_length(name))
+
+    def _check(self, model: str) -> None:
+        """Raises `Forbidden` if the current request's key may not use the model with this id."""
+        account = _account()
+        if account is not None and not self._allows(account, model):
+            raise Forbidden(f"the key {account.name!r} may not use the model {model!r:.100}", "model")
 
     def _allows(self, account: Account, model: str) -> bool:
         """Whether a key may use the model with this id, by any of the model's names."""

@@ -136,6 +136,9 @@ def test_a_key_may_use_only_its_models_by_any_of_their_names(server: Server) -> 
     assert post(server, "friend-key", model="builtin").status_code == 200
     headers = {"x-api-key": "elsewhere-key"}
     assert httpx.get(f"{server.url}/v1/models", headers=headers).json()["data"] == []
+    for action in ("load", "unload"):
+        refused = httpx.post(f"{server.url}/v1/models/builtin/{action}", headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     shown = httpx.get(f"{server.url}/v1/models", headers={"x-api-key": "friend-key"}).json()["data"]
     assert "builtin" in {one["id"] for one in shown}
 

@@ -28,7 +28,7 @@ RequestFunction: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
-class Shutdown:
+class ShutdownState:
     """Whether the server is about to end, and the lines of batches that it finishes before."""
 
     has_begun: bool = False
@@ -48,7 +48,7 @@ class ServerContext:
     files: FileStore | None = None
     budget: MemoryBudget = field(default_factory=MemoryBudget)
     foreground: set[object] = field(default_factory=set)
-    shutdown: Shutdown = field(default_factory=Shutdown)
+    shutdown: ShutdownState = field(default_factory=ShutdownState)
     accounts: Accounts = field(default_factory=lambda: Accounts(ServerConfig()))
 
     def file_store(self, field: str) -> FileStore:

@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
         """Waits until nothing runs, at most for the time of grace, and closes connections that wait for a request."""
         began, shutdown = time.monotonic(), self._context.shutdown
         shutdown.has_begun = True
-        is_told = False
+        is_logged = False
         while time.monotonic() - began < self._grace_seconds:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LimitedSocket):
@@ -135,8 +135,8 @@ class _Server(uvicorn.Server):
             state = self.server_state
             if not (state.connections or state.tasks or self._context.foreground or shutdown.batch_lines):
                 return
-            if not is_told:
-                is_told = True
+            if not is_logged:
+                is_logged = True
                 self._log(f"running requests have {self._grace_seconds:g} s to finish")
 
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ....models.errors import GalagoError
+from ....models.errors import EngineCrashed, GalagoError
 from ...inference.stream import Stream
 from ...types.events import Event, Failed, Finished, OutputDelta, Started
 from ...types.request import Request
@@ -220,6 +220,8 @@ class Choices:
     The first answer is prepared when this is created, which raises errors about the request. The others are prepared
     when the first has begun: they find its prompt in the prefix cache. With a seed, answer `i` gets the seed plus `i`.
     `progress` says what the model waits for; if it does, the first answer is prepared when its events are read.
+
+    A small request is kept: if the model's process crashes before the answer has begun, the next one answers it.
     """
 
     def __init__(
@@ -234,7 +236,8 @@ class Choices:
         if context is not None and context.client:
             request = replace(request, client=context.client)
         self._generate = generate
-        self._request = request if count > 1 else None  # it holds the media
+        is_small = context is not None and not context.held_bytes
+        self._request = request if count > 1 or is_small else None  # it holds the media
         self.count = count
         self._created_at = time.perf_counter()
         self._closed = threading.Event()
@@ -247,12 +250,22 @@ class Choices:
 
     async def events(self) -> AsyncGenerator[IndexedEvent, None]:
         """Yields events until every answer has finished or one has failed, and then closes all of them."""
+        has_begun = False
         if self._unprepared is not None:
             request, self._unprepared = self._unprepared, None
             await asyncio.to_thread(self._begin_late, request)
         if self.count == 1:
             async for event in self._streams[0]:
+                if type(event) is Failed and self._may_begin_again(event, has_begun):
+                    break
+                has_begun = has_begun or type(event) is not Started
                 yield 0, event
+            else:
+                return
+            assert self._request is not None
+            async for event in await asyncio.to_thread(self._begin_late, self._request):
+                if type(event) is not Started:
+                    yield 0, event
             return
         queue: asyncio.Queue[IndexedEvent] = asyncio.Queue()
         readers = [asyncio.create_task(self._read(0, queue))]
@@ -271,6 +284,16 @@ class Choices:
             for reader in readers:
                 reader.cancel()
             await asyncio.gather(*readers, return_exceptions=True)
+
+    def again(self) -> Choices | None:
+        """The same answers once more, which begin when their events are read; `None` if the request was not kept."""
+        if self._request is None:
+            return None
+        return Choices(self._generate, self._request, self.count, progress=lambda: "it begins again")
+
+    def _may_begin_again(self, failure: Failed, has_begun: bool) -> bool:
+        crashed = isinstance(failure.error, EngineCrashed)
+        return crashed and not has_begun and self._request is not None and not self._closed.is_set()
 
     def close(self) -> None:
         """Cancels all answers. May be called from any thread, and more than once."""

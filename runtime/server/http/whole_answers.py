@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from ....models.errors import EngineError, InvalidRequest
+from ....models.errors import EngineCrashed, EngineError, InvalidRequest
 from ...types.events import Delta, Finished, OutputDelta, Started, TokenLogprob
 from .events import Choices, encode
 
@@ -66,7 +66,20 @@ class AnswerCollector:
 
 
 async def collect(choices: Sequence[Choices]) -> list[CollectedAnswer]:
-    """Waits for all answers. Raises the error of the first that fails."""
+    """Waits for all answers. Raises the error of the first that fails.
+
+    If the model's process crashes, small requests are answered once more, as nothing was sent to the client.
+    """
+    try:
+        return await _collect(choices)
+    except EngineCrashed:
+        again = [one.again() for one in choices]
+        if not all(again):
+            raise
+    return await _collect([one for one in again if one is not None])
+
+
+async def _collect(choices: Sequence[Choices]) -> list[CollectedAnswer]:
     collector = AnswerCollector()
     async with contextlib.aclosing(encode(choices, collector)) as chunks:
         async for _ in chunks:

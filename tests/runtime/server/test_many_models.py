@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -128,6 +129,20 @@ def test_a_request_is_answered_though_its_worker_is_killed_before_it_begins(mode
     worker.kill()
     answer = models.post(body).json()
     assert answer["choices"][0]["message"]["content"] == "Small."
+    httpx.post(f"{models.url}/v1/models/builtin/unload")
+
+
+def test_a_whole_answer_is_begun_again_if_its_worker_is_killed(models: Server) -> None:
+    body = {"model": "builtin", "messages": QUESTION, "keep_alive": 60, "temperature": 0, "cache": False}
+    long = body | {"ignore_eos": True, "max_tokens": 1500}
+    models.post(body)
+    with ThreadPoolExecutor() as threads:
+        answering = threads.submit(models.post, long)
+        wait_until(lambda: models.running() == 1)
+        assert not answering.done()
+        workers(models)[0].kill()
+        assert answering.result().json()["usage"]["completion_tokens"] == 1500
+    assert 'galago_restarts_total{model="builtin"} 1' in httpx.get(f"{models.url}/metrics").text
     httpx.post(f"{models.url}/v1/models/builtin/unload")
 
 

@@ -14,6 +14,7 @@ from ..config import DEFAULT_CONTEXT, DEFAULT_SLOTS, ModelConfig
 from ..inference.footprint import FootprintFunction, footprint_function
 from ..types.placement import LlamaBuild, LoadPlan
 from .placement import place
+from .smaller_variant import smaller_variant
 
 
 def plan_load(files: ModelFiles, config: ModelConfig, build: LlamaBuild, server: bool = True) -> LoadPlan:
@@ -41,7 +42,11 @@ def plan_shared(files: ModelFiles, config: ModelConfig, build: LlamaBuild, budge
         if plan.mapped_bytes + plan.private_bytes <= budget:
             return plan
     budget = min(config.memory or budget, budget)
-    return _with_memory(files, plan_load(files, replace(config, memory=budget), build, server=False), build)
+    plan = _with_memory(files, plan_load(files, replace(config, memory=budget), build, server=False), build)
+    needed = plan.mapped_bytes + plan.private_bytes
+    if needed > budget:  # with a given context and slots
+        raise _too_large(files, needed, plan.config.context_length or default_context(files), budget)
+    return plan
 
 
 def _with_memory(files: ModelFiles, plan: LoadPlan, build: LlamaBuild) -> LoadPlan:
@@ -82,15 +87,19 @@ def _choose(files: ModelFiles, config: ModelConfig, footprint: FootprintFunction
         )
     if config.context_length is None or config.slots is None:
         context = config.context_length or min(memory.MIN_CONTEXT_TOKENS, trained)
-        needed = footprint(context, config.slots or 1).needed
-        raise ConfigError(
-            f"{files.id} needs {units.format_bytes(needed)} for a context of {context} tokens, but "
-            f"may take only {units.format_bytes(config.memory)}; "
-            "choose a larger --memory, or a smaller model or quantization",
-            "memory",
-        )
+        raise _too_large(files, footprint(context, config.slots or 1).needed, context, config.memory)
     given = ContextPlan(config.context_length, config.slots, footprint(config.context_length, config.slots))
     return given, (
         f"the given --context and --parallel need {units.format_bytes(given.footprint.needed)}, "
         f"more than the {units.format_bytes(config.memory)} of --memory"
+    )
+
+
+def _too_large(files: ModelFiles, needed: int, context: int, budget: int) -> ConfigError:
+    variant = smaller_variant(files, needed - budget)
+    return ConfigError(
+        f"{files.id} needs {units.format_bytes(needed)} for a context of {context} tokens, but may take only "
+        f"{units.format_bytes(budget)}; choose a larger --memory, or a smaller model or "
+        f"quantization{f', such as {variant}' if variant else ''}",
+        "memory",
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..worker.supervisor import WorkerSupervisor
     from .resident import ResidentModel
 
-MAX_LOAD_ATTEMPTS = 3
+MAX_LOAD_ATTEMPTS = 5
 """How often a model is loaded if its process is killed while it loads."""
 
 _POLL_SECONDS = 0.05  # to notice that a waiting client has gone

@@ -110,8 +110,16 @@ def _ask(server: Server, name: str, request: tuple[str, dict[str, Any]]) -> tupl
         return "", repr(error)
     if "error" in answer:
         return "", answer["error"]["message"]
-    content = [answer.get(key) for key in ("choices", "results", "data")]
-    return answer["model"], content
+    return answer["model"], _rounded([answer.get(key) for key in ("choices", "results", "data")])
+
+
+def _rounded(value: Any) -> Any:
+    """A value with its numbers rounded: they depend a little on what is computed at the same time."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return {key: _rounded(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _answers_within_budget(requests: Requests, count: int) -> int:
@@ -179,7 +187,7 @@ def _kill(server: Server, kills: int, done: threading.Event) -> None:
     """Kills workers at random times: while they start, load, answer or exit."""
     times = random.Random(2)
     while kills and not done.is_set():
-        time.sleep(times.uniform(0.05, 0.6))
+        time.sleep(times.uniform(0.2, 2.0))
         if workers := children_running(WORKER_PROGRAM, server.process.pid):
             with suppress(psutil.NoSuchProcess):
                 times.choice(workers).kill()

@@ -38,6 +38,8 @@ def _published(files: ModelFiles) -> Iterator[tuple[int, str]]:
     """Yields the bytes of the catalog's quantizations of the model, and how to download them."""
     with contextlib.suppress(GalagoError):
         entry = catalog.find(parse_ref(files.id).name)
-        for quant in entry.quants if entry else ():
+        if entry is None:
+            return
+        for quant in entry.quants:
             if size := quant.weights or quant.total:
                 yield size, f"{entry.name}:{quant.name} (galago pull {entry.name}:{quant.name})"

@@ -26,7 +26,7 @@ COMMANDS = {
     "preset": "Give a model a name with its own settings",
     "run": "Answer one prompt, with images, audio and video",
     "chat": "Chat with a model in the terminal",
-    "serve": "Serve a model over HTTP (OpenAI, Anthropic, Ollama APIs)",
+    "serve": "Serve models over HTTP (OpenAI, Anthropic, Ollama APIs)",
     "ps": "Show what a running server is doing",
     "load": "Load a model in a running server",
     "stop": "Unload a model in a running server",

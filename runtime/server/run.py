@@ -105,6 +105,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        signals.server_runs()
         for listener in sockets or ():
             listener.listen(BACKLOG)  # set again: asyncio accepts as many at once as may wait
 

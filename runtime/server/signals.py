@@ -20,9 +20,17 @@ _TERMINAL = "/dev/tty"
 
 _reloads: list[Callable[[], None]] = []
 
+_running = threading.Event()
+"""Whether the server handles SIGTERM, or has handled it."""
+
 
 class Terminated(BaseException):
-    """SIGTERM has come before the server ran, or has ended it."""
+    """SIGTERM has ended the server."""
+
+
+def server_runs() -> None:
+    """Says that the server itself handles SIGTERM from now on, and raises it again at its end."""
+    _running.set()
 
 
 def on_hangup(reload: Callable[[], None]) -> None:
@@ -49,6 +57,7 @@ def handled() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _reloads.clear()
+        _running.clear()
 
 
 class _Hangup:
@@ -74,6 +83,9 @@ def _reload() -> None:
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
+    if not _running.is_set():  # nothing is to be put in order, and an exception would be lost in a destructor
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
     raise Terminated
 
 

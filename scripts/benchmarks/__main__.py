@@ -16,6 +16,7 @@ BENCHMARKS = (
     "depth",
     "images",
     "memory",
+    "reload",
     "speculation",
     "structured_output",
     "crashes",

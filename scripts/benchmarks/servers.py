@@ -106,7 +106,7 @@ def galago(files: Files, options: Sequence[object] = (), checkout: Path | None =
     _compile(checkout or ROOT)
     command = [python, "-m", "galago.runtime.cli.main", "serve", "--model", files.weights]
     command += ["--mmproj", files.projector] if files.projector else []
-    with _running("baseline" if checkout else "galago", [*command, *options]) as server:
+    with running("baseline" if checkout else "galago", [*command, *options]) as server:
         yield server
 
 
@@ -120,12 +120,12 @@ def _compile(checkout: Path) -> None:
 def llama_server(files: Files, options: Sequence[object] = ()) -> Iterator[Server]:
     command = [llama_cpp_build.PROGRAMS / "llama-server", "-m", files.weights, "--host", "127.0.0.1"]
     command += ["--mmproj", files.projector] if files.projector else []
-    with _running("llama-server", [*command, *options]) as server:
+    with running("llama-server", [*command, *options]) as server:
         yield server
 
 
 @contextmanager
-def _running(name: str, command: Sequence[object]) -> Iterator[Server]:
+def running(name: str, command: Sequence[object]) -> Iterator[Server]:
     port = _free_port()
     full = [str(word) for word in (*command, "--port", port)]
     with tempfile.TemporaryFile("w+") as log:

@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=50)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"XDG_DATA_HOME": f"{folder}/data", "XDG_CONFIG_HOME": f"{folder}/config"}
+        for variable in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HF_HOME"):
+            os.environ[variable] = f"{folder}/{variable.lower()}"
         asks = _install(Path(folder), options.model)
         wrong = _answers_within_budget(asks, options.requests)
         wrong += _killed_processes(asks, options.requests, options.kills)

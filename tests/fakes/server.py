@@ -68,7 +68,14 @@ class Server:
 
     def running(self) -> int:
         """Number of running requests; updated once a second."""
-        match = re.search(r"^galago_requests_running.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
+        return self._metric("requests_running")
+
+    def counted(self, name: str) -> int:
+        """The value of a counter, such as requests_cancelled; updated once a second."""
+        return self._metric(f"{name}_total")
+
+    def _metric(self, name: str) -> int:
+        match = re.search(rf"^galago_{name}{{.* (\d+)", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
         assert match
         return int(match[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,14 @@ from galago.runtime.types.placement import LlamaBuild
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFiles]:
     """The largest of three installed models, all of one name in their files."""
     folder = tmp_path_factory.mktemp("variants")
     for width in (64, 128, 256):
         assert main(["import", str(bert.write(folder / f"wide{width}.gguf", shape=bert.Shape(width=width)))]) == 0
-    return resolve("wide256")
+    yield resolve("wide256")
+    for width in (64, 128, 256):
+        assert main(["rm", f"wide{width}"]) == 0
 
 
 def test_the_largest_installed_variant_that_fits_is_named(large: ModelFiles) -> None:

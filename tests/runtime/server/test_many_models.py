@@ -41,6 +41,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         server.wait_until_ready()
         yield server
     presets_path().unlink()
+    for name in ("embedder", "reranker"):
+        assert main(["rm", name]) == 0
 
 
 def workers(server: Server) -> list[psutil.Process]:

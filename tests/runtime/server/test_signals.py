@@ -73,6 +73,25 @@ def test_sigterm_ends_a_server_that_is_starting_or_loading(is_loading: bool) -> 
         assert not say(server, "Traceback")()
 
 
+def test_sigterm_ends_a_starting_server_where_python_would_ignore_an_exception() -> None:
+    program = (
+        "import signal\n"
+        "from galago.runtime.cli.main import main\n"
+        "from galago.runtime.server import run\n"
+        "serve = run.serve\n"
+        "class Destroyed:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "def served(*arguments):\n"
+        "    Destroyed()\n"
+        "    serve(*arguments)\n"
+        "run.serve = served\n"
+        "main(['serve', '--model', 'builtin', '--port', '0'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+
+
 def test_sigterm_lets_a_stream_finish_and_takes_no_new_request() -> None:
     with serving("--grace", "60") as server:
         server.wait_until_ready()
@@ -120,7 +139,10 @@ def test_sigint_ends_answers_at_once() -> None:
 
 
 def test_sigterm_lets_a_message_on_a_websocket_finish_and_answers_no_other() -> None:
-    create = json.dumps({"type": "response.create", "input": "Hi.", "max_output_tokens": 400})
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 400}
+    schema = {"type": "object", "properties": {"numbers": numbers}, "required": ["numbers"]}
+    form = {"format": {"type": "json_schema", "name": "many", "schema": schema}}  # so that the answer is long
+    create = json.dumps({"type": "response.create", "input": "Hi.", "max_output_tokens": 400, "text": form})
     with serving("--grace", "60") as server:
         server.wait_until_ready()
         url = server.url.replace("http", "ws") + "/v1/responses"

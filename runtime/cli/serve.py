@@ -163,11 +163,7 @@ def serve(
     config: ConfigOption = None,
     show_config: ShowConfig = False,
 ) -> None:
-    """Serve models over HTTP: OpenAI, Anthropic and Ollama APIs.
-
-    Without --model, an installed model or preset is loaded when a request names it, and unloaded when it has had no
-    request for a while; together they take at most --memory, or what is free when the server starts.
-    """
+    """Serve models over HTTP (OpenAI, Anthropic, Ollama APIs), all of which share --memory unless --model names one."""
     from ...models.errors import ConfigError
     from ..config import ServerConfig
     from ..types.limits import check_limits, set_limits

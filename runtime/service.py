@@ -94,5 +94,11 @@ class Service(Protocol):
     def keep(self, name: str, seconds: float) -> None:
         """Keeps a loaded model for so long after its last request; `math.inf` keeps it. Fixed models always stay."""
 
+    def allows(self, name: str) -> bool:
+        """Whether the current request may use a model."""
+
+    def check_manager(self) -> None:
+        """Raises `Forbidden` if the current request may not create, download or delete models."""
+
     def close(self) -> None:
         """Ends running requests with an error, and unloads the models."""

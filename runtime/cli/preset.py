@@ -86,6 +86,8 @@ def _create(name: str, modelfile: Path | None, given: dict[str, Any], replace: b
     for warning in collected.warnings:
         print(f"galago: {report.printable_line(warning)}", file=sys.stderr)
     print(f"created the preset {name} in {path}; galago run {name} PROMPT uses it")
+    if replace:
+        print(f"a server that has loaded {name} uses it after galago stop {name}")
 
 
 def _read(path: Path) -> list[Instruction]:

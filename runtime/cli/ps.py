@@ -9,7 +9,7 @@ from typing import Any
 from .ui import report
 from .ui.server_client import DEFAULT_HOST, DEFAULT_PORT, ServerHost, ServerPort, send
 
-_COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory", "unloaded")
+_COLUMNS = ("model", "running", "waiting", "done", "tokens/s", "first token", "cached", "threads", "memory", "unloads")
 
 
 def ps(

@@ -10,10 +10,15 @@ from typing import Any
 
 from ...models.errors import NotFound
 from ...models.files import ModelFiles
+from ...models.log import log_once
 from ...models.registry import installed
 from ...models.registry.name import parse_ref
+from ..config import ModelConfig
 from .presets import find_preset, resolve_model, resolve_preset
 from .resident import ResidentModel
+
+MAX_NAME_CHARACTERS = 250
+"""A longer name is not that of a file, and the system refuses to look for it."""
 
 
 class ModelOpener:
@@ -29,6 +34,8 @@ class ModelOpener:
 
     def __call__(self, name: str) -> ResidentModel:
         """Raises `NotFound`, also for a path: clients may use installed models and presets only."""
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise NotFound(f"there is no model {name!r:.100} on this machine: the name is too long", "model")
         preset = find_preset(name)
         if preset is None and parse_ref(name).kind == "path":
             raise NotFound(
@@ -44,9 +51,20 @@ class ModelOpener:
             resolved = resolve_model(name, self._loading)
             files = replace(resolved.files, id=_listed_name(resolved.files))
         keep_alive = self._keep_alive if resolved.keep_alive is None else resolved.keep_alive
-        return ResidentModel(
-            files, resolved.config, isolated=True, keep_alive=keep_alive, own_names=resolved.aliases if preset else None
-        )
+        names = resolved.aliases if preset else None
+        config = _limited(resolved.config, files)
+        model = ResidentModel(files, config, isolated=True, keep_alive=keep_alive, own_names=names)
+        model.state = "unloaded"
+        return model
+
+
+def _limited(config: ModelConfig, files: ModelFiles) -> ModelConfig:
+    """The settings with a context that the model was trained for: the server's options are for all models."""
+    most = files.header.context_length
+    if most is None or config.context_length is None or config.context_length <= most:
+        return config
+    log_once(f"{files.id} was trained for {most} tokens: its context is not longer, whatever --context says")
+    return replace(config, context_length=most)
 
 
 def _listed_name(files: ModelFiles) -> str:

@@ -55,6 +55,8 @@ class ModelPool:
         self._any_model = any_model
         self._residency = residency
         self._open_model = open_model
+        self._keep_alive_of_next: dict[str, float] = {}
+        """What requests ask for that are about to load a model, in seconds, by its id."""
         self._default_names = frozenset(map(_plain, (_NAME_OF_DEFAULT, *aliases)))
 
     def begin(self) -> None:
@@ -163,9 +165,19 @@ class ModelPool:
 
     def keep(self, name: str, seconds: float) -> None:
         model = self._find(name)
-        if model is not None and self._residency is not None:
+        if self._residency is None:
+            return
+        if model is None:
+            self._keep_alive_of_next[name] = seconds
+        else:
             model.keep_alive = seconds
             self._residency.wake(model)
+
+    def allows(self, name: str) -> bool:
+        return True
+
+    def check_manager(self) -> None:
+        pass
 
     def _status(self, model: ResidentModel) -> ModelStatus:
         return ModelStatus(model.id, model.state) if self._residency is None else self._residency.status(model)
@@ -198,6 +210,7 @@ class ModelPool:
             return contextlib.nullcontext(loaded)
         if self._residency is None:
             raise model.not_ready()
+        model.keep_alive = self._keep_alive_of_next.pop(model.id, model.keep_alive)
         return self._residency.loaded(model, cancelled)
 
     def _default(self) -> ResidentModel:

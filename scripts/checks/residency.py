@@ -181,6 +181,9 @@ def _killed_processes(requests: Requests, count: int, kills: int) -> int:
     )
     errors = Counter(text for end, text in answers if end == "")
     print(f"{kills} kills: {dict(ends)}; errors: {dict(errors.most_common(5))}")
+    for name, answer in zip(names, answers, strict=True):
+        if answer[0] and answer != expected[name]:
+            print(f"{name} answered {str(answer):.300} instead of {str(expected[name]):.300}")
     return ends["wrong"] + ends["error"]
 
 
@@ -188,7 +191,7 @@ def _kill(server: Server, kills: int, done: threading.Event) -> None:
     """Kills workers at random times: while they start, load, answer or exit."""
     times = random.Random(2)
     while kills and not done.is_set():
-        time.sleep(times.uniform(0.2, 2.0))
+        time.sleep(times.uniform(0.5, 4.0))
         if workers := children_running(WORKER_PROGRAM, server.process.pid):
             with suppress(psutil.NoSuchProcess):
                 times.choice(workers).kill()

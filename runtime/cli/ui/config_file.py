@@ -168,11 +168,11 @@ def _expanded(value: Any) -> str:
 
 
 def _shown(name: str, value: Any, source: str) -> str:
-    if value is None or value == []:
+    if value is None or value in ([], ()):
         return f"# {name} is not set"
     if name == "api-key":
         return f"# {name} is set  # {source}"
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = [str(one) for one in value]
     text = json.dumps(value if isinstance(value, bool | int | float | list) else str(value), ensure_ascii=False)
     return f"{name} = {text}  # {source}"

@@ -91,6 +91,17 @@ class MeteredService:
         finally:
             meter.end()
 
+    def allows(self, name: str) -> bool:
+        account = _account()
+        return account is None or self._allows(account, name)
+
+    def check_manager(self) -> None:
+        account = _account()
+        if account is not None and account.limits.models is not None:
+            raise Forbidden(
+                f"the key {account.name!r} is limited to some models, so it may not create, download or delete any"
+            )
+
     def _admit(self, model: str | None) -> None:
         """Counts the current request as one of its key. Raises `Forbidden` and `RateLimited`."""
         record = _record()

@@ -30,6 +30,8 @@ def keep_function(
     if seconds is None:
         return lambda: None
     if service.loads_on_demand:
+        if seconds:  # before the work, or a model that is kept for no time would be unloaded right after it
+            service.keep(model, seconds)
         return partial(service.keep, model, seconds)
     if seconds != math.inf:
         warnings.append("the field keep_alive has no effect here: the model stays loaded as long as the server runs")

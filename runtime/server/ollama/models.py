@@ -39,10 +39,11 @@ def tags(service: Service) -> Iterator[schema.Model]:
         yield _model(info.id, service.files(info.id))
     for model in service.installed_files():
         with contextlib.suppress(ModelError):
-            yield _model(str(model.ref), model)
+            if service.allows(str(model.ref)):
+                yield _model(str(model.ref), model)
     for preset in read_presets().presets:
         with contextlib.suppress(GalagoError, OSError):
-            if not service.is_loaded(preset.name):
+            if service.allows(preset.name) and not service.is_loaded(preset.name):
                 yield _model(preset.name, preset_files(preset))
 
 
@@ -68,6 +69,8 @@ def _expiry(status: ModelStatus | None) -> str:
 
 def details(service: Service, name: str) -> schema.ModelDetails:
     """Raises `NotFound` if there is no such model on this machine."""
+    if not service.allows(name):
+        raise NotFound(f"there is no model {name!r:.100} that this key may use", "model")
     preset = find_preset(name)
     model = find(service, name)
     summary, header = installed.summarize(model), read_header(model.weights[0])

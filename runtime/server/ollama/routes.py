@@ -160,6 +160,7 @@ class Ollama(Resource):
 
     async def pull(self, request: Request) -> Response:
         manage.check_allowed(self._config.allow_pull, "pull")
+        self.service.check_manager()
         name, streamed, headers = await self._parse_model_request(request)
         lines = manage.pull_model(name)
         if streamed:
@@ -168,10 +169,13 @@ class Ollama(Resource):
 
     async def create(self, request: Request) -> Response:
         manage.check_allowed(self._config.allow_create, "create", "preset create")
+        self.service.check_manager()
         body = await request_io.read_body(request)
         parsed, warnings = request_io.parse_body(body, schema.CreateRequest, self.strict)
         name = _required_name(parsed)
         lines = await asyncio.to_thread(create_preset, name, parsed, warnings)
+        if self.service.loads_on_demand and await asyncio.to_thread(self.service.is_loaded, name):
+            await asyncio.to_thread(self.service.unload_model, name)  # the next request loads it as it is now
         headers = request_io.warning_headers(warnings)
         if parsed.stream is False:
             return json_response(lines[-1], headers)
@@ -179,6 +183,7 @@ class Ollama(Resource):
 
     async def delete(self, request: Request) -> Response:
         manage.check_allowed(self._config.allow_rm, "rm")
+        self.service.check_manager()
         name, _, headers = await self._parse_model_request(request)
         await asyncio.to_thread(manage.delete_model, self.service, name)
         return Response(headers=headers)

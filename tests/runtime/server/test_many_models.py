@@ -37,7 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert main(["import", str(bert.write(folder / f"{name}.gguf", pooling))]) == 0
     presets_path().parent.mkdir(parents=True, exist_ok=True)
     presets_path().write_text(PRESET)
-    with serving_any("--threads", "1", "--keep-alive", "0", "--cache-ram", "8") as server:
+    # the embedding model was trained for a shorter context than this
+    with serving_any("--threads", "1", "--keep-alive", "0", "--cache-ram", "8", "--context", "2048") as server:
         server.wait_until_ready()
         yield server
     presets_path().unlink()
@@ -61,12 +62,12 @@ def test_each_request_is_answered_by_the_model_that_it_names_and_its_memory_is_g
     assert ranked["model"] == "reranker" and len(ranked["results"]) == 2
     answer = client.chat.completions.create(model="builtin", messages=QUESTION)  # type: ignore[arg-type]
     assert (answer.model, answer.choices[0].message.content) == ("builtin", "Small.")
-    wait_until(lambda: not workers(models))
-    assert set(states(models).values()) == {"unloaded"}
+    wait_until(lambda: set(states(models).values()) == {"unloaded"})
+    assert not workers(models)
 
 
 def test_a_model_that_is_not_installed_is_not_found_and_a_path_is_no_name(models: Server) -> None:
-    for name in ("gpt-4o-mini", "llama3.2:1b", str(Path(__file__)), "../embedder.gguf"):
+    for name in ("gpt-4o-mini", "llama3.2:1b", str(Path(__file__)), "../embedder.gguf", "x" * 300):
         answer = models.post({"model": name, "messages": QUESTION})
         assert answer.status_code == 404 and name[:20] in answer.json()["error"]["message"], answer.text
 
@@ -92,6 +93,16 @@ def test_a_preset_stays_loaded_as_it_says(models: Server) -> None:
     assert states(models)["pirate"] == "ready" and states(models)["builtin"] == "unloaded"
     assert httpx.post(f"{models.url}/v1/models/pirate/unload").json()["state"] == "unloaded"
     wait_until(lambda: not workers(models))
+
+
+def test_a_model_that_is_not_loaded_is_already_unloaded(models: Server) -> None:
+    assert httpx.post(f"{models.url}/v1/models/embedder/unload").json()["state"] == "unloaded"
+
+
+def test_the_answer_to_a_load_says_how_long_the_model_stays(models: Server) -> None:
+    answer = httpx.post(f"{models.url}/v1/models/embedder/load", json={"keep_alive": "2h"}).json()
+    assert (answer["state"], answer["keep_alive"]) == ("ready", 7200)
+    httpx.post(f"{models.url}/v1/models/embedder/unload")
 
 
 def test_the_ollama_client_keeps_and_unloads_models(models: Server) -> None:

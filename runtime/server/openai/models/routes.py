@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from .....models.errors import ConfigError, EngineError, InvalidRequest, ModelError, NotFound, NotReady
 from ....types.model_info import ModelInfo, ModelState, ModelStatus
+from ....types.warnings import Warnings
 from ...anthropic import convert as anthropic_convert
 from ...anthropic import schema as anthropic_schema
 from ...http import request_io
@@ -83,10 +84,19 @@ class Models(Resource):
     async def load(self, request: Request) -> Response:
         name, body = request.path_params["id"], await request_io.read_body(request)
         parsed, warnings = request_io.parse_body(body or b"{}", schema.LoadRequest, self.strict)
-        keep = keep_function(self.service, name, parsed.keep_alive, warnings)
-        status = await request_io.run_on_thread(request, partial(self.service.load_model, name))
-        keep()
+        load = partial(self._load, name, parsed.keep_alive, warnings)
+        status = await request_io.run_on_thread(request, load)
+        status = self._status(status.id) or status
         return json_response(_status(status), request_io.warning_headers(warnings))
+
+    def _load(
+        self, name: str, keep_alive: float | str | None, warnings: Warnings, cancelled: request_io.Cancellation
+    ) -> ModelStatus:
+        model = self.service.model_for(name, warnings)
+        keep = keep_function(self.service, model, keep_alive, warnings)
+        status = self.service.load_model(model, cancelled)
+        keep()
+        return status
 
     async def unload(self, request: Request) -> Response:
         status = await request_io.run_on_thread(request, partial(self.service.unload_model, request.path_params["id"]))

@@ -55,7 +55,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for requests, tokens in [limits(number)]
     ]
     (folder / "keys.toml").write_text("".join(tables) + OTHERS)
-    arguments = ["--api-keys-file", str(folder / "keys.toml"), "--audit-log", str(folder / "audit.jsonl")]
+    allowed = ["--allow-create", "--allow-rm", "--allow-pull"]
+    arguments = [*allowed, "--api-keys-file", str(folder / "keys.toml"), "--audit-log", str(folder / "audit.jsonl")]
     with serving("--threads", "1", "--alias", "friend", "--store", str(folder / "store"), *arguments) as running:
         wait_until(lambda: bool(running.url))
         running.wait_until_ready()
@@ -141,6 +142,18 @@ def test_a_key_may_use_only_its_models_by_any_of_their_names(server: Server) -> 
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     shown = httpx.get(f"{server.url}/v1/models", headers={"x-api-key": "friend-key"}).json()["data"]
     assert "builtin" in {one["id"] for one in shown}
+
+
+def test_a_key_that_is_limited_to_some_models_manages_none_and_sees_no_others(server: Server) -> None:
+    key = {"Authorization": "Bearer elsewhere-key"}
+    body = {"model": "another-model", "from": "builtin", "stream": False}
+    for method, path in (("POST", "/api/create"), ("DELETE", "/api/delete"), ("POST", "/api/pull")):
+        answer = httpx.request(method, f"{server.url}{path}", json=body, headers=key)
+        assert answer.status_code == 403 and "limited to some models" in answer.text, (path, answer.text)
+    assert server.post({"model": "builtin"}, "/api/show", headers=key).status_code == 404
+    assert httpx.get(f"{server.url}/api/tags", headers=key).json()["models"] == []
+    free = {"Authorization": "Bearer free-key"}
+    assert server.post({"model": "builtin"}, "/api/show", headers=free).status_code == 200
 
 
 def test_an_admin_sees_the_usage_of_all_keys_and_no_key_is_shown(server: Server) -> None:

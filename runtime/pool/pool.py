@@ -102,7 +102,7 @@ class ModelPool:
         return [replace(self.model(None), id=alias) for alias in self._aliases]
 
     def is_loaded(self, name: str) -> bool:
-        return self._any_model or self._find_among(self._models(), name) is not None
+        return self._find(name) in self._models()
 
     def stats(self) -> list[tuple[str, Stats]]:
         self.models()

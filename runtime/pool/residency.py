@@ -153,7 +153,6 @@ class Residency:
             busy,
             model.keep_alive,
             max(model.idle_since + model.keep_alive - time.monotonic(), 0.0) if idle else None,
-            model.fraction,
         )
 
     def close(self) -> None:

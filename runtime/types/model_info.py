@@ -68,7 +68,6 @@ class ModelStatus:
     """What a model of the pool does now. `memory_bytes` is what it may take, as planned.
 
     `idle_seconds_left` is the time until it is unloaded if no request comes, `None` if it is in use or stays loaded.
-    `fraction` is the part of the weights that is loaded.
     """
 
     id: str
@@ -77,4 +76,3 @@ class ModelStatus:
     busy: bool = False
     keep_alive: float = inf
     idle_seconds_left: float | None = None
-    fraction: float = 0.0
